@@ -1,0 +1,93 @@
+//! What `lbd` and `vrrpd` tell each other over the Unix socket `vrrpd-ipc.sock` in the run directory.
+//!
+//! `lbd` connects and reconnects; `vrrpd` listens. Frames are those of [`crate::wire`]. Either end sees the other's death
+//! as the end of the stream, and a hang as silence: `lbd` sends its health whenever it changes and at least every
+//! [`HEALTH_INTERVAL`]; a stream silent for [`HEALTH_TIMEOUT`] counts as a dead `lbd`.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::time::Duration;
+
+/// The socket's name in the run directory.
+pub const SOCKET_NAME: &str = "vrrpd-ipc.sock";
+
+/// The longest silence of a healthy `lbd`.
+pub const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The silence after which `vrrpd` counts `lbd` as dead.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// The largest number of instances in one [`ToLbd::Roles`], and of services in one [`ToVrrpd::Health`].
+pub const ENTRIES_MAX: usize = 255;
+
+/// A message from `lbd`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum ToVrrpd {
+    /// The first message on a connection.
+    Hello {
+        /// The node's name in `lbd`'s configuration; another one than `vrrpd`'s is refused.
+        node: String,
+        /// `lbd`'s version.
+        version: String,
+        /// The hash of the configuration file it runs with.
+        config_hash: u64,
+    },
+    /// `lbd`'s health now; repeated at least every [`HEALTH_INTERVAL`].
+    Health(LbdHealth),
+}
+
+/// How well `lbd` serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct LbdHealth {
+    /// Worker threads that answer.
+    pub workers_alive: u32,
+    /// Worker threads there should be.
+    pub workers_expected: u32,
+    /// Names of services that have no healthy target, at most [`ENTRIES_MAX`].
+    pub services_without_targets: Vec<String>,
+}
+
+/// A message from `vrrpd`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum ToLbd {
+    /// The role of each instance, sent after `Hello` and whenever one changes.
+    Roles(Vec<InstanceRole>),
+}
+
+/// One instance and its role on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InstanceRole {
+    /// The `[[vrrp]]` name.
+    pub instance: String,
+    /// The role.
+    pub role: Role,
+}
+
+/// What a node is for an instance: RFC 9568's states, and `fault` while its interface cannot be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Not started.
+    #[default]
+    Init,
+    /// Stands by.
+    Backup,
+    /// Owns the virtual IPs.
+    Active,
+    /// Its interface is missing or down; takes no part.
+    Fault,
+}
+
+impl Role {
+    /// The role's name in the API, the logs and the hooks' environment.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Backup => "backup",
+            Self::Active => "active",
+            Self::Fault => "fault",
+        }
+    }
+}
