@@ -1,0 +1,505 @@
+//! The boundary between the real-time loop and everything else in the daemon.
+//!
+//! ```text
+//!   control threads                                   the loop's thread
+//!   ───────────────                                   ─────────────────
+//!   CommandSender ── bounded queue (64) + eventfd ──► CommandReceiver
+//!   event thread  ◄── bounded queue (1,024) ───────── EventSender
+//!   StatusCell    ◄── the latest NodeStatus ───────── StatusCell::publish
+//! ```
+//!
+//! Nothing here ever makes the loop wait: it only tries to receive, tries to send, and swaps a pointer. At a bound the
+//! other side pays: a command that does not fit is answered with [`CommandError::Busy`], an event that does not fit is
+//! dropped and counted.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use common::config::Config;
+use common::ipc::{LbdHealth, Role};
+use common::key::PairKey;
+use common::time::UnixTime;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::oneshot;
+use vrrpd_core::event::{Event, HandoverFailure};
+use vrrpd_core::status::NodeStatus;
+
+/// Commands waiting for the loop at most.
+pub const COMMANDS_MAX: usize = 64;
+
+/// Events waiting for the event thread at most.
+pub const EVENTS_MAX: usize = 1024;
+
+/// What is known of `lbd`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LbdState {
+    /// It is not connected, or has been silent for too long.
+    #[default]
+    Absent,
+    /// It is connected and says so.
+    Alive(LbdHealth),
+}
+
+/// What the loop is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Hand the instance over to the other node; answered when that is done or has failed.
+    Switchover {
+        /// The `[[vrrp]]` name.
+        instance: String,
+        /// The answer.
+        reply: Reply<SwitchoverOutcome>,
+    },
+    /// Switch maintenance on or off; answered at once.
+    Maintenance {
+        /// Whether it shall be on.
+        on: bool,
+        /// The answer.
+        reply: Reply<MaintenanceOutcome>,
+    },
+    /// Run with another configuration; roles do not change by it.
+    Reload {
+        /// The configuration, valid and with this node in it.
+        config: Box<Config>,
+        /// The key that the configuration names.
+        key: Option<PairKey>,
+        /// The answer, once it is in force.
+        reply: Reply<ReloadOutcome>,
+    },
+    /// `lbd`'s health changed, or it came or went.
+    Lbd(LbdState),
+    /// Hand everything over, then end.
+    Shutdown,
+    /// End without a handover: resign with priority 0 and release the addresses.
+    ShutdownNow,
+}
+
+/// Where the answer to a command goes. Dropping it is an answer too: the asker sees [`CommandError::Stopping`].
+pub type Reply<T> = oneshot::Sender<Result<T, CommandError>>;
+
+/// A switchover that is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwitchoverOutcome {
+    /// The node that is active now.
+    pub active: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Maintenance, switched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaintenanceOutcome {
+    /// Whether it is on now.
+    pub on: bool,
+}
+
+/// A configuration, in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReloadOutcome {
+    /// Its hash.
+    pub config_hash: u64,
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No such instance.
+    #[error("there is no instance {name}; this node has {}", list(known))]
+    UnknownInstance {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// A switchover is asked of the active node.
+    #[error("this node is {} for instance {instance}, and only the active node can hand it over{}", role.name(), ask(active.as_deref()))]
+    NotActive {
+        /// The instance.
+        instance: String,
+        /// This node's role.
+        role: Role,
+        /// The node that is active, where that is known.
+        active: Option<String>,
+    },
+    /// Nothing is heard of the other node, or it could not serve.
+    #[error("instance {instance} cannot be handed over: {reason}")]
+    PeerUnavailable {
+        /// The instance.
+        instance: String,
+        /// Why not.
+        reason: String,
+    },
+    /// It was tried.
+    #[error("the handover of instance {instance} failed: {}", handover(*.reason))]
+    HandoverFailed {
+        /// The instance.
+        instance: String,
+        /// Why.
+        reason: HandoverFailure,
+    },
+    /// The configuration cannot be put in force without a restart, or not at all; the former one stays.
+    #[error("the new configuration was not put in force: {reason}")]
+    ReloadFailed {
+        /// Why.
+        reason: String,
+    },
+    /// Another command of the kind is under way, or the queue is full.
+    #[error("vrrpd is busy with other commands, try again in a moment")]
+    Busy,
+    /// The loop ends or has ended.
+    #[error("vrrpd is stopping")]
+    Stopping,
+    /// No answer within the time a caller waits; it may still be carried out.
+    #[error("no answer within {} s; `vrrpd status` shows what came of it", .0.as_secs())]
+    TimedOut(Duration),
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn ask(active: Option<&str>) -> String {
+    active.map_or_else(String::new, |node| format!("; ask node {node}"))
+}
+
+const fn handover(reason: HandoverFailure) -> &'static str {
+    match reason {
+        HandoverFailure::NoPeer => "the other node is not heard on the peer link",
+        HandoverFailure::TimedOut => "the other node did not answer in time",
+        HandoverFailure::Refused => "the other node is not able to take over",
+    }
+}
+
+/// Puts commands into the loop's queue.
+#[derive(Clone, Debug)]
+pub struct CommandSender {
+    queue: SyncSender<Command>,
+    wake: Arc<EventFd>,
+}
+
+/// The loop's end of the queue.
+#[derive(Debug)]
+pub struct CommandReceiver {
+    queue: Receiver<Command>,
+    wake: Arc<EventFd>,
+}
+
+/// Makes the queue of commands.
+///
+/// # Errors
+///
+/// When the kernel has no eventfd for us.
+pub fn commands() -> std::io::Result<(CommandSender, CommandReceiver)> {
+    let (sender, receiver) = sync_channel(COMMANDS_MAX);
+    let wake = Arc::new(new_eventfd()?);
+    Ok((CommandSender { queue: sender, wake: Arc::clone(&wake) }, CommandReceiver { queue: receiver, wake }))
+}
+
+impl CommandSender {
+    /// Queues a command and wakes the loop.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::Busy`] when the queue is full, [`CommandError::Stopping`] when the loop has ended.
+    pub fn send(&self, command: Command) -> Result<(), CommandError> {
+        self.queue.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => CommandError::Busy,
+            TrySendError::Disconnected(_) => CommandError::Stopping,
+        })?;
+        wake(&self.wake);
+        Ok(())
+    }
+}
+
+impl CommandReceiver {
+    /// The next command, if there is one.
+    #[must_use]
+    pub fn try_recv(&self) -> Option<Command> {
+        self.queue.try_recv().ok()
+    }
+
+    /// Makes the descriptor unreadable until the next command; call it before draining the queue.
+    pub fn clear(&self) {
+        clear(&self.wake);
+    }
+}
+
+/// Readable when a command waits.
+impl AsFd for CommandReceiver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+/// An event and when it happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamped {
+    /// When.
+    pub at: UnixTime,
+    /// What.
+    pub event: Event,
+}
+
+/// Hands events out of the loop.
+#[derive(Clone, Debug)]
+pub struct EventSender {
+    queue: SyncSender<Stamped>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Where the events come out.
+#[derive(Debug)]
+pub struct EventReceiver {
+    queue: Receiver<Stamped>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Makes the queue of events.
+#[must_use]
+pub fn events() -> (EventSender, EventReceiver) {
+    let (sender, receiver) = sync_channel(EVENTS_MAX);
+    let dropped = Arc::new(AtomicU64::new(0));
+    (EventSender { queue: sender, dropped: Arc::clone(&dropped) }, EventReceiver { queue: receiver, dropped })
+}
+
+impl EventSender {
+    /// Hands an event out without waiting; when the queue is full it is dropped and counted.
+    pub fn send(&self, at: UnixTime, event: Event) {
+        if self.queue.try_send(Stamped { at, event }).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl EventReceiver {
+    /// The next event; `Ok(None)` when none came within `wait`.
+    ///
+    /// # Errors
+    ///
+    /// When every sender is gone, so that none can come any more.
+    pub fn recv(&self, wait: Duration) -> Result<Option<Stamped>, RecvError> {
+        match self.queue.recv_timeout(wait) {
+            Ok(event) => Ok(Some(event)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(RecvError),
+        }
+    }
+
+    /// The counter of events that did not fit.
+    #[must_use]
+    pub fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.dropped)
+    }
+}
+
+/// The node's state as the loop last published it.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The state.
+    pub status: NodeStatus,
+    /// When it was published.
+    pub at: Instant,
+    /// Counts the publications; 0 before the first.
+    pub number: u64,
+}
+
+/// Counters of the loop's shell that are not the core's.
+#[derive(Debug, Default)]
+pub struct ShellCounters {
+    /// Times the warden had to be started again.
+    pub warden_restarts: AtomicU64,
+    /// System calls of the loop that failed and were reported.
+    pub system_errors: AtomicU64,
+}
+
+/// The one value that the loop shares with readers. The loop publishes at most every 20 ms, and at once on a role change.
+#[derive(Debug)]
+pub struct StatusCell {
+    latest: ArcSwap<Published>,
+    roles_changed: EventFd,
+    /// Counters that are bumped where things happen.
+    pub counters: ShellCounters,
+}
+
+impl StatusCell {
+    /// An empty state, published now.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no eventfd for us.
+    pub fn new() -> std::io::Result<Self> {
+        let first = Published { status: NodeStatus::default(), at: Instant::now(), number: 0 };
+        Ok(Self {
+            latest: ArcSwap::from_pointee(first),
+            roles_changed: new_eventfd()?,
+            counters: ShellCounters::default(),
+        })
+    }
+
+    /// Makes `status` the latest. For the loop only; never waits.
+    pub fn publish(&self, status: NodeStatus) {
+        let former = self.latest.load();
+        let changed = !same_roles(&former.status, &status);
+        let number = former.number + 1;
+        drop(former);
+        self.latest.store(Arc::new(Published { status, at: Instant::now(), number }));
+        if changed {
+            wake(&self.roles_changed);
+        }
+    }
+
+    /// The latest state.
+    #[must_use]
+    pub fn latest(&self) -> Arc<Published> {
+        self.latest.load_full()
+    }
+
+    /// Readable after a role has changed or instances came or went. There is one reader: the link to `lbd`.
+    pub fn roles_fd(&self) -> BorrowedFd<'_> {
+        self.roles_changed.as_fd()
+    }
+
+    /// Makes [`Self::roles_fd`] unreadable until the next change.
+    pub fn clear_roles(&self) {
+        clear(&self.roles_changed);
+    }
+}
+
+fn same_roles(a: &NodeStatus, b: &NodeStatus) -> bool {
+    a.instances.len() == b.instances.len()
+        && a.instances.iter().zip(&b.instances).all(|(a, b)| a.role == b.role && a.name == b.name)
+}
+
+/// What the loop is started with.
+#[derive(Debug)]
+pub struct Setup {
+    /// The configuration; it has at least one instance and this node in it.
+    pub config: Config,
+    /// This node's name.
+    pub node: String,
+    /// The pair's key, if the configuration names one.
+    pub key: Option<PairKey>,
+    /// The run directory, which exists.
+    pub run_dir: PathBuf,
+    /// What the loop is asked to do.
+    pub commands: CommandReceiver,
+    /// Where its events go.
+    pub events: EventSender,
+    /// Where its state goes.
+    pub status: Arc<StatusCell>,
+}
+
+/// An error of the loop: a sentence for the operator.
+pub type LoopError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The running loop.
+#[derive(Debug)]
+pub struct LoopHandle {
+    thread: JoinHandle<()>,
+    result: oneshot::Receiver<Result<(), LoopError>>,
+}
+
+impl LoopHandle {
+    /// Runs `body` on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started.
+    pub fn spawn<E: Into<LoopError>>(
+        body: impl FnOnce() -> Result<(), E> + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (sender, result) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("vrrp-loop".to_owned()).spawn(move || {
+            // Nobody listens once the control side has given up on the loop.
+            drop(sender.send(body().map_err(Into::into)));
+        })?;
+        Ok(Self { thread, result })
+    }
+
+    /// Waits for the loop's end.
+    ///
+    /// # Errors
+    ///
+    /// What ended it, other than a command; also when it panicked.
+    pub async fn finished(&mut self) -> Result<(), LoopError> {
+        match (&mut self.result).await {
+            Ok(result) => result,
+            Err(_) => Err("the real-time loop panicked".into()),
+        }
+    }
+
+    /// Whether its thread has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+pub(crate) fn new_eventfd() -> std::io::Result<EventFd> {
+    Ok(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?)
+}
+
+pub(crate) fn wake(fd: &EventFd) {
+    // Fails only when the counter is at its maximum, and then the descriptor is readable anyway.
+    fd.write(1).ok();
+}
+
+fn clear(fd: &EventFd) {
+    // Fails only when there is nothing to clear.
+    fd.read().ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    fn readable(fd: BorrowedFd<'_>) -> bool {
+        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() == 1
+    }
+
+    #[test]
+    fn a_command_wakes_and_a_full_queue_is_busy() {
+        let (sender, receiver) = commands().unwrap();
+        assert!(!readable(receiver.as_fd()));
+        for _ in 0..COMMANDS_MAX {
+            sender.send(Command::Shutdown).unwrap();
+        }
+        assert_eq!(sender.send(Command::Shutdown), Err(CommandError::Busy));
+        assert!(readable(receiver.as_fd()));
+        receiver.clear();
+        assert!(!readable(receiver.as_fd()));
+        let mut count = 0;
+        while receiver.try_recv().is_some() {
+            count += 1;
+        }
+        assert_eq!(count, COMMANDS_MAX);
+        drop(receiver);
+        assert_eq!(sender.send(Command::Shutdown), Err(CommandError::Stopping));
+    }
+
+    #[test]
+    fn events_at_the_bound_are_dropped_and_counted() {
+        let (sender, receiver) = events();
+        for _ in 0..EVENTS_MAX + 3 {
+            sender.send(UnixTime::default(), Event::Maintenance { on: true });
+        }
+        assert_eq!(receiver.dropped().load(Ordering::Relaxed), 3);
+        assert_eq!(std::iter::from_fn(|| receiver.recv(Duration::ZERO).unwrap()).count(), EVENTS_MAX);
+    }
+
+    #[test]
+    fn only_changed_roles_wake_the_reader() {
+        let cell = StatusCell::new().unwrap();
+        cell.publish(NodeStatus { maintenance: true, ..NodeStatus::default() });
+        assert!(!readable(cell.roles_fd()));
+        assert_eq!(cell.latest().number, 1);
+        assert!(cell.latest().status.maintenance);
+    }
+}
