@@ -1,5 +1,36 @@
 //! The pair's one configuration file: parsed, checked as a whole, every error reported at once.
+//!
+//! ```text
+//! text ── toml ──► tree with spans ── raw ──► values, each checked by itself ── resolve ──► Config
+//!                                      └────────── problems ─────────┴──► Diagnostics
+//! ```
+//!
+//! The tree is walked by a small reader of our own instead of `serde`, which stops at the first unknown key or wrong
+//! type: a person who writes this file wants all mistakes at once. A part of the schema whose feature does not exist
+//! yet is checked for its form and then refused as "not available yet", never ignored.
 
+mod diag;
+mod load;
+mod problem;
+mod raw;
+mod resolve;
 mod types;
 
+use std::path::Path;
+
+pub use diag::{Diagnostic, Diagnostics};
+pub use load::{ConfigError, KeyFileError, load, load_key};
+pub use problem::DIAGNOSTIC_CODES;
 pub use types::*;
+
+/// Checks the text of a configuration file. `file` is for messages, and its folder is where relative paths start.
+///
+/// # Errors
+///
+/// Every error of the text, in its order.
+pub fn parse(text: &str, file: &Path) -> Result<Config, Diagnostics> {
+    let mut problems = diag::Problems::default();
+    let config =
+        raw::read(text, &mut problems).and_then(|raw| resolve::resolve(&raw, text, file, &mut problems));
+    problems.finish(file, text, config)
+}

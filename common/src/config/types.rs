@@ -3,7 +3,7 @@
 //! Made by [`super::resolve`] only; a `Config` that exists is valid. All durations are `std`'s.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -210,6 +210,8 @@ pub enum ChecksumReading {
 pub struct Track {
     /// Whether `lbd`'s health counts; true unless the file has no service.
     pub lbd: bool,
+    /// Whether a service of `lbd` that has no healthy target counts too; true by default, moot without `lbd`.
+    pub targets: bool,
     /// Further interfaces of the node that must be up.
     pub interfaces: Vec<String>,
     /// An address on the LAN that must answer ARP or neighbour solicitation.
@@ -377,4 +379,11 @@ pub struct Api {
     pub lbd: SocketAddr,
     /// A file whose first line is the bearer token that allows changes over TCP.
     pub token_file: Option<PathBuf>,
+}
+
+impl Api {
+    /// Where `vrrpd`'s API listens when the file does not say.
+    pub const VRRPD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9112);
+    /// Where `lbd`'s API listens when the file does not say.
+    pub const LBD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 }

@@ -1,0 +1,103 @@
+//! Reading the files: the only input and output of this crate.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::{Config, Diagnostics, Pair, parse};
+use crate::key::{KeyError, PairKey};
+
+/// A larger configuration file is refused.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// More of a key file is not read; it is then no key anyway.
+const KEY_BYTES_MAX: u64 = 4096;
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read, is no UTF-8, or is larger than 1 MiB.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// The file has errors, all of them in here.
+    #[error("{0}")]
+    Invalid(Diagnostics),
+}
+
+/// Why there is no key although `pair.key_file` names a file.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// It cannot be read.
+    #[error("cannot read the pair's key file {}: {source}; write one with `vrrpd keygen --out {}` and copy it to the other node", path.display(), path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// Others than its owner may use it.
+    #[error("the pair's key file {} can be used by others than its owner (mode {mode:04o}): run `chmod 600 {}`", path.display(), path.display())]
+    Permissions {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It holds no key.
+    #[error("the pair's key file {} holds no key: {source}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with the text.
+        source: KeyError,
+    },
+}
+
+/// Reads and checks a configuration file. Relative `key_file` and `token_file` are taken from the file's folder.
+///
+/// # Errors
+///
+/// When the file cannot be read, or has errors; then all of them.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let text = read_text(path, FILE_BYTES_MAX)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    parse(&text, path).map_err(ConfigError::Invalid)
+}
+
+/// Reads the pair's key, if the configuration names a file for it.
+///
+/// # Errors
+///
+/// When the file cannot be read, may be used by others than its owner, or holds no key.
+pub fn load_key(pair: &Pair) -> Result<Option<PairKey>, KeyFileError> {
+    let Some(path) = &pair.key_file else { return Ok(None) };
+    let unreadable = |source| KeyFileError::Read { path: path.clone(), source };
+    let mode = fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(KeyFileError::Permissions { path: path.clone(), mode });
+    }
+    let text = read_text(path, KEY_BYTES_MAX).map_err(unreadable)?;
+    match PairKey::parse(&text) {
+        Ok(key) => Ok(Some(key)),
+        Err(source) => Err(KeyFileError::Content { path: path.clone(), source }),
+    }
+}
+
+/// The text of a regular file of at most `bytes_max` bytes.
+fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    // Opening a pipe would wait for its other end.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut text = String::new();
+    File::open(path)?.take(bytes_max + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > bytes_max {
+        return Err(io::Error::other(format!("it is larger than {bytes_max} bytes")));
+    }
+    Ok(text)
+}

@@ -1,0 +1,187 @@
+//! Everything that can be wrong with a configuration file, each with its one message.
+//!
+//! One variant is one message template, so that a test can show that every message is covered by a case.
+
+macro_rules! problems {
+    ($($(#[doc = $doc:literal])* $name:ident { $($field:ident),* } => $message:literal,)*) => {
+        /// A mistake in the file; the fields are already fit for display (quoted, escaped, shortened).
+        #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+        pub(crate) enum Problem {
+            $($(#[doc = $doc])* #[error($message)] $name { $($field: String),* },)*
+        }
+
+        impl Problem {
+            /// The variant's name.
+            pub(crate) const fn code(&self) -> &'static str {
+                match self { $(Self::$name { .. } => stringify!($name),)* }
+            }
+        }
+
+        /// The codes of every diagnostic there is, one per message template; see [`super::Diagnostic::code`].
+        pub const DIAGNOSTIC_CODES: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+problems! {
+    // Form: what one value says about itself.
+
+    /// The TOML itself cannot be read.
+    Syntax { message } => "this is not valid TOML: {message}",
+    /// A key that no table of this kind has.
+    UnknownKey { key } => "{key}: unknown key",
+    /// A required key that is not there.
+    MissingKey { key } => "{key}: missing, but required",
+    /// A value of another TOML type.
+    WrongType { key, expected, found } => "{key}: expected {expected}, found {found}",
+    /// A feature that is designed but not built.
+    NotAvailable { key } => "{key}: not available yet",
+    /// A number, size or duration outside its bounds.
+    OutOfRange { key, value, range } => "{key}: {value} is out of range, it must be {range}",
+    /// A word that is not one of the choices.
+    UnknownWord { key, value, expected } => "{key}: unknown value {value}, expected {expected}",
+    /// A duration without a unit.
+    NoUnit { key, value } => "{key}: a duration needs a unit, add one: \"{value}s\" or \"{value}ms\"",
+    /// A string that is no duration.
+    BadDuration { key, value, reason } => "{key}: {value} is no duration: {reason}",
+    /// A string that is no size.
+    BadSize { key, value } => "{key}: {value} is no size, write a number with B, KiB or MiB, such as \"32KiB\"",
+    /// A string that is no IP address.
+    BadAddress { key, value } => "{key}: {value} is no IP address, write one without prefix length and port",
+    /// A string that is no IP address with a port.
+    BadSocketAddress { key, value } => "{key}: {value} is no IP address with a port, such as \"192.0.2.1:80\" or \"[2001:db8::1]:80\"",
+    /// Port 0.
+    PortZero { key } => "{key}: port 0 cannot be used, write one between 1 and 65535",
+    /// An address that is fit for something else only.
+    UnusableAddress { key, value, why } => "{key}: {value} cannot be used here: {why}",
+    /// A name with characters that addresses of the API and references cannot hold.
+    BadName { key, value } => "{key}: {value} is no usable name: 1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit",
+    /// A target's id with unusable characters.
+    BadTargetId { key, value } => "{key}: {value} is no usable id: 1 to 64 visible ASCII characters without '/', '?', '#', '%' and quotes",
+    /// Text with control characters or too long.
+    BadText { key, value } => "{key}: {value} must be 1 to 255 characters long, without control characters",
+    /// An empty list or string where something must be.
+    Empty { key } => "{key}: must not be empty",
+    /// A name no network interface can have.
+    BadInterface { key, value } => "{key}: {value} cannot be an interface's name: 1 to 15 visible characters without '/' and ':'",
+    /// A listening address of no known form.
+    BadListen { key, value } => "{key}: {value} is no listening address, write \"@INSTANCE:PORT\", \"192.0.2.1:PORT\" or \"[2001:db8::1]:PORT\"",
+    /// A status list that cannot be read.
+    BadStatuses { key, value } => "{key}: {value} is no list of HTTP statuses, write for example \"200-299\" or \"200,301-302\" (100 to 599)",
+    /// A path that does not start with a slash, or with characters a request line cannot hold.
+    BadPath { key, value } => "{key}: {value} is no path, it starts with '/' and has visible ASCII characters only",
+    /// A value that cannot be sent as a header.
+    BadHost { key, value } => "{key}: {value} cannot be sent as a Host header: 1 to 255 visible ASCII characters",
+    /// A host and port that cannot be resolved.
+    BadDnsName { key, value } => "{key}: {value} is no host name with a port, such as \"shop.internal:8080\"",
+    /// A boolean that only makes sense as true.
+    OnlyTrue { key } => "{key}: write true, or leave the key out",
+    /// Not exactly one of the alternatives.
+    OneOf { key, choices, found } => "{key}: give one of {choices}, not {found}",
+    /// A key that another choice makes meaningless.
+    KeyWithout { key, needs } => "{key}: has no meaning without {needs}",
+
+    // VIPs.
+
+    /// A VIP without a prefix length.
+    VipNoPrefix { key, value, example } => "{key}: {value} has no prefix length, write for example \"{example}\"",
+    /// A VIP that is no address at all.
+    BadVip { key, value } => "{key}: {value} is no address with a prefix length, such as \"192.0.2.10/24\" or \"2001:db8::10/64\"",
+    /// A prefix length out of range.
+    VipPrefix { key, value, range } => "{key}: {value} has an impossible prefix length, it must be {range}",
+    /// An address that cannot be moved between hosts.
+    UnusableVip { key, value, why } => "{key}: {value} cannot be a virtual IP: {why}",
+    /// Twice in one instance.
+    DuplicateVip { address } => "vrrp.vips: {address} is listed twice",
+    /// In two instances.
+    SharedVip { address, instance } => "vrrp.vips: {address} belongs to instance {instance} already",
+    /// Also an address of a node, a target or the gateway.
+    VipTaken { address, what } => "vrrp.vips: {address} is also {what}; a virtual IP must be nobody's own address",
+    /// More than an advertisement should hold.
+    TooManyVips { count, family, max } => "vrrp.vips: {count} {family} addresses, at most {max} of a family fit an instance",
+    /// An instance that does nothing.
+    NoVips { } => "vrrp.vips: neither virtual IPs nor hooks, so this instance would do nothing",
+
+    // Names and references.
+
+    /// The same name twice.
+    DuplicateName { key, name } => "{key}: {name} is used twice",
+    /// The same target id twice in a group.
+    DuplicateTargetId { id } => "target_group.targets.id: {id} is used twice in this group",
+    /// The same entry twice in a list.
+    DuplicateEntry { key, value } => "{key}: {value} is listed twice",
+    /// A node that is not declared.
+    UnknownNode { key, name } => "{key}: there is no [[node]] named {name}",
+    /// A per-node table that leaves a node out.
+    NodeLeftOut { key, node } => "{key}: node {node} is left out",
+    /// An instance that is not declared.
+    UnknownInstance { key, name } => "{key}: there is no [[vrrp]] named {name}",
+    /// A target group that is not declared.
+    UnknownGroup { key, name } => "{key}: there is no [[target_group]] named {name}",
+
+    // Nodes and the key.
+
+    /// Not two nodes although there are instances.
+    NodesForVrrp { count } => "[[vrrp]] needs exactly two [[node]] tables, found {count}",
+    /// One node, or more than two.
+    NodeCount { count } => "a pair has exactly two [[node]] tables (or none without [[vrrp]]), found {count}",
+    /// Only one node has a peer address.
+    PeerAddressMissing { node } => "node.peer_address: node {node} has none, but the other node has",
+    /// Both nodes have the same peer address.
+    PeerAddressEqual { address } => "node.peer_address: {address} is the other node's address too",
+    /// One IPv4, one IPv6.
+    PeerAddressFamily { address } => "node.peer_address: {address} and the other node's address are not of the same family",
+    /// Signing without a key.
+    AuthWithoutKey { auth } => "vrrp.auth: \"{auth}\" needs pair.key_file, write a key with `vrrpd keygen --out FILE`",
+
+    // Instances.
+
+    /// Too many instances.
+    TooManyInstances { count, max } => "{count} [[vrrp]] instances, at most {max} are supported",
+    /// The same virtual router twice on a link.
+    DuplicateVrid { vrid, interface, node, family } => "vrrp.vrid: {vrid} is used twice for {family} on interface {interface} of node {node}",
+    /// Equal priorities.
+    EqualPriorities { priority } => "vrrp.priority: both nodes have {priority}, one must be higher",
+    /// Two owners.
+    TwoOwners { } => "vrrp.priority: both nodes have 255, but only one can own the addresses",
+    /// An owner that shall not preempt.
+    OwnerNoPreempt { } => "vrrp.preempt: false cannot be kept with priority 255, the owner of the addresses always takes over",
+    /// Version 2 has no IPv6.
+    Version2Ipv6 { address } => "vrrp.vips: {address}: VRRP version 2 has no IPv6",
+    /// Version 2 has no trailer.
+    Version2Auth { auth } => "vrrp.auth: VRRP version 2 cannot be signed, write auth = \"none\" instead of \"{auth}\"",
+    /// Version 2 has no other checksum.
+    Version2Checksum { } => "vrrp.checksum: VRRP version 2 knows no pseudo-header checksum",
+    /// Version 2 counts seconds.
+    Version2Interval { value } => "vrrp.advert_interval: {value} is not a whole number of seconds of 1s or more, as VRRP version 2 needs",
+    /// Version 3 counts centiseconds.
+    IntervalStep { value } => "vrrp.advert_interval: {value} is no multiple of 10ms, the step VRRP counts in",
+    /// Unicast without an address to send to.
+    UnicastAddress { node, family } => "vrrp.transport: \"unicast\" needs an {family} address of node {node}: give it in `address`, or as its peer_address",
+    /// Two addresses of a family for one node.
+    AddressFamilyTwice { node, family } => "vrrp.address.{node}: more than one {family} address",
+    /// Both nodes have the same address.
+    AddressEqual { address } => "vrrp.address: {address} is given for both nodes",
+    /// A gateway no VIP can talk with.
+    GatewayFamily { address, family } => "vrrp.track.gateway: {address} is {family}, but no virtual IP of this instance is",
+
+    // Services, groups, API.
+
+    /// A datagram listener of a stream service.
+    UdpListen { value, mode } => "service.listen: {value}: \"/udp\" is for nat and dsr, not for mode \"{mode}\"",
+    /// An address that is no VIP.
+    ListenNoVip { address } => "service.listen: {address} is no virtual IP of any [[vrrp]]",
+    /// An instance without an address to listen on.
+    InstanceNoVip { name } => "service.listen: instance {name} has no virtual IP to listen on",
+    /// The same address and port twice.
+    DuplicateListen { key, address } => "{key}: {address} is listened on twice",
+    /// A health check slower than its own interval.
+    HealthTimeout { timeout, interval } => "target_group.health.timeout: {timeout} must be less than the interval of {interval}",
+    /// A weighted list without any weight.
+    NoWeight { key } => "{key}: all weights are 0, so nothing would be served",
+    /// A group with neither targets nor discovery.
+    NoTargets { } => "target_group.targets: a group needs at least one target",
+    /// The same address and port twice in a group.
+    DuplicateTarget { address } => "target_group.targets.address: {address} is listed twice in this group",
+    /// Both daemons on one address.
+    ApiSameAddress { address } => "api.lbd: {address} is vrrpd's address too",
+}

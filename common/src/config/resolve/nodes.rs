@@ -1,0 +1,116 @@
+//! The two nodes, and the tables that have a value for each of them.
+
+use std::net::IpAddr;
+
+use super::unique_names;
+use crate::config::diag::{Problems, quoted};
+use crate::config::problem::Problem;
+use crate::config::raw::{At, RawNode, RawPerNode};
+use crate::config::types::Node;
+
+/// An address family, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(super) const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::V4 => "IPv4".to_owned(),
+            Self::V6 => "IPv6".to_owned(),
+        }
+    }
+}
+
+/// The nodes whose names could be read.
+pub(super) struct Nodes<'r> {
+    nodes: Vec<(&'r str, &'r RawNode)>,
+    /// Whether these are the pair: then a table by node must have both.
+    complete: bool,
+}
+
+impl<'r> Nodes<'r> {
+    pub(super) fn check(raw: &'r [RawNode], with_vrrp: bool, out: &mut Problems) -> Self {
+        let count = raw.len();
+        let place = raw.last().map_or(0..0, |node| node.span.clone());
+        if with_vrrp && count != 2 {
+            out.add(place, Problem::NodesForVrrp { count: count.to_string() });
+        } else if count != 0 && count != 2 {
+            out.add(place, Problem::NodeCount { count: count.to_string() });
+        }
+        unique_names("node.name", raw.iter().filter_map(|node| node.name.as_ref()), out);
+        let nodes: Vec<_> =
+            raw.iter().filter_map(|node| Some((node.name.as_ref()?.get_ref().as_str(), node))).collect();
+        let complete = matches!(nodes[..], [(a, _), (b, _)] if a != b) && count == 2;
+        if let [a, b] = raw {
+            check_peer_addresses(a, b, out);
+        }
+        Self { nodes, complete }
+    }
+
+    /// Names and tables of the nodes, in the file's order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'r str, &'r RawNode)> + '_ {
+        self.nodes.iter().copied()
+    }
+
+    /// Notes names in a per-node table that are no nodes', and nodes that it leaves out.
+    pub(super) fn check_table<T>(&self, table: &RawPerNode<T>, all_needed: bool, out: &mut Problems) {
+        for (name, _) in &table.entries {
+            // Without any node that has been noted, and every name would be unknown.
+            if !self.nodes.is_empty() && !self.nodes.iter().any(|(node, _)| node == name.get_ref()) {
+                let problem = Problem::UnknownNode { key: table.key.clone(), name: quoted(name.get_ref()) };
+                out.add(name.span(), problem).guess(name.get_ref(), self.nodes.iter().map(|(node, _)| *node));
+            }
+        }
+        if !self.complete || !all_needed {
+            return;
+        }
+        for (node, _) in &self.nodes {
+            if !table.entries.iter().any(|(name, _)| name.get_ref() == node) {
+                let problem = Problem::NodeLeftOut { key: table.key.clone(), node: quoted(node) };
+                out.add(table.span.clone(), problem);
+            }
+        }
+    }
+
+    pub(super) fn build(&self) -> Vec<Node> {
+        let build = |(name, raw): (&str, &RawNode)| Node {
+            name: name.to_owned(),
+            peer_address: raw.peer_address.as_ref().map(|address| *address.get_ref()),
+        };
+        self.iter().map(build).collect()
+    }
+}
+
+/// The value of a node in a per-node table.
+pub(super) fn value_of<'t, T>(table: &'t RawPerNode<T>, node: &str) -> Option<&'t At<T>> {
+    table.entries.iter().find(|(name, _)| name.get_ref() == node).and_then(|(_, value)| value.as_ref())
+}
+
+fn check_peer_addresses(a: &RawNode, b: &RawNode, out: &mut Problems) {
+    for (without, with) in [(a, b), (b, a)] {
+        if with.has_peer_address && !without.has_peer_address {
+            let name = without.name.as_ref().map_or("", |name| name.get_ref());
+            out.add(without.span.clone(), Problem::PeerAddressMissing { node: quoted(name) });
+        }
+    }
+    let (Some(first), Some(second)) = (&a.peer_address, &b.peer_address) else { return };
+    let address = second.get_ref().to_string();
+    let problem = if first.get_ref() == second.get_ref() {
+        Problem::PeerAddressEqual { address }
+    } else if Family::of(*first.get_ref()) != Family::of(*second.get_ref()) {
+        Problem::PeerAddressFamily { address }
+    } else {
+        return;
+    };
+    out.add(second.span(), problem).related(first.span(), "the other node's");
+}
