@@ -10,6 +10,11 @@ use common::config::{ChecksumReading, VrrpVersion};
 use common::time::Duration;
 use serde::Serialize;
 
+pub(crate) use checksum::write_checksum_v6;
+use checksum::{verify_checksum, write_checksum};
+
+mod checksum;
+
 /// The IP protocol number of VRRP (RFC 9568 §5.1.1.4, §5.1.2.4).
 pub const PROTOCOL: u8 = 112;
 
@@ -360,12 +365,6 @@ pub fn split_ipv4(packet: &[u8]) -> Result<(Meta, &[u8]), PacketError> {
     Ok((Meta { source: address(12), destination: address(16), hop_limit: header[8] }, payload))
 }
 
-/// Writes the checksum of a whole IPv6 payload, trailer included, into it. Linux does the same on a raw socket with
-/// `IPV6_CHECKSUM` at offset 6, and comes to the same value.
-pub(crate) fn write_checksum_v6(payload: &mut [u8], source: IpAddr, destination: IpAddr) {
-    write_checksum(payload, Some((source, destination)));
-}
-
 /// The length of a message with `count` addresses, in bytes.
 const fn message_len(version: VrrpVersion, family: Family, count: usize) -> usize {
     let auth_len = match version {
@@ -398,70 +397,6 @@ fn auth_v2(auth_type: u8, message: &[u8]) -> Result<AuthV2, PacketError> {
         // authentication method MUST be discarded."
         other => Err(PacketError::AuthTypeV2(other)),
     }
-}
-
-/// Checks the checksum, and says which reading of it matched where there are two.
-fn verify_checksum(
-    payload: &[u8],
-    message: &[u8],
-    meta: &Meta,
-    version: VrrpVersion,
-) -> Result<Option<ChecksumReading>, PacketError> {
-    let right = |sum: u32| fold(sum) == 0xffff;
-    let pseudo = |len: usize| pseudo_sum(meta.source, meta.destination, len);
-    match (version, Family::of(meta.source)) {
-        // RFC 3768 §5.3.8: "the 16-bit one's complement of the one's complement sum of the entire VRRP message
-        // starting with the version field."
-        (VrrpVersion::V2, _) if right(sum(message)) => Ok(None),
-        // RFC 9568 §5.2.8 has the same for version 3 over IPv4. RFC 5798 §5.2.8 went on: "and a 'pseudo-header' as
-        // defined in Section 8.1 of [RFC2460]", which many read to mean IPv4 too; both are accepted. A trailer is in
-        // neither.
-        (VrrpVersion::V3, Family::V4) if right(sum(message)) => Ok(Some(ChecksumReading::Message)),
-        (VrrpVersion::V3, Family::V4) if right(sum(message) + pseudo(message.len())) => {
-            Ok(Some(ChecksumReading::PseudoHeader))
-        }
-        // RFC 9568 §5.2.8 keeps the pseudo-header for IPv6. The kernel computes the sum over all of the payload, so a
-        // trailer is in it.
-        (VrrpVersion::V3, Family::V6) if right(sum(payload) + pseudo(payload.len())) => Ok(None),
-        _ => Err(PacketError::Checksum),
-    }
-}
-
-/// Computes the checksum of `bytes`, with the pseudo-header of the two addresses if given, and writes it into them.
-fn write_checksum(bytes: &mut [u8], pseudo: Option<(IpAddr, IpAddr)>) {
-    let len = bytes.len();
-    let Some(field) = bytes.get_mut(CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2) else { return };
-    field.fill(0);
-    let pseudo = pseudo.map_or(0, |(source, destination)| pseudo_sum(source, destination, len));
-    let checksum = !fold(sum(bytes) + pseudo);
-    bytes[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&checksum.to_be_bytes());
-}
-
-/// The sum of the 16-bit words of the pseudo-header. Splitting protocol and length over 32 bits, as IPv6 does, or over 16,
-/// as IPv4 does, sums up to the same.
-fn pseudo_sum(source: IpAddr, destination: IpAddr, len: usize) -> u32 {
-    let address = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => sum(&ip.octets()),
-        IpAddr::V6(ip) => sum(&ip.octets()),
-    };
-    // The payload of an IP packet is shorter than 64 KiB; a longer one has no right checksum anyway.
-    let len = u32::from(u16::try_from(len).unwrap_or(u16::MAX));
-    address(source) + address(destination) + u32::from(PROTOCOL) + len
-}
-
-/// The sum of the 16-bit words of `bytes`, a last odd byte padded with zero. Up to 128 KiB cannot overflow it.
-fn sum(bytes: &[u8]) -> u32 {
-    let (words, rest) = bytes.as_chunks::<2>();
-    let words = words.iter().fold(0_u32, |sum, word| sum.wrapping_add(u32::from(u16::from_be_bytes(*word))));
-    words.wrapping_add(rest.first().map_or(0, |byte| u32::from(*byte) << 8))
-}
-
-/// `sum` in 16 bits, with the carries added back in.
-fn fold(sum: u32) -> u16 {
-    let once = (sum & 0xffff) + (sum >> 16);
-    let twice = (once & 0xffff) + (once >> 16);
-    // Two rounds leave at most 0xffff.
-    u16::try_from(twice).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]
