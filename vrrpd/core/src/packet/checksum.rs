@@ -13,7 +13,7 @@ pub(super) fn verify_checksum(
     meta: &Meta,
     version: VrrpVersion,
 ) -> Result<Option<ChecksumReading>, PacketError> {
-    let right = |sum: u32| fold(sum) == 0xffff;
+    let right = |sum: u64| fold(sum) == 0xffff;
     let pseudo = |len: usize| pseudo_sum(meta.source, meta.destination, len);
     match (version, Family::of(meta.source)) {
         // RFC 3768 §5.3.8: "the 16-bit one's complement of the one's complement sum of the entire VRRP message
@@ -45,29 +45,31 @@ pub(super) fn write_checksum(bytes: &mut [u8], pseudo: Option<(IpAddr, IpAddr)>)
 
 /// The sum of the 16-bit words of the pseudo-header. Splitting protocol and length over 32 bits, as IPv6 does, or over 16,
 /// as IPv4 does, sums up to the same.
-fn pseudo_sum(source: IpAddr, destination: IpAddr, len: usize) -> u32 {
+fn pseudo_sum(source: IpAddr, destination: IpAddr, len: usize) -> u64 {
     let address = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => sum(&ip.octets()),
         IpAddr::V6(ip) => sum(&ip.octets()),
     };
     // The payload of an IP packet is shorter than 64 KiB; a longer one has no right checksum anyway.
-    let len = u32::from(u16::try_from(len).unwrap_or(u16::MAX));
-    address(source) + address(destination) + u32::from(PROTOCOL) + len
+    let len = u64::from(u16::try_from(len).unwrap_or(u16::MAX));
+    address(source) + address(destination) + u64::from(PROTOCOL) + len
 }
 
-/// The sum of the 16-bit words of `bytes`, a last odd byte padded with zero. Up to 128 KiB cannot overflow it.
-fn sum(bytes: &[u8]) -> u32 {
+/// The sum of the 16-bit words of `bytes`, a last odd byte padded with zero. No slice is long enough to overflow it.
+fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<2>();
-    let words = words.iter().fold(0_u32, |sum, word| sum.wrapping_add(u32::from(u16::from_be_bytes(*word))));
-    words.wrapping_add(rest.first().map_or(0, |byte| u32::from(*byte) << 8))
+    let words: u64 = words.iter().map(|word| u64::from(u16::from_be_bytes(*word))).sum();
+    words + rest.first().map_or(0, |byte| u64::from(*byte) << 8)
 }
 
 /// `sum` in 16 bits, with the carries added back in.
-fn fold(sum: u32) -> u16 {
-    let once = (sum & 0xffff) + (sum >> 16);
-    let twice = (once & 0xffff) + (once >> 16);
-    // Two rounds leave at most 0xffff.
-    u16::try_from(twice).unwrap_or(u16::MAX)
+fn fold(mut sum: u64) -> u16 {
+    loop {
+        match u16::try_from(sum) {
+            Ok(folded) => return folded,
+            Err(_) => sum = (sum & 0xffff) + (sum >> 16),
+        }
+    }
 }
 
 /// Writes the checksum of a whole IPv6 payload, trailer included, into it. Linux does the same on a raw socket with

@@ -245,6 +245,20 @@ fn an_ipv4_packet_is_split_by_its_own_lengths() {
 }
 
 #[test]
+fn more_bytes_than_an_ip_packet_holds_are_refused_or_read_without_a_fuss() {
+    let (mut v4, mut v6) = (advert(V3, "192.0.2.10"), advert(V3, "fe80::a"));
+    (v4.priority, v6.priority) = (0, 0);
+    for length in [65_535, 65_536, 131_074, 300_001] {
+        let mut bytes = emit(&v6, &meta_v6(), ChecksumReading::Message);
+        bytes.resize(length, 0xff);
+        assert_eq!(Advert::parse(&bytes, &meta_v6(), V3).unwrap_err(), PacketError::Checksum);
+        let mut bytes = emit(&v4, &meta_v4(), ChecksumReading::Message);
+        bytes.resize(length, 0xff);
+        assert_eq!(Advert::parse(&bytes, &meta_v4(), V3).unwrap().advert, v4);
+    }
+}
+
+#[test]
 fn metric_labels_differ() {
     let names = std::collections::BTreeSet::from(PacketError::NAMES);
     assert_eq!(names.len(), PacketError::NAMES.len());
