@@ -13,10 +13,14 @@ use sha2::Sha256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The file does not hold 64 hexadecimal digits.
-    #[error("a key is 64 hexadecimal digits on one line, this file holds {0} characters; write one with `vrrpd keygen --out FILE`")]
+    #[error(
+        "a key is 64 hexadecimal digits on one line, this file holds {0} characters; write one with `vrrpd keygen --out FILE`"
+    )]
     Length(usize),
     /// A character that is no hexadecimal digit.
-    #[error("a key is 64 hexadecimal digits, character {0} is something else; write one with `vrrpd keygen --out FILE`")]
+    #[error(
+        "a key is 64 hexadecimal digits, character {0} is something else; write one with `vrrpd keygen --out FILE`"
+    )]
     Digit(usize),
 }
 

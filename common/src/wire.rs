@@ -20,7 +20,9 @@ pub enum WireError {
     #[error("the message is empty")]
     Empty,
     /// Another protocol version.
-    #[error("the message is of version {0}, this end speaks version {VERSION}; run the same Tandem release on both ends")]
+    #[error(
+        "the message is of version {0}, this end speaks version {VERSION}; run the same Tandem release on both ends"
+    )]
     Version(u8),
     /// Larger than [`SIZE_MAX`].
     #[error("a message of {0} bytes is larger than the limit of {SIZE_MAX}")]
@@ -56,8 +58,8 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, WireError> {
     if bytes.len() > SIZE_MAX {
         return Err(WireError::Size(bytes.len()));
     }
-    let (message, used) = bincode::decode_from_slice(body, CONFIG)
-        .map_err(|error| WireError::Malformed(error.to_string()))?;
+    let (message, used) =
+        bincode::decode_from_slice(body, CONFIG).map_err(|error| WireError::Malformed(error.to_string()))?;
     if used != body.len() {
         return Err(WireError::Trailing(body.len() - used));
     }
@@ -79,7 +81,7 @@ impl FrameReader {
     }
 
     /// The next whole message, or `None` until more bytes have come.
-    pub fn next<T: Decode<()>>(&mut self) -> Result<Option<T>, WireError> {
+    pub fn next_message<T: Decode<()>>(&mut self) -> Result<Option<T>, WireError> {
         let Some((head, rest)) = self.pending.split_first_chunk::<4>() else { return Ok(None) };
         let length = usize::try_from(u32::from_le_bytes(*head)).unwrap_or(usize::MAX);
         if length > SIZE_MAX {
@@ -132,7 +134,7 @@ mod tests {
         assert!(matches!(decode::<Sample>(&[1, 200, 1]), Err(WireError::Malformed(_))));
         let mut reader = FrameReader::default();
         reader.push(&u32::MAX.to_le_bytes());
-        assert!(matches!(reader.next::<Sample>(), Err(WireError::Size(_))));
+        assert!(matches!(reader.next_message::<Sample>(), Err(WireError::Size(_))));
     }
 
     #[test]
@@ -150,7 +152,7 @@ mod tests {
             let mut seen = Vec::new();
             for part in bytes.chunks(cut) {
                 reader.push(part);
-                while let Some(message) = reader.next::<Sample>().unwrap() {
+                while let Some(message) = reader.next_message::<Sample>().unwrap() {
                     seen.push(message);
                 }
             }

@@ -1,0 +1,414 @@
+//! One node: all its virtual routers, its health, and the link to its peer.
+//!
+//! The shell calls [`Node::handle`] with each input as it comes, received packets before the timeout that may be due as
+//! well, then takes [actions](Action) out until there are none and carries them out in that order, then sleeps until
+//! [`Node::next_deadline`]. What a failed action means is told back as an input.
+
+mod health;
+mod input;
+mod lan;
+mod link;
+mod reload;
+mod report;
+mod switchover;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+
+use common::ipc::Role;
+use common::time::{Duration, Instant, Now};
+use ipnet::IpNet;
+
+use crate::auth::{self, Signer, Verifier};
+use crate::event::{Event, HandoverFailure};
+use crate::neighbor;
+use crate::packet::{Advert, Family};
+use crate::peer::Body;
+use crate::router::{Output, Router};
+use crate::settings::{Destination, ROUTERS_MAX, RouterSettings, Settings};
+use crate::track::LbdState;
+
+pub use input::{Input, InterfaceState, SwitchoverError};
+
+use health::InstanceHealth;
+use link::Link;
+use switchover::Switchovers;
+
+/// Names a virtual router of this node: 0 to 63, kept as long as the virtual router exists.
+pub type Slot = u8;
+
+/// What the shell is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The set of virtual routers or their settings changed: bring sockets and local routes in line with [`Node::slots`].
+    Routers,
+    /// Send an advertisement.
+    SendAdvert {
+        /// For which virtual router.
+        slot: Slot,
+        /// From this address of the interface.
+        source: IpAddr,
+        /// To this one, with TTL 255.
+        destination: IpAddr,
+        /// The VRRP message, trailer included.
+        bytes: Vec<u8>,
+    },
+    /// Send a datagram to the peer.
+    SendPeer(Vec<u8>),
+    /// Send Ethernet frames on an interface.
+    SendFrames {
+        /// The interface.
+        interface: String,
+        /// The frames, in order.
+        frames: Vec<Vec<u8>>,
+    },
+    /// Put addresses on the interface.
+    AddAddresses {
+        /// For which virtual router.
+        slot: Slot,
+        /// Which.
+        addresses: Vec<IpNet>,
+    },
+    /// Take addresses off the interface; they may be gone already.
+    RemoveAddresses {
+        /// For which virtual router.
+        slot: Slot,
+        /// Which.
+        addresses: Vec<IpNet>,
+    },
+    /// The router became active (`true`: the warden is to watch it) or is no longer (`false`).
+    Guard {
+        /// Which virtual router.
+        slot: Slot,
+        /// Whether it is active.
+        active: bool,
+    },
+    /// Enter this into the event log.
+    Event(Event),
+    /// A requested switchover ended: how long it took, or why it did not happen.
+    SwitchoverDone {
+        /// The request's.
+        token: u64,
+        /// The outcome.
+        result: Result<Duration, SwitchoverError>,
+    },
+    /// Shutdown is complete.
+    Finished,
+}
+
+/// One virtual router with what surrounds its state machine.
+#[derive(Debug)]
+struct Entry {
+    router: Router,
+    verifier: Option<Verifier>,
+    drops: BTreeMap<&'static str, u64>,
+    since: Now,
+    /// The peer's view of the same router.
+    peer: Option<link::PeerView>,
+    /// Advertisements the peer says it sent and that did not arrive, since one last arrived.
+    missed: u32,
+    heard_since_heartbeat: bool,
+    /// After a failed handover for health, none before this.
+    health_retry_at: Instant,
+    /// After the addresses could not be added, no new attempt before this.
+    fault_until: Option<Instant>,
+    /// Addresses that somebody removed are put back at this time.
+    restore_at: Option<Instant>,
+    last_restore: Instant,
+}
+
+/// One node.
+#[derive(Debug)]
+pub struct Node {
+    settings: Settings,
+    now: Now,
+    entries: BTreeMap<Slot, Entry>,
+    health: Vec<InstanceHealth>,
+    interfaces: BTreeMap<String, InterfaceState>,
+    lbd: LbdState,
+    maintenance: bool,
+    link: Option<Link>,
+    signer: Option<Signer>,
+    boot: u64,
+    switchovers: Switchovers,
+    next_handover_id: u64,
+    stopping: bool,
+    finished: bool,
+    unmatched_drops: BTreeMap<&'static str, u64>,
+    actions: VecDeque<Action>,
+}
+
+impl Node {
+    /// A node in the life named `boot` (any number that no earlier life of it had, not 0). Virtual routers start when
+    /// their interfaces are reported.
+    #[must_use]
+    pub fn new(settings: Settings, boot: u64, now: Now) -> Self {
+        let mut node = Self {
+            now,
+            entries: BTreeMap::new(),
+            health: Vec::new(),
+            interfaces: BTreeMap::new(),
+            lbd: LbdState::Absent,
+            maintenance: false,
+            link: Link::new(&settings, boot, now.at),
+            signer: settings.key.as_ref().map(Signer::new),
+            boot,
+            switchovers: Switchovers::default(),
+            next_handover_id: 1,
+            stopping: false,
+            finished: false,
+            unmatched_drops: BTreeMap::new(),
+            actions: VecDeque::new(),
+            settings,
+        };
+        node.health =
+            node.settings.instances.iter().map(|instance| InstanceHealth::new(instance, now.at)).collect();
+        let routers: Vec<RouterSettings> = node.settings.routers().cloned().collect();
+        for settings in routers {
+            node.add_router(settings);
+        }
+        node.actions.push_back(Action::Routers);
+        node
+    }
+
+    /// The next action to carry out.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let routers = self.entries.values().flat_map(Entry::deadlines);
+        let health = self.health.iter().filter_map(InstanceHealth::deadline);
+        let link = self.link.iter().map(Link::deadline);
+        routers.chain(health).chain(link).min()
+    }
+
+    /// The virtual routers with their slots.
+    pub fn slots(&self) -> impl Iterator<Item = (Slot, &RouterSettings)> {
+        self.entries.iter().map(|(&slot, entry)| (slot, &entry.router.settings))
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// A virtual router's role.
+    #[must_use]
+    pub fn role(&self, slot: Slot) -> Option<Role> {
+        self.entries.get(&slot).map(|entry| entry.router.role())
+    }
+
+    /// A virtual router's own address on its interface.
+    #[must_use]
+    pub fn source(&self, slot: Slot) -> Option<IpAddr> {
+        self.entries.get(&slot).and_then(|entry| entry.router.source())
+    }
+
+    /// The silence after which a virtual router's advertisements count as overdue.
+    #[must_use]
+    pub fn stall_limit(&self, slot: Slot) -> Option<Duration> {
+        self.entries.get(&slot).map(|entry| entry.router.stall_limit())
+    }
+
+    /// Where a virtual router's advertisements go.
+    #[must_use]
+    pub fn destination(&self, slot: Slot) -> Option<IpAddr> {
+        self.entries.get(&slot).map(|entry| destination(&entry.router.settings))
+    }
+
+    /// This node's life, as told to the peer.
+    #[must_use]
+    pub const fn boot(&self) -> u64 {
+        self.boot
+    }
+
+    /// The peer's life as last heard, 0 if never.
+    #[must_use]
+    pub fn peer_boot(&self) -> u64 {
+        self.link.as_ref().map_or(0, Link::peer_boot)
+    }
+
+    fn add_router(&mut self, settings: RouterSettings) -> Option<Slot> {
+        // ROUTERS_MAX is 64, so the slot always fits; `check` bounds the number of instances.
+        let slot = (0..ROUTERS_MAX)
+            .filter_map(|slot| Slot::try_from(slot).ok())
+            .find(|slot| !self.entries.contains_key(slot))?;
+        let entry = Entry {
+            verifier: self.settings.key.as_ref().map(Verifier::new),
+            router: Router::new(settings),
+            drops: BTreeMap::new(),
+            since: self.now,
+            peer: None,
+            missed: 0,
+            heard_since_heartbeat: false,
+            health_retry_at: Instant::ZERO,
+            fault_until: None,
+            restore_at: None,
+            last_restore: Instant::ZERO,
+        };
+        self.entries.insert(slot, entry);
+        Some(slot)
+    }
+
+    /// Runs `step` on a virtual router and turns what it puts out into actions.
+    fn drive<R>(
+        &mut self,
+        slot: Slot,
+        step: impl FnOnce(&mut Router, Instant, &mut Vec<Output>) -> R,
+    ) -> Option<R> {
+        let at = self.now.at;
+        let entry = self.entries.get_mut(&slot)?;
+        let mut outputs = Vec::new();
+        let result = step(&mut entry.router, at, &mut outputs);
+        for output in outputs {
+            self.carry_out(slot, output);
+        }
+        Some(result)
+    }
+
+    fn carry_out(&mut self, slot: Slot, output: Output) {
+        let Some(entry) = self.entries.get_mut(&slot) else { return };
+        let settings = &entry.router.settings;
+        let (instance, family) = (settings.instance.clone(), settings.family);
+        match output {
+            Output::Advertise(priority) => self.send_advert(slot, priority),
+            Output::Acquire => {
+                let addresses = settings.addresses.clone();
+                entry.restore_at = None;
+                self.actions.push_back(Action::AddAddresses { slot, addresses });
+            }
+            Output::Relinquish => {
+                let addresses = settings.addresses.clone();
+                entry.restore_at = None;
+                self.actions.push_back(Action::RemoveAddresses { slot, addresses });
+            }
+            Output::Announce => self.announce(slot),
+            Output::Offer(id) => {
+                let router = settings.key();
+                self.send_peer(Body::Offer { router, id });
+            }
+            Output::Release => {
+                let routers = vec![settings.key()];
+                self.send_peer(Body::Release { routers: routers.clone() });
+                // Once more: a lost one would cost the Active_Down time.
+                self.send_peer(Body::Release { routers });
+            }
+            Output::Role { from, to, reason } => {
+                entry.since = self.now;
+                entry.missed = 0;
+                if (from == Role::Active) != (to == Role::Active) {
+                    self.actions.push_back(Action::Guard { slot, active: to == Role::Active });
+                }
+                self.event(Event::Role { instance, family, from, to, reason });
+                self.heartbeat_soon();
+            }
+            Output::Stalled { silence } => {
+                let silence_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+                self.event(Event::Stalled { instance, family, silence_ms });
+            }
+            Output::HandoverEnded { id, result, .. } => self.handover_ended(slot, id, result),
+        }
+    }
+
+    fn send_advert(&mut self, slot: Slot, priority: u8) {
+        let Some(entry) = self.entries.get(&slot) else { return };
+        let settings = &entry.router.settings;
+        let Some(source) = entry.router.source() else { return };
+        let destination = destination(settings);
+        let advert = Advert {
+            version: settings.version,
+            vrid: settings.vrid,
+            priority,
+            interval: settings.interval,
+            addresses: settings.advertised(),
+        };
+        let bytes = match (settings.auth, self.signer.as_mut()) {
+            (common::config::Auth::None, _) | (_, None) => {
+                advert.emit(source, destination, settings.checksum)
+            }
+            (_, Some(signer)) => {
+                auth::emit_signed(&advert, source, destination, settings.checksum, signer, self.now.unix)
+            }
+        };
+        self.actions.push_back(Action::SendAdvert { slot, source, destination, bytes });
+    }
+
+    /// RFC 9568 §6.4.2 (415), (420): on becoming active "broadcast a gratuitous ARP message […] for each IPv4 address", "send
+    /// an unsolicited ND Neighbor Advertisement […] for each IPv6 address".
+    fn announce(&mut self, slot: Slot) {
+        let Some(entry) = self.entries.get(&slot) else { return };
+        let settings = &entry.router.settings;
+        let Some(interface) = self.interfaces.get(&settings.interface) else { return };
+        let mac = if settings.virtual_mac {
+            neighbor::virtual_mac(settings.family, settings.vrid)
+        } else {
+            interface.mac
+        };
+        let frames: Vec<Vec<u8>> = settings
+            .addresses
+            .iter()
+            .map(|net| match net.addr() {
+                IpAddr::V4(ip) => neighbor::gratuitous_arp(mac, ip),
+                IpAddr::V6(ip) => neighbor::unsolicited_na(mac, ip, interface.forwarding),
+            })
+            .collect();
+        if !frames.is_empty() {
+            self.actions.push_back(Action::SendFrames { interface: settings.interface.clone(), frames });
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.actions.push_back(Action::Event(event));
+    }
+
+    fn handover_ended(&mut self, slot: Slot, id: u64, result: Result<(), HandoverFailure>) {
+        if let Err(reason) = result
+            && let Some(entry) = self.entries.get_mut(&slot)
+        {
+            entry.health_retry_at = self.now.at + health::RETRY_INTERVAL;
+            let settings = &entry.router.settings;
+            let (instance, family) = (settings.instance.clone(), settings.family);
+            self.event(Event::HandoverFailed { instance, family, reason });
+        }
+        if let Some((token, result)) = self.switchovers.ended(id, result, self.now.at) {
+            self.actions.push_back(Action::SwitchoverDone { token, result });
+        }
+    }
+
+    fn slot_list(&self) -> Vec<Slot> {
+        self.entries.keys().copied().collect()
+    }
+}
+
+impl Entry {
+    fn deadlines(&self) -> impl Iterator<Item = Instant> {
+        [self.router.deadline(), self.fault_until, self.restore_at].into_iter().flatten()
+    }
+
+    fn drop_advert(&mut self, reason: &'static str) {
+        *self.drops.entry(reason).or_default() += 1;
+    }
+}
+
+fn destination(settings: &RouterSettings) -> IpAddr {
+    match settings.destination {
+        Destination::Multicast => settings.family.multicast(),
+        Destination::Unicast(address) => address,
+    }
+}
+
+/// The address of `family` that an interface speaks from.
+fn source_of(state: Option<&InterfaceState>, family: Family) -> Option<IpAddr> {
+    let state = state.filter(|state| state.up)?;
+    match family {
+        Family::V4 => state.ipv4.map(IpAddr::V4),
+        Family::V6 => state.link_local.map(IpAddr::V6),
+    }
+}

@@ -1,0 +1,105 @@
+//! What is heard on the LAN: advertisements, and claims of addresses.
+
+use common::config::{Auth, VrrpVersion};
+use common::ipc::Role;
+
+use super::Node;
+use crate::event::Event;
+use crate::neighbor::{self, SightingKind};
+use crate::packet::{Advert, Family, Meta};
+use crate::router::Heard;
+
+/// Where the VRID stands in a message, in both versions.
+const VRID_AT: usize = 1;
+
+impl Node {
+    /// RFC 9568 §7.1: what "MUST verify" fails is dropped and counted under its reason.
+    pub(super) fn advert(&mut self, interface: &str, meta: &Meta, bytes: &[u8]) {
+        let family = Family::of(meta.source);
+        let Some(&vrid) = bytes.get(VRID_AT) else { return self.drop_unmatched("truncated") };
+        let matching = self.entries.iter_mut().find(|(_, entry)| {
+            let settings = &entry.router.settings;
+            settings.interface == interface && settings.family == family && settings.vrid == vrid
+        });
+        let Some((&slot, entry)) = matching else { return self.drop_unmatched("unknown_vrid") };
+        let settings = &entry.router.settings;
+        if entry.router.source() == Some(meta.source) {
+            return entry.drop_advert("own");
+        }
+        let parsed = match Advert::parse(bytes, meta, settings.version) {
+            Ok(parsed) => parsed,
+            Err(error) => return entry.drop_advert(error.name()),
+        };
+        let signed = !parsed.trailer.is_empty();
+        let verify = settings.auth == Auth::Hmac || (settings.auth == Auth::Permissive && signed);
+        if verify
+            && let Some(verifier) = &mut entry.verifier
+            && let Err(error) = verifier.verify(&parsed, family, meta, self.now.unix)
+        {
+            return entry.drop_advert(error.name());
+        }
+        let advert = &parsed.advert;
+        // RFC 3768 §7.1: "MUST verify that the Adver Interval in the packet is the same as the locally configured".
+        if settings.version == VrrpVersion::V2 && advert.interval != settings.interval {
+            return entry.drop_advert("interval_mismatch");
+        }
+        // RFC 9568 §7.1: "MAY verify that the IPvX address(es) […] match"; a mismatch is only counted.
+        if advert.addresses != settings.advertised() {
+            entry.drop_advert("address_list_mismatch_accepted");
+        }
+        entry.missed = 0;
+        entry.heard_since_heartbeat = true;
+        let heard = Heard {
+            at: self.now.at,
+            priority: advert.priority,
+            interval: advert.interval,
+            source: meta.source,
+        };
+        self.drive(slot, |router, _, out| router.advert(heard, out));
+    }
+
+    /// Someone else's claim of an address we hold, or the gateway's sign of life.
+    pub(super) fn frame(&mut self, interface: &str, bytes: &[u8]) {
+        let Some(sighting) = neighbor::parse_frame(bytes) else { return };
+        for health in &mut self.health {
+            health.seen(interface, sighting.ip);
+        }
+        if sighting.kind == SightingKind::Request || self.is_own_mac(interface, sighting.mac) {
+            return;
+        }
+        for slot in self.slot_list() {
+            let Some(entry) = self.entries.get_mut(&slot) else { continue };
+            let settings = &entry.router.settings;
+            let ours = settings.interface == interface
+                && settings.addresses.iter().any(|net| net.addr() == sighting.ip);
+            // During a handover the peer announces what is still ours: that is the plan.
+            if !ours || entry.router.role() != Role::Active || entry.router.in_transition() {
+                continue;
+            }
+            let (instance, family) = (settings.instance.clone(), settings.family);
+            entry.router.stats.conflicts += 1;
+            let reported = entry.router.stats.conflicts.is_power_of_two();
+            entry.router.announce_soon(self.now.at);
+            // A station that keeps claiming would fill the log: report ever more rarely, the counter has them all.
+            if reported {
+                let mac = sighting.mac.map(|byte| format!("{byte:02x}")).join(":");
+                self.event(Event::Conflict { instance, family, address: sighting.ip, mac });
+            }
+        }
+    }
+
+    fn is_own_mac(&self, interface: &str, mac: [u8; 6]) -> bool {
+        let own = self.interfaces.get(interface).is_some_and(|state| state.mac == mac);
+        let virtual_one = self.entries.values().any(|entry| {
+            let settings = &entry.router.settings;
+            settings.virtual_mac
+                && settings.interface == interface
+                && neighbor::virtual_mac(settings.family, settings.vrid) == mac
+        });
+        own || virtual_one
+    }
+
+    fn drop_unmatched(&mut self, reason: &'static str) {
+        *self.unmatched_drops.entry(reason).or_default() += 1;
+    }
+}

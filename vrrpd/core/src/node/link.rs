@@ -1,0 +1,265 @@
+//! The peer link: heartbeats out and in, and what follows from what the peer says.
+
+use std::collections::BTreeMap;
+
+use common::ipc::Role;
+use common::key::KeyUse;
+use common::time::{Duration, Instant};
+
+use super::{Node, Slot};
+use crate::event::{Event, Reason};
+use crate::peer::{Body, Heartbeat, Opener, RouterKey, RouterReport, Sealer, silence_limit};
+use crate::settings::{ROUTERS_MAX, Settings};
+
+/// Advertisements that were sent and not heard, after which the LAN between the nodes counts as broken: as many as RFC 9568
+/// waits for (three intervals), but counted, so that a late one is not taken for a lost one.
+pub(super) const MISSED_MAX: u32 = 3;
+
+/// The most and the least time between heartbeats.
+const HEARTBEAT_MAX: Duration = Duration::from_millis(100);
+const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+
+/// What the peer last said of one virtual router.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PeerView {
+    pub(super) at: Instant,
+    pub(super) role: Role,
+    pub(super) severity: u8,
+    adverts_sent: u64,
+}
+
+/// The link to the peer.
+#[derive(Debug)]
+pub(super) struct Link {
+    sealer: Sealer,
+    opener: Opener,
+    next_heartbeat: Instant,
+    pub(super) heard: Option<Heard>,
+    pub(super) alive: bool,
+    pub(super) drops: BTreeMap<&'static str, u64>,
+}
+
+/// The last heartbeat.
+#[derive(Clone, Debug)]
+pub(super) struct Heard {
+    pub(super) at: Instant,
+    interval: Duration,
+    pub(super) config_hash: u64,
+    pub(super) version: String,
+}
+
+impl Link {
+    pub(super) fn new(settings: &Settings, boot: u64, at: Instant) -> Option<Self> {
+        settings.peer_link?;
+        let key = settings.key.as_ref()?.derive(KeyUse::PeerLink);
+        Some(Self {
+            sealer: Sealer::new(key, &settings.node, boot),
+            opener: Opener::new(key, &settings.peer, boot),
+            next_heartbeat: at,
+            heard: None,
+            alive: false,
+            drops: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.silent_at().filter(|_| self.alive).map_or(self.next_heartbeat, |at| at.min(self.next_heartbeat))
+    }
+
+    pub(super) const fn peer_boot(&self) -> u64 {
+        self.opener.peer_boot()
+    }
+
+    fn silent_at(&self) -> Option<Instant> {
+        self.heard.as_ref().map(|heard| heard.at + silence_limit(heard.interval))
+    }
+}
+
+impl Node {
+    pub(super) fn peer_alive(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.alive)
+    }
+
+    /// The stamp of the last datagram sent to the peer; the warden's go above it.
+    #[must_use]
+    pub fn peer_stamp(&self) -> u64 {
+        self.link.as_ref().map_or(0, |link| link.sealer.stamp())
+    }
+
+    pub(super) fn heartbeat_soon(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.next_heartbeat = self.now.at;
+        }
+    }
+
+    pub(super) fn send_peer(&mut self, body: Body) {
+        let Some(link) = &mut self.link else { return };
+        let echo = link.opener.peer_boot();
+        match link.sealer.seal(echo, self.now.unix, body) {
+            Ok(bytes) => self.actions.push_back(super::Action::SendPeer(bytes)),
+            Err(_) => *link.drops.entry("unsendable").or_default() += 1,
+        }
+    }
+
+    fn heartbeat_interval(&self) -> Duration {
+        let shortest = self.settings.routers().map(|router| router.interval).min().unwrap_or(HEARTBEAT_MAX);
+        shortest.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX)
+    }
+
+    pub(super) fn link_timeout(&mut self) {
+        let at = self.now.at;
+        let interval = self.heartbeat_interval();
+        let Some(link) = &mut self.link else { return };
+        if link.alive && link.silent_at().is_some_and(|silent| silent <= at) {
+            link.alive = false;
+            self.event(Event::PeerLink { alive: false });
+        }
+        let Some(link) = &mut self.link else { return };
+        if link.next_heartbeat <= at {
+            link.next_heartbeat = at + interval;
+            self.send_heartbeat(interval);
+        }
+    }
+
+    fn send_heartbeat(&mut self, interval: Duration) {
+        let routers = self
+            .entries
+            .values()
+            .map(|entry| RouterReport {
+                router: entry.router.settings.key(),
+                role: entry.router.role(),
+                effective_priority: entry.router.effective(),
+                severity: self.severity_of(&entry.router.settings.instance),
+                adverts_sent: entry.router.stats.adverts_sent,
+            })
+            .take(ROUTERS_MAX)
+            .collect();
+        self.send_peer(Body::Heartbeat(Heartbeat {
+            version: self.settings.version.clone(),
+            config_hash: self.settings.config_hash,
+            interval_ms: u32::try_from(interval.as_millis()).unwrap_or(u32::MAX),
+            routers,
+        }));
+    }
+
+    pub(super) fn peer_datagram(&mut self, bytes: &[u8]) {
+        let Some(link) = &mut self.link else { return };
+        match link.opener.open(bytes) {
+            Ok(Body::Heartbeat(heartbeat)) => self.heartbeat(heartbeat),
+            Ok(Body::Offer { router, id }) => self.offered(router, id),
+            Ok(Body::Taken { router, id }) => {
+                self.for_router(router, |node, slot| {
+                    node.drive(slot, |router, at, out| router.taken(at, id, out));
+                });
+            }
+            Ok(Body::Refused { router, id }) => {
+                self.for_router(router, |node, slot| {
+                    node.drive(slot, |router, at, out| router.refused(at, id, out));
+                });
+            }
+            Ok(Body::Release { routers }) => {
+                for router in routers.into_iter().take(ROUTERS_MAX) {
+                    self.for_router(router, |node, slot| {
+                        node.drive(slot, |router, at, out| router.take_over(at, Reason::Released, true, out));
+                    });
+                }
+            }
+            Err(error) => *link.drops.entry(error.name()).or_default() += 1,
+        }
+    }
+
+    fn for_router(&mut self, key: RouterKey, act: impl FnOnce(&mut Self, Slot)) {
+        let found =
+            self.entries.iter().find(|(_, entry)| entry.router.settings.key() == key).map(|(&slot, _)| slot);
+        match (found, &mut self.link) {
+            (Some(slot), _) => act(self, slot),
+            (None, Some(link)) => *link.drops.entry("unknown_router").or_default() += 1,
+            (None, None) => {}
+        }
+    }
+
+    fn offered(&mut self, router: RouterKey, id: u64) {
+        let mut accepted = false;
+        if !self.stopping {
+            self.for_router(router, |node, slot| {
+                let took =
+                    node.drive(slot, |router, at, out| router.take_over(at, Reason::Handover, true, out));
+                accepted = took.unwrap_or(false);
+            });
+        }
+        self.send_peer(if accepted { Body::Taken { router, id } } else { Body::Refused { router, id } });
+    }
+
+    fn heartbeat(&mut self, heartbeat: Heartbeat) {
+        let at = self.now.at;
+        let Some(link) = &mut self.link else { return };
+        let first = !link.alive;
+        let same = link.heard.as_ref().is_some_and(|last| {
+            last.config_hash == heartbeat.config_hash && last.version == heartbeat.version
+        });
+        link.alive = true;
+        link.heard = Some(Heard {
+            at,
+            interval: Duration::from_millis(heartbeat.interval_ms.clamp(1, 60_000).into()),
+            config_hash: heartbeat.config_hash,
+            version: heartbeat.version.chars().take(32).collect(),
+        });
+        if first {
+            self.event(Event::PeerLink { alive: true });
+            self.heartbeat_soon();
+        }
+        let differs =
+            heartbeat.config_hash != self.settings.config_hash || heartbeat.version != self.settings.version;
+        if !same && differs {
+            let config_hash = format!("{:016x}", heartbeat.config_hash);
+            self.event(Event::PeerDiffers { config_hash, version: heartbeat.version });
+        }
+        for report in heartbeat.routers.into_iter().take(ROUTERS_MAX) {
+            self.for_router(report.router, |node, slot| node.peer_report(slot, &report));
+        }
+    }
+
+    /// What the peer says of one virtual router.
+    fn peer_report(&mut self, slot: Slot, report: &RouterReport) {
+        let at = self.now.at;
+        let Some(entry) = self.entries.get_mut(&slot) else { return };
+        let sent = entry.peer.map_or(0, |last| report.adverts_sent.saturating_sub(last.adverts_sent));
+        if std::mem::take(&mut entry.heard_since_heartbeat) {
+            entry.missed = 0;
+        } else {
+            entry.missed = entry.missed.saturating_add(u32::try_from(sent).unwrap_or(u32::MAX));
+        }
+        entry.peer = Some(PeerView {
+            at,
+            role: report.role,
+            severity: report.severity,
+            adverts_sent: report.adverts_sent,
+        });
+        if report.role != Role::Active {
+            entry.missed = 0;
+            entry.router.end_deference();
+        }
+        self.take_over_from_lost_lan(slot);
+    }
+
+    /// The peer is alive and advertises, but nothing of it arrives: one of the two LAN ports is dead. RFC 9568 would wait for
+    /// Active_Down_Timer; the peer link says earlier, and says more: who is the healthier side.
+    fn take_over_from_lost_lan(&mut self, slot: Slot) {
+        let Some(entry) = self.entries.get(&slot) else { return };
+        let lost = entry.missed >= MISSED_MAX && entry.router.role() == Role::Backup;
+        if !lost || self.stands_by(slot) || self.stopping {
+            return;
+        }
+        let settings = &entry.router.settings;
+        let (instance, family) = (settings.instance.clone(), settings.family);
+        self.event(Event::LanFault { instance, family });
+        self.drive(slot, |router, at, out| router.take_over(at, Reason::LanFault, false, out));
+    }
+
+    /// Whether a backup leaves the role to a peer that serves and is healthier, even when its advertisements do not arrive.
+    pub(super) fn stands_by(&self, slot: Slot) -> bool {
+        let Some(entry) = self.entries.get(&slot) else { return false };
+        let own = self.severity_of(&entry.router.settings.instance);
+        self.peer_alive() && entry.peer.is_some_and(|peer| peer.role == Role::Active && peer.severity < own)
+    }
+}

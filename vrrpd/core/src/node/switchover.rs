@@ -1,0 +1,125 @@
+//! Switchovers on request, and stopping.
+
+use common::ipc::Role;
+use common::time::{Duration, Instant};
+
+use super::{Action, Node, SwitchoverError};
+use crate::event::HandoverFailure;
+use crate::handover::Purpose;
+
+/// Requests under way at once.
+const REQUESTS_MAX: usize = 16;
+
+/// The switchovers that somebody waits for.
+#[derive(Debug, Default)]
+pub(super) struct Switchovers {
+    requests: Vec<Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    token: u64,
+    started: Instant,
+    /// The handovers of the instance's virtual routers that are still open.
+    open: Vec<u64>,
+    failure: Option<HandoverFailure>,
+}
+
+impl Switchovers {
+    /// A handover ended; its request's answer if it was the last one.
+    pub(super) fn ended(
+        &mut self,
+        id: u64,
+        result: Result<(), HandoverFailure>,
+        at: Instant,
+    ) -> Option<(u64, Result<Duration, SwitchoverError>)> {
+        let index = self.requests.iter().position(|request| request.open.contains(&id))?;
+        let request = &mut self.requests[index];
+        request.open.retain(|&open| open != id);
+        request.failure = request.failure.or(result.err());
+        if !request.open.is_empty() {
+            return None;
+        }
+        let Request { token, started, failure, .. } = self.requests.swap_remove(index);
+        Some((token, failure.map_or(Ok(at.since(started)), |failure| Err(SwitchoverError::Failed(failure)))))
+    }
+}
+
+impl Node {
+    pub(super) fn new_handover_id(&mut self) -> u64 {
+        let id = self.next_handover_id;
+        self.next_handover_id += 1;
+        id
+    }
+
+    pub(super) fn switchover(&mut self, instance: &str, token: u64) {
+        if let Err(error) = self.begin_switchover(instance, token) {
+            self.actions.push_back(Action::SwitchoverDone { token, result: Err(error) });
+        }
+    }
+
+    fn begin_switchover(&mut self, instance: &str, token: u64) -> Result<(), SwitchoverError> {
+        if self.stopping {
+            return Err(SwitchoverError::Stopping);
+        }
+        if self.switchovers.requests.len() >= REQUESTS_MAX {
+            return Err(SwitchoverError::Busy);
+        }
+        let role = self.instance_role(instance).ok_or(SwitchoverError::UnknownInstance)?;
+        let slots: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.router.settings.instance == instance)
+            .filter(|(_, entry)| entry.router.role() == Role::Active && entry.router.handover().is_none())
+            .map(|(&slot, _)| slot)
+            .collect();
+        if slots.is_empty() {
+            return Err(if role == Role::Active {
+                SwitchoverError::Busy
+            } else {
+                SwitchoverError::NotActive(role)
+            });
+        }
+        let handovers: Vec<_> = slots.into_iter().map(|slot| (slot, self.new_handover_id())).collect();
+        let open = handovers.iter().map(|&(_, id)| id).collect();
+        self.switchovers.requests.push(Request { token, started: self.now.at, open, failure: None });
+        let alive = self.peer_alive();
+        for (slot, id) in handovers {
+            self.drive(slot, |router, at, out| router.hand_over(at, id, Purpose::Request, alive, out));
+        }
+        Ok(())
+    }
+
+    pub(super) fn shutdown(&mut self) {
+        self.stopping = true;
+        let alive = self.peer_alive();
+        for slot in self.slot_list() {
+            let id = self.new_handover_id();
+            self.drive(slot, |router, at, out| {
+                if router.role() == Role::Active {
+                    router.hand_over(at, id, Purpose::Shutdown, alive, out);
+                } else {
+                    router.stop(out);
+                }
+            });
+        }
+    }
+
+    pub(super) fn shutdown_now(&mut self) {
+        self.stopping = true;
+        for slot in self.slot_list() {
+            self.drive(slot, |router, _, out| router.stop(out));
+        }
+    }
+
+    pub(super) fn finish_if_stopped(&mut self) {
+        let stopped = self.entries.values().all(|entry| entry.router.role() == Role::Init);
+        if self.stopping && stopped && !self.finished {
+            // The peer learns it at once rather than by silence.
+            self.heartbeat_soon();
+            self.link_timeout();
+            self.finished = true;
+            self.actions.push_back(Action::Finished);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! A node at work, input by input.

@@ -1,0 +1,613 @@
+//! One virtual router: the state machine of RFC 9568 §6.4, and what Tandem adds to it.
+//!
+//! Additions, each confined to a pair that speaks over the peer link or reads one configuration:
+//! - [handover](crate::handover): the role is passed on before the addresses are dropped;
+//! - after a handover on request the router does not preempt until the peer fails (`held`);
+//! - a router that just took over by handover ignores the advertisements that its predecessor sent before it knew
+//!   (`deference`);
+//! - a priority below both configured ones means that the sender is unhealthy: it is preempted whatever Preempt_Mode is;
+//! - a router that was not run for 2.5 intervals steps down before it says another word (`stalled`).
+
+use std::net::IpAddr;
+
+use common::config::VrrpVersion;
+use common::ipc::Role;
+use common::time::{Duration, Instant};
+
+use crate::event::{HandoverFailure, Reason};
+use crate::handover::{Handover, OFFER_BOUND, OFFER_INTERVAL, Phase, Purpose, resign_bound};
+use crate::settings::RouterSettings;
+use crate::timer::{Timer, Timers};
+
+/// How long after taking over by handover the predecessor's own advertisements are ignored, at least.
+const DEFERENCE_MIN: Duration = Duration::from_secs(1);
+
+/// What a virtual router wants done, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Send an advertisement with this priority.
+    Advertise(u8),
+    /// Add the addresses.
+    Acquire,
+    /// Remove the addresses.
+    Relinquish,
+    /// Send gratuitous ARP or neighbour advertisements.
+    Announce,
+    /// Send an offer to the peer.
+    Offer(u64),
+    /// Tell the peer that the addresses are free.
+    Release,
+    /// The role changed.
+    Role { from: Role, to: Role, reason: Reason },
+    /// The router did not run for so long.
+    Stalled { silence: Duration },
+    /// A handover ended.
+    HandoverEnded { id: u64, purpose: Purpose, result: Result<(), HandoverFailure> },
+}
+
+/// An accepted advertisement.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    pub(crate) at: Instant,
+    pub(crate) priority: u8,
+    pub(crate) interval: Duration,
+    pub(crate) source: IpAddr,
+}
+
+/// The predecessor whose advertisements are ignored for a moment.
+#[derive(Clone, Copy, Debug)]
+struct Deference {
+    until: Instant,
+    to: Option<IpAddr>,
+}
+
+/// How often the role is still to be announced.
+#[derive(Clone, Copy, Debug, Default)]
+struct AnnouncePlan {
+    quick_left: u32,
+    slow_left: u32,
+}
+
+/// Counters and measurements of a virtual router.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) transitions: u64,
+    pub(crate) adverts_sent: u64,
+    pub(crate) adverts_received: u64,
+    pub(crate) announcements: u64,
+    pub(crate) conflicts: u64,
+    pub(crate) lateness: Duration,
+    pub(crate) lateness_max: Duration,
+}
+
+/// One virtual router.
+#[derive(Clone, Debug)]
+pub(crate) struct Router {
+    pub(crate) settings: RouterSettings,
+    pub(crate) stats: Stats,
+    role: Role,
+    source: Option<IpAddr>,
+    effective: u8,
+    /// Active_Adver_Interval: learned from the active router.
+    active_interval: Duration,
+    timers: Timers,
+    /// No preemption before this (`preempt_delay`).
+    preempt_after: Instant,
+    held: bool,
+    resigned: bool,
+    deference: Option<Deference>,
+    handover: Option<Handover>,
+    announce: AnnouncePlan,
+    last_advert_sent: Instant,
+    last_heard: Option<Heard>,
+    /// Asserts left before the next scheduled advertisement, so that a flood cannot make us flood.
+    asserts_left: u8,
+}
+
+/// Answers to lower-priority advertisements between two scheduled ones.
+const ASSERTS_MAX: u8 = 8;
+
+impl Router {
+    pub(crate) fn new(settings: RouterSettings) -> Self {
+        Self {
+            effective: settings.priority,
+            active_interval: settings.interval,
+            settings,
+            stats: Stats::default(),
+            role: Role::Init,
+            source: None,
+            timers: Timers::default(),
+            preempt_after: Instant::ZERO,
+            held: false,
+            resigned: false,
+            deference: None,
+            handover: None,
+            announce: AnnouncePlan::default(),
+            last_advert_sent: Instant::ZERO,
+            last_heard: None,
+            asserts_left: ASSERTS_MAX,
+        }
+    }
+
+    pub(crate) const fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(crate) const fn source(&self) -> Option<IpAddr> {
+        self.source
+    }
+
+    pub(crate) const fn effective(&self) -> u8 {
+        self.effective
+    }
+
+    pub(crate) const fn active_interval(&self) -> Duration {
+        self.active_interval
+    }
+
+    pub(crate) const fn last_heard(&self) -> Option<Heard> {
+        self.last_heard
+    }
+
+    pub(crate) const fn handover(&self) -> Option<Handover> {
+        self.handover
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Whether a handover's outcome, or a predecessor's last words, are still awaited.
+    pub(crate) fn in_transition(&self) -> bool {
+        self.handover.is_some() || self.deference.is_some()
+    }
+
+    /// RFC 9568 §6.1: "Skew_Time: (((256 - Priority) * Active_Adver_Interval) / 256)", here in nanoseconds. RFC 3768 §6.1 has
+    /// it in seconds, whatever the interval.
+    pub(crate) fn skew(&self) -> Duration {
+        let base = match self.settings.version {
+            VrrpVersion::V2 => Duration::from_secs(1),
+            VrrpVersion::V3 => self.active_interval,
+        };
+        base * (256 - u32::from(self.effective)) / 256
+    }
+
+    /// RFC 9568 §6.1: "Active_Down_Interval: (3 * Active_Adver_Interval) + Skew_Time".
+    pub(crate) fn active_down_interval(&self) -> Duration {
+        self.active_interval * 3 + self.skew()
+    }
+
+    /// The silence after which an active router no longer trusts that it is the only one: less than the shortest
+    /// Active_Down_Interval of a backup, which is more than three intervals.
+    pub(crate) fn stall_limit(&self) -> Duration {
+        self.settings.interval * 5 / 2
+    }
+
+    /// Start, or the end of a fault. RFC 9568 §6.4.1.
+    pub(crate) fn start(&mut self, now: Instant, source: Option<IpAddr>, out: &mut Vec<Output>) {
+        self.source = source;
+        if source.is_none() {
+            self.change_role(Role::Fault, Reason::Interface, out);
+            return;
+        }
+        let reason = if self.role == Role::Fault { Reason::InterfaceUp } else { Reason::Startup };
+        self.active_interval = self.settings.interval;
+        self.preempt_after = now + self.settings.preempt_delay;
+        if self.effective == 255 && self.settings.is_owner() {
+            self.become_active(now, Reason::Owner, out);
+        } else {
+            self.become_backup(now, reason, out);
+        }
+    }
+
+    /// The interface's own address changed, appeared or went (`None`: it cannot be used).
+    pub(crate) fn set_source(&mut self, now: Instant, source: Option<IpAddr>, out: &mut Vec<Output>) {
+        match (self.role, source) {
+            (Role::Init, _) => {}
+            (Role::Fault, Some(_)) => self.start(now, source, out),
+            (Role::Fault, None) => {}
+            (_, Some(_)) => self.source = source,
+            (Role::Backup | Role::Active, None) => {
+                self.source = None;
+                if self.role == Role::Active {
+                    out.push(Output::Release);
+                    out.push(Output::Relinquish);
+                    self.end_handover(Err(HandoverFailure::Refused), out);
+                }
+                self.forget();
+                self.change_role(Role::Fault, Reason::Interface, out);
+            }
+        }
+    }
+
+    /// Health changed the priority in force. A node that became healthy waits its `preempt_delay` anew.
+    pub(crate) fn set_effective(&mut self, now: Instant, effective: u8) {
+        if effective > self.effective && effective == self.settings.priority {
+            self.preempt_after = now + self.settings.preempt_delay;
+        }
+        self.effective = effective;
+    }
+
+    /// New settings for the same virtual router: they apply from now on, the role stays.
+    pub(crate) fn reconfigure(&mut self, settings: RouterSettings, now: Instant) {
+        if self.role == Role::Active && settings.interval < self.settings.interval {
+            let soon = now + settings.interval;
+            let due = self.timers.get(Timer::Advert).map_or(soon, |due| due.min(soon));
+            if self.handover.is_none_or(|handover| handover.phase == Phase::Offered) {
+                self.timers.set(Timer::Advert, due);
+            }
+            self.last_advert_sent = now;
+        }
+        self.settings = settings;
+    }
+
+    /// Steps down if this router did not run for too long; true if it did. To be asked before anything else is done at `now`.
+    pub(crate) fn step_down_if_stalled(&mut self, now: Instant, out: &mut Vec<Output>) -> bool {
+        let resigned = self.handover.is_some_and(|handover| handover.phase == Phase::Resigned);
+        let silence = now.since(self.last_advert_sent);
+        if self.role != Role::Active || resigned || silence <= self.stall_limit() {
+            return false;
+        }
+        out.push(Output::Stalled { silence });
+        self.step_down(now, Reason::Stalled, out);
+        true
+    }
+
+    /// Active → Backup, dropping the addresses at once. No effect in another role.
+    pub(crate) fn step_down(&mut self, now: Instant, reason: Reason, out: &mut Vec<Output>) {
+        if self.role == Role::Active {
+            self.end_handover(Err(HandoverFailure::Refused), out);
+            self.become_backup(now, reason, out);
+        }
+    }
+
+    /// An advertisement that passed all checks.
+    pub(crate) fn advert(&mut self, heard: Heard, out: &mut Vec<Output>) {
+        self.stats.adverts_received += 1;
+        self.last_heard = Some(heard);
+        match self.role {
+            Role::Init | Role::Fault => {}
+            Role::Backup => self.advert_in_backup(heard),
+            Role::Active => self.advert_in_active(heard, out),
+        }
+    }
+
+    /// RFC 9568 §6.4.2 (450): "If the Priority in the ADVERTISEMENT is 0, then: Set the Active_Down_Timer to Skew_Time. Else: if
+    /// Preempt_Mode is False, or if the Priority in the ADVERTISEMENT is greater than or equal to the local Priority, then:
+    /// set Active_Adver_Interval to Max Advertise Interval contained in the ADVERTISEMENT, recompute the Skew_Time,
+    /// recompute the Active_Down_Interval, reset the Active_Down_Timer to Active_Down_Interval. Else: discard the
+    /// ADVERTISEMENT."
+    fn advert_in_backup(&mut self, heard: Heard) {
+        if heard.priority == 0 {
+            self.resigned = true;
+            self.timers.set(Timer::ActiveDown, heard.at + self.skew());
+        } else if !self.preempts(heard) {
+            self.resigned = false;
+            self.learn_interval(heard.interval);
+            self.timers.set(Timer::ActiveDown, heard.at + self.active_down_interval());
+        }
+    }
+
+    fn preempts(&self, heard: Heard) -> bool {
+        let unhealthy = heard.priority < self.settings.lowest_priority;
+        let allowed = self.settings.preempt && heard.at >= self.preempt_after && !self.held;
+        heard.priority < self.effective && (allowed || unhealthy)
+    }
+
+    /// RFC 9568 §6.4.3 (725): "If an ADVERTISEMENT is received, then: if the Priority in the ADVERTISEMENT is 0, then: send an
+    /// ADVERTISEMENT, reset the Adver_Timer. Else: if the Priority in the ADVERTISEMENT is greater than the local Priority
+    /// or […] equal […] and the primary IPvX address of the sender is greater than the local primary IPvX address (based
+    /// on an unsigned integer comparison of the IPvX addresses in network byte order), then: […] transition to the Backup
+    /// state. Else: discard the ADVERTISEMENT and send an ADVERTISEMENT immediately."
+    fn advert_in_active(&mut self, heard: Heard, out: &mut Vec<Output>) {
+        if self.handover.is_some() {
+            if heard.priority != 0 {
+                self.handed_over(heard.at, out);
+            }
+            return;
+        }
+        if heard.priority == 0 {
+            self.advertise(heard.at, out);
+            self.timers.set(Timer::Advert, heard.at + self.settings.interval);
+            return;
+        }
+        let tie_lost = self.source.is_some_and(|own| heard.source > own);
+        if heard.priority > self.effective || (heard.priority == self.effective && tie_lost) {
+            if self.defers_to(heard) {
+                return;
+            }
+            self.learn_interval(heard.interval);
+            self.become_backup(heard.at, Reason::HigherPriority, out);
+        } else {
+            self.assert_active(heard.at, out);
+        }
+    }
+
+    /// Whether this is the predecessor still advertising because it does not know yet that we took over.
+    fn defers_to(&self, heard: Heard) -> bool {
+        self.deference
+            .is_some_and(|wait| heard.at < wait.until && wait.to.is_none_or(|source| source == heard.source))
+    }
+
+    fn assert_active(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.stats.conflicts += 1;
+        if self.asserts_left > 0 {
+            self.asserts_left -= 1;
+            self.advertise(now, out);
+        }
+        self.announce_soon(now);
+    }
+
+    /// RFC 9568 §6.1: Active_Adver_Interval is the one of the active router. Version 2 has one interval for all (§5.3.7 of RFC 3768).
+    fn learn_interval(&mut self, interval: Duration) {
+        if self.settings.version == VrrpVersion::V3 {
+            self.active_interval = interval;
+        }
+    }
+
+    /// Serves every timer that is due. `standby` keeps a backup from taking over (the peer is known to serve, and better).
+    pub(crate) fn timeout(&mut self, now: Instant, standby: bool, out: &mut Vec<Output>) {
+        while let Some((timer, deadline)) = self.timers.take_due(now) {
+            match timer {
+                Timer::Advert => self.advert_due(now, deadline, out),
+                Timer::ActiveDown if standby => {
+                    self.timers.set(Timer::ActiveDown, now + self.active_down_interval());
+                }
+                Timer::ActiveDown => {
+                    let reason = if self.resigned { Reason::Resigned } else { Reason::ActiveDown };
+                    self.become_active(now, reason, out);
+                }
+                Timer::Announce => self.announce_due(now, out),
+                Timer::Handover => self.handover_due(now, out),
+            }
+        }
+        self.deference = self.deference.filter(|wait| now < wait.until);
+    }
+
+    /// RFC 9568 §6.4.3 (720): "If the Adver_Timer fires, then: send an ADVERTISEMENT, reset the Adver_Timer to
+    /// Advertisement_Interval." The next deadline counts from this one, not from now, so that lateness does not add up.
+    fn advert_due(&mut self, now: Instant, deadline: Instant, out: &mut Vec<Output>) {
+        self.stats.lateness = now.since(deadline);
+        self.stats.lateness_max = self.stats.lateness_max.max(self.stats.lateness);
+        self.asserts_left = ASSERTS_MAX;
+        self.advertise(now, out);
+        let next = deadline + self.settings.interval;
+        self.timers.set(Timer::Advert, if next > now { next } else { now + self.settings.interval });
+    }
+
+    fn advertise(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.last_advert_sent = now;
+        self.stats.adverts_sent += 1;
+        out.push(Output::Advertise(self.effective));
+    }
+
+    /// The state is live before it is announced: addresses, then the advertisement, then ARP or ND.
+    fn become_active(&mut self, now: Instant, reason: Reason, out: &mut Vec<Output>) {
+        self.forget();
+        self.asserts_left = ASSERTS_MAX;
+        out.push(Output::Acquire);
+        self.advertise(now, out);
+        self.timers.set(Timer::Advert, now + self.settings.interval);
+        let repeats = self.settings.announce.repeat.saturating_sub(1);
+        self.announce = AnnouncePlan { quick_left: repeats.min(1), slow_left: repeats.saturating_sub(1) };
+        self.announce_now(now, out);
+        self.change_role(Role::Active, reason, out);
+    }
+
+    fn become_backup(&mut self, now: Instant, reason: Reason, out: &mut Vec<Output>) {
+        if self.role == Role::Active {
+            out.push(Output::Relinquish);
+        }
+        let held = self.held;
+        self.forget();
+        self.held = held;
+        self.timers.set(Timer::ActiveDown, now + self.active_down_interval());
+        self.change_role(Role::Backup, reason, out);
+    }
+
+    fn forget(&mut self) {
+        self.timers.cancel_all();
+        self.held = false;
+        self.resigned = false;
+        self.deference = None;
+        self.handover = None;
+    }
+
+    fn change_role(&mut self, to: Role, reason: Reason, out: &mut Vec<Output>) {
+        let from = std::mem::replace(&mut self.role, to);
+        if from != to {
+            self.stats.transitions += 1;
+            out.push(Output::Role { from, to, reason });
+        }
+    }
+}
+
+/// Announcing.
+impl Router {
+    /// Between the first announcements, and after a conflict.
+    fn announce_gap(&self) -> Duration {
+        self.settings.interval.clamp(Duration::from_millis(10), Duration::from_millis(50))
+    }
+
+    /// Someone else spoke for our addresses: announce again once it has had time to hear us, and once more.
+    pub(crate) fn announce_soon(&mut self, now: Instant) {
+        let soon = now + self.announce_gap();
+        self.announce.quick_left = 2;
+        if self.role == Role::Active && self.timers.get(Timer::Announce).is_none_or(|due| due > soon) {
+            self.timers.set(Timer::Announce, soon);
+        }
+    }
+
+    pub(crate) fn announce_now(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.stats.announcements += 1;
+        out.push(Output::Announce);
+        let wait = if self.announce.quick_left > 0 {
+            self.announce_gap()
+        } else if self.announce.slow_left > 0 {
+            self.settings.announce.interval
+        } else {
+            self.settings.announce.refresh
+        };
+        if wait > Duration::ZERO {
+            self.timers.set(Timer::Announce, now + wait);
+        }
+    }
+
+    fn announce_due(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if self.role != Role::Active {
+            return;
+        }
+        if self.announce.quick_left > 0 {
+            self.announce.quick_left -= 1;
+        } else {
+            self.announce.slow_left = self.announce.slow_left.saturating_sub(1);
+        }
+        self.announce_now(now, out);
+    }
+}
+
+/// Handing over, on either side.
+impl Router {
+    /// Passes the role on. Without a peer that listens, `Health` is not a reason to resign: the lower priority in the
+    /// advertisements says it all.
+    pub(crate) fn hand_over(
+        &mut self,
+        now: Instant,
+        id: u64,
+        purpose: Purpose,
+        peer_alive: bool,
+        out: &mut Vec<Output>,
+    ) {
+        if self.role != Role::Active {
+            return;
+        }
+        if let Some(running) = self.handover {
+            if purpose != Purpose::Shutdown || running.purpose == Purpose::Shutdown {
+                return;
+            }
+            self.end_handover(Err(HandoverFailure::TimedOut), out);
+        }
+        let deadline = now + OFFER_BOUND;
+        self.handover = Some(Handover { id, purpose, phase: Phase::Offered, deadline });
+        if peer_alive {
+            out.push(Output::Offer(id));
+            self.timers.set(Timer::Handover, now + OFFER_INTERVAL);
+        } else {
+            self.offer_failed(now, HandoverFailure::NoPeer, out);
+        }
+    }
+
+    fn handover_due(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let Some(handover) = self.handover else { return };
+        match handover.phase {
+            Phase::Offered if now < handover.deadline => {
+                out.push(Output::Offer(handover.id));
+                self.timers.set(Timer::Handover, now + OFFER_INTERVAL);
+            }
+            Phase::Offered => self.offer_failed(now, HandoverFailure::TimedOut, out),
+            Phase::Resigned if handover.purpose == Purpose::Shutdown => self.stop(out),
+            Phase::Resigned => {
+                self.end_handover(Err(HandoverFailure::TimedOut), out);
+                self.advertise(now, out);
+                self.timers.set(Timer::Advert, now + self.settings.interval);
+                self.announce_soon(now);
+            }
+        }
+    }
+
+    /// The peer did not take the offer: resign in the plain way where leaving was asked for, else stay.
+    fn offer_failed(&mut self, now: Instant, failure: HandoverFailure, out: &mut Vec<Output>) {
+        let Some(handover) = self.handover.as_mut() else { return };
+        let peer_said_no = failure == HandoverFailure::Refused;
+        if handover.purpose == Purpose::Health || (handover.purpose == Purpose::Request && peer_said_no) {
+            self.end_handover(Err(failure), out);
+            return;
+        }
+        let deadline = now + resign_bound(self.settings.interval);
+        handover.phase = Phase::Resigned;
+        handover.deadline = deadline;
+        self.stats.adverts_sent += 1;
+        out.push(Output::Advertise(0));
+        self.timers.cancel(Timer::Advert);
+        self.timers.cancel(Timer::Announce);
+        self.timers.set(Timer::Handover, deadline);
+    }
+
+    /// The peer answered that it is active now.
+    pub(crate) fn taken(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        if self.handover.is_some_and(|handover| handover.id == id) {
+            self.handed_over(now, out);
+        }
+    }
+
+    /// The peer answered that it cannot.
+    pub(crate) fn refused(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        if self.handover.is_some_and(|handover| handover.id == id && handover.phase == Phase::Offered) {
+            self.offer_failed(now, HandoverFailure::Refused, out);
+        }
+    }
+
+    /// A successor serves: drop the addresses.
+    fn handed_over(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let Some(handover) = self.handover else { return };
+        self.end_handover(Ok(()), out);
+        self.held = handover.purpose == Purpose::Request;
+        if handover.purpose == Purpose::Shutdown {
+            out.push(Output::Relinquish);
+            self.forget();
+            self.change_role(Role::Init, Reason::HandedOver, out);
+        } else {
+            self.become_backup(now, Reason::HandedOver, out);
+        }
+    }
+
+    fn end_handover(&mut self, result: Result<(), HandoverFailure>, out: &mut Vec<Output>) {
+        if let Some(Handover { id, purpose, .. }) = self.handover.take() {
+            self.timers.cancel(Timer::Handover);
+            out.push(Output::HandoverEnded { id, purpose, result });
+        }
+    }
+
+    /// The peer gives the role up: become active now. False if this router cannot. A router that already is active has
+    /// nothing to do and says yes. With `defer` the predecessor's own advertisements are ignored for a moment.
+    pub(crate) fn take_over(
+        &mut self,
+        now: Instant,
+        reason: Reason,
+        defer: bool,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        match self.role {
+            Role::Active => self.handover.is_none(),
+            Role::Init | Role::Fault => false,
+            Role::Backup => {
+                let until = now + (self.settings.interval * 3).max(DEFERENCE_MIN);
+                let to = self.last_heard.map(|heard| heard.source);
+                self.become_active(now, reason, out);
+                self.deference = defer.then_some(Deference { until, to });
+                true
+            }
+        }
+    }
+
+    /// The predecessor is known to have stepped down.
+    pub(crate) fn end_deference(&mut self) {
+        self.deference = None;
+    }
+
+    /// Leaves for good: RFC 9568 §6.4.3 (710): "send an ADVERTISEMENT with Priority = 0, transition to the Initialize state",
+    /// unless it was sent already.
+    pub(crate) fn stop(&mut self, out: &mut Vec<Output>) {
+        if self.role == Role::Active {
+            let resigned = self.handover.is_some_and(|handover| handover.phase == Phase::Resigned);
+            if !resigned {
+                self.stats.adverts_sent += 1;
+                out.push(Output::Advertise(0));
+            }
+            out.push(Output::Relinquish);
+            self.end_handover(Err(HandoverFailure::TimedOut), out);
+        }
+        self.forget();
+        self.change_role(Role::Init, Reason::Shutdown, out);
+    }
+}
