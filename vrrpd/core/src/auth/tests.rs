@@ -231,6 +231,8 @@ fn senders_are_bounded_and_the_silent_ones_make_room() {
     }
     assert_eq!(hear(&mut verifier, 17, START, START), "auth_senders_full");
     assert_eq!(verifier.last.len(), SENDERS_MAX);
+    // With the local clock set back, their packets would be fresh again once it is right.
+    assert_eq!(hear(&mut verifier, 17, START - 400, START - 400), "auth_senders_full");
     assert_eq!(hear(&mut verifier, 1, START + 1, START + 1), "accepted");
     // All but sender 1 have been silent for more than 300 s now; what they sent is too old to be replayed.
     assert_eq!(hear(&mut verifier, 17, START + 301, START + 301), "accepted");
