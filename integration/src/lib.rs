@@ -1,1 +1,5 @@
-//! x
+//! What Tandem is tested with: a lab of network namespaces that holds a whole pair with its clients and targets, and
+//! a simulation of two nodes that runs from a seed.
+
+pub mod lab;
+pub mod sim;
