@@ -4,12 +4,21 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::problem::Problem;
 
 /// Rendering stops here; the last line still counts them all.
 const SHOWN_MAX: usize = 200;
+
+/// Guesses are made for so many errors among so many names: enough for people, and little work in any case.
+const GUESSES_MAX: usize = 500;
+
+/// When the lines between two places are more than this, only the first place is shown.
+const WINDOW_BYTES_MAX: usize = 8192;
+
+/// Of a longer line only a part is shown.
+const LINE_BYTES_MAX: usize = 512;
 
 /// A byte range of the file.
 pub(crate) type Span = Range<usize>;
@@ -63,19 +72,33 @@ impl Diagnostic {
     }
 
     fn render(&self, file: &Path, text: &str) -> String {
-        let related = self.related.as_ref();
-        let start = related.map_or(self.span.start, |(span, _)| span.start.min(self.span.start));
-        let end = related.map_or(self.span.start, |(span, _)| span.start.max(self.span.start));
-        let start = line_start(text, start);
-        let window = &text[start..line_end(text, end)];
-        let within = |span: &Span| span.start - start..(span.end - start).min(window.len());
-        let mut snippet = Snippet::source(window)
-            .line_start(1 + newlines(&text[..start]))
-            .annotation(AnnotationKind::Primary.span(within(&self.span)));
-        if let Some((span, label)) = related {
-            snippet = snippet.annotation(AnnotationKind::Context.span(within(span)).label(*label));
+        let own = line_of(text, &self.span);
+        let both = self.related.as_ref().and_then(|(span, _)| {
+            let other = line_of(text, span);
+            let fits = own.len().max(other.len()) <= LINE_BYTES_MAX;
+            Some(own.start.min(other.start)..own.end.max(other.end))
+                .filter(|both| fits && both.len() <= WINDOW_BYTES_MAX)
+        });
+        let related = self.related.as_ref().zip(both);
+        let mut group = Group::with_level(Level::ERROR);
+        let primary = AnnotationKind::Primary;
+        match related {
+            // Both lines, and between them what is left out.
+            Some(((span, label), both)) => {
+                let second = AnnotationKind::Context.span(within(span, &both)).label(*label);
+                let snippet = snippet(text, &both).annotation(primary.span(within(&self.span, &both)));
+                group = group.element(snippet.annotation(second));
+            }
+            None => {
+                let window = around(text, &self.span, own);
+                group = group
+                    .element(snippet(text, &window).annotation(primary.span(within(&self.span, &window))));
+                if let Some((span, label)) = &self.related {
+                    let line = 1 + newlines(&text[..span.start]);
+                    group = group.element(Level::NOTE.message(format!("{label}: line {line}")));
+                }
+            }
         }
-        let mut group = Group::with_level(Level::ERROR).element(snippet);
         if let Some(hint) = &self.hint {
             group = group.element(Level::HELP.message(format!("did you mean `{hint}`?")));
         }
@@ -160,17 +183,21 @@ impl Problems {
             return Ok(value);
         }
         self.list.sort_by_key(|diagnostic| (diagnostic.span.start, diagnostic.span.end));
-        let (mut line, mut at) = (1, 0);
+        let (mut line, mut column, mut at) = (1, 1, 0);
         for diagnostic in &mut self.list {
             diagnostic.span = first_line_of(text, &diagnostic.span);
             diagnostic.related =
                 diagnostic.related.take().map(|(span, label)| (first_line_of(text, &span), label));
-            let start = diagnostic.span.start;
-            // Sorted by start, but moving a start to a character's boundary can put it before the one before.
-            line += newlines(&text[at.min(start)..start]);
-            at = at.max(start);
+            // Counted on from the one before: there may be many errors on one long line.
+            let passed = &text[at..diagnostic.span.start.max(at)];
+            at += passed.len();
+            match passed.rfind('\n') {
+                Some(newline) => column = passed[newline..].chars().count(),
+                None => column += passed.chars().count(),
+            }
+            line += newlines(passed);
             diagnostic.line = line;
-            diagnostic.column = 1 + text[line_start(text, start)..start].chars().count();
+            diagnostic.column = column;
         }
         Err(Diagnostics { file: file.to_owned(), text: text.to_owned(), list: self.list })
     }
@@ -192,8 +219,9 @@ impl Noted<'_> {
 
     /// Adds the best guess among `candidates` for `given`, if one is near enough.
     pub(crate) fn guess<'c>(self, given: &str, candidates: impl IntoIterator<Item = &'c str>) -> Self {
-        if let Some(last) = self.list.last_mut() {
-            last.hint = nearest(given, candidates).map(str::to_owned);
+        let wanted = self.list.len() <= GUESSES_MAX;
+        if let Some(last) = self.list.last_mut().filter(|_| wanted) {
+            last.hint = nearest(given, candidates.into_iter().take(GUESSES_MAX)).map(str::to_owned);
         }
         self
     }
@@ -202,8 +230,8 @@ impl Noted<'_> {
 /// The candidate that a typing mistake or two away is `given`.
 fn nearest<'c>(given: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let length = given.chars().count();
-    // Longer words are no name of ours, and the distance takes quadratic time.
-    if length > 64 {
+    // Longer words are no name of ours, and the distance takes quadratic time. Numbers are all near each other.
+    if length > 64 || !given.contains(char::is_alphabetic) {
         return None;
     }
     let folded = given.to_lowercase().replace('-', "_");
@@ -211,9 +239,15 @@ fn nearest<'c>(given: &str, candidates: impl IntoIterator<Item = &'c str>) -> Op
         .into_iter()
         .filter_map(|candidate| {
             let other = candidate.to_lowercase().replace('-', "_");
-            let distance = strsim::osa_distance(&folded, &other);
-            let allowed = (length.max(other.chars().count()) / 3).max(1);
-            (distance <= allowed && length > distance).then_some((distance, candidate))
+            // `intervall` can be meant for `advert_interval`, but a whole word as near is the better guess.
+            let parts = other.split('_').filter(|part| part.len() > 3 && part.len() < other.len());
+            let near = |other: &str| {
+                let distance = strsim::osa_distance(&folded, other);
+                let allowed = (length.max(other.chars().count()) / 3).max(1);
+                (distance <= allowed && length > 2 * distance).then_some(distance)
+            };
+            let part = parts.filter_map(near).min().map(|distance| distance + 1);
+            near(&other).into_iter().chain(part).min().map(|distance| (distance, candidate))
         })
         .min()
         .map(|(_, candidate)| candidate)
@@ -241,12 +275,34 @@ fn first_line_of(text: &str, span: &Span) -> Span {
     start..first
 }
 
-fn line_start(text: &str, at: usize) -> usize {
-    text[..at].rfind('\n').map_or(0, |newline| newline + 1)
+fn snippet<'t>(text: &'t str, window: &Span) -> Snippet<'t, Annotation<'t>> {
+    Snippet::source(&text[window.clone()]).line_start(1 + newlines(&text[..window.start]))
 }
 
-fn line_end(text: &str, at: usize) -> usize {
-    text[at..].find('\n').map_or(text.len(), |newline| at + newline)
+/// A span as seen from the start of a window.
+fn within(span: &Span, window: &Span) -> Span {
+    let end = span.end.min(window.end).max(span.start);
+    span.start - window.start..end - window.start
+}
+
+/// The line in which a span starts.
+fn line_of(text: &str, span: &Span) -> Span {
+    let end = text[span.start..].find('\n').map_or(text.len(), |newline| span.start + newline);
+    line_start(text, span.start)..end
+}
+
+/// The span's line, or what is near the span when the line is longer than anybody wants to see.
+fn around(text: &str, span: &Span, line: Span) -> Span {
+    if line.len() <= LINE_BYTES_MAX {
+        return line;
+    }
+    let start = text.floor_char_boundary(span.start.saturating_sub(80)).max(line.start);
+    let end = text.ceil_char_boundary(span.end.min(span.start + 80) + 80).min(line.end);
+    start..end
+}
+
+fn line_start(text: &str, at: usize) -> usize {
+    text[..at].rfind('\n').map_or(0, |newline| newline + 1)
 }
 
 fn newlines(text: &str) -> usize {

@@ -114,7 +114,7 @@ problems! {
     /// A per-node table that leaves a node out.
     NodeLeftOut { key, node } => "{key}: node {node} is left out",
     /// An instance that is not declared.
-    UnknownInstance { key, name } => "{key}: there is no [[vrrp]] named {name}",
+    UnknownInstance { name } => "service.listen: there is no [[vrrp]] named {name}",
     /// A target group that is not declared.
     UnknownGroup { key, name } => "{key}: there is no [[target_group]] named {name}",
 
@@ -125,7 +125,7 @@ problems! {
     /// One node, or more than two.
     NodeCount { count } => "a pair has exactly two [[node]] tables (or none without [[vrrp]]), found {count}",
     /// Only one node has a peer address.
-    PeerAddressMissing { node } => "node.peer_address: node {node} has none, but the other node has",
+    PeerAddressMissing { } => "node.peer_address: missing here, but the other node has one",
     /// Both nodes have the same peer address.
     PeerAddressEqual { address } => "node.peer_address: {address} is the other node's address too",
     /// One IPv4, one IPv6.
@@ -170,10 +170,14 @@ problems! {
     UdpListen { value, mode } => "service.listen: {value}: \"/udp\" is for nat and dsr, not for mode \"{mode}\"",
     /// An address that is no VIP.
     ListenNoVip { address } => "service.listen: {address} is no virtual IP of any [[vrrp]]",
+    /// An address that needs an interface.
+    ListenLinkLocal { address } => "service.listen: {address} is a link-local address, which cannot be listened on",
     /// An instance without an address to listen on.
     InstanceNoVip { name } => "service.listen: instance {name} has no virtual IP to listen on",
+    /// More sockets than a daemon should open.
+    TooManyListeners { max } => "service.listen: this makes more than {max} addresses to listen on, all services together",
     /// The same address and port twice.
-    DuplicateListen { key, address } => "{key}: {address} is listened on twice",
+    DuplicateListen { address } => "service.listen: {address} is listened on twice",
     /// A health check slower than its own interval.
     HealthTimeout { timeout, interval } => "target_group.health.timeout: {timeout} must be less than the interval of {interval}",
     /// A weighted list without any weight.

@@ -8,6 +8,7 @@ mod service;
 mod value;
 mod vrrp;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use toml::de::DeTable;
@@ -80,15 +81,14 @@ pub(crate) fn read(text: &str, out: &mut Problems) -> Option<RawFile> {
 
 /// Notes the first error of each line: those after it are mostly its consequences.
 fn note_syntax(text: &str, errors: &[toml::de::Error], out: &mut Problems) {
-    let mut last_line_end = None;
+    let mut seen = BTreeSet::new();
     for error in errors {
         let span = error.span().unwrap_or(0..0);
         let start = text.floor_char_boundary(span.start);
         let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
-        if last_line_end != Some(line_end) {
+        if seen.insert(line_end) {
             out.add(span, Problem::Syntax { message: error.message().to_owned() });
         }
-        last_line_end = Some(line_end);
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::first_use;
 use super::nodes::{Family, Nodes, value_of};
-use crate::config::diag::Problems;
+use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{At, RawFile, RawInterface, RawVrrp, shown};
 use crate::config::types::{Auth, ChecksumReading, PerNode, Priority, Track, Transport, Vrrp, VrrpVersion};
@@ -116,7 +116,7 @@ fn check_addresses(vrrp: &RawVrrp, nodes: &Nodes<'_>, out: &mut Problems) {
         let given: Vec<IpAddr> = own.map(|address| *address.get_ref()).chain(peer).collect();
         for family in families(vrrp) {
             if !unreadable && !given.iter().any(|address| Family::of(*address) == family) {
-                let problem = Problem::UnicastAddress { node: node.to_owned(), family: family.name() };
+                let problem = Problem::UnicastAddress { node: quoted(node), family: family.name() };
                 out.add(transport.span(), problem);
             }
         }

@@ -40,8 +40,8 @@ fn check_vrids(raw: &RawFile, nodes: &Nodes<'_>, out: &mut Problems) {
         let mut noted = false;
         for ((node, interface), family) in all {
             let first = first_use(&mut routers, (node, interface, family, number), vrid.span());
-            // Once is enough: the other node and family say the same.
-            if let (Some(first), false) = (first, noted) {
+            // Once is enough: the other node and family say the same. Two nodes of one name are noted elsewhere.
+            if let Some(first) = first.filter(|first| !noted && *first != vrid.span()) {
                 noted = true;
                 let problem = Problem::DuplicateVrid {
                     vrid: number.to_string(),

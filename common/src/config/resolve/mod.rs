@@ -21,7 +21,7 @@ use self::nodes::Nodes;
 /// has been noted already; the result is only used when nothing was noted at all.
 pub(super) fn resolve(raw: &RawFile, text: &str, file: &Path, out: &mut Problems) -> Option<Config> {
     let folder = file.parent().unwrap_or(Path::new(""));
-    let nodes = Nodes::check(&raw.nodes, !raw.vrrp.is_empty(), out);
+    let nodes = Nodes::check(&raw.nodes, &raw.vrrp, out);
     instance::check_each(raw, &nodes, out);
     link::check(raw, &nodes, out);
     unique_names("target_group.name", raw.groups.iter().filter_map(|group| group.name.as_ref()), out);

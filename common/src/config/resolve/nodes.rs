@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::unique_names;
 use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
-use crate::config::raw::{At, RawNode, RawPerNode};
+use crate::config::raw::{At, RawNode, RawPerNode, RawVrrp};
 use crate::config::types::Node;
 
 /// An address family, for messages.
@@ -31,6 +31,9 @@ impl Family {
     }
 }
 
+/// With more nodes than two, which has been noted, references to a few of them are still looked up.
+const KNOWN_MAX: usize = 8;
+
 /// The nodes whose names could be read.
 pub(super) struct Nodes<'r> {
     nodes: Vec<(&'r str, &'r RawNode)>,
@@ -39,17 +42,19 @@ pub(super) struct Nodes<'r> {
 }
 
 impl<'r> Nodes<'r> {
-    pub(super) fn check(raw: &'r [RawNode], with_vrrp: bool, out: &mut Problems) -> Self {
+    pub(super) fn check(raw: &'r [RawNode], vrrp: &[RawVrrp], out: &mut Problems) -> Self {
         let count = raw.len();
-        let place = raw.last().map_or(0..0, |node| node.span.clone());
-        if with_vrrp && count != 2 {
+        let first_vrrp = vrrp.first().map_or(0..0, |vrrp| vrrp.span.clone());
+        let place = raw.last().map_or(first_vrrp, |node| node.span.clone());
+        if !vrrp.is_empty() && count != 2 {
             out.add(place, Problem::NodesForVrrp { count: count.to_string() });
         } else if count != 0 && count != 2 {
             out.add(place, Problem::NodeCount { count: count.to_string() });
         }
         unique_names("node.name", raw.iter().filter_map(|node| node.name.as_ref()), out);
+        let known = raw.iter().take(KNOWN_MAX);
         let nodes: Vec<_> =
-            raw.iter().filter_map(|node| Some((node.name.as_ref()?.get_ref().as_str(), node))).collect();
+            known.filter_map(|node| Some((node.name.as_ref()?.get_ref().as_str(), node))).collect();
         let complete = matches!(nodes[..], [(a, _), (b, _)] if a != b) && count == 2;
         if let [a, b] = raw {
             check_peer_addresses(a, b, out);
@@ -99,8 +104,7 @@ pub(super) fn value_of<'t, T>(table: &'t RawPerNode<T>, node: &str) -> Option<&'
 fn check_peer_addresses(a: &RawNode, b: &RawNode, out: &mut Problems) {
     for (without, with) in [(a, b), (b, a)] {
         if with.has_peer_address && !without.has_peer_address {
-            let name = without.name.as_ref().map_or("", |name| name.get_ref());
-            out.add(without.span.clone(), Problem::PeerAddressMissing { node: quoted(name) });
+            out.add(without.span.clone(), Problem::PeerAddressMissing {});
         }
     }
     let (Some(first), Some(second)) = (&a.peer_address, &b.peer_address) else { return };

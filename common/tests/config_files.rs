@@ -1,0 +1,102 @@
+//! Reading the files: the configuration itself, and the pair's key.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use common::config::{self, ConfigError, KeyFileError, Pair};
+use common::key::PairKey;
+
+/// A folder of the test's own, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("tandem-config-{}-{name}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &[u8], mode: u32) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn pair(key_file: &Path) -> Pair {
+    Pair { name: String::new(), key_file: Some(key_file.to_owned()) }
+}
+
+#[test]
+fn relative_paths_start_at_the_files_folder() {
+    let folder = Folder::new("paths");
+    let text = b"[pair]\nkey_file = \"pair.key\"\n[api]\ntoken_file = \"/etc/token\"\n";
+    let path = folder.write("pair.toml", text, 0o644);
+    let config = config::load(&path).unwrap();
+    assert_eq!(config.pair.key_file, Some(folder.0.join("pair.key")));
+    assert_eq!(config.api.token_file, Some(PathBuf::from("/etc/token")));
+}
+
+#[test]
+fn the_hash_is_that_of_the_files_bytes() {
+    let parse = |text: &str| config::parse(text, Path::new("pair.toml")).unwrap().hash;
+    // SHA-256 of nothing begins with e3b0c442 98fc1c14.
+    assert_eq!(parse(""), 0xe3b0_c442_98fc_1c14);
+    assert_ne!(parse(""), parse("\n"));
+}
+
+#[test]
+fn unreadable_configurations_are_named() {
+    let folder = Folder::new("unreadable");
+    let missing = folder.0.join("missing.toml");
+    let binary = folder.write("binary.toml", &[0xff, 0xfe], 0o644);
+    let large = folder.write("large.toml", &vec![b'\n'; (1 << 20) + 1], 0o644);
+    for path in [&missing, &binary, &large, &folder.0] {
+        let error = config::load(path).unwrap_err();
+        assert!(matches!(error, ConfigError::Read { .. }), "{error}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
+    let wrong = folder.write("wrong.toml", b"x = 1\n", 0o644);
+    let error = config::load(&wrong).unwrap_err();
+    let head = format!("{}:1:1: x: unknown key\n", wrong.display());
+    assert!(error.to_string().starts_with(&head), "{error}");
+    assert!(error.to_string().ends_with("\n1 error"), "{error}");
+}
+
+#[test]
+fn a_key_is_read_when_only_its_owner_can() {
+    let folder = Folder::new("key");
+    let key = PairKey::new([0x5a; 32]);
+    let path = folder.write("pair.key", key.to_text().as_bytes(), 0o600);
+    assert_eq!(config::load_key(&pair(&path)).unwrap(), Some(key));
+    assert_eq!(config::load_key(&Pair::default()).unwrap(), None);
+
+    for mode in [0o640, 0o604, 0o620, 0o601] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let error = config::load_key(&pair(&path)).unwrap_err();
+        assert!(matches!(error, KeyFileError::Permissions { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("chmod 600 {}", path.display())), "{error}");
+    }
+}
+
+#[test]
+fn what_is_no_key_is_told() {
+    let folder = Folder::new("no-key");
+    let error = config::load_key(&pair(&folder.0.join("missing"))).unwrap_err();
+    assert!(matches!(error, KeyFileError::Read { .. }), "{error}");
+    assert!(error.to_string().contains("vrrpd keygen"), "{error}");
+    let short = folder.write("short.key", b"abc\n", 0o600);
+    let error = config::load_key(&pair(&short)).unwrap_err();
+    assert!(matches!(error, KeyFileError::Content { .. }), "{error}");
+    // Not read at all: a pipe would never end.
+    let error = config::load_key(&pair(Path::new("/dev/zero"))).unwrap_err();
+    assert!(!matches!(error, KeyFileError::Content { .. }), "{error}");
+}
