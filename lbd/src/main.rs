@@ -1,2 +1,31 @@
-//! x
-fn main() {}
+//! Tandem's load balancer daemon.
+//!
+//! `main` reads the command line; [`run`] starts the daemon: configuration, listeners, one worker thread per core
+//! ([`worker`], [`l4`]) and the control runtime on the main thread (health checks, API, link to `vrrpd`, reload, signals).
+//! What is decided is decided in `lbd-core`; this crate does the IO.
+
+mod api;
+mod cli;
+mod clock;
+mod counters;
+mod l4;
+mod logging;
+mod metrics;
+mod prober;
+mod process;
+mod reload;
+mod run;
+mod shared;
+mod snapshot;
+mod status;
+mod stop;
+mod summary;
+mod view;
+mod vrrpd_link;
+mod worker;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

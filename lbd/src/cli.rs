@@ -1,0 +1,88 @@
+//! The command line.
+
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{process, reload, run, status};
+
+/// Tandem's load balancer: forwards the traffic of the pair's virtual IPs to healthy targets.
+#[derive(Debug, Parser)]
+#[command(name = "lbd", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Options {
+    /// The pair's configuration file
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/tandem/pair.toml")]
+    pub(crate) config: PathBuf,
+    /// This node's name in the configuration [default: the host's name]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    /// The folder of the daemons' sockets
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/tandem")]
+    pub(crate) run_dir: PathBuf,
+}
+
+impl Options {
+    /// The node's name: as given, else the host's.
+    pub(crate) fn node_name(&self) -> String {
+        self.node.clone().or_else(process::host_name).unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run in the foreground, log to standard error
+    Run {
+        /// Worker threads [default: one for each core]
+        #[arg(long, value_name = "COUNT")]
+        workers: Option<NonZeroUsize>,
+    },
+    /// Check the configuration file and print every error
+    Check,
+    /// Show what the running daemon does
+    Status {
+        /// Print what `GET /v1/status` answers
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the running daemon read its configuration again
+    Reload,
+}
+
+/// Runs the command.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let options = &cli.options;
+    let done = match cli.command {
+        Command::Run { workers } => run::run(options, workers).map(|()| String::new()),
+        Command::Check => check(options),
+        Command::Status { json } => status::show(&options.run_dir, json),
+        Command::Reload => status::reload(&options.run_dir),
+    };
+    let (code, written) = match done {
+        Ok(text) => (ExitCode::SUCCESS, io::stdout().write_all(text.as_bytes())),
+        Err(error) => (ExitCode::FAILURE, writeln!(io::stderr(), "{error:#}")),
+    };
+    // Nobody is left to be told that nobody reads.
+    drop(written);
+    code
+}
+
+fn check(options: &Options) -> anyhow::Result<String> {
+    match &options.node {
+        Some(node) => drop(reload::load_for_node(&options.config, node)?),
+        None => drop(common::config::load(&options.config)?),
+    }
+    Ok(format!("{}: ok\n", options.config.display()))
+}

@@ -1,0 +1,97 @@
+//! Counters that cost the request path no shared cache line: each worker writes its own shard, a reader adds them up.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number with one writer and any number of readers.
+///
+/// With a single writer a load and a store are enough; that is why each worker has its own.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `count`. Only ever called by the shard's one writer.
+    pub(crate) fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// Subtracts one, for counts of what is open now. Only ever called by the shard's one writer.
+    pub(crate) fn subtract_one(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// The number now.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One shard for each worker, each on cache lines of its own.
+#[derive(Debug)]
+pub(crate) struct Sharded<T>(Box<[Shard<T>]>);
+
+/// Two lines of 64 bytes, because the processor fetches them in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard<T>(T);
+
+impl<T: Default> Sharded<T> {
+    /// A shard for each of `workers` workers.
+    pub(crate) fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Shard::default()).collect())
+    }
+
+    /// The shard of one worker.
+    pub(crate) fn of(&self, worker: usize) -> &T {
+        &self.0[worker].0
+    }
+
+    /// The sum over all workers of the counter that `pick` names.
+    pub(crate) fn sum(&self, pick: impl Fn(&T) -> &Counter) -> u64 {
+        self.0.iter().fold(0, |sum, shard| sum.wrapping_add(pick(&shard.0).get()))
+    }
+}
+
+/// What a worker counts for a service.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceCounters {
+    /// Connections admitted.
+    pub(crate) admitted: Counter,
+    /// Connections closed at once because `max_connections` were open.
+    pub(crate) over_limit: Counter,
+    /// Connections reset because no target could be reached.
+    pub(crate) no_target: Counter,
+    /// Connects tried again on another target.
+    pub(crate) retries: Counter,
+    /// Tries of a target that is not healthy, because none was.
+    pub(crate) unhealthy_tries: Counter,
+    /// Bytes from clients to targets.
+    pub(crate) bytes_to_target: Counter,
+    /// Bytes from targets to clients.
+    pub(crate) bytes_to_client: Counter,
+    /// How relayed connections ended, by [`crate::l4::End`].
+    pub(crate) ends: [Counter; crate::l4::End::COUNT],
+}
+
+/// What a worker counts for a target.
+#[derive(Debug, Default)]
+pub(crate) struct TargetCounters {
+    /// Connections made.
+    pub(crate) connected: Counter,
+    /// Connections open now.
+    pub(crate) open: Counter,
+    /// Connects that failed.
+    pub(crate) connect_errors: Counter,
+    /// Connects that took longer than `timeout.connect`.
+    pub(crate) connect_timeouts: Counter,
+}
+
+/// What a worker counts for itself.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerCounters {
+    /// Calls of accept that failed.
+    pub(crate) accept_errors: Counter,
+    /// Client connections open now.
+    pub(crate) open: Counter,
+    /// Sockets it accepts on.
+    pub(crate) listening: Counter,
+}

@@ -1,0 +1,115 @@
+//! Accepting connections on one socket of a worker.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+use super::{reset_on_close, tcp};
+use crate::worker::{Route, Worker};
+
+/// How long accepting pauses after a failure such as too many open files: doubled up to the maximum as long as it lasts.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Accepts on `listener` until `stop` is sent or dropped, then what has been queued by then. The socket is in the worker's
+/// count of listening ones already.
+pub(crate) async fn accept_loop(
+    worker: Rc<Worker>,
+    listener: TcpListener,
+    address: SocketAddr,
+    mut stop: oneshot::Receiver<()>,
+) {
+    let _listening = Listening(&worker);
+    // The route as last seen. A reload that removes the address leaves it to what is still in the queue.
+    let Some(mut route) = worker.route(address) else { return };
+    let mut pause = PAUSE_MIN;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = &mut stop => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((client, _)) => {
+                pause = PAUSE_MIN;
+                if let Some(current) = worker.route(address) {
+                    route = current;
+                }
+                admit(&worker, &route, client);
+            }
+            Err(error) => {
+                worker.shared().counters.accept_errors.add(1);
+                if concerns_one_connection(&error) {
+                    continue;
+                }
+                tracing::warn!(%address, %error, ?pause, "cannot accept connections for now");
+                tokio::select! {
+                    biased;
+                    _ = &mut stop => break,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+    accept_queued(&worker, &route, listener);
+}
+
+/// Takes the socket out of the worker's count, however the loop ends.
+struct Listening<'a>(&'a Worker);
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.0.shared().counters.listening.subtract_one();
+    }
+}
+
+/// Accepts what waits in the socket's queue, before the socket is closed and the kernel would reset it.
+fn accept_queued(worker: &Rc<Worker>, route: &Rc<Route>, listener: TcpListener) {
+    let Ok(listener) = listener.into_std() else { return };
+    // Ends with the queue: `WouldBlock`, or any other error.
+    while let Ok((client, _)) = listener.accept() {
+        let client = client.set_nonblocking(true).and_then(|()| TcpStream::from_std(client));
+        match client {
+            Ok(client) => admit(worker, route, client),
+            Err(_) => worker.shared().counters.accept_errors.add(1),
+        }
+    }
+}
+
+fn admit(worker: &Rc<Worker>, route: &Rc<Route>, client: TcpStream) {
+    let service = &route.service;
+    let counters = service.shared.counters.of(worker.index);
+    if !service.shared.open.admit(service.config.limits.max_connections) {
+        counters.over_limit.add(1);
+        reset_on_close(SockRef::from(&client));
+        return;
+    }
+    counters.admitted.add(1);
+    worker.shared().counters.open.add(1);
+    tokio::task::spawn_local(tcp::serve(Rc::clone(worker), Rc::clone(route), client));
+}
+
+/// Whether the error is about the connection that was to be accepted, so that the next one may go well at once.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPERM
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+        )
+    )
+}

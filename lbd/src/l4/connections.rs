@@ -1,0 +1,161 @@
+//! The connections of a worker, and the sweep that closes those whose time has come.
+//!
+//! A sweep instead of a timer for each connection: moving a byte then costs no timer, and an idle connection no wake-up.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::End;
+use crate::snapshot::Target;
+
+/// Into how many slices a sweep over the whole table is cut. With a slice for each tick of 20 ms every connection is
+/// looked at twice a second.
+const SLICES: usize = 25;
+
+/// The open connections of one worker. Bounded by the services' `max_connections`.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    slots: RefCell<Slots>,
+    now_ms: Cell<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    entries: Vec<Option<Rc<Control>>>,
+    free: Vec<usize>,
+    next: usize,
+}
+
+/// What the sweep and a connection's task tell each other.
+#[derive(Debug)]
+pub(crate) struct Control {
+    target: Arc<Target>,
+    idle_ms: u64,
+    active_ms: Cell<u64>,
+    verdict: Cell<Option<End>>,
+    unread: Cell<bool>,
+    look: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Control {
+    /// A byte has moved.
+    pub(crate) fn touch(&self, now_ms: u64) {
+        self.active_ms.set(now_ms);
+    }
+
+    /// Why the connection is to be closed, if it is.
+    pub(crate) fn verdict(&self) -> Option<End> {
+        self.verdict.get()
+    }
+
+    /// Says whether the task currently reads from only one of the sockets. A reset of the other would go unnoticed, so
+    /// the sweep then has the task look for one.
+    pub(crate) fn set_unread(&self, unread: bool) {
+        self.unread.set(unread);
+    }
+
+    /// Whether to look for a reset of a socket that is not being read.
+    pub(crate) fn take_look(&self) -> bool {
+        self.look.take()
+    }
+
+    /// Has the sweep wake this task.
+    pub(crate) fn register(&self, waker: &Waker) {
+        let mut registered = self.waker.borrow_mut();
+        if !registered.as_ref().is_some_and(|old| old.will_wake(waker)) {
+            *registered = Some(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn close(&self, end: End) {
+        self.verdict.set(Some(end));
+        self.wake();
+    }
+
+    fn sweep(&self, now_ms: u64) {
+        if self.target.close_at_ms() <= now_ms {
+            self.close(End::Drained);
+        } else if now_ms.saturating_sub(self.active_ms.get()) >= self.idle_ms {
+            self.close(End::Idle);
+        } else if self.unread.get() {
+            self.look.set(true);
+            self.wake();
+        }
+    }
+}
+
+/// A connection's place in the table; dropping it frees the place.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    table: Rc<Connections>,
+    index: usize,
+    /// The connection's end of the table.
+    pub(crate) control: Rc<Control>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut slots = self.table.slots.borrow_mut();
+        slots.entries[self.index] = None;
+        slots.free.push(self.index);
+    }
+}
+
+impl Connections {
+    /// The time of the last tick, which is exact enough for `timeout.idle`.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_ms.get()
+    }
+
+    /// Enters a connection to `target` that may be silent for `idle_ms`.
+    pub(crate) fn enter(self: &Rc<Self>, target: Arc<Target>, idle_ms: u64) -> Entry {
+        let control = Rc::new(Control {
+            target,
+            idle_ms,
+            active_ms: Cell::new(self.now_ms()),
+            verdict: Cell::new(None),
+            unread: Cell::new(false),
+            look: Cell::new(false),
+            waker: RefCell::new(None),
+        });
+        let mut slots = self.slots.borrow_mut();
+        let index = slots.free.pop().unwrap_or_else(|| {
+            slots.entries.push(None);
+            slots.entries.len() - 1
+        });
+        slots.entries[index] = Some(Rc::clone(&control));
+        Entry { table: Rc::clone(self), index, control }
+    }
+
+    /// Takes the time and looks at the next slice of the table.
+    pub(crate) fn tick(&self, now_ms: u64) {
+        self.now_ms.set(now_ms);
+        let mut slots = self.slots.borrow_mut();
+        let count = slots.entries.len();
+        for _ in 0..count.div_ceil(SLICES) {
+            if slots.next >= count {
+                slots.next = 0;
+            }
+            if let Some(control) = &slots.entries[slots.next] {
+                control.sweep(now_ms);
+            }
+            slots.next += 1;
+        }
+    }
+
+    /// Has every connection closed.
+    pub(crate) fn close_all(&self, end: End) {
+        for control in self.slots.borrow().entries.iter().flatten() {
+            control.close(end);
+        }
+    }
+}

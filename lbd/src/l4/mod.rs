@@ -1,0 +1,77 @@
+//! Layer 4: byte streams from clients to targets.
+
+mod accept;
+mod buffers;
+mod connections;
+mod listen;
+mod relay;
+mod tcp;
+
+pub(crate) use accept::accept_loop;
+pub(crate) use buffers::BufferPool;
+pub(crate) use connections::Connections;
+pub(crate) use listen::{BindError, Listeners, bind_all};
+
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+/// How a relayed connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Both ends closed it.
+    Done,
+    /// The client reset it, or vanished.
+    ClientReset,
+    /// The target reset it, or vanished.
+    TargetReset,
+    /// No byte for `timeout.idle`.
+    Idle,
+    /// Its target was removed, and `drain_timeout` has passed.
+    Drained,
+    /// The daemon stopped, and the grace has passed.
+    Stopped,
+}
+
+impl End {
+    /// How many kinds there are.
+    pub(crate) const COUNT: usize = 6;
+
+    /// All kinds, in the order of [`Self::index`].
+    pub(crate) const ALL: [Self; Self::COUNT] =
+        [Self::Done, Self::ClientReset, Self::TargetReset, Self::Idle, Self::Drained, Self::Stopped];
+
+    /// Its place in [`Self::ALL`].
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name in the metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::ClientReset => "client_reset",
+            Self::TargetReset => "target_reset",
+            Self::Idle => "idle",
+            Self::Drained => "drained",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// After so much silence the kernel asks whether the other end is still there, and again every third of it.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+
+/// What both sockets of a connection get. Accepted sockets inherit it from their listener.
+fn tune(socket: SockRef<'_>) -> std::io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_TIME / 3);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Makes closing `socket` send a reset, so that the other end cannot take what it got for the whole.
+fn reset_on_close(socket: SockRef<'_>) {
+    if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "cannot make a socket close with a reset");
+    }
+}

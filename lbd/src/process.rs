@@ -1,0 +1,97 @@
+//! What the daemon takes from the host: open files, its run directory, its place as the only one there.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Open files wanted: two for each of 500,000 connections.
+const OPEN_FILES_WANTED: u64 = 1_048_576;
+
+/// Raises the limit of open files as far as permitted, and answers it.
+pub(crate) fn raise_open_files() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let wanted = OPEN_FILES_WANTED.max(hard);
+    if soft >= wanted {
+        return Ok(soft);
+    }
+    // Raising the hard limit takes a privilege; without it the hard limit is the most.
+    if setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok() {
+        return Ok(wanted);
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
+}
+
+/// The lock that makes a run directory this process's own; the kernel frees it at the process's end, however it ends.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    _lock: File,
+}
+
+impl RunDir {
+    /// Takes the run directory, and makes it if it is missing.
+    pub(crate) fn take(path: &Path) -> anyhow::Result<Self> {
+        if !path.is_dir() {
+            fs::create_dir_all(path)
+                .with_context(|| format!("cannot make the run directory {}", path.display()))?;
+        }
+        let file = path.join("lbd.lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&file)
+            .with_context(|| format!("cannot open {}", file.display()))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { _lock: lock }),
+            Err(fs::TryLockError::WouldBlock) => {
+                bail!(
+                    "another lbd is running with the run directory {}; stop it, or give this one another with --run-dir",
+                    path.display()
+                )
+            }
+            Err(fs::TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", file.display()))
+            }
+        }
+    }
+}
+
+/// The Unix socket's path in a run directory.
+pub(crate) fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("lbd.sock")
+}
+
+/// Listens on the Unix socket for this user alone. A socket that a former life left behind is replaced; holding
+/// [`RunDir`] says that it is one.
+pub(crate) fn bind_unix(run_dir: &Path) -> io::Result<tokio::net::UnixListener> {
+    let path = socket_path(run_dir);
+    // Made under another name and then moved, so that it is never there with other permissions.
+    let fresh = run_dir.join("lbd.sock.new");
+    for old in [&fresh, &path] {
+        match fs::remove_file(old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    let listener = tokio::net::UnixListener::bind(&fresh)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&fresh, &path)?;
+    Ok(listener)
+}
+
+/// This host's name.
+pub(crate) fn host_name() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok()
+}
+
+/// Tells systemd, if it started us.
+pub(crate) fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot tell systemd about our state");
+    }
+}

@@ -1,0 +1,190 @@
+//! Applying a new configuration to the running daemon: all of it, or nothing.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::config::{Config, ConfigError, load};
+use lbd_core::reload::Difference;
+use lbd_core::target::TargetKey;
+use serde::Serialize;
+
+use crate::api::{ApiError, ApiServer};
+use crate::clock::unix_now;
+use crate::l4::{BindError, bind_all};
+use crate::prober::Prober;
+use crate::shared::Shared;
+use crate::snapshot::{Carry, Snapshot, Target};
+use crate::summary;
+use crate::worker::{Command, Workers};
+
+/// Why a configuration was not applied. The old one stays in use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReloadError {
+    /// The file has errors, or cannot be read.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// Reading it did not end.
+    #[error("reading the configuration file was cancelled")]
+    Cancelled,
+    /// Not for this node.
+    #[error("{0}")]
+    Node(#[from] NodeError),
+    /// A new address cannot be listened on.
+    #[error("{0}")]
+    Bind(#[from] BindError),
+    /// The API's new address or token cannot be used.
+    #[error("{0}")]
+    Api(#[from] ApiError),
+}
+
+/// The configuration has nodes, and this is none of them.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration has no [[node]] named {node:?}, only {known}; give this node's name with --node")]
+pub(crate) struct NodeError {
+    node: String,
+    known: String,
+}
+
+/// What a reload changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct ReloadReport {
+    /// The hash of the file now in use.
+    pub(crate) config_hash: String,
+    /// Addresses now listened on.
+    pub(crate) listeners_added: Vec<SocketAddr>,
+    /// Addresses no longer listened on.
+    pub(crate) listeners_removed: Vec<SocketAddr>,
+    /// Targets that are new.
+    pub(crate) targets_added: Vec<TargetKey>,
+    /// Targets that get no new connections any more.
+    pub(crate) targets_removed: Vec<TargetKey>,
+}
+
+/// Checks that `config` is for this node.
+pub(crate) fn check_node(config: &Config, node: &str) -> Result<(), NodeError> {
+    if config.nodes.is_empty() || config.node(node).is_some() {
+        return Ok(());
+    }
+    let known: Vec<String> = config.nodes.iter().map(|node| format!("{:?}", node.name)).collect();
+    Err(NodeError { node: node.to_owned(), known: known.join(" and ") })
+}
+
+/// The configuration's hash as shown to people and compared between the nodes.
+pub(crate) fn hash_text(hash: u64) -> String {
+    format!("{hash:016x}")
+}
+
+/// What a reload works on.
+pub(crate) struct Parts {
+    /// The daemon's state.
+    pub(crate) shared: Arc<Shared>,
+    /// The worker threads.
+    pub(crate) workers: Workers,
+    /// The health checks.
+    pub(crate) prober: Prober,
+    /// The API.
+    pub(crate) api: ApiServer,
+}
+
+impl Parts {
+    /// Reads the configuration file and applies it.
+    pub(crate) async fn reload(&mut self) -> Result<ReloadReport, ReloadError> {
+        let result = self.try_reload().await;
+        match &result {
+            Ok(report) => {
+                self.shared.control.reloads_applied.add(1);
+                tracing::info!(
+                    config = report.config_hash,
+                    listeners_added = report.listeners_added.len(),
+                    listeners_removed = report.listeners_removed.len(),
+                    targets_added = report.targets_added.len(),
+                    targets_removed = report.targets_removed.len(),
+                    "configuration reloaded"
+                );
+            }
+            Err(error) => {
+                self.shared.control.reloads_refused.add(1);
+                tracing::error!("the configuration was not reloaded, the old one stays in use:\n{error}");
+            }
+        }
+        result
+    }
+
+    async fn try_reload(&mut self) -> Result<ReloadReport, ReloadError> {
+        let file = self.shared.config_file.clone();
+        let config =
+            tokio::task::spawn_blocking(move || load(&file)).await.map_err(|_| ReloadError::Cancelled)??;
+        check_node(&config, &self.shared.node)?;
+        let before = self.shared.snapshot.load_full();
+        let carry = Carry::from(&before, &self.shared.removed());
+        let now = unix_now();
+        let next = Arc::new(Snapshot::build(Arc::new(config), &carry, self.workers.count(), now));
+        let addresses = Difference::between(before.addresses(), next.addresses());
+        let held: Vec<SocketAddr> = before.addresses().collect();
+        // What can fail comes first; from here on to the marked line nothing in use has changed.
+        let added = bind_all(&addresses.added, &held, self.workers.count())?;
+        let api_change = self.api.prepare(&next.config.api).await?;
+        // ---- nothing below fails ----
+        next.adopt(now);
+        self.shared.snapshot.store(Arc::clone(&next));
+        for listeners in added {
+            for (index, socket) in listeners.sockets.into_iter().enumerate() {
+                self.workers.send(index, Command::Listen(listeners.address, socket)).await;
+            }
+        }
+        for &address in &addresses.removed {
+            self.workers.send_all(|| Command::Unlisten(address)).await;
+        }
+        let targets = Difference::between(keys(&before), keys(&next));
+        self.retire(&before, &targets.removed);
+        self.prober.update(&self.shared, &next);
+        self.api.apply(api_change);
+        summary::update(&self.shared);
+        Ok(ReloadReport {
+            config_hash: hash_text(next.config.hash),
+            listeners_added: addresses.added,
+            listeners_removed: addresses.removed,
+            targets_added: targets.added,
+            targets_removed: targets.removed,
+        })
+    }
+
+    /// Gives the connections of removed targets their `drain_timeout`, and forgets those removed long ago.
+    fn retire(&self, before: &Snapshot, keys: &[TargetKey]) {
+        let now_ms = self.shared.clock.now_ms();
+        let mut removed = self.shared.removed();
+        // Those taken back by this reload have no end any more; the snapshot holds them now.
+        removed.retain(|target| target.close_at_ms() != u64::MAX && !long_gone(target, now_ms));
+        for group in &before.groups {
+            let drain_ms = u64::try_from(group.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
+            for target in group.targets.iter().filter(|target| keys.contains(&target.key)) {
+                target.set_close_at_ms(now_ms.saturating_add(drain_ms).min(u64::MAX - 1));
+                removed.push(Arc::clone(target));
+            }
+        }
+    }
+}
+
+/// Whether the target's connections have been closed for sure.
+fn long_gone(target: &Target, now_ms: u64) -> bool {
+    const SWEPT_MS: u64 = 10_000;
+    target.close_at_ms().saturating_add(SWEPT_MS) < now_ms
+}
+
+fn keys(snapshot: &Snapshot) -> Vec<TargetKey> {
+    snapshot.groups.iter().flat_map(|group| &group.targets).map(|target| target.key.clone()).collect()
+}
+
+/// A request to the control loop.
+pub(crate) enum Request {
+    /// Reload, and answer how it went.
+    Reload(tokio::sync::oneshot::Sender<Result<ReloadReport, ReloadError>>),
+}
+
+/// Reads the configuration for the start of the daemon.
+pub(crate) fn load_for_node(file: &Path, node: &str) -> Result<Config, ReloadError> {
+    let config = load(file)?;
+    check_node(&config, node)?;
+    Ok(config)
+}

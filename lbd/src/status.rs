@@ -1,0 +1,170 @@
+//! `lbd status` and `lbd reload`: asking the running daemon over its Unix socket.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use common::time::UnixTime;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use crate::process::socket_path;
+use crate::view::{GroupView, Status};
+
+/// The daemon answers at once; a reload waits for at most a few seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The largest answer read, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Asks the daemon in `run_dir`, and answers status and body.
+pub(crate) fn ask(run_dir: &Path, method: Method, path: &str) -> anyhow::Result<(StatusCode, String)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange(run_dir, method, path))
+            .await
+            .map_err(|_| anyhow!("lbd did not answer within {} seconds", ANSWER_TIMEOUT.as_secs()))?
+    })
+}
+
+async fn exchange(run_dir: &Path, method: Method, path: &str) -> anyhow::Result<(StatusCode, String)> {
+    let socket = socket_path(run_dir);
+    let stream = UnixStream::connect(&socket).await.with_context(|| {
+        format!("cannot reach lbd at {}; is it running, and is this its --run-dir?", socket.display())
+    })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(hyper::header::HOST, "lbd")
+        .body(Empty::<Bytes>::new())?;
+    let driver = tokio::spawn(connection);
+    let answer = sender.send_request(request).await.context("lbd closed the connection without an answer")?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
+        .collect()
+        .await
+        .map_err(|error| anyhow!("cannot read lbd's answer: {error}"))?;
+    driver.abort();
+    Ok((status, String::from_utf8(body.to_bytes().to_vec())?))
+}
+
+/// What `lbd status` prints.
+pub(crate) fn show(run_dir: &Path, json: bool) -> anyhow::Result<String> {
+    let (code, body) = ask(run_dir, Method::GET, "/v1/status")?;
+    if code != StatusCode::OK {
+        bail!("lbd answered {code}: {body}");
+    }
+    if json {
+        return Ok(format!("{body}\n"));
+    }
+    let status: Status = serde_json::from_str(&body).context("cannot read lbd's answer")?;
+    Ok(table(&status))
+}
+
+/// What `lbd reload` prints; an error if the configuration was refused.
+pub(crate) fn reload(run_dir: &Path) -> anyhow::Result<String> {
+    let (code, body) = ask(run_dir, Method::POST, "/v1/reload")?;
+    let answer: serde_json::Value = serde_json::from_str(&body).context("cannot read lbd's answer")?;
+    if code != StatusCode::OK {
+        let error = answer.get("error").and_then(serde_json::Value::as_str).unwrap_or(&body);
+        bail!("the configuration was not reloaded, the old one stays in use:\n{error}");
+    }
+    let count = |key: &str| answer.get(key).and_then(serde_json::Value::as_array).map_or(0, Vec::len);
+    Ok(format!(
+        "reloaded: {} listeners added, {} removed; {} targets added, {} removed\n",
+        count("listeners_added"),
+        count("listeners_removed"),
+        count("targets_added"),
+        count("targets_removed"),
+    ))
+}
+
+fn table(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing into a String cannot fail.
+    let written = write_table(&mut text, status);
+    debug_assert!(written.is_ok());
+    text
+}
+
+fn write_table(out: &mut String, status: &Status) -> std::fmt::Result {
+    let ready = status.reason.as_deref().unwrap_or("ready");
+    writeln!(out, "node      {}, lbd {}, {}: {ready}", status.node, status.version, status.state)?;
+    writeln!(
+        out,
+        "config    {} ({}), up {} s",
+        status.config_file, status.config_hash, status.uptime_seconds
+    )?;
+    writeln!(
+        out,
+        "workers   {} of {}, {} connections open",
+        status.workers_alive, status.workers_expected, status.connections_open
+    )?;
+    let roles: Vec<String> =
+        status.roles.iter().map(|(instance, role)| format!("{instance} {}", role.name())).collect();
+    let vrrpd = if status.vrrpd_connected { roles.join(", ") } else { "not connected".to_owned() };
+    writeln!(out, "vrrpd     {vrrpd}")?;
+    let mut rows = vec![
+        ["SERVICE", "LISTEN", "GROUP", "TARGETS", "OPEN", "TOTAL", "REFUSED"].map(str::to_owned).to_vec(),
+    ];
+    for service in &status.services {
+        let listen: Vec<String> = service.listen.iter().map(ToString::to_string).collect();
+        rows.push(vec![
+            service.name.clone(),
+            listen.join(" "),
+            service.target_group.clone(),
+            format!("{}/{}", service.targets_serving, service.targets),
+            service.connections_open.to_string(),
+            service.connections_total.to_string(),
+            (service.refused_over_limit + service.refused_no_target).to_string(),
+        ]);
+    }
+    write_rows(out, &rows)?;
+    let mut rows = vec![
+        ["GROUP", "TARGET", "ADDRESS", "WEIGHT", "HEALTH", "SINCE", "OPEN", "TOTAL", "LAST CHECK"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    rows.extend(status.target_groups.iter().flat_map(target_rows));
+    write_rows(out, &rows)
+}
+
+fn target_rows(group: &GroupView) -> Vec<Vec<String>> {
+    let row = |target: &crate::view::TargetView| {
+        let since = UnixTime::from_nanos(target.since_unix_ms.saturating_mul(1_000_000));
+        vec![
+            group.name.clone(),
+            target.id.clone(),
+            target.address.to_string(),
+            target.weight.to_string(),
+            target.health.clone(),
+            since.to_string(),
+            target.connections_open.to_string(),
+            target.connections_total.to_string(),
+            target.last_check.as_ref().map_or_else(
+                || "-".to_owned(),
+                |check| format!("{} ({} µs)", check.result, check.latency_us),
+            ),
+        ]
+    };
+    group.targets.iter().map(row).collect()
+}
+
+/// Rows in columns as wide as their widest cell.
+fn write_rows(out: &mut String, rows: &[Vec<String>]) -> std::fmt::Result {
+    writeln!(out)?;
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}

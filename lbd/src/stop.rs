@@ -1,0 +1,64 @@
+//! The graceful stop: hand the VIPs over, accept what is queued, let connections end, then close what is left.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use common::ipc::Role;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::shared::Shared;
+use crate::summary;
+use crate::worker::{Command, Workers};
+
+/// How long `vrrpd` gets to move the VIPs to the other node before this one stops accepting.
+const HANDOVER_MAX: Duration = Duration::from_secs(2);
+
+/// How long open connections may go on.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How long the workers get to accept what is queued and to close their sockets.
+const UNLISTEN_MAX: Duration = Duration::from_secs(1);
+
+/// How long closing everything may take.
+const CLOSE_MAX: Duration = Duration::from_millis(500);
+
+/// How often progress is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Stops; dropping the future stops at once. Answers how many connections had to be closed.
+pub(crate) async fn gracefully(shared: &Shared, workers: &Workers) -> u64 {
+    shared.stopping.store(true, Ordering::Relaxed);
+    summary::update(shared);
+    hand_over(shared).await;
+    workers.send_all(|| Command::UnlistenAll).await;
+    let listening = || shared.workers.iter().map(|worker| worker.counters.listening.get()).sum::<u64>();
+    until(UNLISTEN_MAX, || listening() == 0).await;
+    let open = shared.open_connections();
+    if open > 0 {
+        tracing::info!(open, grace = ?GRACE, "waiting for open connections to end");
+    }
+    until(GRACE, || shared.open_connections() == 0).await;
+    let left = shared.open_connections();
+    if left > 0 {
+        tracing::warn!(connections = left, "closing the connections that have not ended");
+        workers.send_all(|| Command::CloseAll).await;
+        until(CLOSE_MAX, || shared.open_connections() == 0).await;
+    }
+    left
+}
+
+/// Waits until this node is active for no instance. `vrrpd` has just been told that no worker is left here.
+async fn hand_over(shared: &Shared) {
+    let mut vrrpd = shared.vrrpd.subscribe();
+    let gone = vrrpd.wait_for(|view| !view.roles.values().any(|&role| role == Role::Active));
+    if timeout(HANDOVER_MAX, gone).await.is_err() {
+        tracing::warn!("the other node did not take over in time; stopping all the same");
+    }
+}
+
+async fn until(limit: Duration, reached: impl Fn() -> bool) {
+    let end = Instant::now() + limit;
+    while !reached() && Instant::now() < end {
+        sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,242 @@
+//! The worker threads: one for each core, each with a runtime of its own and nothing shared on the way of a request.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Cache};
+use lbd_core::round_robin::RoundRobin;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use crate::l4::{BufferPool, Connections, End, accept_loop};
+use crate::shared::{Shared, WorkerShared};
+use crate::snapshot::{Service, Snapshot};
+
+/// How often a worker says that it runs, takes the time and looks at a slice of its connections.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Commands that may wait; the control runtime sends a few with each reload and waits for room.
+const COMMANDS_MAX: usize = 64;
+
+/// How long the control runtime waits for room among a worker's commands. A worker that hangs longer is counted as dead
+/// anyway.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the control runtime asks of a worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Accept on this socket.
+    Listen(SocketAddr, TcpListener),
+    /// Accept what is queued at this address, and close its socket.
+    Unlisten(SocketAddr),
+    /// The same for all addresses.
+    UnlistenAll,
+    /// Close every connection.
+    CloseAll,
+    /// End the thread.
+    Exit,
+}
+
+/// The control runtime's end of the workers.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    handles: Vec<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    thread: JoinHandle<()>,
+}
+
+impl Workers {
+    /// Starts a thread for each entry of `shared.workers`, and waits until all of them run.
+    pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<Self> {
+        let mut handles = Vec::with_capacity(shared.workers.len());
+        for index in 0..shared.workers.len() {
+            let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+            let (started, wait) = std::sync::mpsc::sync_channel(1);
+            let shared = Arc::clone(shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("lbd-worker-{index}"))
+                .spawn(move || run(index, shared, receiver, &started))?;
+            wait.recv().map_err(|_| io::Error::other("a worker thread ended while it started"))??;
+            handles.push(Handle { commands, thread });
+        }
+        Ok(Self { handles })
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// Sends a command to one worker.
+    pub(crate) async fn send(&self, index: usize, command: Command) {
+        let sent = self.handles[index].commands.send_timeout(command, COMMAND_TIMEOUT).await;
+        if let Err(error) = sent {
+            tracing::error!(worker = index, %error, "a worker does not take commands");
+        }
+    }
+
+    /// Sends a command to each worker.
+    pub(crate) async fn send_all(&self, command: impl Fn() -> Command) {
+        for index in 0..self.count() {
+            self.send(index, command()).await;
+        }
+    }
+
+    /// Ends the threads and waits for them. One that hangs is left behind: the process ends anyway.
+    pub(crate) async fn exit(self) {
+        self.send_all(|| Command::Exit).await;
+        for _ in 0..50 {
+            if self.handles.iter().all(|handle| handle.thread.is_finished()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tracing::warn!("a worker thread did not end in time");
+    }
+}
+
+/// A worker, as seen from its connections.
+pub(crate) struct Worker {
+    /// Its number, which is that of its shard of all counters.
+    pub(crate) index: usize,
+    /// Its connections.
+    pub(crate) connections: Rc<Connections>,
+    /// Its buffers.
+    pub(crate) buffers: Rc<BufferPool>,
+    all: Arc<Shared>,
+    routes: RefCell<Routes>,
+}
+
+/// Where connections to an address go.
+pub(crate) struct Route {
+    /// The service, and its group.
+    pub(crate) service: Arc<Service>,
+    /// This worker's turn among the group's targets; services of the same group share it.
+    pub(crate) rotation: Rc<RefCell<RoundRobin>>,
+}
+
+/// The snapshot as this worker uses it.
+struct Routes {
+    snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    generation: u64,
+    by_address: HashMap<SocketAddr, Rc<Route>>,
+}
+
+impl Worker {
+    /// What this worker shows of itself.
+    pub(crate) fn shared(&self) -> &WorkerShared {
+        &self.all.workers[self.index]
+    }
+
+    /// Where connections to `address` go now.
+    pub(crate) fn route(&self, address: SocketAddr) -> Option<Rc<Route>> {
+        let mut routes = self.routes.borrow_mut();
+        let routes = &mut *routes;
+        let snapshot = routes.snapshot.load();
+        if snapshot.generation != routes.generation {
+            routes.generation = snapshot.generation;
+            routes.by_address = build_routes(snapshot, self.index);
+        }
+        routes.by_address.get(&address).map(Rc::clone)
+    }
+}
+
+fn build_routes(snapshot: &Snapshot, worker: usize) -> HashMap<SocketAddr, Rc<Route>> {
+    let mut rotations: HashMap<&str, Rc<RefCell<RoundRobin>>> = HashMap::new();
+    for group in &snapshot.groups {
+        let weights = group.config.targets.iter().map(|target| target.weight).collect();
+        let rotation = RoundRobin::new(weights, worker);
+        rotations.insert(&group.config.name, Rc::new(RefCell::new(rotation)));
+    }
+    let mut routes = HashMap::with_capacity(snapshot.by_address.len());
+    for (&address, service) in &snapshot.by_address {
+        // Every service's group is among the snapshot's.
+        if let Some(rotation) = rotations.get(service.group.config.name.as_str()) {
+            let route = Route { service: Arc::clone(service), rotation: Rc::clone(rotation) };
+            routes.insert(address, Rc::new(route));
+        }
+    }
+    routes
+}
+
+/// Says that the worker has ended, also when it panics.
+struct Alive<'a>(&'a WorkerShared);
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        self.0.beat(0);
+    }
+}
+
+fn run(
+    index: usize,
+    shared: Arc<Shared>,
+    commands: mpsc::Receiver<Command>,
+    started: &std::sync::mpsc::SyncSender<io::Result<()>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            // The receiver waits for exactly this one message.
+            drop(started.send(Err(error)));
+            return;
+        }
+    };
+    let all = Arc::clone(&shared);
+    let _alive = Alive(&all.workers[index]);
+    all.workers[index].beat(all.clock.now_ms());
+    drop(started.send(Ok(())));
+    let snapshot = Cache::new(Arc::clone(&shared.snapshot));
+    let routes = Routes { snapshot, generation: 0, by_address: HashMap::new() };
+    let worker = Rc::new(Worker {
+        index,
+        connections: Rc::default(),
+        buffers: Rc::default(),
+        all: shared,
+        routes: RefCell::new(routes),
+    });
+    LocalSet::new().block_on(&runtime, serve(worker, commands));
+}
+
+async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
+    let mut listening: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let command = tokio::select! {
+            _ = tick.tick() => {
+                let now_ms = worker.all.clock.now_ms();
+                worker.shared().beat(now_ms);
+                worker.connections.tick(now_ms);
+                continue;
+            }
+            command = commands.recv() => command,
+        };
+        match command {
+            Some(Command::Listen(address, socket)) => match tokio::net::TcpListener::from_std(socket) {
+                Ok(listener) => {
+                    let (stop, stopped) = oneshot::channel();
+                    listening.insert(address, stop);
+                    worker.shared().counters.listening.add(1);
+                    tokio::task::spawn_local(accept_loop(Rc::clone(&worker), listener, address, stopped));
+                }
+                Err(error) => tracing::error!(%address, %error, "cannot use a listening socket"),
+            },
+            // Dropping the sender stops the loop.
+            Some(Command::Unlisten(address)) => drop(listening.remove(&address)),
+            Some(Command::UnlistenAll) => listening.clear(),
+            Some(Command::CloseAll) => worker.connections.close_all(End::Stopped),
+            Some(Command::Exit) | None => return,
+        }
+    }
+}
