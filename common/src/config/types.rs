@@ -249,7 +249,8 @@ pub struct Service {
     pub name: String,
     /// How its traffic is handled. Only `tcp` exists so far; `check` refuses the others as not available yet.
     pub mode: Mode,
-    /// The addresses it listens on, `@instance:port` already expanded to every VIP of the instance.
+    /// The addresses it listens on, `@instance:port` already expanded to every VIP of the instance but link-local ones
+    /// (binding those takes an interface). At most 4,096 of all services together.
     pub listen: Vec<Listen>,
     /// The target group that serves it.
     pub forward: String,
