@@ -1,8 +1,12 @@
 //! Tandem's VRRP daemon: one real-time loop that drives [`vrrpd_core`], and the control side around it.
 
+pub mod api;
 pub mod clock;
 pub mod command;
 pub mod events;
 pub mod hooks;
 pub mod lbd_link;
+pub mod logging;
+pub mod metrics;
 pub mod netlink;
+pub mod socket;
