@@ -322,12 +322,18 @@ impl Node {
         let settings = &entry.router.settings;
         let Some(source) = entry.router.source() else { return };
         let destination = destination(settings);
+        let mut addresses = settings.advertised();
+        if addresses.is_empty() {
+            // A router without virtual addresses (its hook moves something else) has to list one: "The minimum value is 1"
+            // (RFC 9568 §5.2.5). Its own is the one that means nothing.
+            addresses.push(source);
+        }
         let advert = Advert {
             version: settings.version,
             vrid: settings.vrid,
             priority,
             interval: settings.interval,
-            addresses: settings.advertised(),
+            addresses,
         };
         let bytes = match (settings.auth, self.signer.as_mut()) {
             (common::config::Auth::None, _) | (_, None) => {

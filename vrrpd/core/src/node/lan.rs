@@ -44,8 +44,12 @@ impl Node {
             return entry.drop_advert("interval_mismatch");
         }
         // RFC 9568 §7.1: "MAY verify that the IPvX address(es) […] match"; a mismatch is only counted.
-        if advert.addresses != settings.advertised() {
+        if !settings.addresses.is_empty() && advert.addresses != settings.advertised() {
             entry.drop_advert("address_list_mismatch_accepted");
+        }
+        // RFC 9568 §5.2.9 wants it of the sender; FRR lists what it is configured with, and is to be understood.
+        if parsed.check_first_address().is_err() {
+            entry.drop_advert("first_address_not_link_local_accepted");
         }
         entry.missed = 0;
         entry.heard_since_heartbeat = true;
