@@ -13,6 +13,7 @@
 //! [`addresses`] has the plan, [`fault`] what can be broken, [`probe`] how it is observed.
 
 pub mod addresses;
+pub mod capture;
 pub mod clock;
 pub mod config;
 mod echo;
@@ -28,6 +29,7 @@ pub mod reference;
 pub mod registry;
 mod switch;
 mod target;
+pub mod timeline;
 
 use std::fs;
 use std::net::IpAddr;
@@ -109,7 +111,7 @@ impl LabBuilder {
         let mut hosts = Vec::new();
         for ((name, number), mut namespace) in plan.into_iter().zip(namespaces) {
             if number <= 2 {
-                namespace.become_machine()?;
+                boot(&mut namespace, &name, &entry.dir)?;
             }
             hosts.push((name, number, namespace));
         }
@@ -304,7 +306,7 @@ impl Lab {
         old.destroy()?;
         let mut fresh = Namespace::create_all(&[old.name().to_owned()])?;
         let mut namespace = fresh.pop().ok_or_else(|| missing(node.name()))?;
-        namespace.become_machine()?;
+        boot(&mut namespace, node.name(), self.dir())?;
         let number = node.v4().octets()[3];
         self.switch.plug(std::iter::once((node.name(), number, &namespace)))?;
         configure(node.name(), number, &namespace)?;
@@ -345,6 +347,20 @@ impl Drop for Unfinished {
             entry.remove(false).ok();
         }
     }
+}
+
+/// Makes a namespace a machine, and notes the process that holds it for [`machine_of`].
+fn boot(namespace: &mut Namespace, name: &str, dir: &Path) -> Result<()> {
+    let holder = namespace.become_machine()?;
+    let file = dir.join(format!("{name}.pid"));
+    fs::write(&file, holder.to_string()).doing(|| format!("writing {}", file.display()))
+}
+
+/// The process whose namespaces (network and mounts) are a node's, to be entered with `nsenter`; `None` for other
+/// hosts, whose mounts are those of the machine the lab is on.
+#[must_use]
+pub fn machine_of(lab: &Entry, host: &str) -> Option<i32> {
+    fs::read_to_string(lab.dir.join(format!("{host}.pid"))).ok()?.parse().ok()
 }
 
 /// Brings a host's links up and gives them their addresses.

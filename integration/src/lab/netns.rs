@@ -62,7 +62,8 @@ impl Namespace {
     }
 
     /// Gives it its own `/sys` and an empty `/sys/fs/bpf`, where what is pinned stays until the machine is gone.
-    pub(crate) fn become_machine(&mut self) -> Result<()> {
+    /// Returns the process that holds them.
+    pub(crate) fn become_machine(&mut self) -> Result<i32> {
         let doing = || format!("making {} a machine of its own", self.name);
         // `ip netns exec` gives the script a mount namespace with this network's /sys.
         let script = "mount -t bpf bpf /sys/fs/bpf && echo ready && exec sleep infinity";
@@ -82,7 +83,7 @@ impl Namespace {
         let holder_pid = child.id().cast_signed();
         let mounts = File::open(format!("/proc/{holder_pid}/ns/mnt")).doing(doing)?;
         self.machine = Some(Machine { mounts: Arc::new(mounts), holder: Mutex::new(child), holder_pid });
-        Ok(())
+        Ok(holder_pid)
     }
 
     /// Its name for `ip netns`.
