@@ -1,8 +1,11 @@
 //! Tandem's VRRP daemon: one real-time loop that drives [`vrrpd_core`], and the control side around it.
 
 pub mod api;
+pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod command;
+pub mod control;
 pub mod events;
 pub mod hooks;
 pub mod lbd_link;
@@ -10,3 +13,4 @@ pub mod logging;
 pub mod metrics;
 pub mod netlink;
 pub mod socket;
+pub mod table;

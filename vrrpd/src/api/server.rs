@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::pin::Pin;
@@ -15,6 +15,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::sys::stat::{Mode, umask};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -115,9 +116,12 @@ pub fn listen_unix(path: &Path) -> Result<(std::os::unix::net::UnixListener, Uni
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(unix(error)),
     }
-    let listener = std::os::unix::net::UnixListener::bind(path).map_err(unix)?;
+    // The socket is made with mode 0600 from the first moment. No other thread makes files while the daemon starts.
+    let former = umask(Mode::from_bits_truncate(0o177));
+    let bound = std::os::unix::net::UnixListener::bind(path);
+    umask(former);
+    let listener = bound.map_err(unix)?;
     let socket = UnixSocket { path: path.to_owned(), identity: identity(path).map_err(unix)? };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(unix)?;
     listener.set_nonblocking(true).map_err(unix)?;
     Ok((listener, socket))
 }
