@@ -179,9 +179,12 @@ impl Node {
         self.actions.pop_front()
     }
 
-    /// When [`Input::Timeout`] is due.
+    /// When [`Input::Timeout`] is due; never after [`Action::Finished`].
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
+        if self.finished {
+            return None;
+        }
         let routers = self.entries.values().flat_map(Entry::deadlines);
         let health = self.health.iter().filter_map(InstanceHealth::deadline);
         let link = self.link.iter().map(Link::deadline);

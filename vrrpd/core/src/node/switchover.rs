@@ -113,8 +113,19 @@ impl Node {
     }
 
     pub(super) fn finish_if_stopped(&mut self) {
+        if !self.stopping || self.finished {
+            return;
+        }
+        // A router that lost its role in another way (the warden, a stall, a failed address) has none to hand over.
+        for slot in self.slot_list() {
+            self.drive(slot, |router, _, out| {
+                if router.role() != Role::Active {
+                    router.stop(out);
+                }
+            });
+        }
         let stopped = self.entries.values().all(|entry| entry.router.role() == Role::Init);
-        if self.stopping && stopped && !self.finished {
+        if stopped {
             // The peer learns it at once rather than by silence.
             self.heartbeat_soon();
             self.link_timeout();
