@@ -293,10 +293,11 @@ impl Node {
         self.drive(slot, |router, at, out| router.announce_now(at, out));
     }
 
-    /// A router without its addresses serves nobody: let the peer have it.
+    /// A router without its addresses serves nobody: let the peer have it. One that gave the role up meanwhile has nothing
+    /// to resign from, and its priority 0 would speak for a router that is not active.
     fn acquire_failed(&mut self, slot: Slot, what: String) {
         self.failure(slot, what);
-        if let Some(entry) = self.entries.get_mut(&slot) {
+        if let Some(entry) = self.entries.get_mut(&slot).filter(|entry| entry.router.role() == Role::Active) {
             entry.fault_until = Some(self.now.at + FAULT_RETRY);
             self.send_advert(slot, 0);
             self.drive(slot, |router, at, out| router.set_source(at, None, out));
