@@ -288,9 +288,12 @@ impl Router {
         }
     }
 
+    /// RFC 9568 §6.1 on Preempt_Mode: "the router that owns the IPvX address associated with the Virtual Router always preempts,
+    /// independent of the setting of this flag". It waits as others do, though, and stays away when it was told to.
     fn preempts(&self, heard: Heard) -> bool {
         let unhealthy = heard.priority < self.settings.lowest_priority;
-        let allowed = self.settings.preempt && heard.at >= self.preempt_after && !self.held;
+        let mode = self.settings.preempt || self.settings.is_owner();
+        let allowed = mode && heard.at >= self.preempt_after && !self.held;
         heard.priority < self.effective && (allowed || unhealthy)
     }
 
