@@ -100,11 +100,11 @@ pub(crate) struct Router {
     announce: AnnouncePlan,
     last_advert_sent: Instant,
     last_heard: Option<Heard>,
-    /// Asserts left before the next scheduled advertisement, so that a flood cannot make us flood.
+    /// Answers left before the next scheduled advertisement, so that a flood cannot make us flood.
     asserts_left: u8,
 }
 
-/// Answers to lower-priority advertisements between two scheduled ones.
+/// Answers to advertisements of lower priority, or of priority 0, between two scheduled ones.
 const ASSERTS_MAX: u8 = 8;
 
 impl Router {
@@ -310,8 +310,12 @@ impl Router {
             return;
         }
         if heard.priority == 0 {
-            self.advertise(heard.at, out);
-            self.timers.set(Timer::Advert, heard.at + self.settings.interval);
+            // Beyond the bound the scheduled advertisement, no longer put off, has to do.
+            if self.asserts_left > 0 {
+                self.asserts_left -= 1;
+                self.advertise(heard.at, out);
+                self.timers.set(Timer::Advert, heard.at + self.settings.interval);
+            }
             return;
         }
         let tie_lost = self.source.is_some_and(|own| heard.source > own);
