@@ -238,6 +238,10 @@ impl Router {
             }
             self.last_advert_sent = now;
         }
+        // A backup of version 3 keeps what it learned from the active router; version 2 has one interval for all.
+        if self.role != Role::Backup || settings.version == VrrpVersion::V2 {
+            self.active_interval = settings.interval;
+        }
         self.settings = settings;
     }
 
@@ -305,6 +309,7 @@ impl Router {
     fn advert_in_active(&mut self, heard: Heard, out: &mut Vec<Output>) {
         if self.handover.is_some() {
             if heard.priority != 0 {
+                self.learn_interval(heard.interval);
                 self.handed_over(heard.at, out);
             }
             return;
@@ -391,6 +396,8 @@ impl Router {
     /// The state is live before it is announced: addresses, then the advertisement, then ARP or ND.
     fn become_active(&mut self, now: Instant, reason: Reason, out: &mut Vec<Output>) {
         self.forget();
+        // What a predecessor advertised says nothing about the successor, should this one leave without having heard it.
+        self.active_interval = self.settings.interval;
         self.asserts_left = ASSERTS_MAX;
         out.push(Output::Acquire);
         self.advertise(now, out);
