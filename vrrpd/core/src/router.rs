@@ -519,7 +519,7 @@ impl Router {
                 self.timers.set(Timer::Handover, now + OFFER_INTERVAL);
             }
             Phase::Offered => self.offer_failed(now, HandoverFailure::TimedOut, out),
-            Phase::Resigned if handover.purpose == Purpose::Shutdown => self.stop(out),
+            Phase::Resigned if handover.purpose == Purpose::Shutdown => self.stop(Reason::Shutdown, out),
             Phase::Resigned => {
                 self.end_handover(Err(HandoverFailure::TimedOut), out);
                 self.advertise(now, out);
@@ -611,7 +611,7 @@ impl Router {
 
     /// Leaves for good: RFC 9568 §6.4.3 (710): "send an ADVERTISEMENT with Priority = 0, transition to the Initialize state",
     /// unless it was sent already.
-    pub(crate) fn stop(&mut self, out: &mut Vec<Output>) {
+    pub(crate) fn stop(&mut self, reason: Reason, out: &mut Vec<Output>) {
         if self.role == Role::Active {
             let resigned = self.handover.is_some_and(|handover| handover.phase == Phase::Resigned);
             if !resigned {
@@ -622,6 +622,6 @@ impl Router {
             self.end_handover(Err(HandoverFailure::TimedOut), out);
         }
         self.forget();
-        self.change_role(Role::Init, Reason::Shutdown, out);
+        self.change_role(Role::Init, reason, out);
     }
 }

@@ -6,7 +6,7 @@ use super::health::InstanceHealth;
 use super::link::Link;
 use super::{Action, Node, Slot};
 use crate::auth::{Signer, Verifier};
-use crate::event::Event;
+use crate::event::{Event, Reason};
 use crate::router::Router;
 use crate::settings::{RouterSettings, Settings};
 use common::ipc::Role;
@@ -73,7 +73,7 @@ impl Node {
         for slot in self.slot_list() {
             let Some(entry) = self.entries.get(&slot) else { continue };
             if !wanted.iter().any(|settings| entry.router.settings.same_router(settings)) {
-                self.drive(slot, |router, _, out| router.stop(out));
+                self.drive(slot, |router, _, out| router.stop(Reason::Removed, out));
                 self.entries.remove(&slot);
             }
         }

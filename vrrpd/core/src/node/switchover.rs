@@ -4,7 +4,7 @@ use common::ipc::Role;
 use common::time::{Duration, Instant};
 
 use super::{Action, Node, SwitchoverError};
-use crate::event::HandoverFailure;
+use crate::event::{HandoverFailure, Reason};
 use crate::handover::Purpose;
 
 /// Requests under way at once.
@@ -99,7 +99,7 @@ impl Node {
                 if router.role() == Role::Active {
                     router.hand_over(at, id, Purpose::Shutdown, alive, out);
                 } else {
-                    router.stop(out);
+                    router.stop(Reason::Shutdown, out);
                 }
             });
         }
@@ -108,7 +108,7 @@ impl Node {
     pub(super) fn shutdown_now(&mut self) {
         self.stopping = true;
         for slot in self.slot_list() {
-            self.drive(slot, |router, _, out| router.stop(out));
+            self.drive(slot, |router, _, out| router.stop(Reason::Shutdown, out));
         }
     }
 
@@ -120,7 +120,7 @@ impl Node {
         for slot in self.slot_list() {
             self.drive(slot, |router, _, out| {
                 if router.role() != Role::Active {
-                    router.stop(out);
+                    router.stop(Reason::Shutdown, out);
                 }
             });
         }
