@@ -105,6 +105,8 @@ struct Entry {
     router: Router,
     verifier: Option<Verifier>,
     drops: BTreeMap<&'static str, u64>,
+    /// Others' ARP or neighbour claims of our addresses while active; part of the router's conflicts.
+    claims: u64,
     since: Now,
     /// The peer's view of the same router.
     peer: Option<link::PeerView>,
@@ -247,6 +249,7 @@ impl Node {
             verifier: self.settings.key.as_ref().map(Verifier::new),
             router: Router::new(settings),
             drops: BTreeMap::new(),
+            claims: 0,
             since: self.now,
             peer: None,
             missed: 0,

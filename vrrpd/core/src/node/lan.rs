@@ -82,7 +82,8 @@ impl Node {
             }
             let (instance, family) = (settings.instance.clone(), settings.family);
             entry.router.stats.conflicts += 1;
-            let reported = entry.router.stats.conflicts.is_power_of_two();
+            entry.claims += 1;
+            let reported = entry.claims.is_power_of_two();
             entry.router.announce_soon(self.now.at);
             // A station that keeps claiming would fill the log: report ever more rarely, the counter has them all.
             if reported {
