@@ -40,9 +40,20 @@ impl Node {
         }
         let advert = &parsed.advert;
         // RFC 3768 §7.1: "MUST verify that the Adver Interval in the packet is the same as the locally configured".
-        if settings.version == VrrpVersion::V2 && advert.interval != settings.interval {
-            return entry.drop_advert("interval_mismatch");
+        // RFC 9568 §7.1: "A receiver SHOULD also verify that the Max Advertise Interval in the received VRRP packet matches the
+        // Advertisement_Interval configured for the VRID"; it is learned all the same.
+        if advert.interval != settings.interval {
+            match settings.version {
+                VrrpVersion::V2 => return entry.drop_advert("interval_mismatch"),
+                VrrpVersion::V3 => entry.drop_advert("interval_mismatch_accepted"),
+            }
         }
+        // RFC 9568 §7.1, erratum 8298: "It SHOULD verify that the local router is not the IPvX address owner (Priority = 255
+        // (decimal)) and log the event". To drop it, as first published, would leave two owners deaf to each other.
+        if entry.router.settings.is_owner() {
+            entry.drop_advert("heard_as_owner_accepted");
+        }
+        let settings = &entry.router.settings;
         // RFC 9568 §7.1: "MAY verify that the IPvX address(es) […] match"; a mismatch is only counted.
         if !settings.addresses.is_empty() && advert.addresses != settings.advertised() {
             entry.drop_advert("address_list_mismatch_accepted");
