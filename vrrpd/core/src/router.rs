@@ -500,6 +500,11 @@ impl Router {
                 return;
             }
             self.end_handover(Err(HandoverFailure::TimedOut), out);
+            // One that had resigned is silent; while it offers it has to be heard, or it would count as stalled.
+            if running.phase == Phase::Resigned {
+                self.timers.set(Timer::Advert, now + self.settings.interval);
+                self.last_advert_sent = now;
+            }
         }
         let deadline = now + OFFER_BOUND;
         self.handover = Some(Handover { id, purpose, phase: Phase::Offered, deadline });
