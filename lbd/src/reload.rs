@@ -22,19 +22,19 @@ use crate::worker::{Command, Workers};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReloadError {
     /// The file has errors, or cannot be read.
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] ConfigError),
     /// Reading it did not end.
     #[error("reading the configuration file was cancelled")]
     Cancelled,
     /// Not for this node.
-    #[error("{0}")]
+    #[error(transparent)]
     Node(#[from] NodeError),
     /// A new address cannot be listened on.
-    #[error("{0}")]
+    #[error(transparent)]
     Bind(#[from] BindError),
     /// The API's new address or token cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Api(#[from] ApiError),
 }
 

@@ -1,0 +1,97 @@
+//! The API on both of its sockets.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::server::Server;
+use crate::support::{Config, Lbd, connect, eventually, exchange, own_ip};
+
+fn lbd(api: impl Fn(&mut Config)) -> (Lbd, Config, Server) {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    api(&mut config);
+    (Lbd::start(&config), config, server)
+}
+
+#[test]
+fn tcp_is_read_only_and_the_unix_socket_is_not() {
+    let (lbd, config, _server) = lbd(|_| {});
+    let tcp = |method, path| exchange(connect(config.api_address()), method, path, "").unwrap();
+    for path in [
+        "/v1/status",
+        "/v1/services",
+        "/v1/target-groups",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/health/details",
+        "/metrics",
+    ] {
+        assert_eq!(tcp("GET", path).0, 200, "{path}");
+    }
+    let (code, body) = tcp("POST", "/v1/reload");
+    assert_eq!(code, 403);
+    assert!(body.contains("read-only"), "{body}");
+    assert_eq!(lbd.ask("POST", "/v1/reload").0, 200);
+    assert_eq!(tcp("GET", "/nothing").0, 404);
+    assert_eq!(tcp("DELETE", "/v1/status").0, 405);
+    let mode = fs::metadata(lbd.folder.path().join("lbd.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_token_allows_changes_over_tcp() {
+    let folder = crate::support::Folder::new();
+    let token = folder.path().join("api.token");
+    fs::write(&token, "a very secret word\n").unwrap();
+    let (_lbd, config, _server) = lbd(|config| config.api = format!("token_file = \"{}\"", token.display()));
+    let reload = |headers| exchange(connect(config.api_address()), "POST", "/v1/reload", headers).unwrap().0;
+    assert_eq!(reload(""), 403);
+    assert_eq!(reload("Authorization: Bearer a very secret wort\r\n"), 403);
+    assert_eq!(reload("Authorization: Bearer a very secret word\r\n"), 200);
+}
+
+#[test]
+fn the_status_command_prints_the_same_as_the_api() {
+    let (lbd, _config, _server) = lbd(|_| {});
+    let json: serde_json::Value = serde_json::from_slice(&lbd.command(&["status", "--json"]).stdout).unwrap();
+    assert_eq!(json["services"][0]["name"], "web");
+    assert_eq!(json["target_groups"], lbd.status()["target_groups"]);
+    let table = String::from_utf8(lbd.command(&["status"]).stdout).unwrap();
+    assert!(table.contains("pool   t0") && table.contains("unchecked"), "{table}");
+    assert!(lbd.command(&["reload"]).status.success());
+}
+
+#[test]
+fn too_many_connections_are_closed_and_the_unix_socket_stays_open() {
+    let (lbd, config, _server) = lbd(|_| {});
+    let idle: Vec<TcpStream> = (0..64).map(|_| connect(config.api_address())).collect();
+    let mut refused = connect(config.api_address());
+    assert!(matches!(refused.read(&mut [0]), Ok(0) | Err(_)));
+    let (_, metrics) = lbd.ask("GET", "/metrics");
+    assert!(metrics.contains("tandem_lbd_api_connections_refused_total 1\n"), "{metrics}");
+    drop(idle);
+    eventually("there is room again", || {
+        exchange(connect(config.api_address()), "GET", "/health", "").is_ok_and(|(code, _)| code == 200)
+    });
+}
+
+#[test]
+fn nonsense_on_the_api_does_no_harm() {
+    let (lbd, config, _server) = lbd(|_| {});
+    for bytes in [
+        &b"\0\xff\xfe nonsense\r\n\r\n"[..],
+        &[b'A'; 100_000],
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
+    ] {
+        let mut stream = connect(config.api_address());
+        // It may be closed before everything is sent.
+        drop(stream.write_all(bytes));
+        drop(stream.read(&mut [0; 512]));
+    }
+    assert_eq!(lbd.ask("GET", "/health").0, 200);
+}

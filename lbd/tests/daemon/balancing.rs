@@ -1,0 +1,82 @@
+//! Which target gets a connection.
+
+use std::collections::HashMap;
+
+use crate::server::Server;
+use crate::support::{Config, Lbd, eventually, free, own_ip};
+
+fn answers(lbd: &Lbd, count: usize) -> HashMap<String, usize> {
+    let mut seen = HashMap::new();
+    for _ in 0..count {
+        *seen.entry(lbd.fetch().unwrap()).or_default() += 1;
+    }
+    seen
+}
+
+#[test]
+fn shares_follow_weights() {
+    let ip = own_ip();
+    let servers = ["a", "b", "c"].map(|name| Server::named((ip, 0).into(), name));
+    let mut config = Config::new(ip, &servers.each_ref().map(|server| server.address));
+    for (target, weight) in config.targets.iter_mut().zip([3, 2, 1]) {
+        target.2 = weight;
+    }
+    let lbd = Lbd::start(&config);
+    let seen = answers(&lbd, 120);
+    // Each of the two workers keeps the shares by itself; only an unfinished round of each may differ.
+    for (name, expected) in [("a", 60_usize), ("b", 40), ("c", 20)] {
+        assert!(seen[name].abs_diff(expected) <= 6, "{seen:?}");
+    }
+}
+
+#[test]
+fn a_weight_of_zero_gets_nothing() {
+    let ip = own_ip();
+    let servers = ["a", "b"].map(|name| Server::named((ip, 0).into(), name));
+    let mut config = Config::new(ip, &servers.each_ref().map(|server| server.address));
+    config.targets[0].2 = 0;
+    let lbd = Lbd::start(&config);
+    assert_eq!(answers(&lbd, 20), HashMap::from([("b".to_owned(), 20)]));
+}
+
+#[test]
+fn a_refused_connect_is_tried_elsewhere() {
+    let ip = own_ip();
+    let server = Server::named((ip, 0).into(), "a");
+    let lbd = Lbd::start(&Config::new(ip, &[free(ip), server.address]));
+    assert_eq!(answers(&lbd, 30)["a"], 30);
+    let retries = lbd.service("connect_retries");
+    assert!((13..=17).contains(&retries), "half of the connections meet the dead target first: {retries}");
+}
+
+#[test]
+fn a_connect_that_hangs_is_tried_elsewhere_in_time() {
+    let ip = own_ip();
+    let server = Server::named((ip, 0).into(), "a");
+    // A listener whose queue is full drops further attempts silently.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&std::net::SocketAddr::from((ip, 0)).into()).unwrap();
+    full.listen(0).unwrap();
+    let hanging = full.local_addr().unwrap().as_socket().unwrap();
+    let _queued = std::net::TcpStream::connect(hanging).unwrap();
+    let mut config = Config::new(ip, &[hanging, server.address]);
+    config.service = "timeout = { connect = \"100ms\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    assert_eq!(answers(&lbd, 6)["a"], 6);
+    assert!(lbd.service("connect_retries") >= 2);
+    let (_, metrics) = lbd.ask("GET", "/metrics");
+    let timeouts = metrics.lines().find(|line| {
+        line.starts_with("tandem_lbd_target_connect_failures_total") && line.contains("reason=\"timeout\"")
+    });
+    assert!(timeouts.is_some_and(|line| !line.ends_with(" 0")), "{timeouts:?}");
+}
+
+#[test]
+fn without_any_target_the_client_is_reset() {
+    let ip = own_ip();
+    let lbd = Lbd::start(&Config::new(ip, &[free(ip)]));
+    let error = lbd.fetch().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    eventually("it is counted", || lbd.service("refused_no_target") == 1);
+    assert_eq!(lbd.service("connections_open"), 0);
+}

@@ -1,0 +1,195 @@
+//! What happens to the bytes.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use crate::server::Server;
+use crate::support::{Config, Lbd, eventually, finish, own_ip, patient, ping, reset};
+
+/// Bytes without a pattern that a mixed-up buffer could keep.
+struct Noise(u64);
+
+impl Noise {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            chunk.copy_from_slice(&self.0.to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+const CHUNK: usize = 64 * 1024;
+const CHUNKS: usize = 1024;
+
+/// Sends 64 MiB of noise, counting what it got rid of.
+fn send_noise(stream: &mut TcpStream, seed: u64, sent: &AtomicUsize) {
+    let mut noise = Noise(seed);
+    let mut bytes = vec![0; CHUNK];
+    for _ in 0..CHUNKS {
+        noise.fill(&mut bytes);
+        stream.write_all(&bytes).unwrap();
+        sent.fetch_add(CHUNK, Ordering::SeqCst);
+    }
+}
+
+/// Reads 64 MiB and the end, and compares them with the noise.
+fn expect_noise(stream: &mut TcpStream, seed: u64) {
+    let mut noise = Noise(seed);
+    let (mut expected, mut bytes) = (vec![0; CHUNK], vec![0; CHUNK]);
+    for chunk in 0..CHUNKS {
+        noise.fill(&mut expected);
+        stream.read_exact(&mut bytes).unwrap();
+        assert!(expected == bytes, "chunk {chunk} differs");
+    }
+    assert_eq!(stream.read(&mut bytes).unwrap(), 0);
+}
+
+fn resident_kib(lbd: &Lbd) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", lbd.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Hands each accepted connection to the test.
+fn handed_over(address: std::net::SocketAddr) -> (Server, mpsc::Receiver<TcpStream>) {
+    let (sender, receiver) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    let server = Server::start(address, move |stream| {
+        patient(&stream);
+        sender.lock().unwrap().send(stream).unwrap();
+    });
+    (server, receiver)
+}
+
+#[test]
+fn a_slow_reader_slows_the_sender_and_nothing_is_lost() {
+    let ip = own_ip();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&sent);
+    let server = Server::start((ip, 0).into(), move |mut stream| send_noise(&mut stream, 42, &counter));
+    let lbd = Lbd::start(&Config::new(ip, &[server.address]));
+    let before = resident_kib(&lbd);
+    let mut client = lbd.connect();
+    let mut last = 0;
+    eventually("the sender is held up", || {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = sent.load(Ordering::SeqCst);
+        std::mem::replace(&mut last, now) == now && now > 0
+    });
+    assert!(last < CHUNK * CHUNKS, "64 MiB do not fit into the sockets on the way");
+    let grown = resident_kib(&lbd).saturating_sub(before);
+    assert!(grown < 4096, "lbd holds a buffer, not the backlog: {grown} KiB");
+    expect_noise(&mut client, 42);
+}
+
+#[test]
+fn both_directions_at_once_stay_apart() {
+    let ip = own_ip();
+    let (server, connections) = handed_over((ip, 0).into());
+    let lbd = Lbd::start(&Config::new(ip, &[server.address]));
+    let client = lbd.connect();
+    let target = connections.recv_timeout(crate::support::PATIENCE).unwrap();
+    let unused = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for (stream, out, back) in [(&client, 1, 2), (&target, 2, 1)] {
+            let (mut write, mut read) = (stream.try_clone().unwrap(), stream.try_clone().unwrap());
+            let unused = &unused;
+            scope.spawn(move || {
+                send_noise(&mut write, out, unused);
+                finish(&write);
+            });
+            scope.spawn(move || expect_noise(&mut read, back));
+        }
+    });
+    eventually("the connection has ended", || lbd.service("connections_open") == 0);
+    assert_eq!(lbd.service("bytes_to_target"), (CHUNK * CHUNKS) as u64);
+    assert_eq!(lbd.service("bytes_to_client"), (CHUNK * CHUNKS) as u64);
+}
+
+#[test]
+fn a_client_that_has_finished_sending_still_gets_the_answer() {
+    let ip = own_ip();
+    let (server, connections) = handed_over((ip, 0).into());
+    let lbd = Lbd::start(&Config::new(ip, &[server.address]));
+    let mut client = lbd.connect();
+    client.write_all(b"question").unwrap();
+    finish(&client);
+    let mut target = connections.recv_timeout(crate::support::PATIENCE).unwrap();
+    let mut question = String::new();
+    target.read_to_string(&mut question).unwrap();
+    assert_eq!(question, "question");
+    for part in ["an ", "answer ", "in parts"] {
+        target.write_all(part.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    drop(target);
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "an answer in parts");
+}
+
+#[test]
+fn a_target_that_has_finished_sending_still_gets_the_rest() {
+    let ip = own_ip();
+    let (server, connections) = handed_over((ip, 0).into());
+    let lbd = Lbd::start(&Config::new(ip, &[server.address]));
+    let mut client = lbd.connect();
+    let mut target = connections.recv_timeout(crate::support::PATIENCE).unwrap();
+    target.write_all(b"bye").unwrap();
+    finish(&target);
+    let mut farewell = String::new();
+    client.read_to_string(&mut farewell).unwrap();
+    assert_eq!(farewell, "bye");
+    client.write_all(b"the rest").unwrap();
+    drop(client);
+    let mut rest = String::new();
+    target.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "the rest");
+}
+
+#[test]
+fn resets_are_passed_on_both_ways() {
+    let ip = own_ip();
+    let (server, connections) = handed_over((ip, 0).into());
+    let lbd = Lbd::start(&Config::new(ip, &[server.address]));
+    let open = || {
+        let mut client = lbd.connect();
+        client.write_all(b"x").unwrap();
+        let mut target = connections.recv_timeout(crate::support::PATIENCE).unwrap();
+        target.read_exact(&mut [0]).unwrap();
+        (client, target)
+    };
+    let (client, mut target) = open();
+    reset(client);
+    assert_eq!(target.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let (mut client, target) = open();
+    reset(target);
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    // A client that had finished sending is not being read any more when it resets.
+    let (client, target) = open();
+    finish(&client);
+    assert_eq!((&target).read(&mut [0]).unwrap(), 0);
+    reset(client);
+    eventually("the target is reset", || target.take_error().unwrap().is_some());
+    eventually("all have ended", || lbd.service("connections_open") == 0);
+    let (_, metrics) = lbd.ask("GET", "/metrics");
+    assert!(metrics.contains("ended_total{service=\"web\",end=\"client_reset\"} 2"), "{metrics}");
+    assert!(metrics.contains("ended_total{service=\"web\",end=\"target_reset\"} 1"), "{metrics}");
+}
+
+#[test]
+fn bytes_that_wait_at_the_accept_are_not_lost() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let lbd = Lbd::start(&Config::new(ip, &[server.address]));
+    for round in 0..50 {
+        let text = format!("round {round}");
+        assert_eq!(ping(&mut lbd.connect(), &text).unwrap(), text);
+    }
+}

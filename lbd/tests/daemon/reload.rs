@@ -1,0 +1,164 @@
+//! Replacing the configuration of the running daemon.
+
+use std::io::{ErrorKind, Read};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use nix::sys::signal::Signal;
+
+use crate::server::Server;
+use crate::support::{Config, Lbd, eventually, free, own_ip, ping};
+
+#[test]
+fn reloads_under_load_fail_no_connection() {
+    let ip = own_ip();
+    let servers = [Server::echo((ip, 0).into()), Server::echo((ip, 0).into())];
+    let mut first = Config::new(ip, &servers.each_ref().map(|server| server.address));
+    first.group = "health = { tcp = true, interval = \"50ms\", timeout = \"40ms\" }\ndrain_timeout = \"60s\""
+        .to_owned();
+    let mut second = first.clone();
+    second.listen.push(free(ip));
+    second.targets.remove(1);
+    second.targets[0].2 = 7;
+    let lbd = Lbd::start(&first);
+    let mut long_lived = lbd.connect();
+    assert_eq!(ping(&mut long_lived, "before").unwrap(), "before");
+    let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello");
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        // Stops the load also if a reload fails, or the scope would never end.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..30 {
+                let (config, other) = if round % 2 == 0 { (&second, &first) } else { (&first, &second) };
+                let before = served.load(Ordering::SeqCst);
+                let (code, body) = lbd.reload(config);
+                assert_eq!(code, 200, "{body}");
+                assert!(!body.contains(&other.listen[0].to_string()), "the common listener stays: {body}");
+                eventually("traffic goes on", || served.load(Ordering::SeqCst) > before + 10);
+            }
+        }));
+        stop.store(true, Ordering::SeqCst);
+        outcome.unwrap();
+    });
+    assert_eq!(ping(&mut long_lived, "after").unwrap(), "after");
+    assert_eq!(lbd.status()["config_generation"], 31);
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_is_reported() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let config = Config::new(ip, &[server.address]);
+    let lbd = Lbd::start(&config);
+    let hash = lbd.status()["config_hash"].clone();
+    lbd.write_config(&config.text().replace("forward = \"pool\"", "forwrad = \"pool\"\nlimits = 3"));
+    let (code, body) = lbd.ask("POST", "/v1/reload");
+    assert_eq!(code, 422);
+    let error =
+        serde_json::from_str::<serde_json::Value>(&body).unwrap()["error"].as_str().unwrap().to_owned();
+    assert!(error.contains("pair.toml:5:1") && error.contains("forwrad"), "{error}");
+    assert!(error.contains("limits"), "every error is told: {error}");
+    let output = lbd.command(&["reload"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("forwrad"));
+    let before = lbd.log().matches("was not reloaded").count();
+    lbd.signal(Signal::SIGHUP);
+    eventually("the signal's reload is logged", || {
+        lbd.log().matches("was not reloaded").count() == before + 1
+    });
+    assert!(lbd.log().contains("forwrad"));
+    assert_eq!(lbd.status()["config_hash"], hash);
+    assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello");
+    lbd.write_config(&config.text());
+    lbd.signal(Signal::SIGHUP);
+    eventually("the repaired file is taken", || lbd.status()["config_generation"] == 2);
+}
+
+#[test]
+fn a_busy_new_address_refuses_the_whole_reload() {
+    let ip = own_ip();
+    let servers = [Server::named((ip, 0).into(), "old"), Server::named((ip, 0).into(), "new")];
+    let config = Config::new(ip, &[servers[0].address]);
+    let lbd = Lbd::start(&config);
+    let taken = TcpListener::bind((ip, 0)).unwrap();
+    let mut next = Config::new(ip, &[servers[1].address]);
+    next.listen = vec![config.listen[0], free(ip), taken.local_addr().unwrap()];
+    let (code, body) = lbd.reload(&next);
+    assert_eq!(code, 409, "{body}");
+    assert!(body.contains(&taken.local_addr().unwrap().to_string()), "{body}");
+    assert_eq!(lbd.fetch().unwrap(), "old");
+    assert_eq!(lbd.status()["services"][0]["listen"].as_array().unwrap().len(), 1);
+    assert!(TcpListener::bind(next.listen[1]).is_ok(), "the other new address is free again");
+    drop(taken);
+    assert_eq!(lbd.reload(&next).0, 200);
+    assert_eq!(lbd.fetch().unwrap(), "new");
+}
+
+#[test]
+fn removed_listeners_close_and_their_connections_go_on() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    config.listen.push(free(ip));
+    let lbd = Lbd::start(&config);
+    let removed = config.listen.pop().unwrap();
+    let mut open = crate::support::connect(removed);
+    assert_eq!(ping(&mut open, "before").unwrap(), "before");
+    assert_eq!(lbd.reload(&config).0, 200);
+    eventually("it is refused", || {
+        std::net::TcpStream::connect(removed).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+    assert_eq!(ping(&mut open, "after").unwrap(), "after");
+}
+
+#[test]
+fn connections_of_a_removed_target_end_after_its_drain_time() {
+    let ip = own_ip();
+    let servers = [Server::echo((ip, 0).into()), Server::echo((ip, 0).into())];
+    let mut config = Config::new(ip, &servers.each_ref().map(|server| server.address));
+    config.group = "drain_timeout = \"1s\"".to_owned();
+    let lbd = Lbd::start(&config);
+    let open = |server: &Server| loop {
+        let before = server.accepted();
+        let mut stream = lbd.connect();
+        assert_eq!(ping(&mut stream, "before").unwrap(), "before");
+        if server.accepted() > before {
+            return stream;
+        }
+    };
+    let (mut kept, mut removed) = (open(&servers[0]), open(&servers[1]));
+    config.targets.pop();
+    assert_eq!(lbd.reload(&config).0, 200);
+    assert_eq!(ping(&mut removed, "drain").unwrap(), "drain", "it may go on for a while");
+    assert_eq!(lbd.health(1), "removed");
+    assert_eq!(removed.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(ping(&mut kept, "stay").unwrap(), "stay");
+    eventually("it is no longer shown", || {
+        lbd.status()["target_groups"][0]["targets"].as_array().unwrap().len() == 1
+    });
+}
+
+#[test]
+fn health_outlives_a_reload() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address, free(ip)]);
+    config.group = "health = { tcp = true, interval = \"1h\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    eventually("the first checks have decided", || {
+        lbd.health(0) == "healthy" && lbd.health(1) == "unhealthy"
+    });
+    let since = lbd.status()["target_groups"][0]["targets"][0]["since_unix_ms"].clone();
+    config.targets[0].2 = 9;
+    assert_eq!(lbd.reload(&config).0, 200);
+    // No check runs again within the hour, so this is what was known before.
+    assert_eq!((lbd.health(0).as_str(), lbd.health(1).as_str()), ("healthy", "unhealthy"));
+    assert_eq!(lbd.status()["target_groups"][0]["targets"][0]["since_unix_ms"], since);
+}

@@ -1,0 +1,308 @@
+//! Starting the daemon and talking to it.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a condition may take to come true before the test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A loopback address that no other test uses.
+pub(crate) fn own_ip() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 1 + high % 250, low, NEXT.fetch_add(1, Ordering::SeqCst))
+}
+
+/// A free port of `ip`, which stays free because the address is the test's own.
+pub(crate) fn free(ip: Ipv4Addr) -> SocketAddr {
+    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
+}
+
+/// Waits until `reached` says yes.
+pub(crate) fn eventually(what: &str, mut reached: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !reached() {
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The configuration of most tests: one service, one group, an API, on the test's own address.
+#[derive(Clone)]
+pub(crate) struct Config {
+    /// Everything is on this address.
+    pub(crate) ip: Ipv4Addr,
+    /// Where the service listens.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Further keys of the service.
+    pub(crate) service: String,
+    /// Id, address and weight.
+    pub(crate) targets: Vec<(String, SocketAddr, u16)>,
+    /// Further keys of the group.
+    pub(crate) group: String,
+    /// Further keys of the API.
+    pub(crate) api: String,
+}
+
+impl Config {
+    /// One listener, and these targets.
+    pub(crate) fn new(ip: Ipv4Addr, targets: &[SocketAddr]) -> Self {
+        let targets = targets.iter().enumerate().map(|(i, &address)| (format!("t{i}"), address, 1)).collect();
+        Self {
+            ip,
+            listen: vec![free(ip)],
+            service: String::new(),
+            targets,
+            group: String::new(),
+            api: String::new(),
+        }
+    }
+
+    /// Where the API listens on TCP.
+    pub(crate) fn api_address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip.into(), 9180)
+    }
+
+    /// As text.
+    pub(crate) fn text(&self) -> String {
+        let listen: Vec<String> = self.listen.iter().map(|address| format!("\"{address}\"")).collect();
+        let target = |(id, address, weight): &(String, SocketAddr, u16)| {
+            format!("{{ id = \"{id}\", address = \"{address}\", weight = {weight} }}")
+        };
+        let targets: Vec<String> = self.targets.iter().map(target).collect();
+        format!(
+            "[[service]]\nname = \"web\"\nmode = \"tcp\"\nlisten = [{}]\nforward = \"pool\"\n{}\n\
+             [[target_group]]\nname = \"pool\"\ntargets = [{}]\n{}\n[api]\nlbd = \"{}\"\n{}\n",
+            listen.join(", "),
+            self.service,
+            targets.join(", "),
+            self.group,
+            self.api_address(),
+            self.api,
+        )
+    }
+}
+
+/// A folder of the test's own, removed at its end.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        let name = format!("tandem-lbd-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// The program with its common options, on a folder that holds `pair.toml` and is the run directory too.
+pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lbd"));
+    command.args(arguments).arg("--config").arg(folder.join("pair.toml")).arg("--run-dir").arg(folder);
+    command
+}
+
+/// A running daemon, killed when dropped.
+pub(crate) struct Lbd {
+    /// Its configuration and run directory.
+    pub(crate) folder: Folder,
+    /// Where its service listens.
+    pub(crate) address: SocketAddr,
+    child: Child,
+}
+
+impl Lbd {
+    /// Starts it, and waits until it is ready.
+    pub(crate) fn start(config: &Config) -> Self {
+        Self::start_in(Folder::new(), config)
+    }
+
+    /// The same, in a folder that may have something in it.
+    pub(crate) fn start_in(folder: Folder, config: &Config) -> Self {
+        fs::write(folder.path().join("pair.toml"), config.text()).unwrap();
+        let log = File::create(folder.path().join("log")).unwrap();
+        let child = command(folder.path(), &["run", "--workers", "2"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut lbd = Self { folder, address: config.listen[0], child };
+        eventually("lbd is ready", || {
+            assert!(lbd.child.try_wait().unwrap().is_none(), "lbd ended: {}", lbd.log());
+            lbd.log().contains("lbd::run: ready")
+        });
+        lbd
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Replaces its configuration file.
+    pub(crate) fn write_config(&self, text: &str) {
+        let fresh = self.folder.path().join("pair.toml.new");
+        fs::write(&fresh, text).unwrap();
+        fs::rename(fresh, self.folder.path().join("pair.toml")).unwrap();
+    }
+
+    /// Replaces its configuration file and has it read.
+    pub(crate) fn reload(&self, config: &Config) -> (u16, String) {
+        self.write_config(&config.text());
+        self.ask("POST", "/v1/reload")
+    }
+
+    /// Asks the API on the Unix socket.
+    pub(crate) fn ask(&self, method: &str, path: &str) -> (u16, String) {
+        exchange(UnixStream::connect(self.folder.path().join("lbd.sock")).unwrap(), method, path, "").unwrap()
+    }
+
+    /// The status as JSON.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        let (code, body) = self.ask("GET", "/v1/status");
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// A target's health.
+    pub(crate) fn health(&self, target: usize) -> String {
+        self.status()["target_groups"][0]["targets"][target]["health"].as_str().unwrap().to_owned()
+    }
+
+    /// A number of its one service.
+    pub(crate) fn service(&self, key: &str) -> u64 {
+        self.status()["services"][0][key].as_u64().unwrap()
+    }
+
+    /// A connection to its service.
+    pub(crate) fn connect(&self) -> TcpStream {
+        connect(self.address)
+    }
+
+    /// Everything that a new connection to its service answers.
+    pub(crate) fn fetch(&self) -> io::Result<String> {
+        fetch(self.address)
+    }
+
+    /// Runs the program with the daemon's folder.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
+        command(self.folder.path(), arguments).output().unwrap()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("lbd ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Kills it without notice.
+    pub(crate) fn kill(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Drop for Lbd {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            drop(writeln!(io::stderr(), "--- log of lbd ---\n{}", self.log()));
+        }
+    }
+}
+
+/// A connection whose reads and writes don't wait forever.
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    patient(&stream);
+    stream
+}
+
+/// Gives up reads and writes after a while.
+pub(crate) fn patient(stream: &TcpStream) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+}
+
+/// Everything that a new connection answers.
+pub(crate) fn fetch(address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    patient(&stream);
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Sends `text` and answers as many bytes.
+pub(crate) fn ping(stream: &mut TcpStream, text: &str) -> io::Result<String> {
+    stream.write_all(text.as_bytes())?;
+    let mut answer = vec![0; text.len()];
+    stream.read_exact(&mut answer)?;
+    Ok(String::from_utf8(answer).unwrap())
+}
+
+/// Closes a connection with a reset.
+pub(crate) fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// Says that there is nothing more to send.
+pub(crate) fn finish(stream: &TcpStream) {
+    stream.shutdown(Shutdown::Write).unwrap();
+}
+
+/// One HTTP request; answers status and body.
+pub(crate) fn exchange(
+    mut stream: impl Read + Write,
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> io::Result<(u16, String)> {
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: lbd\r\nConnection: close\r\n{headers}\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((code, body.to_owned()))
+}
