@@ -119,6 +119,7 @@ impl LabBuilder {
         for (name, number, namespace) in &hosts {
             configure(name, *number, namespace)?;
         }
+        switch.wait_forwarding()?;
 
         let mut hosts =
             hosts.into_iter().map(|(name, number, namespace)| Host::new(&name, number, namespace, &logs));
@@ -311,6 +312,7 @@ impl Lab {
         self.switch.plug(std::iter::once((node.name(), number, &namespace)))?;
         configure(node.name(), number, &namespace)?;
         node.replace_namespace(namespace);
+        self.switch.wait_forwarding()?;
         Ok(())
     }
 }

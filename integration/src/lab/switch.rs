@@ -6,11 +6,14 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::addresses::{self, mac_text};
-use super::clock::Window;
+use super::clock::{Window, wait_for};
 use super::error::Result;
 use super::netns::Namespace;
+
+const CARRIER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Everything that passes from one port to another goes through this chain.
 const RULES: &str = "table bridge lab {
@@ -76,6 +79,21 @@ impl Switch {
             }
         }
         self.namespace.ip_batch(&lines).map(drop)
+    }
+
+    /// Waits until every port that is up forwards. The kernel tells a bridge of a port's carrier from a queue that it
+    /// works through at most once a second.
+    pub(crate) fn wait_forwarding(&self) -> Result<()> {
+        wait_for("the switch's ports to forward", CARRIER_LIMIT, || {
+            match self.namespace.run("bridge", &["link", "show"]) {
+                Ok(ports) => {
+                    let mut up = ports.lines().filter(|line| line.contains(",UP"));
+                    up.all(|line| line.contains("state forwarding") && line.contains("LOWER_UP"))
+                        .then_some(Ok(()))
+                }
+                Err(error) => Some(Err(error)),
+            }
+        })?
     }
 
     /// Pulls a host's cables out of it, both ends.
