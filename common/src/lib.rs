@@ -8,5 +8,6 @@
 pub mod config;
 pub mod ipc;
 pub mod key;
+pub mod rng;
 pub mod time;
 pub mod wire;

@@ -1,0 +1,95 @@
+//! After the last fault has healed the pair finds itself: within a bound one node is active and never none again, within
+//! a second bound nothing changes any more, and at the end exactly one node is active for each virtual router, the
+//! right one, and the last announcement on the wire is its own.
+
+use super::{Checker, name};
+use crate::sim::clock::Moment;
+use crate::sim::view::{Bounds, Seen, View};
+
+#[derive(Default)]
+pub(super) struct Convergence {
+    healed: Option<(Moment, Bounds)>,
+}
+
+impl Convergence {
+    fn ends(view: &View, expected: &[Option<usize>]) -> Result<(), String> {
+        for (router, expected) in view.routers.iter().zip(expected) {
+            let actives = router.actives();
+            let [active] = actives[..] else {
+                let names: Vec<&str> = actives.iter().map(|&host| name(host)).collect();
+                return Err(format!(
+                    "after a long quiet time the active nodes of {} are [{}] instead of exactly one",
+                    router.name,
+                    names.join(", ")
+                ));
+            };
+            if let Some(expected) = *expected
+                && expected != active
+            {
+                return Err(format!(
+                    "after a long quiet time node {} is active for {}, but node {} is the one that should be",
+                    name(active),
+                    router.name,
+                    name(expected)
+                ));
+            }
+            if router.announced_by != Some(active) {
+                return Err(format!(
+                    "node {} is active for {}, but the last announcement on the wire came from {}",
+                    name(active),
+                    router.name,
+                    router.announced_by.map_or("nobody", name)
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Checker for Convergence {
+    fn name(&self) -> &'static str {
+        "convergence"
+    }
+
+    fn seen(&mut self, view: &View, seen: Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::Healed(bounds) => self.healed = Some((view.now, bounds)),
+            Seen::Fault(_) => self.healed = None,
+            Seen::Role { host, router, from, to, reason } => {
+                if let Some((healed, bounds)) = self.healed
+                    && view.now - healed > bounds.settled
+                {
+                    return Err(format!(
+                        "node {} went from {} to {} for {} ({reason:?}) {:?} after everything was healed",
+                        name(host),
+                        from.name(),
+                        to.name(),
+                        view.routers[router].name,
+                        view.now - healed
+                    ));
+                }
+            }
+            Seen::QuietEnds(expected) => return Self::ends(view, expected),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, view: &View) -> Result<(), String> {
+        let Some((healed, bounds)) = self.healed else { return Ok(()) };
+        if view.now - healed <= bounds.one_active {
+            return Ok(());
+        }
+        for router in &view.routers {
+            if router.none_since.is_some() {
+                return Err(format!(
+                    "nobody answers for {} {:?} after everything was healed; allowed are {:?}",
+                    router.name,
+                    view.now - healed,
+                    bounds.one_active
+                ));
+            }
+        }
+        Ok(())
+    }
+}
