@@ -144,6 +144,8 @@ impl fmt::Display for Instance {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -156,7 +158,11 @@ mod tests {
         .service("shop", "tcp", "@web:80", "shop", "")
         .target_group("shop", &[target], "algorithm = \"round_robin\"")
         .raw("\n[api]\nvrrpd = \"127.0.0.1:9112\"\n");
-        let value: toml::Table = config.render().parse().unwrap();
+        let text = config.render();
+        if let Err(diagnostics) = common::config::parse(&text, Path::new("pair.toml")) {
+            panic!("the daemons refuse it: {diagnostics:?}");
+        }
+        let value: toml::Table = text.parse().unwrap();
         assert_eq!(value["node"][1]["peer_address"].as_str(), Some("10.0.255.2"));
         assert_eq!(value["vrrp"][0]["priority"]["a"].as_integer(), Some(200));
         assert_eq!(value["vrrp"][0]["vips"][1].as_str(), Some("fd77::50/64"));
