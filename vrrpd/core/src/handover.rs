@@ -7,6 +7,8 @@
 
 use common::time::{Duration, Instant};
 
+use crate::event::HandoverFailure;
+
 /// Time between repeats of an unanswered offer.
 pub const OFFER_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -48,4 +50,6 @@ pub(crate) struct Handover {
     pub(crate) phase: Phase,
     /// The end of the phase.
     pub(crate) deadline: Instant,
+    /// What is said of it when nobody takes the role: why the offer came to nothing, if it did.
+    pub(crate) failure: HandoverFailure,
 }

@@ -507,7 +507,8 @@ impl Router {
             }
         }
         let deadline = now + OFFER_BOUND;
-        self.handover = Some(Handover { id, purpose, phase: Phase::Offered, deadline });
+        let failure = HandoverFailure::TimedOut;
+        self.handover = Some(Handover { id, purpose, phase: Phase::Offered, deadline, failure });
         if peer_alive {
             out.push(Output::Offer(id));
             self.timers.set(Timer::Handover, now + OFFER_INTERVAL);
@@ -526,7 +527,7 @@ impl Router {
             Phase::Offered => self.offer_failed(now, HandoverFailure::TimedOut, out),
             Phase::Resigned if handover.purpose == Purpose::Shutdown => self.stop(Reason::Shutdown, out),
             Phase::Resigned => {
-                self.end_handover(Err(HandoverFailure::TimedOut), out);
+                self.end_handover(Err(handover.failure), out);
                 self.advertise(now, out);
                 self.timers.set(Timer::Advert, now + self.settings.interval);
                 self.announce_soon(now);
@@ -544,6 +545,7 @@ impl Router {
         }
         let deadline = now + resign_bound(self.settings.interval);
         handover.phase = Phase::Resigned;
+        handover.failure = failure;
         handover.deadline = deadline;
         self.stats.adverts_sent += 1;
         out.push(Output::Advertise(0));
