@@ -54,6 +54,9 @@ const LOOPBACK_INDEX: u32 = 1;
 /// Datagrams read for one request before it is given up; a dump of 16,384 addresses takes fewer.
 const DATAGRAMS_MAX: usize = 4096;
 
+/// Changes in one system call: their acknowledgements, about 1 KiB each as the kernel counts, fit the receive queue.
+const BATCH_MAX: usize = 64;
+
 /// Tries of a dump that changed while it was read.
 const DUMP_TRIES: usize = 4;
 
@@ -224,6 +227,26 @@ impl Netlink {
         Ok(())
     }
 
+    /// Removes many addresses, in as few system calls as possible; all of them even if one fails, and the first error
+    /// counts. Otherwise like [`Self::remove_address`].
+    pub fn remove_addresses(
+        &mut self,
+        addresses: impl Iterator<Item = (u32, IpNet)> + Clone,
+    ) -> Result<(), NetlinkError> {
+        let host = addresses.clone().map(|(index, address)| (index, IpNet::from(address.addr())));
+        let configured = addresses.filter(|(_, address)| address.prefix_len() != address.max_prefix_len());
+        let requests: Vec<_> =
+            host.chain(configured).map(|(index, form)| wire::remove_address(index, form)).collect();
+        let mut result = Ok(());
+        for batch in requests.chunks(BATCH_MAX) {
+            for answer in self.change_all(batch) {
+                let fine = [libc::EADDRNOTAVAIL, libc::ENODEV];
+                result = result.and(settle(answer, &fine, || "removing addresses".to_owned()));
+            }
+        }
+        result
+    }
+
     /// Adds `local IP dev lo`, so that packets to the address are this host's whether an interface has it or not.
     pub fn add_local_route(&mut self, ip: IpAddr) -> Result<(), NetlinkError> {
         // Not exclusive: a route to the same address by someone else (the kernel's own, from an address that is there
@@ -369,8 +392,24 @@ impl Netlink {
         self.exchange(&request, flags | NLM_F_ACK).map(|_| ())
     }
 
-    /// Sends one request and reads its answers to the end.
-    fn exchange(&mut self, request: &Message, flags: u16) -> io::Result<Answers> {
+    /// Sends several changes at once, at most [`BATCH_MAX`], and gives the result of each.
+    fn change_all(&mut self, requests: &[Message]) -> Vec<io::Result<()>> {
+        let mut bytes = Vec::new();
+        let first = self.sequence.wrapping_add(1);
+        for request in requests {
+            bytes.extend(self.encode(request, NLM_F_ACK));
+            // The kernel wants each message to begin at a multiple of 4.
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        if let Err(error) = self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0) {
+            return vec![Err(error)];
+        }
+        // The answers come in the requests' order; each is an acknowledgement in a datagram of its own.
+        (0..).take(requests.len()).map(|at| self.answers(first.wrapping_add(at)).map(|_| ())).collect()
+    }
+
+    /// A request as bytes, with the next sequence number.
+    fn encode(&mut self, request: &Message, flags: u16) -> Vec<u8> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = NetlinkMessage::from(request.clone());
         message.header.flags = NLM_F_REQUEST | flags;
@@ -378,13 +417,24 @@ impl Netlink {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
+        bytes
+    }
+
+    /// Sends one request and reads its answers to the end.
+    fn exchange(&mut self, request: &Message, flags: u16) -> io::Result<Answers> {
+        let bytes = self.encode(request, flags);
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        self.answers(self.sequence)
+    }
+
+    /// Reads the answers to the request with this sequence number to the end.
+    fn answers(&mut self, sequence: u32) -> io::Result<Answers> {
         let mut answers = Answers::default();
         for _ in 0..DATAGRAMS_MAX {
             let mut space = self.buffer.as_mut_slice();
             let (length, sender) = self.socket.recv_from(&mut space, 0).map_err(no_answer)?;
             if sender.port_number() == 0
-                && answers.take(self.buffer.get(..length).unwrap_or_default(), self.sequence)?
+                && answers.take(self.buffer.get(..length).unwrap_or_default(), sequence)?
             {
                 return Ok(answers);
             }

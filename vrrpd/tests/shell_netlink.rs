@@ -232,9 +232,9 @@ fn the_monitor_tells_what_others_do() {
     let (a, b) = Net::pair();
     let (mut netlink, mut monitor) = a.within(|| (Netlink::open().unwrap(), Monitor::open().unwrap()));
     let index = index(&mut netlink);
-    assert_eq!(monitor.recv().unwrap(), None);
+    assert_eq!(monitor.next().unwrap(), None);
     let mut wait = |what: &str, wanted: &dyn Fn(&Change) -> bool| {
-        wait_for(what, || monitor.recv().unwrap().filter(|change| wanted(change)))
+        wait_for(what, || monitor.next().unwrap().filter(|change| wanted(change)))
     };
     for vip in VIPS.map(net) {
         let prefix = vip.max_prefix_len();
@@ -273,12 +273,12 @@ fn a_monitor_that_lost_changes_says_so_and_goes_on() {
         netlink.add_address(index, vip).unwrap();
         netlink.remove_address(index, vip).unwrap();
     }
-    while let Some(change) = monitor.recv().unwrap() {
+    while let Some(change) = monitor.next().unwrap() {
         overrun |= change == Change::Overrun;
     }
     assert!(overrun);
     netlink.add_address(index, vip).unwrap();
     wait_for("the news after the overrun", || {
-        monitor.recv().unwrap().filter(|change| matches!(change, Change::AddressAdded { .. }))
+        monitor.next().unwrap().filter(|change| matches!(change, Change::AddressAdded { .. }))
     });
 }

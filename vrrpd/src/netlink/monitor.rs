@@ -100,7 +100,8 @@ impl Monitor {
     }
 
     /// The next change, or `None` when there is none now.
-    pub fn recv(&mut self) -> io::Result<Option<Change>> {
+    #[expect(clippy::should_implement_trait, reason = "an iterator cannot fail and go on")]
+    pub fn next(&mut self) -> io::Result<Option<Change>> {
         for _ in 0..DATAGRAMS_MAX {
             if let Some(change) = self.pending.pop_front() {
                 return Ok(Some(change));
