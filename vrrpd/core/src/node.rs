@@ -12,9 +12,6 @@ mod reload;
 mod report;
 mod switchover;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
@@ -79,11 +76,11 @@ pub enum Action {
         /// Which.
         addresses: Vec<IpNet>,
     },
-    /// The router became active (`true`: the warden is to watch it) or is no longer (`false`).
+    /// The router is about to get its addresses (`true`: the warden is to watch it) or has none any more (`false`).
     Guard {
         /// Which virtual router.
         slot: Slot,
-        /// Whether it is active.
+        /// Whether it is to be watched.
         active: bool,
     },
     /// Enter this into the event log.
@@ -288,12 +285,14 @@ impl Node {
             Output::Acquire => {
                 let addresses = settings.addresses.clone();
                 entry.restore_at = None;
+                self.actions.push_back(Action::Guard { slot, active: true });
                 self.actions.push_back(Action::AddAddresses { slot, addresses });
             }
             Output::Relinquish => {
                 let addresses = settings.addresses.clone();
                 entry.restore_at = None;
                 self.actions.push_back(Action::RemoveAddresses { slot, addresses });
+                self.actions.push_back(Action::Guard { slot, active: false });
             }
             Output::Announce => self.announce(slot),
             Output::Offer(id) => {
@@ -309,9 +308,6 @@ impl Node {
             Output::Role { from, to, reason } => {
                 entry.since = self.now;
                 entry.missed = 0;
-                if (from == Role::Active) != (to == Role::Active) {
-                    self.actions.push_back(Action::Guard { slot, active: to == Role::Active });
-                }
                 self.event(Event::Role { instance, family, from, to, reason });
                 self.heartbeat_soon();
             }
