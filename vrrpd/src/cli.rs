@@ -151,7 +151,11 @@ impl Cli {
             Command::Switchover { instance } => {
                 let answer = post(&run_dir, "/v1/switchover", &json!({ "instance": instance }))?;
                 let active = answer["active"].as_str().unwrap_or("?");
-                Ok(writeln!(out, "instance {instance} is active on node {active} after {} ms", answer["took_ms"])?)
+                Ok(writeln!(
+                    out,
+                    "instance {instance} is active on node {active} after {} ms",
+                    answer["took_ms"]
+                )?)
             }
             Command::Maintenance { state } => {
                 let answer = post(&run_dir, "/v1/maintenance", &json!({ "on": state == Switch::On }))?;
@@ -226,7 +230,13 @@ fn print_json(out: &mut impl Write, value: &Value) -> Result<(), CliError> {
     Ok(writeln!(out)?)
 }
 
-fn show_events(run_dir: &Path, follow: bool, after: u64, json: bool, out: &mut impl Write) -> Result<(), CliError> {
+fn show_events(
+    run_dir: &Path,
+    follow: bool,
+    after: u64,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<(), CliError> {
     let mut show = |event: &Value| {
         if json {
             writeln!(out, "{event}")?;
@@ -234,7 +244,8 @@ fn show_events(run_dir: &Path, follow: bool, after: u64, json: bool, out: &mut i
             writeln!(out, "({dropped} events are gone)")?;
         } else {
             let text = |key: &str| event[key].as_str().unwrap_or("?");
-            writeln!(out, "{:>6}  {}  {}", event["id"], text("at"), text("message"))?;
+            let id = event["id"].as_u64().unwrap_or_default();
+            writeln!(out, "{id:>6}  {}  {}", text("at"), text("message"))?;
         }
         out.flush()
     };

@@ -50,7 +50,12 @@ pub enum ClientError {
 /// # Errors
 ///
 /// When there is no answer, or it is an error.
-pub async fn ask(run_dir: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+pub async fn ask(
+    run_dir: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Value, ClientError> {
     let asked = async {
         let response = send(run_dir, method, path, body, "application/json").await?;
         let status = response.status();
@@ -84,7 +89,8 @@ pub async fn follow(
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<_> = pending.drain(..=end).collect();
             let Some(data) = line.strip_prefix(b"data: ") else { continue };
-            let value = serde_json::from_slice(data).map_err(|error| ClientError::Broken(error.to_string()))?;
+            let value =
+                serde_json::from_slice(data).map_err(|error| ClientError::Broken(error.to_string()))?;
             if each(&value).is_err() {
                 // Nobody reads our output any more, for instance `head`.
                 return Ok(());
@@ -128,7 +134,8 @@ async fn send(
 async fn read(response: Response<Incoming>) -> Result<Value, ClientError> {
     let collected = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
     let bytes = collected.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
-    serde_json::from_slice(&bytes).map_err(|error| ClientError::Broken(format!("its answer is no JSON: {error}")))
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ClientError::Broken(format!("its answer is no JSON: {error}")))
 }
 
 fn refusal(status: StatusCode, value: &Value) -> ClientError {

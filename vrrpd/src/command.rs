@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use common::config::Config;
-use common::ipc::{LbdHealth, Role};
+use common::ipc::Role;
 use common::key::PairKey;
 use common::time::UnixTime;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -30,21 +30,13 @@ use tokio::sync::oneshot;
 use vrrpd_core::event::{Event, HandoverFailure};
 use vrrpd_core::status::NodeStatus;
 
+pub use vrrpd_core::track::LbdState;
+
 /// Commands waiting for the loop at most.
 pub const COMMANDS_MAX: usize = 64;
 
 /// Events waiting for the event thread at most.
 pub const EVENTS_MAX: usize = 1024;
-
-/// What is known of `lbd`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum LbdState {
-    /// It is not connected, or has been silent for too long.
-    #[default]
-    Absent,
-    /// It is connected and says so.
-    Alive(LbdHealth),
-}
 
 /// What the loop is asked to do.
 #[derive(Debug)]

@@ -224,7 +224,9 @@ pub fn run<E: Into<LoopError>>(
     let ended = runtime.block_on(async {
         serve_unix(Arc::clone(&api), unix)?;
         let tcp = (config.api.vrrpd, serve_tcp(Arc::clone(&api), tcp)?);
-        Control { options: options.clone(), config, api, commands, handle, signals, reloads, tcp }.serve().await
+        Control { options: options.clone(), config, api, commands, handle, signals, reloads, tcp }
+            .serve()
+            .await
     });
     // The loop is gone or given up; nothing new can come in.
     drop(link);

@@ -61,7 +61,8 @@ struct Router {
 pub fn render(status: &Status, now_unix_ms: u64) -> String {
     let mut out = String::new();
     head(&mut out, status);
-    let mut rows = vec![["INSTANCE", "ROLE", "FOR", "PRIORITY", "INTERFACE", "VRID", "VIRTUAL IPS"].map(str::to_owned)];
+    let mut rows =
+        vec![["INSTANCE", "ROLE", "FOR", "PRIORITY", "INTERFACE", "VRID", "VIRTUAL IPS"].map(str::to_owned)];
     for instance in &status.instances {
         let Instance { priority, effective_priority, .. } = instance;
         let priority = if priority == effective_priority {
@@ -103,7 +104,8 @@ fn head(out: &mut String, status: &Status) {
     writeln!(out, "peer link: {}", peer_link(&status.peer_link)).ok();
     writeln!(out, "lbd: {}, maintenance: {}", status.lbd, if status.maintenance { "on" } else { "off" }).ok();
     if status.status_age_ms > 1000 {
-        writeln!(out, "warning: this state is {} ms old, the real-time loop may hang", status.status_age_ms).ok();
+        writeln!(out, "warning: this state is {} ms old, the real-time loop may hang", status.status_age_ms)
+            .ok();
     }
 }
 
@@ -111,7 +113,8 @@ fn peer_link(link: &PeerLink) -> String {
     if !link.configured {
         return "not configured".to_owned();
     }
-    let heard = link.last_heard_ms_ago.map_or_else(|| "never heard".to_owned(), |ms| format!("heard {ms} ms ago"));
+    let heard =
+        link.last_heard_ms_ago.map_or_else(|| "never heard".to_owned(), |ms| format!("heard {ms} ms ago"));
     let config = match (link.same_config, &link.config_hash) {
         (Some(true), _) => ", same configuration".to_owned(),
         (Some(false), Some(hash)) => format!(", OTHER configuration {hash}"),
@@ -128,7 +131,12 @@ fn details(out: &mut String, instance: &Instance) {
         writeln!(out, "{name}: priority lowered by {}", instance.reasons.join(", ")).ok();
     }
     for router in &instance.routers {
-        write!(out, "{name} {}: {}, adverts every {} ms", router.family, router.role, router.advert_interval_ms).ok();
+        write!(
+            out,
+            "{name} {}: {}, adverts every {} ms",
+            router.family, router.role, router.advert_interval_ms
+        )
+        .ok();
         if let (Some(from), Some(priority), Some(ago)) =
             (&router.last_advert_from, router.last_advert_priority, router.last_advert_ms_ago)
         {
