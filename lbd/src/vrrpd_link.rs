@@ -11,15 +11,17 @@ use common::wire::{FrameReader, WireError, frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::shared::{Shared, VrrpdView};
 
 /// How long to wait before the next try to connect.
 const RECONNECT: Duration = Duration::from_millis(100);
 
-/// The same after `vrrpd` sent something that cannot be understood: another try at once would go the same way.
-const RECONNECT_AFTER_NONSENSE: Duration = Duration::from_secs(5);
+/// A link shorter than this was no link: `vrrpd` refuses us, or is not understood. The next pause is then twice as long,
+/// up to the maximum, so that neither log fills up.
+const SHORT_LINK: Duration = Duration::from_secs(1);
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// `vrrpd` reads at once; if it has not for so long, the connection is given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
@@ -42,21 +44,20 @@ enum LinkError {
 /// Keeps the link for as long as the daemon runs.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let path = shared.run_dir.join(SOCKET_NAME);
+    let mut pause = RECONNECT;
     loop {
-        let mut pause = RECONNECT;
         // Without vrrpd, lbd runs all the same, so that nothing is said about a socket that is not there.
         if let Ok(stream) = UnixStream::connect(&path).await {
             tracing::info!("connected to vrrpd");
             shared.control.vrrpd_connects.add(1);
             shared.vrrpd.send_modify(|view| view.connected = true);
+            let begin = Instant::now();
             let ended = talk(&shared, stream).await;
             shared.vrrpd.send_replace(VrrpdView::default());
             if let Err(error) = ended {
                 tracing::warn!(%error, "the link to vrrpd ended");
-                if matches!(error, LinkError::Wire(_)) {
-                    pause = RECONNECT_AFTER_NONSENSE;
-                }
             }
+            pause = if begin.elapsed() < SHORT_LINK { (pause * 2).min(RECONNECT_MAX) } else { RECONNECT };
         }
         tokio::time::sleep(pause).await;
     }

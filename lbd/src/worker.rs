@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use lbd_core::round_robin::RoundRobin;
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
 
 use crate::l4::{BufferPool, Connections, End, accept_loop};
 use crate::shared::{Shared, WorkerShared};
@@ -184,7 +184,10 @@ fn run(
     commands: mpsc::Receiver<Command>,
     started: &std::sync::mpsc::SyncSender<io::Result<()>>,
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // Not a `LocalSet` on a plain runtime: waking one costs a write to the runtime's eventfd each time.
+    let built =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let runtime = match built {
         Ok(runtime) => runtime,
         Err(error) => {
             // The receiver waits for exactly this one message.
@@ -205,24 +208,26 @@ fn run(
         all: shared,
         routes: RefCell::new(routes),
     });
-    LocalSet::new().block_on(&runtime, serve(worker, commands));
+    runtime.block_on(serve(worker, commands));
+}
+
+/// Ticks for as long as the worker runs. A task of its own: waking the runtime's main future costs a system call more.
+async fn tick_forever(worker: Rc<Worker>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let now_ms = worker.all.clock.now_ms();
+        worker.shared().beat(now_ms);
+        worker.connections.tick(now_ms);
+    }
 }
 
 async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
     let mut listening: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tokio::task::spawn_local(tick_forever(Rc::clone(&worker)));
     loop {
-        let command = tokio::select! {
-            _ = tick.tick() => {
-                let now_ms = worker.all.clock.now_ms();
-                worker.shared().beat(now_ms);
-                worker.connections.tick(now_ms);
-                continue;
-            }
-            command = commands.recv() => command,
-        };
-        match command {
+        match commands.recv().await {
             Some(Command::Listen(address, socket)) => match tokio::net::TcpListener::from_std(socket) {
                 Ok(listener) => {
                     let (stop, stopped) = oneshot::channel();

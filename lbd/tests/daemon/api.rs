@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::server::Server;
-use crate::support::{Config, Lbd, connect, eventually, exchange, own_ip};
+use crate::support::{Config, Lbd, connect, end_of, eventually, exchange, own_ip};
 
 fn lbd(api: impl Fn(&mut Config)) -> (Lbd, Config, Server) {
     let ip = own_ip();
@@ -70,7 +70,7 @@ fn too_many_connections_are_closed_and_the_unix_socket_stays_open() {
     let (lbd, config, _server) = lbd(|_| {});
     let idle: Vec<TcpStream> = (0..64).map(|_| connect(config.api_address())).collect();
     let mut refused = connect(config.api_address());
-    assert!(matches!(refused.read(&mut [0]), Ok(0) | Err(_)));
+    assert!(matches!(end_of(&mut refused), Ok(0) | Err(_)));
     let (_, metrics) = lbd.ask("GET", "/metrics");
     assert!(metrics.contains("tandem_lbd_api_connections_refused_total 1\n"), "{metrics}");
     drop(idle);

@@ -80,3 +80,17 @@ fn without_any_target_the_client_is_reset() {
     eventually("it is counted", || lbd.service("refused_no_target") == 1);
     assert_eq!(lbd.service("connections_open"), 0);
 }
+
+#[test]
+fn both_families_are_served_on_addresses_that_other_hosts_have() {
+    let ip = own_ip();
+    let server = Server::named((ip, 0).into(), "a");
+    let mut config = Config::new(ip, &[server.address]);
+    let six = std::net::TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+    // Documentation addresses: this host has them as little as a backup node has the VIP.
+    let elsewhere = ["192.0.2.1:8080", "[2001:db8::1]:8080"].map(|address| address.parse().unwrap());
+    config.listen.extend([six, elsewhere[0], elsewhere[1]]);
+    let lbd = Lbd::start(&config);
+    assert_eq!(lbd.fetch().unwrap(), "a");
+    assert_eq!(crate::support::fetch(six).unwrap(), "a");
+}

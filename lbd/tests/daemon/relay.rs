@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use crate::server::Server;
-use crate::support::{Config, Lbd, eventually, finish, own_ip, patient, ping, reset};
+use crate::support::{Config, Lbd, end_of, eventually, finish, own_ip, patient, ping, reset};
 
 /// Bytes without a pattern that a mixed-up buffer could keep.
 struct Noise(u64);
@@ -167,10 +167,10 @@ fn resets_are_passed_on_both_ways() {
     };
     let (client, mut target) = open();
     reset(client);
-    assert_eq!(target.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(end_of(&mut target).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     let (mut client, target) = open();
     reset(target);
-    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(end_of(&mut client).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     // A client that had finished sending is not being read any more when it resets.
     let (client, target) = open();
     finish(&client);

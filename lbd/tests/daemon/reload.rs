@@ -1,13 +1,13 @@
 //! Replacing the configuration of the running daemon.
 
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
 
 use crate::server::Server;
-use crate::support::{Config, Lbd, eventually, free, own_ip, ping};
+use crate::support::{Config, Lbd, end_of, eventually, free, own_ip, ping};
 
 #[test]
 fn reloads_under_load_fail_no_connection() {
@@ -138,7 +138,7 @@ fn connections_of_a_removed_target_end_after_its_drain_time() {
     assert_eq!(lbd.reload(&config).0, 200);
     assert_eq!(ping(&mut removed, "drain").unwrap(), "drain", "it may go on for a while");
     assert_eq!(lbd.health(1), "removed");
-    assert_eq!(removed.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(end_of(&mut removed).unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(ping(&mut kept, "stay").unwrap(), "stay");
     eventually("it is no longer shown", || {
         lbd.status()["target_groups"][0]["targets"].as_array().unwrap().len() == 1

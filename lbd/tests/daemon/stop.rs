@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::server::Server;
-use crate::support::{Config, Lbd, eventually, own_ip, ping};
+use crate::support::{Config, Lbd, end_of, eventually, own_ip, ping};
 
 #[test]
 fn an_open_transfer_is_finished() {
@@ -48,7 +48,7 @@ fn a_second_signal_stops_at_once() {
     lbd.signal(Signal::SIGTERM);
     assert!(lbd.wait().success());
     assert!(begin.elapsed() < Duration::from_secs(5));
-    assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
+    assert!(matches!(end_of(&mut client), Ok(0) | Err(_)));
 }
 
 #[test]

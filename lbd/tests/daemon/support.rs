@@ -281,6 +281,17 @@ pub(crate) fn ping(stream: &mut TcpStream, text: &str) -> io::Result<String> {
     Ok(String::from_utf8(answer).unwrap())
 }
 
+/// Reads a byte that should not come; answers how the connection ends instead. A read with a time limit is not begun again
+/// by itself when a signal interrupts it.
+pub(crate) fn end_of(stream: &mut TcpStream) -> io::Result<usize> {
+    loop {
+        match stream.read(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// Closes a connection with a reset.
 pub(crate) fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
