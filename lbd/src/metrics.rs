@@ -194,6 +194,12 @@ fn encode_services(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Result 
             End::ALL.map(|end| (vec![("service", name), ("end", end.name())], count(end)))
         }),
     )?;
+    encode_service_work(out, &names, services)
+}
+
+fn encode_service_work(out: &mut Out<'_>, names: &[String], services: &[Arc<Service>]) -> fmt::Result {
+    let each = || names.iter().map(String::as_str).zip(services);
+    let labels = |service| vec![("service", service)];
     out.counters(
         "service_connect_retries",
         "Connects tried again on another target",
