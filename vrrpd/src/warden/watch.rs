@@ -140,10 +140,7 @@ impl Warden {
             self.page.fired(slot);
         }
         let failed = if failures.is_empty() { String::new() } else { format!(": {}", failures.join(", ")) };
-        say(&format!(
-            "the daemon is {daemon}: released the addresses of {} virtual routers{failed}",
-            due.len()
-        ));
+        say(&format!("the daemon is {daemon}; virtual routers released: {}{failed}", due.len()));
     }
 }
 
