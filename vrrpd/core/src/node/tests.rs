@@ -1,1 +1,0 @@
-//! A node at work, input by input.
