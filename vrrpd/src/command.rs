@@ -12,6 +12,8 @@
 //! other side pays: a command that does not fit is answered with [`CommandError::Busy`], an event that does not fit is
 //! dropped and counted.
 
+mod error;
+
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,14 +24,15 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use common::config::Config;
-use common::ipc::Role;
 use common::key::PairKey;
 use common::time::UnixTime;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
-use vrrpd_core::event::{Event, HandoverFailure};
+use vrrpd_core::event::Event;
 use vrrpd_core::status::NodeStatus;
 
+pub use error::CommandError;
+pub(crate) use error::handover;
 pub use vrrpd_core::track::LbdState;
 
 /// Commands waiting for the loop at most.
@@ -96,76 +99,6 @@ pub struct MaintenanceOutcome {
 pub struct ReloadOutcome {
     /// Its hash.
     pub config_hash: u64,
-}
-
-/// Why a command was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CommandError {
-    /// No such instance.
-    #[error("there is no instance {name}; this node has {}", list(known))]
-    UnknownInstance {
-        /// The name asked for.
-        name: String,
-        /// The names there are.
-        known: Vec<String>,
-    },
-    /// A switchover is asked of the active node.
-    #[error("this node is {} for instance {instance}, and only the active node can hand it over{}", role.name(), ask(active.as_deref()))]
-    NotActive {
-        /// The instance.
-        instance: String,
-        /// This node's role.
-        role: Role,
-        /// The node that is active, where that is known.
-        active: Option<String>,
-    },
-    /// Nothing is heard of the other node, or it could not serve.
-    #[error("instance {instance} cannot be handed over: {reason}")]
-    PeerUnavailable {
-        /// The instance.
-        instance: String,
-        /// Why not.
-        reason: String,
-    },
-    /// It was tried.
-    #[error("the handover of instance {instance} failed: {}", handover(*.reason))]
-    HandoverFailed {
-        /// The instance.
-        instance: String,
-        /// Why.
-        reason: HandoverFailure,
-    },
-    /// The configuration cannot be put in force without a restart, or not at all; the former one stays.
-    #[error("the new configuration was not put in force: {reason}")]
-    ReloadFailed {
-        /// Why.
-        reason: String,
-    },
-    /// Another command of the kind is under way, or the queue is full.
-    #[error("vrrpd is busy with other commands, try again in a moment")]
-    Busy,
-    /// The loop ends or has ended.
-    #[error("vrrpd is stopping")]
-    Stopping,
-    /// No answer within the time a caller waits; it may still be carried out.
-    #[error("no answer within {} s; `vrrpd status` shows what came of it", .0.as_secs())]
-    TimedOut(Duration),
-}
-
-fn list(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
-fn ask(active: Option<&str>) -> String {
-    active.map_or_else(String::new, |node| format!("; ask node {node}"))
-}
-
-const fn handover(reason: HandoverFailure) -> &'static str {
-    match reason {
-        HandoverFailure::NoPeer => "the other node is not heard on the peer link",
-        HandoverFailure::TimedOut => "the other node did not answer in time",
-        HandoverFailure::Refused => "the other node is not able to take over",
-    }
 }
 
 /// Puts commands into the loop's queue.
@@ -448,50 +381,4 @@ fn clear(fd: &EventFd) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-    fn readable(fd: BorrowedFd<'_>) -> bool {
-        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() == 1
-    }
-
-    #[test]
-    fn a_command_wakes_and_a_full_queue_is_busy() {
-        let (sender, receiver) = commands().unwrap();
-        assert!(!readable(receiver.as_fd()));
-        for _ in 0..COMMANDS_MAX {
-            sender.send(Command::Shutdown).unwrap();
-        }
-        assert_eq!(sender.send(Command::Shutdown), Err(CommandError::Busy));
-        assert!(readable(receiver.as_fd()));
-        receiver.clear();
-        assert!(!readable(receiver.as_fd()));
-        let mut count = 0;
-        while receiver.try_recv().is_some() {
-            count += 1;
-        }
-        assert_eq!(count, COMMANDS_MAX);
-        drop(receiver);
-        assert_eq!(sender.send(Command::Shutdown), Err(CommandError::Stopping));
-    }
-
-    #[test]
-    fn events_at_the_bound_are_dropped_and_counted() {
-        let (sender, receiver) = events();
-        for _ in 0..EVENTS_MAX + 3 {
-            sender.send(UnixTime::default(), Event::Maintenance { on: true });
-        }
-        assert_eq!(receiver.dropped().load(Ordering::Relaxed), 3);
-        assert_eq!(std::iter::from_fn(|| receiver.recv(Duration::ZERO).unwrap()).count(), EVENTS_MAX);
-    }
-
-    #[test]
-    fn only_changed_roles_wake_the_reader() {
-        let cell = StatusCell::new().unwrap();
-        cell.publish(NodeStatus { maintenance: true, ..NodeStatus::default() });
-        assert!(!readable(cell.roles_fd()));
-        assert_eq!(cell.latest().number, 1);
-        assert!(cell.latest().status.maintenance);
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+use caps::CapSet;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -72,6 +73,7 @@ pub fn start() -> io::Result<Flush> {
 }
 
 fn write_all(lines: &Receiver<Job>) {
+    renounce();
     let mut stderr = io::stderr();
     while let Ok(job) = lines.recv() {
         match job {
@@ -85,6 +87,15 @@ fn write_all(lines: &Receiver<Job>) {
                 done.try_send(()).ok();
             }
         }
+    }
+}
+
+/// The thread starts before the daemon gives up what it does not need, and needs nothing at all itself.
+fn renounce() {
+    // A thread that keeps them is no reason not to start, and it has nobody to tell but itself.
+    nix::sys::prctl::set_no_new_privs().ok();
+    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        caps::clear(None, set).ok();
     }
 }
 

@@ -222,7 +222,8 @@ fn too_many_connections_are_closed_and_counted() {
         stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_)).then_some(stream)
     });
-    assert!(served.api.counters.refused_tcp.load(std::sync::atomic::Ordering::Relaxed) > 0);
+    let counter = &served.api.counters.refused_tcp;
+    wait_for("the count", || (counter.load(std::sync::atomic::Ordering::Relaxed) > 0).then_some(()));
     // The other socket has places of its own.
     assert_eq!(served.unix("GET", "/v1/role", "").status, 200);
     drop((held, refused));

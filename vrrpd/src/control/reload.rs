@@ -15,9 +15,9 @@ impl Control {
     pub(super) async fn reload(&mut self, request: Option<ReloadRequest>) {
         notify_reloading();
         let result = self.try_reload().await;
-        match &result {
-            Ok(outcome) => tracing::info!("configuration {:016x} is in force", outcome.config_hash),
-            Err(error) => tracing::error!("the former configuration stays in force: {error}"),
+        // Success is an event of the loop's.
+        if let Err(error) = &result {
+            tracing::error!("the former configuration stays in force: {error}");
         }
         notify(&[NotifyState::Ready]);
         if let Some(request) = request {

@@ -1,9 +1,9 @@
 //! Events as sentences.
 
-use vrrpd_core::event::{Event, HandoverFailure, Reason};
+use vrrpd_core::event::{Event, Reason};
 use vrrpd_core::packet::Family;
 
-use crate::command::Stamped;
+use crate::command::{Stamped, handover};
 
 /// The event as a sentence without its time.
 #[must_use]
@@ -113,14 +113,6 @@ const fn why(reason: Reason) -> &'static str {
         Reason::PeerHealthier => "the other node is active too and healthier",
         Reason::Shutdown => "the daemon stops",
         Reason::Removed => "a new configuration no longer has it",
-    }
-}
-
-const fn handover(reason: HandoverFailure) -> &'static str {
-    match reason {
-        HandoverFailure::NoPeer => "the other node is not heard on the peer link",
-        HandoverFailure::TimedOut => "the other node did not answer in time",
-        HandoverFailure::Refused => "the other node is not able to take over",
     }
 }
 
