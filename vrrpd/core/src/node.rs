@@ -134,6 +134,8 @@ pub struct Node {
     boot: u64,
     switchovers: Switchovers,
     next_handover_id: u64,
+    /// The node was not run for a while, and what it reads now may be old; until the next timeout.
+    late: bool,
     stopping: bool,
     finished: bool,
     unmatched_drops: BTreeMap<&'static str, u64>,
@@ -157,6 +159,7 @@ impl Node {
             boot,
             switchovers: Switchovers::default(),
             next_handover_id: 1,
+            late: false,
             stopping: false,
             finished: false,
             unmatched_drops: BTreeMap::new(),

@@ -19,8 +19,12 @@ use crate::handover::{Handover, OFFER_BOUND, OFFER_INTERVAL, Phase, Purpose, res
 use crate::settings::RouterSettings;
 use crate::timer::{Timer, Timers};
 
-/// How long after taking over by handover the predecessor's own advertisements are ignored, at least.
-const DEFERENCE_MIN: Duration = Duration::from_secs(1);
+/// How long after taking over by handover the predecessor's own advertisements are ignored: as long as it may go on with
+/// its offer, and a little for the way.
+const DEFERENCE: Duration = OFFER_BOUND.saturating_add(Duration::from_millis(100));
+
+/// The same after a release: nothing can follow but what was on its way already.
+const DEFERENCE_RELEASED: Duration = Duration::from_millis(100);
 
 /// What a virtual router wants done, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,6 +325,8 @@ impl Router {
                 self.advertise(heard.at, out);
                 self.timers.set(Timer::Advert, heard.at + self.settings.interval);
             }
+            // Its sender was active too, so it may have announced later than we did.
+            self.announce_soon(heard.at);
             return;
         }
         let tie_lost = self.source.is_some_and(|own| heard.source > own);
@@ -328,6 +334,9 @@ impl Router {
             if self.defers_to(heard) {
                 return;
             }
+            // Not in the RFC: without this the other one, which may not have heard us at all, would not know that our
+            // announcements have to be corrected by its own.
+            self.resign(out);
             self.learn_interval(heard.interval);
             self.become_backup(heard.at, Reason::HigherPriority, out);
         } else {
@@ -357,12 +366,16 @@ impl Router {
         }
     }
 
-    /// Serves every timer that is due. `standby` keeps a backup from taking over (the peer is known to serve, and better).
-    pub(crate) fn timeout(&mut self, now: Instant, standby: bool, out: &mut Vec<Output>) {
+    /// Serves every timer that is due. `standby` keeps a backup from taking over (the peer is known to serve, and better), unless
+    /// that peer resigned; `late` makes it listen first, because it did not run and may have missed what was sent.
+    pub(crate) fn timeout(&mut self, now: Instant, standby: bool, late: bool, out: &mut Vec<Output>) {
         while let Some((timer, deadline)) = self.timers.take_due(now) {
             match timer {
                 Timer::Advert => self.advert_due(now, deadline, out),
-                Timer::ActiveDown if standby => {
+                Timer::ActiveDown if late => {
+                    self.timers.set(Timer::ActiveDown, now + self.active_interval + self.skew());
+                }
+                Timer::ActiveDown if standby && !self.resigned => {
                     self.timers.set(Timer::ActiveDown, now + self.active_down_interval());
                 }
                 Timer::ActiveDown => {
@@ -391,6 +404,12 @@ impl Router {
         self.last_advert_sent = now;
         self.stats.adverts_sent += 1;
         out.push(Output::Advertise(self.effective));
+    }
+
+    /// "I am no longer active": RFC 9568 §5.2.4.
+    fn resign(&mut self, out: &mut Vec<Output>) {
+        self.stats.adverts_sent += 1;
+        out.push(Output::Advertise(0));
     }
 
     /// The state is live before it is announced: addresses, then the advertisement, then ARP or ND.
@@ -547,8 +566,7 @@ impl Router {
         handover.phase = Phase::Resigned;
         handover.failure = failure;
         handover.deadline = deadline;
-        self.stats.adverts_sent += 1;
-        out.push(Output::Advertise(0));
+        self.resign(out);
         self.timers.cancel(Timer::Advert);
         self.timers.cancel(Timer::Announce);
         self.timers.set(Timer::Handover, deadline);
@@ -599,16 +617,22 @@ impl Router {
         out: &mut Vec<Output>,
     ) -> bool {
         match self.role {
-            Role::Active => self.handover.is_none(),
-            Role::Init | Role::Fault => false,
-            Role::Backup => {
-                let until = now + (self.settings.interval * 3).max(DEFERENCE_MIN);
-                let to = self.last_heard.map(|heard| heard.source);
-                self.become_active(now, reason, out);
-                self.deference = defer.then_some(Deference { until, to });
-                true
-            }
+            Role::Init | Role::Fault => return false,
+            Role::Active if self.handover.is_some() => return false,
+            // Both were active: the peer leaves, and whatever it announced last is wrong now.
+            Role::Active => self.announce_soon(now),
+            Role::Backup => self.become_active(now, reason, out),
         }
+        if defer {
+            let span = if reason == Reason::Released {
+                DEFERENCE_RELEASED.min(self.settings.interval)
+            } else {
+                DEFERENCE
+            };
+            let to = self.last_heard.map(|heard| heard.source);
+            self.deference = Some(Deference { until: now + span, to });
+        }
+        true
     }
 
     /// The predecessor is known to have stepped down.
@@ -622,8 +646,7 @@ impl Router {
         if self.role == Role::Active {
             let resigned = self.handover.is_some_and(|handover| handover.phase == Phase::Resigned);
             if !resigned {
-                self.stats.adverts_sent += 1;
-                out.push(Output::Advertise(0));
+                self.resign(out);
             }
             out.push(Output::Relinquish);
             self.end_handover(Err(HandoverFailure::TimedOut), out);

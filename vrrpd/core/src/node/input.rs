@@ -153,6 +153,8 @@ impl Node {
         if self.finished {
             return;
         }
+        let overdue = self.next_deadline().map_or(Duration::ZERO, |deadline| now.at.since(deadline));
+        self.late |= overdue > self.heartbeat_interval();
         // A router that slept must not speak, whatever it is that woke it.
         for slot in self.slot_list() {
             self.drive(slot, |router, at, out| router.step_down_if_stalled(at, out));
@@ -213,11 +215,12 @@ impl Node {
 
     fn timeout(&mut self) {
         let at = self.now.at;
+        let late = std::mem::take(&mut self.late);
         self.link_timeout();
         self.health_timeout();
         for slot in self.slot_list() {
             let standby = self.stands_by(slot);
-            self.drive(slot, |router, at, out| router.timeout(at, standby, out));
+            self.drive(slot, |router, at, out| router.timeout(at, standby, late, out));
             let Some(entry) = self.entries.get_mut(&slot) else { continue };
             if entry.restore_at.is_some_and(|due| due <= at) {
                 entry.restore_at = None;

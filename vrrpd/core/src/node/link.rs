@@ -101,7 +101,7 @@ impl Node {
         }
     }
 
-    fn heartbeat_interval(&self) -> Duration {
+    pub(super) fn heartbeat_interval(&self) -> Duration {
         let shortest = self.settings.routers().map(|router| router.interval).min().unwrap_or(HEARTBEAT_MAX);
         shortest.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX)
     }
@@ -146,6 +146,9 @@ impl Node {
         let Some(link) = &mut self.link else { return };
         match link.opener.open(bytes) {
             Ok(Body::Heartbeat(heartbeat)) => self.heartbeat(heartbeat),
+            // What waited while we did not run may be long past. An offer that still stands is repeated, and a release that
+            // was meant leaves silence behind.
+            Ok(Body::Offer { .. } | Body::Release { .. }) if self.late => {}
             Ok(Body::Offer { router, id }) => self.offered(router, id),
             Ok(Body::Taken { router, id }) => {
                 self.for_router(router, |node, slot| {
@@ -224,10 +227,17 @@ impl Node {
         let at = self.now.at;
         let Some(entry) = self.entries.get_mut(&slot) else { return };
         let sent = entry.peer.map_or(0, |last| report.adverts_sent.saturating_sub(last.adverts_sent));
-        if std::mem::take(&mut entry.heard_since_heartbeat) {
+        if std::mem::take(&mut entry.heard_since_heartbeat) || self.late {
             entry.missed = 0;
         } else {
             entry.missed = entry.missed.saturating_add(u32::try_from(sent).unwrap_or(u32::MAX));
+        }
+        if report.role != Role::Active
+            && entry.peer.is_some_and(|last| last.role == Role::Active)
+            && entry.router.role() == Role::Active
+        {
+            // Both were active, and it may have announced later than we did.
+            entry.router.announce_soon(at);
         }
         entry.peer = Some(PeerView {
             at,
