@@ -110,6 +110,8 @@ fn the_daemon_of_the_other_tests() {
     if std::env::var_os("TANDEM_TEST_DAEMON").is_none() {
         return;
     }
+    // The warden has to manage with what the daemon keeps.
+    vrrpd::privilege::reduce().unwrap();
     let mut warden = WardenHandle::spawn_program(program()).unwrap();
     let mut plans = both();
     if std::env::var("TANDEM_TEST_DAEMON").unwrap() == "idle" {
