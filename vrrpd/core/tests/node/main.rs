@@ -1,0 +1,14 @@
+//! A node at work, input by input.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod addresses;
+mod handover;
+mod health;
+mod lan;
+mod link;
+mod random;
+mod reload;
+mod stopping;
+mod switchover;
