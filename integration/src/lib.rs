@@ -2,4 +2,6 @@
 //! a simulation of two nodes that runs from a seed.
 
 pub mod lab;
+pub mod report;
+pub mod scenario;
 pub mod sim;

@@ -120,6 +120,21 @@ impl ConnectProbe {
         })
     }
 
+    /// Waits until the last `count` attempts to come to an end have all succeeded, not counting those that ended before
+    /// this call.
+    ///
+    /// # Errors
+    /// [`crate::lab::LabError::Timeout`] when they have not within `limit`.
+    pub fn wait_steady(&self, count: usize, limit: Duration) -> Result<()> {
+        let before = self.len();
+        wait_until(&format!("{count} successful connections in a row"), limit, || {
+            let report = lock(&self.report);
+            let fresh = report.attempts.get(before..).unwrap_or_default();
+            let last = fresh.len().checked_sub(count).map(|first| &fresh[first..]);
+            last.is_some_and(|last| last.iter().all(|attempt| attempt.failure.is_none()))
+        })
+    }
+
     /// How many attempts have come to an end.
     #[must_use]
     pub fn len(&self) -> usize {

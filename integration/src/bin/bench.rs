@@ -1,0 +1,182 @@
+//! Tandem beside keepalived with HAProxy: `scripts/bench failover` runs this.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use integration::report::comparison::{Row, render, render_misses};
+use integration::report::statistics::ms;
+use integration::scenario::{Event, Family, Record, System, balancer_version, run, vrrp_version};
+use serde::Serialize;
+
+/// Measures Tandem, and other software in the same lab.
+#[derive(Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// What failovers cost new connections, beside keepalived with HAProxy
+    Failover(Failover),
+}
+
+#[derive(clap::Args)]
+struct Failover {
+    /// How often each event is done to each system
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Only this event; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = event)]
+    only: Vec<Event>,
+    /// The address families of the VIP
+    #[arg(long, value_enum, default_value_t = Families::Both)]
+    family: Families,
+    /// Write every run and the rows of the table to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Leave the logs of runs of Tandem that missed a target in this folder
+    #[arg(long, value_name = "DIR", default_value = "target/bench/evidence")]
+    evidence: PathBuf,
+    /// Exit with 1 when Tandem missed a target
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Families {
+    #[value(name = "4")]
+    V4,
+    #[value(name = "6")]
+    V6,
+    Both,
+}
+
+impl Families {
+    const fn list(self) -> &'static [Family] {
+        match self {
+            Self::V4 => &[Family::V4],
+            Self::V6 => &[Family::V6],
+            Self::Both => &[Family::V4, Family::V6],
+        }
+    }
+}
+
+/// What is written as JSON.
+#[derive(Serialize)]
+struct Results<'a> {
+    rival: String,
+    runs: u32,
+    failures_to_run: &'a [String],
+    rows: &'a [Row],
+    records: &'a [Record],
+}
+
+fn event(name: &str) -> Result<Event, String> {
+    let known = || Event::ALL.map(Event::name).join(", ");
+    Event::of_name(name).ok_or_else(|| format!("there is no such event; there are {}", known()))
+}
+
+fn main() -> Result<ExitCode> {
+    let Action::Failover(arguments) = Arguments::parse().command;
+    failover(&arguments)
+}
+
+fn failover(arguments: &Failover) -> Result<ExitCode> {
+    let (Some(keepalived), Some(haproxy)) = (vrrp_version(), balancer_version()) else {
+        bail!("keepalived and haproxy have to be installed: `scripts/setup test` does that");
+    };
+    let rival = format!("keepalived {keepalived} + HAProxy {haproxy}");
+    let events: Vec<Event> = if arguments.only.is_empty() {
+        Event::ALL.to_vec()
+    } else {
+        Event::ALL.into_iter().filter(|event| arguments.only.contains(event)).collect()
+    };
+    let families = arguments.family.list();
+    introduce(&events, families.len(), arguments.runs, &rival);
+
+    let begun = Instant::now();
+    let (mut records, mut rows, mut broken) = (Vec::new(), Vec::new(), Vec::new());
+    for family in families {
+        for event in &events {
+            for number in 1..=arguments.runs {
+                for system in [System::Tandem, System::Rival] {
+                    let what = format!("{} {} {number} {}", family.name(), event.name(), system.name());
+                    let evidence = arguments.evidence.join(what.replace(' ', "-"));
+                    match run(*event, system, *family, &evidence) {
+                        Ok(record) => {
+                            tell(&what, &record);
+                            records.push(record);
+                        }
+                        Err(error) => {
+                            eprintln!("{what}: {error}");
+                            broken.push(format!("{what}: {error}"));
+                        }
+                    }
+                }
+            }
+            rows.push(Row::of(*event, *family, &records));
+        }
+        println!("\n{}, {} runs each; Tandem, and as rival {rival}", family.name(), arguments.runs);
+        println!(
+            "gap: longest time without a new connection served, ms, median / max; failed: connections, median / max;"
+        );
+        println!("overlap: longest time both nodes answered for the VIP, ms, max\n");
+        println!("{}", render(&rows, *family));
+    }
+    let missed = render_misses(&rows);
+    if !missed.is_empty() {
+        println!("targets missed:\n{missed}  (logs: {})\n", arguments.evidence.display());
+    }
+    println!("took {} min", ms(begun.elapsed() / 60_000));
+    if let Some(file) = &arguments.json {
+        let results =
+            Results { rival, runs: arguments.runs, failures_to_run: &broken, rows: &rows, records: &records };
+        let text = serde_json::to_string_pretty(&results).context("writing the results as JSON")?;
+        fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
+    }
+    if !broken.is_empty() {
+        println!("{} runs could not be made:\n  {}", broken.len(), broken.join("\n  "));
+        return Ok(ExitCode::from(2));
+    }
+    Ok(ExitCode::from(u8::from(arguments.check && !missed.is_empty())))
+}
+
+/// Says what will be done and how long it takes.
+fn introduce(events: &[Event], families: usize, runs: u32, rival: &str) {
+    println!("each event on a fresh pair in a lab of its own, Tandem and {rival} in turn:");
+    for event in events {
+        let (ours, theirs) = event.description();
+        println!("  {}: {ours}\n      | {theirs}", event.name());
+    }
+    // Building and removing the lab, 0.7 s of quiet, the event and 0.3 s of service, and the elections.
+    let one = |event: &Event| {
+        let fixed = if *event == Event::NodeReturns { 6.0 } else { 4.0 };
+        fixed + 4.0 * event.advert_interval().as_secs_f64()
+    };
+    let seconds: f64 = events.iter().map(one).sum::<f64>() * 2.0 * f64::from(runs);
+    let families = if families == 2 { 2.0 } else { 1.0 };
+    let estimate = Duration::from_secs_f64(seconds * families);
+    println!("this takes about {} min\n", estimate.as_secs().div_ceil(60));
+}
+
+fn tell(what: &str, record: &Record) {
+    let measured = &record.measured;
+    let released = if record.released { "" } else { ", VIP not released" };
+    let problems: String = record.problems.iter().map(|problem| format!(", {problem}")).collect();
+    println!(
+        "{what}: gap {} ms, failed {} ({}), overlap {} ms, noise {} ms, answered {}{released}{problems}",
+        ms(measured.gap),
+        measured.failed,
+        measured.failures_text(),
+        ms(measured.overlap),
+        ms(measured.noise),
+        measured.answered_text(),
+    );
+}
