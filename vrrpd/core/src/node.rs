@@ -187,6 +187,10 @@ impl Node {
         if self.finished {
             return None;
         }
+        if self.late {
+            // As soon as what waited is read.
+            return Some(self.now.at);
+        }
         let routers = self.entries.values().flat_map(Entry::deadlines);
         let health = self.health.iter().filter_map(InstanceHealth::deadline);
         let link = self.link.iter().map(Link::deadline);

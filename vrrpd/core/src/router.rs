@@ -376,7 +376,7 @@ impl Router {
                     self.timers.set(Timer::ActiveDown, now + self.active_interval + self.skew());
                 }
                 Timer::ActiveDown if standby && !self.resigned => {
-                    self.timers.set(Timer::ActiveDown, now + self.active_down_interval());
+                    self.timers.set(Timer::ActiveDown, now + self.active_interval);
                 }
                 Timer::ActiveDown => {
                     let reason = if self.resigned { Reason::Resigned } else { Reason::ActiveDown };
@@ -462,10 +462,12 @@ impl Router {
         self.settings.interval.clamp(Duration::from_millis(10), Duration::from_millis(50))
     }
 
-    /// Someone else spoke for our addresses: announce again once it has had time to hear us, and once more.
+    /// Someone else spoke for our addresses: announce again once it has had time to hear us, once more, and then as often as
+    /// after becoming active, because its next claim may be one that we do not hear.
     pub(crate) fn announce_soon(&mut self, now: Instant) {
         let soon = now + self.announce_gap();
         self.announce.quick_left = 2;
+        self.announce.slow_left = self.settings.announce.repeat.saturating_sub(1);
         if self.role == Role::Active && self.timers.get(Timer::Announce).is_none_or(|due| due > soon) {
             self.timers.set(Timer::Announce, soon);
         }

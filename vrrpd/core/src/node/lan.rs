@@ -70,6 +70,9 @@ impl Node {
             interval: advert.interval,
             source: meta.source,
         };
+        if heard.priority == 0 {
+            self.peer_gave_up(slot);
+        }
         self.drive(slot, |router, _, out| router.advert(heard, out));
     }
 

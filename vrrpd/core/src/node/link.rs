@@ -163,6 +163,7 @@ impl Node {
             Ok(Body::Release { routers }) => {
                 for router in routers.into_iter().take(ROUTERS_MAX) {
                     self.for_router(router, |node, slot| {
+                        node.peer_gave_up(slot);
                         node.drive(slot, |router, at, out| router.take_over(at, Reason::Released, true, out));
                     });
                 }
@@ -266,10 +267,20 @@ impl Node {
         self.drive(slot, |router, at, out| router.take_over(at, Reason::LanFault, false, out));
     }
 
-    /// Whether a backup leaves the role to a peer that serves and is healthier, even when its advertisements do not arrive.
+    /// The peer said that it is not active any more; its next heartbeat will say what it is.
+    pub(super) fn peer_gave_up(&mut self, slot: Slot) {
+        if let Some(peer) = self.entries.get_mut(&slot).and_then(|entry| entry.peer.as_mut()) {
+            peer.role = Role::Init;
+        }
+    }
+
+    /// Whether a backup leaves the role to a peer that serves and is healthier, even when its advertisements do not arrive. Only
+    /// as long as its heartbeats do: one that is dead must not be waited for longer than its advertisements.
     pub(super) fn stands_by(&self, slot: Slot) -> bool {
         let Some(entry) = self.entries.get(&slot) else { return false };
         let own = self.severity_of(&entry.router.settings.instance);
-        self.peer_alive() && entry.peer.is_some_and(|peer| peer.role == Role::Active && peer.severity < own)
+        let heard = self.link.as_ref().and_then(|link| link.heard.as_ref());
+        let beats = heard.is_some_and(|heard| self.now.at.since(heard.at) <= heard.interval * 5 / 2);
+        beats && self.peer_alive() && entry.peer.is_some_and(|peer| peer.role == Role::Active && peer.severity < own)
     }
 }
