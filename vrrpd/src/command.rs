@@ -16,9 +16,9 @@ mod error;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,9 @@ pub use vrrpd_core::track::LbdState;
 
 /// Commands waiting for the loop at most.
 pub const COMMANDS_MAX: usize = 64;
+
+/// Former states kept until no reader holds them any more; more are freed by whoever lets go of them last.
+const RETIRED_MAX: usize = 32;
 
 /// Events waiting for the event thread at most.
 pub const EVENTS_MAX: usize = 1024;
@@ -247,6 +250,9 @@ pub struct ShellCounters {
 #[derive(Debug)]
 pub struct StatusCell {
     latest: ArcSwap<Published>,
+    /// Former states that a reader may still hold. The loop frees them itself: a reader of normal priority that freed
+    /// them could be preempted while it holds the lock of the loop's part of the heap.
+    retired: Mutex<Vec<Arc<Published>>>,
     roles_changed: EventFd,
     /// Counters that are bumped where things happen.
     pub counters: ShellCounters,
@@ -262,6 +268,7 @@ impl StatusCell {
         let first = Published { status: NodeStatus::default(), at: Instant::now(), number: 0 };
         Ok(Self {
             latest: ArcSwap::from_pointee(first),
+            retired: Mutex::new(Vec::with_capacity(RETIRED_MAX)),
             roles_changed: new_eventfd()?,
             counters: ShellCounters::default(),
         })
@@ -273,7 +280,14 @@ impl StatusCell {
         let changed = !same_roles(&former.status, &status);
         let number = former.number + 1;
         drop(former);
-        self.latest.store(Arc::new(Published { status, at: Instant::now(), number }));
+        let former = self.latest.swap(Arc::new(Published { status, at: Instant::now(), number }));
+        // Only the loop publishes, so nobody else ever holds this lock.
+        if let Ok(mut retired) = self.retired.try_lock() {
+            retired.retain(|state| Arc::strong_count(state) > 1);
+            if retired.len() < RETIRED_MAX {
+                retired.push(former);
+            }
+        }
         if changed {
             wake(&self.roles_changed);
         }

@@ -43,3 +43,29 @@ fn only_changed_roles_wake_the_reader() {
     assert_eq!(cell.latest().number, 1);
     assert!(cell.latest().status.maintenance);
 }
+
+#[test]
+fn a_state_that_is_being_read_is_freed_by_the_loop() {
+    let cell = StatusCell::new().unwrap();
+    let held = cell.latest();
+    let weak = Arc::downgrade(&held);
+    cell.publish(NodeStatus::default());
+    drop(held);
+    assert!(weak.upgrade().is_some(), "the reader freed it");
+    cell.publish(NodeStatus::default());
+    assert!(weak.upgrade().is_none(), "nobody freed it");
+}
+
+#[test]
+fn readers_that_never_let_go_do_not_fill_the_memory() {
+    let cell = StatusCell::new().unwrap();
+    let held: Vec<_> = (0..RETIRED_MAX * 2)
+        .map(|_| {
+            let latest = cell.latest();
+            cell.publish(NodeStatus::default());
+            latest
+        })
+        .collect();
+    assert_eq!(cell.retired.lock().unwrap().len(), RETIRED_MAX);
+    drop(held);
+}
