@@ -20,11 +20,11 @@ use common::key::PairKey;
 use common::time::{Duration, Instant, Now, UnixTime};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
 use vrrpd_core::event::Event;
 use vrrpd_core::node::{Input, Node, Slot, SwitchoverError};
 use vrrpd_core::settings::Settings;
-use vrrpd_core::track::LbdState;
 
 use crate::clock;
 use crate::command::{
@@ -51,8 +51,10 @@ const PACKET_SIZE_MAX: usize = 8 * 1024;
 /// The least time between two publications of an unchanged set of roles.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long local routes outlive a handover at the end, for connections that are being served by another program than
-/// `lbd` (with `lbd` connected they stay).
+/// The longest sleep.
+const IDLE_MAX: Duration = Duration::from_millis(250);
+
+/// How long local routes outlive a handover at the end: what was being served when the addresses left is answered from them.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Why the loop could not be started, or ended.
@@ -104,7 +106,7 @@ pub fn start(setup: Setup) -> Result<LoopHandle, RunError> {
     privilege::reduce()?;
     let mut shell = Loop::open(setup)?;
     if let Err(error) = shell.begin() {
-        shell.clean_up(false);
+        shell.clean_up();
         return Err(error);
     }
     LoopHandle::spawn(move || shell.run().map_err(LoopError::from)).map_err(RunError::Thread)
@@ -128,7 +130,6 @@ struct Loop {
     guarded_echo: u64,
     switchovers: BTreeMap<u64, (String, Reply<SwitchoverOutcome>)>,
     next_token: u64,
-    lbd_connected: bool,
     handed_over: bool,
     published: Instant,
     publish_now: bool,
@@ -168,7 +169,6 @@ impl Loop {
             guarded_echo: 0,
             switchovers: BTreeMap::new(),
             next_token: 1,
-            lbd_connected: false,
             handed_over: false,
             published: Instant::ZERO,
             publish_now: true,
@@ -195,6 +195,10 @@ impl Loop {
     }
 
     fn run(mut self) -> Result<(), RunError> {
+        // Signals are for the control side; here they would only interrupt.
+        if let Err(error) = SigSet::all().thread_block() {
+            tracing::warn!(%error, "blocking signals");
+        }
         let scheduling = privilege::enter_real_time();
         if scheduling.is_complete() {
             tracing::info!("real-time loop: {scheduling}");
@@ -213,18 +217,21 @@ impl Loop {
         if result.is_err() {
             self.feed(clock::now(), Input::ShutdownNow);
         }
-        let keep = self.lbd_connected;
-        if self.handed_over && !keep {
+        if self.handed_over {
             std::thread::sleep(LINGER);
         }
-        self.clean_up(keep);
+        self.clean_up();
         result
     }
 
-    /// Sleeps until something arrives or a timer is due.
+    /// Sleeps until something arrives or a timer is due; never so long that the warden would take us for dead, or a reader
+    /// of the status for hung.
     fn wait(&mut self) -> Result<(), RunError> {
         let now = clock::now().at;
-        let timeout = self.node.next_deadline().map(|deadline| TimeSpec::from_duration(deadline.since(now)));
+        let due = self.node.next_deadline().map_or(Duration::MAX, |deadline| deadline.since(now));
+        let limits =
+            self.guarded.iter().filter_map(|&slot| self.node.stall_limit(slot)).map(|limit| limit / 2);
+        let timeout = limits.fold(due.min(IDLE_MAX), Duration::min);
         let mut fds =
             vec![poll_in(self.commands.as_fd()), poll_in(self.monitor.as_fd()), poll_in(self.warden.as_fd())];
         fds.extend(self.peer.iter().map(|socket| poll_in(socket.as_fd())));
@@ -232,7 +239,7 @@ impl Loop {
             fds.extend(port.adverts.iter().flatten().map(|socket| poll_in(socket.as_fd())));
             fds.extend(port.frames.iter().flatten().map(|socket| poll_in(socket.as_fd())));
         }
-        match ppoll(&mut fds, timeout, None) {
+        match ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(RunError::Poll(error.into())),
         }
@@ -249,6 +256,8 @@ impl Loop {
         if self.node.next_deadline().is_some_and(|deadline| deadline <= now.at) {
             self.feed(now, Input::Timeout);
         }
+        // A router that resigned is silent but still holds its addresses: the warden is to know that we are well.
+        self.beat();
         if self.guarded_echo != self.node.peer_boot() {
             self.guarded_echo = self.node.peer_boot();
             self.guard_all();
@@ -269,6 +278,14 @@ impl Loop {
             }
             Ok(false) => {}
             Err(error) => self.system_error("starting the warden again", &error),
+        }
+    }
+
+    fn beat(&mut self) {
+        let floor = self.node.peer_stamp().max(clock::now().unix.as_nanos());
+        for &slot in &self.guarded {
+            // That it fired already is found out at the start of the next pass.
+            self.warden.beat(slot, floor);
         }
     }
 
@@ -412,7 +429,6 @@ impl Loop {
                     answer(reply, outcome);
                 }
                 Command::Lbd(state) => {
-                    self.lbd_connected = state != LbdState::Absent;
                     self.feed(now, Input::Lbd(state));
                 }
                 Command::Shutdown => self.feed(now, Input::Shutdown),
@@ -483,11 +499,11 @@ impl Loop {
     }
 
     /// Takes away what was set up. Errors are logged: there is nobody left to act on them.
-    fn clean_up(&mut self, keep_local_routes: bool) {
+    fn clean_up(&mut self) {
         for slot in std::mem::take(&mut self.guarded) {
             self.warden.disarm(slot);
         }
-        if let Err(error) = self.ports.clear(keep_local_routes) {
+        if let Err(error) = self.ports.clear() {
             tracing::warn!(%error, "cleaning up");
         }
     }

@@ -84,9 +84,6 @@ impl Loop {
         } else {
             port.advert_socket(router.family).map_or(Ok(()), |socket| socket.send(source, destination, bytes))
         };
-        if self.guarded.contains(&slot) {
-            self.warden.beat(slot, self.node.peer_stamp().max(clock::now().unix.as_nanos()));
-        }
         match result {
             Ok(()) => {
                 self.send_failed.remove(&slot);

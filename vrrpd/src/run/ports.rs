@@ -319,10 +319,10 @@ impl Ports {
         Ok(removed)
     }
 
-    /// Takes everything away at the end; what fails is left, the host is going on without us.
-    pub(super) fn clear(&mut self, keep_local_routes: bool) -> Result<(), PortError> {
-        let wanted = if keep_local_routes { self.vips.clone() } else { BTreeSet::new() };
-        let reconciled = self.reconcile(&wanted);
+    /// Takes everything away at the end, all of it even if something fails; the first error counts. The kernel settings go last:
+    /// without `arp_ignore` this host would answer ARP for every virtual IP that it still has a local route to.
+    pub(super) fn clear(&mut self) -> Result<(), PortError> {
+        let reconciled = self.reconcile(&BTreeSet::new());
         self.sysctls.restore()?;
         reconciled?;
         Ok(())

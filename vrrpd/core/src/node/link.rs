@@ -7,6 +7,7 @@ use common::key::KeyUse;
 use common::time::{Duration, Instant};
 
 use super::{Node, Slot};
+use crate::auth::Verifier;
 use crate::event::{Event, Reason};
 use crate::peer::{Body, Heartbeat, Opener, RouterKey, RouterReport, Sealer, silence_limit};
 use crate::settings::{ROUTERS_MAX, Settings};
@@ -80,6 +81,12 @@ impl Node {
         self.link.as_ref().is_some_and(|link| link.alive)
     }
 
+    /// Whether the peer is alive and said that it stands by for the router: otherwise an offer would only cost time.
+    pub(super) fn peer_can_take_over(&self, slot: Slot) -> bool {
+        let view = self.entries.get(&slot).and_then(|entry| entry.peer);
+        self.peer_alive() && view.is_some_and(|peer| matches!(peer.role, Role::Backup | Role::Active))
+    }
+
     /// The stamp of the last datagram sent to the peer; the warden's go above it.
     #[must_use]
     pub fn peer_stamp(&self) -> u64 {
@@ -144,7 +151,13 @@ impl Node {
 
     pub(super) fn peer_datagram(&mut self, bytes: &[u8]) {
         let Some(link) = &mut self.link else { return };
-        match link.opener.open(bytes) {
+        let life = link.opener.peer_boot();
+        let opened = link.opener.open(bytes);
+        if opened.is_ok() && life != 0 && life != link.opener.peer_boot() {
+            self.peer_restarted();
+        }
+        let Some(link) = &mut self.link else { return };
+        match opened {
             Ok(Body::Heartbeat(heartbeat)) => self.heartbeat(heartbeat),
             // What waited while we did not run may be long past. An offer that still stands is repeated, and a release that
             // was meant leaves silence behind.
@@ -169,6 +182,14 @@ impl Node {
                 }
             }
             Err(error) => *link.drops.entry(error.name()).or_default() += 1,
+        }
+    }
+
+    /// The peer's new life signs by the wall clock alone. If that was set back meanwhile, all it says on the LAN would count as
+    /// replayed, and both nodes would be active until the clock has caught up.
+    fn peer_restarted(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.verifier = self.settings.key.as_ref().map(Verifier::new);
         }
     }
 
@@ -281,6 +302,8 @@ impl Node {
         let own = self.severity_of(&entry.router.settings.instance);
         let heard = self.link.as_ref().and_then(|link| link.heard.as_ref());
         let beats = heard.is_some_and(|heard| self.now.at.since(heard.at) <= heard.interval * 5 / 2);
-        beats && self.peer_alive() && entry.peer.is_some_and(|peer| peer.role == Role::Active && peer.severity < own)
+        beats
+            && self.peer_alive()
+            && entry.peer.is_some_and(|peer| peer.role == Role::Active && peer.severity < own)
     }
 }

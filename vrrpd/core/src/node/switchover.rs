@@ -92,12 +92,12 @@ impl Node {
 
     pub(super) fn shutdown(&mut self) {
         self.stopping = true;
-        let alive = self.peer_alive();
         for slot in self.slot_list() {
             let id = self.new_handover_id();
+            let able = self.peer_can_take_over(slot);
             self.drive(slot, |router, at, out| {
                 if router.role() == Role::Active {
-                    router.hand_over(at, id, Purpose::Shutdown, alive, out);
+                    router.hand_over(at, id, Purpose::Shutdown, able, out);
                 } else {
                     router.stop(Reason::Shutdown, out);
                 }
