@@ -64,6 +64,10 @@ pub(super) struct Host {
     pub(super) machine: Machine,
     pub(super) process: Process,
     pub(super) node: Option<Node>,
+    /// Whether `vrrpd` was told to end and has not yet.
+    pub(super) ending: bool,
+    /// Whether it is to be started again after that.
+    pub(super) start_again: bool,
     pub(super) variant: Variant,
     /// Counts the lives of `vrrpd`; what was scheduled for an earlier one is void.
     pub(super) life: u64,
@@ -95,6 +99,8 @@ impl Host {
             machine: Machine::Off,
             process: Process::Gone,
             node: None,
+            ending: false,
+            start_again: false,
             variant,
             life: 0,
             wake: 0,
@@ -194,6 +200,8 @@ impl Host {
     pub(super) fn forget_process(&mut self) {
         self.process = Process::Gone;
         self.node = None;
+        self.ending = false;
+        self.start_again = false;
         self.life += 1;
         self.todo.clear();
         self.acting = false;

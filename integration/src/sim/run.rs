@@ -33,8 +33,14 @@ pub fn run_seed(seed: u64, sabotage: Sabotage, trace: Trace) -> Result<Trace, Bo
     let mut rng = Rng::new(seed);
     let variant = Variant::draw(&mut rng);
     let world = World::new(rng.next_u64(), &variant, sabotage, trace);
-    let mut run =
-        Run { rng, world, roles_moved_by_hand: false, health_touched: false, acquire_touched: false };
+    let mut run = Run {
+        rng,
+        world,
+        roles_moved_by_hand: false,
+        health_touched: false,
+        acquire_touched: false,
+        clock_set_back: false,
+    };
     match run.play() {
         Ok(()) => Ok(run.world.into_trace()),
         Err(violation) => Err(Box::new(Failure { seed, violation, trace: run.world.into_trace() })),
@@ -48,6 +54,9 @@ struct Run {
     roles_moved_by_hand: bool,
     health_touched: bool,
     acquire_touched: bool,
+    /// A wall clock was set back. A node that restarts then signs with stamps that its peer has seen; only the peer link
+    /// can tell that it is a new life.
+    clock_set_back: bool,
 }
 
 impl Run {
@@ -181,10 +190,21 @@ impl Run {
         }
     }
 
+    fn draw_kind(&mut self) -> u64 {
+        let link = self.world.variant.peer_link;
+        loop {
+            let kind = self.rng.below(19);
+            let (restarts, cuts_link) = (matches!(kind, 9..=11), matches!(kind, 1 | 5 | 6));
+            if !(self.clock_set_back && (cuts_link || (restarts && !link))) {
+                return kind;
+            }
+        }
+    }
+
     fn draw(&mut self, begin: Duration, end: Duration) -> Vec<(Duration, Fault)> {
         let host = usize::from(self.rng.chance(500));
         let both = |from: Fault, to: Fault| vec![(begin, from), (end, to)];
-        match self.rng.below(19) {
+        match self.draw_kind() {
             0 => both(Fault::Lan(self.quality()), Fault::Lan(Quality::CLEAN)),
             1 => both(Fault::Peer(self.quality()), Fault::Peer(Quality::CLEAN)),
             2 => both(Fault::LanOut(host, false), Fault::LanOut(host, true)),
@@ -281,6 +301,7 @@ impl Run {
             }
             3 => {
                 let millis = i64::try_from(self.rng.below(200_000)).unwrap_or_default() - 100_000;
+                self.clock_set_back |= millis < 0;
                 vec![(begin, Fault::WallClock(host, millis))]
             }
             _ => {

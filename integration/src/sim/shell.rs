@@ -341,10 +341,14 @@ impl World {
         self.trace.note(self.now, || format!("{}: vrrpd has finished", NAMES[host]));
         self.check_rest(host);
         self.hosts[host].guarded.clear();
+        let start_again = self.hosts[host].start_again;
         self.hosts[host].forget_process();
         self.roles_gone(host);
         self.checks.seen(&self.view, Seen::Gone(host));
         self.refresh();
+        if start_again {
+            self.start_process(host);
+        }
     }
 
     /// When a core has nothing left to do, its host holds exactly what its roles say.

@@ -72,9 +72,11 @@ impl World {
             Fault::Terminate(host) => {
                 if self.hosts[host].process != Process::Gone {
                     self.announce_plan(host);
+                    self.hosts[host].ending = true;
                     self.notify(host, Notice::Shutdown);
                 }
             }
+            Fault::Start(host) if self.hosts[host].ending => self.hosts[host].start_again = true,
             Fault::Start(host) if self.hosts[host].machine == Machine::On => self.start_process(host),
             Fault::Stop(host) => {
                 if self.hosts[host].process == Process::Running {

@@ -189,7 +189,7 @@ impl Variant {
                  priority = {{ a = {a}, b = {b} }}\nvips = [{vips}]\naddress = {{ a = [{own_a}], b = [{own_b}] }}\n\
                  advert_interval = \"{interval}ms\"\npreempt = {preempt}\npreempt_delay = \"{delay}ms\"\n\
                  transport = \"{transport}\"\nauth = \"{auth}\"\nversion = {version}\n\
-                 [vrrp.track]\nlbd = {lbd}\n{gateway}[vrrp.announce]\nrepeat = {repeat}\n",
+                 [vrrp.track]\nlbd = {lbd}\n{gateway}[vrrp.announce]\nrepeat = {repeat}\nrefresh = \"{refresh}\"\n",
                 vrid = 51 + instance,
                 vips = vips.join(", "),
                 own_a = family(0),
@@ -201,6 +201,8 @@ impl Variant {
                 version = self.version,
                 lbd = self.track_lbd,
                 repeat = self.announce_repeat,
+                // A pair that announces only once has to rely on the refresh where that one is lost.
+                refresh = if self.announce_repeat > 2 { "0s" } else { "1s" },
             ),
         );
     }

@@ -79,8 +79,13 @@ impl World {
 
     /// `vrrpd` died: the warden acts for all it guards.
     pub(super) fn warden_inherits(&mut self, host: usize, slots: Vec<(Slot, Parting)>) {
-        if self.hosts[host].machine != Machine::On || self.sabotage == Sabotage::NoWarden {
-            return;
+        match self.hosts[host].machine {
+            Machine::On if self.sabotage != Sabotage::NoWarden => {}
+            // It acts as soon as the machine goes on.
+            Machine::Paused => {
+                return self.push_in(Duration::from_millis(1), Coming::Orphaned { host, slots });
+            }
+            _ => return,
         }
         for (slot, parting) in slots {
             self.trace.note(self.now, || format!("{}: the warden releases {slot}", NAMES[host]));
