@@ -17,7 +17,7 @@ use crate::lab::probe::{
     WatchSettings, Watcher,
 };
 
-/// How often both nodes are asked for their role: often enough for a picture, too seldom to be a load.
+/// How often both nodes are asked for their role: too seldom to be a load.
 const ROLE_INTERVAL: Duration = Duration::from_millis(20);
 const STEADY_LIMIT: Duration = Duration::from_secs(30);
 /// The length of the quiet time before an event from which the probe's own noise is taken.
@@ -43,9 +43,17 @@ impl Observer {
     /// # Errors
     /// [`crate::lab::LabError::Io`] when one cannot be made.
     pub fn start(pair: &Pair, vip: IpAddr) -> Result<Self> {
+        Self::start_with(pair, vip, ROLE_INTERVAL)
+    }
+
+    /// The same, with both nodes asked for their roles at this interval.
+    ///
+    /// # Errors
+    /// [`crate::lab::LabError::Io`] when one cannot be made.
+    pub fn start_with(pair: &Pair, vip: IpAddr, role_interval: Duration) -> Result<Self> {
         let lab = pair.lab();
         let roles = match pair.settings().system {
-            System::Tandem => Some(RoleWatcher::start(lab, &[INSTANCE], ROLE_INTERVAL)?),
+            System::Tandem => Some(RoleWatcher::start(lab, &[INSTANCE], role_interval)?),
             System::Rival => None,
         };
         let watcher = Watcher::start(lab, WatchSettings::new(&pair.settings().vips))?;

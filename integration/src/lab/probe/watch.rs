@@ -21,7 +21,7 @@ use super::frames;
 use super::sightings::{Sighting, SightingKind, WatchReport};
 use super::ticker::Ticker;
 use crate::lab::Lab;
-use crate::lab::addresses::{ASKING_ADDRESSES, ASKING_FIRST, Mac, v4, v6};
+use crate::lab::addresses::{ASKING_ADDRESSES, ASKING_FIRST, Mac, mac_text, v4, v6};
 use crate::lab::clock::{now, wait_for};
 use crate::lab::error::{Context, Result};
 use crate::lab::netns::Worker;
@@ -99,7 +99,7 @@ impl Watcher {
         limit: Duration,
     ) -> Result<()> {
         let vip = vip.into();
-        wait_for(&format!("{mac:02x?} to be the only one to answer for {vip}"), limit, || {
+        wait_for(&format!("{} to be the only one to answer for {vip}", mac_text(mac)), limit, || {
             let answers = lock(&self.report).answers(vip);
             // The last question may still be under way.
             let known = answers.len().checked_sub(1)?;

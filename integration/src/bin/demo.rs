@@ -1,0 +1,299 @@
+//! A pair in namespaces, load, a planned switchover, a power loss, and the node's return: `scripts/demo` runs this.
+#![expect(clippy::print_stdout, reason = "a command for people, who read its standard output")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use common::time::Instant;
+use integration::lab::addresses::{Mac, vip4, vip6};
+use integration::lab::clock::{Window, now};
+use integration::lab::fault::Fault;
+use integration::lab::probe::{RoleWatcher, Seen};
+use integration::lab::timeline::{EventKind, Timeline};
+use integration::lab::{Node, binary};
+use integration::report::page::{self, Chapter};
+use integration::report::statistics::ms;
+use integration::report::table::{Align, Table};
+use integration::scenario::{INSTANCE, Observation, Observer, PORT, Pair, PairSettings, System};
+use nix::sys::signal::{SigSet, Signal};
+
+/// How long a step may take; all are a matter of milliseconds, or of a boot.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Connections served in a row before the next thing happens: a second of them.
+const STEADY: usize = 1000;
+const ROLE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Two nodes, three nginx targets, load, and three events.
+#[derive(Parser)]
+#[command(name = "demo")]
+struct Arguments {
+    /// Leave the pair up afterwards and say how to reach it
+    #[arg(long)]
+    keep: bool,
+    /// Where the page with the timeline is written
+    #[arg(long, value_name = "FILE", default_value = "target/tandem-demo.html")]
+    html: PathBuf,
+}
+
+/// Something that was done.
+struct Step {
+    name: &'static str,
+    description: &'static str,
+    host: String,
+    kind: EventKind,
+    event: Window,
+    /// When it was over.
+    over: Instant,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    // Blocked in every thread from the start on, so that only the wait at the end takes them; without --keep they end
+    // the demonstration as usual.
+    let mut ends = SigSet::empty();
+    ends.add(Signal::SIGINT);
+    ends.add(Signal::SIGTERM);
+    if arguments.keep {
+        ends.thread_block().context("blocking the signals that end the pair")?;
+    }
+    let begun = now();
+    println!("bringing up two nodes, three nginx targets, a client and a switch in network namespaces");
+    let mut settings = PairSettings::new(
+        "demo",
+        System::Tandem,
+        &[vip4(0).into(), vip6(0).into()],
+        Duration::from_millis(100),
+    );
+    settings.targets = 3;
+    settings.group_extra =
+        "health = { http = \"/health\", interval = \"500ms\", timeout = \"200ms\" }".to_owned();
+    let pair = Pair::start(settings)?;
+    println!("the pair is up after {:.1} s: node a is active, b is backup", (now() - begun).as_secs_f64());
+    println!("load: one new connection every millisecond from the client to http://{}/\n", vip4(0));
+
+    let observer = Observer::start_with(&pair, vip4(0).into(), ROLE_INTERVAL)?;
+    let steps = perform(&pair, &observer)?;
+    let timeline_end = now();
+    let observation = observer.stop()?;
+    let chapters = chapters(&pair, &observation, &steps, timeline_end);
+    print_results(&observation, &chapters);
+    let timeline = timeline(&observation, &steps, &pair);
+    write_page(&arguments.html, &page::render(&timeline, &observation, &chapters))?;
+    println!("the timeline, drawn: {}", arguments.html.display());
+    println!("took {:.0} s", (now() - begun).as_secs_f64());
+    if arguments.keep {
+        explain_reaching(&pair)?;
+        println!("ready");
+        ends.wait().context("waiting for a signal")?;
+    }
+    Ok(pair.finish()?)
+}
+
+/// Does everything while roles are printed as they change.
+fn perform(pair: &Pair, observer: &Observer) -> Result<Vec<Step>> {
+    let begun = now();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        if let Some(roles) = &observer.roles {
+            let done = &done;
+            scope.spawn(move || print_roles(roles, begun, done));
+        }
+        let steps = events(pair, observer, begun);
+        done.store(true, Ordering::Release);
+        steps
+    })
+}
+
+fn events(pair: &Pair, observer: &Observer, begun: Instant) -> Result<Vec<Step>> {
+    let [a, b] = pair.lab().nodes();
+    let mut steps = Vec::new();
+    observer.wait_steady(STEADY)?;
+    for (from, to, name) in [(a, b, "planned switchover, a to b"), (b, a, "planned switchover, b to a")] {
+        say(begun, &format!("on {}: vrrpd switchover {INSTANCE}", from.name()));
+        let before = now();
+        let answer = switch_over(from)?;
+        let event = Window { before, after: now() };
+        say(begun, answer.trim());
+        settle(observer, to, from, event)?;
+        steps.push(Step {
+            name,
+            description: "The other node takes over and announces the virtual IP before the first one lets go of it.",
+            host: from.name().to_owned(),
+            kind: EventKind::Action,
+            event,
+            over: now(),
+        });
+    }
+    let fault = Fault::power_loss(a.name());
+    say(begun, "node a loses power: both its links are dead from one moment on");
+    let event = pair.lab().inject(&fault)?;
+    observer.wait_announced(b.mac(), event.before, LIMIT)?;
+    observer.wait_role(b.name(), "active", LIMIT)?;
+    observer.wait_steady(STEADY)?;
+    steps.push(Step {
+        name: "power loss of the active node",
+        description: "No word of farewell: b takes over when three adverts of 100 ms are missing, plus its skew of 61 ms.",
+        host: a.name().to_owned(),
+        kind: EventKind::Fault,
+        event,
+        over: now(),
+    });
+    say(begun, "node a gets power again and boots");
+    pair.lab().heal(&fault)?;
+    let before = now();
+    pair.start_node(a)?;
+    let event = Window { before, after: now() };
+    settle(observer, a, b, event)?;
+    steps.push(Step {
+        name: "the node comes back",
+        description: "It starts as backup and, having the higher priority, asks b to hand over once lbd is healthy.",
+        host: a.name().to_owned(),
+        kind: EventKind::Heal,
+        event,
+        over: now(),
+    });
+    Ok(steps)
+}
+
+/// Waits until `active` serves alone and `backup` is backup.
+fn settle(observer: &Observer, active: &Node, backup: &Node, event: Window) -> Result<()> {
+    observer.wait_announced(active.mac(), event.before, LIMIT)?;
+    observer.wait_role(active.name(), "active", LIMIT)?;
+    observer.wait_role(backup.name(), "backup", LIMIT)?;
+    observer.wait_sole_owner(active.mac(), LIMIT)?;
+    observer.wait_steady(STEADY)?;
+    Ok(())
+}
+
+fn switch_over(active: &Node) -> Result<String> {
+    let program = binary("vrrpd")?.display().to_string();
+    let run_dir = active.run_dir().display().to_string();
+    Ok(active.run(&program, &["switchover", INSTANCE, "--run-dir", &run_dir])?)
+}
+
+fn say(begun: Instant, text: &str) {
+    println!("{:>7.3} s  {text}", (now() - begun).as_secs_f64());
+}
+
+/// Prints each change of a role when it is seen.
+fn print_roles(roles: &RoleWatcher, begun: Instant, done: &AtomicBool) {
+    let mut printed = 0;
+    // Once more after the end, for the last changes.
+    let mut last = false;
+    while !last {
+        last = done.load(Ordering::Acquire);
+        let report = roles.snapshot();
+        for change in &report.changes[printed..] {
+            let role = match &change.seen {
+                Seen::Role(role) => format!("is {role}"),
+                Seen::None => "is not running".to_owned(),
+                Seen::Silent => "does not answer".to_owned(),
+            };
+            let at = if change.at >= begun { (change.at - begun).as_secs_f64() } else { 0.0 };
+            println!("{at:>7.3} s      node {} {role}", change.node);
+        }
+        printed = report.changes.len();
+        thread::sleep(ROLE_INTERVAL);
+    }
+}
+
+fn names(pair: &Pair) -> BTreeMap<Mac, String> {
+    pair.lab().hosts().map(|host| (host.mac(), host.name().to_owned())).collect()
+}
+
+/// Each step with what came of it until the next one.
+fn chapters(pair: &Pair, observation: &Observation, steps: &[Step], end: Instant) -> Vec<Chapter> {
+    let names = names(pair);
+    let ends = steps.iter().skip(1).map(|step| step.event.before).chain([end]);
+    let chapter = |(step, until): (&Step, Instant)| {
+        let measured = observation.measure(step.event, until.min(step.over), |mac| names.get(&mac).cloned());
+        // The return of a node is the moment it takes over, which is well after its start.
+        let close_up_until = (step.kind == EventKind::Heal).then(|| takeover(observation, step)).flatten();
+        Chapter {
+            name: step.name.to_owned(),
+            description: step.description.to_owned(),
+            event: step.event,
+            measured,
+            close_up_until,
+            names: names.clone(),
+        }
+    };
+    steps.iter().zip(ends).map(chapter).collect()
+}
+
+/// A little after the node of a step became active.
+fn takeover(observation: &Observation, step: &Step) -> Option<Instant> {
+    let mut changes = observation.roles.of(&step.host, INSTANCE);
+    let active = changes.find(|change| change.at >= step.event.before && change.seen.is("active"))?;
+    Some(active.at + Duration::from_millis(150))
+}
+
+fn print_results(observation: &Observation, chapters: &[Chapter]) {
+    let mut table = Table::new(&[
+        ("event", Align::Left),
+        ("failed", Align::Right),
+        ("longest gap", Align::Right),
+        ("who answered", Align::Left),
+    ]);
+    for chapter in chapters {
+        let measured = &chapter.measured;
+        table.row(vec![
+            chapter.name.clone(),
+            measured.failed.to_string(),
+            format!("{} ms", ms(measured.gap)),
+            measured.answered_text(),
+        ]);
+    }
+    println!("\n{}", table.render());
+    let targets: Vec<String> = observation
+        .connects
+        .by_target()
+        .into_iter()
+        .map(|(name, count)| format!("{count} by {}", if name.is_empty() { "?" } else { &name }))
+        .collect();
+    println!("{} connections, served: {}", observation.connects.attempts.len(), targets.join(", "));
+}
+
+fn timeline(observation: &Observation, steps: &[Step], pair: &Pair) -> Timeline {
+    let mut timeline = Timeline::begin("Tandem: a failover, watched");
+    timeline.begun = observation.connects.begun;
+    for step in steps {
+        timeline.window(step.event, step.kind, &step.host, step.name);
+    }
+    timeline.add_roles(&observation.roles);
+    timeline.add_sightings(&observation.watch, |mac| pair.name_of(mac));
+    timeline.end();
+    timeline
+}
+
+fn write_page(file: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    fs::write(file, text).with_context(|| format!("writing {}", file.display()))
+}
+
+fn explain_reaching(pair: &Pair) -> Result<()> {
+    let lab = pair.lab();
+    let vrrpd = binary("vrrpd")?.display().to_string();
+    let client = format!("ip netns exec {}-client", lab.prefix());
+    let vip6 = IpAddr::from(vip6(0));
+    println!("\nthe pair stays up:");
+    println!("  {client} curl http://{}:{PORT}/", vip4(0));
+    println!("  {client} curl 'http://[{vip6}]:{PORT}/'");
+    for node in lab.nodes() {
+        println!("  {vrrpd} status --run-dir {}", node.run_dir().display());
+    }
+    println!("  {vrrpd} switchover {INSTANCE} --run-dir {}", lab.a().run_dir().display());
+    println!("  scripts/lab exec --lab {} a ip address show eth0", lab.prefix());
+    println!("logs and the configuration: {}", lab.dir().display());
+    println!("remove it: scripts/lab down {}", lab.prefix());
+    Ok(())
+}
