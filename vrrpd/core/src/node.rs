@@ -355,8 +355,8 @@ impl Node {
         self.actions.push_back(Action::SendAdvert { slot, source, destination, bytes });
     }
 
-    /// RFC 9568 §6.4.2 (415), (420): on becoming active "broadcast a gratuitous ARP message […] for each IPv4 address", "send
-    /// an unsolicited ND Neighbor Advertisement […] for each IPv6 address".
+    /// RFC 9568 §6.4.2, on becoming active: "For each IPv4 address associated with the Virtual Router, broadcast a gratuitous ARP
+    /// message", "For each IPv6 address associated with the Virtual Router, send an unsolicited ND Neighbor Advertisement".
     fn announce(&mut self, slot: Slot) {
         let Some(entry) = self.entries.get(&slot) else { return };
         let settings = &entry.router.settings;

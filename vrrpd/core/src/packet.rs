@@ -234,8 +234,9 @@ impl Parsed<'_> {
     /// Whether the first address of an IPv6 advertisement is link-local, as its sender had to make it.
     ///
     /// RFC 9568 §5.2.9: "For IPv6, the first address MUST be the IPv6 link-local address associated with the Virtual
-    /// Router." That binds the sender; it is not among the checks of §7.1 after which a receiver must discard, and FRR
-    /// sends such packets. So this is a fault to log, not part of [`Advert::parse`].
+    /// Router." That binds the sender; erratum 8300 puts it among the checks of §7.1 after which a receiver must discard, but
+    /// FRR sends such packets, and who does not hear it becomes active beside it. So this is a fault to count, not part of
+    /// [`Advert::parse`].
     pub fn check_first_address(&self) -> Result<(), PacketError> {
         match self.advert.addresses.first() {
             Some(IpAddr::V6(first)) if !first.is_unicast_link_local() => {

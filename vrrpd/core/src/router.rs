@@ -280,11 +280,11 @@ impl Router {
         }
     }
 
-    /// RFC 9568 §6.4.2 (450): "If the Priority in the ADVERTISEMENT is 0, then: Set the Active_Down_Timer to Skew_Time. Else: if
+    /// RFC 9568 §6.4.2: "If the Priority in the ADVERTISEMENT is 0, then: Set the Active_Down_Timer to Skew_Time"; else "If
     /// Preempt_Mode is False, or if the Priority in the ADVERTISEMENT is greater than or equal to the local Priority, then:
-    /// set Active_Adver_Interval to Max Advertise Interval contained in the ADVERTISEMENT, recompute the Skew_Time,
-    /// recompute the Active_Down_Interval, reset the Active_Down_Timer to Active_Down_Interval. Else: discard the
-    /// ADVERTISEMENT."
+    /// Set the Active_Adver_Interval to the Max Advertise Interval contained in the ADVERTISEMENT, Recompute the Skew_Time,
+    /// Recompute the Active_Down_Interval, Set the Active_Down_Timer to Active_Down_Interval"; else "Discard the
+    /// ADVERTISEMENT".
     fn advert_in_backup(&mut self, heard: Heard) {
         if heard.priority == 0 {
             self.resigned = true;
@@ -305,11 +305,12 @@ impl Router {
         heard.priority < self.effective && (allowed || unhealthy)
     }
 
-    /// RFC 9568 §6.4.3 (725): "If an ADVERTISEMENT is received, then: if the Priority in the ADVERTISEMENT is 0, then: send an
-    /// ADVERTISEMENT, reset the Adver_Timer. Else: if the Priority in the ADVERTISEMENT is greater than the local Priority
-    /// or […] equal […] and the primary IPvX address of the sender is greater than the local primary IPvX address (based
-    /// on an unsigned integer comparison of the IPvX addresses in network byte order), then: […] transition to the Backup
-    /// state. Else: discard the ADVERTISEMENT and send an ADVERTISEMENT immediately."
+    /// RFC 9568 §6.4.3: "If the Priority in the ADVERTISEMENT is 0, then: Send an ADVERTISEMENT, Reset the Adver_Timer to
+    /// Advertisement_Interval"; else "If the Priority in the ADVERTISEMENT is greater than the local Priority or the Priority
+    /// in the ADVERTISEMENT is equal to the local Priority and the primary IPvX address of the sender is greater than the
+    /// local primary IPvX address (based on an unsigned integer comparison of the IPvX addresses in network byte order),
+    /// then: […] Transition to the {Backup} state"; else "Discard the ADVERTISEMENT, Send an ADVERTISEMENT immediately to
+    /// assert the {Active} state".
     fn advert_in_active(&mut self, heard: Heard, out: &mut Vec<Output>) {
         if self.handover.is_some() {
             if heard.priority != 0 {
@@ -389,8 +390,8 @@ impl Router {
         self.deference = self.deference.filter(|wait| now < wait.until);
     }
 
-    /// RFC 9568 §6.4.3 (720): "If the Adver_Timer fires, then: send an ADVERTISEMENT, reset the Adver_Timer to
-    /// Advertisement_Interval." The next deadline counts from this one, not from now, so that lateness does not add up.
+    /// RFC 9568 §6.4.3: "If the Adver_Timer fires, then: Send an ADVERTISEMENT, Reset the Adver_Timer to
+    /// Advertisement_Interval". The next deadline counts from this one, not from now, so that lateness does not add up.
     fn advert_due(&mut self, now: Instant, deadline: Instant, out: &mut Vec<Output>) {
         self.stats.lateness = now.since(deadline);
         self.stats.lateness_max = self.stats.lateness_max.max(self.stats.lateness);
@@ -642,7 +643,7 @@ impl Router {
         self.deference = None;
     }
 
-    /// Leaves for good: RFC 9568 §6.4.3 (710): "send an ADVERTISEMENT with Priority = 0, transition to the Initialize state",
+    /// Leaves for good: RFC 9568 §6.4.3: "Send an ADVERTISEMENT with Priority = 0, Transition to the {Initialize} state",
     /// unless it was sent already.
     pub(crate) fn stop(&mut self, reason: Reason, out: &mut Vec<Output>) {
         if self.role == Role::Active {

@@ -54,7 +54,8 @@ impl Node {
             entry.drop_advert("heard_as_owner_accepted");
         }
         let settings = &entry.router.settings;
-        // RFC 9568 §7.1: "MAY verify that the IPvX address(es) […] match"; a mismatch is only counted.
+        // RFC 9568 §7.1: "A receiver MAY also verify that "IPvX Addr Count" and the list of IPvX address(es) match the IPvX
+        // address(es) configured for the VRID"; a mismatch is only counted.
         if !settings.addresses.is_empty() && advert.addresses != settings.advertised() {
             entry.drop_advert("address_list_mismatch_accepted");
         }
