@@ -1,5 +1,5 @@
 //! A node on a LAN of one interface, with a clock that jumps, a peer that is a script, and checks that hold whatever happens.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
 
 mod model;
 mod peer;
