@@ -199,6 +199,13 @@ pub fn render(rows: &[Row], family: Family) -> String {
     table.render()
 }
 
+/// The longest gap without any event, of all runs with a family.
+#[must_use]
+pub fn noise_max(rows: &[Row], family: Family) -> Duration {
+    let sides = rows.iter().filter(|row| row.family == family).flat_map(|row| [&row.tandem, &row.rival]);
+    sides.flatten().map(|side| side.noise_max).max().unwrap_or_default()
+}
+
 /// What was missed and why, a line each.
 #[must_use]
 pub fn render_misses(rows: &[Row]) -> String {
@@ -276,6 +283,8 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[2].contains("12.0 / 12.0   3 / 3      0.0"), "{text}");
         assert!(lines[2].contains("never released  gap ≤ 20 ms  met"), "{text}");
+        assert_eq!(noise_max(&[Row::of(event, Family::V4, &records)], Family::V4), Duration::from_millis(2));
+        assert_eq!(noise_max(&[Row::of(event, Family::V4, &records)], Family::V6), Duration::ZERO);
         assert!(lines[3].contains("(no event: noise)") && lines[3].contains("2.0 / 2.0"), "{text}");
     }
 }

@@ -37,7 +37,7 @@ const STYLE: &str = "
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; } p.lead, .soft { color: var(--soft); }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+th { color: var(--soft); font-weight: 600; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; padding-right: 1.6rem; }
 svg { width: 100%; height: auto; display: block; background: var(--wash); border-radius: 8px; padding: .6rem; box-sizing: border-box; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); } svg .name { fill: var(--soft); } svg .tick { text-anchor: middle; fill: var(--soft); font-size: 11px; }
 .good { stroke: var(--good); fill: none; } .bad { stroke: var(--bad); fill: none; } .mark { stroke: var(--ink); stroke-dasharray: 3 3; } .axis { stroke: var(--line); }

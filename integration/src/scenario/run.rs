@@ -69,19 +69,19 @@ impl Record {
     }
 }
 
-/// Does an event to a fresh pair. When that does not come out as promised, the lab's logs and the record are left in
-/// `evidence`, a folder that is made then.
+/// Does an event to a fresh pair. When that does not come out as promised, the lab's logs, the record and both nodes'
+/// addresses and routes are left in `evidence`, if given: a folder that is made then.
 ///
 /// # Errors
 /// [`LabError`] when the pair cannot be brought up or the event cannot be done; the logs are then on standard error.
-pub fn run(event: Event, system: System, family: Family, evidence: &Path) -> Result<Record> {
+pub fn run(event: Event, system: System, family: Family, evidence: Option<&Path>) -> Result<Record> {
     let label = format!("{} {}", event.name(), system.vrrp_program());
     let mut settings = PairSettings::new(&label, system, &[family.vip()], event.advert_interval());
     settings.preempt = event != Event::SigstopVrrpd;
     settings.rival_tracks = event == Event::SigkillLbd;
     let pair = Pair::start(settings)?;
     let record = Run { pair: &pair, event, system, family, problems: Vec::new() }.measure()?;
-    if !record.reached_target() {
+    if let Some(evidence) = evidence.filter(|_| !record.reached_target()) {
         keep_evidence(pair.lab(), &record, evidence)?;
     }
     pair.finish()?;
