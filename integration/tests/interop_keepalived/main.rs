@@ -1,0 +1,6 @@
+//! `vrrpd` on one node and Debian's keepalived on the other: each takes over from the other and gives way to it, whatever
+//! the version, address family, transport and interval, and nobody answers for a VIP beside its owner.
+
+mod keepalived;
+mod pair;
+mod takeover;

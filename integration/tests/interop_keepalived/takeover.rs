@@ -1,0 +1,121 @@
+//! Who takes over from whom, and how.
+
+use integration::lab::fault::Fault;
+use integration::lab::{Lab, Result};
+use nix::sys::signal::Signal;
+
+use crate::pair::{Pair, Preferred, Setup, Transport};
+
+/// keepalived takes over from `vrrpd` when that stops, is killed and loses its power, and gives way each time it is back.
+fn vrrpd_leaves_and_returns(setup: Setup) -> Result<()> {
+    let pair = Pair::new(setup)?;
+    let (a, b) = (pair.lab.a(), pair.lab.b());
+    pair.start_keepalived()?;
+    pair.wait_owner(b)?;
+
+    pair.start_vrrpd()?;
+    pair.wait_owner(a)?;
+    a.stop("vrrpd")?;
+    pair.wait_owner(b)?;
+
+    pair.start_vrrpd()?;
+    pair.wait_owner(a)?;
+    a.signal("vrrpd", Signal::SIGKILL)?;
+    pair.wait_owner(b)?;
+
+    pair.start_vrrpd()?;
+    pair.wait_owner(a)?;
+    assert_eq!(pair.drops()?, []);
+    pair.lab.inject(&Fault::power_loss("a"))?;
+    pair.wait_owner(b)?;
+
+    pair.lab.heal(&Fault::power_loss("a"))?;
+    pair.start_vrrpd()?;
+    pair.wait_owner(a)?;
+    assert_eq!(pair.drops()?, []);
+    pair.finish(Lab::a)
+}
+
+/// `vrrpd` takes over from keepalived when that stops and when it loses its power, and gives way each time it is back.
+fn keepalived_leaves_and_returns(setup: Setup) -> Result<()> {
+    let pair = Pair::new(setup)?;
+    let (a, b) = (pair.lab.a(), pair.lab.b());
+    pair.start_vrrpd()?;
+    pair.wait_owner(a)?;
+
+    pair.start_keepalived()?;
+    pair.wait_owner(b)?;
+    pair.wait_role("backup")?;
+    b.stop("keepalived")?;
+    pair.wait_owner(a)?;
+
+    pair.start_keepalived()?;
+    pair.wait_owner(b)?;
+    pair.lab.inject(&Fault::power_loss("b"))?;
+    pair.wait_owner(a)?;
+
+    pair.lab.heal(&Fault::power_loss("b"))?;
+    pair.start_keepalived()?;
+    pair.wait_owner(b)?;
+    pair.wait_role("backup")?;
+    assert_eq!(pair.drops()?, []);
+    pair.finish(Lab::b)
+}
+
+#[test]
+fn multicast_at_100_ms_vrrpd_preferred() -> Result<()> {
+    vrrpd_leaves_and_returns(Setup::new("multicast", Preferred::Vrrpd, 100))
+}
+
+#[test]
+fn multicast_at_100_ms_keepalived_preferred() -> Result<()> {
+    keepalived_leaves_and_returns(Setup::new("multicast", Preferred::Keepalived, 100))
+}
+
+#[test]
+fn multicast_at_1_s_vrrpd_preferred() -> Result<()> {
+    vrrpd_leaves_and_returns(Setup::new("multicast 1 s", Preferred::Vrrpd, 1000))
+}
+
+#[test]
+fn multicast_at_1_s_keepalived_preferred() -> Result<()> {
+    keepalived_leaves_and_returns(Setup::new("multicast 1 s", Preferred::Keepalived, 1000))
+}
+
+fn unicast(preferred: Preferred, transport: Transport) -> Setup {
+    Setup { transport, ..Setup::new("unicast", preferred, 100) }
+}
+
+#[test]
+fn unicast_vrrpd_preferred() -> Result<()> {
+    vrrpd_leaves_and_returns(unicast(Preferred::Vrrpd, Transport::LinkLocal))
+}
+
+#[test]
+fn unicast_keepalived_preferred() -> Result<()> {
+    keepalived_leaves_and_returns(unicast(Preferred::Keepalived, Transport::LinkLocal))
+}
+
+#[test]
+fn unicast_to_global_addresses() -> Result<()> {
+    keepalived_leaves_and_returns(unicast(Preferred::Keepalived, Transport::Global))
+}
+
+fn version_2(preferred: Preferred) -> Setup {
+    let mut setup = Setup::new("version 2", preferred, 1000);
+    setup.version = 2;
+    // Version 2 has neither IPv6 nor two readings of the checksum.
+    setup.vips.retain(std::net::IpAddr::is_ipv4);
+    setup.extra.clear();
+    setup
+}
+
+#[test]
+fn version_2_vrrpd_preferred() -> Result<()> {
+    vrrpd_leaves_and_returns(version_2(Preferred::Vrrpd))
+}
+
+#[test]
+fn version_2_keepalived_preferred() -> Result<()> {
+    keepalived_leaves_and_returns(version_2(Preferred::Keepalived))
+}
