@@ -301,7 +301,7 @@ impl Node {
                 self.actions.push_back(Action::RemoveAddresses { slot, addresses });
                 self.actions.push_back(Action::Guard { slot, active: false });
             }
-            Output::Announce => self.announce(slot),
+            Output::Announce => self.actions.extend(self.announcement(slot)),
             Output::Offer(id) => {
                 let router = settings.key();
                 self.send_peer(Body::Offer { router, id });
@@ -357,10 +357,10 @@ impl Node {
 
     /// RFC 9568 §6.4.2, on becoming active: "For each IPv4 address associated with the Virtual Router, broadcast a gratuitous ARP
     /// message", "For each IPv6 address associated with the Virtual Router, send an unsolicited ND Neighbor Advertisement".
-    fn announce(&mut self, slot: Slot) {
-        let Some(entry) = self.entries.get(&slot) else { return };
+    fn announcement(&self, slot: Slot) -> Option<Action> {
+        let entry = self.entries.get(&slot)?;
         let settings = &entry.router.settings;
-        let Some(interface) = self.interfaces.get(&settings.interface) else { return };
+        let interface = self.interfaces.get(&settings.interface)?;
         let mac = if settings.virtual_mac {
             neighbor::virtual_mac(settings.family, settings.vrid)
         } else {
@@ -374,9 +374,7 @@ impl Node {
                 IpAddr::V6(ip) => neighbor::unsolicited_na(mac, ip, interface.forwarding),
             })
             .collect();
-        if !frames.is_empty() {
-            self.actions.push_back(Action::SendFrames { interface: settings.interface.clone(), frames });
-        }
+        (!frames.is_empty()).then(|| Action::SendFrames { interface: settings.interface.clone(), frames })
     }
 
     fn event(&mut self, event: Event) {

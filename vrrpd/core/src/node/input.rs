@@ -65,7 +65,7 @@ pub enum Input<'a> {
         /// The address.
         ip: IpAddr,
     },
-    /// The addresses could not be added.
+    /// The addresses could not be added. To be given at once, before the next action is taken out.
     AcquireFailed {
         /// For which virtual router.
         slot: Slot,
@@ -302,9 +302,21 @@ impl Node {
         self.failure(slot, what);
         if let Some(entry) = self.entries.get_mut(&slot).filter(|entry| entry.router.role() == Role::Active) {
             entry.fault_until = Some(self.now.at + FAULT_RETRY);
+            self.take_back(slot);
             self.send_advert(slot, 0);
             self.drive(slot, |router, at, out| router.set_source(at, None, out));
         }
+    }
+
+    /// What was to follow the addresses must not: nobody may hear that they are here, least of all a peer that would drop them
+    /// for it. Datagrams do not tell what they say any more, so all that wait are dropped; the others are repeated.
+    fn take_back(&mut self, slot: Slot) {
+        let announcement = self.announcement(slot);
+        self.actions.retain(|action| match action {
+            Action::SendAdvert { slot: of, .. } => *of != slot,
+            Action::SendPeer(_) => false,
+            action => announcement.as_ref() != Some(action),
+        });
     }
 
     fn failure(&mut self, slot: Slot, what: String) {
