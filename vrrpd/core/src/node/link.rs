@@ -16,6 +16,9 @@ use crate::settings::{ROUTERS_MAX, Settings};
 /// waits for (three intervals), but counted, so that a late one is not taken for a lost one.
 pub(super) const MISSED_MAX: u32 = 3;
 
+/// Intervals without an advertisement before that: of three missed ones the first and the last are two apart.
+const SILENT_INTERVALS_MIN: u32 = 2;
+
 /// The most and the least time between heartbeats.
 const HEARTBEAT_MAX: Duration = Duration::from_millis(100);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
@@ -278,7 +281,10 @@ impl Node {
     /// Active_Down_Timer; the peer link says earlier, and says more: who is the healthier side.
     fn take_over_from_lost_lan(&mut self, slot: Slot) {
         let Some(entry) = self.entries.get(&slot) else { return };
-        let lost = entry.missed >= MISSED_MAX && entry.router.role() == Role::Backup;
+        // Heartbeats that were held up come in a bunch, and what the later ones report was heard before the first of them.
+        let heard_at = entry.router.last_heard().map_or(entry.since.at, |heard| heard.at.max(entry.since.at));
+        let silent = self.now.at.since(heard_at) >= entry.router.active_interval() * SILENT_INTERVALS_MIN;
+        let lost = silent && entry.missed >= MISSED_MAX && entry.router.role() == Role::Backup;
         if !lost || self.stands_by(slot) || self.stopping {
             return;
         }

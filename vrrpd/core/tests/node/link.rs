@@ -129,6 +129,20 @@ fn advertisements_that_arrive_are_not_missed() {
 }
 
 #[test]
+fn heartbeats_in_a_bunch_are_no_lan_fault() {
+    let (mut lab, mut peer) = backup();
+    peer.beat(&mut lab);
+    // The peer link holds its heartbeats back, the LAN works; then all of them come at once.
+    lab.hear_for(255, Duration::from_secs(1));
+    for _ in 0..5 {
+        peer.report.adverts_sent += 2;
+        let events = events(&peer.beat(&mut lab));
+        assert!(!events.iter().any(|event| matches!(event, Event::LanFault { .. })), "{events:?}");
+    }
+    assert_eq!(lab.role(), Role::Backup);
+}
+
+#[test]
 fn a_restarted_peer_has_sent_nothing_yet() {
     let (mut lab, mut peer) = backup();
     peer.report.adverts_sent = 1_000_000;
