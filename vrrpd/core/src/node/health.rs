@@ -139,8 +139,19 @@ impl Node {
                 self.actions.push_back(Action::SendFrames { interface, frames: vec![frame] });
             }
             if changed {
+                if reachable {
+                    self.announce_anew(&instance);
+                }
                 self.event(Event::Gateway { instance, reachable });
             }
+        }
+    }
+
+    /// The LAN was cut and is whole again: what was announced meanwhile was heard by nobody.
+    fn announce_anew(&mut self, instance: &str) {
+        let at = self.now.at;
+        for entry in self.entries.values_mut().filter(|entry| entry.router.settings.instance == instance) {
+            entry.router.announce_soon(at);
         }
     }
 
