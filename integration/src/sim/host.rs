@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use common::ipc::LbdHealth;
+use common::ipc::{LbdHealth, Role};
 use common::time::{Duration, Instant};
 use vrrpd_core::node::{Action, InterfaceState, Node, Slot};
 use vrrpd_core::packet::Family;
@@ -40,7 +40,6 @@ pub(super) enum Notice {
     Lbd,
     Added(IpAddr),
     Removed(IpAddr),
-    AcquireFailed(Slot),
     Switchover(String),
     Maintenance(bool),
     Reload(Box<Variant>),
@@ -52,6 +51,8 @@ pub(super) enum Notice {
 pub(super) struct Guarded {
     pub(super) last_beat: Instant,
     pub(super) limit: Duration,
+    /// Names the look at it that is to come.
+    pub(super) look: u64,
     pub(super) peer_boot: u64,
     pub(super) peer_stamp: u64,
 }
@@ -73,9 +74,14 @@ pub(super) struct Host {
     pub(super) life: u64,
     /// Counts wake-ups; only the latest counts.
     pub(super) wake: u64,
-    pub(super) todo: VecDeque<Action>,
-    /// Whether an action is being carried out.
+    /// The action in hand: the others wait in the core.
+    pub(super) todo: Option<Action>,
+    /// Whether it is being carried out.
     pub(super) acting: bool,
+    /// The roles before the inputs whose actions are under way.
+    pub(super) roles_before: BTreeMap<Slot, Role>,
+    /// Actions since the last input.
+    pub(super) actions: usize,
     /// Whether the checkers have seen the host since it last did something.
     pub(super) rest_checked: bool,
     /// Adverts, frames, peer datagrams.
@@ -104,8 +110,10 @@ impl Host {
             variant,
             life: 0,
             wake: 0,
-            todo: VecDeque::new(),
+            todo: None,
             acting: false,
+            roles_before: BTreeMap::new(),
+            actions: 0,
             rest_checked: true,
             sockets: Default::default(),
             notices: VecDeque::new(),
@@ -196,6 +204,18 @@ impl Host {
         found.map_or_else(Vec::new, |(_, router)| router.advertised())
     }
 
+    /// Notes the roles before an input; while actions of an earlier one are under way, that a role was active at one of them.
+    pub(super) fn note_roles(&mut self) {
+        let Some(node) = &self.node else { return };
+        for (slot, _) in node.slots() {
+            let role = node.role(slot).unwrap_or_default();
+            let noted = self.roles_before.entry(slot).or_insert(role);
+            if role == Role::Active {
+                *noted = role;
+            }
+        }
+    }
+
     /// `vrrpd` is gone: what it had in its hands is lost.
     pub(super) fn forget_process(&mut self) {
         self.process = Process::Gone;
@@ -203,7 +223,8 @@ impl Host {
         self.ending = false;
         self.start_again = false;
         self.life += 1;
-        self.todo.clear();
+        self.todo = None;
+        self.roles_before.clear();
         self.acting = false;
         self.sockets = Default::default();
         self.notices.clear();

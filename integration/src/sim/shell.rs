@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use common::ipc::Role;
 use common::rng::Rng;
 use common::time::{Duration, Instant};
-use vrrpd_core::event::Event;
 use vrrpd_core::node::{Action, Input, Node, Slot};
 use vrrpd_core::settings::Settings;
 use vrrpd_core::track::LbdState;
@@ -48,7 +47,6 @@ impl World {
         this.first_notices();
         self.trace.note(self.now, || format!("{}: vrrpd starts (life {boot})", NAMES[host]));
         self.checks.seen(&self.view, Seen::Started(host));
-        self.collect(host, None);
         self.refresh();
         self.kick(host);
     }
@@ -80,7 +78,11 @@ impl World {
 
     fn sleep(&mut self, host: usize) {
         self.check_rest(host);
-        let Some(deadline) = self.hosts[host].node.as_ref().and_then(Node::next_deadline) else { return };
+        self.beat(host);
+        let idle =
+            self.hosts[host].guarded.values().map(|guarded| guarded.last_beat + guarded.limit / 2).min();
+        let deadline = self.hosts[host].node.as_ref().and_then(Node::next_deadline);
+        let Some(deadline) = deadline.into_iter().chain(idle).min() else { return };
         let late = if self.rng.chance(10) { Duration::from_micros(500) } else { Duration::from_micros(20) };
         let at =
             self.hosts[host].clock.moment_of(deadline).max(self.now) + self.rng.span(Duration::ZERO, late);
@@ -105,11 +107,13 @@ impl World {
 
     fn feed(&mut self, host: usize, fed: Fed) {
         let timeout = matches!(fed, Fed::Timeout);
+        let this = &mut self.hosts[host];
+        this.actions = 0;
+        this.rest_checked = false;
+        this.note_roles();
         self.give(host, fed);
-        let actions = self.collect(host, Some(timeout));
-        self.hosts[host].rest_checked = false;
         let due_again = self.timeout_due(host);
-        self.checks.seen(&self.view, Seen::Handled { host, timeout, due_again, actions });
+        self.checks.seen(&self.view, Seen::Handled { host, timeout, due_again });
     }
 
     fn give(&mut self, host: usize, fed: Fed) {
@@ -153,9 +157,6 @@ impl World {
                         node.handle(now, Input::AddressAdded { interface, ip, ours: true });
                     }
                     Notice::Removed(ip) => node.handle(now, Input::AddressRemoved { interface, ip }),
-                    Notice::AcquireFailed(slot) => {
-                        node.handle(now, Input::AcquireFailed { slot, what: "no".to_owned() });
-                    }
                     Notice::Switchover(name) => {
                         node.handle(now, Input::Switchover { instance: &name, token: 1 });
                     }
@@ -169,72 +170,47 @@ impl World {
         }
     }
 
-    /// Takes what the core wants done into the shell's hands. `None`: there was no input yet.
-    fn collect(&mut self, host: usize, _timeout: Option<bool>) -> usize {
-        let before: Vec<Role> = self.view.routers.iter().map(|router| router.sides[host].role).collect();
-        let mut actions = Vec::new();
-        if let Some(node) = &mut self.hosts[host].node {
-            while let Some(action) = node.poll_action() {
-                actions.push(action);
-            }
-        }
-        for action in &actions {
-            if let Action::Event(event) = action {
-                self.trace.note(self.now, || format!("{}: event {event:?}", NAMES[host]));
-                self.role_reported(host, event);
-            }
-        }
-        for action in &actions {
-            if let Action::SendAdvert { slot, bytes, .. } = action {
-                self.judge_advert(host, *slot, bytes, &before);
-            }
-        }
-        let count = actions.len();
-        self.hosts[host].todo.extend(actions);
-        count
-    }
-
-    fn judge_advert(&mut self, host: usize, slot: Slot, bytes: &[u8], before: &[Role]) {
+    fn judge_advert(&mut self, host: usize, slot: Slot, bytes: &[u8]) {
         let Some(router) = self.router_of_slot(host, slot) else { return };
-        let Some(&priority) = bytes.get(2) else { return };
-        let configured = self.hosts[host].node.as_ref().and_then(|node| {
-            node.slots().find(|(found, _)| *found == slot).map(|(_, settings)| settings.priority)
-        });
-        let roles = (before[router], self.view.routers[router].sides[host].role);
-        let configured = configured.unwrap_or_default();
-        let seen = Seen::AdvertDecided { host, router, priority, configured, roles };
-        self.checks.seen(&self.view, seen);
+        let Some((&priority, node)) = bytes.get(2).zip(self.hosts[host].node.as_ref()) else { return };
+        let settings = node.slots().find(|(found, _)| *found == slot).map(|(_, settings)| settings);
+        let configured = settings.map_or(0, |settings| settings.priority);
+        let before = self.hosts[host].roles_before.get(&slot).copied().unwrap_or_default();
+        let roles = (before, node.role(slot).unwrap_or_default());
+        self.checks.seen(&self.view, Seen::AdvertDecided { host, router, priority, configured, roles });
     }
 
     /// Begins the next action; false if there is none.
     fn next_action(&mut self, host: usize) -> bool {
-        while let Some(action) = self.hosts[host].todo.front() {
-            let Some(latency) = latency(action, &mut self.rng) else {
-                // Nothing outside the process sees these: they take no time.
-                if let Some(action) = self.hosts[host].todo.pop_front() {
-                    self.act(host, action);
-                }
-                if self.hosts[host].node.is_none() {
-                    return true;
-                }
-                continue;
+        loop {
+            let this = &mut self.hosts[host];
+            let Some(node) = &mut this.node else { return true };
+            let Some(action) = this.todo.take().or_else(|| node.poll_action()) else {
+                this.roles_before.clear();
+                return false;
             };
-            self.hosts[host].acting = true;
-            let life = self.hosts[host].life;
-            self.push_in(latency, Coming::Acted { host, life });
-            return true;
+            this.actions += 1;
+            let (actions, took) = (this.actions, latency(&action, &mut self.rng));
+            self.checks.seen(&self.view, Seen::Acts { host, actions });
+            if let Some(took) = took {
+                self.hosts[host].todo = Some(action);
+                self.hosts[host].acting = true;
+                let life = self.hosts[host].life;
+                self.push_in(took, Coming::Acted { host, life });
+                return true;
+            }
+            // Nothing outside the process sees these: they take no time.
+            self.act(host, action);
         }
-        false
     }
 
     /// An action took its time: now it has its effect, unless the process was stopped meanwhile.
     pub(super) fn acted(&mut self, host: usize) {
+        self.hosts[host].acting = false;
         if !self.hosts[host].runs() {
-            self.hosts[host].acting = false;
             return;
         }
-        self.hosts[host].acting = false;
-        if let Some(action) = self.hosts[host].todo.pop_front() {
+        if let Some(action) = self.hosts[host].todo.take() {
             self.act(host, action);
         }
         self.kick(host);
@@ -265,7 +241,7 @@ impl World {
             }
             Action::Guard { slot, active } => {
                 if active {
-                    self.beat(host, slot);
+                    self.guard(host, slot);
                 } else {
                     self.hosts[host].guarded.remove(&slot);
                 }
@@ -274,8 +250,11 @@ impl World {
                 self.trace.note(self.now, || format!("{}: switchover ends: {result:?}", NAMES[host]));
                 self.switchovers.push(result.is_ok());
             }
-            Action::Event(Event::HandoverFailed { .. }) if self.sabotage == Sabotage::DropsEarly => {}
-            Action::Event(_) | Action::Routers => {}
+            Action::Event(event) => {
+                self.trace.note(self.now, || format!("{}: event {event:?}", NAMES[host]));
+                self.role_reported(host, &event);
+            }
+            Action::Routers => {}
             Action::Finished => self.process_ends(host),
         }
     }
@@ -283,9 +262,7 @@ impl World {
     fn send_advert(&mut self, host: usize, slot: Slot, path: (IpAddr, IpAddr), bytes: Vec<u8>) {
         let (source, destination) = path;
         let priority = bytes.get(2).copied().unwrap_or_default();
-        if self.hosts[host].guarded.contains_key(&slot) {
-            self.beat(host, slot);
-        }
+        self.judge_advert(host, slot, &bytes);
         if self.sabotage == Sabotage::SkipsAdverts && self.order_is_even() {
             return;
         }
@@ -301,13 +278,18 @@ impl World {
     fn add_addresses(&mut self, host: usize, slot: Slot, addresses: &[IpAddr]) {
         if self.hosts[host].acquire_fails {
             self.trace.note(self.now, || format!("{}: cannot add addresses", NAMES[host]));
-            self.hosts[host].notices.push_back(Notice::AcquireFailed(slot));
+            // The core is told at once, before the rest of what it decided is carried out.
+            let now = self.hosts[host].clock.now(self.now);
+            self.hosts[host].note_roles();
+            if let Some(node) = &mut self.hosts[host].node {
+                node.handle(now, Input::AcquireFailed { slot, what: "no".to_owned() });
+            }
             return;
         }
         self.trace.note(self.now, || format!("{}: adds {addresses:?}", NAMES[host]));
         for &ip in addresses {
             if self.hosts[host].held.insert(ip) {
-                self.netlink_later(host, ip, true);
+                self.netlink_later(host, ip);
             }
         }
         self.refresh();
@@ -318,19 +300,21 @@ impl World {
         self.trace.note(self.now, || format!("{}: loses {addresses:?}", NAMES[host]));
         for &ip in addresses {
             if self.hosts[host].held.remove(&ip) {
-                self.netlink_later(host, ip, false);
+                self.netlink_later(host, ip);
             }
         }
         self.refresh();
     }
 
-    fn netlink_later(&mut self, host: usize, ip: IpAddr, added: bool) {
+    fn netlink_later(&mut self, host: usize, ip: IpAddr) {
         let span = self.rng.span(Duration::from_micros(10), Duration::from_micros(300));
         let life = self.hosts[host].life;
-        self.push_in(span, Coming::Netlink { host, life, ip, added });
+        self.push_in(span, Coming::Netlink { host, life, ip });
     }
 
-    pub(super) fn netlink(&mut self, host: usize, ip: IpAddr, added: bool) {
+    /// The shell looks what is so by now: what a change said may be over.
+    pub(super) fn netlink(&mut self, host: usize, ip: IpAddr) {
+        let added = self.hosts[host].held.contains(&ip);
         let notice = if added { Notice::Added(ip) } else { Notice::Removed(ip) };
         self.hosts[host].notices.push_back(notice);
         self.kick(host);

@@ -107,12 +107,13 @@ impl World {
         }
         self.hosts[host].machine = Machine::On;
         self.refresh();
-        let life = self.hosts[host].life;
-        let slots: Vec<_> = self.hosts[host].guarded.keys().copied().collect();
-        for slot in slots {
+        let guarded: Vec<_> =
+            self.hosts[host].guarded.iter().map(|(&slot, guarded)| (slot, guarded.look)).collect();
+        for (slot, look) in guarded {
             let late = self.rng.span(Duration::ZERO, Duration::from_millis(1));
-            self.push_in(late, Coming::Warden { host, life, slot });
+            self.push_in(late, Coming::Warden { host, slot, look });
         }
+        let life = self.hosts[host].life;
         self.hosts[host].wake += 1;
         let wake = self.hosts[host].wake;
         let late = self.rng.span(Duration::ZERO, Duration::from_millis(1));

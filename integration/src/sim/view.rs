@@ -93,7 +93,12 @@ pub enum Seen<'a> {
         timeout: bool,
         /// Whether its next deadline is due already.
         due_again: bool,
-        /// How many actions followed.
+    },
+    /// A shell begins an action.
+    Acts {
+        /// On which host.
+        host: usize,
+        /// The how manieth since the last input.
         actions: usize,
     },
     /// A core reported a role change.

@@ -1,7 +1,8 @@
 //! The warden: the small process beside `vrrpd` that releases the addresses when `vrrpd` dies or hangs.
 
-use common::key::KeyUse;
-use common::time::Duration;
+use common::config::Auth;
+use common::key::{KeyUse, PairKey};
+use common::time::{Duration, UnixTime};
 use vrrpd_core::auth::{self, Signer};
 use vrrpd_core::node::{Node, Slot};
 use vrrpd_core::packet::{Advert, Meta};
@@ -23,31 +24,48 @@ pub(super) struct Parting {
 }
 
 impl World {
-    /// `vrrpd` tells the warden that it is alive, and what has to be known to act in its place.
-    pub(super) fn beat(&mut self, host: usize, slot: Slot) {
+    /// `vrrpd` tells the warden what to do for a virtual router that is about to get its addresses.
+    pub(super) fn guard(&mut self, host: usize, slot: Slot) {
         let last_beat = self.local(host);
         let Some(node) = &self.hosts[host].node else { return };
         let Some(limit) = node.stall_limit(slot) else { return };
         let (peer_boot, peer_stamp) = (node.peer_boot(), node.peer_stamp());
-        self.hosts[host].guarded.insert(slot, Guarded { last_beat, limit, peer_boot, peer_stamp });
-        let at = self.moment(host, last_beat + limit);
+        self.looks += 1;
+        let look = self.looks;
+        self.hosts[host].guarded.insert(slot, Guarded { last_beat, limit, look, peer_boot, peer_stamp });
+        self.look_later(host, slot);
+    }
+
+    /// The end of a pass: the daemon is well.
+    pub(super) fn beat(&mut self, host: usize) {
+        let last_beat = self.local(host);
+        let this = &mut self.hosts[host];
+        let Some(node) = &this.node else { return };
+        for guarded in this.guarded.values_mut() {
+            guarded.last_beat = last_beat;
+            (guarded.peer_boot, guarded.peer_stamp) = (node.peer_boot(), node.peer_stamp());
+        }
+    }
+
+    fn look_later(&mut self, host: usize, slot: Slot) {
+        let Some(guarded) = self.hosts[host].guarded.get(&slot) else { return };
+        let (look, due) = (guarded.look, guarded.last_beat + guarded.limit);
         let late = self.rng.span(Duration::from_micros(10), Duration::from_millis(1));
-        let life = self.hosts[host].life;
-        self.push(at + late, Coming::Warden { host, life, slot });
+        let at = self.moment(host, due).max(self.now) + late;
+        self.push(at, Coming::Warden { host, slot, look });
     }
 
     /// Looks whether the beat of a virtual router is overdue.
-    pub(super) fn warden_looks(&mut self, host: usize, slot: Slot) {
+    pub(super) fn warden_looks(&mut self, host: usize, slot: Slot, look: u64) {
         if self.hosts[host].machine != Machine::On || self.sabotage == Sabotage::NoWarden {
             return;
         }
         let now = self.local(host);
-        let overdue = self.hosts[host]
-            .guarded
-            .get(&slot)
-            .is_some_and(|guarded| guarded.last_beat + guarded.limit <= now);
-        if !overdue {
+        let Some(guarded) = self.hosts[host].guarded.get(&slot).filter(|guarded| guarded.look == look) else {
             return;
+        };
+        if guarded.last_beat + guarded.limit > now {
+            return self.look_later(host, slot);
         }
         let Some(parting) = self.parting(host, slot) else { return };
         self.trace.note(self.now, || format!("{}: the warden fires for {slot}", NAMES[host]));
@@ -93,40 +111,49 @@ impl World {
         }
     }
 
-    /// Addresses away first, so that the successor never shares them; then priority 0, then the word to the peer.
+    /// The word to the peer, priority 0, the addresses away, and the word again.
     fn resign(&mut self, host: usize, parting: &Parting) {
-        let Parting { settings, meta, peer } = parting;
-        self.remove_addresses(host, &settings.advertised());
         let unix = self.hosts[host].clock.now(self.now).unix;
         let key = self.hosts[host].variant.pair_key();
-        if let Some(meta) = *meta {
-            let advert = Advert {
-                version: settings.version,
-                vrid: settings.vrid,
-                priority: 0,
-                interval: settings.interval,
-                addresses: settings.advertised(),
-            };
-            let (from, to) = (meta.source, meta.destination);
-            let bytes = match &key {
-                Some(key) if settings.auth != common::config::Auth::None => {
-                    auth::emit_signed(&advert, from, to, settings.checksum, &mut Signer::new(key), unix)
-                }
-                _ => advert.emit(from, to, settings.checksum),
-            };
-            self.lan_send(host, Packet::Advert { meta, bytes });
-        }
-        let Some((key, (boot, guarded))) = key.zip(peer.clone()) else { return };
-        if !self.hosts[host].variant.peer_link {
-            return;
-        }
-        let mut sealer = Sealer::new(key.derive(KeyUse::PeerLink), NAMES[host], boot);
-        sealer.raise_stamp(guarded.peer_stamp);
-        for _ in 0..2 {
-            let body = Body::Release { routers: vec![settings.key()] };
-            if let Ok(bytes) = sealer.seal(guarded.peer_boot, unix, body) {
-                self.peer_send(host, bytes);
+        let link = self.hosts[host].variant.peer_link;
+        let mut words = Vec::new();
+        if let Some((key, (boot, guarded))) = key.clone().zip(parting.peer.clone()).filter(|_| link) {
+            let mut sealer = Sealer::new(key.derive(KeyUse::PeerLink), NAMES[host], boot);
+            sealer.raise_stamp(guarded.peer_stamp);
+            for _ in 0..2 {
+                let body = Body::Release { routers: vec![parting.settings.key()] };
+                words.extend(sealer.seal(guarded.peer_boot, unix, body).ok());
             }
         }
+        let mut words = words.into_iter();
+        if let Some(word) = words.next() {
+            self.peer_send(host, word);
+        }
+        if let Some(meta) = parting.meta {
+            let bytes = farewell(&parting.settings, meta, key.as_ref(), unix);
+            self.lan_send(host, Packet::Advert { meta, bytes });
+        }
+        self.remove_addresses(host, &parting.settings.advertised());
+        for word in words {
+            self.peer_send(host, word);
+        }
+    }
+}
+
+/// "I stop being active": the advertisement of priority 0.
+fn farewell(settings: &RouterSettings, meta: Meta, key: Option<&PairKey>, unix: UnixTime) -> Vec<u8> {
+    let advert = Advert {
+        version: settings.version,
+        vrid: settings.vrid,
+        priority: 0,
+        interval: settings.interval,
+        addresses: settings.advertised(),
+    };
+    match key {
+        Some(key) if settings.auth != Auth::None => {
+            let mut signer = Signer::new(key);
+            auth::emit_signed(&advert, meta.source, meta.destination, settings.checksum, &mut signer, unix)
+        }
+        _ => advert.emit(meta.source, meta.destination, settings.checksum),
     }
 }

@@ -35,9 +35,9 @@ pub(super) enum Coming {
     /// A shell's timer fires.
     Wake { host: usize, life: u64, wake: u64 },
     /// A shell hears of an address that came or went.
-    Netlink { host: usize, life: u64, ip: IpAddr, added: bool },
+    Netlink { host: usize, life: u64, ip: IpAddr },
     /// The warden looks whether the beat is overdue.
-    Warden { host: usize, life: u64, slot: Slot },
+    Warden { host: usize, slot: Slot, look: u64 },
     /// The warden acts after its pipe closed.
     Orphaned { host: usize, slots: Vec<(Slot, super::warden::Parting)> },
     /// A fault strikes or ends.
@@ -89,6 +89,8 @@ pub struct World {
     pub(super) trace: Trace,
     pub(super) sabotage: Sabotage,
     pub(super) boots: u64,
+    /// Looks of wardens, which are named by number.
+    pub(super) looks: u64,
     /// Answers to switchovers asked for, for scenario tests.
     pub(super) switchovers: Vec<bool>,
 }
@@ -134,6 +136,7 @@ impl World {
             trace,
             sabotage,
             boots: 0,
+            looks: 0,
             switchovers: Vec::new(),
         };
         world.trace.note(world.now, || format!("configuration:\n{}", variant.text()));
@@ -242,19 +245,12 @@ impl World {
             {
                 self.kick(host);
             }
-            Coming::Netlink { host, life, ip, added } if self.hosts[host].life == life => {
-                self.netlink(host, ip, added);
-            }
-            Coming::Warden { host, life, slot } if self.hosts[host].life == life => {
-                self.warden_looks(host, slot)
-            }
+            Coming::Netlink { host, life, ip } if self.hosts[host].life == life => self.netlink(host, ip),
+            Coming::Warden { host, slot, look } => self.warden_looks(host, slot, look),
+
             Coming::Orphaned { host, slots } => self.warden_inherits(host, slots),
             Coming::Fault(fault) => self.strike(fault),
-            Coming::Acted { .. }
-            | Coming::Wake { .. }
-            | Coming::Netlink { .. }
-            | Coming::Warden { .. }
-            | Coming::Tick => {}
+            Coming::Acted { .. } | Coming::Wake { .. } | Coming::Netlink { .. } | Coming::Tick => {}
         }
     }
 

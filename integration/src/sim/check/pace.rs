@@ -42,21 +42,7 @@ impl Pace {
         2 * (routers * (adverts + 200) + 200)
     }
 
-    fn handled(
-        &mut self,
-        view: &View,
-        host: usize,
-        timeout: bool,
-        due_again: bool,
-        actions: usize,
-    ) -> Result<(), String> {
-        let bound = ACTIONS_MAX + ACTIONS_PER_ROUTER * view.routers.len();
-        if actions > bound {
-            return Err(format!(
-                "one input on node {} caused {actions} actions; allowed are {bound}",
-                name(host)
-            ));
-        }
+    fn handled(&mut self, view: &View, host: usize, timeout: bool, due_again: bool) -> Result<(), String> {
         if !timeout {
             return Ok(());
         }
@@ -88,14 +74,20 @@ impl Checker for Pace {
 
     fn seen(&mut self, view: &View, seen: Seen<'_>) -> Result<(), String> {
         match seen {
-            Seen::Handled { host, timeout, due_again, actions } => {
-                return self.handled(view, host, timeout, due_again, actions);
+            Seen::Handled { host, timeout, due_again } => {
+                return self.handled(view, host, timeout, due_again);
+            }
+            Seen::Acts { host, actions } => {
+                let bound = ACTIONS_MAX + ACTIONS_PER_ROUTER * view.routers.len();
+                if actions > bound {
+                    return Err(format!("one input on node {} caused more than {bound} actions", name(host)));
+                }
             }
             Seen::AdvertSent { host, router, priority } => {
                 // After priority 0 an active node is silent on purpose.
                 self.spoke[router][host] = (priority != 0).then_some(view.now);
             }
-            Seen::Role { host, router, to, .. } if to != Role::Active => self.spoke[router][host] = None,
+            Seen::Role { host, router, .. } => self.spoke[router][host] = None,
             Seen::Gone(host) => {
                 for spoke in &mut self.spoke {
                     spoke[host] = None;
