@@ -3,18 +3,20 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::time::Instant;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::report::{Attempt, ConnectReport, Failure};
-use super::ticker::Ticker;
+use super::ticker::{Ticker, go_first};
 use crate::lab::addresses::client_addresses;
 use crate::lab::clock::{now, wait_until};
 use crate::lab::error::{Context, Result};
@@ -164,6 +166,16 @@ impl ConnectProbe {
     }
 }
 
+/// Makes the process's table of descriptors as large as it will have to be. Growing it later, in the middle of an outage,
+/// would take ten milliseconds or more: of a process with threads the kernel waits until nobody can be reading the old one.
+fn make_room_for_descriptors(some: &Epoll, count: usize) -> io::Result<()> {
+    let highest = i32::try_from(count * 2).unwrap_or(i32::MAX);
+    let copy = fcntl(&some.0, FcntlArg::F_DUPFD_CLOEXEC(highest))?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
+    drop(unsafe { OwnedFd::from_raw_fd(copy) });
+    Ok(())
+}
+
 /// Attempts are recorded as they end; reports have them by their start.
 fn sorted(mut report: ConnectReport) -> ConnectReport {
     report.attempts.sort_by_key(|attempt| attempt.start);
@@ -196,6 +208,7 @@ struct Engine {
 impl Engine {
     fn new(settings: ConnectSettings, report: Arc<Mutex<ConnectReport>>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        make_room_for_descriptors(&epoll, settings.in_flight_max)?;
         let ticker = Ticker::new(settings.interval)?;
         epoll.add(&ticker, EpollEvent::new(EpollFlags::EPOLLIN, TICK))?;
         let request = format!(
@@ -216,6 +229,7 @@ impl Engine {
     }
 
     fn run(&mut self, stop: &AtomicBool) {
+        go_first();
         let begun = now();
         lock(&self.report).begun = begun;
         let mut events = [EpollEvent::empty(); 256];

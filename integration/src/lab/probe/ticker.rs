@@ -9,6 +9,14 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::unistd::read;
 
+/// Lets the calling thread go before ordinary ones. A probe stands for another machine, whose processors the nodes' daemons
+/// would not share with it. Where it is not permitted, the probe is only less exact.
+pub(super) fn go_first() {
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the structure outlives the call, which reads it, and 0 is the calling thread.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const lowest) };
+}
+
 /// A timer that becomes readable once per interval.
 pub(super) struct Ticker(OwnedFd);
 

@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::frames;
 use super::sightings::{Sighting, SightingKind, WatchReport};
-use super::ticker::Ticker;
+use super::ticker::{Ticker, go_first};
 use crate::lab::Lab;
 use crate::lab::addresses::{ASKING_ADDRESSES, ASKING_FIRST, Mac, mac_text, v4, v6};
 use crate::lab::clock::{now, wait_for};
@@ -160,6 +160,7 @@ impl Engine {
     }
 
     fn run(&mut self, stop: &AtomicBool) {
+        go_first();
         let mut events = [EpollEvent::empty(); 2];
         while !stop.load(Ordering::Acquire) {
             // What may be readable is read whatever woke the thread; an interrupted wait is a wake-up too.
