@@ -24,7 +24,7 @@ use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
 use vrrpd_core::event::Event;
 use vrrpd_core::node::{Input, Node, Slot, SwitchoverError};
-use vrrpd_core::settings::Settings;
+use vrrpd_core::settings::{RouterSettings, Settings};
 
 use crate::clock;
 use crate::command::{
@@ -124,6 +124,8 @@ struct Loop {
     status: Arc<StatusCell>,
     key: Option<PairKey>,
     node_name: String,
+    /// The virtual routers as of the last [`vrrpd_core::node::Action::Routers`]: what an action before the next one means.
+    routers: BTreeMap<Slot, RouterSettings>,
     /// Slots that are active: the warden watches them.
     guarded: BTreeSet<Slot>,
     /// The peer's life that the warden was told; a new one makes its release worthless until it is told anew.
@@ -165,6 +167,7 @@ impl Loop {
             status,
             key,
             node_name,
+            routers: BTreeMap::new(),
             guarded: BTreeSet::new(),
             guarded_echo: 0,
             switchovers: BTreeMap::new(),

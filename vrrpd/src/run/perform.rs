@@ -53,11 +53,12 @@ impl Loop {
     }
 
     fn router(&self, slot: Slot) -> Option<RouterSettings> {
-        self.node.slots().find(|&(at, _)| at == slot).map(|(_, router)| router.clone())
+        self.routers.get(&slot).cloned()
     }
 
     /// Ports, routes and kernel settings for the settings in force.
     pub(super) fn sync_ports(&mut self) -> Result<(), RunError> {
+        self.routers = self.node.slots().map(|(slot, router)| (slot, router.clone())).collect();
         Ok(self.ports.sync(self.node.settings(), self.node.slots())?)
     }
 

@@ -187,12 +187,20 @@ impl Node {
     }
 
     fn interface(&mut self, name: &str, state: Option<InterfaceState>) {
-        match state {
+        let mac = state.as_ref().map(|state| state.mac);
+        let before = match state {
             Some(state) => self.interfaces.insert(name.to_owned(), state),
             None => self.interfaces.remove(name),
         };
+        // A bond that changed to another member's address: the network has to learn it.
+        let mac_changed = before.is_some_and(|before| mac.is_some_and(|mac| mac != before.mac));
         for slot in self.slot_list() {
             self.apply_interface(slot, name);
+            if mac_changed
+                && self.entries.get(&slot).is_some_and(|entry| entry.router.settings.interface == name)
+            {
+                self.drive(slot, |router, at, out| router.announce_again(at, out));
+            }
         }
     }
 

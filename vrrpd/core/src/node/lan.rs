@@ -32,11 +32,12 @@ impl Node {
         };
         let signed = !parsed.trailer.is_empty();
         let verify = settings.auth == Auth::Hmac || (settings.auth == Auth::Permissive && signed);
-        if verify
-            && let Some(verifier) = &mut entry.verifier
-            && let Err(error) = verifier.verify(&parsed, family, meta, self.now.unix)
-        {
-            return entry.drop_advert(error.name());
+        if verify {
+            // `check` refuses signing without a key; should it happen all the same, nothing is taken on trust.
+            let Some(verifier) = &mut entry.verifier else { return entry.drop_advert("auth_no_key") };
+            if let Err(error) = verifier.verify(&parsed, family, meta, self.now.unix) {
+                return entry.drop_advert(error.name());
+            }
         }
         let advert = &parsed.advert;
         // RFC 3768 §7.1: "MUST verify that the Adver Interval in the packet is the same as the locally configured".

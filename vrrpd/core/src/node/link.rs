@@ -90,6 +90,13 @@ impl Node {
         self.peer_alive() && view.is_some_and(|peer| matches!(peer.role, Role::Backup | Role::Active))
     }
 
+    /// Whether the peer is alive and less healthy than this node.
+    pub(super) fn peer_is_less_healthy(&self, slot: Slot) -> bool {
+        let Some(entry) = self.entries.get(&slot) else { return false };
+        let own = self.severity_of(&entry.router.settings.instance);
+        self.peer_alive() && entry.peer.is_some_and(|peer| peer.severity > own)
+    }
+
     /// The stamp of the last datagram sent to the peer; the warden's go above it.
     #[must_use]
     pub fn peer_stamp(&self) -> u64 {

@@ -80,6 +80,10 @@ impl Node {
                 SwitchoverError::NotActive(role)
             });
         }
+        // It would hand the role back at once.
+        if slots.iter().any(|&slot| self.peer_is_less_healthy(slot)) {
+            return Err(SwitchoverError::Failed(HandoverFailure::Refused));
+        }
         let handovers: Vec<_> = slots.into_iter().map(|slot| (slot, self.new_handover_id())).collect();
         let open = handovers.iter().map(|&(_, id)| id).collect();
         self.switchovers.requests.push(Request { token, started: self.now.at, open, failure: None });
