@@ -368,8 +368,7 @@ impl World {
         let Some(router) = self.routers.iter().position(of_router) else { return };
         let from = if self.sabotage == Sabotage::MixesUpEvents { to } else { from };
         let side = &mut self.view.routers[router].sides[host];
-        side.role = *to;
-        side.role_since = self.now;
+        side.change(self.now, *to);
         let seen = Seen::Role { host, router, from: *from, to: *to, reason: *reason };
         self.checks.seen(&self.view, seen);
     }
@@ -377,8 +376,7 @@ impl World {
     /// The roles of a host whose `vrrpd` is gone.
     pub(super) fn roles_gone(&mut self, host: usize) {
         for router in &mut self.view.routers {
-            router.sides[host].role = Role::Init;
-            router.sides[host].role_since = self.now;
+            router.sides[host].change(self.now, Role::Init);
         }
     }
 
