@@ -3,6 +3,7 @@
 use common::ipc::Role;
 use common::time::Duration;
 use vrrpd_core::event::{Event, Reason};
+use vrrpd_core::neighbor;
 use vrrpd_core::node::{Action, Input, InterfaceState};
 use vrrpd_core::peer::Body;
 
@@ -258,4 +259,13 @@ fn a_refresh_of_zero_is_none() {
     let mut lab = Lab::active(settings_with(|router| router.announce.refresh = Duration::ZERO));
     lab.run_for(Duration::from_secs(4));
     assert!(frames(&untimed(lab.run_for(Duration::from_secs(600)))).is_empty());
+}
+
+#[test]
+fn a_new_ethernet_address_is_announced() {
+    let mut lab = Lab::active(settings());
+    lab.run_for(INTERVAL);
+    let actions = lab.interface(Some(InterfaceState { mac: OTHER_MAC, ..interface_up() }));
+    assert_eq!(frames(&actions), [neighbor::gratuitous_arp(OTHER_MAC, "192.0.2.100".parse().unwrap())]);
+    assert!(frames(&lab.interface(Some(InterfaceState { mac: OTHER_MAC, ..interface_up() }))).is_empty());
 }

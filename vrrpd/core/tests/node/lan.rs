@@ -299,3 +299,12 @@ fn the_successors_announcement_in_a_handover_is_no_conflict() {
     assert!(events(&claim(&mut lab, OTHER_MAC)).is_empty());
     assert_eq!(lab.node.status().instances[0].routers[0].conflicts, 0);
 }
+
+#[test]
+fn without_a_key_nothing_signed_is_taken_on_trust() {
+    let mut lab = Lab::backup(settings_with(|router| router.auth = Auth::Hmac));
+    let before = lab.node.status().instances[0].routers[0].adverts_received;
+    lab.hear(200);
+    assert_eq!(lab.dropped("auth_no_key"), 1);
+    assert_eq!(lab.node.status().instances[0].routers[0].adverts_received, before);
+}

@@ -162,3 +162,13 @@ fn nothing_is_done_after_the_end() {
     assert!(lab.interface(None).is_empty());
     assert!(lab.input(Input::Timeout).is_empty());
 }
+
+#[test]
+fn stopping_at_once_frees_the_addresses_on_both_links() {
+    let (mut lab, mut peer) = (Lab::active(linked(settings())), Peer::new());
+    peer.beat_as(&mut lab, Role::Backup, 0);
+    let actions = lab.input(Input::ShutdownNow);
+    assert_eq!(priorities(&actions), [0]);
+    let release = Body::Release { routers: vec![peer.router()] };
+    assert!(peer.hear_words(&actions).contains(&release));
+}

@@ -206,3 +206,28 @@ fn a_stall_ends_a_handover() {
     let stalled = |event: &Event| matches!(event, Event::Role { reason: Reason::Stalled, .. });
     assert!(events(&actions).iter().any(stalled));
 }
+
+#[test]
+fn a_less_healthy_peer_is_not_asked() {
+    let (mut lab, mut peer) = (Lab::active(linked(settings())), Peer::new());
+    peer.beat_as(&mut lab, Role::Backup, 1);
+    let actions = lab.input(Input::Switchover { instance: INSTANCE, token: 3 });
+    assert!(peer.hear_words(&actions).is_empty());
+    let refused = Err(SwitchoverError::Failed(HandoverFailure::Refused));
+    assert!(actions.contains(&Action::SwitchoverDone { token: 3, result: refused }));
+    assert_eq!(lab.role(), Role::Active);
+}
+
+#[test]
+fn nothing_is_announced_while_the_role_is_on_offer() {
+    let quick = Duration::from_millis(100);
+    let mut alone = Lab::active(linked(settings()));
+    assert!(
+        !frames(&untimed(alone.run_for(quick))).is_empty(),
+        "the second announcement follows the first at once"
+    );
+    let (mut lab, mut peer) = (Lab::active(linked(settings())), Peer::new());
+    peer.beat_as(&mut lab, Role::Backup, 0);
+    lab.input(Input::Switchover { instance: INSTANCE, token: 3 });
+    assert!(frames(&untimed(lab.run_for(quick))).is_empty());
+}
