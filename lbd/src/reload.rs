@@ -38,12 +38,18 @@ pub(crate) enum ReloadError {
     Api(#[from] ApiError),
 }
 
-/// The configuration has nodes, and this is none of them.
+/// The configuration is not for this node.
 #[derive(Debug, thiserror::Error)]
-#[error("the configuration has no [[node]] named {node:?}, only {known}; give this node's name with --node")]
-pub(crate) struct NodeError {
-    node: String,
-    known: String,
+pub(crate) enum NodeError {
+    /// It has nodes, and this is none of them.
+    #[error(
+        "the configuration has no [[node]] named {node:?}, only {known}; give this node's name with --node"
+    )]
+    Unknown { node: String, known: String },
+    /// It has nothing at all: most likely a file that is just being written. Serving nothing instead of what was served is
+    /// never what was meant by that.
+    #[error("the configuration is empty: it has no [[node]], no [[vrrp]] and no [[service]]")]
+    Empty,
 }
 
 /// What a reload changed.
@@ -63,11 +69,14 @@ pub(crate) struct ReloadReport {
 
 /// Checks that `config` is for this node.
 pub(crate) fn check_node(config: &Config, node: &str) -> Result<(), NodeError> {
+    if config.nodes.is_empty() && config.vrrp.is_empty() && config.services.is_empty() {
+        return Err(NodeError::Empty);
+    }
     if config.nodes.is_empty() || config.node(node).is_some() {
         return Ok(());
     }
     let known: Vec<String> = config.nodes.iter().map(|node| format!("{:?}", node.name)).collect();
-    Err(NodeError { node: node.to_owned(), known: known.join(" and ") })
+    Err(NodeError::Unknown { node: node.to_owned(), known: known.join(" and ") })
 }
 
 /// The configuration's hash as shown to people and compared between the nodes.

@@ -68,6 +68,11 @@ fn a_bad_file_changes_nothing_and_is_reported() {
     let output = lbd.command(&["reload"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("forwrad"));
+    // A file that is just being written.
+    lbd.write_config("");
+    let (code, body) = lbd.ask("POST", "/v1/reload");
+    assert!(code == 422 && body.contains("is empty"), "{code} {body}");
+    lbd.write_config(&config.text().replace("forward = \"pool\"", "forwrad = \"pool\""));
     let before = lbd.log().matches("was not reloaded").count();
     lbd.signal(Signal::SIGHUP);
     eventually("the signal's reload is logged", || {
