@@ -71,6 +71,9 @@ impl Families {
 /// What a probe on an idle machine stays below.
 const QUIET_ENOUGH: Duration = Duration::from_millis(10);
 
+/// A probe that starts nothing for longer than this is late.
+const LATE: Duration = Duration::from_millis(5);
+
 /// What is written as JSON.
 #[derive(Serialize)]
 struct Results<'a> {
@@ -182,9 +185,12 @@ fn introduce(events: &[Event], families: usize, runs: u32, rival: &str) {
 fn tell(what: &str, record: &Record) {
     let measured = &record.measured;
     let released = if record.released { "" } else { ", VIP not released" };
+    // The probe errs upwards by its own lateness; where that is most of the gap, people should know.
+    let late = measured.pause > LATE && measured.pause * 2 > measured.gap;
+    let pause = if late { format!(" (probe paused for {})", ms(measured.pause)) } else { String::new() };
     let problems: String = record.problems.iter().map(|problem| format!(", {problem}")).collect();
     println!(
-        "{what}: gap {} ms, failed {} ({}), overlap {} ms, noise {} ms, answered {}{released}{problems}",
+        "{what}: gap {} ms{pause}, failed {} ({}), overlap {} ms, noise {} ms, answered {}{released}{problems}",
         ms(measured.gap),
         measured.failed,
         measured.failures_text(),

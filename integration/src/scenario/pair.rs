@@ -139,9 +139,13 @@ impl Pair {
         if pair.settings.system == System::Tandem {
             pair.lab.write_config(&pair.config())?;
         }
-        for node in pair.lab.nodes() {
-            pair.start_node(node)?;
+        let [a, b] = pair.lab.nodes();
+        pair.start_node(a)?;
+        if !pair.settings.preempt {
+            // Whoever is first stays active then.
+            pair.wait_holding(a)?;
         }
+        pair.start_node(b)?;
         pair.wait_settled()?;
         Ok(pair)
     }
@@ -185,9 +189,15 @@ impl Pair {
                 wait(&what, SETTLE_LIMIT, || node.role(INSTANCE).as_deref() == Some(role))?;
             }
         }
-        wait("a alone to hold the VIP", SETTLE_LIMIT, || {
-            let all = self.settings.vips.iter();
-            all.clone().all(|vip| a.holds(*vip).unwrap_or(false) && !b.holds(*vip).unwrap_or(true))
+        self.wait_holding(a)?;
+        wait("b to hold no VIP", SETTLE_LIMIT, || {
+            self.settings.vips.iter().all(|vip| !b.holds(*vip).unwrap_or(true))
+        })
+    }
+
+    fn wait_holding(&self, node: &Node) -> Result<()> {
+        wait(&format!("{} to hold the VIP", node.name()), SETTLE_LIMIT, || {
+            self.settings.vips.iter().all(|vip| node.holds(*vip).unwrap_or(false))
         })
     }
 
