@@ -41,6 +41,7 @@ pub type Slot = u8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// The set of virtual routers or their settings changed: bring sockets and local routes in line with [`Node::slots`].
+    /// Actions before it mean the former routers, those after it the present ones.
     Routers,
     /// Send an advertisement.
     SendAdvert {

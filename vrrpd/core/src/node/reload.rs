@@ -32,6 +32,8 @@ impl Node {
         self.replace_health();
         let wanted: Vec<RouterSettings> = self.settings.routers().cloned().collect();
         self.remove_routers_not_in(&wanted);
+        // Between what is about the former routers and what is about the present ones: the shell takes these from here on.
+        self.actions.push_back(Action::Routers);
         let mut started = Vec::new();
         for settings in wanted {
             match self.slot_of(&settings) {
@@ -39,7 +41,6 @@ impl Node {
                 None => started.extend(self.add_router(settings)),
             }
         }
-        self.actions.push_back(Action::Routers);
         for slot in started {
             let interface = self.entries.get(&slot).map(|entry| entry.router.settings.interface.clone());
             self.apply_interface(slot, &interface.unwrap_or_default());

@@ -58,7 +58,9 @@ fn only_the_difference_of_addresses_is_applied() {
     let actions = reload(&mut lab, with(&["192.0.2.101/24", "192.0.2.102/24"]));
     assert_eq!(addresses(&actions), (vec![net("192.0.2.102/24")], vec![net("192.0.2.100/24")]));
     assert_eq!(frames(&actions).len(), 2, "announced at once");
-    assert!(actions.contains(&Action::Guard { slot: SLOT, active: true }), "the warden is to know");
+    let place = |wanted: &Action| actions.iter().position(|action| action == wanted);
+    let told = place(&Action::Guard { slot: SLOT, active: true });
+    assert!(told.is_some() && told > place(&Action::Routers), "the warden is to know, and the new ones");
     assert!(role_events(&actions).is_empty());
     let advert = lab.run_for(INTERVAL).iter().find_map(|(_, action)| advert_sent(action)).unwrap();
     assert_eq!(advert.addresses, [ip("192.0.2.101"), ip("192.0.2.102")]);
