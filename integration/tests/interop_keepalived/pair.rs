@@ -1,11 +1,12 @@
 //! A lab in which node `a` runs `vrrpd` and node `b` keepalived.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use integration::lab::addresses::{Mac, vip4, vip6};
+use integration::lab::clock::{now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
-use integration::lab::probe::{WatchSettings, Watcher};
+use integration::lab::probe::{Sighting, WatchSettings, Watcher};
 use integration::lab::{Lab, Node, Result};
 use serde_json::Value;
 
@@ -140,9 +141,14 @@ fn eui64(mac: Mac) -> [u8; 16] {
     [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]
 }
 
+/// The virtual router's MAC address for the family of an address; the VRID is 51.
+pub(crate) fn virtual_mac(vip: IpAddr) -> Mac {
+    [0, 0, 0x5e, 0, if vip.is_ipv4() { 1 } else { 2 }, 51]
+}
+
 /// The link-local address of virtual router 51, made of its MAC address.
 pub(crate) fn link_local() -> IpAddr {
-    IpAddr::from(eui64([0, 0, 0x5e, 0, 2, 51]))
+    IpAddr::from(eui64(virtual_mac(Ipv6Addr::UNSPECIFIED.into())))
 }
 
 /// The pair, watched from the LAN.
@@ -150,7 +156,7 @@ pub(crate) struct Pair {
     pub(crate) lab: Lab,
     pub(crate) setup: Setup,
     pub(crate) keepalived: Keepalived,
-    watcher: Watcher,
+    pub(crate) watcher: Watcher,
 }
 
 impl Pair {
@@ -189,6 +195,23 @@ impl Pair {
         Ok(())
     }
 
+    /// Waits until `time` has passed and sees that nobody but `owner` answers meanwhile.
+    pub(crate) fn stays(&self, owner: &Node, time: Duration) -> Result<()> {
+        let start = now();
+        wait_until("time to pass", LIMIT, || now() - start >= time)?;
+        let seen = self.watcher.snapshot();
+        for vip in &self.setup.vips {
+            let others = |answer: &&Sighting| {
+                answer.vip == *vip
+                    && answer.at > start
+                    && answer.mac != owner.mac()
+                    && answer.question.is_some()
+            };
+            assert_eq!(seen.sightings.iter().find(others), None, "{}", self.setup.label);
+        }
+        self.wait_owner_for(owner, time)
+    }
+
     /// Waits for a role of `vrrpd`.
     pub(crate) fn wait_role(&self, role: &str) -> Result<()> {
         self.lab.a().wait_role(INSTANCE, role, LIMIT)
@@ -207,16 +230,24 @@ impl Pair {
     pub(crate) fn finish(self, owner: fn(&Lab) -> &Node) -> Result<()> {
         // A node that does not hear the other takes less than four intervals to become active beside it.
         self.wait_owner_for(owner(&self.lab), self.setup.interval() * 4)?;
+        let (label, interval) = (self.setup.label, self.setup.interval());
+        let report = self.end()?;
+        for (vip, longest) in report {
+            assert!(longest <= interval, "{label}: two answered for {vip} for {longest:?}");
+        }
+        Ok(())
+    }
+
+    /// Ends it and returns how long at most two different hardware addresses were given for each VIP.
+    pub(crate) fn end(self) -> Result<Vec<(IpAddr, Duration)>> {
         let Self { lab, setup, watcher, .. } = self;
         let report = watcher.stop()?;
-        for vip in &setup.vips {
-            let overlaps = report.overlaps(*vip);
-            let longest = report.longest_overlap(*vip).map(|overlap| overlap.length()).unwrap_or_default();
-            assert!(longest <= setup.interval(), "{}: two answered for {vip}: {overlaps:#?}", setup.label);
-        }
         let log = lab.b().log("keepalived");
         assert_eq!(complaints(&log), Vec::<&str>::new(), "{}: keepalived's complaints", setup.label);
-        lab.finish()
+        let longest = |vip| report.longest_overlap(vip).map(|overlap| overlap.length()).unwrap_or_default();
+        let overlaps = setup.vips.iter().map(|vip| (*vip, longest(*vip))).collect();
+        lab.finish()?;
+        Ok(overlaps)
     }
 }
 
