@@ -122,17 +122,25 @@ pub(super) fn retire(node: &Node) -> Result<Window> {
     Ok(Window::around(|| write(&file, &format!("{MAINTENANCE_COST}\n")))?.0)
 }
 
-/// Signals both of keepalived's processes, the parent and the one that speaks VRRP, in that order and at once. Of the
-/// parent alone SIGKILL would be a clean stop (its child is told to end by SIGTERM), and the child alone would be started again.
+/// Signals both of keepalived's processes at once, the one that speaks VRRP and its parent.
+///
+/// SIGKILL comes after SIGSTOP and to the child first: a parent that runs starts the child anew, and the end of a parent
+/// tells the child to stop cleanly (and makes a stopped one go on).
 pub(super) fn signal_all(node: &Node, signal: Signal) -> Result<Window> {
-    let pids = [pid_in(node, PID_FILES[0])?, pid_in(node, PID_FILES[1])?];
+    let (parent, child) = (pid_in(node, PID_FILES[0])?, pid_in(node, PID_FILES[1])?);
     let doing = |source: Errno| LabError::Io {
         doing: format!("sending {signal} to keepalived on {}", node.name()),
         source: source.into(),
     };
-    // A stopped parent starts no child anew, and does not tell it anything.
-    let order = if signal == Signal::SIGKILL { vec![Signal::SIGSTOP, signal] } else { vec![signal] };
-    let send = || order.iter().try_for_each(|signal| pids.iter().try_for_each(|pid| kill(*pid, *signal)));
+    let send = || {
+        if signal == Signal::SIGKILL {
+            kill(parent, Signal::SIGSTOP)?;
+            kill(child, Signal::SIGKILL)?;
+        } else {
+            kill(child, signal)?;
+        }
+        kill(parent, signal)
+    };
     Ok(Window::around(|| send().map_err(doing))?.0)
 }
 
