@@ -311,6 +311,8 @@ impl Router {
         if self.handover.is_some() {
             if heard.priority != 0 {
                 self.learn_interval(heard.interval);
+                // It may have been active all along, behind a LAN that was cut, and is to know what we announced meanwhile.
+                self.resign(out);
                 self.handed_over(heard.at, out);
             }
             return;
