@@ -148,7 +148,10 @@ impl World {
         if self.hosts[host].process == Process::Gone {
             return;
         }
-        self.announce_plan(host);
+        // A less healthy peer would give the role back at once, so it is not asked.
+        if self.hosts[1 - host].severity() <= self.hosts[host].severity() {
+            self.announce_plan(host);
+        }
         for instance in 0..self.variant.instances {
             let active = |router: &super::view::RouterView| router.sides[host].role == Role::Active;
             let name = format!("i{instance}");

@@ -68,22 +68,12 @@ pub struct Side {
     pub role: Role,
     /// Since when.
     pub role_since: Moment,
-    /// When it was last active.
-    pub left_active: Moment,
+    /// When the host last stopped to answer for all of its addresses.
+    pub served_until: Moment,
     /// Whether the host answers for all of its addresses.
     pub serves: bool,
     /// When the host last announced it on the wire.
     pub announced_at: Option<Moment>,
-}
-
-impl Side {
-    /// Notes a new role.
-    pub(super) fn change(&mut self, now: Moment, to: Role) {
-        if self.role == Role::Active {
-            self.left_active = now;
-        }
-        (self.role, self.role_since) = (to, now);
-    }
 }
 
 impl RouterView {

@@ -342,9 +342,15 @@ impl World {
         for (view, (instance, family)) in self.view.routers.iter_mut().zip(&self.routers) {
             for (side, host) in view.sides.iter_mut().zip(&self.hosts) {
                 let addresses = host.addresses(instance, *family);
-                side.serves = host.answers()
-                    && !addresses.is_empty()
-                    && addresses.iter().all(|ip| host.held.contains(ip));
+                let served = std::mem::replace(
+                    &mut side.serves,
+                    host.answers()
+                        && !addresses.is_empty()
+                        && addresses.iter().all(|ip| host.held.contains(ip)),
+                );
+                if served && !side.serves {
+                    side.served_until = now;
+                }
             }
             let [a, b] = &self.hosts;
             let of_router = |ip: &IpAddr| {
@@ -368,7 +374,8 @@ impl World {
         let Some(router) = self.routers.iter().position(of_router) else { return };
         let from = if self.sabotage == Sabotage::MixesUpEvents { to } else { from };
         let side = &mut self.view.routers[router].sides[host];
-        side.change(self.now, *to);
+        side.role = *to;
+        side.role_since = self.now;
         let seen = Seen::Role { host, router, from: *from, to: *to, reason: *reason };
         self.checks.seen(&self.view, seen);
     }
@@ -376,7 +383,8 @@ impl World {
     /// The roles of a host whose `vrrpd` is gone.
     pub(super) fn roles_gone(&mut self, host: usize) {
         for router in &mut self.view.routers {
-            router.sides[host].change(self.now, Role::Init);
+            router.sides[host].role = Role::Init;
+            router.sides[host].role_since = self.now;
         }
     }
 

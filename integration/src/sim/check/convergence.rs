@@ -15,7 +15,7 @@ impl Convergence {
     /// Whether the winner could hear, and then correct, that the loser had announced: the LAN worked when the loser gave way.
     /// Otherwise only the slow refresh, which is off in most of these runs, puts the neighbours right.
     fn could_know(view: &View, loser: &Side) -> bool {
-        view.lan_works_since.is_some_and(|works| works <= loser.left_active)
+        view.lan_works_since.is_some_and(|works| works <= loser.served_until)
     }
 
     fn ends(view: &View, expected: &[Option<usize>]) -> Result<(), String> {
