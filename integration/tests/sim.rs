@@ -1,5 +1,10 @@
 //! The seeded simulation of the pair: thousands of runs, each with a story of its own.
 
+#[path = "sim/sabotage.rs"]
+mod sabotage;
+#[path = "sim/scenarios.rs"]
+mod scenarios;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use integration::sim::{Failure, Sabotage, Trace, run_seed};
@@ -61,6 +66,7 @@ fn thousands_of_seeds_keep_every_promise() {
 
 /// Shows one run, by default the first: `TANDEM_SIM_SEED=1234 cargo test -p integration --test sim replay -- --nocapture`.
 #[test]
+#[expect(clippy::print_stdout, reason = "the trace is what a person asks for")]
 fn replay() {
     let seed = number("TANDEM_SIM_SEED").unwrap_or(0);
     match run_seed(seed, Sabotage::None, Trace::on()) {

@@ -193,7 +193,7 @@ impl Run {
     fn draw_kind(&mut self) -> u64 {
         let link = self.world.variant.peer_link;
         loop {
-            let kind = self.rng.below(19);
+            let kind = self.rng.below(20);
             let (restarts, cuts_link) = (matches!(kind, 9..=11), matches!(kind, 1 | 5 | 6));
             if !(self.clock_set_back && (cuts_link || (restarts && !link))) {
                 return kind;
@@ -245,6 +245,12 @@ impl Run {
             17 => {
                 self.roles_moved_by_hand = true;
                 vec![(begin, Fault::Switchover(host))]
+            }
+            18 => {
+                let mut variant = self.world.hosts[host].variant.clone();
+                variant.priority.reverse();
+                let reload = |host: usize| Fault::Reload(host, Box::new(variant.clone()));
+                both(reload(host), reload(1 - host))
             }
             _ => {
                 self.health_touched = true;

@@ -263,7 +263,7 @@ impl World {
         let (source, destination) = path;
         let priority = bytes.get(2).copied().unwrap_or_default();
         self.judge_advert(host, slot, &bytes);
-        if self.sabotage == Sabotage::SkipsAdverts && self.order_is_even() {
+        if self.sabotage == Sabotage::SkipsAdverts && self.rng.chance(500) {
             return;
         }
         let meta = vrrpd_core::packet::Meta { source, destination, hop_limit: 255 };
@@ -284,6 +284,12 @@ impl World {
             if let Some(node) = &mut self.hosts[host].node {
                 node.handle(now, Input::AcquireFailed { slot, what: "no".to_owned() });
             }
+            return;
+        }
+        let active = self
+            .router_of_slot(host, slot)
+            .is_some_and(|router| self.view.routers[router].sides[host].role == Role::Active);
+        if active && self.sabotage == Sabotage::IgnoresReload {
             return;
         }
         self.trace.note(self.now, || format!("{}: adds {addresses:?}", NAMES[host]));
@@ -350,10 +356,6 @@ impl World {
             let wrong = if odd.is_empty() { String::new() } else { format!("{odd:?}") };
             self.checks.seen(&self.view, Seen::AtRest { host, router, wrong: &wrong });
         }
-    }
-
-    fn order_is_even(&mut self) -> bool {
-        self.rng.chance(500)
     }
 
     /// The local clock of a host, for the warden.

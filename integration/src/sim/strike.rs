@@ -7,6 +7,7 @@ use common::time::Duration;
 
 use super::fault::Fault;
 use super::host::{Machine, Notice, Process};
+use super::sabotage::Sabotage;
 use super::variant::NAMES;
 use super::view::Seen;
 use super::world::{Coming, World};
@@ -34,10 +35,7 @@ impl World {
                 self.hosts[host].lbd = lbd;
                 self.notify(host, Notice::Lbd);
             }
-            Fault::RemoveAddresses(host) => {
-                let held: Vec<IpAddr> = self.hosts[host].held.iter().copied().collect();
-                self.remove_addresses(host, &held);
-            }
+            Fault::RemoveAddresses(host) => self.remove_all(host),
             Fault::Switchover(host) => self.switchover(host),
             Fault::Maintenance(host, on) => {
                 if self.hosts[host].process != Process::Gone {
@@ -72,6 +70,7 @@ impl World {
             Fault::Terminate(host) => {
                 if self.hosts[host].process != Process::Gone {
                     self.announce_plan(host);
+                    self.drop_early(host);
                     self.hosts[host].ending = true;
                     self.notify(host, Notice::Shutdown);
                 }
@@ -144,6 +143,17 @@ impl World {
         }
     }
 
+    fn remove_all(&mut self, host: usize) {
+        let held: Vec<IpAddr> = self.hosts[host].held.iter().copied().collect();
+        self.remove_addresses(host, &held);
+    }
+
+    fn drop_early(&mut self, host: usize) {
+        if self.sabotage == Sabotage::DropsEarly {
+            self.remove_all(host);
+        }
+    }
+
     fn switchover(&mut self, host: usize) {
         if self.hosts[host].process == Process::Gone {
             return;
@@ -152,6 +162,7 @@ impl World {
         if self.hosts[1 - host].severity() <= self.hosts[host].severity() {
             self.announce_plan(host);
         }
+        self.drop_early(host);
         for instance in 0..self.variant.instances {
             let active = |router: &super::view::RouterView| router.sides[host].role == Role::Active;
             let name = format!("i{instance}");
