@@ -70,17 +70,25 @@ pub(crate) fn start_all(lab: &Lab) -> Result<()> {
 /// Waits until this node is active with the VIPs, the other one stands by without them, they know of each other, and the
 /// client is served.
 pub(crate) fn settled(lab: &Lab, active: &Node) -> Result<()> {
-    let other = lab.peer_of(active);
+    agreed(lab, active)?;
+    owned_by(lab, active)?;
+    served(lab, &vips())
+}
+
+/// Waits until this node is active, the other one stands by, and they know of each other.
+pub(crate) fn agreed(lab: &Lab, active: &Node) -> Result<()> {
     active.wait_role("web", "active", LIMIT)?;
-    other.wait_role("web", "backup", LIMIT)?;
+    lab.peer_of(active).wait_role("web", "backup", LIMIT)?;
     wait_until("the nodes to hear each other", LIMIT, || {
         lab.nodes().iter().all(|node| status(node).is_some_and(|status| status["peer_link"]["alive"] == true))
-    })?;
-    owned_by(lab, active)?;
-    for vip in vips() {
-        wait_until(&format!("the client to be served at {vip}"), LIMIT, || serves(lab, vip))?;
-    }
-    Ok(())
+    })
+}
+
+/// Waits until the client is served at all of these.
+pub(crate) fn served(lab: &Lab, vips: &[IpAddr]) -> Result<()> {
+    vips.iter().try_for_each(|vip| {
+        wait_until(&format!("the client to be served at {vip}"), LIMIT, || serves(lab, *vip))
+    })
 }
 
 /// Waits until this node has the VIPs on its interface and the other one has none.
