@@ -5,6 +5,8 @@
 //! order, and that what must not be seen is not seen for longer than the probes themselves paused.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod flood;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -1,0 +1,315 @@
+//! Floods of packets, connections and requests that mean harm: the pair goes on as if there were none.
+//!
+//! The nodes share the machine with the flood, which nothing keeps from using all of it. What is compared is therefore
+//! the ordinary lateness of the advertisements, the median, with and without the flood.
+
+mod pair_support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use common::rng::Rng;
+use integration::lab::capture::Capture;
+use integration::lab::clock::{now, wait_until};
+use integration::lab::{Lab, Node, Result, http};
+use pair_support::flood::{Flood, Packet, bad_adverts, captured, destinations, send_once, tempting};
+use pair_support::{LIMIT, Watch, drops, every, router, serving, settled, status, transitions};
+use vrrpd_core::packet::Family;
+
+/// A tenth of the interval of 10 ms.
+const LATENESS_MAX_US: u64 = 1000;
+
+/// How long a flood lasts.
+const FLOOD: Duration = Duration::from_millis(1500);
+
+/// What a daemon may grow by: its buffers are bounded, and connections cost some while they are open.
+const GROWTH_MAX_KIB: u64 = 8 * 1024;
+
+/// How late a node's advertisements were during some time, in microseconds: the median and the worst of what was seen.
+#[derive(Clone, Copy)]
+struct Lateness {
+    median: u64,
+    worst: u64,
+}
+
+impl std::fmt::Display for Lateness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} µs, at most {} µs", self.median, self.worst)
+    }
+}
+
+fn lateness(node: &Node, during: Duration) -> Result<Lateness> {
+    let mut seen = Vec::new();
+    let start = now();
+    wait_until("the time to pass", LIMIT, || {
+        for family in ["ipv4", "ipv6"] {
+            seen.extend(router(node, family)["lateness_us"].as_u64());
+        }
+        now() - start > during
+    })?;
+    seen.sort_unstable();
+    let at = |index: usize| seen.get(index).copied().expect("some were seen");
+    Ok(Lateness { median: at(seen.len() / 2), worst: at(seen.len() - 1) })
+}
+
+/// The resident memory of a node's `vrrpd`, in KiB.
+fn memory_kib(node: &Node) -> u64 {
+    let pids = node.namespace().pids().expect("the processes can be listed");
+    let text =
+        |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let all = pids.into_iter().filter(|pid| text(*pid, "comm").trim() == "vrrpd");
+    let resident = all.map(|pid| {
+        let status = text(pid, "status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+    });
+    resident.sum()
+}
+
+/// A pair with advertisements every 10 ms, and how it is when nobody harms it.
+struct Victim {
+    lab: Lab,
+    transitions: [u64; 2],
+    memory_kib: [u64; 2],
+    calm: Lateness,
+}
+
+impl Victim {
+    fn new(label: &str) -> Result<Self> {
+        let lab = serving(label, every("10ms"))?;
+        let calm = lateness(lab.a(), Duration::from_millis(700))?;
+        let transitions = lab.nodes().map(transitions);
+        Ok(Self { transitions, memory_kib: lab.nodes().map(memory_kib), calm, lab })
+    }
+
+    /// How late it is while it is flooded; fails if that is too much.
+    #[expect(
+        clippy::print_stderr,
+        reason = "the measured values, shown by a test that is asked to show its output"
+    )]
+    fn endures(&self) -> Result<()> {
+        let flooded = lateness(self.lab.a(), FLOOD)?;
+        eprintln!("lateness: in calm {}, under flood {flooded}", self.calm);
+        let allowed = LATENESS_MAX_US.max(2 * self.calm.median);
+        assert!(flooded.median <= allowed, "in calm {}, under flood {flooded}", self.calm);
+        Ok(())
+    }
+
+    /// Fails if a role changed or a daemon grew.
+    fn is_unharmed(&self) -> Result<()> {
+        assert_eq!(self.lab.nodes().map(transitions), self.transitions, "no role changed");
+        for (node, before) in self.lab.nodes().into_iter().zip(self.memory_kib) {
+            let after = memory_kib(node);
+            assert!(after <= before + GROWTH_MAX_KIB, "{} grew from {before} to {after} KiB", node.name());
+        }
+        settled(&self.lab, self.lab.a())
+    }
+}
+
+fn peer_drops(node: &Node, reason: &str) -> u64 {
+    let status = status(node).unwrap_or_default();
+    let drops = status["peer_drops"].as_array().cloned().unwrap_or_default();
+    drops.iter().find(|drop| drop["reason"] == reason).and_then(|drop| drop["count"].as_u64()).unwrap_or(0)
+}
+
+#[test]
+fn bad_advertisements_are_dropped_under_their_reasons() -> Result<()> {
+    let lab = serving("bad-adverts", every("100ms"))?;
+    let watch = Watch::begin(&lab)?;
+    let before = lab.nodes().map(transitions);
+    let capture = Capture::on_switch(&lab, "lan", "proto 112 or ip6 proto 112")?;
+    for to in destinations() {
+        send_once(lab.client(), &bad_adverts(to, &mut Rng::new(1)))?;
+    }
+    let start = now();
+    wait_until("some good ones", LIMIT, || now() - start > Duration::from_millis(500))?;
+    let recorded: Vec<Packet> = captured(&capture.stop()?);
+    for node in lab.nodes() {
+        for family in ["ipv4", "ipv6"] {
+            for reason in ["truncated", "checksum", "auth_missing", "auth_mac"] {
+                let what = format!("{reason} of {family} on {}", node.name());
+                wait_until(&what, LIMIT, || drops(node, family, reason) > 0)?;
+            }
+        }
+        let unmatched = status(node).expect("it answers")["unmatched_drops"].to_string();
+        assert!(unmatched.contains("unknown_vrid") && unmatched.contains("truncated"), "{unmatched}");
+    }
+
+    // Good ones of a moment ago, as they were.
+    let is_good = |packet: &&Packet| packet.to.is_multicast() && !recorded.is_empty();
+    let good: Vec<Packet> = recorded.iter().filter(is_good).cloned().collect();
+    send_once(lab.client(), &good)?;
+    for family in ["ipv4", "ipv6"] {
+        let what = format!("replays of {family} on b");
+        wait_until(&what, LIMIT, || drops(lab.b(), family, "auth_replayed") > 0)?;
+    }
+    assert_eq!(lab.nodes().map(transitions), before);
+    let seen = watch.end()?;
+    seen.assert_all_served();
+    lab.finish()
+}
+
+#[test]
+fn a_flood_of_bad_advertisements_is_endured() -> Result<()> {
+    let victim = Victim::new("advert-flood")?;
+    let lab = &victim.lab;
+    let flood = |host, multicast: bool| {
+        let to = destinations().into_iter().filter(|to| to.is_multicast() == multicast);
+        let mut rng = Rng::new(2);
+        Flood::adverts(host, to.flat_map(|to| bad_adverts(to, &mut rng)).collect())
+    };
+    let floods = [flood(lab.client(), true)?, flood(lab.watch(), false)?];
+    victim.endures()?;
+    for flood in floods {
+        assert!(flood.stop()? > 10_000);
+    }
+    for node in lab.nodes() {
+        for family in ["ipv4", "ipv6"] {
+            assert!(drops(node, family, "auth_mac") > 100, "{family} on {}", node.name());
+        }
+    }
+    victim.is_unharmed()?;
+    victim.lab.finish()
+}
+
+#[test]
+fn a_flood_on_the_peer_link_is_endured() -> Result<()> {
+    let victim = Victim::new("peer-flood")?;
+    let lab = &victim.lab;
+    let mut rng = Rng::new(3);
+    let mut datagrams: Vec<Vec<u8>> = vec![vec![], vec![0; 31], vec![0; 32], vec![0; 1400]];
+    for _ in 0..50 {
+        let length = usize::try_from(rng.below(600)).expect("below 600");
+        datagrams.push((0..length).map(|_| rng.next_u64().to_le_bytes()[0]).collect());
+    }
+    let mut stranger = vrrpd_core::peer::Sealer::new([9; 32], "b", 77);
+    let body = vrrpd_core::peer::Body::Release { routers: vec![] };
+    let sealed = stranger.seal(0, common::time::UnixTime::from_nanos(1), body).expect("it fits");
+    datagrams.push(sealed[..sealed.len() - 1].to_vec());
+    datagrams.push(sealed);
+    let floods = [
+        Flood::datagrams(lab.b(), lab.a().peer_address(), datagrams.clone())?,
+        Flood::datagrams(lab.a(), lab.b().peer_address(), datagrams)?,
+    ];
+    victim.endures()?;
+    for flood in floods {
+        assert!(flood.stop()? > 10_000);
+    }
+    for node in lab.nodes() {
+        for reason in ["truncated", "tag"] {
+            assert!(peer_drops(node, reason) > 100, "{reason} on {}", node.name());
+        }
+    }
+    victim.is_unharmed()?;
+    victim.lab.finish()
+}
+
+#[test]
+fn strangers_on_the_socket_for_lbd_do_not_disturb_lbd() -> Result<()> {
+    let victim = Victim::new("ipc-flood")?;
+    let lab = &victim.lab;
+    let socket = lab.a().run_dir().join("vrrpd-ipc.sock");
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for seed in 0..2 {
+            let (socket, stop) = (&socket, &stop);
+            scope.spawn(move || {
+                let mut rng = Rng::new(seed);
+                let mut held = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    // Refused while the backlog is full.
+                    let Ok(mut stream) = UnixStream::connect(socket) else { continue };
+                    let length = usize::try_from(rng.below(5000)).expect("below 5000");
+                    let noise: Vec<u8> = (0..length).map(|_| rng.next_u64().to_le_bytes()[0]).collect();
+                    // It may be closed while it is written to.
+                    stream.write_all(&noise).ok();
+                    held.push(stream);
+                    if held.len() > 100 {
+                        held.clear();
+                    }
+                }
+            });
+        }
+        let endured = victim.endures();
+        stop.store(true, Ordering::Relaxed);
+        endured
+    })?;
+    let metrics = lab.a().get("vrrpd", "/metrics")?.body;
+    assert!(metrics.contains("tandem_vrrp_lbd_connected{} 1.0"), "{metrics}");
+    let refused = metrics.lines().find(|line| line.contains("lbd_connections_total{result=\"malformed\"}"));
+    assert!(refused.is_some_and(|line| !line.ends_with(" 0")), "{refused:?}");
+    victim.is_unharmed()?;
+    victim.lab.finish()
+}
+
+#[test]
+fn a_hammered_api_disturbs_nobody_but_its_users() -> Result<()> {
+    let victim = Victim::new("api-flood")?;
+    let lab = &victim.lab;
+    let api = SocketAddr::from(([127, 0, 0, 1], 9112));
+    // Half a request each, held open; more than the daemon accepts.
+    let slow = lab.a().namespace().inside(|| {
+        let open = || {
+            let mut stream = TcpStream::connect(api)?;
+            stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nX-Slow: ")?;
+            std::io::Result::Ok(stream)
+        };
+        (0..150).map_while(|_| open().ok()).collect::<Vec<_>>()
+    })?;
+    assert!(slow.len() > 64, "{} connections", slow.len());
+    let hammer = |seed: u64| {
+        lab.a().namespace().worker("hammer", move |stop| {
+            let mut rng = Rng::new(seed);
+            while !stop.load(Ordering::Relaxed) {
+                if rng.chance(500) {
+                    // Answered or refused: both are an end.
+                    http::tcp(api, "GET", "/metrics", "", Duration::from_millis(200)).ok();
+                } else if let Ok(mut stream) = TcpStream::connect(api) {
+                    let noise: Vec<u8> = (0..500).map(|_| rng.next_u64().to_le_bytes()[0]).collect();
+                    stream.set_read_timeout(Some(Duration::from_millis(50))).ok();
+                    stream.write_all(&noise).ok();
+                    stream.read(&mut [0; 64]).ok();
+                }
+            }
+        })
+    };
+    let hammers = [hammer(1)?, hammer(2)?];
+    let socket = lab.a().socket("vrrpd");
+    let unix = lab.a().namespace().worker("hammer", move |stop| {
+        while !stop.load(Ordering::Relaxed) {
+            http::unix(&socket, "GET", "/v1/events?after=0", "", Duration::from_secs(1)).ok();
+        }
+    })?;
+    victim.endures()?;
+    for hammer in hammers.into_iter().chain([unix]) {
+        hammer.stop()?;
+    }
+    let metrics = lab.a().get("vrrpd", "/metrics")?.body;
+    let refused = metrics.lines().find(|line| line.contains("refused_total{listener=\"tcp\"}"));
+    assert!(refused.is_some_and(|line| !line.ends_with(" 0")), "{refused:?}");
+    // Whoever holds connections open loses them, and the next one is served.
+    wait_until("the API over TCP", LIMIT, || {
+        lab.a().get_tcp(api, "/health/live").is_ok_and(|answer| answer.status == 200)
+    })?;
+    drop(slow);
+    victim.is_unharmed()?;
+    victim.lab.finish()
+}
+
+#[test]
+fn the_flood_would_be_believed_if_it_were_signed() {
+    // What the floods are made of is otherwise good: the same packet is parsed without complaint.
+    for family in [Family::V4, Family::V6] {
+        let (source, to) = (pair_support::flood::source(family), family.multicast());
+        let advert = tempting(family);
+        let bytes = advert.emit(source, to, common::config::ChecksumReading::Message);
+        let meta = vrrpd_core::packet::Meta { source, destination: to, hop_limit: 255 };
+        let parsed = vrrpd_core::packet::Advert::parse(&bytes, &meta, common::config::VrrpVersion::V3)
+            .expect("it is good");
+        assert_eq!(parsed.advert, advert);
+    }
+}
