@@ -81,13 +81,14 @@ impl ApiServer {
         shared: &Arc<Shared>,
         requests: mpsc::Sender<Request>,
     ) -> Result<Self, ApiError> {
-        let unix = process::bind_unix(&shared.run_dir)
-            .map_err(|source| ApiError::Unix { path: process::socket_path(&shared.run_dir), source })?;
         let token = Token::default();
         let server = Arc::new(server::Server::new(Arc::clone(shared), requests, Arc::clone(&token)));
         let mut api = Self { tcp: None, token, server };
         let config = Arc::clone(&shared.snapshot.load().config);
         let change = api.prepare(&config.api).await?;
+        // Last of what can fail: a file is left behind where a port is not.
+        let unix = process::bind_unix(&shared.run_dir)
+            .map_err(|source| ApiError::Unix { path: process::socket_path(&shared.run_dir), source })?;
         api.apply(change);
         tokio::spawn(Arc::clone(&api.server).serve_unix(unix));
         Ok(api)
