@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use integration::lab::addresses::{LAN_PREFIX_V4, LAN_PREFIX_V6};
 use integration::lab::{LabError, Node, Result};
-use nix::errno::Errno;
 
 /// How keepalived is set up: one instance of VRID 51 on `eth0` for each family that has VIPs, as it cannot mix them.
 #[derive(Clone, Debug)]
@@ -32,24 +32,7 @@ const PID_FILES: [&str; 2] = ["keepalived.pid", "keepalived-vrrp.pid"];
 impl Keepalived {
     /// Starts it as the program `keepalived`.
     pub(crate) fn start(&self, node: &Node) -> Result<()> {
-        let dir = node.run_dir();
-        // A node that lost its power left them behind, and their numbers may be other processes' by now.
-        for name in PID_FILES {
-            match fs::remove_file(dir.join(name)) {
-                Err(error) if error.raw_os_error() != Some(Errno::ENOENT as i32) => {
-                    return Err(LabError::Io { doing: format!("removing {name}"), source: error });
-                }
-                _ => {}
-            }
-        }
-        let file = dir.join("keepalived.conf");
-        let doing = || format!("writing {}", file.display());
-        fs::write(&file, self.config(node.name()))
-            .map_err(|source| LabError::Io { doing: doing(), source })?;
-        let mut command = node.command("keepalived");
-        command.args(["--dont-fork", "--log-console", "--log-detail", "--vrrp", "--use-file"]).arg(&file);
-        command.arg("--pid").arg(dir.join(PID_FILES[0])).arg("--vrrp_pid").arg(dir.join(PID_FILES[1]));
-        node.start("keepalived", command).map(drop)
+        start_with(node, &self.config(node.name()))
     }
 
     fn config(&self, node: &str) -> String {
@@ -98,6 +81,27 @@ impl Keepalived {
         );
         text.push_str(&block);
     }
+}
+
+/// Starts keepalived with this configuration, as the program `keepalived`.
+pub(crate) fn start_with(node: &Node, config: &str) -> Result<()> {
+    let dir = node.run_dir();
+    // A node that lost its power left them behind, and their numbers may be other processes' by now.
+    for name in PID_FILES {
+        match fs::remove_file(dir.join(name)) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                return Err(LabError::Io { doing: format!("removing {name}"), source });
+            }
+            _ => {}
+        }
+    }
+    let file = dir.join("keepalived.conf");
+    let doing = || format!("writing {}", file.display());
+    fs::write(&file, config).map_err(|source| LabError::Io { doing: doing(), source })?;
+    let mut command = node.command("keepalived");
+    command.args(["--dont-fork", "--log-console", "--log-detail", "--vrrp", "--use-file"]).arg(&file);
+    command.arg("--pid").arg(dir.join(PID_FILES[0])).arg("--vrrp_pid").arg(dir.join(PID_FILES[1]));
+    node.start("keepalived", command).map(drop)
 }
 
 /// The lines in which keepalived complains of what it received. Its log has one line for each event otherwise.

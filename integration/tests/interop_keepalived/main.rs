@@ -3,6 +3,7 @@
 
 mod captured;
 mod disagreement;
+mod example;
 mod keepalived;
 mod pair;
 mod takeover;

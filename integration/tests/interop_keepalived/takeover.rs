@@ -2,7 +2,8 @@
 
 use integration::lab::fault::Fault;
 use integration::lab::{Lab, Result};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::pair::{Pair, Preferred, Setup, Transport};
 
@@ -11,8 +12,6 @@ fn vrrpd_leaves_and_returns(setup: Setup) -> Result<()> {
     let pair = Pair::new(setup)?;
     let (a, b) = (pair.lab.a(), pair.lab.b());
     pair.start_keepalived()?;
-    pair.wait_owner(b)?;
-
     pair.start_vrrpd()?;
     pair.wait_owner(a)?;
     a.stop("vrrpd")?;
@@ -41,8 +40,6 @@ fn keepalived_leaves_and_returns(setup: Setup) -> Result<()> {
     let pair = Pair::new(setup)?;
     let (a, b) = (pair.lab.a(), pair.lab.b());
     pair.start_vrrpd()?;
-    pair.wait_owner(a)?;
-
     pair.start_keepalived()?;
     pair.wait_owner(b)?;
     pair.wait_role("backup")?;
@@ -60,6 +57,35 @@ fn keepalived_leaves_and_returns(setup: Setup) -> Result<()> {
     pair.wait_role("backup")?;
     assert_eq!(pair.drops()?, []);
     pair.finish(Lab::b)
+}
+
+/// Killed as it is, keepalived leaves its addresses on the host, and no other node can take them away. `vrrpd` takes over
+/// all the same, and all is well once keepalived runs again.
+#[test]
+fn a_killed_keepalived_is_succeeded() -> Result<()> {
+    let pair = Pair::new(Setup::new("killed keepalived", Preferred::Keepalived, 100))?;
+    let (a, b) = (pair.lab.a(), pair.lab.b());
+    pair.start_vrrpd()?;
+    pair.start_keepalived()?;
+    pair.wait_owner(b)?;
+    // Stopped first, so that the parent does not start another child; and the child first, which the kernel would let
+    // go on when its parent is gone, to end in an orderly way.
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for pid in b.namespace().pids()?.into_iter().rev() {
+            kill(Pid::from_raw(pid), signal).expect("keepalived is there until it is killed");
+        }
+    }
+    pair.wait_role("active")?;
+    for vip in &pair.setup.vips {
+        assert!(a.holds(*vip)? && b.holds(*vip)?, "{vip} is on both");
+        let last = pair.watcher.snapshot().last_announcement(*vip).map(|last| last.mac);
+        assert_eq!(last, Some(a.mac()), "who announced {vip} last");
+    }
+    pair.start_keepalived()?;
+    pair.wait_owner(b)?;
+    pair.wait_role("backup")?;
+    assert_eq!(pair.drops()?, []);
+    pair.end().map(drop)
 }
 
 #[test]
