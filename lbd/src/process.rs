@@ -2,14 +2,20 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::close;
 
 /// Open files wanted: two for each of 500,000 connections.
 const OPEN_FILES_WANTED: u64 = 1_048_576;
+
+/// Open files that room is made for at the start; half a megabyte.
+const OPEN_FILES_ROOM: u64 = 65_536;
 
 /// Raises the limit of open files as far as permitted, and answers it.
 pub(crate) fn raise_open_files() -> io::Result<u64> {
@@ -24,6 +30,15 @@ pub(crate) fn raise_open_files() -> io::Result<u64> {
     }
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard)
+}
+
+/// Makes room in the table of open files once, while there is one thread. A table that grows later makes every thread that
+/// opens a file wait for the kernel's other processors (RCU), 10 ms and more, again at each doubling.
+pub(crate) fn make_room_for_open_files(limit: u64) -> io::Result<()> {
+    let last = i32::try_from(limit.min(OPEN_FILES_ROOM)).unwrap_or(i32::MAX) - 1;
+    let copy = fcntl(io::stderr().as_fd(), FcntlArg::F_DUPFD_CLOEXEC(last))?;
+    close(copy)?;
+    Ok(())
 }
 
 /// The lock that makes a run directory this process's own; the kernel frees it at the process's end, however it ends.

@@ -38,6 +38,7 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
     let config = load_for_node(&options.config, &node)?;
     let run_dir = process::RunDir::take(&options.run_dir)?;
     let open_files = process::raise_open_files().context("cannot raise the limit of open files")?;
+    process::make_room_for_open_files(open_files).context("cannot make room for open files")?;
     let workers = workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let now = unix_now();
     let snapshot = Arc::new(Snapshot::build(Arc::new(config), &Carry::default(), workers, now));

@@ -54,6 +54,10 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 /// The longest sleep.
 const IDLE_MAX: Duration = Duration::from_millis(250);
 
+/// How often the carrier of interfaces with active routers is looked at. The kernel tells of a lost one by itself, but at
+/// most once a second for all interfaces together (`net/core/link_watch.c`).
+const CARRIER_INTERVAL: Duration = Duration::from_millis(20);
+
 /// How long local routes outlive a handover at the end: what was being served when the addresses left is answered from them.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -133,6 +137,7 @@ struct Loop {
     switchovers: BTreeMap<u64, (String, Reply<SwitchoverOutcome>)>,
     next_token: u64,
     handed_over: bool,
+    carriers_seen: Instant,
     published: Instant,
     publish_now: bool,
     /// System call failures are reported once per kind until one succeeds again.
@@ -173,6 +178,7 @@ impl Loop {
             switchovers: BTreeMap::new(),
             next_token: 1,
             handed_over: false,
+            carriers_seen: Instant::ZERO,
             published: Instant::ZERO,
             publish_now: true,
             send_failed: BTreeSet::new(),
@@ -234,7 +240,8 @@ impl Loop {
         let due = self.node.next_deadline().map_or(Duration::MAX, |deadline| deadline.since(now));
         let limits =
             self.guarded.iter().filter_map(|&slot| self.node.stall_limit(slot)).map(|limit| limit / 2);
-        let timeout = limits.fold(due.min(IDLE_MAX), Duration::min);
+        let idle = if self.guarded.is_empty() { IDLE_MAX } else { CARRIER_INTERVAL };
+        let timeout = limits.fold(due.min(idle), Duration::min);
         let mut fds =
             vec![poll_in(self.commands.as_fd()), poll_in(self.monitor.as_fd()), poll_in(self.warden.as_fd())];
         fds.extend(self.peer.iter().map(|socket| poll_in(socket.as_fd())));
@@ -252,6 +259,7 @@ impl Loop {
     fn pass(&mut self) {
         self.hear_warden();
         self.hear_monitor();
+        self.look_at_carriers();
         self.hear_ports();
         self.hear_peer();
         self.hear_commands();
@@ -310,6 +318,27 @@ impl Loop {
                 Some(PortChange::State(name)) => self.refresh(&name),
                 Some(PortChange::All) => self.refresh_all(),
                 Some(PortChange::Vip { interface, ip, ours }) => self.look_for_vip(&interface, ip, ours),
+            }
+        }
+    }
+
+    fn look_at_carriers(&mut self) {
+        let now = clock::now().at;
+        if self.guarded.is_empty() || now.since(self.carriers_seen) < CARRIER_INTERVAL {
+            return;
+        }
+        self.carriers_seen = now;
+        let names: BTreeSet<String> = self
+            .guarded
+            .iter()
+            .filter_map(|slot| self.routers.get(slot))
+            .map(|router| router.interface.clone())
+            .collect();
+        for name in names {
+            match self.ports.is_outdated(&name) {
+                Ok(true) => self.refresh(&name),
+                Ok(false) => {}
+                Err(error) => self.system_error("looking at an interface", &error),
             }
         }
     }

@@ -225,7 +225,16 @@ impl Router {
         if effective > self.effective && effective == self.settings.priority {
             self.preempt_after = now + self.settings.preempt_delay;
         }
+        let before = self.active_down_interval();
         self.effective = effective;
+        // Skew_Time is there so that the better of two backups is first. One whose priority changed while it waits has to
+        // wait as long as that priority says, or two that start together would be ranked by what they were a moment ago.
+        if self.role == Role::Backup
+            && !self.resigned
+            && let Some(deadline) = self.timers.get(Timer::ActiveDown)
+        {
+            self.timers.set(Timer::ActiveDown, deadline.before(before) + self.active_down_interval());
+        }
     }
 
     /// New settings for the same virtual router: they apply from now on, the role stays.

@@ -159,6 +159,12 @@ impl Ports {
         Ok(self.state(name))
     }
 
+    /// Whether the interface is no longer as last read. A few microseconds.
+    pub(super) fn is_outdated(&mut self, name: &str) -> Result<bool, NetlinkError> {
+        let link = self.netlink.link(name)?;
+        Ok(self.ports.get(name).is_some_and(|port| port.link != link))
+    }
+
     /// The state as last read.
     pub(super) fn state(&self, name: &str) -> Option<InterfaceState> {
         let port = self.ports.get(name)?;

@@ -269,3 +269,16 @@ fn an_unhealthy_owner_starts_as_backup() {
     lab.hear_for(100, Duration::from_secs(1));
     assert_eq!(lab.role(), Role::Active);
 }
+
+#[test]
+fn a_backup_waits_as_long_as_its_present_priority_says() {
+    let waited = |changes: &[bool]| {
+        let mut lab = Lab::backup(settings());
+        for &on in changes {
+            lab.input(Input::Maintenance(on));
+        }
+        lab.run_until_role(Role::Active)
+    };
+    assert_eq!(waited(&[true, false]), waited(&[]));
+    assert!(waited(&[true]) > waited(&[]), "the unhealthier of two that wait is the later one");
+}
