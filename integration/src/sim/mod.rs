@@ -9,6 +9,11 @@
 //!   └ strike   faults
 //! view      what an all-knowing observer sees ──► check/…  one promise each
 //! ```
+//!
+//! Everything follows from the seed, so a failure is replayed by its number:
+//! `TANDEM_SIM_SEED=1234 cargo test -p integration --test sim replay -- --nocapture` prints the whole account of a run.
+//! `TANDEM_SIM_FIRST` and `TANDEM_SIM_RUNS` choose other seeds than a normal test run's, and `TANDEM_SIM_ALL=1` goes on after
+//! the first failure and lists them all.
 
 mod check;
 mod clock;

@@ -54,8 +54,8 @@ struct Run {
     roles_moved_by_hand: bool,
     health_touched: bool,
     acquire_touched: bool,
-    /// A wall clock was set back. A node that restarts then signs with stamps that its peer has seen; only the peer link
-    /// can tell that it is a new life.
+    /// A wall clock was set back. A node that restarts then, or a warden, signs with stamps that the peer has seen; only the
+    /// peer link can tell that it is a new life, or that the addresses are free.
     clock_set_back: bool,
 }
 
@@ -194,7 +194,7 @@ impl Run {
         let link = self.world.variant.peer_link;
         loop {
             let kind = self.rng.below(20);
-            let (restarts, cuts_link) = (matches!(kind, 9..=11), matches!(kind, 1 | 5 | 6));
+            let (restarts, cuts_link) = (matches!(kind, 9..=13), matches!(kind, 1 | 5 | 6));
             if !(self.clock_set_back && (cuts_link || (restarts && !link))) {
                 return kind;
             }

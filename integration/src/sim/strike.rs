@@ -28,7 +28,7 @@ impl World {
             }
             Fault::Gateway(host, up) => self.hosts[host].gateway = up,
             Fault::WallClock(host, millis) => {
-                self.hosts[host].clock.step_wall(millis.saturating_mul(1_000_000))
+                self.hosts[host].clock.step_wall(millis.saturating_mul(1_000_000));
             }
             Fault::AcquireFails(host, fails) => self.hosts[host].acquire_fails = fails,
             Fault::Lbd(host, lbd) => {
@@ -67,32 +67,24 @@ impl World {
                 self.start_process(host);
             }
             Fault::Kill(host) => self.kill(host),
-            Fault::Terminate(host) => {
-                if self.hosts[host].process != Process::Gone {
-                    self.announce_plan(host);
-                    self.drop_early(host);
-                    self.hosts[host].ending = true;
-                    self.notify(host, Notice::Shutdown);
-                }
+            Fault::Terminate(host) if self.hosts[host].process != Process::Gone => {
+                self.announce_plan(host);
+                self.drop_early(host);
+                self.hosts[host].ending = true;
+                self.notify(host, Notice::Shutdown);
             }
             Fault::Start(host) if self.hosts[host].ending => self.hosts[host].start_again = true,
             Fault::Start(host) if self.hosts[host].machine == Machine::On => self.start_process(host),
-            Fault::Stop(host) => {
-                if self.hosts[host].process == Process::Running {
-                    self.hosts[host].process = Process::Stopped;
-                }
+            Fault::Stop(host) if self.hosts[host].process == Process::Running => {
+                self.hosts[host].process = Process::Stopped;
             }
-            Fault::Continue(host) => {
-                if self.hosts[host].process == Process::Stopped {
-                    self.hosts[host].process = Process::Running;
-                    self.refresh();
-                    self.kick(host);
-                }
+            Fault::Continue(host) if self.hosts[host].process == Process::Stopped => {
+                self.hosts[host].process = Process::Running;
+                self.refresh();
+                self.kick(host);
             }
-            Fault::Pause(host) => {
-                if self.hosts[host].machine == Machine::On {
-                    self.hosts[host].machine = Machine::Paused;
-                }
+            Fault::Pause(host) if self.hosts[host].machine == Machine::On => {
+                self.hosts[host].machine = Machine::Paused;
             }
             Fault::Resume(host) => self.resume(host),
             _ => {}

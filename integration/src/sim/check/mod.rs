@@ -61,7 +61,7 @@ impl Checks {
         let checkers: Vec<Box<dyn Checker>> = vec![
             Box::new(convergence::Convergence::default()),
             Box::new(availability::Availability),
-            Box::new(overlap::Overlap),
+            Box::new(overlap::Overlap::new(routers)),
             Box::new(handover::Handover::default()),
             Box::new(steady::Steady::default()),
             Box::new(pace::Pace::new(routers)),

@@ -8,8 +8,10 @@ use super::{Checker, name};
 use crate::sim::clock::Moment;
 use crate::sim::view::{Seen, View};
 
-/// Timeouts in a row after which the next one may still be due at once.
-const DUE_AGAIN_MAX: u32 = 3;
+/// Timeouts in a row after which the next one may still be due at once, in any case and per virtual router: each role change
+/// is told to the peer at once, which is a timeout of its own.
+const DUE_AGAIN_MAX: usize = 3;
+const DUE_AGAIN_PER_ROUTER: usize = 2;
 
 /// Actions that one input may cause, per virtual router and in any case.
 const ACTIONS_PER_ROUTER: usize = 16;
@@ -23,7 +25,7 @@ pub(super) struct Pace {
 
 #[derive(Clone, Copy, Default)]
 struct Host {
-    due_again: u32,
+    due_again: usize,
     second: u64,
     timeouts: u64,
 }
@@ -48,7 +50,7 @@ impl Pace {
         }
         let this = &mut self.hosts[host];
         this.due_again = if due_again { this.due_again + 1 } else { 0 };
-        if this.due_again > DUE_AGAIN_MAX {
+        if this.due_again > DUE_AGAIN_MAX + DUE_AGAIN_PER_ROUTER * view.routers.len() {
             return Err(format!(
                 "node {} is asked for a timeout again and again without progress",
                 name(host)
