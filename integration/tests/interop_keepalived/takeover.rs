@@ -1,11 +1,14 @@
 //! Who takes over from whom, and how.
 
+use std::time::Duration;
+
 use integration::lab::fault::Fault;
+use integration::lab::probe::{WatchSettings, Watcher};
 use integration::lab::{Lab, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::pair::{Pair, Preferred, Setup, Transport};
+use crate::pair::{LIMIT, Pair, Preferred, Setup, Transport};
 
 /// keepalived takes over from `vrrpd` when that stops, is killed and loses its power, and gives way each time it is back.
 fn vrrpd_leaves_and_returns(setup: Setup) -> Result<()> {
@@ -86,6 +89,32 @@ fn a_killed_keepalived_is_succeeded() -> Result<()> {
     pair.wait_role("backup")?;
     assert_eq!(pair.drops()?, []);
     pair.end().map(drop)
+}
+
+/// A backup has a local route to every VIP, and the kernel answers ARP for what it has a local route to, if it is let. While
+/// `vrrpd` starts, runs as backup, stops or dies it must not, not even for a moment.
+#[test]
+fn a_backup_that_comes_and_goes_never_answers() -> Result<()> {
+    let pair = Pair::new(Setup::new("backup", Preferred::Keepalived, 100))?;
+    let (a, b) = (pair.lab.a(), pair.lab.b());
+    pair.start_keepalived()?;
+    pair.wait_owner(b)?;
+    let settings =
+        WatchSettings { interval: Duration::from_millis(1), ..WatchSettings::new(&pair.setup.vips) };
+    let watcher = Watcher::start(&pair.lab, settings)?;
+    for signal in [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGTERM, Signal::SIGTERM] {
+        pair.start_vrrpd()?;
+        pair.wait_role("backup")?;
+        a.signal("vrrpd", signal)?;
+        a.wait_end("vrrpd", LIMIT)?;
+    }
+    let seen = watcher.stop()?;
+    for vip in &pair.setup.vips {
+        let strangers: Vec<_> =
+            seen.owners(*vip).into_iter().filter(|(_, macs)| macs.contains(&a.mac())).collect();
+        assert!(strangers.is_empty(), "a answered for {vip}: {strangers:?}");
+    }
+    pair.finish(Lab::b)
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl Ports {
         &mut self,
         settings: &Settings,
         slots: impl Iterator<Item = (Slot, &'a RouterSettings)>,
-    ) -> Result<(), NetlinkError> {
+    ) -> Result<(), PortError> {
         let slots: Vec<(Slot, &RouterSettings)> = slots.collect();
         let mut families: BTreeMap<&str, BTreeSet<Family>> = BTreeMap::new();
         for (_, router) in &slots {
@@ -103,6 +103,11 @@ impl Ports {
             if port.families != families {
                 *port = Port { families, ..Port::unknown() };
             }
+        }
+        // Before the routes: an interface without `arp_ignore` answers ARP for every address the host has a local route to,
+        // which for a node that starts as backup is the active one's.
+        for (_, router) in &slots {
+            self.sysctls.prepare_interface(&router.interface)?;
         }
         self.sync_routes(&slots)?;
         let kept: BTreeSet<Slot> =
