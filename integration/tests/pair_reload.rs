@@ -63,15 +63,16 @@ fn everything_can_be_changed_under_load_without_a_role_change_or_a_loss() -> Res
         wait_until("b to have learned it", LIMIT, || {
             router(lab.b(), "ipv4")["active_interval_ms"] == expected
         })?;
-        assert_eq!(router(lab.a(), "ipv6")["advert_interval_ms"], expected);
+        wait_until("a to say so", LIMIT, || router(lab.a(), "ipv6")["advert_interval_ms"] == expected)?;
     }
 
     // Another priority: still the higher one.
     instance.priority = (180, 120);
     lab.write_config(&config(&lab, instance.clone()))?;
     reload_everywhere(&lab)?;
-    let status_b = status(lab.b()).expect("it answers");
-    assert_eq!(status_b["instances"][0]["priority"], 120);
+    wait_until("b to say its new one", LIMIT, || {
+        status(lab.b()).is_some_and(|status| status["instances"][0]["priority"] == 120)
+    })?;
     wait_until("b to hear the new one", LIMIT, || router(lab.b(), "ipv4")["last_advert_priority"] == 180)?;
 
     // One service more, one VIP less.
