@@ -107,6 +107,9 @@ pub(crate) struct Router {
 /// Answers to advertisements of lower priority, or of priority 0, between two scheduled ones.
 const ASSERTS_MAX: u8 = 8;
 
+/// Half intervals without an advertisement after which its sender is taken to have stopped meanwhile.
+const SILENT_HALF_INTERVALS: u32 = 5;
+
 impl Router {
     pub(crate) fn new(settings: RouterSettings) -> Self {
         Self {
@@ -233,7 +236,9 @@ impl Router {
             && !self.resigned
             && let Some(deadline) = self.timers.get(Timer::ActiveDown)
         {
-            self.timers.set(Timer::ActiveDown, deadline.before(before) + self.active_down_interval());
+            let due = deadline.before(before) + self.active_down_interval();
+            // Not in the past, which would look as if the node had not run.
+            self.timers.set(Timer::ActiveDown, due.max(now));
         }
     }
 
@@ -277,6 +282,11 @@ impl Router {
     /// An advertisement that passed all checks.
     pub(crate) fn advert(&mut self, heard: Heard, out: &mut Vec<Output>) {
         self.stats.adverts_received += 1;
+        // A predecessor advertises until it knows of its successor. After a silence it means what it says.
+        let silent = |last: Heard| heard.at.since(last.at) > self.active_interval * SILENT_HALF_INTERVALS / 2;
+        if self.last_heard.is_some_and(silent) {
+            self.deference = None;
+        }
         self.last_heard = Some(heard);
         match self.role {
             Role::Init | Role::Fault => {}
@@ -333,8 +343,9 @@ impl Router {
                 self.advertise(heard.at, out);
                 self.timers.set(Timer::Advert, heard.at + self.settings.interval);
             }
-            // Its sender was active too, so it may have announced later than we did.
+            // Its sender was active too, so it may have announced later than we did. What it advertises from now on is meant.
             self.announce_soon(heard.at);
+            self.deference = None;
             return;
         }
         let tie_lost = self.source.is_some_and(|own| heard.source > own);
