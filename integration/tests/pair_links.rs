@@ -307,19 +307,16 @@ fn an_address_that_keeps_vanishing_keeps_coming_back() -> Result<()> {
 }
 
 #[test]
-fn an_address_on_the_wrong_node_is_reported_and_contested() -> Result<()> {
+fn an_address_on_the_wrong_node_is_reported_and_left_alone() -> Result<()> {
     let lab = serving("wrong", every("100ms"))?;
     let watch = Watch::begin(&lab)?;
-    let added = lab.b().add_address(vip4(0))?;
+    lab.b().add_address(vip4(0))?;
     let unexpected = json!({ "event": "address_unexpected", "address": vip4(0).to_string() });
     wait_event(lab.b(), 0, &unexpected)?;
     assert!(lab.b().holds(vip4(0))?, "what someone else put there is not ours to remove");
-    // The watcher's questions have both nodes answer; `a` hears of it only by what `b` tells everyone.
-    lab.b().run("arping", &["-c", "1", "-A", "-I", "eth0", &vip4(0).to_string()]).ok();
     lab.b().remove_address(vip4(0))?;
     watch.wait_owner(mac(1))?;
     watch.steady()?;
-    assert!(added.width() < LIMIT);
     assert_eq!(router(lab.b(), "ipv4")["role"], "backup");
     lab.finish()
 }
