@@ -2,24 +2,49 @@
 //! a second bound nothing changes any more, and at the end exactly one node is active for each virtual router, the
 //! right one, and the last announcement on the wire is its own.
 
+use common::ipc::Role;
+use common::time::Duration;
+use vrrpd_core::event::Reason;
+
 use super::{Checker, name};
 use crate::sim::clock::Moment;
 use crate::sim::view::{Bounds, Seen, Side, View};
 
-#[derive(Default)]
 pub(super) struct Convergence {
     healed: Option<(Moment, Bounds)>,
+    /// How each host last left the active role of each virtual router.
+    leaving: Vec<[Leaving; 2]>,
+}
+
+/// How a host left the active role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    /// Not yet, since it took it.
+    Active,
+    /// It gave way, and could say so.
+    GaveWay,
+    /// It died, or its warden had to speak for it.
+    Fell,
 }
 
 impl Convergence {
-    /// Whether the winner could hear, and then correct, that the loser had announced: the LAN worked when the loser gave way.
-    /// Otherwise only the slow refresh, which is off in most of these runs, puts the neighbours right.
-    fn could_know(view: &View, loser: &Side) -> bool {
-        view.lan_works_since.is_some_and(|works| works <= loser.served_until)
+    pub(super) fn new(routers: usize) -> Self {
+        Self { healed: None, leaving: vec![[Leaving::Fell; 2]; routers] }
     }
 
-    fn ends(view: &View, expected: &[Option<usize>]) -> Result<(), String> {
-        for (router, expected) in view.routers.iter().zip(expected) {
+    /// Whether the winner could hear, and then correct, that the loser had announced: the LAN worked when the loser gave way, or
+    /// for an interval before it fell. Otherwise only the slow refresh, which is off in most of these runs, puts the
+    /// neighbours right.
+    fn could_know(view: &View, loser: &Side, leaving: Leaving) -> bool {
+        let needed = match leaving {
+            Leaving::GaveWay => Duration::ZERO,
+            Leaving::Active | Leaving::Fell => view.limits.interval + view.limits.delivery,
+        };
+        view.lan_works_since.is_some_and(|works| works + needed <= loser.served_until)
+    }
+
+    fn ends(&self, view: &View, expected: &[Option<usize>]) -> Result<(), String> {
+        for ((router, expected), leaving) in view.routers.iter().zip(expected).zip(&self.leaving) {
             let actives = router.actives();
             let [active] = actives[..] else {
                 let names: Vec<&str> = actives.iter().map(|&host| name(host)).collect();
@@ -39,7 +64,9 @@ impl Convergence {
                     name(expected)
                 ));
             }
-            if router.announced_by != Some(active) && Self::could_know(view, &router.sides[1 - active]) {
+            if router.announced_by != Some(active)
+                && Self::could_know(view, &router.sides[1 - active], leaving[1 - active])
+            {
                 return Err(format!(
                     "node {} is active for {}, but the last announcement on the wire came from {}",
                     name(active),
@@ -61,7 +88,20 @@ impl Checker for Convergence {
         match seen {
             Seen::Healed(bounds) => self.healed = Some((view.now, bounds)),
             Seen::Fault(_) => self.healed = None,
+            Seen::Gone(host) => {
+                for leaving in &mut self.leaving {
+                    if leaving[host] == Leaving::Active {
+                        leaving[host] = Leaving::Fell;
+                    }
+                }
+            }
             Seen::Role { host, router, from, to, reason } => {
+                self.leaving[router][host] = match (from, to, reason) {
+                    (_, Role::Active, _) => Leaving::Active,
+                    (Role::Active, _, Reason::Stalled | Reason::Warden | Reason::Interface) => Leaving::Fell,
+                    (Role::Active, _, _) => Leaving::GaveWay,
+                    _ => self.leaving[router][host],
+                };
                 if let Some((healed, bounds)) = self.healed
                     && view.now - healed > bounds.settled
                 {
@@ -75,7 +115,7 @@ impl Checker for Convergence {
                     ));
                 }
             }
-            Seen::QuietEnds(expected) => return Self::ends(view, expected),
+            Seen::QuietEnds(expected) => return self.ends(view, expected),
             _ => {}
         }
         Ok(())

@@ -59,7 +59,7 @@ impl Checks {
     pub(super) fn new(view: &View) -> Self {
         let routers = view.routers.len();
         let checkers: Vec<Box<dyn Checker>> = vec![
-            Box::new(convergence::Convergence::default()),
+            Box::new(convergence::Convergence::new(routers)),
             Box::new(availability::Availability),
             Box::new(overlap::Overlap::new(routers)),
             Box::new(handover::Handover::default()),
