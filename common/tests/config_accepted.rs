@@ -149,3 +149,19 @@ fn retries_can_be_switched_off() {
     assert_eq!((on.retry.connect, on.retry.attempts, on.drain_timeout), (true, 10, Duration::from_secs(1)));
     assert!(on.health.is_none());
 }
+
+/// Plain advertisements are for other software, which mostly wants the pseudo-header in the checksum.
+#[test]
+fn the_checksum_follows_the_signature_unless_told() {
+    let reading = |extra: &str| {
+        let text = format!(
+            "[pair]\nkey_file = \"k\"\n[[node]]\nname = \"a\"\n[[node]]\nname = \"b\"\n[[vrrp]]\nname = \"web\"\ninterface = \"e\"\nvrid = 1\npriority = {{ a = 2, b = 1 }}\nvips = [\"192.0.2.1/24\"]\n{extra}"
+        );
+        config::parse(&text, Path::new("pair.toml")).unwrap().vrrp[0].checksum
+    };
+    use common::config::ChecksumReading::{Message, PseudoHeader};
+    assert_eq!(reading(""), Message);
+    assert_eq!(reading("auth = \"none\""), PseudoHeader);
+    assert_eq!(reading("auth = \"none\"\nchecksum = \"message\""), Message);
+    assert_eq!(reading("auth = \"none\"\nversion = 2"), Message);
+}

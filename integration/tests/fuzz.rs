@@ -169,7 +169,7 @@ fn bombard(corpus: &Corpus, seed: u64) -> u64 {
         let pause = Duration::from_micros(rng.below(20_000));
         now = Now {
             at: now.at + pause,
-            unix: UnixTime::from_nanos(now.unix.as_nanos() + pause.as_nanos() as u64),
+            unix: UnixTime::from_nanos(now.unix.as_nanos() + u64::try_from(pause.as_nanos()).unwrap()),
         };
         match rng.below(4) {
             0 => {
@@ -224,9 +224,14 @@ fn mangled_packets_do_not_stop_a_node() {
         match catch_unwind(AssertUnwindSafe(|| bombard(&corpus, seed))) {
             Ok(rounds) => active += rounds,
             Err(panic) => {
-                let command = "cargo test -p integration --test fuzz mangled_packets";
-                eprintln!("replay: TANDEM_FUZZ_SEED={seed} TANDEM_FUZZ_ROUNDS={ROUNDS_PER_NODE} {command}");
-                std::panic::resume_unwind(panic);
+                let text = panic
+                    .downcast_ref::<String>()
+                    .map(String::as_str)
+                    .or(panic.downcast_ref::<&str>().copied());
+                panic!(
+                    "{}; replay: TANDEM_FUZZ_SEED={seed} TANDEM_FUZZ_ROUNDS={ROUNDS_PER_NODE} cargo test -p integration --test fuzz mangled_packets",
+                    text.unwrap_or("a panic")
+                );
             }
         }
     }

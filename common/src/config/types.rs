@@ -98,7 +98,8 @@ pub struct Vrrp {
     pub auth: Auth,
     /// The protocol version spoken: 3, or 2 for mixed pairs.
     pub version: VrrpVersion,
-    /// Which reading of the IPv4 checksum is sent (both are accepted).
+    /// Which reading of the IPv4 checksum is sent (both are accepted); by default that of the message, or with the pseudo-header
+    /// for plain version 3 (`auth` none), whose other end may be keepalived.
     pub checksum: ChecksumReading,
     /// Whether the VIPs live on a macvlan with the virtual router's MAC address.
     pub virtual_mac: bool,

@@ -330,13 +330,11 @@ impl Ports {
         Ok(removed)
     }
 
-    /// Takes everything away at the end, all of it even if something fails; the first error counts. The kernel settings go last:
-    /// without `arp_ignore` this host would answer ARP for every virtual IP that it still has a local route to.
+    /// Takes everything away at the end. The kernel settings go last, and stay if a local route does: without `arp_ignore` this
+    /// host would answer ARP for every virtual IP that it still has a local route to.
     pub(super) fn clear(&mut self) -> Result<(), PortError> {
-        let reconciled = self.reconcile(&BTreeSet::new());
-        self.sysctls.restore()?;
-        reconciled?;
-        Ok(())
+        self.reconcile(&BTreeSet::new())?;
+        Ok(self.sysctls.restore()?)
     }
 }
 

@@ -131,6 +131,14 @@ const fn auth_word(auth: Auth) -> &'static str {
     }
 }
 
+/// Plain version 3 is for pairs with other software, of which keepalived takes no other reading than with the pseudo-header.
+fn default_checksum(auth: Auth, version: VrrpVersion) -> ChecksumReading {
+    match (auth, version) {
+        (Auth::None, VrrpVersion::V3) => ChecksumReading::PseudoHeader,
+        _ => ChecksumReading::Message,
+    }
+}
+
 /// What `auth` is, written or not.
 fn auth_of(vrrp: &RawVrrp, raw: &RawFile) -> Auth {
     let default = if raw.pair.has_key_file { Auth::Hmac } else { Auth::None };
@@ -217,6 +225,8 @@ pub(super) fn build(vrrp: &RawVrrp, raw: &RawFile, nodes: &Nodes<'_>) -> Option<
         }
     }
     let track = &vrrp.track;
+    let auth = auth_of(vrrp, raw);
+    let version = copied(vrrp.version.as_ref()).unwrap_or_default();
     Some(Vrrp {
         name: vrrp.name.as_ref()?.get_ref().clone(),
         interface,
@@ -228,9 +238,9 @@ pub(super) fn build(vrrp: &RawVrrp, raw: &RawFile, nodes: &Nodes<'_>) -> Option<
         preempt: copied(vrrp.preempt.as_ref()).unwrap_or(true),
         preempt_delay: vrrp.preempt_delay,
         transport: copied(vrrp.transport.as_ref()).unwrap_or_default(),
-        auth: auth_of(vrrp, raw),
-        version: copied(vrrp.version.as_ref()).unwrap_or_default(),
-        checksum: copied(vrrp.checksum.as_ref()).unwrap_or_default(),
+        auth,
+        version,
+        checksum: copied(vrrp.checksum.as_ref()).unwrap_or_else(|| default_checksum(auth, version)),
         virtual_mac: vrrp.virtual_mac,
         track: Track {
             lbd: track.lbd.unwrap_or(!raw.services.is_empty()),
