@@ -25,6 +25,8 @@ enum Leaving {
     GaveWay,
     /// It died, or its warden had to speak for it.
     Fell,
+    /// It had not run for a while, and says nothing then.
+    Stalled,
 }
 
 impl Convergence {
@@ -39,6 +41,7 @@ impl Convergence {
         let needed = match leaving {
             Leaving::GaveWay => Duration::ZERO,
             Leaving::Active | Leaving::Fell => view.limits.interval + view.limits.delivery,
+            Leaving::Stalled => return false,
         };
         view.lan_works_since.is_some_and(|works| works + needed <= loser.served_until)
     }
@@ -98,7 +101,8 @@ impl Checker for Convergence {
             Seen::Role { host, router, from, to, reason } => {
                 self.leaving[router][host] = match (from, to, reason) {
                     (_, Role::Active, _) => Leaving::Active,
-                    (Role::Active, _, Reason::Stalled | Reason::Warden | Reason::Interface) => Leaving::Fell,
+                    (Role::Active, _, Reason::Stalled) => Leaving::Stalled,
+                    (Role::Active, _, Reason::Warden | Reason::Interface) => Leaving::Fell,
                     (Role::Active, _, _) => Leaving::GaveWay,
                     _ => self.leaving[router][host],
                 };
