@@ -150,8 +150,10 @@ impl World {
         if self.hosts[host].process == Process::Gone {
             return;
         }
-        // A less healthy peer would give the role back at once, so it is not asked.
-        if self.hosts[1 - host].severity() <= self.hosts[host].severity() {
+        // A less healthy peer would give the role back at once, so it is not asked; and what a node knows of its gateway is a
+        // little old.
+        let equal = self.hosts[1 - host].severity() <= self.hosts[host].severity();
+        if equal && !self.variant.track_gateway {
             self.announce_plan(host);
         }
         self.drop_early(host);

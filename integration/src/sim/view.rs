@@ -42,6 +42,8 @@ pub struct Limits {
 pub struct HostView {
     /// Since when `vrrpd` runs without a pause, if it does.
     pub running_since: Option<Moment>,
+    /// Since when it does not, or, if it does, when it last began not to.
+    pub halted_since: Moment,
     /// Whether the host answers on the LAN for what it holds: it is on, not paused, and its interface has a carrier.
     pub answers: bool,
 }

@@ -336,6 +336,9 @@ impl World {
     pub(super) fn refresh(&mut self) {
         let now = self.now;
         for (view, host) in self.view.hosts.iter_mut().zip(&self.hosts) {
+            if view.running_since.is_some() && !host.runs() {
+                view.halted_since = now;
+            }
             view.running_since = host.runs().then(|| view.running_since.unwrap_or(now));
             view.answers = host.answers();
         }

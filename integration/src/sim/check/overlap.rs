@@ -2,8 +2,8 @@
 //!
 //! Counted from when the LAN between them carries everything both ways and both daemons run: over a LAN that is cut, two
 //! halves each have an active node, as they must. To the interval comes the time for the advertisement that ends it to
-//! arrive. A daemon that is stopped cannot hear it: then the warden's limit holds, counted from the last beat, which was
-//! no later than the start of the overlap or of the stop. Where each of two halves had resigned towards a successor that it
+//! arrive. A daemon that is stopped cannot hear it: then the warden's limit holds, counted from the stop, before which it beat
+//! last. Where each of two halves had resigned towards a successor that it
 //! could not hear, both are silent until the bound of that wait.
 
 use common::time::Duration;
@@ -59,7 +59,10 @@ impl Checker for Overlap {
             for host in &view.hosts {
                 match host.running_since {
                     Some(running_since) => since = since.max(running_since),
-                    None => bound = limits.warden + limits.delivery,
+                    None => {
+                        since = since.max(host.halted_since);
+                        bound = limits.warden + limits.delivery;
+                    }
                 }
             }
             let lasted = view.now - since;
