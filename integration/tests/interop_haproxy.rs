@@ -69,8 +69,8 @@ fn pair() -> Result<Lab> {
     for (node, role) in [(lab.a(), "active"), (lab.b(), "backup")] {
         node.start_vrrpd()?;
         node.wait_role("web", role, LIMIT)?;
-        for key in ["ipv4.ip_nonlocal_bind", "ipv6.ip_nonlocal_bind"] {
-            assert_eq!(node.run("sysctl", &["-n", &format!("net.{key}")])?.trim(), "0");
+        for family in ["ipv4", "ipv6"] {
+            assert_eq!(node.run("cat", &[&format!("/proc/sys/net/{family}/ip_nonlocal_bind")])?.trim(), "0");
         }
         start_haproxy(&lab, node)?;
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{process, reload, run, status};
+use crate::{api, process, reload, run, status};
 
 /// Tandem's load balancer: forwards the traffic of the pair's virtual IPs to healthy targets.
 #[derive(Debug, Parser)]
@@ -80,9 +80,12 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn check(options: &Options) -> anyhow::Result<String> {
-    match &options.node {
-        Some(node) => drop(reload::load_for_node(&options.config, node)?),
-        None => drop(common::config::load(&options.config)?),
+    let config = match &options.node {
+        Some(node) => reload::load_for_node(&options.config, node)?,
+        None => common::config::load(&options.config)?,
+    };
+    if let Some(path) = &config.api.token_file {
+        api::read_token(path)?;
     }
     Ok(format!("{}: ok\n", options.config.display()))
 }

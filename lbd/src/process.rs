@@ -99,9 +99,10 @@ pub(crate) fn bind_unix(run_dir: &Path) -> io::Result<tokio::net::UnixListener> 
     Ok(listener)
 }
 
-/// This host's name.
+/// This host's name up to the first dot, as `vrrpd` takes it.
 pub(crate) fn host_name() -> Option<String> {
-    nix::unistd::gethostname().ok()?.into_string().ok()
+    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
+    name.split('.').next().map(str::to_owned)
 }
 
 /// Tells systemd, if it started us.

@@ -95,6 +95,11 @@ fn up(targets: u8, gateway: bool) -> Result<()> {
     let hosts: Vec<&str> = lab.hosts().map(Host::name).collect();
     println!("lab {} in {}", lab.prefix(), lab.dir().display());
     println!("hosts: {} (and sw, the switch)", hosts.join(" "));
+    println!(
+        "eth0, the LAN: a 10.77.0.1 fd77::1, b 10.77.0.2 fd77::2, targets from 10.77.0.11 fd77::11 (ports 80, 8080)"
+    );
+    println!("peer0, the link between the nodes: a 10.0.255.1, b 10.0.255.2");
+    println!("free for virtual IPs: 10.77.0.50 to 10.77.0.59, fd77::50 to fd77::59");
     println!("ready");
     ends.wait().context("waiting for a signal")?;
     lab.finish()?;

@@ -4,7 +4,7 @@ mod handlers;
 mod server;
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,6 +58,9 @@ pub(crate) enum ApiError {
 
 /// The token that allows changes over TCP, if there is one.
 type Token = Arc<ArcSwapOption<String>>;
+
+/// A token file is read up to this length.
+const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// The running API.
 #[derive(Debug)]
@@ -119,8 +122,12 @@ impl ApiServer {
     }
 }
 
-fn read_token(path: &PathBuf) -> Result<String, ApiError> {
-    let text = fs::read_to_string(path).map_err(|source| ApiError::Token { path: path.clone(), source })?;
+pub(crate) fn read_token(path: &PathBuf) -> Result<String, ApiError> {
+    let read = || {
+        let mut text = String::new();
+        fs::File::open(path)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text).map(|_| text)
+    };
+    let text = read().map_err(|source| ApiError::Token { path: path.clone(), source })?;
     let token = text.lines().next().unwrap_or_default().trim();
     if token.is_empty() {
         return Err(ApiError::EmptyToken { path: path.clone() });
