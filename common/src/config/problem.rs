@@ -27,6 +27,8 @@ problems! {
 
     /// The TOML itself cannot be read.
     Syntax { message } => "this is not valid TOML: {message}",
+    /// A file that asks for nothing, such as one cut off.
+    NothingAsked {} => "the file has neither a [[vrrp]] nor a [[service]]: there is nothing to do",
     /// A key that no table of this kind has.
     UnknownKey { key } => "{key}: unknown key",
     /// A required key that is not there.

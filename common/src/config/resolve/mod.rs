@@ -30,6 +30,9 @@ pub(super) fn resolve(raw: &RawFile, text: &str, file: &Path, out: &mut Problems
     }
     let api = api(&raw.api, folder, out);
     let listen = service::check(raw, &api, out);
+    if out.count() == 0 && raw.vrrp.is_empty() && raw.services.is_empty() && raw.groups.is_empty() {
+        out.add(0..0, Problem::NothingAsked {});
+    }
     if out.count() > 0 {
         return None;
     }
