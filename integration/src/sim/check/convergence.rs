@@ -23,7 +23,7 @@ enum Leaving {
     Active,
     /// It gave way, and could say so.
     GaveWay,
-    /// It died, or its warden had to speak for it.
+    /// It died, its warden had to speak for it, or it ended and nobody had taken over.
     Fell,
     /// It had not run for a while, and says nothing then.
     Stalled,
@@ -102,7 +102,8 @@ impl Checker for Convergence {
                 self.leaving[router][host] = match (from, to, reason) {
                     (_, Role::Active, _) => Leaving::Active,
                     (Role::Active, _, Reason::Stalled) => Leaving::Stalled,
-                    (Role::Active, _, Reason::Warden | Reason::Interface) => Leaving::Fell,
+                    // A node that ends has said so when it began to, and never again.
+                    (Role::Active, _, Reason::Warden | Reason::Interface | Reason::Shutdown) => Leaving::Fell,
                     (Role::Active, _, _) => Leaving::GaveWay,
                     _ => self.leaving[router][host],
                 };

@@ -2,9 +2,9 @@
 //!
 //! Counted from when the LAN between them carries everything both ways and both daemons run: over a LAN that is cut, two
 //! halves each have an active node, as they must. To the interval comes the time for the advertisement that ends it to
-//! arrive. A daemon that is stopped cannot hear it: then the warden's limit holds, counted from the stop, before which it beat
-//! last. Where each of two halves had resigned towards a successor that it
-//! could not hear, both are silent until the bound of that wait.
+//! arrive. A daemon that is stopped cannot hear it: then the warden's limit holds, counted from the stop, before which it
+//! beat last. Where each of two halves had resigned towards a successor that it could not hear, both are silent until the
+//! bound of that wait.
 
 use common::time::Duration;
 use vrrpd_core::handover::resign_bound;
