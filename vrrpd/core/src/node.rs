@@ -289,7 +289,11 @@ impl Node {
         let settings = &entry.router.settings;
         let (instance, family) = (settings.instance.clone(), settings.family);
         match output {
-            Output::Advertise(priority) => self.send_advert(slot, priority),
+            Output::Advertise(priority) => {
+                self.send_advert(slot, priority);
+                // Right behind it, so that the peer knows at once when it should have heard one.
+                self.heartbeat_soon();
+            }
             Output::Acquire => {
                 let addresses = settings.addresses.clone();
                 entry.restore_at = None;

@@ -224,7 +224,6 @@ impl Node {
     fn timeout(&mut self) {
         let at = self.now.at;
         let late = std::mem::take(&mut self.late);
-        self.link_timeout();
         self.health_timeout();
         for slot in self.slot_list() {
             let standby = self.stands_by(slot);
@@ -241,6 +240,8 @@ impl Node {
                 self.apply_interface(slot, &interface);
             }
         }
+        // After the advertisements, which it counts.
+        self.link_timeout();
     }
 
     /// Slots of virtual routers on `interface` that have `ip`.
