@@ -137,7 +137,7 @@ fn a_broken_file_changes_nothing_and_is_reported() -> Result<()> {
         (unknown.as_str(), "did you mean"),
         ("this is no TOML", "not valid TOML"),
         (no_node.as_str(), "no node a"),
-        ("", "no node a"),
+        ("", "nothing to do"),
     ] {
         replace_file(&file, text);
         let (succeeded, said, complained) = vrrpd(lab.a(), &["reload"]);
