@@ -1,7 +1,7 @@
 //! The warden: a second process that releases the virtual IPs when the daemon fails, however it fails.
 //!
-//! The daemon says for each virtual router it is active for what is to be done (a [`Plan`]), and then beats with every
-//! advertisement it sends. When the daemon ends without having said otherwise (killed, crashed), or a beat is overdue (stopped,
+//! The daemon says for each virtual router it is active for what is to be done (a [`Plan`]), and then beats in every
+//! pass of its loop. When the daemon ends without having said otherwise (killed, crashed), or a beat is overdue (stopped,
 //! hung, starved), the warden tells the other node to take over and removes the addresses. A daemon that wakes up
 //! after that finds that its beat fails, and is backup. The warden does nothing else.
 //!
