@@ -8,10 +8,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
-    /// The active role is handed over by command.
+    /// The active role is handed over by command, adverts every second.
     Switchover,
-    /// The VRRP daemon is stopped (SIGTERM).
+    /// The active role is handed over by command, adverts every 10 ms.
+    #[serde(rename = "switchover-10ms")]
+    Switchover10Ms,
+    /// The VRRP daemon is stopped (SIGTERM), adverts every second.
     SigtermVrrpd,
+    /// The VRRP daemon is stopped (SIGTERM), adverts every 10 ms.
+    #[serde(rename = "sigterm-vrrpd-10ms")]
+    SigtermVrrpd10Ms,
     /// The VRRP daemon is killed, adverts every 100 ms.
     #[serde(rename = "sigkill-vrrpd-100ms")]
     SigkillVrrpd100Ms,
@@ -47,9 +53,11 @@ pub struct Target {
 
 impl Event {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Switchover,
+        Self::Switchover10Ms,
         Self::SigtermVrrpd,
+        Self::SigtermVrrpd10Ms,
         Self::SigkillVrrpd100Ms,
         Self::SigkillVrrpd1S,
         Self::SigkillLbd,
@@ -64,7 +72,9 @@ impl Event {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Switchover => "switchover",
+            Self::Switchover10Ms => "switchover-10ms",
             Self::SigtermVrrpd => "sigterm-vrrpd",
+            Self::SigtermVrrpd10Ms => "sigterm-vrrpd-10ms",
             Self::SigkillVrrpd100Ms => "sigkill-vrrpd-100ms",
             Self::SigkillVrrpd1S => "sigkill-vrrpd-1s",
             Self::SigkillLbd => "sigkill-lbd",
@@ -91,7 +101,7 @@ impl Event {
             Self::SigkillVrrpd100Ms | Self::SigstopVrrpd | Self::LinkDown | Self::NodeReturns => {
                 Duration::from_millis(100)
             }
-            Self::PortBlocked => Duration::from_millis(10),
+            Self::Switchover10Ms | Self::SigtermVrrpd10Ms | Self::PortBlocked => Duration::from_millis(10),
         }
     }
 
@@ -99,11 +109,13 @@ impl Event {
     #[must_use]
     pub const fn description(self) -> (&'static str, &'static str) {
         match self {
-            Self::Switchover => (
+            Self::Switchover | Self::Switchover10Ms => (
                 "POST /v1/switchover on the active node, as `vrrpd switchover web` does",
                 "keepalived has no such command; its priority is lowered by a tracked file",
             ),
-            Self::SigtermVrrpd => ("SIGTERM to vrrpd", "SIGTERM to keepalived's parent process"),
+            Self::SigtermVrrpd | Self::SigtermVrrpd10Ms => {
+                ("SIGTERM to vrrpd", "SIGTERM to keepalived's parent process")
+            }
             Self::SigkillVrrpd100Ms | Self::SigkillVrrpd1S => (
                 "SIGKILL to vrrpd (its warden is another process and lives on)",
                 "SIGKILL to both of keepalived's processes: killing the parent alone stops it cleanly",
@@ -132,7 +144,11 @@ impl Event {
     #[must_use]
     pub const fn target(self) -> Target {
         let gap_ms = match self {
-            Self::Switchover | Self::SigtermVrrpd | Self::NodeReturns => None,
+            Self::Switchover
+            | Self::Switchover10Ms
+            | Self::SigtermVrrpd
+            | Self::SigtermVrrpd10Ms
+            | Self::NodeReturns => None,
             Self::SigkillVrrpd100Ms | Self::SigkillVrrpd1S | Self::SigkillLbd => Some(20),
             Self::SigstopVrrpd => Some(400),
             Self::LinkDown => Some(50),

@@ -147,9 +147,9 @@ impl Run<'_> {
         let rival = self.system == System::Rival;
         let vrrp = self.system.vrrp_program();
         match self.event {
-            Event::Switchover if rival => rival::retire(active),
-            Event::Switchover => switch_over(active),
-            Event::SigtermVrrpd => active.signal(vrrp, Signal::SIGTERM),
+            Event::Switchover | Event::Switchover10Ms if rival => rival::retire(active),
+            Event::Switchover | Event::Switchover10Ms => switch_over(active),
+            Event::SigtermVrrpd | Event::SigtermVrrpd10Ms => active.signal(vrrp, Signal::SIGTERM),
             Event::SigkillVrrpd100Ms | Event::SigkillVrrpd1S if rival => {
                 rival::signal_all(active, Signal::SIGKILL)
             }
@@ -185,7 +185,7 @@ impl Run<'_> {
         }
         match self.event {
             Event::SigstopVrrpd => self.resume(observer, loser, winner).map(Some),
-            Event::Switchover | Event::NodeReturns => {
+            Event::Switchover | Event::Switchover10Ms | Event::NodeReturns => {
                 self.note(observer.wait_role(loser.name(), "backup", SETTLE_LIMIT))?;
                 Ok(None)
             }
