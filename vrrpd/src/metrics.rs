@@ -12,6 +12,7 @@
 //! | `tandem_vrrp_effective_priority` | `instance` | priority in force |
 //! | `tandem_vrrp_transitions_total` | `instance`, `family` | role changes |
 //! | `tandem_vrrp_adverts_sent_total` | `instance`, `family` | advertisements sent |
+//! | `tandem_vrrp_adverts_late_total` | `instance`, `family` | of these, sent more than a tenth of their interval late |
 //! | `tandem_vrrp_adverts_received_total` | `instance`, `family` | advertisements accepted |
 //! | `tandem_vrrp_adverts_dropped_total` | `instance`, `family`, `reason` | advertisements dropped |
 //! | `tandem_vrrp_adverts_unmatched_total` | `reason` | advertisements dropped that match no instance |
@@ -100,6 +101,8 @@ impl Page {
         let counted = |value: fn(&RouterStatus) -> u64| routers(status).map(move |(l, r)| (l, value(r)));
         self.counters("transitions", "Role changes", counted(|r| r.transitions));
         self.counters("adverts_sent", "Advertisements sent", counted(|r| r.adverts_sent));
+        let late = "Advertisements sent more than a tenth of their interval late";
+        self.counters("adverts_late", late, counted(|r| r.adverts_late));
         self.counters("adverts_received", "Advertisements accepted", counted(|r| r.adverts_received));
         self.counters("announcements", "Rounds of announcements sent", counted(|r| r.announcements));
         self.counters("conflicts", "Claims of our addresses by others", counted(|r| r.conflicts));

@@ -134,8 +134,11 @@ fn run_refuses_in_one_sentence_and_leaves_nothing_behind() {
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let busy_port = folder.write("busy.toml", &config_text(busy.local_addr().unwrap().port(), ""));
     let no_key = folder.write("key.toml", &format!("[pair]\nkey_file = \"none\"\n{}", config_text(9112, "")));
-    let alone = folder
-        .write("alone.toml", "[[target_group]]\nname = \"g\"\ntargets = [{ address = \"192.0.2.1:80\" }]\n");
+    let alone = folder.write(
+        "alone.toml",
+        "[[service]]\nname = \"s\"\nmode = \"tcp\"\nlisten = [\"127.0.0.1:80\"]\nforward = \"g\"\n\
+         [[target_group]]\nname = \"g\"\ntargets = [{ address = \"192.0.2.1:80\" }]\n",
+    );
     for (file, node, expected) in [
         (&busy_port, "a", "the API cannot listen on 127.0.0.1:"),
         (&busy_port, "c", "there is no node c"),

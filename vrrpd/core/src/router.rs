@@ -76,6 +76,7 @@ pub(crate) struct Stats {
     pub(crate) adverts_received: u64,
     pub(crate) announcements: u64,
     pub(crate) conflicts: u64,
+    pub(crate) adverts_late: u64,
     pub(crate) lateness: Duration,
     pub(crate) lateness_max: Duration,
 }
@@ -413,6 +414,7 @@ impl Router {
     fn advert_due(&mut self, now: Instant, deadline: Instant, out: &mut Vec<Output>) {
         self.stats.lateness = now.since(deadline);
         self.stats.lateness_max = self.stats.lateness_max.max(self.stats.lateness);
+        self.stats.adverts_late += u64::from(self.stats.lateness > self.settings.interval / 10);
         self.asserts_left = ASSERTS_MAX;
         self.advertise(now, out);
         let next = deadline + self.settings.interval;

@@ -114,6 +114,8 @@ pub struct RouterStatus {
     pub conflicts: u64,
     /// Dropped advertisements by reason.
     pub drops: Vec<Count>,
+    /// Advertisements sent more than a tenth of their interval late.
+    pub adverts_late: u64,
     /// How late the last advertisement timer was served, in microseconds.
     pub lateness_us: u64,
     /// The greatest lateness since the start, in microseconds.

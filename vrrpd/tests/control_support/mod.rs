@@ -140,6 +140,7 @@ fn instance(name: &str, role: Role) -> InstanceStatus {
             announcements: 5,
             conflicts: 0,
             drops: vec![Count { reason: "checksum", count: 7 }],
+            adverts_late: 0,
             lateness_us: 50,
             lateness_max_us: 1500,
         }],

@@ -109,6 +109,7 @@ impl Node {
             announcements: router.stats.announcements,
             conflicts: router.stats.conflicts,
             drops: counts(&entry.drops),
+            adverts_late: router.stats.adverts_late,
             lateness_us: micros(router.stats.lateness),
             lateness_max_us: micros(router.stats.lateness_max),
         }
