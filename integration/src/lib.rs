@@ -1,6 +1,7 @@
 //! What Tandem is tested with: a lab of network namespaces that holds a whole pair with its clients and targets, and
 //! a simulation of two nodes that runs from a seed.
 
+pub mod bench_tcp;
 pub mod lab;
 pub mod report;
 pub mod scenario;

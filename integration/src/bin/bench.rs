@@ -1,4 +1,4 @@
-//! Tandem beside keepalived with HAProxy: `scripts/bench failover` runs this.
+//! Tandem beside other software: `scripts/bench failover` and `scripts/bench tcp` run this.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
 use std::fs;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
+use integration::bench_tcp::{self, Load, Proxy, Settings};
 use integration::report::comparison::{Row, noise_max, render, render_misses};
 use integration::report::statistics::ms;
 use integration::scenario::{Event, Family, Record, System, balancer_version, run, vrrp_version};
@@ -25,6 +26,8 @@ struct Arguments {
 enum Action {
     /// What failovers cost new connections, beside keepalived with HAProxy
     Failover(Failover),
+    /// What `lbd` as a TCP proxy costs, beside HAProxy and nginx
+    Tcp(Tcp),
 }
 
 #[derive(clap::Args)]
@@ -44,6 +47,22 @@ struct Failover {
     /// Leave the logs of runs of Tandem that missed a target in this folder
     #[arg(long, value_name = "DIR", default_value = "target/bench/evidence")]
     evidence: PathBuf,
+    /// Exit with 1 when Tandem missed a target
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(clap::Args)]
+struct Tcp {
+    /// How often everything is measured
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Only this load: short, bulk, requests, paced or idle; may be repeated
+    #[arg(long, value_name = "LOAD", value_parser = load)]
+    only: Vec<Load>,
+    /// Write the rows of the table with every measurement to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// Exit with 1 when Tandem missed a target
     #[arg(long)]
     check: bool,
@@ -89,9 +108,52 @@ fn event(name: &str) -> Result<Event, String> {
     Event::of_name(name).ok_or_else(|| format!("there is no such event; there are {}", known()))
 }
 
+fn load(name: &str) -> Result<Load, String> {
+    let known = || Load::ALL.map(Load::name).join(", ");
+    let found = Load::ALL.into_iter().find(|load| load.name() == name);
+    found.ok_or_else(|| format!("there is no such load; there are {}", known()))
+}
+
 fn main() -> Result<ExitCode> {
-    let Action::Failover(arguments) = Arguments::parse().command;
-    failover(&arguments)
+    match Arguments::parse().command {
+        Action::Failover(arguments) => failover(&arguments),
+        Action::Tcp(arguments) => tcp(&arguments),
+    }
+}
+
+fn tcp(arguments: &Tcp) -> Result<ExitCode> {
+    if let Some(missing) = Proxy::ALL.into_iter().find(|proxy| proxy.version().is_none()) {
+        bail!("{} is not installed: `scripts/setup test` does that", missing.name());
+    }
+    let chosen = |load: &Load| arguments.only.is_empty() || arguments.only.contains(load);
+    let loads: Vec<Load> = Load::ALL.into_iter().filter(chosen).collect();
+    let settings = Settings { repetitions: arguments.runs, loads };
+    println!("{}; each on processor 0, clients and target on processor 1:", bench_tcp::versions());
+    for load in &settings.loads {
+        println!("  {}: {load}", load.name());
+    }
+    println!("this takes about {} min\n", bench_tcp::estimate(&settings).as_secs().div_ceil(60));
+    let begun = Instant::now();
+    let rows = bench_tcp::run(&settings, |line| println!("{line}"))?;
+    println!("\n{}, medians of {} runs each\n", bench_tcp::versions(), settings.repetitions);
+    println!("{}", bench_tcp::render(&rows));
+    println!(
+        "ratio: Tandem's figure as a multiple of the better one's of the others; CPU: user and system time of"
+    );
+    println!(
+        "the proxy's threads, with what the kernel does of a sent packet's way, without interrupts taken elsewhere\n"
+    );
+    println!("took {} min", ms(begun.elapsed() / 60_000));
+    if let Some(file) = &arguments.json {
+        let results = serde_json::json!({ "versions": bench_tcp::versions(), "runs": settings.repetitions, "rows": rows });
+        let text = serde_json::to_string_pretty(&results).context("writing the results as JSON")?;
+        fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
+    }
+    let missed = bench_tcp::render_misses(&rows);
+    if !missed.is_empty() {
+        println!("targets missed:\n{missed}");
+    }
+    Ok(ExitCode::from(u8::from(arguments.check && !missed.is_empty())))
 }
 
 fn failover(arguments: &Failover) -> Result<ExitCode> {

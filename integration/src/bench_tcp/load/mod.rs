@@ -1,0 +1,108 @@
+//! The load: clients and their target in one thread, so that it costs less than any proxy and the proxies are the bottleneck.
+//!
+//! The thread is in the client's namespace; the target's listening socket was made in its own, which the connections
+//! accepted from it share. What a client gets is counted, and a run with one byte missing has failed.
+
+mod bulk;
+mod idle;
+mod paced;
+mod poller;
+mod requests;
+mod server;
+mod short;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::epoll::EpollFlags;
+use nix::unistd::Pid;
+use socket2::{Domain, Socket, Type};
+
+pub(super) use bulk::bulk;
+pub(super) use idle::idle;
+pub(super) use paced::paced;
+pub(super) use requests::requests;
+pub(super) use short::short;
+
+use poller::{Poller, Token};
+
+/// What a client sends, and gets back.
+const MESSAGE: [u8; 128] = [b'm'; 128];
+
+/// A load that makes no progress for so long has failed.
+const STUCK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where the load goes and what answers it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Site<'a> {
+    /// The target's listening socket.
+    pub(super) listener: &'a TcpListener,
+    /// Where the clients connect.
+    pub(super) address: SocketAddr,
+}
+
+/// What came of a measured stretch of load.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stretch {
+    /// Connections, requests or bytes that went well in it.
+    pub(super) count: u64,
+    /// How long it took.
+    pub(super) wall: Duration,
+    /// Processor time of the proxy meanwhile.
+    pub(super) processor: Duration,
+}
+
+impl Stretch {
+    /// How many in a second.
+    #[expect(clippy::cast_precision_loss, reason = "counts here stay far below 2^52")]
+    pub(super) fn per_second(&self) -> f64 {
+        self.count as f64 / self.wall.as_secs_f64()
+    }
+
+    /// Nanoseconds of processor time for each.
+    #[expect(clippy::cast_precision_loss, reason = "counts and nanoseconds here stay far below 2^52")]
+    pub(super) fn processor_ns(&self) -> f64 {
+        self.processor.as_nanos() as f64 / self.count as f64
+    }
+}
+
+/// How the proxy's processor time is read.
+pub(super) type Meter<'a> = &'a (dyn Fn() -> io::Result<Duration> + Sync);
+
+/// Keeps the calling thread and what it starts on one processor.
+pub(super) fn stay_on(processor: usize) -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+}
+
+/// Begins to connect.
+fn connect(poller: &Poller, token: Token, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from(socket);
+    poller.add(&stream, token, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET)?;
+    Ok(stream)
+}
+
+/// `None` where a non-blocking call would have waited.
+fn unless_blocked<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn cut_off() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "a connection ended before its answer was complete")
+}
+
+fn stuck() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer for ten seconds")
+}

@@ -1,0 +1,95 @@
+//! What processes use: processor time and memory.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+/// A process and its descendants.
+pub(super) fn family(pid: i32) -> Vec<i32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = found.get(next).copied() {
+        next += 1;
+        for task in tasks(pid) {
+            let children = fs::read_to_string(format!("{task}/children")).unwrap_or_default();
+            found.extend(children.split_whitespace().filter_map(|child| child.parse::<i32>().ok()));
+        }
+    }
+    found
+}
+
+fn tasks(pid: i32) -> Vec<String> {
+    let dir = format!("/proc/{pid}/task");
+    let entries = fs::read_dir(&dir).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    entries.iter().map(|entry| entry.path().to_string_lossy().into_owned()).collect()
+}
+
+/// The processor time of all threads of these processes so far, in user and kernel mode, to the nanosecond.
+///
+/// It contains what the kernel does on their behalf while they run: with veth that is the way of a packet that they send up
+/// to the receiver's socket, and whatever interrupt arrives meanwhile.
+pub(super) fn processor_time(pids: &[i32]) -> io::Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for task in pids.iter().flat_map(|pid| tasks(*pid)) {
+        // A thread that has ended since has nothing more to tell.
+        let Ok(text) = fs::read_to_string(format!("{task}/schedstat")) else { continue };
+        sum += parse_schedstat(&text)
+            .ok_or_else(|| io::Error::other(format!("{task}/schedstat has {text:?}")))?;
+    }
+    Ok(sum)
+}
+
+fn parse_schedstat(text: &str) -> Option<Duration> {
+    Some(Duration::from_nanos(text.split_whitespace().next()?.parse().ok()?))
+}
+
+/// The memory of these processes in bytes; what they share with others is split among the sharers.
+pub(super) fn memory_bytes(pids: &[i32]) -> io::Result<u64> {
+    let mut sum = 0;
+    for pid in pids {
+        let path = format!("/proc/{pid}/smaps_rollup");
+        let text = fs::read_to_string(&path)?;
+        sum += parse_pss(&text).ok_or_else(|| io::Error::other(format!("{path} has no Pss")))?;
+    }
+    Ok(sum)
+}
+
+fn parse_pss(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_files_are_understood() {
+        assert_eq!(parse_schedstat("346541 0 2\n"), Some(Duration::from_nanos(346_541)));
+        assert_eq!(parse_schedstat(""), None);
+        let rollup =
+            "55d0-7ffc ---p 00000000 00:00 0 [rollup]\nRss:  1200 kB\nPss:   600 kB\nPss_Dirty:  80 kB\n";
+        assert_eq!(parse_pss(rollup), Some(600 * 1024));
+        assert_eq!(parse_pss("Rss: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn this_process_has_used_some_of_both() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(family(own)[0], own);
+        assert!(processor_time(&[own]).unwrap() > Duration::ZERO);
+        assert!(memory_bytes(&[own]).unwrap() > 4096);
+        assert!(memory_bytes(&[-1]).is_err());
+    }
+
+    #[test]
+    fn children_belong_to_the_family() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        let known = family(own).contains(&i32::try_from(child.id()).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(known);
+    }
+}
