@@ -5,11 +5,20 @@
 //! shell (`lbd`) does the IO and asks here.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod admission;
+pub mod client_hello;
 pub mod connect;
 pub mod health;
 pub mod http_check;
+pub mod proxy_protocol;
+pub mod rate;
+pub mod recent;
 pub mod reload;
 pub mod round_robin;
+mod sharded;
+pub mod sni;
+pub mod sources;
+pub mod sticky;
 pub mod summary;
 pub mod target;
