@@ -16,13 +16,16 @@ fn accept(text: &str) -> Config {
 /// A pair with one instance for each text, which says its keys but the name, the interface and the priorities.
 fn instances(keys: &[&str]) -> Config {
     let head =
-        |n| format!("[[vrrp]]\nname = \"i{n}\"\ninterface = \"eth0\"\npriority = {{ a = 2, b = 1 }}\n");
+        |n| format!("[[vrrp]]\nname = \"i{n}\"\ninterface = \"eth0\"\npriority = {{ a = 3, b = 2 }}\n");
     let all: Vec<String> = keys.iter().enumerate().map(|(n, keys)| head(n) + keys + "\n").collect();
     accept(&format!("{NODES}{}", all.concat()))
 }
 
 fn group(keys: &str) -> config::TargetGroup {
-    let text = format!("[[target_group]]\nname = \"g\"\ntargets = [{{ address = \"10.0.1.1:80\" }}]\n{keys}");
+    let text = format!(
+        "[[service]]\nname = \"s\"\nmode = \"tcp\"\nlisten = [\"127.0.0.1:80\"]\nforward = \"g\"\n\
+         [[target_group]]\nname = \"g\"\ntargets = [{{ address = \"10.0.1.1:80\" }}]\n{keys}"
+    );
     accept(&text).target_groups.remove(0)
 }
 
@@ -68,6 +71,16 @@ fn a_vrid_may_be_used_again_in_another_family_or_on_another_link() {
     ));
 }
 
+/// With nothing tracked there is nothing to rank below for.
+#[test]
+fn the_lowest_priority_is_for_instances_that_track_nothing() {
+    let text = format!(
+        "{NODES}[[vrrp]]\nname = \"x\"\ninterface = \"eth0\"\nvrid = 1\npriority = {{ a = 2, b = 1 }}\n\
+         vips = [\"192.0.2.1/24\"]\n"
+    );
+    assert_eq!(accept(&text).vrrp[0].priority["b"].get(), 1);
+}
+
 #[test]
 fn one_node_may_own_the_addresses() {
     let text = format!(
@@ -101,7 +114,7 @@ fn every_choice_of_protocol() {
 fn without_instances_services_listen_anywhere() {
     let config = accept(
         "[[service]]\nname = \"s\"\nmode = \"tcp\"\nforward = \"g\"\n\
-         listen = [\"0.0.0.0:80\", \"[::]:80\", \"127.0.0.1:80\", \"127.0.0.1:81\"]\n\
+         listen = [\"0.0.0.0:80\", \"[::]:80\", \"127.0.0.1:81\", \"[::1]:82\"]\n\
          timeout = { connect = \"75s\", idle = \"7days\" }\nlimits = { max_connections = 10_000_000 }\n\
          [[target_group]]\nname = \"g\"\ntargets = [{ address = \"127.0.0.1:8080\", weight = 0 }]\n",
     );
@@ -113,7 +126,7 @@ fn without_instances_services_listen_anywhere() {
 #[test]
 fn a_vip_is_listened_on_by_name_and_by_address_unless_it_is_link_local() {
     let config = accept(&format!(
-        "{NODES}[[vrrp]]\nname = \"web\"\ninterface = \"eth0\"\nvrid = 1\npriority = {{ a = 2, b = 1 }}\n\
+        "{NODES}[[vrrp]]\nname = \"web\"\ninterface = \"eth0\"\nvrid = 1\npriority = {{ a = 3, b = 2 }}\n\
          vips = [\"fe80::10/64\", \"2001:db8::10/64\", \"192.0.2.10/24\"]\n\
          [[service]]\nname = \"s\"\nmode = \"tcp\"\nforward = \"g\"\nlisten = [\"@web:80\", \"192.0.2.10:81\"]\n\
          [[target_group]]\nname = \"g\"\ntargets = [{{ address = \"10.0.1.1:80\" }}]\n"
@@ -137,7 +150,8 @@ fn health_checks_and_their_defaults() {
     let http = health("http = \"/h?x=1\", host = \"example.com:80\", expect = \"200, 301-302\"");
     let expect = vec![(200, 200), (301, 302)];
     let host = Some("example.com:80".to_owned());
-    assert_eq!(http.check, HealthCheck::Http { path: "/h?x=1".to_owned(), host, expect });
+    let path = "/h?x=1".to_owned();
+    assert_eq!(http.check, HealthCheck::Http { tls: false, path, host, expect, body: None, ca_file: None });
 }
 
 #[test]

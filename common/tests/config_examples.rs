@@ -3,11 +3,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::config::{self, Algorithm, Auth, Config, HealthCheck, Mode, Transport, VrrpVersion};
+use common::config::{
+    self, Algorithm, Auth, Config, Discover, DiscoverSource, HealthCheck, Mode, ProxyVersion, RateKey,
+    Transport, VrrpVersion,
+};
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../configs")
+}
 
 fn example(name: &str) -> Config {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../configs").join(name);
-    config::load(&path).unwrap_or_else(|error| panic!("{error}"))
+    config::load(&folder().join(name)).unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]
@@ -43,7 +49,14 @@ fn active_passive_listens_on_every_vip() {
     assert_eq!(service.timeout.connect, Duration::from_secs(5));
     assert_eq!(service.limits.max_connections, 100_000);
     let health = config.target_groups[0].health.as_ref().unwrap();
-    let expected = HealthCheck::Http { path: "/health".to_owned(), host: None, expect: vec![(200, 299)] };
+    let expected = HealthCheck::Http {
+        tls: false,
+        path: "/health".to_owned(),
+        host: None,
+        expect: vec![(200, 299)],
+        body: None,
+        ca_file: None,
+    };
     assert_eq!(health.check, expected);
     assert_eq!((health.interval, health.timeout), (Duration::from_secs(5), Duration::from_secs(2)));
 }
@@ -64,13 +77,155 @@ fn full_reads_every_key() {
     assert_eq!(vrrp.addresses["b"][1].to_string(), "2001:db8::3");
     assert_eq!(vrrp.hooks.on_backup, ["/usr/local/bin/notify", "backup"]);
     assert_eq!(vrrp.track.gateway.unwrap().to_string(), "192.0.2.1");
-    assert_eq!(config.services[0].mode, Mode::Tcp);
-    assert_eq!(config.services[0].listen.len(), 4);
+    assert_eq!(config.nodes[1].zone.as_deref(), Some("z2"));
+    assert!(config.api.token_file.as_ref().is_some_and(|path| path.ends_with("configs/api.token")));
+}
+
+#[test]
+fn full_has_every_key_of_services() {
+    let config = example("full.toml");
+    let [shop, dns] = &config.services[..] else { panic!("two services") };
+    assert_eq!((shop.mode, shop.listen.len()), (Mode::Tcp, 4));
+    assert_eq!(shop.accept_proxy.len(), 2);
+    assert_eq!(shop.timeout.user, Some(Duration::from_secs(30)));
+    assert_eq!(shop.limits.max_connections_per_source, Some(1000));
+    assert_eq!(shop.rate.map(|rate| (rate.key, rate.requests)), Some((RateKey::SourceIp, 200)));
+    assert_eq!(shop.access.allow[1].tag.as_deref(), Some("office"));
+    assert_eq!(shop.access.deny[0].network.to_string(), "10.66.0.0/16");
+    assert_eq!(shop.access_log.as_ref().unwrap().file, Some("/var/log/tandem/shop.log".into()));
+    assert_eq!((shop.rules[0].sni.len(), shop.rules[0].forward.as_str()), (2, "api"));
+    assert_eq!((dns.mode, dns.timeout.idle), (Mode::Udp, Duration::from_secs(60)));
+}
+
+#[test]
+fn full_has_every_key_of_groups() {
+    let config = example("full.toml");
     let group = &config.target_groups[0];
-    assert_eq!(group.algorithm, Algorithm::RoundRobin);
+    assert_eq!(group.algorithm, Algorithm::LeastConnections);
     assert_eq!(group.targets[2].id, "10.0.1.13:8080");
     assert_eq!((group.targets[0].weight, group.targets[1].weight), (2, 1));
-    assert!(config.api.token_file.as_ref().is_some_and(|path| path.ends_with("configs/api.token")));
-    let HealthCheck::Http { expect, .. } = &group.health.as_ref().unwrap().check else { panic!("not http") };
-    assert_eq!(expect, &[(200, 299), (304, 304)]);
+    assert_eq!((group.targets[0].zone.as_deref(), group.targets[0].max_connections), (Some("z1"), Some(500)));
+    assert!(group.targets[3].backup && !group.cross_zone);
+    assert_eq!((group.panic_percent, group.slow_start), (30, Duration::from_secs(30)));
+    assert_eq!(group.send_proxy, Some(ProxyVersion::V2));
+    let discover = group.discover.as_ref().unwrap();
+    assert!(matches!(&discover.source, DiscoverSource::File(path) if path.ends_with("configs/targets.toml")));
+    let health = group.health.as_ref().unwrap();
+    let HealthCheck::Http { tls: false, expect, body, .. } = &health.check else { panic!("not http") };
+    assert_eq!((&expect[..], body.as_deref()), (&[(200, 299), (304, 304)][..], Some("ready")));
+    assert_eq!((health.unhealthy_interval, health.port), (Duration::from_secs(1), Some(8081)));
+    assert_eq!(group.eject.unwrap().max, Duration::from_secs(300));
+    assert_eq!(group.sticky.unwrap().max_entries, 100_000);
+    assert_eq!(group.queue.unwrap().max, 1000);
+    // The root's name servers, as `dig +noedns . NS` asks for them.
+    let HealthCheck::Udp { payload, expect } = &config.target_groups[2].health.as_ref().unwrap().check else {
+        panic!("not udp")
+    };
+    assert_eq!(payload[..], [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1]);
+    assert_eq!(expect.as_deref(), Some(&[0x12, 0x34][..]));
+}
+
+/// In an example or in a comment.
+#[test]
+fn full_names_every_key_there_is() {
+    let text = std::fs::read_to_string(folder().join("full.toml")).unwrap();
+    for key in [
+        "zone",
+        "accept_proxy",
+        "transparent",
+        "connect",
+        "idle",
+        "header",
+        "keepalive",
+        "user",
+        "max_connections",
+        "max_connections_per_source",
+        "rate",
+        "key",
+        "requests",
+        "per",
+        "scope",
+        "access",
+        "allow",
+        "deny",
+        "network",
+        "tag",
+        "access_log",
+        "format",
+        "file",
+        "rule",
+        "when",
+        "sni",
+        "forward",
+        "algorithm",
+        "targets",
+        "id",
+        "address",
+        "weight",
+        "backup",
+        "panic_percent",
+        "slow_start",
+        "drain_timeout",
+        "send_proxy",
+        "cross_zone",
+        "discover",
+        "dns",
+        "server",
+        "srv",
+        "consul",
+        "etcd",
+        "prefix",
+        "refresh",
+        "max_targets",
+        "health",
+        "http",
+        "tcp",
+        "tls",
+        "grpc",
+        "udp",
+        "host",
+        "expect",
+        "body",
+        "ca_file",
+        "port",
+        "interval",
+        "unhealthy_interval",
+        "timeout",
+        "healthy_threshold",
+        "unhealthy_threshold",
+        "eject",
+        "consecutive_failures",
+        "base",
+        "max",
+        "max_percent",
+        "sticky",
+        "by",
+        "ttl",
+        "max_entries",
+        "retry",
+        "on",
+        "attempts",
+        "queue",
+    ] {
+        let written = [format!("{key} = "), format!(".{key}]")];
+        assert!(written.iter().any(|written| text.contains(written.as_str())), "{key} is missing");
+    }
+}
+
+#[test]
+fn edge_and_sidecar_need_no_pair() {
+    for (name, services) in [("edge.toml", 2), ("sidecar.toml", 2)] {
+        let config = example(name);
+        assert!(config.nodes.is_empty() && config.vrrp.is_empty(), "{name}");
+        assert_eq!(config.services.len(), services, "{name}");
+        assert!(config.services.iter().flat_map(|service| &service.listen).all(|l| l.instance.is_none()));
+    }
+    let sidecar = example("sidecar.toml");
+    assert!(
+        sidecar.services.iter().flat_map(|service| &service.listen).all(|l| l.address.ip().is_loopback())
+    );
+    assert!(matches!(
+        example("edge.toml").target_groups[1].discover,
+        Some(Discover { refresh: Some(_), .. })
+    ));
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use common::config::{self, ConfigError, KeyFileError, Pair};
+use common::config::{self, ConfigError, DiscoverSource, HealthCheck, KeyFileError, Pair};
 use common::key::PairKey;
 
 /// A folder of the test's own, removed at its end.
@@ -32,7 +32,8 @@ impl Drop for Folder {
 }
 
 /// The least that is a configuration.
-const GROUP: &str = "[[target_group]]\nname = \"g\"\ntargets = [{ address = \"192.0.2.1:80\" }]\n";
+const LEAST: &str = "[[service]]\nname = \"s\"\nmode = \"tcp\"\nlisten = [\"127.0.0.1:80\"]\nforward = \"g\"\n\
+    [[target_group]]\nname = \"g\"\ntargets = [{ address = \"192.0.2.1:80\" }]\n";
 
 fn pair(key_file: &Path) -> Pair {
     Pair { name: String::new(), key_file: Some(key_file.to_owned()) }
@@ -41,7 +42,7 @@ fn pair(key_file: &Path) -> Pair {
 #[test]
 fn relative_paths_start_at_the_files_folder() {
     let folder = Folder::new("paths");
-    let text = format!("[pair]\nkey_file = \"pair.key\"\n[api]\ntoken_file = \"/etc/token\"\n{GROUP}");
+    let text = format!("[pair]\nkey_file = \"pair.key\"\n[api]\ntoken_file = \"/etc/token\"\n{LEAST}");
     let path = folder.write("pair.toml", text.as_bytes(), 0o644);
     let config = config::load(&path).unwrap();
     assert_eq!(config.pair.key_file, Some(folder.0.join("pair.key")));
@@ -49,11 +50,62 @@ fn relative_paths_start_at_the_files_folder() {
 }
 
 #[test]
+fn relative_paths_of_groups_and_services_start_there_too() {
+    let folder = Folder::new("more-paths");
+    let text = format!(
+        "{LEAST}discover = {{ file = \"targets.toml\" }}\nhealth = {{ https = \"/\", ca_file = \"ca.pem\" }}\n"
+    )
+    .replace("forward = \"g\"\n", "forward = \"g\"\naccess_log = { file = \"access.log\" }\n");
+    let path = folder.write("pair.toml", text.as_bytes(), 0o644);
+    let config = config::load(&path).unwrap();
+    assert_eq!(config.services[0].access_log.as_ref().unwrap().file, Some(folder.0.join("access.log")));
+    let group = &config.target_groups[0];
+    let file = folder.0.join("targets.toml");
+    assert_eq!(group.discover.as_ref().unwrap().source, DiscoverSource::File(file));
+    let HealthCheck::Http { ca_file, .. } = &group.health.as_ref().unwrap().check else {
+        panic!("not https")
+    };
+    assert_eq!(ca_file, &Some(folder.0.join("ca.pem")));
+}
+
+#[test]
+fn a_file_of_targets_is_checked_whole() {
+    let folder = Folder::new("targets");
+    let text = "targets = [\n  { address = \"192.0.2.1:80\", weight = 3, backup = true },\n  \
+                { id = \"b\", address = \"192.0.2.2:80\", zone = \"z1\", max_connections = 5 },\n]\n";
+    let path = folder.write("targets.toml", text.as_bytes(), 0o644);
+    let [a, b] = &config::load_targets(&path).unwrap()[..] else { panic!("two targets") };
+    assert_eq!((a.id.as_str(), a.weight, a.backup, &a.zone), ("192.0.2.1:80", 3, true, &None));
+    assert_eq!((b.id.as_str(), b.zone.as_deref(), b.max_connections), ("b", Some("z1"), Some(5)));
+    assert!(config::parse_targets("targets = []\n", &path).unwrap().is_empty());
+    // Wherever the file is cut off, it is no file of targets any more.
+    for end in 0..text.trim_end().len() {
+        let errors = config::parse_targets(&text[..end], &path).unwrap_err();
+        assert!(!errors.to_string().is_empty(), "cut at {end}");
+    }
+}
+
+#[test]
+fn errors_of_a_file_of_targets_are_shown_with_their_places() {
+    let text = "targets = [\n  { address = \"192.0.2.1:80\" },\n  { address = \"192.0.2.1:80\", wieght = 1 },\n]\nmore = 1\n";
+    let errors = config::parse_targets(text, Path::new("targets.toml")).unwrap_err().to_string();
+    for head in [
+        "targets.toml:3:15: targets.address: 192.0.2.1:80 is twice in this list\n",
+        "targets.toml:3:31: targets.wieght: unknown key\n",
+        "targets.toml:5:1: more: unknown key\n",
+    ] {
+        assert!(errors.contains(head), "{head} is missing in\n{errors}");
+    }
+    let error = config::load_targets(Path::new("/nonexistent/targets.toml")).unwrap_err();
+    assert!(matches!(error, ConfigError::ReadTargets { .. }), "{error}");
+}
+
+#[test]
 fn the_hash_is_that_of_the_files_bytes() {
     let parse = |text: &str| config::parse(text, Path::new("pair.toml")).unwrap().hash;
     // As `sha256sum` says.
-    assert_eq!(parse(GROUP), 0xc280_6124_7502_595d);
-    assert_ne!(parse(GROUP), parse(&format!("{GROUP}\n")));
+    assert_eq!(parse(LEAST), 0x5f10_2fcb_23d0_cdf3);
+    assert_ne!(parse(LEAST), parse(&format!("{LEAST}\n")));
 }
 
 #[test]

@@ -96,7 +96,12 @@ fn large_and_deep_files_are_checked_soon() {
     assert!(!check(&(0..50_000).map(|n| format!("unknown_{n} = 1\n")).collect::<String>()));
     let targets = |weight: &str| {
         let target = |n| format!("{{ address = \"10.{}.{}.1:80\", weight = {weight} }},", n / 256, n % 256);
-        format!("[[target_group]]\nname = \"g\"\ntargets = [{}]", (0..20_000).map(target).collect::<String>())
+        let service =
+            "[[service]]\nname = \"s\"\nmode = \"tcp\"\nlisten = [\"127.0.0.1:80\"]\nforward = \"g\"\n";
+        format!(
+            "{service}[[target_group]]\nname = \"g\"\ntargets = [{}]",
+            (0..20_000).map(target).collect::<String>()
+        )
     };
     assert!(check(&targets("1")));
     // Twenty thousand errors on one line of a megabyte.
@@ -114,6 +119,12 @@ fn many_references_are_checked_soon() {
     let vips = many(&|n| format!("\"10.{}.{}.1/24\",", n / 256, n % 256));
     let listen = "\"@web:80\", \"192.0.2.1:80\",".repeat(12_000);
     assert!(!check(&format!("[[vrrp]]\nname = \"web\"\nvips = [{vips}]\n[[service]]\nlisten = [{listen}]")));
+    let names = many(&|n| format!("\"x{n}.example.com\","));
+    let rules =
+        many(&|n| format!("[[service.rule]]\nwhen = {{ sni = [\"y{n}.example.com\"] }}\nforward = \"h\"\n"));
+    assert!(!check(&format!("[[service]]\n[[service.rule]]\nwhen = {{ sni = [{names}] }}\n{rules}")));
+    let networks = many(&|n| format!("\"10.{}.{}.0/24\",", n / 256, n % 256));
+    assert!(!check(&format!("[[service]]\naccess = {{ allow = [{networks}], deny = [{networks}] }}\n")));
     let nodes = many(&|n| format!("[[node]]\nname = \"n{n}\"\n"));
     let priorities = many(&|n| format!("n{n} = 1,"));
     assert!(!check(&format!("{nodes}[[vrrp]]\npriority = {{ {priorities} }}")));

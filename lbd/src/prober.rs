@@ -38,6 +38,8 @@ impl Drop for Task {
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
 enum CheckError {
+    #[error("this daemon has no such check")]
+    Unknown,
     #[error("cannot connect: {0}")]
     Connect(std::io::Error),
     #[error("cannot send the request: {0}")]
@@ -106,10 +108,13 @@ async fn check(target: &Target, health: &Health) -> Result<(), CheckError> {
         let mut stream = TcpStream::connect(target.key.address).await.map_err(CheckError::Connect)?;
         match &health.check {
             HealthCheck::Tcp => Ok(()),
-            HealthCheck::Http { path, host, expect } => {
+            HealthCheck::Http { path, host, expect, .. } => {
                 let host = host.clone().unwrap_or_else(|| target.key.address.to_string());
                 stream.write_all(&request(path, &host)).await.map_err(CheckError::Send)?;
                 read_answer(&mut stream, expect).await
+            }
+            HealthCheck::Tls { .. } | HealthCheck::Grpc { .. } | HealthCheck::Udp { .. } => {
+                Err(CheckError::Unknown)
             }
         }
     };

@@ -170,9 +170,7 @@ fn service_view(service: &Service) -> ServiceView {
     let serving = service.group.states().filter(|&state| TargetsSeen::of([state]).serving).count();
     ServiceView {
         name: service.config.name.clone(),
-        mode: match service.config.mode {
-            common::config::Mode::Tcp => "tcp".to_owned(),
-        },
+        mode: service.config.mode.name().to_owned(),
         listen: service.config.listen.iter().map(|listen| listen.address).collect(),
         target_group: service.group.config.name.clone(),
         targets_serving: serving,
@@ -201,9 +199,7 @@ fn group_view(shared: &Shared, group: &Group) -> GroupView {
         .extend(removed.map(|target| target_view(target, 0, true)).filter(|view| view.connections_open > 0));
     GroupView {
         name: group.config.name.clone(),
-        algorithm: match group.config.algorithm {
-            common::config::Algorithm::RoundRobin => "round_robin".to_owned(),
-        },
+        algorithm: group.config.algorithm.name().to_owned(),
         targets,
     }
 }

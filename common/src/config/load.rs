@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Config, Diagnostics, Pair, parse};
+use super::{Config, Diagnostics, Pair, Target, parse, parse_targets};
 use crate::key::{KeyError, PairKey};
 
 /// A larger configuration file is refused.
@@ -19,6 +19,14 @@ pub enum ConfigError {
     /// The file cannot be read, is no UTF-8, or is larger than 1 MiB.
     #[error("cannot read the configuration file {}: {source}", path.display())]
     Read {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// The same for a file of targets.
+    #[error("cannot read the file of targets {}: {source}", path.display())]
+    ReadTargets {
         /// The file.
         path: PathBuf,
         /// What failed.
@@ -67,6 +75,17 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let text = read_text(path, FILE_BYTES_MAX)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&text, path).map_err(ConfigError::Invalid)
+}
+
+/// Reads and checks a file of targets, as `discover = { file = "..." }` names one.
+///
+/// # Errors
+///
+/// When the file cannot be read, or has errors; then all of them.
+pub fn load_targets(path: &Path) -> Result<Vec<Target>, ConfigError> {
+    let text = read_text(path, FILE_BYTES_MAX)
+        .map_err(|source| ConfigError::ReadTargets { path: path.to_owned(), source })?;
+    parse_targets(&text, path).map_err(ConfigError::Invalid)
 }
 
 /// Reads the pair's key, if the configuration names a file for it.

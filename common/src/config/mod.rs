@@ -19,7 +19,7 @@ mod types;
 use std::path::Path;
 
 pub use diag::{Diagnostic, Diagnostics};
-pub use load::{ConfigError, KeyFileError, load, load_key};
+pub use load::{ConfigError, KeyFileError, load, load_key, load_targets};
 pub use problem::DIAGNOSTIC_CODES;
 pub use types::*;
 
@@ -33,4 +33,29 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, Diagnostics> {
     let config =
         raw::read(text, &mut problems).and_then(|raw| resolve::resolve(&raw, text, file, &mut problems));
     problems.finish(file, text, config)
+}
+
+/// Checks the text of a file of targets: `targets = [...]`, written as in a target group, possibly empty, and nothing else.
+///
+/// # Errors
+///
+/// Every error of the text, in its order.
+pub fn parse_targets(text: &str, file: &Path) -> Result<Vec<Target>, Diagnostics> {
+    let mut problems = diag::Problems::default();
+    let targets =
+        raw::read_targets(text, &mut problems).and_then(|raw| resolve::resolve_targets(&raw, &mut problems));
+    problems.finish(file, text, targets)
+}
+
+/// Whether the text can be a target's `id`: at most 64 visible ASCII characters without those that URLs and shells treat
+/// specially.
+#[must_use]
+pub fn is_target_id(text: &str) -> bool {
+    !text.is_empty() && raw::is_target_id(text)
+}
+
+/// Whether the text can be the name of a zone.
+#[must_use]
+pub fn is_zone(text: &str) -> bool {
+    !text.is_empty() && raw::is_name(text)
 }

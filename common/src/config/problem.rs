@@ -27,7 +27,8 @@ problems! {
 
     /// The TOML itself cannot be read.
     Syntax { message } => "this is not valid TOML: {message}",
-    /// A file that asks for nothing, such as one cut off.
+    /// A file that asks for nothing, such as one that is just being written: serving nothing instead of what was served is
+    /// never what was meant by that.
     NothingAsked {} => "the file has neither a [[vrrp]] nor a [[service]]: there is nothing to do",
     /// A key that no table of this kind has.
     UnknownKey { key } => "{key}: unknown key",
@@ -75,6 +76,18 @@ problems! {
     BadHost { key, value } => "{key}: {value} cannot be sent as a Host header: 1 to 255 visible ASCII characters",
     /// A host and port that cannot be resolved.
     BadDnsName { key, value } => "{key}: {value} is no host name with a port, such as \"shop.internal:8080\"",
+    /// A host name without a port.
+    BadHostName { key, value } => "{key}: {value} is no host name, such as \"shop.internal\"",
+    /// A server name, or a pattern for several.
+    BadServerName { key, value } => "{key}: {value} is no server name, such as \"shop.example.com\" or \"*.example.com\"",
+    /// An address of an HTTP server, without a path.
+    BadUrl { key, value } => "{key}: {value} is no server's address, such as \"http://127.0.0.1:8500\", without a path",
+    /// What a datagram cannot hold.
+    BadPayload { key, value } => "{key}: {value} is no payload: 1 to 1024 bytes, written as characters up to \\u00FF",
+    /// A network that cannot be read.
+    BadNetwork { key, value } => "{key}: {value} is no network, such as \"192.0.2.0/24\" or \"2001:db8::/32\", and no address",
+    /// A network with an address inside it.
+    NetworkHostBits { key, value, network } => "{key}: {value} has bits set behind the prefix, the network is \"{network}\"",
     /// A boolean that only makes sense as true.
     OnlyTrue { key } => "{key}: write true, or leave the key out",
     /// Not exactly one of the alternatives.
@@ -108,7 +121,7 @@ problems! {
     /// The same name twice.
     DuplicateName { key, name } => "{key}: {name} is used twice",
     /// The same target id twice in a group.
-    DuplicateTargetId { id } => "target_group.targets.id: {id} is used twice in this group",
+    DuplicateTargetId { key, id } => "{key}: {id} is used twice in this list",
     /// The same entry twice in a list.
     DuplicateEntry { key, value } => "{key}: {value} is listed twice",
     /// A node that is not declared.
@@ -145,6 +158,8 @@ problems! {
     EqualPriorities { priority } => "vrrp.priority: both nodes have {priority}, one must be higher",
     /// Two owners.
     TwoOwners { } => "vrrp.priority: both nodes have 255, but only one can own the addresses",
+    /// A priority that nothing is lower than.
+    NoRoomBelow { } => "vrrp.priority: 1 leaves no lower one for a node in bad health, write 2 or more, or switch off what `track` follows",
     /// An owner that shall not preempt.
     OwnerNoPreempt { } => "vrrp.preempt: false cannot be kept with priority 255, the owner of the addresses always takes over",
     /// Version 2 has no IPv6.
@@ -180,6 +195,12 @@ problems! {
     TooManyListeners { max } => "service.listen: this makes more than {max} addresses to listen on, all services together",
     /// The same address and port twice.
     DuplicateListen { address } => "service.listen: {address} is listened on twice",
+    /// The address of one of the APIs.
+    ListenOnApi { address, daemon } => "service.listen: {address} is the address of {daemon}'s API, see [api]",
+    /// The same port of an address and of all addresses.
+    ListenOverlap { address, other } => "service.listen: {address} overlaps with {other}, which is listened on too",
+    /// The same with one of the APIs.
+    ListenOverlapsApi { address, other, daemon } => "service.listen: {address} overlaps with {other}, the address of {daemon}'s API, see [api]",
     /// A health check slower than its own interval.
     HealthTimeout { timeout, interval } => "target_group.health.timeout: {timeout} must be less than the interval of {interval}",
     /// A weighted list without any weight.
@@ -187,7 +208,13 @@ problems! {
     /// A group with neither targets nor discovery.
     NoTargets { } => "target_group.targets: a group needs at least one target",
     /// The same address and port twice in a group.
-    DuplicateTarget { address } => "target_group.targets.address: {address} is listed twice in this group",
+    DuplicateTarget { key, address } => "{key}: {address} is twice in this list",
+    /// A group that would never be in normal use.
+    OnlyBackups { } => "target_group.targets: every target is a backup, so there is none to back up",
+    /// A header that cannot be put before datagrams.
+    ProxyV1Datagrams { } => "target_group.send_proxy: version 1 of the PROXY protocol is for connections only",
     /// Both daemons on one address.
     ApiSameAddress { address } => "api.lbd: {address} is vrrpd's address too",
+    /// One of them on every address.
+    ApiOverlap { address, other } => "api.lbd: {address} overlaps with vrrpd's address, which is {other}",
 }

@@ -2,9 +2,14 @@
 //!
 //! A value that is wrong has been noted and is left out here; the checks of `resolve` then stay quiet about it.
 
+mod access;
+mod discover;
 mod group;
+mod health;
 mod reader;
+mod rule;
 mod service;
+mod target;
 mod value;
 mod vrrp;
 
@@ -15,9 +20,10 @@ use toml::de::DeTable;
 
 pub(crate) use group::RawGroup;
 pub(crate) use reader::At;
-pub(crate) use service::RawService;
-pub(crate) use value::{ListenOn, RawListen, shown};
-pub(crate) use vrrp::{RawInterface, RawPerNode, RawVrrp};
+pub(crate) use service::{RawService, RawTimeouts};
+pub(crate) use target::{RawTarget, read_targets};
+pub(crate) use value::{ListenOn, RawListen, is_name, is_target_id, shown};
+pub(crate) use vrrp::{RawInterface, RawPerNode, RawTrack, RawVrrp};
 
 use self::reader::{Cursor, Table};
 use super::diag::{Problems, Span};
@@ -49,6 +55,9 @@ pub(crate) struct RawNode {
     pub(crate) peer_address: Option<At<IpAddr>>,
     /// Whether the key is there, readable or not.
     pub(crate) has_peer_address: bool,
+    pub(crate) zone: Option<At<String>>,
+    /// Whether the key is there, readable or not.
+    pub(crate) has_zone: bool,
 }
 
 /// `[api]`.
@@ -124,6 +133,8 @@ fn read_node(mut table: Table<'_>, out: &mut Problems) -> RawNode {
             value::usable_host(ip, false, address.key(), out)
         }),
         has_peer_address: table.has("peer_address"),
+        zone: table.get("zone").and_then(|zone| name(&zone, out)),
+        has_zone: table.has("zone"),
     };
     table.finish(out);
     node
@@ -142,7 +153,7 @@ fn read_api(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawApi> {
 
 /// A node's, instance's, service's or group's name.
 fn name(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<String>> {
-    cursor.string_that(value::is_name, |key, value| Problem::BadName { key, value }, out)
+    cursor.string_that(is_name, |key, value| Problem::BadName { key, value }, out)
 }
 
 /// Any text that can be shown: a path, a title, a program's argument.

@@ -228,7 +228,8 @@ impl<'t> Cursor<'t> {
         if let Some((_, value)) = words.iter().find(|(word, _)| word == text.get_ref()) {
             return Some(at(&self.span(), *value));
         }
-        let expected = joined(words.iter().map(|(word, _)| *word));
+        let choices: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let expected = joined(&choices);
         let problem = Problem::UnknownWord { key: self.key(), value: quoted(text.get_ref()), expected };
         out.add(self.span(), problem).guess(text.get_ref(), words.iter().map(|(word, _)| *word));
         None

@@ -14,12 +14,11 @@ pub(crate) fn shown(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
-/// The words with quotes, as in `"a", "b" or "c"`.
-pub(super) fn joined<'w>(words: impl Iterator<Item = &'w str>) -> String {
-    let quoted: Vec<String> = words.map(|word| format!("\"{word}\"")).collect();
-    match quoted.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
-        _ => quoted.concat(),
+/// The words as in `a, b or c`.
+pub(super) fn joined(words: &[impl std::borrow::Borrow<str>]) -> String {
+    match words.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {}", rest.join(", "), last.borrow()),
+        _ => words.concat(),
     }
 }
 
@@ -73,14 +72,14 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// Whether the text can name a node, an instance, a service or a group.
-pub(super) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 /// Whether the text can name a target: names, and addresses with ports.
-pub(super) fn is_target_id(text: &str) -> bool {
+pub(crate) fn is_target_id(text: &str) -> bool {
     text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#%\"'`\\".contains(&byte))
 }
 
@@ -105,17 +104,33 @@ pub(super) fn is_path(text: &str) -> bool {
     text.len() <= 2048 && text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Whether the text is a host name with a port.
-pub(super) fn is_host_and_port(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
+/// Whether the text is a name that DNS could have, and no address.
+pub(super) fn is_host_name(text: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
     };
-    host.len() <= 253
-        && host.trim_end_matches('.').split('.').all(label)
-        && port.parse::<u16>().is_ok_and(|port| port != 0)
+    let name = text.strip_suffix('.').unwrap_or(text);
+    text.len() <= 253 && name.split('.').all(label) && name.parse::<Ipv4Addr>().is_err()
+}
+
+/// Whether the text is a host name with a port.
+pub(super) fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    is_host_name(host) && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+/// Whether the text is a name that TLS clients ask for, or such a name behind `*.`.
+pub(super) fn is_server_name(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    is_host_name(name) && !name.ends_with('.')
+}
+
+/// The bytes that the characters up to U+00FF stand for; at least one, at most 1,024.
+pub(super) fn parse_payload(text: &str) -> Option<Vec<u8>> {
+    let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect::<Option<_>>()?;
+    (1..=1024).contains(&bytes.len()).then_some(bytes)
 }
 
 /// The accepted statuses of a text such as `200,301-302`; at most 32 ranges.

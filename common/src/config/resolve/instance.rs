@@ -7,7 +7,7 @@ use super::first_use;
 use super::nodes::{Family, Nodes, value_of};
 use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
-use crate::config::raw::{At, RawFile, RawInterface, RawVrrp, shown};
+use crate::config::raw::{At, RawFile, RawInterface, RawTrack, RawVrrp, shown};
 use crate::config::types::{Auth, ChecksumReading, PerNode, Priority, Track, Transport, Vrrp, VrrpVersion};
 use crate::time::Duration;
 
@@ -20,6 +20,7 @@ pub(super) fn check_each(raw: &RawFile, nodes: &Nodes<'_>, out: &mut Problems) {
             nodes.check_table(table, true, out);
         }
         check_priorities(vrrp, nodes, out);
+        check_room_below(vrrp, raw, nodes, out);
         check_vips(vrrp, out);
         check_addresses(vrrp, nodes, out);
         check_auth(vrrp, raw, out);
@@ -55,6 +56,22 @@ fn check_priorities(vrrp: &RawVrrp, nodes: &Nodes<'_>, out: &mut Problems) {
         };
         out.add(second.span(), problem).related(first.span(), "the other node's");
     }
+}
+
+/// A node in bad health ranks below both configured priorities; below 1 there is nothing.
+fn check_room_below(vrrp: &RawVrrp, raw: &RawFile, nodes: &Nodes<'_>, out: &mut Problems) {
+    let track = &vrrp.track;
+    let tracks = tracks_lbd(track, raw) || !track.interfaces.is_empty() || track.gateway.is_some();
+    let Some(table) = vrrp.priority.as_ref().filter(|_| tracks) else { return };
+    let given = nodes.iter().filter_map(|(node, _)| value_of(table, node));
+    for priority in given.filter(|priority| priority.get_ref().get() == 1) {
+        out.add(priority.span(), Problem::NoRoomBelow {});
+    }
+}
+
+/// Whether `lbd`'s health counts, written or not.
+fn tracks_lbd(track: &RawTrack, raw: &RawFile) -> bool {
+    track.lbd.unwrap_or(!raw.services.is_empty())
 }
 
 fn check_vips(vrrp: &RawVrrp, out: &mut Problems) {
@@ -243,7 +260,7 @@ pub(super) fn build(vrrp: &RawVrrp, raw: &RawFile, nodes: &Nodes<'_>) -> Option<
         checksum: copied(vrrp.checksum.as_ref()).unwrap_or_else(|| default_checksum(auth, version)),
         virtual_mac: vrrp.virtual_mac,
         track: Track {
-            lbd: track.lbd.unwrap_or(!raw.services.is_empty()),
+            lbd: tracks_lbd(track, raw),
             targets: track.targets.unwrap_or(true),
             interfaces: track.interfaces.iter().map(|name| name.get_ref().clone()).collect(),
             gateway: copied(track.gateway.as_ref()),

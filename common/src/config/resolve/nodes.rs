@@ -91,6 +91,7 @@ impl<'r> Nodes<'r> {
         let build = |(name, raw): (&str, &RawNode)| Node {
             name: name.to_owned(),
             peer_address: raw.peer_address.as_ref().map(|address| *address.get_ref()),
+            zone: raw.zone.as_ref().map(|zone| zone.get_ref().clone()),
         };
         self.iter().map(build).collect()
     }

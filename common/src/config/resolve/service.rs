@@ -1,49 +1,28 @@
-//! Where services listen, and what they forward to.
+//! What services forward to, what their modes allow, and building them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
-use super::unique_names;
+use ipnet::IpNet;
+
+use super::{first_use, in_folder, unique_names};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
-use crate::config::raw::{At, ListenOn, RawFile, RawListen};
-use crate::config::types::{Api, Listen, Mode, Service};
+use crate::config::raw::{At, RawFile, RawGroup, RawService, RawTimeouts};
+use crate::config::types::{
+    Access, AccessEntry, AccessLog, Listen, Mode, ProxyVersion, Service, SniRule, Timeouts,
+};
+use crate::time::Duration;
 
-/// Each is a socket per worker.
-const LISTENERS_MAX: usize = 4096;
-
-/// Where services can listen, by name and by address, and where something listens already.
-struct Places<'r> {
-    raw: &'r RawFile,
-    /// The instance of each VIP, by its position.
-    vips: BTreeMap<IpAddr, usize>,
-    instances: BTreeMap<&'r str, usize>,
-    /// By address and whether it is for datagrams; without a place when nothing is written there.
-    used: BTreeMap<(SocketAddr, bool), Option<Span>>,
-}
-
-/// The addresses of each service that could be told.
-pub(super) fn check(raw: &RawFile, api: &Api, out: &mut Problems) -> Vec<Vec<Listen>> {
+pub(super) fn check(raw: &RawFile, out: &mut Problems) {
     unique_names("service.name", raw.services.iter().filter_map(|service| service.name.as_ref()), out);
     check_references(raw, out);
-    let mut places = Places::new(raw, api);
-    let mut all = Vec::new();
-    let mut left = LISTENERS_MAX;
     for service in &raw.services {
-        let mode = service.mode.as_ref().map(|mode| *mode.get_ref());
-        let mut own = Vec::new();
-        for listen in &service.listen {
-            let expanded = check_listen(listen, mode, &mut places, out);
-            let Some(rest) = left.checked_sub(expanded.len()) else {
-                out.add(listen.span(), Problem::TooManyListeners { max: LISTENERS_MAX.to_string() });
-                return all;
-            };
-            left = rest;
-            own.extend(expanded);
-        }
-        all.push(own);
+        check_names_asked_for(service, out);
+        check_networks(service, out);
+        check_datagrams(service, out);
     }
-    all
+    check_proxy_headers(raw, out);
 }
 
 fn check_references(raw: &RawFile, out: &mut Problems) {
@@ -65,115 +44,122 @@ fn check_references(raw: &RawFile, out: &mut Problems) {
     }
 }
 
-/// The addresses one `listen` entry stands for.
-fn check_listen(
-    listen: &At<RawListen>,
-    mode: Option<&str>,
-    places: &mut Places<'_>,
-    out: &mut Problems,
-) -> Vec<Listen> {
-    if let Some(mode @ ("tcp" | "http")) = mode
-        && listen.get_ref().udp
-    {
-        let value = quoted(&listen.get_ref().text);
-        out.add(listen.span(), Problem::UdpListen { value, mode: mode.to_owned() });
+/// The first rule that matches decides, so the same name in a later one is never found.
+fn check_names_asked_for(service: &RawService, out: &mut Problems) {
+    let mut seen = BTreeMap::new();
+    for name in service.rules.iter().flat_map(|rule| &rule.sni) {
+        if let Some(first) = first_use(&mut seen, name.get_ref(), name.span()) {
+            let (key, value) = ("service.rule.when.sni".to_owned(), quoted(name.get_ref()));
+            out.add(name.span(), Problem::DuplicateEntry { key, value }).related(first, "first listed here");
+        }
     }
-    let datagrams = listen.get_ref().udp || mode == Some("udp");
-    let addresses = match &listen.get_ref().on {
-        ListenOn::Address(address) => vec![places.single(*address, listen.span(), out)],
-        ListenOn::Instance(name, port) => places.every(name, *port, listen.span(), out),
+}
+
+fn check_networks(service: &RawService, out: &mut Problems) {
+    let mut check = |seen: &mut BTreeMap<IpNet, Span>, key: &str, network: IpNet, span: Span| {
+        if let Some(first) = first_use(seen, network, span.clone()) {
+            let problem = Problem::DuplicateEntry { key: key.to_owned(), value: network.to_string() };
+            out.add(span, problem).related(first, "first listed here");
+        }
     };
-    let mut noted = false;
-    for address in &addresses {
-        let key = (address.address, datagrams);
-        match places.used.get(&key).cloned() {
-            None => {
-                places.used.insert(key, Some(listen.span()));
-            }
-            // The other addresses of the instance say the same.
-            Some(_) if noted => {}
-            Some(first) => {
-                noted = true;
-                let problem = Problem::DuplicateListen { address: address.address.to_string() };
-                match first {
-                    Some(first) => out.add(listen.span(), problem).related(first, "first used here"),
-                    None => out.add(listen.span(), problem),
-                };
-            }
-        }
+    let mut proxies = BTreeMap::new();
+    for network in service.accept_proxy.iter().flat_map(|list| list.get_ref()) {
+        check(&mut proxies, "service.accept_proxy", *network.get_ref(), network.span());
     }
-    addresses
+    // One map for both: a network in both lists would be let in and kept out.
+    let mut clients = BTreeMap::new();
+    let lists =
+        [("service.access.allow", &service.access.allow), ("service.access.deny", &service.access.deny)];
+    for (key, entry) in lists.into_iter().flat_map(|(key, list)| list.iter().map(move |entry| (key, entry))) {
+        check(&mut clients, key, entry.get_ref().network, entry.span());
+    }
 }
 
-impl<'r> Places<'r> {
-    fn new(raw: &'r RawFile, api: &Api) -> Self {
-        let (mut vips, mut instances, mut used) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        for (index, vrrp) in raw.vrrp.iter().enumerate() {
-            if let Some(name) = &vrrp.name {
-                instances.entry(name.get_ref().as_str()).or_insert(index);
-            }
-            for vip in &vrrp.vips {
-                vips.entry(vip.get_ref().addr()).or_insert(index);
-            }
-        }
-        used.insert((api.vrrpd, false), raw.api.vrrpd.as_ref().map(At::span));
-        used.insert((api.lbd, false), raw.api.lbd.as_ref().map(At::span));
-        Self { raw, vips, instances, used }
+/// Notes what only connections have.
+fn check_datagrams(service: &RawService, out: &mut Problems) {
+    let Some(mode) = service.mode.as_ref().filter(|mode| *mode.get_ref() == "udp") else { return };
+    let timeout = &service.timeout;
+    let timeouts = [
+        ("service.timeout.connect", &timeout.connect),
+        ("service.timeout.header", &timeout.header),
+        ("service.timeout.keepalive", &timeout.keepalive),
+        ("service.timeout.user", &timeout.user),
+    ];
+    let timeouts = timeouts.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?.span())));
+    let rules = service.rules.first().map(|rule| ("service.rule", rule.span.clone()));
+    let proxies = service.accept_proxy.as_ref().map(|list| ("service.accept_proxy", list.span()));
+    for (key, span) in timeouts.chain(rules).chain(proxies) {
+        let problem = Problem::KeyWithout { key: key.to_owned(), needs: "mode = \"tcp\"".to_owned() };
+        out.add(span, problem).related(mode.span(), "the mode");
     }
+}
 
-    /// One address; it must be a VIP if there are any.
-    fn single(&self, address: SocketAddr, span: Span, out: &mut Problems) -> Listen {
-        let holder = self.vips.get(&address.ip());
-        // A VIP that could not be read may be the one that is meant.
-        let all_known = self.raw.vrrp.iter().all(|vrrp| vrrp.vips_complete);
-        if holder.is_none() && !self.raw.vrrp.is_empty() && all_known {
-            out.add(span, Problem::ListenNoVip { address: address.ip().to_string() });
-        } else if !can_listen(&address.ip()) {
-            let value = address.ip().to_string();
-            out.add(span, Problem::ListenLinkLocal { address: value });
+/// Notes groups whose PROXY protocol header a datagram service would have to send.
+fn check_proxy_headers(raw: &RawFile, out: &mut Problems) {
+    let mut of_datagrams = BTreeMap::new();
+    for service in raw.services.iter().filter(|s| s.mode.as_ref().is_some_and(|m| *m.get_ref() == "udp")) {
+        for (_, group) in &service.references {
+            of_datagrams.entry(group.get_ref().as_str()).or_insert_with(|| group.span());
         }
-        let name = holder.and_then(|index| self.raw.vrrp.get(*index)?.name.as_ref());
-        Listen { address, instance: name.map(|name| name.get_ref().clone()) }
     }
-
-    /// Every VIP of an instance.
-    fn every(&self, name: &str, port: u16, span: Span, out: &mut Problems) -> Vec<Listen> {
-        let Some(vrrp) = self.instances.get(name).and_then(|index| self.raw.vrrp.get(*index)) else {
-            // An instance whose name could not be read may be the one that is meant.
-            if self.raw.vrrp.iter().all(|vrrp| vrrp.name.is_some()) {
-                out.add(span, Problem::UnknownInstance { name: quoted(name) })
-                    .guess(name, self.instances.keys().copied());
-            }
-            return Vec::new();
+    for RawGroup { name, send_proxy, .. } in &raw.groups {
+        let (Some(name), Some(version)) = (name, send_proxy) else { continue };
+        let Some(first) = of_datagrams.get(name.get_ref().as_str()) else { continue };
+        let problem = match version.get_ref() {
+            ProxyVersion::V1 => Problem::ProxyV1Datagrams {},
+            ProxyVersion::V2 => Problem::NotAvailable {
+                key: "target_group.send_proxy for a service of mode \"udp\"".to_owned(),
+            },
         };
-        let vips = vrrp.vips.iter().map(|vip| vip.get_ref().addr()).filter(can_listen);
-        let all: Vec<Listen> = vips
-            .take(LISTENERS_MAX + 1)
-            .map(|vip| Listen { address: SocketAddr::new(vip, port), instance: Some(name.to_owned()) })
-            .collect();
-        if all.is_empty() && vrrp.vips_complete {
-            out.add(span, Problem::InstanceNoVip { name: quoted(name) });
-        }
-        all
+        out.add(version.span(), problem).related(first.clone(), "a service of mode \"udp\" forwards here");
     }
 }
 
-/// A link-local VIP is there for the virtual router itself (it is the source of its messages and the next hop of its
-/// hosts); listening on it would take an interface, which differs between the nodes.
-fn can_listen(vip: &IpAddr) -> bool {
-    !matches!(vip, IpAddr::V6(vip) if vip.is_unicast_link_local())
+pub(super) fn build(raw: &RawFile, listen: Vec<Vec<Listen>>, folder: &Path) -> Option<Vec<Service>> {
+    raw.services.iter().zip(listen).map(|(service, listen)| build_one(service, listen, folder)).collect()
 }
 
-pub(super) fn build(raw: &RawFile, listen: Vec<Vec<Listen>>) -> Option<Vec<Service>> {
-    let services = raw.services.iter().zip(listen).map(|(service, listen)| {
-        Some(Service {
-            name: service.name.as_ref()?.get_ref().clone(),
-            mode: Mode::Tcp,
-            listen,
-            forward: service.forward.as_ref()?.get_ref().clone(),
-            timeout: service.timeout,
-            limits: service.limits,
+fn build_one(raw: &RawService, listen: Vec<Listen>, folder: &Path) -> Option<Service> {
+    let mode = match *raw.mode.as_ref()?.get_ref() {
+        "udp" => Mode::Udp,
+        _ => Mode::Tcp,
+    };
+    let rules = raw.rules.iter().map(|rule| {
+        Some(SniRule {
+            sni: rule.sni.iter().map(|name| name.get_ref().clone()).collect(),
+            forward: rule.forward.as_ref()?.get_ref().clone(),
         })
     });
-    services.collect()
+    let networks = raw.accept_proxy.iter().flat_map(|list| list.get_ref());
+    let entries = |list: &[At<AccessEntry>]| list.iter().map(|entry| entry.get_ref().clone()).collect();
+    Some(Service {
+        name: raw.name.as_ref()?.get_ref().clone(),
+        mode,
+        listen,
+        forward: raw.forward.as_ref()?.get_ref().clone(),
+        rules: rules.collect::<Option<_>>()?,
+        timeout: timeouts(&raw.timeout, mode),
+        limits: raw.limits,
+        rate: raw.rate,
+        accept_proxy: networks.map(|network| *network.get_ref()).collect(),
+        transparent: raw.transparent,
+        access: Access { allow: entries(&raw.access.allow), deny: entries(&raw.access.deny) },
+        access_log: raw.access_log.as_ref().map(|log| AccessLog {
+            format: log.format,
+            file: log.file.as_ref().map(|path| in_folder(folder, path)),
+        }),
+    })
+}
+
+fn timeouts(raw: &RawTimeouts, mode: Mode) -> Timeouts {
+    let seconds = |value: &Option<At<Duration>>, default: u64| {
+        value.as_ref().map_or(Duration::from_secs(default), |value| *value.get_ref())
+    };
+    Timeouts {
+        connect: seconds(&raw.connect, 5),
+        idle: seconds(&raw.idle, if mode == Mode::Udp { 60 } else { 350 }),
+        header: seconds(&raw.header, 5),
+        keepalive: seconds(&raw.keepalive, 60),
+        user: raw.user.as_ref().map(|user| *user.get_ref()),
+    }
 }

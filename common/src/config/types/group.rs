@@ -1,0 +1,286 @@
+//! Target groups: who serves, how one of them is chosen, and how they are found and checked.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Duration;
+
+/// `[[target_group]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetGroup {
+    /// Its name.
+    pub name: String,
+    /// How a target is chosen.
+    pub algorithm: Algorithm,
+    /// Its targets as written; at least one, unless others are discovered.
+    pub targets: Vec<Target>,
+    /// Where further targets come from.
+    pub discover: Option<Discover>,
+    /// How targets are checked; none means that every target counts as healthy.
+    pub health: Option<Health>,
+    /// When failing connections take a target out; none for never.
+    pub eject: Option<Eject>,
+    /// With a smaller share of usable targets than this, all are used, whatever their health; 0 to 100, and 0, the
+    /// default, for only when none is usable.
+    pub panic_percent: u8,
+    /// How clients come back to their target; none for not.
+    pub sticky: Option<Sticky>,
+    /// The time over which the share of a target that became healthy rises; 0, the default, to 1 h.
+    pub slow_start: Duration,
+    /// How long connections of a removed or drained target may go on; 1 s to 3,600 s, 300 s by default.
+    pub drain_timeout: Duration,
+    /// What is tried again on another target.
+    pub retry: Retry,
+    /// Where connections wait while every target has its `max_connections`; none for nowhere.
+    pub queue: Option<Queue>,
+    /// The PROXY protocol header that connections to targets begin with; none by default.
+    pub send_proxy: Option<ProxyVersion>,
+    /// Whether targets of all zones are used alike; true by default. Otherwise those of the node's own zone come first.
+    pub cross_zone: bool,
+}
+
+/// How a target is chosen. Weights count in each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// Each in turn, as often as its weight says.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest connections for its weight.
+    LeastConnections,
+    /// The one with the fewest requests that are being answered, for its weight; with `tcp` and `udp` a connection or
+    /// session is one.
+    LeastOutstandingRequests,
+    /// Any.
+    Random,
+    /// The less loaded one of two that are chosen at random.
+    PowerOfTwoChoices,
+    /// By the client's address, modulo the usable targets.
+    SourceIpHash,
+    /// By the client's address, so that few clients move when targets come and go.
+    ConsistentHash,
+    /// By addresses and ports of both ends, so that few connections would move when targets come and go.
+    FlowHash,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::RoundRobin,
+        Self::LeastConnections,
+        Self::LeastOutstandingRequests,
+        Self::Random,
+        Self::PowerOfTwoChoices,
+        Self::SourceIpHash,
+        Self::ConsistentHash,
+        Self::FlowHash,
+    ];
+
+    /// The word for it in the file and in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastConnections => "least_connections",
+            Self::LeastOutstandingRequests => "least_outstanding_requests",
+            Self::Random => "random",
+            Self::PowerOfTwoChoices => "power_of_two_choices",
+            Self::SourceIpHash => "source_ip_hash",
+            Self::ConsistentHash => "consistent_hash",
+            Self::FlowHash => "flow_hash",
+        }
+    }
+}
+
+/// A target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its name, unique in the group; the address when not given.
+    pub id: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share, 0 to 256; 0 takes no new connections. 1 by default.
+    pub weight: u16,
+    /// Whether it is only used while no other target is usable; false by default.
+    pub backup: bool,
+    /// The zone it is in.
+    pub zone: Option<String>,
+    /// Connections at the same time from this node; 1 to 10,000,000, any number by default.
+    pub max_connections: Option<u32>,
+}
+
+/// `discover` of a target group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discover {
+    /// Where targets come from.
+    pub source: DiscoverSource,
+    /// How often; 1 s to 1 h. By default every 10 s from Consul and etcd, as long as the answer may be kept (1 s to 1 h)
+    /// from DNS, and a file only on reload and request.
+    pub refresh: Option<Duration>,
+    /// More targets than this are not taken; 1 to 4,096, 1,024 by default.
+    pub max_targets: u32,
+}
+
+/// Where discovered targets come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiscoverSource {
+    /// A TOML file with `targets = [...]` as in the group; see [`super::load_targets`].
+    File(PathBuf),
+    /// The A and AAAA records of a name.
+    Dns {
+        /// The name, without a port.
+        name: String,
+        /// The port of every target.
+        port: u16,
+        /// The DNS server; the host's own when not given.
+        server: Option<SocketAddr>,
+    },
+    /// The SRV records of a name: they have ports, weights and priorities.
+    Srv {
+        /// The name, such as `_http._tcp.shop.internal`.
+        name: String,
+        /// The DNS server; the host's own when not given.
+        server: Option<SocketAddr>,
+    },
+    /// The passing instances of a service in Consul's catalogue.
+    Consul {
+        /// `http://host:port`, without anything behind it.
+        url: String,
+        /// The service.
+        service: String,
+        /// Only instances with this tag.
+        tag: Option<String>,
+    },
+    /// The keys under a prefix in etcd (version 3): each value is an address with a port, or a JSON object with one.
+    Etcd {
+        /// `http://host:port`, without anything behind it.
+        url: String,
+        /// What the keys start with.
+        prefix: String,
+    },
+}
+
+/// `health` of a target group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// What is tried.
+    pub check: HealthCheck,
+    /// Time between checks; 10 ms to 1 h, 5 s by default.
+    pub interval: Duration,
+    /// The same while a target is unhealthy; 10 ms to `interval`, which is the default. A check never begins before the
+    /// one before it has ended.
+    pub unhealthy_interval: Duration,
+    /// A check that takes longer has failed; less than the interval, 2 s by default (or half the interval if less).
+    pub timeout: Duration,
+    /// Successes in a row that make an unhealthy target healthy; 1 to 100, 3 by default.
+    pub healthy_threshold: u32,
+    /// Failures in a row that make a healthy target unhealthy; 1 to 100, 2 by default.
+    pub unhealthy_threshold: u32,
+    /// Another port of the target to check; that of its address by default.
+    pub port: Option<u16>,
+}
+
+/// What a health check tries. Without a `ca_file` any certificate is accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthCheck {
+    /// A TCP connection.
+    Tcp,
+    /// A TLS handshake.
+    Tls {
+        /// The server name asked for, and checked with a `ca_file`; none for the target's address.
+        host: Option<String>,
+        /// Certificates (PEM) of which one must have signed the target's.
+        ca_file: Option<PathBuf>,
+    },
+    /// `GET path` over HTTP/1.1, answered with a status in one of the ranges (both ends included).
+    Http {
+        /// Whether over TLS.
+        tls: bool,
+        /// The path, starting with `/`.
+        path: String,
+        /// The `Host` header and, over TLS, the server name; the target's address when not given.
+        host: Option<String>,
+        /// Accepted statuses, `200-299` by default.
+        expect: Vec<(u16, u16)>,
+        /// What must be found in the first 64 KiB of the body.
+        body: Option<String>,
+        /// Certificates (PEM) of which one must have signed the target's.
+        ca_file: Option<PathBuf>,
+    },
+    /// `grpc.health.v1.Health/Check` over HTTP/2 without TLS, answered with `SERVING`.
+    Grpc {
+        /// The service asked for; empty for the server as a whole.
+        service: String,
+        /// The `:authority`; the target's address when not given.
+        host: Option<String>,
+    },
+    /// A datagram that must be answered.
+    Udp {
+        /// What is sent, 1 to 1,024 bytes.
+        payload: Vec<u8>,
+        /// What the answer must start with, 1 to 1,024 bytes; none for any answer.
+        expect: Option<Vec<u8>>,
+    },
+}
+
+/// `eject` of a target group: takes a target out for a while when its connections fail, each time for longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eject {
+    /// Failures in a row that eject; 1 to 1,000, 5 by default.
+    pub consecutive_failures: u32,
+    /// How long the first time; 100 ms to 1 h, 30 s by default.
+    pub base: Duration,
+    /// How long at most; `base` to 1 day, by default 300 s, or `base` if that is longer.
+    pub max: Duration,
+    /// More of the group's targets are not ejected at the same time; 0 to 100, 50 by default.
+    pub max_percent: u8,
+}
+
+/// `sticky` of a target group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sticky {
+    /// What a client is known by.
+    pub by: StickyBy,
+    /// How long after its last connection a client's target is remembered; 1 s to 30 days, 1 h by default.
+    pub ttl: Duration,
+    /// Clients remembered; 1 to 10,000,000, 100,000 by default. Beyond it those not seen for longest are forgotten.
+    pub max_entries: u32,
+}
+
+/// What a client is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StickyBy {
+    /// Its address.
+    SourceIp,
+}
+
+/// `retry` of a target group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Whether a failed or timed-out connect is tried on another target; true by default.
+    pub connect: bool,
+    /// Tries in all, the first included; 1 to 10, 2 by default.
+    pub attempts: u32,
+}
+
+/// `queue` of a target group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Connections of the group that wait on this node; 1 to 100,000, 1,000 by default. More are refused and counted.
+    pub max: u32,
+    /// How long one waits before it is refused; 1 ms to 5 min, 5 s by default.
+    pub timeout: Duration,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}

@@ -1,0 +1,169 @@
+//! Services: where traffic arrives, what is let in, and which target group serves it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::time::Duration;
+
+/// `[[service]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// How its traffic is handled. Only `tcp` and `udp` exist so far; `check` refuses the others as not available yet.
+    pub mode: Mode,
+    /// The addresses it listens on, `@instance:port` already expanded to every VIP of the instance but link-local ones
+    /// (binding those takes an interface). At most 4,096 of all services together.
+    pub listen: Vec<Listen>,
+    /// The target group that serves it, when no rule says otherwise.
+    pub forward: String,
+    /// Groups by the server name that a TLS client asks for: in order, the first match wins. Mode `tcp` only.
+    pub rules: Vec<SniRule>,
+    /// Its time-outs.
+    pub timeout: Timeouts,
+    /// Its limits.
+    pub limits: Limits,
+    /// How many new connections or sessions are let in over a time; none for any number.
+    pub rate: Option<Rate>,
+    /// The proxies in front: connections from these networks must begin with a PROXY protocol header (version 1 or 2),
+    /// from anywhere else none is read. Empty: off. Mode `tcp` only.
+    pub accept_proxy: Vec<IpNet>,
+    /// Whether targets see the client's address as the source of connections; false by default. Takes routing that
+    /// brings the targets' answers back through this host.
+    pub transparent: bool,
+    /// Who may connect.
+    pub access: Access,
+    /// Where a line is written for each connection; none for nowhere.
+    pub access_log: Option<AccessLog>,
+}
+
+/// How a service's traffic is handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Terminated and proxied as a byte stream.
+    Tcp,
+    /// Datagrams, proxied in sessions of one client address and port each.
+    Udp,
+}
+
+impl Mode {
+    /// The word for it in the file and in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// One address a service listens on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// The instance whose VIP this is; none for an address of the node's own (`lbd` alone).
+    pub instance: Option<String>,
+}
+
+/// `[[service.rule]]` of a `tcp` service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SniRule {
+    /// Server names in lower case, at least one; `*.example.com` matches one or more labels in front of `.example.com`.
+    pub sni: Vec<String>,
+    /// The target group for them.
+    pub forward: String,
+}
+
+/// `timeout` of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For connecting to a target; 1 ms to 75 s, 5 s by default. `tcp` only.
+    pub connect: Duration,
+    /// A connection or session with no byte in either direction for so long is closed; 1 s to 7 days, by default 350 s,
+    /// and 60 s with `udp`.
+    pub idle: Duration,
+    /// For what a client must send before a target is chosen: the PROXY protocol header and the TLS `ClientHello`; 1 ms to
+    /// 1 day, 5 s by default. `tcp` only.
+    pub header: Duration,
+    /// Silence after which the kernel probes whether the other end is still there, on both sides; 1 s to 2 h, 60 s by
+    /// default. `tcp` only.
+    pub keepalive: Duration,
+    /// Data that stays unacknowledged for so long ends the connection (`TCP_USER_TIMEOUT`), on both sides; 1 s to 1 h,
+    /// none by default: as long as the kernel tries. `tcp` only.
+    pub user: Option<Duration>,
+}
+
+/// `limits` of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections (sessions with `udp`) at the same time on this node, all workers together; 1 to 10,000,000, 100,000 by
+    /// default. More are closed at once and counted.
+    pub max_connections: u32,
+    /// The same for one client address; 1 to 10,000,000, none by default.
+    pub max_connections_per_source: Option<u32>,
+}
+
+/// `rate` of a service: more than so many are refused and counted. Counted on each node by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// What is counted together.
+    pub key: RateKey,
+    /// Connections, or sessions with `udp`; 1 to 1,000,000,000.
+    pub requests: u32,
+    /// In this time; 1 ms to 1 day.
+    pub per: Duration,
+}
+
+/// What a rate counts together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RateKey {
+    /// Each client address by itself.
+    SourceIp,
+    /// The whole service.
+    Service,
+}
+
+/// `access` of a service. Of the entries of both lists that hold a client's address the one with the longest prefix
+/// decides; no network is in both. Without such an entry the client is let in, unless `allow` is not empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Who is let in.
+    pub allow: Vec<AccessEntry>,
+    /// Who is not.
+    pub deny: Vec<AccessEntry>,
+}
+
+/// An entry of `access`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessEntry {
+    /// The client addresses it is about; without host bits.
+    pub network: IpNet,
+    /// A word for the access log.
+    pub tag: Option<String>,
+}
+
+/// `access_log` of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// What a line looks like; `line` by default.
+    pub format: AccessLogFormat,
+    /// The file that lines are added to; none for standard output.
+    pub file: Option<PathBuf>,
+}
+
+/// What a line of the access log looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessLogFormat {
+    /// A JSON object.
+    Json,
+    /// Words and numbers for people.
+    #[default]
+    Line,
+}
