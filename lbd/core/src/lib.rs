@@ -22,3 +22,4 @@ pub mod sources;
 pub mod sticky;
 pub mod summary;
 pub mod target;
+pub mod udp_sessions;
