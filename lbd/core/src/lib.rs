@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod admission;
+pub mod check;
 pub mod client_hello;
 pub mod connect;
 pub mod health;
