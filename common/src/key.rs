@@ -35,6 +35,8 @@ pub enum KeyUse {
     PeerLink,
     /// The replication stream (TCP 7112).
     Replication,
+    /// The hash that assigns clients and connections to targets.
+    TargetHash,
 }
 
 impl PairKey {
@@ -80,6 +82,7 @@ impl PairKey {
         let info: &[u8] = match purpose {
             KeyUse::PeerLink => b"tandem peer link v1",
             KeyUse::Replication => b"tandem replication v1",
+            KeyUse::TargetHash => b"tandem target hash v1",
         };
         let mut out = [0; 32];
         // Expanding to 32 bytes cannot fail: the limit is 255 times the hash length.

@@ -1,11 +1,13 @@
-//! What the two Tandem daemons share: configuration, time, the keyed stream behind randomness, wire framing and
-//! the messages between `lbd` and `vrrpd`.
+//! What the two Tandem daemons share: configuration, time, the keyed stream behind randomness, the choice of targets, wire
+//! framing and the messages between `lbd` and `vrrpd`.
 //!
 //! Everything here is pure: no sockets, no clock, no async, no ambient randomness. Reading the configuration file
 //! is the one exception to "no IO", and it happens only in [`config::load`].
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod config;
+pub mod hash;
 pub mod ipc;
 pub mod key;
 pub mod rng;

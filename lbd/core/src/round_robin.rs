@@ -1,14 +1,12 @@
-//! Smooth weighted round robin.
-//!
-//! Each pick adds every candidate's weight to its credit, takes the candidate with the most credit (the first of equals)
-//! and subtracts the candidates' total weight from it. Over as many picks as the weights add up to, each candidate is
-//! taken exactly as often as its weight says, and the picks of a heavy one are spread out instead of coming in a burst.
+//! Weighted round robin over a list of weights, by [`common::balance::Rotation`].
+
+use common::balance::Rotation;
 
 /// The rotation over one target group. Each worker has its own.
 #[derive(Clone, Debug)]
 pub struct RoundRobin {
     weights: Vec<u16>,
-    credits: Vec<i64>,
+    rotation: Rotation,
 }
 
 impl RoundRobin {
@@ -16,32 +14,13 @@ impl RoundRobin {
     /// workers with a few connections each don't all begin with the first target.
     #[must_use]
     pub fn new(weights: Vec<u16>, offset: usize) -> Self {
-        let credits = vec![0; weights.len()];
-        let mut rotation = Self { weights, credits };
-        for _ in 0..offset % rotation.weights.len().max(1) {
-            rotation.pick(|_| true);
-        }
-        rotation
+        Self { weights, rotation: Rotation::new(u64::try_from(offset).unwrap_or_default()) }
     }
 
     /// The next target among those for which `candidate` says yes; `None` if there is none of a weight above 0.
     pub fn pick(&mut self, candidate: impl Fn(usize) -> bool) -> Option<usize> {
-        let mut total = 0_i64;
-        let mut best: Option<usize> = None;
-        for index in 0..self.weights.len() {
-            let weight = i64::from(self.weights[index]);
-            if weight == 0 || !candidate(index) {
-                continue;
-            }
-            total += weight;
-            self.credits[index] += weight;
-            if best.is_none_or(|best| self.credits[index] > self.credits[best]) {
-                best = Some(index);
-            }
-        }
-        let best = best?;
-        self.credits[best] -= total;
-        Some(best)
+        let Self { weights, rotation } = self;
+        rotation.pick(weights.len(), |index| if candidate(index) { u32::from(weights[index]) } else { 0 })
     }
 
     /// The number of targets, those of weight 0 included.
