@@ -184,7 +184,7 @@ problems! {
     // Services, groups, API.
 
     /// A datagram listener of a stream service.
-    UdpListen { value, mode } => "service.listen: {value}: \"/udp\" is for nat and dsr, not for mode \"{mode}\"",
+    UdpListen { value, mode } => "service.listen: {value}: \"/udp\" is for nat, dsr and udp, not for mode \"{mode}\"",
     /// An address that is no VIP.
     ListenNoVip { address } => "service.listen: {address} is no virtual IP of any [[vrrp]]",
     /// An address that needs an interface.

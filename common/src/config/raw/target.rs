@@ -22,6 +22,8 @@ pub(crate) struct RawTarget {
     /// Whether the key is there, readable or not.
     pub(crate) has_zone: bool,
     pub(crate) max_connections: Option<u32>,
+    /// Whether the key is there, readable or not.
+    pub(crate) has_max_connections: bool,
 }
 
 impl RawTarget {
@@ -97,6 +99,7 @@ fn target(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawTarget> {
         zone: table.get("zone").and_then(|zone| name(&zone, out)),
         has_zone: table.has("zone"),
         max_connections: table.get("max_connections").and_then(|c| c.integer(1_u32, 10_000_000, out)),
+        has_max_connections: table.has("max_connections"),
     };
     table.finish(out);
     Some(target)

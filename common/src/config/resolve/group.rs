@@ -55,7 +55,7 @@ fn check_backups(group: &RawGroup, out: &mut Problems) {
 
 fn check_queue(group: &RawGroup, out: &mut Problems) {
     let Some(queue) = &group.queue else { return };
-    if all_known(group) && group.targets.iter().all(|target| target.max_connections.is_none()) {
+    if all_known(group) && !group.targets.iter().any(|target| target.has_max_connections) {
         let (key, needs) = ("target_group.queue".to_owned(), "max_connections of a target".to_owned());
         out.add(queue.span(), Problem::KeyWithout { key, needs });
     }
@@ -70,10 +70,10 @@ fn check_zones(group: &RawGroup, raw: &RawFile, out: &mut Problems) {
         needs: needs.to_owned(),
     };
     if !raw.nodes.iter().any(|node| node.has_zone) {
-        out.add(cross_zone.span(), without("zone of a [[node]]"));
+        out.add(cross_zone.span(), without("the zone of a [[node]]"));
     }
     if all_known(group) && !group.targets.iter().any(|target| target.has_zone) {
-        out.add(cross_zone.span(), without("zone of a target"));
+        out.add(cross_zone.span(), without("the zone of a target"));
     }
 }
 
