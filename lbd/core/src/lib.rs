@@ -10,6 +10,7 @@ pub mod admission;
 pub mod check;
 pub mod client_hello;
 pub mod connect;
+pub mod discover;
 pub mod health;
 pub mod http_check;
 pub mod proxy_protocol;
