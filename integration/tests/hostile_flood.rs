@@ -1,7 +1,8 @@
 //! Floods of packets, connections and requests that mean harm: the pair goes on as if there were none.
 //!
-//! The nodes share the machine with the flood, which nothing keeps from using all of it. What is compared is therefore
-//! the ordinary lateness of the advertisements, the median, with and without the flood.
+//! Advertisements every 10 ms must not be late by more than a tenth of that. The nodes share the machine with the flood,
+//! and the machine may share its processors with others: real-time threads that only wake up tell how often it alone made
+//! somebody late. What is asserted is the median, and that no more than 1 % were late unless the machine itself was.
 
 mod pair_support;
 
@@ -24,28 +25,54 @@ use vrrpd_core::packet::Family;
 /// A tenth of the interval of 10 ms.
 const LATENESS_MAX_US: u64 = 1000;
 
+/// How often the real-time threads wake up.
+const WAKE_INTERVAL: Duration = Duration::from_millis(5);
+
 /// How long a flood lasts.
 const FLOOD: Duration = Duration::from_millis(1500);
+
+/// How many packets make a flood, also on a machine that has other things to do; it is several times as many on an idle
+/// one.
+const FLOOD_PACKETS_MIN: u64 = 3000;
 
 /// What a daemon may grow by: its buffers are bounded, and connections cost some while they are open.
 const GROWTH_MAX_KIB: u64 = 8 * 1024;
 
-/// How late a node's advertisements were during some time, in microseconds: the median and the worst of what was seen.
+/// How late a node's advertisements were during some time: the median and the worst of what was seen, in microseconds,
+/// and of all that were sent those more than a tenth of the interval late.
 #[derive(Clone, Copy)]
 struct Lateness {
     median: u64,
     worst: u64,
+    sent: u64,
+    late: u64,
 }
 
 impl std::fmt::Display for Lateness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} µs, at most {} µs", self.median, self.worst)
+        let Self { median, worst, sent, late } = self;
+        write!(f, "{median} µs, at most {worst} µs, {late} of {sent} late")
     }
+}
+
+impl Lateness {
+    fn late_share(&self) -> f64 {
+        self.late as f64 / self.sent.max(1) as f64
+    }
+}
+
+/// Advertisements sent, and those sent late, of both families.
+fn sent_and_late(node: &Node) -> [u64; 2] {
+    ["adverts_sent", "adverts_late"].map(|key| {
+        let count = |family| router(node, family)[key].as_u64().unwrap_or(0);
+        count("ipv4") + count("ipv6")
+    })
 }
 
 fn lateness(node: &Node, during: Duration) -> Result<Lateness> {
     let mut seen = Vec::new();
     let start = now();
+    let before = sent_and_late(node);
     wait_until("the time to pass", LIMIT, || {
         for family in ["ipv4", "ipv6"] {
             seen.extend(router(node, family)["lateness_us"].as_u64());
@@ -54,7 +81,13 @@ fn lateness(node: &Node, during: Duration) -> Result<Lateness> {
     })?;
     seen.sort_unstable();
     let at = |index: usize| seen.get(index).copied().expect("some were seen");
-    Ok(Lateness { median: at(seen.len() / 2), worst: at(seen.len() - 1) })
+    let [sent, late] = sent_and_late(node);
+    Ok(Lateness {
+        median: at(seen.len() / 2),
+        worst: at(seen.len() - 1),
+        sent: sent - before[0],
+        late: late - before[1],
+    })
 }
 
 /// The resident memory of a node's `vrrpd`, in KiB.
@@ -82,8 +115,8 @@ struct Victim {
 }
 
 impl Victim {
-    fn new(label: &str) -> Result<Self> {
-        let lab = serving(label, every("10ms"))?;
+    fn new(label: &str, advert_interval: &str) -> Result<Self> {
+        let lab = serving(label, every(advert_interval))?;
         let watcher = || Watcher::start(&lab, WatchSettings::new(&[]));
         let machine = [watcher()?, watcher()?];
         let calm = lateness(lab.a(), Duration::from_millis(700))?;
@@ -97,12 +130,34 @@ impl Victim {
         reason = "the measured values, shown by a test that is asked to show its output"
     )]
     fn endures(&self) -> Result<()> {
+        let begin = now();
         let flooded = lateness(self.lab.a(), FLOOD)?;
+        let machine = self.late_wakes(begin);
         let ever = ["ipv4", "ipv6"].map(|family| router(self.lab.a(), family)["lateness_max_us"].clone());
-        eprintln!("lateness: in calm {}, under flood {flooded}, in both ever {ever:?} µs", self.calm);
+        let calm = self.calm;
+        eprintln!("lateness: in calm {calm}, under flood {flooded}, in both ever {ever:?} µs");
+        eprintln!("wakes of idle real-time threads that were as late: {:.1} %", machine * 100.0);
         let allowed = LATENESS_MAX_US.max(2 * self.calm.median);
-        assert!(flooded.median <= allowed, "in calm {}, under flood {flooded}", self.calm);
+        assert!(flooded.median <= allowed, "in calm {calm}, under flood {flooded}");
+        let excused = 3.0 * machine.max(calm.late_share());
+        // One pause of the machine meets an advertisement of each family.
+        let allowed = excused.max(0.01) + 2.0 / flooded.sent.max(1) as f64;
+        assert!(flooded.late_share() <= allowed, "in calm {calm}, under flood {flooded}, machine {machine}");
         Ok(())
+    }
+
+    /// Of the wakes of idle real-time threads since then, the share that came more than a tenth of the interval late.
+    fn late_wakes(&self, since: common::time::Instant) -> f64 {
+        let late = Duration::from_micros(LATENESS_MAX_US);
+        let (mut wakes, mut late_ones) = (0_u32, 0_u32);
+        for watcher in &self.machine {
+            let asked = watcher.snapshot().asked;
+            for pair in asked.windows(2).filter(|pair| pair[0] >= since) {
+                wakes += 1;
+                late_ones += u32::from(pair[1] - pair[0] > WAKE_INTERVAL + late);
+            }
+        }
+        f64::from(late_ones) / f64::from(wakes.max(1))
     }
 
     #[expect(clippy::print_stderr, reason = "why roles changed, shown when they did each time")]
@@ -148,12 +203,13 @@ const ATTEMPTS_MAX: usize = 3;
 const PAUSE_MIN: Duration = Duration::from_millis(15);
 
 /// Floods a pair with advertisements every 10 ms, and fails if it is harmed. A machine that others use too may itself pause
-/// for longer than such advertisements can be late; then it is tried again, and nothing is said if it always does.
-#[expect(clippy::print_stderr, reason = "an outcome that says nothing has to be seen")]
+/// for longer than such advertisements can be late; then it is tried again, and if it always does, with advertisements every
+/// 100 ms, whose roles such pauses do not move.
+#[expect(clippy::print_stderr, reason = "which of the two was shown has to be seen")]
 fn endured(label: &str, flood: impl Fn(&Victim) -> Result<()>) -> Result<()> {
     let mut pauses = Vec::new();
     for _ in 0..ATTEMPTS_MAX {
-        let victim = Victim::new(label)?;
+        let victim = Victim::new(label, "10ms")?;
         flood(&victim)?;
         let stayed = victim.is_unharmed()?;
         pauses.push(victim.pause());
@@ -170,7 +226,10 @@ fn endured(label: &str, flood: impl Fn(&Victim) -> Result<()>) -> Result<()> {
         "roles changed in each of {ATTEMPTS_MAX} attempts, while the machine paused for {pauses:?}"
     );
     eprintln!("{label}: the machine is too busy for advertisements every 10 ms, it paused for {pauses:?}");
-    Ok(())
+    let victim = Victim::new(label, "100ms")?;
+    flood(&victim)?;
+    assert!(victim.is_unharmed()?, "roles changed with advertisements every 100 ms");
+    victim.lab.finish()
 }
 
 fn peer_drops(node: &Node, reason: &str) -> u64 {
@@ -228,7 +287,7 @@ fn a_flood_of_bad_advertisements_is_endured() -> Result<()> {
         let floods = [flood(lab.client(), true)?, flood(lab.watch(), false)?];
         victim.endures()?;
         for flood in floods {
-            assert!(flood.stop()? > 10_000);
+            assert!(flood.stop()? > FLOOD_PACKETS_MIN);
         }
         for node in lab.nodes() {
             for family in ["ipv4", "ipv6"] {
@@ -260,7 +319,7 @@ fn a_flood_on_the_peer_link_is_endured() -> Result<()> {
         ];
         victim.endures()?;
         for flood in floods {
-            assert!(flood.stop()? > 10_000);
+            assert!(flood.stop()? > FLOOD_PACKETS_MIN);
         }
         for node in lab.nodes() {
             for reason in ["truncated", "tag"] {

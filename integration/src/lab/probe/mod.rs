@@ -21,4 +21,4 @@ pub use echo::{EchoConnection, EchoProbe, EchoReport, EchoSettings};
 pub use report::{Attempt, ConnectReport, Failure, Gap};
 pub use role::{RoleChange, RoleReport, RoleWatcher, Seen};
 pub use sightings::{Overlap, Sighting, SightingKind, WatchReport};
-pub use watch::{WatchSettings, Watcher};
+pub use watch::{WatchSettings, Watcher, send_frames};

@@ -20,11 +20,11 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use super::frames;
 use super::sightings::{Sighting, SightingKind, WatchReport};
 use super::ticker::{Ticker, go_first};
-use crate::lab::Lab;
 use crate::lab::addresses::{ASKING_ADDRESSES, ASKING_FIRST, Mac, mac_text, v4, v6};
 use crate::lab::clock::{now, wait_for};
-use crate::lab::error::{Context, Result};
+use crate::lab::error::{Context, LabError, Result};
 use crate::lab::netns::Worker;
+use crate::lab::{Host, Lab};
 
 const STOP_CHECK_MS: u16 = 50;
 const FRAME_BYTES_MAX: usize = 2048;
@@ -233,6 +233,22 @@ fn question(own_mac: Mac, host: u8, vip: IpAddr) -> Vec<u8> {
         IpAddr::V4(vip) => vrrpd_core::neighbor::arp_request(own_mac, v4(host), vip),
         IpAddr::V6(vip) => vrrpd_core::neighbor::neighbor_solicitation(own_mac, v6(host), vip),
     }
+}
+
+/// Sends whole Ethernet frames from a host's `eth0`.
+///
+/// # Errors
+/// [`LabError`] when the host's network cannot be entered or a frame not be sent.
+pub fn send_frames(host: &Host, frames: &[Vec<u8>]) -> Result<()> {
+    let sent = host.namespace().inside(|| -> io::Result<()> {
+        let socket = packet_socket()?;
+        for frame in frames {
+            socket.send(frame)?;
+        }
+        Ok(())
+    })?;
+    let doing = || format!("sending frames from {}", host.name());
+    sent.map_err(|source| LabError::Io { doing: doing(), source })
 }
 
 /// A packet socket for every frame of `eth0` in the calling thread's network.
