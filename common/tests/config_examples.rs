@@ -213,6 +213,30 @@ fn full_names_every_key_there_is() {
 }
 
 #[test]
+fn every_example_passes_check() {
+    let files = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+    let mut names: Vec<String> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    names.sort();
+    let known = [
+        "active-active.toml",
+        "active-passive.toml",
+        "edge.toml",
+        "full.toml",
+        "minimal.toml",
+        "sidecar.toml",
+    ];
+    for name in known {
+        assert!(names.iter().any(|found| found == name), "{name} is missing");
+    }
+    for name in names {
+        example(&name);
+    }
+}
+
+#[test]
 fn edge_and_sidecar_need_no_pair() {
     for (name, services) in [("edge.toml", 2), ("sidecar.toml", 2)] {
         let config = example(name);
