@@ -11,6 +11,7 @@ pub mod check;
 pub mod client_hello;
 pub mod connect;
 pub mod discover;
+pub mod group;
 pub mod health;
 pub mod http_check;
 pub mod proxy_protocol;

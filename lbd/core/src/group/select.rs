@@ -1,0 +1,174 @@
+//! Which targets of a group share the new connections: the choice between zones, backups and, when too few are left, all.
+
+use serde::Serialize;
+
+/// From where a group takes its targets now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Usable primary targets.
+    Normal,
+    /// No target is usable, but the first checks of some have not ended: those are used.
+    Starting,
+    /// No primary target is usable: backups are used.
+    Backup,
+    /// Too few targets are usable, or none: all are used, whatever their checks say.
+    Panic,
+    /// No target may be used: there is none, or each is drained, in maintenance or of weight 0.
+    None,
+}
+
+impl Mode {
+    /// All modes.
+    pub const ALL: [Self; 5] = [Self::Normal, Self::Starting, Self::Backup, Self::Panic, Self::None];
+
+    /// The mode's name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Starting => "starting",
+            Self::Backup => "backup",
+            Self::Panic => "panic",
+            Self::None => "none",
+        }
+    }
+}
+
+/// What the choice depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Candidate {
+    /// `ready`, and of a weight above 0.
+    pub(super) eligible: bool,
+    /// Eligible, healthy and not ejected.
+    pub(super) usable: bool,
+    /// Its first check has not ended.
+    pub(super) undecided: bool,
+    pub(super) backup: bool,
+    /// In another zone than the node, where that matters.
+    pub(super) elsewhere: bool,
+}
+
+impl Candidate {
+    /// Lower ones are used up before higher ones: a primary target in another zone comes before any backup.
+    const fn tier(self) -> usize {
+        (self.backup as usize) * 2 + self.elsewhere as usize
+    }
+}
+
+/// The mode, and for each candidate whether it gets a share.
+pub(super) fn select(candidates: &[Candidate], panic_percent: u8) -> (Mode, Vec<bool>) {
+    let all = |chosen: &dyn Fn(&Candidate) -> bool| candidates.iter().map(chosen).collect();
+    let best = candidates.iter().filter(|candidate| candidate.usable).map(|candidate| candidate.tier()).min();
+    if let Some(tier) = best {
+        let in_tier = |it: &&Candidate| it.eligible && it.tier() == tier;
+        let usable = candidates.iter().filter(in_tier).filter(|it| it.usable).count();
+        // One that has not been checked yet speaks neither way: a start is not a panic.
+        let known = candidates.iter().filter(in_tier).filter(|it| it.usable || !it.undecided).count();
+        if usable * 100 < known * usize::from(panic_percent) {
+            return (Mode::Panic, all(&|it| in_tier(&it)));
+        }
+        let mode = if tier < 2 { Mode::Normal } else { Mode::Backup };
+        return (mode, all(&|it| it.usable && in_tier(&it)));
+    }
+    let unchecked = |it: &Candidate| it.eligible && it.undecided;
+    if candidates.iter().any(unchecked) {
+        return (Mode::Starting, all(&unchecked));
+    }
+    let any = candidates.iter().any(|it| it.eligible);
+    (if any { Mode::Panic } else { Mode::None }, all(&|it| it.eligible))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: Candidate =
+        Candidate { eligible: true, usable: true, undecided: false, backup: false, elsewhere: false };
+    const BAD: Candidate = Candidate { usable: false, ..GOOD };
+    const NEW: Candidate = Candidate { undecided: true, ..BAD };
+    const OUT: Candidate = Candidate { eligible: false, ..BAD };
+    const SPARE: Candidate = Candidate { backup: true, ..GOOD };
+    const FAR: Candidate = Candidate { elsewhere: true, ..GOOD };
+
+    #[test]
+    fn backups_wait_until_no_primary_is_usable() {
+        assert_eq!(select(&[GOOD, BAD, SPARE], 0), (Mode::Normal, vec![true, false, false]));
+        assert_eq!(select(&[BAD, OUT, SPARE, SPARE], 0), (Mode::Backup, vec![false, false, true, true]));
+        assert_eq!(select(&[BAD, Candidate { usable: false, ..SPARE }], 0), (Mode::Panic, vec![true, true]));
+    }
+
+    #[test]
+    fn other_zones_wait_until_none_here_is_usable_and_come_before_backups() {
+        assert_eq!(select(&[GOOD, FAR], 0), (Mode::Normal, vec![true, false]));
+        assert_eq!(select(&[BAD, FAR, SPARE], 0), (Mode::Normal, vec![false, true, false]));
+        let far_spare = Candidate { backup: true, ..FAR };
+        assert_eq!(select(&[BAD, far_spare, SPARE], 0), (Mode::Backup, vec![false, false, true]));
+        assert_eq!(select(&[BAD, far_spare], 0), (Mode::Backup, vec![false, true]));
+    }
+
+    #[test]
+    fn panic_begins_below_the_share_and_not_at_it() {
+        assert_eq!(select(&[GOOD, BAD], 50), (Mode::Normal, vec![true, false]));
+        assert_eq!(select(&[GOOD, BAD], 51), (Mode::Panic, vec![true, true]));
+        assert_eq!(select(&[GOOD, BAD, OUT, SPARE], 51), (Mode::Panic, vec![true, true, false, false]));
+        assert_eq!(select(&[GOOD, NEW, NEW], 100), (Mode::Normal, vec![true, false, false]));
+        assert_eq!(select(&[BAD, BAD], 0), (Mode::Panic, vec![true, true]));
+    }
+
+    #[test]
+    fn a_start_is_no_panic() {
+        assert_eq!(select(&[NEW, BAD, OUT], 50), (Mode::Starting, vec![true, false, false]));
+        assert_eq!(select(&[], 50), (Mode::None, vec![]));
+        assert_eq!(select(&[OUT], 50), (Mode::None, vec![false]));
+    }
+
+    fn candidate() -> impl Strategy<Value = Candidate> {
+        (any::<bool>(), 0..3, any::<bool>(), any::<bool>()).prop_map(
+            |(eligible, state, backup, elsewhere)| Candidate {
+                eligible,
+                usable: eligible && state == 0,
+                undecided: state == 1,
+                backup,
+                elsewhere,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn the_rules_hold(
+            candidates in proptest::collection::vec(candidate(), 0..10), panic_percent in 0_u8..=100,
+        ) {
+            let (mode, chosen) = select(&candidates, panic_percent);
+            prop_assert_eq!(chosen.len(), candidates.len());
+            let picked: Vec<&Candidate> =
+                candidates.iter().zip(&chosen).filter(|&(_, &chosen)| chosen).map(|(it, _)| it).collect();
+            prop_assert!(picked.iter().all(|it| it.eligible));
+            // Somebody serves whenever somebody may.
+            prop_assert_eq!(picked.is_empty(), !candidates.iter().any(|it| it.eligible));
+            let usable = |wanted: &dyn Fn(&Candidate) -> bool| candidates.iter().any(|it| it.usable && wanted(it));
+            if usable(&|it| !it.backup) {
+                prop_assert!(picked.iter().all(|it| !it.backup));
+                if usable(&|it| !it.backup && !it.elsewhere) {
+                    prop_assert!(picked.iter().all(|it| !it.elsewhere));
+                }
+            }
+            match mode {
+                Mode::Normal => prop_assert!(picked.iter().all(|it| it.usable && !it.backup)),
+                Mode::Backup => {
+                    prop_assert!(picked.iter().all(|it| it.usable && it.backup));
+                    prop_assert!(!usable(&|it| !it.backup));
+                }
+                Mode::Starting => prop_assert!(!usable(&|_| true) && picked.iter().all(|it| it.undecided)),
+                Mode::None => prop_assert!(picked.is_empty()),
+                Mode::Panic => {
+                    let known = picked.iter().filter(|it| it.usable || !it.undecided).count();
+                    let good = picked.iter().filter(|it| it.usable).count();
+                    prop_assert!(good * 100 < known * usize::from(panic_percent) || good == 0);
+                }
+            }
+        }
+    }
+}
