@@ -20,6 +20,7 @@ pub mod recent;
 pub mod reload;
 pub mod round_robin;
 mod sharded;
+pub mod simulate;
 pub mod sni;
 pub mod sources;
 pub mod sticky;
