@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use lbd_core::group::Admin;
 
-use crate::{api, process, reload, run, status};
+use crate::{api, prober, process, reload, run, simulate, status};
 
 /// Tandem's load balancer: forwards the traffic of the pair's virtual IPs to healthy targets.
 #[derive(Debug, Parser)]
@@ -56,8 +57,28 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Set a target's state or weight in the running daemon, until it is set again, deleted, or lbd restarts
+    Set {
+        /// The target, as `lbd status` shows it
+        #[arg(value_name = "GROUP/TARGET")]
+        target: String,
+        /// ready; drain: no new connections, open ones are closed after drain_timeout; maint: no connections at all
+        #[arg(long, value_name = "ready|drain|maint", value_parser = parse_admin, required_unless_present = "weight")]
+        state: Option<Admin>,
+        /// 0 to 256, or `configured`
+        #[arg(long, value_name = "N")]
+        weight: Option<status::Weight>,
+    },
     /// Have the running daemon read its configuration again
     Reload,
+    /// Play a workload through the balancing algorithms on a virtual clock, and print what each makes of it
+    Simulate {
+        /// The description of the workload; examples are in configs/simulate
+        file: PathBuf,
+        /// Also draw it: targets' shares, and their load over time
+        #[arg(long, value_name = "OUT")]
+        svg: Option<PathBuf>,
+    },
 }
 
 /// Runs the command.
@@ -68,7 +89,11 @@ pub(crate) fn main() -> ExitCode {
         Command::Run { workers } => run::run(options, workers).map(|()| String::new()),
         Command::Check => check(options),
         Command::Status { json } => status::show(&options.run_dir, json),
+        Command::Set { target, state, weight } => {
+            status::set(&options.run_dir, &target, status::Settings { state, weight })
+        }
         Command::Reload => status::reload(&options.run_dir),
+        Command::Simulate { file, svg } => simulate::simulate(&file, svg.as_deref()),
     };
     let (code, written) = match done {
         Ok(text) => (ExitCode::SUCCESS, io::stdout().write_all(text.as_bytes())),
@@ -79,11 +104,17 @@ pub(crate) fn main() -> ExitCode {
     code
 }
 
+fn parse_admin(text: &str) -> Result<Admin, &'static str> {
+    let all = [Admin::Ready, Admin::Drain, Admin::Maint];
+    all.into_iter().find(|admin| admin.name() == text).ok_or("it must be ready, drain or maint")
+}
+
 fn check(options: &Options) -> anyhow::Result<String> {
     let config = match &options.node {
         Some(node) => reload::load_for_node(&options.config, node)?,
         None => common::config::load(&options.config)?,
     };
+    prober::check_files(&config)?;
     if let Some(path) = &config.api.token_file {
         api::read_token(path)?;
     }

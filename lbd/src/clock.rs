@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use common::time::UnixTime;
+use common::time::{Instant as CoreInstant, Now, UnixTime};
 
 /// Milliseconds on the monotonic clock since the process started; never 0, so that 0 can mean "never".
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +18,23 @@ impl Clock {
 
     /// Milliseconds since the start, plus one.
     pub(crate) fn now_ms(self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+        ms_of(self.at())
     }
+
+    /// Both clocks now, for the cores.
+    pub(crate) fn now(self) -> Now {
+        Now { at: self.at(), unix: unix_now() }
+    }
+
+    /// The monotonic clock now, for the cores.
+    pub(crate) fn at(self) -> CoreInstant {
+        CoreInstant::from_nanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// A time of the cores as [`Clock::now_ms`] tells it.
+pub(crate) const fn ms_of(at: CoreInstant) -> u64 {
+    at.as_nanos() / 1_000_000 + 1
 }
 
 /// The wall clock, for stamps.

@@ -5,9 +5,12 @@
 //! What is decided is decided in `lbd-core`; this crate does the IO.
 
 mod api;
+mod change;
 mod cli;
 mod clock;
 mod counters;
+mod discover;
+mod groups;
 mod l4;
 mod logging;
 mod metrics;
@@ -16,6 +19,7 @@ mod process;
 mod reload;
 mod run;
 mod shared;
+mod simulate;
 mod snapshot;
 mod status;
 mod stop;

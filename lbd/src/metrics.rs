@@ -12,27 +12,56 @@
 //! | `tandem_lbd_api_connections_refused_total` | counter | | API connections closed because too many were open |
 //! | `tandem_lbd_vrrpd_connected` | gauge | | 1 while `vrrpd` is connected |
 //! | `tandem_lbd_vrrpd_connects_total` | counter | | connections to `vrrpd` made |
+//! | `tandem_lbd_checks_delayed_total` | counter | | health checks that had to wait because too many were under way |
+//! | `tandem_lbd_check_failures_total` | counter | `reason` (`connect`, `timeout`, `closed`, `tls`, `answer`, `malformed`, `too_large`, `local`) | health checks that failed |
 //! | `tandem_lbd_role` | gauge | `instance`, `role` | 1 for the role this node has, as `vrrpd` says |
 //! | `tandem_lbd_service_connections_open` | gauge | `service` | client connections open now |
 //! | `tandem_lbd_service_connections_max` | gauge | `service` | the most that may be open |
 //! | `tandem_lbd_service_connections_total` | counter | `service` | client connections admitted |
-//! | `tandem_lbd_service_connections_refused_total` | counter | `service`, `reason` (`max_connections`, `no_target`) | client connections reset |
+//! | `tandem_lbd_service_connections_refused_total` | counter | `service`, `reason` (`access`, `max_connections`, `max_connections_per_source`, `rate`, `proxy_header`, `client_hello`, `header_timeout`, `client_gone`, `targets_full`, `queue_full`, `queue_timeout`, `no_target`) | client connections reset before they had a target |
+//! | `tandem_lbd_service_connections_queued_total` | counter | `service` | client connections that had to wait for a target with room |
+//! | `tandem_lbd_service_rate_sources_forgotten_total` | counter | `service` | sources whose rate was forgotten because too many were known |
+//! | `tandem_lbd_group_queue_waiting` | gauge | `group` | connections that wait for a target with room now |
+//! | `tandem_lbd_group_sticky_entries` | gauge | `group` | clients whose target is remembered |
+//! | `tandem_lbd_group_sticky_forgotten_total` | counter | `group` | clients forgotten before their time because too many were known |
 //! | `tandem_lbd_service_connections_ended_total` | counter | `service`, `end` (`done`, `client_reset`, `target_reset`, `idle`, `drained`, `stopped`) | relayed connections by how they ended |
 //! | `tandem_lbd_service_connect_retries_total` | counter | `service` | connects tried again on another target |
-//! | `tandem_lbd_service_unhealthy_tries_total` | counter | `service` | connects to an unhealthy target because none was healthy |
+//! | `tandem_lbd_service_unhealthy_tries_total` | counter | `service` | connects while the target group was in panic |
+//! | `tandem_lbd_service_datagrams_total` | counter | `service`, `direction` (`to_target`, `to_client`) | datagrams passed on; this and what follows for `udp` services only, whose sessions are counted as connections |
+//! | `tandem_lbd_service_datagrams_dropped_total` | counter | `service`, `reason` (`refused`: no session for it, `truncated`, `too_big`, `queue_full`, `to_target`, `to_client`, `closing`) | datagrams not passed on |
+//! | `tandem_lbd_service_sessions_moved_total` | counter | `service` | sessions that were given another target |
+//! | `tandem_lbd_service_sessions_ended_total` | counter | `service`, `end` (`idle`, `drained`, `no_target`, `unlistened`, `stopped`) | sessions by how they ended |
+//! | `tandem_lbd_service_session_socket_errors_total` | counter | `service` | sockets for sessions that could not be opened |
 //! | `tandem_lbd_service_bytes_total` | counter | `service`, `direction` (`to_target`, `to_client`) | bytes relayed |
+//! | `tandem_lbd_service_spliced_bytes_total` | counter | `service` | of these, bytes that stayed in the kernel |
+//! | `tandem_lbd_group_mode` | gauge | `group`, `mode` (`normal`, `starting`, `backup`, `panic`, `none`) | 1 for the mode it is in |
+//! | `tandem_lbd_group_targets` | gauge | `group`, `state` (`all`, `usable`, `ejected`) | targets |
+//! | `tandem_lbd_discovery_targets` | gauge | `group` | targets found, the last good list |
+//! | `tandem_lbd_discovery_stale` | gauge | `group` | 1 while the source fails and the last good list is in use |
+//! | `tandem_lbd_discovery_last_success_time_seconds` | gauge | `group` | when the source last gave a good answer, Unix time; absent if never |
+//! | `tandem_lbd_discovery_answers_total` | counter | `group`, `result` (`changed`, `unchanged`, `unreachable`, `invalid`, `empty`) | what came of asking the source |
+//! | `tandem_lbd_discovery_entries_left_out_total` | counter | `group`, `reason` (`over_limit`, `unusable`) | entries of good answers left out |
 //! | `tandem_lbd_target_serving` | gauge | `group`, `target`, `address` | 1 if new connections may go there |
-//! | `tandem_lbd_target_weight` | gauge | the same | its share |
+//! | `tandem_lbd_target_usable` | gauge | the same | 1 if it is ready, healthy and not ejected |
+//! | `tandem_lbd_target_weight` | gauge | the same | the weight in force |
+//! | `tandem_lbd_target_share` | gauge | the same | weight × 256, less during a slow start, 0 for nothing |
+//! | `tandem_lbd_target_ejections_total` | counter | the same and `result` (`ejected`, `refused`) | ejections, and those that `max_percent` did not allow; a reload keeps them |
 //! | `tandem_lbd_target_connections_open` | gauge | the same | connections open now |
 //! | `tandem_lbd_target_connections_total` | counter | the same | connections made |
 //! | `tandem_lbd_target_connect_failures_total` | counter | the same and `reason` (`error`, `timeout`) | connects that failed |
 //! | `tandem_lbd_target_checks_total` | counter | the same and `result` (`success`, `failure`) | health checks |
 //! | `tandem_lbd_target_check_duration_seconds` | gauge | the same | how long the last check took |
 
+mod udp;
+
 use std::fmt;
 use std::sync::Arc;
 
 use common::ipc::Role;
+use common::time::Instant;
+use lbd_core::check::Reason;
+use lbd_core::discover::{FailureKind, Status};
+use lbd_core::group::{Mode, View};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -40,7 +69,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::l4::End;
+use crate::discover::Directory;
+use crate::l4::{End, Refusal};
 use crate::reload::hash_text;
 use crate::shared::Shared;
 use crate::snapshot::{Group, Service, Target};
@@ -68,8 +98,40 @@ impl Collector for Now {
         let snapshot = shared.snapshot.load_full();
         encode_daemon(&mut out, shared, snapshot.config.hash)?;
         encode_services(&mut out, &snapshot.services)?;
-        encode_targets(&mut out, &snapshot.groups)
+        encode_discovery(&mut out, &shared.discovery)?;
+        let now = shared.clock.now().at;
+        encode_groups(&mut out, &snapshot.groups, now)?;
+        encode_targets(&mut out, &snapshot.groups, now)
     }
+}
+
+/// What is known of the search for targets.
+fn encode_discovery(out: &mut Out<'_>, directory: &Directory) -> fmt::Result {
+    let groups: Vec<(String, Status)> =
+        directory.groups().into_iter().map(|(group, found)| (group, found.state().status().clone())).collect();
+    let each = |value: fn(&Status) -> Option<f64>| {
+        groups.iter().filter_map(move |(group, status)| Some((vec![("group", group.as_str())], value(status)?)))
+    };
+    out.gauges("discovery_targets", "Targets found", each(|status| Some(status.targets as f64)))?;
+    let stale = each(|status| Some(flag(status.stale_since.is_some())));
+    out.gauges("discovery_stale", "Whether the source fails and the last good list is in use", stale)?;
+    let success = each(|status| status.last_success.map(|at| at.as_millis() as f64 / 1000.0));
+    let help = "When the source last gave a good answer, Unix time";
+    out.gauges("discovery_last_success_time_seconds", help, success)?;
+    let answers = groups.iter().flat_map(|(group, status)| {
+        let counts = &status.counts;
+        let good = [("changed", counts.changes), ("unchanged", counts.answers - counts.changes)];
+        let bad = FailureKind::ALL.map(FailureKind::name).into_iter().zip(counts.failures);
+        let labels = move |result| vec![("group", group.as_str()), ("result", result)];
+        good.into_iter().chain(bad).map(move |(result, count)| (labels(result), count))
+    });
+    out.counters("discovery_answers", "What came of asking the source of targets", answers)?;
+    let left_out = groups.iter().flat_map(|(group, status)| {
+        let counts = &status.counts;
+        [("over_limit", counts.over_limit), ("unusable", counts.unusable)]
+            .map(|(reason, count)| (vec![("group", group.as_str()), ("reason", reason)], count))
+    });
+    out.counters("discovery_entries_left_out", "Entries of good answers left out", left_out)
 }
 
 /// A label set.
@@ -120,7 +182,7 @@ fn flag(set: bool) -> f64 {
 fn encode_daemon(out: &mut Out<'_>, shared: &Shared, hash: u64) -> fmt::Result {
     let hash = hash_text(hash);
     let info = vec![
-        ("node", shared.node.as_str()),
+        ("node", shared.life.node.as_str()),
         ("version", env!("CARGO_PKG_VERSION")),
         ("config_hash", hash.as_str()),
     ];
@@ -144,6 +206,10 @@ fn encode_daemon(out: &mut Out<'_>, shared: &Shared, hash: u64) -> fmt::Result {
     let vrrpd = shared.vrrpd.borrow().clone();
     out.gauge("vrrpd_connected", "Whether vrrpd is connected", flag(vrrpd.connected))?;
     out.counter("vrrpd_connects", "Connections to vrrpd made", control.vrrpd_connects.get())?;
+    out.counter("checks_delayed", "Health checks that had to wait", control.checks.delayed.get())?;
+    let failures = Reason::ALL.into_iter().zip(&control.checks.failures);
+    let failures = failures.map(|(reason, count)| (vec![("reason", reason.name())], count.get()));
+    out.counters("check_failures", "Health checks that failed", failures)?;
     let all = [Role::Init, Role::Backup, Role::Active, Role::Fault];
     let roles = vrrpd.roles.iter().flat_map(|(instance, &now)| {
         let labels = move |role: Role| vec![("instance", instance.as_str()), ("role", role.name())];
@@ -176,14 +242,8 @@ fn encode_services(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Result 
         "service_connections_refused",
         "Client connections reset",
         each().flat_map(|(name, service)| {
-            let counters = &service.shared.counters;
-            [
-                (
-                    vec![("service", name), ("reason", "max_connections")],
-                    counters.sum(|shard| &shard.over_limit),
-                ),
-                (vec![("service", name), ("reason", "no_target")], counters.sum(|shard| &shard.no_target)),
-            ]
+            let count = |it: Refusal| service.shared.counters.sum(|shard| &shard.refusals[it.index()]);
+            Refusal::ALL.map(|it| (vec![("service", name), ("reason", it.name())], count(it)))
         }),
     )?;
     out.counters(
@@ -194,7 +254,8 @@ fn encode_services(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Result 
             End::ALL.map(|end| (vec![("service", name), ("end", end.name())], count(end)))
         }),
     )?;
-    encode_service_work(out, &names, services)
+    encode_service_work(out, &names, services)?;
+    udp::encode(out, services)
 }
 
 fn encode_service_work(out: &mut Out<'_>, names: &[String], services: &[Arc<Service>]) -> fmt::Result {
@@ -206,8 +267,18 @@ fn encode_service_work(out: &mut Out<'_>, names: &[String], services: &[Arc<Serv
         each().map(|(name, service)| (labels(name), service.shared.counters.sum(|shard| &shard.retries))),
     )?;
     out.counters(
+        "service_connections_queued",
+        "Client connections that had to wait for a target with room",
+        each().map(|(name, service)| (labels(name), service.shared.counters.sum(|shard| &shard.queued))),
+    )?;
+    out.counters(
+        "service_rate_sources_forgotten",
+        "Sources whose rate was forgotten because too many were known",
+        each().map(|(name, service)| (labels(name), service.guard.rate_sources_forgotten())),
+    )?;
+    out.counters(
         "service_unhealthy_tries",
-        "Connects to an unhealthy target because none was healthy",
+        "Connects while the target group was in panic",
         each().map(|(name, service)| {
             (labels(name), service.shared.counters.sum(|shard| &shard.unhealthy_tries))
         }),
@@ -228,14 +299,55 @@ fn encode_service_work(out: &mut Out<'_>, names: &[String], services: &[Arc<Serv
                 ),
             ]
         }),
+    )?;
+    out.counters(
+        "service_spliced_bytes",
+        "Bytes relayed without copying them",
+        each().map(|(name, service)| {
+            (labels(name), service.shared.counters.sum(|shard| &shard.bytes_spliced))
+        }),
     )
+}
+
+fn encode_groups(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant) -> fmt::Result {
+    let modes = groups.iter().flat_map(|group| {
+        let (name, mode) = (group.config.name.as_str(), group.mode());
+        Mode::ALL.map(|it| (vec![("group", name), ("mode", it.name())], flag(it == mode)))
+    });
+    out.gauges("group_mode", "From where a group takes its targets", modes)?;
+    let counts = groups.iter().flat_map(|group| {
+        let views: Vec<View> = group.views(now).into_iter().flatten().collect();
+        let count = |of: fn(&View) -> bool| views.iter().filter(|view| of(view)).count() as f64;
+        let labels = |state| vec![("group", group.config.name.as_str()), ("state", state)];
+        [
+            (labels("all"), count(|_| true)),
+            (labels("usable"), count(|view| view.usable)),
+            (labels("ejected"), count(|view| view.ejected_for.is_some())),
+        ]
+    });
+    out.gauges("group_targets", "Targets of a group", counts)?;
+    encode_waiting(out, groups)
+}
+
+/// Who waits for a target, and who has one for good.
+fn encode_waiting(out: &mut Out<'_>, groups: &[Arc<Group>]) -> fmt::Result {
+    let labels = |group: &'_ Arc<Group>| group.config.name.clone();
+    let names: Vec<String> = groups.iter().map(labels).collect();
+    let each = || names.iter().map(|name| vec![("group", name.as_str())]).zip(groups);
+    let waiting = each().map(|(labels, group)| (labels, group.shared.queue.waiting() as f64));
+    out.gauges("group_queue_waiting", "Connections that wait for a target with room", waiting)?;
+    let tables = || each().filter_map(|(labels, group)| Some((labels, &group.sticky.as_ref()?.table)));
+    let entries = tables().map(|(labels, table)| (labels, table.len() as f64));
+    out.gauges("group_sticky_entries", "Clients whose target is remembered", entries)?;
+    let forgotten = tables().map(|(labels, table)| (labels, table.forgotten()));
+    out.counters("group_sticky_forgotten", "Clients forgotten before their time for want of room", forgotten)
 }
 
 /// A target of the configuration, with what its labels borrow from.
 struct Labelled<'a> {
     target: &'a Target,
     address: String,
-    weight: u16,
+    view: View,
 }
 
 impl Labelled<'_> {
@@ -250,13 +362,11 @@ impl Labelled<'_> {
     }
 }
 
-fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>]) -> fmt::Result {
-    let all = groups.iter().flat_map(|group| group.config.targets.iter().zip(&group.targets));
+fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant) -> fmt::Result {
+    let all = groups.iter().flat_map(|group| group.targets.iter().zip(group.views(now)));
     let targets: Vec<Labelled<'_>> = all
-        .map(|(config, target)| Labelled {
-            target,
-            address: target.key.address.to_string(),
-            weight: config.weight,
+        .filter_map(|(target, view)| {
+            Some(Labelled { target, address: target.key.address.to_string(), view: view? })
         })
         .collect();
     let gauges =
@@ -266,7 +376,24 @@ fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>]) -> fmt::Result {
         "Whether new connections may go there",
         gauges(|it| flag(it.target.serving())),
     )?;
-    out.gauges("target_weight", "Its share", gauges(|it| f64::from(it.weight)))?;
+    out.gauges(
+        "target_usable",
+        "Whether it is ready, healthy and not ejected",
+        gauges(|it| flag(it.view.usable)),
+    )?;
+    out.gauges("target_weight", "The weight in force", gauges(|it| f64::from(it.view.weight)))?;
+    let share = gauges(|it| f64::from(it.view.share));
+    out.gauges("target_share", "Weight times 256, less during a slow start, 0 for nothing", share)?;
+    out.counters(
+        "target_ejections",
+        "Ejections, and those that were refused",
+        targets.iter().flat_map(|it| {
+            [
+                (it.labels_and("result", "ejected"), it.view.ejections),
+                (it.labels_and("result", "refused"), it.view.ejections_refused),
+            ]
+        }),
+    )?;
     let open = gauges(|it| it.target.counters.sum(|shard| &shard.open) as f64);
     out.gauges("target_connections_open", "Connections open now", open)?;
     let connected = |it: &Labelled<'_>| it.target.counters.sum(|shard| &shard.connected);
@@ -297,8 +424,7 @@ fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>]) -> fmt::Result {
             ]
         }),
     )?;
-    let duration =
-        |it: &Labelled<'_>| it.target.record().last.as_ref().map(|last| last.latency.as_secs_f64());
+    let duration = |it: &Labelled<'_>| it.target.last_check().map(|last| last.latency.as_secs_f64());
     out.gauges(
         "target_check_duration_seconds",
         "How long the last check took",

@@ -1,20 +1,23 @@
 //! Applying a new configuration to the running daemon: all of it, or nothing.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::config::{Config, ConfigError, load};
+use common::config::{self, Config, ConfigError, Mode, load};
 use lbd_core::reload::Difference;
 use lbd_core::target::TargetKey;
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use crate::api::{ApiError, ApiServer};
-use crate::clock::unix_now;
-use crate::l4::{BindError, bind_all};
-use crate::prober::Prober;
+use crate::change::{Asked, Reply};
+use crate::discover::Discoverer;
+use crate::l4::{BindError, bind_all, udp};
+use crate::prober::{self, CaFileError, Prober};
 use crate::shared::Shared;
-use crate::snapshot::{Carry, Snapshot, Target};
+use crate::snapshot::{Carry, Snapshot, Target, hash_key};
 use crate::summary;
 use crate::worker::{Command, Workers};
 
@@ -30,6 +33,9 @@ pub(crate) enum ReloadError {
     /// Not for this node.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// A file that health checks need cannot be used.
+    #[error(transparent)]
+    CaFile(#[from] CaFileError),
     /// A new address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -46,10 +52,6 @@ pub(crate) enum NodeError {
         "the configuration has no [[node]] named {node:?}, only {known}; give this node's name with --node"
     )]
     Unknown { node: String, known: String },
-    /// It has nothing at all: most likely a file that is just being written. Serving nothing instead of what was served is
-    /// never what was meant by that.
-    #[error("the configuration is empty: it has no [[node]], no [[vrrp]] and no [[service]]")]
-    Empty,
 }
 
 /// What a reload changed.
@@ -69,9 +71,6 @@ pub(crate) struct ReloadReport {
 
 /// Checks that `config` is for this node.
 pub(crate) fn check_node(config: &Config, node: &str) -> Result<(), NodeError> {
-    if config.nodes.is_empty() && config.vrrp.is_empty() && config.services.is_empty() {
-        return Err(NodeError::Empty);
-    }
     if config.nodes.is_empty() || config.node(node).is_some() {
         return Ok(());
     }
@@ -94,6 +93,8 @@ pub(crate) struct Parts {
     pub(crate) prober: Prober,
     /// The API.
     pub(crate) api: ApiServer,
+    /// The search for targets.
+    pub(crate) discoverer: Discoverer,
 }
 
 impl Parts {
@@ -124,43 +125,71 @@ impl Parts {
         let file = self.shared.config_file.clone();
         let config =
             tokio::task::spawn_blocking(move || load(&file)).await.map_err(|_| ReloadError::Cancelled)??;
-        check_node(&config, &self.shared.node)?;
+        check_node(&config, &self.shared.life.node)?;
+        prober::check_files(&config)?;
         let before = self.shared.snapshot.load_full();
-        let carry = Carry::from(&before, &self.shared.removed());
-        let now = unix_now();
-        let next = Arc::new(Snapshot::build(Arc::new(config), &carry, self.workers.count(), now));
-        let addresses = Difference::between(before.addresses(), next.addresses());
-        let held: Vec<SocketAddr> = before.addresses().collect();
+        let key = hash_key(&config, Some(before.hash_key));
+        let carry = Carry::from(self.shared.life.clone(), key, &before, &self.shared.removed());
+        let next = Arc::new(Snapshot::build(Arc::new(config), &carry));
+        let changed = |mode| Difference::between(before.addresses(mode), next.addresses(mode));
+        let held = |mode| before.addresses(mode).collect::<Vec<_>>();
+        let (streams, datagrams) = (changed(Mode::Tcp), changed(Mode::Udp));
         // What can fail comes first; from here on to the marked line nothing in use has changed.
-        let added = bind_all(&addresses.added, &held, self.workers.count())?;
+        let workers = self.workers.count();
+        let added = bind_all(&streams.added, &held(Mode::Tcp), workers)?;
+        let added_udp = udp::bind_all(&datagrams.added, &held(Mode::Udp), workers)?;
         let api_change = self.api.prepare(&next.config.api).await?;
         // ---- nothing below fails ----
-        next.adopt(now);
-        self.shared.snapshot.store(Arc::clone(&next));
+        let targets = self.put_in_force(&before, &next);
         for listeners in added {
             for (index, socket) in listeners.sockets.into_iter().enumerate() {
                 self.workers.send(index, Command::Listen(listeners.address, socket)).await;
             }
         }
-        for &address in &addresses.removed {
+        for &address in &streams.removed {
             self.workers.send_all(|| Command::Unlisten(address)).await;
         }
-        let targets = Difference::between(keys(&before), keys(&next));
-        self.retire(&before, &targets.removed);
-        self.prober.update(&self.shared, &next);
+        self.listen_udp(added_udp).await;
+        for &address in &datagrams.removed {
+            self.workers.send_all(|| Command::UnlistenUdp(address)).await;
+        }
         self.api.apply(api_change);
+        self.update_discovery();
+        self.shared.groups_changed();
         summary::update(&self.shared);
+        let hash = next.config.hash;
+        self.shared.config_hash.send_if_modified(|known| std::mem::replace(known, hash) != hash);
         Ok(ReloadReport {
             config_hash: hash_text(next.config.hash),
-            listeners_added: addresses.added,
-            listeners_removed: addresses.removed,
+            listeners_added: [streams.added, datagrams.added].concat(),
+            listeners_removed: [streams.removed, datagrams.removed].concat(),
             targets_added: targets.added,
             targets_removed: targets.removed,
         })
     }
 
+    /// Has the workers take datagrams from these sockets.
+    pub(crate) async fn listen_udp(&self, sockets: Vec<udp::Sockets>) {
+        for sockets in sockets {
+            for (index, socket) in sockets.sockets.into_iter().enumerate() {
+                self.workers.send(index, Command::ListenUdp(sockets.address, socket)).await;
+            }
+        }
+    }
+
+    /// Has the workers and the checks use another snapshot. Answers which targets have come and gone.
+    pub(crate) fn put_in_force(&mut self, before: &Snapshot, next: &Arc<Snapshot>) -> Difference<TargetKey> {
+        next.adopt(self.shared.clock.now());
+        self.shared.snapshot.store(Arc::clone(next));
+        let targets = Difference::between(keys(before), keys(next));
+        self.retire(before, &targets.removed);
+        self.prober.update(&self.shared, next);
+        targets
+    }
+
     /// Gives the connections of removed targets their `drain_timeout`, and forgets those removed long ago.
     fn retire(&self, before: &Snapshot, keys: &[TargetKey]) {
+        let keys: HashSet<&TargetKey> = keys.iter().collect();
         let now_ms = self.shared.clock.now_ms();
         let mut removed = self.shared.removed();
         // Those taken back by this reload have no end any more; the snapshot holds them now.
@@ -168,7 +197,9 @@ impl Parts {
         for group in &before.groups {
             let drain_ms = u64::try_from(group.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
             for target in group.targets.iter().filter(|target| keys.contains(&target.key)) {
-                target.set_close_at_ms(now_ms.saturating_add(drain_ms).min(u64::MAX - 1));
+                // One that was being drained does not get more time by being removed.
+                let close_at_ms = now_ms.saturating_add(drain_ms).min(u64::MAX - 1);
+                target.set_close_at_ms(close_at_ms.min(target.close_at_ms()));
                 removed.push(Arc::clone(target));
             }
         }
@@ -188,12 +219,24 @@ fn keys(snapshot: &Snapshot) -> Vec<TargetKey> {
 /// A request to the control loop.
 pub(crate) enum Request {
     /// Reload, and answer how it went.
-    Reload(tokio::sync::oneshot::Sender<Result<ReloadReport, ReloadError>>),
+    Reload(oneshot::Sender<Result<ReloadReport, ReloadError>>),
+    /// Make a change, and answer how it went.
+    Change(Asked, Reply),
+    /// Use these discovered targets.
+    Discovered {
+        /// The target group.
+        group: String,
+        /// All of them; those of before are no longer there.
+        targets: Vec<config::Target>,
+        /// Told when they are in use.
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Reads the configuration for the start of the daemon.
 pub(crate) fn load_for_node(file: &Path, node: &str) -> Result<Config, ReloadError> {
     let config = load(file)?;
     check_node(&config, node)?;
+    prober::check_files(&config)?;
     Ok(config)
 }

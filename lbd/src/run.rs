@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use common::config::Mode;
 use common::ipc::LbdHealth;
 use lbd_core::health::HealthState;
 use sd_notify::NotifyState;
@@ -17,16 +18,17 @@ use tokio::time::{Instant, sleep};
 use crate::api::ApiServer;
 use crate::cli::Options;
 use crate::clock::{Clock, unix_now};
-use crate::l4::{Listeners, bind_all};
+use crate::discover::Discoverer;
+use crate::l4::{Listeners, bind_all, udp};
 use crate::prober::Prober;
 use crate::reload::{Parts, Request, load_for_node};
 use crate::shared::{ControlCounters, Shared, VrrpdView, WorkerShared};
-use crate::snapshot::{Carry, Snapshot};
+use crate::snapshot::{Carry, Life, Snapshot, hash_key};
 use crate::worker::{Command, Workers};
-use crate::{logging, process, stop, summary, vrrpd_link};
+use crate::{groups, logging, process, stop, summary, vrrpd_link};
 
-/// Reloads that may wait for the one under way.
-const REQUESTS_MAX: usize = 8;
+/// Reloads and changes that may wait for the one under way.
+const REQUESTS_MAX: usize = 64;
 
 /// How long the link to `vrrpd` waits for the first check of every target, so that it does not begin with a guess.
 const FIRST_CHECKS_MAX: Duration = Duration::from_secs(1);
@@ -41,20 +43,26 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
     process::make_room_for_open_files(open_files).context("cannot make room for open files")?;
     let workers = workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let now = unix_now();
-    let snapshot = Arc::new(Snapshot::build(Arc::new(config), &Carry::default(), workers, now));
-    let addresses: Vec<_> = snapshot.addresses().collect();
-    let listeners = bind_all(&addresses, &[], workers)?;
+    let clock = Clock::new();
+    let life = Life { node, workers, alarm: Arc::default() };
+    let key = hash_key(&config, None);
+    let config_hash = config.hash;
+    let snapshot = Arc::new(Snapshot::build(Arc::new(config), &Carry::nothing(life.clone(), key)));
+    snapshot.adopt(clock.now());
+    let addresses = |mode| snapshot.addresses(mode).collect::<Vec<_>>();
+    let listeners = bind_all(&addresses(Mode::Tcp), &[], workers)?;
+    let datagrams = udp::bind_all(&addresses(Mode::Udp), &[], workers)?;
     tracing::info!(
-        node,
+        node = life.node,
         version = env!("CARGO_PKG_VERSION"),
         workers,
         open_files,
-        listeners = listeners.len(),
+        listeners = listeners.len() + datagrams.len(),
         "starting"
     );
     let shared = Arc::new(Shared {
-        clock: Clock::new(),
-        node,
+        clock,
+        life,
         config_file: options.config.clone(),
         run_dir: options.run_dir.clone(),
         started: now,
@@ -63,15 +71,17 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
         workers: (0..workers).map(|_| WorkerShared::default()).collect(),
         health: watch::Sender::new(LbdHealth::default()),
         health_changed: Notify::new(),
+        config_hash: watch::Sender::new(config_hash),
         vrrpd: watch::Sender::new(VrrpdView::default()),
         stopping: AtomicBool::new(false),
         control: ControlCounters::default(),
+        discovery: Arc::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    runtime.block_on(control(shared, listeners))?;
+    runtime.block_on(control(shared, listeners, datagrams))?;
     // Removed by the process that made it, before another one can take the run directory.
     drop(std::fs::remove_file(process::socket_path(&options.run_dir)));
     drop(run_dir);
@@ -79,21 +89,30 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
 }
 
 /// The control loop.
-async fn control(shared: Arc<Shared>, listeners: Vec<Listeners>) -> anyhow::Result<()> {
+async fn control(
+    shared: Arc<Shared>,
+    listeners: Vec<Listeners>,
+    datagrams: Vec<udp::Sockets>,
+) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let (requests, mut received) = mpsc::channel(REQUESTS_MAX);
+    let discoverer = Discoverer::new(Arc::clone(&shared.discovery), requests.clone());
     let api = ApiServer::start(&shared, requests).await?;
     let workers = Workers::start(&shared).context("cannot start the worker threads")?;
-    let mut parts = Parts { shared: Arc::clone(&shared), workers, prober: Prober::default(), api };
+    let mut parts = Parts { shared: Arc::clone(&shared), workers, prober: Prober::default(), api, discoverer };
     parts.prober.update(&shared, &shared.snapshot.load());
+    parts.update_discovery();
+    first_targets(&mut parts, &mut received).await;
     for listeners in listeners {
         for (index, socket) in listeners.sockets.into_iter().enumerate() {
             parts.workers.send(index, Command::Listen(listeners.address, socket)).await;
         }
     }
+    parts.listen_udp(datagrams).await;
     summary::update(&shared);
     tokio::spawn(summary::run(Arc::clone(&shared)));
+    tokio::spawn(groups::run(Arc::clone(&shared)));
     let link = Arc::clone(&shared);
     tokio::spawn(async move {
         first_checks(&link).await;
@@ -104,11 +123,7 @@ async fn control(shared: Arc<Shared>, listeners: Vec<Listeners>) -> anyhow::Resu
     loop {
         tokio::select! {
             _ = hangup.recv() => reload(&mut parts).await,
-            Some(Request::Reload(reply)) = received.recv() => {
-                let result = parts.reload().await;
-                // Whoever asked may have left.
-                drop(reply.send(result));
-            }
+            Some(request) = received.recv() => perform(&mut parts, request).await,
             () = signals.stop() => break,
         }
     }
@@ -121,6 +136,31 @@ async fn control(shared: Arc<Shared>, listeners: Vec<Listeners>) -> anyhow::Resu
     }
     parts.workers.exit().await;
     Ok(())
+}
+
+/// Waits for the first targets that are discovered, but not for long; the listeners are open, clients wait in their queues.
+async fn first_targets(parts: &mut Parts, received: &mut mpsc::Receiver<Request>) {
+    let directory = Arc::clone(&parts.shared.discovery);
+    let mut answered = std::pin::pin!(directory.first_answers());
+    loop {
+        tokio::select! {
+            Some(request) = received.recv() => perform(parts, request).await,
+            () = &mut answered => return,
+        }
+    }
+}
+
+/// Does what the API or the discovery asks for. Whoever asked may have left.
+async fn perform(parts: &mut Parts, request: Request) {
+    match request {
+        Request::Reload(reply) => drop(reply.send(parts.reload().await)),
+        Request::Change(asked, reply) => drop(reply.send(parts.change(asked))),
+        Request::Discovered { group, targets, done } => {
+            parts.discovered(&group, targets);
+            let awaited = done.send(()).is_ok();
+            tracing::debug!(group, awaited, "discovered targets are in use");
+        }
+    }
 }
 
 /// A reload on SIGHUP, which systemd may be waiting for.
@@ -158,7 +198,8 @@ async fn first_checks(shared: &Shared) {
     let end = Instant::now() + FIRST_CHECKS_MAX;
     let undecided = || {
         let snapshot = shared.snapshot.load();
-        snapshot.groups.iter().any(|group| group.states().any(|(_, state)| state == HealthState::Undecided))
+        let undecided = |(_, state): &(bool, HealthState)| *state == HealthState::Undecided;
+        snapshot.groups.iter().any(|group| group.states().iter().any(undecided))
     };
     while undecided() && Instant::now() < end {
         sleep(Duration::from_millis(2)).await;

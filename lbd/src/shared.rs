@@ -12,15 +12,17 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::counters::{Counter, WorkerCounters};
-use crate::snapshot::{Snapshot, Target};
+use crate::discover::Directory;
+use crate::prober::CheckCounters;
+use crate::snapshot::{LastCheck, Life, Snapshot, Target};
 
 /// The daemon's state as seen from everywhere.
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// The process's clock.
     pub(crate) clock: Clock,
-    /// This node's name; empty without nodes and host name.
-    pub(crate) node: String,
+    /// What stays as it is.
+    pub(crate) life: Life,
     /// The configuration file.
     pub(crate) config_file: PathBuf,
     /// Where the Unix sockets are.
@@ -36,14 +38,18 @@ pub(crate) struct Shared {
     pub(crate) workers: Box<[WorkerShared]>,
     /// The health as reported to `vrrpd`.
     pub(crate) health: watch::Sender<LbdHealth>,
-    /// A target's health changed.
+    /// What the reported health depends on has changed.
     pub(crate) health_changed: Notify,
+    /// The hash of the configuration in use, as `vrrpd` is told.
+    pub(crate) config_hash: watch::Sender<u64>,
     /// What `vrrpd` says.
     pub(crate) vrrpd: watch::Sender<VrrpdView>,
     /// The daemon is on its way out.
     pub(crate) stopping: AtomicBool,
     /// What the control runtime counts.
     pub(crate) control: ControlCounters,
+    /// Targets that are found instead of written down.
+    pub(crate) discovery: Arc<Directory>,
 }
 
 /// What is known of `vrrpd`.
@@ -66,6 +72,8 @@ pub(crate) struct ControlCounters {
     pub(crate) api_refused: Counter,
     /// Connections to `vrrpd` made.
     pub(crate) vrrpd_connects: Counter,
+    /// Health checks.
+    pub(crate) checks: CheckCounters,
 }
 
 /// What a worker shows of itself.
@@ -94,6 +102,22 @@ impl Shared {
     /// Whether the daemon is on its way out.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Takes the result of a target's check.
+    pub(crate) fn record_check(&self, target: &Target, check: LastCheck) {
+        let snapshot = self.snapshot.load();
+        // One that has been removed meanwhile is no longer of interest.
+        let Some(group) = snapshot.group(&target.key.group) else { return };
+        if group.record_check(self.clock.now(), target, check) {
+            self.groups_changed();
+        }
+    }
+
+    /// Says that a group's state has changed: what is reported, and when something is due next.
+    pub(crate) fn groups_changed(&self) {
+        self.health_changed.notify_one();
+        self.life.alarm.notify.notify_one();
     }
 
     /// The removed targets.

@@ -1,24 +1,32 @@
 //! The configuration as the workers use it: one immutable snapshot, and the parts that live on from one to the next.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+mod group;
+mod sticky;
+mod target;
 
-use common::config::{self, Config};
-use common::time::UnixTime;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use common::config::{self, Config, Mode, SniRule, load_key};
+use common::hash::HashKey;
+use common::time::Now;
 use lbd_core::admission::ConnectionCount;
-use lbd_core::connect::RetryPolicy;
-use lbd_core::health::{HealthState, HealthTracker, Thresholds};
+use lbd_core::sources::SourceCounts;
 use lbd_core::target::TargetKey;
 
-use crate::counters::{Counter, ServiceCounters, Sharded, TargetCounters};
+pub(crate) use group::Group;
+pub(crate) use sticky::Stickiness;
+pub(crate) use target::{Alarm, FailureKind, LastCheck, Target};
+
+use crate::counters::{ServiceCounters, Sharded};
+use crate::l4::Guard;
 
 /// One configuration, ready for use. Never changed, only replaced as a whole.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    /// Counts up with each reload.
+    /// Counts up with each configuration and each change of a target list or of a weight.
     pub(crate) generation: u64,
     /// What it was made from.
     pub(crate) config: Arc<Config>,
@@ -26,19 +34,33 @@ pub(crate) struct Snapshot {
     pub(crate) services: Vec<Arc<Service>>,
     /// In the file's order.
     pub(crate) groups: Vec<Arc<Group>>,
-    /// The service that listens on an address.
-    pub(crate) by_address: HashMap<SocketAddr, Arc<Service>>,
+    /// The service that listens on an address: one for connections, one for datagrams.
+    pub(crate) by_address: HashMap<(Mode, SocketAddr), Arc<Service>>,
+    /// The key of the hashes that choose targets.
+    pub(crate) hash_key: HashKey,
+    groups_by_name: HashMap<String, Arc<Group>>,
 }
 
-/// A service, and its group.
+/// A service, and its groups.
 #[derive(Debug)]
 pub(crate) struct Service {
     /// What the file says.
     pub(crate) config: config::Service,
-    /// What serves it.
+    /// What serves it when no rule says otherwise.
     pub(crate) group: Arc<Group>,
+    /// Its rules with the groups they name, in the file's order.
+    pub(crate) rules: Vec<(SniRule, Arc<Group>)>,
+    /// Who is let in.
+    pub(crate) guard: Guard,
     /// What lives on over reloads, as long as the name stays.
     pub(crate) shared: Arc<ServiceShared>,
+}
+
+impl Service {
+    /// Every group that may serve it; one that several rules name comes several times.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        std::iter::once(&self.group).chain(self.rules.iter().map(|(_, group)| group))
+    }
 }
 
 /// The part of a service that reloads keep.
@@ -46,228 +68,151 @@ pub(crate) struct Service {
 pub(crate) struct ServiceShared {
     /// Connections open now.
     pub(crate) open: ConnectionCount,
+    /// The same for each client, while that is limited.
+    pub(crate) sources: SourceCounts,
     /// What the workers count.
     pub(crate) counters: Sharded<ServiceCounters>,
 }
 
-/// A target group.
-#[derive(Debug)]
-pub(crate) struct Group {
-    /// What the file says.
-    pub(crate) config: config::TargetGroup,
-    /// How connects are tried again.
-    pub(crate) retry: RetryPolicy,
-    /// In the order of `config.targets`.
-    pub(crate) targets: Vec<Arc<Target>>,
-}
-
-impl Group {
-    /// The targets' weights and states, for the core.
-    pub(crate) fn states(&self) -> impl Iterator<Item = (u16, HealthState)> + '_ {
-        self.config
-            .targets
-            .iter()
-            .zip(&self.targets)
-            .map(|(config, target)| (config.weight, target.record().state()))
+impl ServiceShared {
+    fn new(workers: usize) -> Self {
+        Self { open: ConnectionCount::default(), sources: SourceCounts::default(), counters: Sharded::new(workers) }
     }
 }
 
-/// A target, which lives on over reloads as long as group, id and address stay.
-#[derive(Debug)]
-pub(crate) struct Target {
-    /// What names it.
-    pub(crate) key: TargetKey,
-    /// What the workers count.
-    pub(crate) counters: Sharded<TargetCounters>,
-    /// Checks that succeeded and failed; written by the control runtime.
-    pub(crate) checks: [Counter; 2],
-    serving: AtomicBool,
-    /// On the process's clock: when its connections are closed, because it was removed; `u64::MAX` for a live one.
-    close_at_ms: AtomicU64,
-    record: Mutex<TargetRecord>,
-}
-
-/// What the control runtime knows of a target's health.
-#[derive(Debug)]
-pub(crate) struct TargetRecord {
-    tracker: HealthTracker,
-    /// When the state changed last.
-    pub(crate) since: UnixTime,
-    /// The last check.
-    pub(crate) last: Option<LastCheck>,
-}
-
-impl TargetRecord {
-    /// The state now.
-    pub(crate) fn state(&self) -> HealthState {
-        self.tracker.state()
-    }
-}
-
-/// How the last check of a target went.
+/// What stays the same for as long as the daemon runs.
 #[derive(Clone, Debug)]
-pub(crate) struct LastCheck {
-    /// The failure, none for a success.
-    pub(crate) failure: Option<String>,
-    /// How long it took.
-    pub(crate) latency: Duration,
-    /// When it ended.
-    pub(crate) at: UnixTime,
-}
-
-impl Target {
-    fn new(key: TargetKey, thresholds: Option<Thresholds>, workers: usize, now: UnixTime) -> Self {
-        let tracker = HealthTracker::new(thresholds);
-        Self {
-            key,
-            counters: Sharded::new(workers),
-            checks: [Counter::default(), Counter::default()],
-            serving: AtomicBool::new(tracker.state().serves()),
-            close_at_ms: AtomicU64::new(u64::MAX),
-            record: Mutex::new(TargetRecord { tracker, since: now, last: None }),
-        }
-    }
-
-    /// Whether new connections may go there; what the workers read.
-    pub(crate) fn serving(&self) -> bool {
-        self.serving.load(Ordering::Relaxed)
-    }
-
-    /// The health record. Only the control runtime locks it.
-    pub(crate) fn record(&self) -> MutexGuard<'_, TargetRecord> {
-        // Nothing panics half way through a change of the record, so a poisoned one is whole.
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a check's result. Answers the new state if it changed.
-    pub(crate) fn record_check(&self, check: LastCheck) -> Option<HealthState> {
-        let mut record = self.record();
-        let success = check.failure.is_none();
-        self.checks[usize::from(!success)].add(1);
-        let changed = record.tracker.record(success);
-        if let Some(state) = changed {
-            record.since = check.at;
-            self.serving.store(state.serves(), Ordering::Relaxed);
-        }
-        record.last = Some(check);
-        changed
-    }
-
-    fn reconfigure(&self, thresholds: Option<Thresholds>, now: UnixTime) {
-        let mut record = self.record();
-        if let Some(state) = record.tracker.reconfigure(thresholds) {
-            record.since = now;
-            self.serving.store(state.serves(), Ordering::Relaxed);
-        }
-        if thresholds.is_none() {
-            record.last = None;
-        }
-    }
-
-    /// When its connections are closed; `u64::MAX` for a target of the configuration.
-    pub(crate) fn close_at_ms(&self) -> u64 {
-        self.close_at_ms.load(Ordering::Relaxed)
-    }
-
-    /// Has its connections closed at this time of the process's clock, or never with `u64::MAX`.
-    pub(crate) fn set_close_at_ms(&self, at_ms: u64) {
-        self.close_at_ms.store(at_ms, Ordering::Relaxed);
-    }
+pub(crate) struct Life {
+    /// This node's name; empty without nodes and host name.
+    pub(crate) node: String,
+    /// How many workers there are.
+    pub(crate) workers: usize,
+    /// What targets raise when their connections fail too often.
+    pub(crate) alarm: Arc<Alarm>,
 }
 
 /// What a new snapshot takes over from the time before it.
-#[derive(Default)]
 pub(crate) struct Carry {
-    /// Services by name.
-    pub(crate) services: HashMap<String, Arc<ServiceShared>>,
+    life: Life,
+    hash_key: HashKey,
+    hash_key_before: Option<HashKey>,
+    services: HashMap<String, Arc<Service>>,
+    groups: HashMap<String, Arc<Group>>,
     /// Targets of the snapshot and removed ones whose connections still go on.
-    pub(crate) targets: HashMap<TargetKey, Arc<Target>>,
+    targets: HashMap<TargetKey, Arc<Target>>,
     /// The generation of the snapshot before.
-    pub(crate) generation: u64,
+    generation: u64,
 }
 
 impl Carry {
-    /// What `snapshot` and the removed targets hand on.
-    pub(crate) fn from(snapshot: &Snapshot, removed: &[Arc<Target>]) -> Self {
-        let shared = |service: &Arc<Service>| (service.config.name.clone(), Arc::clone(&service.shared));
-        let live = snapshot.groups.iter().flat_map(|group| &group.targets);
+    /// For the first snapshot.
+    pub(crate) fn nothing(life: Life, hash_key: HashKey) -> Self {
         Self {
-            services: snapshot.services.iter().map(shared).collect(),
-            targets: removed
-                .iter()
-                .chain(live)
-                .map(|target| (target.key.clone(), Arc::clone(target)))
-                .collect(),
-            generation: snapshot.generation,
+            life,
+            hash_key,
+            hash_key_before: None,
+            services: HashMap::new(),
+            groups: HashMap::new(),
+            targets: HashMap::new(),
+            generation: 0,
         }
+    }
+
+    /// What `snapshot` and the removed targets hand on.
+    pub(crate) fn from(life: Life, hash_key: HashKey, snapshot: &Snapshot, removed: &[Arc<Target>]) -> Self {
+        let named = |service: &Arc<Service>| (service.config.name.clone(), Arc::clone(service));
+        let live = snapshot.groups.iter().flat_map(|group| &group.targets);
+        let targets = removed.iter().chain(live);
+        Self {
+            hash_key_before: Some(snapshot.hash_key),
+            services: snapshot.services.iter().map(named).collect(),
+            groups: snapshot.groups_by_name.clone(),
+            targets: targets.map(|target| (target.key.clone(), Arc::clone(target))).collect(),
+            generation: snapshot.generation,
+            ..Self::nothing(life, hash_key)
+        }
+    }
+
+    /// The target of this key, which may have been there before.
+    fn target(&self, group: &str, target: &config::Target) -> Arc<Target> {
+        let key = TargetKey { group: group.to_owned(), id: target.id.clone(), address: target.address };
+        let fresh = || Arc::new(Target::new(key.clone(), Arc::clone(&self.life.alarm), self.life.workers));
+        self.targets.get(&key).map_or_else(fresh, Arc::clone)
     }
 }
 
 impl Snapshot {
     /// Builds the snapshot of `config`. Nothing that is in use changes before [`Snapshot::adopt`].
-    pub(crate) fn build(config: Arc<Config>, carry: &Carry, workers: usize, now: UnixTime) -> Self {
-        let groups: Vec<Arc<Group>> = config
-            .target_groups
-            .iter()
-            .map(|group| Arc::new(build_group(group, carry, workers, now)))
-            .collect();
-        let by_name: HashMap<&str, &Arc<Group>> =
-            groups.iter().map(|group| (group.config.name.as_str(), group)).collect();
+    pub(crate) fn build(config: Arc<Config>, carry: &Carry) -> Self {
+        let built = config.target_groups.iter().map(|group| Arc::new(Group::build(group, &config, carry)));
+        let groups: Vec<Arc<Group>> = built.collect();
+        let groups_by_name: HashMap<String, Arc<Group>> =
+            groups.iter().map(|group| (group.config.name.clone(), Arc::clone(group))).collect();
         let mut services = Vec::with_capacity(config.services.len());
         let mut by_address = HashMap::new();
         for service in &config.services {
             // A valid configuration forwards to its own groups only.
-            let Some(&group) = by_name.get(service.forward.as_str()) else { continue };
-            let shared = carry.services.get(&service.name).map_or_else(
-                || {
-                    Arc::new(ServiceShared {
-                        open: ConnectionCount::default(),
-                        counters: Sharded::new(workers),
-                    })
-                },
-                Arc::clone,
-            );
-            let built = Arc::new(Service { config: service.clone(), group: Arc::clone(group), shared });
-            by_address.extend(service.listen.iter().map(|listen| (listen.address, Arc::clone(&built))));
+            let Some(group) = groups_by_name.get(&service.forward) else { continue };
+            let named = |rule: &SniRule| Some((rule.clone(), Arc::clone(groups_by_name.get(&rule.forward)?)));
+            let fresh = || Arc::new(ServiceShared::new(carry.life.workers));
+            let before = carry.services.get(&service.name);
+            let built = Arc::new(Service {
+                config: service.clone(),
+                group: Arc::clone(group),
+                rules: service.rules.iter().filter_map(named).collect(),
+                guard: Guard::new(service, before.map(|before| &before.guard)),
+                shared: before.map_or_else(fresh, |before| Arc::clone(&before.shared)),
+            });
+            let addresses = service.listen.iter().map(|listen| (service.mode, listen.address));
+            by_address.extend(addresses.map(|address| (address, Arc::clone(&built))));
             services.push(built);
         }
-        drop(by_name);
-        Self { generation: carry.generation + 1, config, services, groups, by_address }
-    }
-
-    /// Applies to the targets what the new configuration says about their checks, and takes those back that a former
-    /// reload had removed.
-    pub(crate) fn adopt(&self, now: UnixTime) {
-        for group in &self.groups {
-            for target in &group.targets {
-                target.reconfigure(thresholds(&group.config), now);
-                target.set_close_at_ms(u64::MAX);
-            }
+        Self {
+            generation: carry.generation + 1,
+            config,
+            services,
+            groups,
+            by_address,
+            hash_key: carry.hash_key,
+            groups_by_name,
         }
     }
 
-    /// Every address listened on.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.by_address.keys().copied()
+    /// Puts it in force as far as it is not a matter of the workers' own look at it: to be called before they get it, so
+    /// that new targets have their shares by then.
+    pub(crate) fn adopt(&self, now: Now) {
+        for group in &self.groups {
+            group.adopt(now);
+        }
+    }
+
+    /// The target group of this name.
+    pub(crate) fn group(&self, name: &str) -> Option<&Arc<Group>> {
+        self.groups_by_name.get(name)
+    }
+
+    /// Every address listened on in this mode.
+    pub(crate) fn addresses(&self, mode: Mode) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.by_address.keys().filter(move |(its, _)| *its == mode).map(|&(_, address)| address)
     }
 }
 
-fn build_group(group: &config::TargetGroup, carry: &Carry, workers: usize, now: UnixTime) -> Group {
-    let target = |target: &config::Target| {
-        let key = TargetKey { group: group.name.clone(), id: target.id.clone(), address: target.address };
-        carry
-            .targets
-            .get(&key)
-            .map_or_else(|| Arc::new(Target::new(key.clone(), thresholds(group), workers, now)), Arc::clone)
-    };
-    Group {
-        config: group.clone(),
-        retry: RetryPolicy { connect: group.retry.connect, attempts: group.retry.attempts },
-        targets: group.targets.iter().map(target).collect(),
+/// The key of the hashes that choose targets: the pair's, so that a client keeps its target when the pair switches over.
+/// Without one the key of before, and at first one of this process's own.
+pub(crate) fn hash_key(config: &Config, before: Option<HashKey>) -> HashKey {
+    match load_key(&config.pair) {
+        Ok(Some(key)) => return HashKey::of_pair(&key),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(
+            %error,
+            "clients of groups that choose by hash will get other targets from the other node"
+        ),
     }
-}
-
-fn thresholds(group: &config::TargetGroup) -> Option<Thresholds> {
-    let health = group.health.as_ref()?;
-    Some(Thresholds { healthy: health.healthy_threshold, unhealthy: health.unhealthy_threshold })
+    before.unwrap_or_else(|| {
+        let random = RandomState::new();
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&random.hash_one(0_u8).to_ne_bytes());
+        bytes[8..].copy_from_slice(&random.hash_one(1_u8).to_ne_bytes());
+        HashKey::new(bytes)
+    })
 }

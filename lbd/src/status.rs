@@ -1,4 +1,4 @@
-//! `lbd status` and `lbd reload`: asking the running daemon over its Unix socket.
+//! `lbd status`, `lbd set` and `lbd reload`: asking the running daemon over its Unix socket.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use common::time::UnixTime;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use lbd_core::group::Admin;
 use tokio::net::UnixStream;
 
 use crate::process::socket_path;
-use crate::view::{GroupView, Status};
+use crate::view::{GroupView, Status, TargetView};
 
 /// The daemon answers at once; a reload waits for at most a few seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -22,16 +23,26 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Asks the daemon in `run_dir`, and answers status and body.
-pub(crate) fn ask(run_dir: &Path, method: Method, path: &str) -> anyhow::Result<(StatusCode, String)> {
+pub(crate) fn ask(
+    run_dir: &Path,
+    method: Method,
+    path: &str,
+    body: String,
+) -> anyhow::Result<(StatusCode, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        tokio::time::timeout(ANSWER_TIMEOUT, exchange(run_dir, method, path))
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange(run_dir, method, path, body))
             .await
             .map_err(|_| anyhow!("lbd did not answer within {} seconds", ANSWER_TIMEOUT.as_secs()))?
     })
 }
 
-async fn exchange(run_dir: &Path, method: Method, path: &str) -> anyhow::Result<(StatusCode, String)> {
+async fn exchange(
+    run_dir: &Path,
+    method: Method,
+    path: &str,
+    body: String,
+) -> anyhow::Result<(StatusCode, String)> {
     let socket = socket_path(run_dir);
     let stream = UnixStream::connect(&socket).await.with_context(|| {
         format!("cannot reach lbd at {}; is it running, and is this its --run-dir?", socket.display())
@@ -41,7 +52,7 @@ async fn exchange(run_dir: &Path, method: Method, path: &str) -> anyhow::Result<
         .method(method)
         .uri(path)
         .header(hyper::header::HOST, "lbd")
-        .body(Empty::<Bytes>::new())?;
+        .body(Full::<Bytes>::from(body))?;
     let driver = tokio::spawn(connection);
     let answer = sender.send_request(request).await.context("lbd closed the connection without an answer")?;
     let status = answer.status();
@@ -55,7 +66,7 @@ async fn exchange(run_dir: &Path, method: Method, path: &str) -> anyhow::Result<
 
 /// What `lbd status` prints.
 pub(crate) fn show(run_dir: &Path, json: bool) -> anyhow::Result<String> {
-    let (code, body) = ask(run_dir, Method::GET, "/v1/status")?;
+    let (code, body) = ask(run_dir, Method::GET, "/v1/status", String::new())?;
     if code != StatusCode::OK {
         bail!("lbd answered {code}: {body}");
     }
@@ -68,7 +79,7 @@ pub(crate) fn show(run_dir: &Path, json: bool) -> anyhow::Result<String> {
 
 /// What `lbd reload` prints; an error if the configuration was refused.
 pub(crate) fn reload(run_dir: &Path) -> anyhow::Result<String> {
-    let (code, body) = ask(run_dir, Method::POST, "/v1/reload")?;
+    let (code, body) = ask(run_dir, Method::POST, "/v1/reload", String::new())?;
     let answer: serde_json::Value = serde_json::from_str(&body).context("cannot read lbd's answer")?;
     if code != StatusCode::OK {
         let error = answer.get("error").and_then(serde_json::Value::as_str).unwrap_or(&body);
@@ -82,6 +93,75 @@ pub(crate) fn reload(run_dir: &Path) -> anyhow::Result<String> {
         count("targets_added"),
         count("targets_removed"),
     ))
+}
+
+/// What `lbd set` changes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// The state, if it is to change.
+    pub(crate) state: Option<Admin>,
+    /// The weight, if it is to change.
+    pub(crate) weight: Option<Weight>,
+}
+
+/// A weight as the command line gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weight {
+    /// The configured one.
+    Configured,
+    /// Another one.
+    Of(u16),
+}
+
+impl std::str::FromStr for Weight {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "configured" {
+            return Ok(Self::Configured);
+        }
+        let weight = text.parse().ok().filter(|weight| *weight <= 256);
+        weight.map(Self::Of).ok_or("it must be a number from 0 to 256, or `configured`")
+    }
+}
+
+/// What `lbd set` prints; an error if the change was refused.
+pub(crate) fn set(run_dir: &Path, name: &str, settings: Settings) -> anyhow::Result<String> {
+    let (group, target) = name.split_once('/').with_context(|| {
+        format!("{name:?} names no target: write GROUP/TARGET, as `lbd status` shows them")
+    })?;
+    let mut body = serde_json::Map::new();
+    if let Some(state) = settings.state {
+        body.insert("state".to_owned(), state.name().into());
+    }
+    if let Some(weight) = settings.weight {
+        let weight = match weight {
+            Weight::Configured => serde_json::Value::Null,
+            Weight::Of(weight) => weight.into(),
+        };
+        body.insert("weight".to_owned(), weight);
+    }
+    let path = format!("/v1/target-groups/{}/targets/{}", escaped(group), escaped(target));
+    let (code, body) = ask(run_dir, Method::PATCH, &path, serde_json::Value::from(body).to_string())?;
+    if code != StatusCode::OK {
+        let answer: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+        bail!("{}", answer.get("error").and_then(serde_json::Value::as_str).unwrap_or(&body));
+    }
+    let target: TargetView = serde_json::from_str(&body).context("cannot read lbd's answer")?;
+    let open = target.connections_open;
+    let mut text = format!("{name}: {}, weight {}, {open} connections open", target.admin, target.weight);
+    if let Some(ms) = target.closes_in_ms.filter(|_| open > 0) {
+        write!(text, " that are closed in {} s", ms.div_ceil(1000))?;
+    }
+    text.push('\n');
+    Ok(text)
+}
+
+/// A name as part of a path.
+fn escaped(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte);
+    let escape = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    name.bytes().map(escape).collect()
 }
 
 fn table(status: &Status) -> String {
@@ -125,8 +205,11 @@ fn write_table(out: &mut String, status: &Status) -> std::fmt::Result {
         ]);
     }
     write_rows(out, &rows)?;
+    for group in status.target_groups.iter().filter(|group| group.mode != "normal") {
+        writeln!(out, "\nthe target group {} is in the mode {}", group.name, group.mode)?;
+    }
     let mut rows = vec![
-        ["GROUP", "TARGET", "ADDRESS", "WEIGHT", "HEALTH", "SINCE", "OPEN", "TOTAL", "LAST CHECK"]
+        ["GROUP", "TARGET", "ADDRESS", "WEIGHT", "STATE", "HEALTH", "SINCE", "OPEN", "TOTAL", "LAST CHECK"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -135,13 +218,14 @@ fn write_table(out: &mut String, status: &Status) -> std::fmt::Result {
 }
 
 fn target_rows(group: &GroupView) -> Vec<Vec<String>> {
-    let row = |target: &crate::view::TargetView| {
+    let row = |target: &TargetView| {
         let since = UnixTime::from_nanos(target.since_unix_ms.saturating_mul(1_000_000));
         vec![
             group.name.clone(),
             target.id.clone(),
             target.address.to_string(),
             target.weight.to_string(),
+            state(target),
             target.health.clone(),
             since.to_string(),
             target.connections_open.to_string(),
@@ -153,6 +237,16 @@ fn target_rows(group: &GroupView) -> Vec<Vec<String>> {
         ]
     };
     group.targets.iter().map(row).collect()
+}
+
+/// What a target is doing, in a word or two.
+fn state(target: &TargetView) -> String {
+    match (target.slow_start_percent, target.ejected_for_ms, target.closes_in_ms) {
+        (Some(percent), _, _) => format!("{} {percent}%", target.reason),
+        (_, Some(ms), _) => format!("{} {} s", target.reason, ms.div_ceil(1000)),
+        (_, _, Some(ms)) if ms > 0 => format!("{} {} s", target.reason, ms.div_ceil(1000)),
+        _ => target.reason.clone(),
+    }
 }
 
 /// Rows in columns as wide as their widest cell.

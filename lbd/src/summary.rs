@@ -8,7 +8,7 @@ use lbd_core::summary::{TargetsSeen, summarise};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::shared::Shared;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Service, Snapshot};
 
 /// How often the workers are looked at. Changes of targets count at once.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -73,11 +73,13 @@ fn health(shared: &Shared, snapshot: &Snapshot) -> LbdHealth {
         shared.workers.iter().filter(|worker| runs(worker.last_beat_ms())).count()
     };
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let services = snapshot
-        .services
-        .iter()
-        .map(|service| (service.config.name.as_str(), TargetsSeen::of(service.group.states())));
+    let services = snapshot.services.iter().map(|service| (service.config.name.as_str(), seen(service)));
     summarise(count(alive), count(shared.workers.len()), services)
+}
+
+/// What a service's targets look like.
+pub(crate) fn seen(service: &Service) -> TargetsSeen {
+    TargetsSeen::worst(service.groups().map(|group| TargetsSeen::of(group.states())))
 }
 
 /// Whether new connections are served as they should be: a worker runs and every service has a target that serves.
@@ -92,7 +94,7 @@ pub(crate) fn ready(shared: &Shared) -> Result<(), String> {
     let lacking: Vec<&str> = snapshot
         .services
         .iter()
-        .filter(|service| !TargetsSeen::of(service.group.states()).serving)
+        .filter(|service| !seen(service).serving)
         .map(|service| service.config.name.as_str())
         .collect();
     if lacking.is_empty() {

@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use common::config;
 use common::ipc::Role;
-use lbd_core::summary::TargetsSeen;
+use lbd_core::group::{Admin, Roster, Standing, View};
+use lbd_core::health::HealthState;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::unix_now;
 use crate::counters::Counter;
+use crate::discover::DiscoveryView;
+use crate::l4::Refusal;
 use crate::reload::hash_text;
 use crate::shared::Shared;
 use crate::snapshot::{Group, Service, Target};
@@ -76,6 +81,12 @@ pub(crate) struct ServiceView {
     pub(crate) refused_over_limit: u64,
     /// Connections reset because no target could be reached.
     pub(crate) refused_no_target: u64,
+    /// Connections reset before they had a target, by reason; the two above included.
+    #[serde(default)]
+    pub(crate) refused: BTreeMap<String, u64>,
+    /// Connections that had to wait for a target with room.
+    #[serde(default)]
+    pub(crate) queued_total: u64,
     /// Connects tried again on another target.
     pub(crate) connect_retries: u64,
     /// Bytes from clients to targets.
@@ -91,6 +102,15 @@ pub(crate) struct GroupView {
     pub(crate) name: String,
     /// How a target is chosen.
     pub(crate) algorithm: String,
+    /// From where the targets of new connections are taken: `normal` (usable primary targets), `starting` (unchecked ones,
+    /// because no check has ended), `backup` (no primary target is usable), `panic` (too few are usable, all are used) or
+    /// `none` (none may be used).
+    pub(crate) mode: String,
+    /// Where further targets are found; null without `discover`.
+    pub(crate) discovery: Option<DiscoveryView>,
+    /// Connections that wait for a target with room.
+    #[serde(default)]
+    pub(crate) queue_waiting: usize,
     /// Its targets.
     pub(crate) targets: Vec<TargetView>,
 }
@@ -102,14 +122,42 @@ pub(crate) struct TargetView {
     pub(crate) id: String,
     /// Where it listens.
     pub(crate) address: SocketAddr,
-    /// Its share, 0 to 256.
+    /// `file`, `discovered` or `added` (by the API).
+    pub(crate) source: String,
+    /// What the administrator wants: `ready`, `drain` or `maint`.
+    pub(crate) admin: String,
+    /// The weight in force, 0 to 256.
     pub(crate) weight: u16,
+    /// Whether that is not the configured one, but was set over the API.
+    pub(crate) weight_overridden: bool,
+    /// What it is to get of the new connections, in relation to the others: weight × 256, less during a slow start, 0 for
+    /// nothing.
+    pub(crate) share: u32,
+    /// Why: `in_use`, `panic` or `starting` (in use although not known to be healthy), `drain`, `maint`, `weight_zero`,
+    /// `undecided`, `unhealthy`, `ejected`, `stands_by` (a backup that is not needed), `other_zone`, or `removed`.
+    pub(crate) reason: String,
+    /// How far its slow start has come, 0 to 99; null outside of one.
+    pub(crate) slow_start_percent: Option<u8>,
+    /// Used only when no other target is usable.
+    pub(crate) backup: bool,
+    /// Its zone.
+    pub(crate) zone: Option<String>,
     /// `healthy`, `unhealthy`, `undecided` (first check under way), `unchecked` (no check: counts as healthy) or `removed`.
     pub(crate) health: String,
     /// When that changed last, in milliseconds since the Unix epoch.
     pub(crate) since_unix_ms: u64,
     /// The last check.
     pub(crate) last_check: Option<CheckView>,
+    /// Milliseconds until its ejection ends; null for one that is not ejected.
+    pub(crate) ejected_for_ms: Option<u64>,
+    /// How often its connections' failures had it ejected.
+    pub(crate) ejections: u64,
+    /// How often that was refused because as many targets were ejected as may be.
+    pub(crate) ejections_refused: u64,
+    /// Milliseconds until its connections are closed; null for never.
+    pub(crate) closes_in_ms: Option<u64>,
+    /// The most connections that may be open; null for any number.
+    pub(crate) connections_max: Option<u32>,
     /// Connections open now.
     pub(crate) connections_open: u64,
     /// Connections made since the start.
@@ -136,7 +184,7 @@ pub(crate) fn status(shared: &Shared) -> Status {
     let vrrpd = shared.vrrpd.borrow().clone();
     let ready = summary::ready(shared);
     Status {
-        node: shared.node.clone(),
+        node: shared.life.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state: if shared.is_stopping() { "stopping" } else { "running" }.to_owned(),
         ready: ready.is_ok(),
@@ -167,7 +215,10 @@ pub(crate) fn groups(shared: &Shared) -> Vec<GroupView> {
 
 fn service_view(service: &Service) -> ServiceView {
     let counters = &service.shared.counters;
-    let serving = service.group.states().filter(|&state| TargetsSeen::of([state]).serving).count();
+    let refused = |refusal: Refusal| counters.sum(|shard| &shard.refusals[refusal.index()]);
+    let by_reason = |refusal: Refusal| (refusal.name().to_owned(), refused(refusal));
+    let usable = |(ready, state): &(bool, HealthState)| *ready && state.serves();
+    let serving = service.group.states().iter().filter(|state| usable(state)).count();
     ServiceView {
         name: service.config.name.clone(),
         mode: service.config.mode.name().to_owned(),
@@ -178,48 +229,99 @@ fn service_view(service: &Service) -> ServiceView {
         connections_open: service.shared.open.open(),
         connections_max: service.config.limits.max_connections,
         connections_total: counters.sum(|shard| &shard.admitted),
-        refused_over_limit: counters.sum(|shard| &shard.over_limit),
-        refused_no_target: counters.sum(|shard| &shard.no_target),
+        refused_over_limit: refused(Refusal::MaxConnections),
+        refused_no_target: refused(Refusal::NoTarget),
+        refused: Refusal::ALL.map(by_reason).into(),
+        queued_total: counters.sum(|shard| &shard.queued),
         connect_retries: counters.sum(|shard| &shard.retries),
         bytes_to_target: counters.sum(|shard| &shard.bytes_to_target),
         bytes_to_client: counters.sum(|shard| &shard.bytes_to_client),
     }
 }
 
+/// One target of a group.
+pub(crate) fn target(shared: &Shared, group: &str, id: &str) -> Option<TargetView> {
+    let snapshot = shared.snapshot.load();
+    let view = group_view(shared, snapshot.group(group)?);
+    view.targets.into_iter().find(|target| target.id == id && target.reason != REMOVED)
+}
+
+/// What is said of a target that is no longer there.
+const REMOVED: &str = "removed";
+
 fn group_view(shared: &Shared, group: &Group) -> GroupView {
-    let live = group.config.targets.iter().zip(&group.targets);
-    let mut targets: Vec<TargetView> =
-        live.map(|(config, target)| target_view(target, config.weight, false)).collect();
+    let now = shared.clock.now().at;
+    let file = shared.snapshot.load();
+    let file =
+        file.config.target_group(&group.config.name).map(|it| it.targets.as_slice()).unwrap_or_default();
+    let roster = group.shared.roster().clone();
+    let live = group.config.targets.iter().zip(&group.targets).zip(group.views(now));
+    let mut targets: Vec<TargetView> = live
+        .map(|((config, target), view)| {
+            let mut shown = target_view(shared, target, view);
+            shown.source = source(&roster, file, &config.id).to_owned();
+            (shown.backup, shown.zone) = (config.backup, config.zone.clone());
+            shown
+        })
+        .collect();
     // Removed ones are shown as long as connections to them go on.
     let removed = shared.removed();
     let removed = removed
         .iter()
         .filter(|target| target.key.group == group.config.name && target.close_at_ms() != u64::MAX);
-    targets
-        .extend(removed.map(|target| target_view(target, 0, true)).filter(|view| view.connections_open > 0));
+    targets.extend(
+        removed.map(|target| target_view(shared, target, None)).filter(|view| view.connections_open > 0),
+    );
     GroupView {
         name: group.config.name.clone(),
         algorithm: group.config.algorithm.name().to_owned(),
+        mode: group.mode().name().to_owned(),
+        discovery: shared.discovery.view(&group.config.name, file),
+        queue_waiting: group.shared.queue.waiting(),
         targets,
     }
 }
 
-fn target_view(target: &Target, weight: u16, removed: bool) -> TargetView {
-    let record = target.record();
-    let check = record.last.as_ref().map(|last| CheckView {
-        result: last.failure.clone().unwrap_or_else(|| "ok".to_owned()),
+fn source(roster: &Roster, file: &[config::Target], id: &str) -> &'static str {
+    match () {
+        () if roster.is_added(id) => "added",
+        () if roster.is_discovered(file, id) => "discovered",
+        () => "file",
+    }
+}
+
+/// A target; without a view one that is no longer there.
+fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetView {
+    let check = target.last_check().map(|last| CheckView {
+        result: last.failure.unwrap_or_else(|| "ok".to_owned()),
         latency_us: u64::try_from(last.latency.as_micros()).unwrap_or(u64::MAX),
         at_unix_ms: last.at.as_millis(),
     });
     let counters = &target.counters;
     let sum = |pick: fn(&crate::counters::TargetCounters) -> &Counter| counters.sum(pick);
+    let close_at_ms = Some(target.close_at_ms()).filter(|at_ms| *at_ms != u64::MAX);
+    let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let name = |name: &str| if view.is_some() { name } else { REMOVED }.to_owned();
     TargetView {
         id: target.key.id.clone(),
         address: target.key.address,
-        weight,
-        health: if removed { "removed" } else { record.state().name() }.to_owned(),
-        since_unix_ms: record.since.as_millis(),
+        source: REMOVED.to_owned(),
+        admin: name(view.map_or(Admin::Ready, |view| view.admin).name()),
+        weight: view.map_or(0, |view| view.weight),
+        weight_overridden: view.is_some_and(|view| view.weight_overridden),
+        share: view.map_or(0, |view| view.share),
+        reason: name(view.map_or(Standing::InUse, |view| view.standing).name()),
+        slow_start_percent: view.and_then(|view| view.slow_start_percent),
+        backup: false,
+        zone: None,
+        health: name(view.map_or(HealthState::Undecided, |view| view.health).name()),
+        since_unix_ms: view.map_or(0, |view| view.since.as_millis()),
         last_check: check,
+        ejected_for_ms: view.and_then(|view| view.ejected_for).map(ms),
+        ejections: view.map_or(0, |view| view.ejections),
+        ejections_refused: view.map_or(0, |view| view.ejections_refused),
+        closes_in_ms: close_at_ms.map(|at_ms| at_ms.saturating_sub(shared.clock.now_ms())),
+        connections_max: Some(target.max_connections()).filter(|max| *max != u32::MAX),
         connections_open: sum(|shard| &shard.open),
         connections_total: sum(|shard| &shard.connected),
         connect_failures: sum(|shard| &shard.connect_errors)

@@ -7,24 +7,31 @@ use crate::health::HealthState;
 /// What decides whether a service can be served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TargetsSeen {
-    /// A target of weight above 0 that serves.
+    /// A target that may be used and serves.
     pub serving: bool,
-    /// A target of weight above 0 whose first check has not ended.
+    /// A target that may be used and whose first check has not ended.
     pub undecided: bool,
 }
 
 impl TargetsSeen {
-    /// Looks at targets of these weights and states.
+    /// Looks at targets: whether each may be used (weight, administrator, ejection), and what its checks say.
     #[must_use]
-    pub fn of(targets: impl IntoIterator<Item = (u16, HealthState)>) -> Self {
+    pub fn of(targets: impl IntoIterator<Item = (bool, HealthState)>) -> Self {
         let mut seen = Self::default();
-        for (weight, state) in targets {
-            if weight > 0 {
+        for (usable, state) in targets {
+            if usable {
                 seen.serving |= state.serves();
                 seen.undecided |= state == HealthState::Undecided;
             }
         }
         seen
+    }
+
+    /// What a service looks like that needs several groups: like the one that looks worst.
+    #[must_use]
+    pub fn worst(groups: impl IntoIterator<Item = Self>) -> Self {
+        let rank = |seen: &Self| (!seen.lacks_targets(), seen.serving);
+        groups.into_iter().min_by_key(rank).unwrap_or_default()
     }
 
     /// Whether it is certain that no target serves. A target whose first check is under way is not counted against the
@@ -64,13 +71,24 @@ mod tests {
     #[test]
     fn a_service_lacks_targets_only_when_that_is_certain() {
         use HealthState::{Healthy, Unchecked, Undecided, Unhealthy};
-        let lacks = |targets: &[(u16, HealthState)]| TargetsSeen::of(targets.iter().copied()).lacks_targets();
-        assert!(lacks(&[(1, Unhealthy), (1, Unhealthy)]));
-        assert!(lacks(&[(0, Healthy), (1, Unhealthy)]), "weight 0 takes no new connection");
+        let lacks =
+            |targets: &[(bool, HealthState)]| TargetsSeen::of(targets.iter().copied()).lacks_targets();
+        assert!(lacks(&[(true, Unhealthy), (true, Unhealthy)]));
+        assert!(lacks(&[(false, Healthy), (true, Unhealthy)]), "one in maintenance takes no new connection");
         assert!(lacks(&[]));
-        assert!(!lacks(&[(1, Unhealthy), (1, Undecided)]));
-        assert!(!lacks(&[(1, Unhealthy), (1, Healthy)]));
-        assert!(!lacks(&[(1, Unchecked)]));
+        assert!(!lacks(&[(true, Unhealthy), (true, Undecided)]));
+        assert!(!lacks(&[(true, Unhealthy), (true, Healthy)]));
+        assert!(!lacks(&[(true, Unchecked)]));
+    }
+
+    #[test]
+    fn a_service_is_as_good_as_its_worst_group() {
+        let (good, bad) = (TargetsSeen { serving: true, undecided: false }, TargetsSeen::default());
+        let new = TargetsSeen { serving: false, undecided: true };
+        assert_eq!(TargetsSeen::worst([good, new]), new);
+        assert_eq!(TargetsSeen::worst([new, bad, good]), bad);
+        assert_eq!(TargetsSeen::worst([good, good]), good);
+        assert_eq!(TargetsSeen::worst([]), bad);
     }
 
     #[test]

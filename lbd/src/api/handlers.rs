@@ -6,16 +6,16 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Token;
+use super::{Token, refresh, targets};
 use crate::reload::{ReloadError, Request};
 use crate::shared::Shared;
 use crate::{metrics, summary, view};
 
-/// The largest request body in bytes; no request needs one.
+/// The largest request body in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// Who may change things.
@@ -29,14 +29,18 @@ pub(super) enum Access {
 
 /// A refusal to change something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
+pub(super) enum Refusal {
+    /// There is none that could be shown.
     NoTokenConfigured,
+    /// None was shown.
     TokenMissing,
+    /// Another one was shown.
     TokenWrong,
 }
 
 impl Refusal {
-    const fn sentence(self) -> &'static str {
+    /// What is answered.
+    pub(super) const fn sentence(self) -> &'static str {
         match self {
             Self::NoTokenConfigured => {
                 "this address is read-only: make changes on the Unix socket lbd.sock in the run directory, or set token_file under [api]"
@@ -50,7 +54,8 @@ impl Refusal {
 }
 
 impl Access {
-    fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// Whether who sent these headers may change things.
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let Self::Token(token) = self else { return Ok(()) };
         let token = token.load();
         let token = token.as_ref().ok_or(Refusal::NoTokenConfigured)?;
@@ -69,11 +74,15 @@ fn same(given: &[u8], token: &[u8]) -> bool {
     given.len() == token.len() && std::hint::black_box(differences) == 0
 }
 
+/// What answering takes.
 #[derive(Clone)]
-struct Context {
-    shared: Arc<Shared>,
-    requests: mpsc::Sender<Request>,
-    access: Access,
+pub(super) struct Context {
+    /// The daemon's state.
+    pub(super) shared: Arc<Shared>,
+    /// Where changes are asked for.
+    pub(super) requests: mpsc::Sender<Request>,
+    /// Who may ask for them here.
+    pub(super) access: Access,
 }
 
 /// All of the API for one socket.
@@ -91,6 +100,9 @@ pub(super) fn router(shared: Arc<Shared>, requests: mpsc::Sender<Request>, acces
             "/v1/target-groups",
             get(|State(context): State<Context>| async move { Json(view::groups(&context.shared)) }),
         )
+        .route("/v1/target-groups/{group}/targets", post(targets::add))
+        .route("/v1/target-groups/{group}/targets/{target}", patch(targets::patch).delete(targets::delete))
+        .route("/v1/target-groups/{group}/refresh", post(refresh::refresh))
         .route("/v1/reload", post(reload))
         .route("/health", get(ready))
         .route("/health/live", get(|| async { Json(json!({ "live": true })) }))
@@ -105,7 +117,8 @@ pub(super) fn router(shared: Arc<Shared>, requests: mpsc::Sender<Request>, acces
         .with_state(Context { shared, requests, access })
 }
 
-fn answer(status: StatusCode, error: &str) -> Response {
+/// An answer that tells what went wrong.
+pub(super) fn answer(status: StatusCode, error: &str) -> Response {
     (status, Json(json!({ "error": error }))).into_response()
 }
 
@@ -123,7 +136,9 @@ async fn reload(State(context): State<Context>, headers: HeaderMap) -> Response 
             let status = match error {
                 ReloadError::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
                 ReloadError::Bind(_) | ReloadError::Api(_) => StatusCode::CONFLICT,
-                ReloadError::Config(_) | ReloadError::Node(_) => StatusCode::UNPROCESSABLE_ENTITY,
+                ReloadError::Config(_) | ReloadError::Node(_) | ReloadError::CaFile(_) => {
+                    StatusCode::UNPROCESSABLE_ENTITY
+                }
             };
             answer(status, &error.to_string())
         }

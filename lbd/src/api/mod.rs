@@ -1,7 +1,9 @@
 //! The HTTP API: on TCP for reading, on the Unix socket also for changes.
 
 mod handlers;
+mod refresh;
 mod server;
+mod targets;
 
 use std::fs;
 use std::io::{self, Read};

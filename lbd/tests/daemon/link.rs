@@ -151,3 +151,36 @@ fn nonsense_from_vrrpd_does_no_harm() {
     eventually("the link is given up", || lbd.status()["vrrpd_connected"] == false);
     assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello");
 }
+
+#[test]
+fn a_new_configuration_is_told_without_a_gap() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    let lbd = Lbd::start(&config);
+    let vrrpd = Vrrpd::new(&lbd);
+    let mut first = vrrpd.accept();
+    let ToVrrpd::Hello { config_hash: before, .. } = first.next() else { panic!("no greeting") };
+    first.say(Role::Active);
+    eventually("the role is shown", || lbd.status()["roles"]["web"] == "active");
+    config.targets[0].2 = 2;
+    assert_eq!(lbd.reload(&config).0, 200);
+    let mut second = vrrpd.accept();
+    let ToVrrpd::Hello { config_hash: after, .. } = second.next() else { panic!("no greeting") };
+    assert_ne!(after, before);
+    assert_eq!(lbd.status()["config_hash"], format!("{after:016x}"));
+    second.next_health();
+    for _ in 0..5 {
+        first.next_health();
+    }
+    assert_eq!(lbd.status()["roles"]["web"], "active", "the roles are known all the time");
+    second.say(Role::Backup);
+    eventually("the second one counts", || lbd.status()["roles"]["web"] == "backup");
+    second.next_health();
+    second.next_health();
+    assert_eq!(lbd.reload(&config).0, 200);
+    drop(first);
+    second.say(Role::Active);
+    eventually("the same file needs no other", || lbd.status()["roles"]["web"] == "active");
+    assert_eq!(lbd.status()["vrrpd_connected"], true);
+}

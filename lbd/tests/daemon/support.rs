@@ -43,12 +43,20 @@ pub(crate) struct Config {
     pub(crate) ip: Ipv4Addr,
     /// Where the service listens.
     pub(crate) listen: Vec<SocketAddr>,
+    /// How it is handled.
+    pub(crate) mode: String,
     /// Further keys of the service.
     pub(crate) service: String,
     /// Id, address and weight.
     pub(crate) targets: Vec<(String, SocketAddr, u16)>,
+    /// Further keys of the first targets.
+    pub(crate) target_keys: Vec<String>,
     /// Further keys of the group.
     pub(crate) group: String,
+    /// The begin of the file.
+    pub(crate) head: String,
+    /// Which node this is; the host's name otherwise.
+    pub(crate) node: Option<String>,
     /// Further keys of the API.
     pub(crate) api: String,
 }
@@ -60,9 +68,13 @@ impl Config {
         Self {
             ip,
             listen: vec![free(ip)],
+            mode: "tcp".to_owned(),
             service: String::new(),
             targets,
+            target_keys: Vec::new(),
             group: String::new(),
+            head: String::new(),
+            node: None,
             api: String::new(),
         }
     }
@@ -75,13 +87,17 @@ impl Config {
     /// As text.
     pub(crate) fn text(&self) -> String {
         let listen: Vec<String> = self.listen.iter().map(|address| format!("\"{address}\"")).collect();
-        let target = |(id, address, weight): &(String, SocketAddr, u16)| {
-            format!("{{ id = \"{id}\", address = \"{address}\", weight = {weight} }}")
+        let target = |(index, (id, address, weight)): (usize, &(String, SocketAddr, u16))| {
+            let more = self.target_keys.get(index).filter(|keys| !keys.is_empty());
+            let more = more.map_or_else(String::new, |keys| format!(", {keys}"));
+            format!("{{ id = \"{id}\", address = \"{address}\", weight = {weight}{more} }}")
         };
-        let targets: Vec<String> = self.targets.iter().map(target).collect();
+        let targets: Vec<String> = self.targets.iter().enumerate().map(target).collect();
         format!(
-            "[[service]]\nname = \"web\"\nmode = \"tcp\"\nlisten = [{}]\nforward = \"pool\"\n{}\n\
+            "{}[[service]]\nname = \"web\"\nmode = \"{}\"\nlisten = [{}]\nforward = \"pool\"\n{}\n\
              [[target_group]]\nname = \"pool\"\ntargets = [{}]\n{}\n[api]\nlbd = \"{}\"\n{}\n",
+            self.head,
+            self.mode,
             listen.join(", "),
             self.service,
             targets.join(", "),
@@ -139,15 +155,25 @@ impl Lbd {
 
     /// The same, in a folder that may have something in it.
     pub(crate) fn start_in(folder: Folder, config: &Config) -> Self {
-        fs::write(folder.path().join("pair.toml"), config.text()).unwrap();
+        let node: Vec<String> = config.node.iter().flat_map(|name| ["--node".to_owned(), name.clone()]).collect();
+        Self::start_with(folder, &config.text(), config.listen[0], |command| {
+            command.args(node);
+        })
+    }
+
+    /// The same with a configuration of the test's own, which listens on `address`; `prepare` may change how it starts.
+    pub(crate) fn start_with(
+        folder: Folder,
+        text: &str,
+        address: SocketAddr,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
+        fs::write(folder.path().join("pair.toml"), text).unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
-        let child = command(folder.path(), &["run", "--workers", "2"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut lbd = Self { folder, address: config.listen[0], child };
+        let mut command = command(folder.path(), &["run", "--workers", "2"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        prepare(&mut command);
+        let mut lbd = Self { folder, address, child: command.spawn().unwrap() };
         eventually("lbd is ready", || {
             assert!(lbd.child.try_wait().unwrap().is_none(), "lbd ended: {}", lbd.log());
             lbd.log().contains("lbd::run: ready")
@@ -176,6 +202,17 @@ impl Lbd {
     /// Asks the API on the Unix socket.
     pub(crate) fn ask(&self, method: &str, path: &str) -> (u16, String) {
         exchange(UnixStream::connect(self.folder.path().join("lbd.sock")).unwrap(), method, path, "").unwrap()
+    }
+
+    /// The same with a JSON body.
+    pub(crate) fn send(&self, method: &str, path: &str, body: &serde_json::Value) -> (u16, String) {
+        let stream = UnixStream::connect(self.folder.path().join("lbd.sock")).unwrap();
+        let body = body.to_string();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: lbd\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        converse(stream, &request).unwrap()
     }
 
     /// The status as JSON.
@@ -310,10 +347,26 @@ pub(crate) fn exchange(
     path: &str,
     headers: &str,
 ) -> io::Result<(u16, String)> {
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: lbd\r\nConnection: close\r\n{headers}\r\n")?;
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: lbd\r\nConnection: close\r\n{headers}\r\n");
+    converse(&mut stream, &request)
+}
+
+/// Sends a request as it is, and answers status and body.
+fn converse(mut stream: impl Read + Write, request: &str) -> io::Result<(u16, String)> {
+    stream.write_all(request.as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
     let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
     Ok((code, body.to_owned()))
+}
+
+/// The values of a metric, by their labels as written.
+pub(crate) fn metric(lbd: &Lbd, name: &str) -> std::collections::HashMap<String, u64> {
+    let (_, text) = lbd.ask("GET", "/metrics");
+    let value = |line: &str| {
+        let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
+        Some((labels.to_owned(), value.parse().ok()?))
+    };
+    text.lines().filter_map(value).collect()
 }

@@ -1,0 +1,312 @@
+//! A target as the workers see it: what they read and count with each connection is atomic, and of one writer or seldom
+//! written.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use common::time::UnixTime;
+use lbd_core::admission::ConnectionCount;
+use lbd_core::health::HealthState;
+use lbd_core::target::TargetKey;
+use tokio::sync::Notify;
+
+use crate::counters::{Counter, Sharded, TargetCounters};
+
+/// A target, which lives on over reloads as long as group, id and address stay.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// What names it.
+    pub(crate) key: TargetKey,
+    /// What the workers count.
+    pub(crate) counters: Sharded<TargetCounters>,
+    /// Checks that succeeded and failed; written by the control runtime.
+    pub(crate) checks: [Counter; 2],
+    /// Connections open over all workers: the load that algorithms compare, and what `max_connections` limits. On lines
+    /// of its own, because every worker writes it.
+    pub(crate) open_now: Open,
+    /// Written by the control runtime, read with each connection.
+    decided: Decided,
+    failures: Failures,
+    last_check: Mutex<Option<LastCheck>>,
+}
+
+/// The connections open now.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Open(ConnectionCount);
+
+impl std::ops::Deref for Open {
+    type Target = ConnectionCount;
+
+    fn deref(&self) -> &ConnectionCount {
+        &self.0
+    }
+}
+
+/// What the control runtime has decided.
+#[derive(Debug)]
+struct Decided {
+    share: AtomicU32,
+    max_connections: AtomicU32,
+    /// On the process's clock: when its connections are closed; `u64::MAX` for never.
+    close_at_ms: AtomicU64,
+    health: AtomicU8,
+    failed: AtomicBool,
+    /// Its place in its group's list.
+    index: AtomicU32,
+}
+
+/// Failures in a row, for passive ejection.
+#[derive(Debug)]
+struct Failures {
+    count: AtomicU32,
+    /// So many eject; 0 for never.
+    threshold: AtomicU32,
+    /// The threshold was reached; taken by the control runtime.
+    reached: AtomicBool,
+    last: AtomicU8,
+    alarm: Arc<Alarm>,
+}
+
+/// What wakes the control runtime when a target's failures have reached their threshold.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm {
+    raised: AtomicBool,
+    /// Also notified when a deadline of a group has changed.
+    pub(crate) notify: Notify,
+}
+
+impl Alarm {
+    /// Says that a target is to be looked at.
+    fn raise(&self) {
+        self.raised.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    /// Whether a target is to be looked at; that is then done.
+    pub(crate) fn take(&self) -> bool {
+        self.raised.load(Ordering::Relaxed) && self.raised.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// How a connection to a target failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    /// It was refused, or could not be made.
+    Connect,
+    /// Connecting took too long.
+    Timeout,
+    /// It was reset before the target had answered.
+    Reset,
+    /// ICMP said that nobody is there.
+    Unreachable,
+}
+
+impl FailureKind {
+    const ALL: [Self; 4] = [Self::Connect, Self::Timeout, Self::Reset, Self::Unreachable];
+
+    /// Its name in the log.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::Reset => "reset",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// How the last check of a target went.
+#[derive(Clone, Debug)]
+pub(crate) struct LastCheck {
+    /// The failure, none for a success.
+    pub(crate) failure: Option<String>,
+    /// How long it took.
+    pub(crate) latency: Duration,
+    /// When it ended.
+    pub(crate) at: UnixTime,
+}
+
+const HEALTH_STATES: [HealthState; 4] =
+    [HealthState::Unchecked, HealthState::Undecided, HealthState::Healthy, HealthState::Unhealthy];
+
+impl Target {
+    pub(super) fn new(key: TargetKey, alarm: Arc<Alarm>, workers: usize) -> Self {
+        Self {
+            key,
+            counters: Sharded::new(workers),
+            checks: [Counter::default(), Counter::default()],
+            open_now: Open::default(),
+            decided: Decided {
+                share: AtomicU32::new(0),
+                max_connections: AtomicU32::new(u32::MAX),
+                close_at_ms: AtomicU64::new(u64::MAX),
+                health: AtomicU8::new(1),
+                failed: AtomicBool::new(false),
+                index: AtomicU32::new(0),
+            },
+            failures: Failures {
+                count: AtomicU32::new(0),
+                threshold: AtomicU32::new(0),
+                reached: AtomicBool::new(false),
+                last: AtomicU8::new(0),
+                alarm,
+            },
+            last_check: Mutex::new(None),
+        }
+    }
+
+    /// What it is to get of the new connections, as `lbd_core::group` says; 0 is nothing.
+    pub(crate) fn share(&self) -> u32 {
+        self.decided.share.load(Ordering::Relaxed)
+    }
+
+    /// Whether new connections may go there.
+    pub(crate) fn serving(&self) -> bool {
+        self.share() > 0
+    }
+
+    /// The most connections that may be open; `u32::MAX` for any number.
+    pub(crate) fn max_connections(&self) -> u32 {
+        self.decided.max_connections.load(Ordering::Relaxed)
+    }
+
+    /// Whether as many connections are open as may be.
+    pub(crate) fn is_full(&self) -> bool {
+        let max = self.max_connections();
+        max != u32::MAX && self.open_now.open() >= max
+    }
+
+    /// What its checks say.
+    pub(crate) fn health(&self) -> HealthState {
+        let index = usize::from(self.decided.health.load(Ordering::Relaxed));
+        HEALTH_STATES.get(index).copied().unwrap_or(HealthState::Undecided)
+    }
+
+    /// Whether it gets nothing because it is not well: sessions that can leave it do.
+    pub(crate) fn failed(&self) -> bool {
+        self.decided.failed.load(Ordering::Relaxed)
+    }
+
+    /// When its connections are closed; `u64::MAX` for never.
+    pub(crate) fn close_at_ms(&self) -> u64 {
+        self.decided.close_at_ms.load(Ordering::Relaxed)
+    }
+
+    /// Has its connections closed at this time of the process's clock, or never with `u64::MAX`.
+    pub(crate) fn set_close_at_ms(&self, at_ms: u64) {
+        self.decided.close_at_ms.store(at_ms, Ordering::Relaxed);
+    }
+
+    /// A connection failed. Ejection is asked for each time another `consecutive_failures` in a row have come together, so
+    /// that one that had to be refused is asked for again.
+    pub(crate) fn report_failure(&self, kind: FailureKind) {
+        let threshold = self.failures.threshold.load(Ordering::Relaxed);
+        if threshold == 0 {
+            return;
+        }
+        let count = self.failures.count.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        if count.is_multiple_of(threshold) {
+            self.failures.last.store(kind as u8, Ordering::Relaxed);
+            self.failures.reached.store(true, Ordering::Release);
+            self.failures.alarm.raise();
+        }
+    }
+
+    /// A connection was answered: the failures before it are no longer in a row.
+    pub(crate) fn report_success(&self) {
+        if self.failures.count.load(Ordering::Relaxed) != 0 {
+            self.failures.count.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The last check.
+    pub(crate) fn last_check(&self) -> Option<LastCheck> {
+        self.locked_check().clone()
+    }
+
+    /// Its place in the list of its group's targets.
+    pub(super) fn index(&self) -> usize {
+        self.decided.index.load(Ordering::Relaxed) as usize
+    }
+
+    pub(super) fn set_index(&self, index: usize) {
+        self.decided.index.store(u32::try_from(index).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn set_share(&self, share: u32) {
+        self.decided.share.store(share, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_failed(&self, failed: bool) {
+        self.decided.failed.store(failed, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_health(&self, state: HealthState) {
+        let index = HEALTH_STATES.iter().position(|known| *known == state).unwrap_or_default();
+        self.decided.health.store(u8::try_from(index).unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    /// Takes the limits of a configuration; a threshold of 0 is none.
+    pub(super) fn set_limits(&self, max_connections: u32, threshold: u32) {
+        self.decided.max_connections.store(max_connections, Ordering::Relaxed);
+        self.failures.threshold.store(threshold, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_last_check(&self, check: Option<LastCheck>) {
+        *self.locked_check() = check;
+    }
+
+    /// Whether its failures have reached the threshold, and how the last one was; that is then dealt with.
+    pub(super) fn take_reached(&self) -> Option<FailureKind> {
+        if !self.failures.reached.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        FailureKind::ALL.get(usize::from(self.failures.last.load(Ordering::Relaxed))).copied()
+    }
+
+    /// Begins to count anew.
+    pub(super) fn forget_failures(&self) {
+        self.failures.count.store(0, Ordering::Relaxed);
+        self.failures.reached.store(false, Ordering::Relaxed);
+    }
+
+    fn locked_check(&self) -> MutexGuard<'_, Option<LastCheck>> {
+        // It is only ever replaced as a whole.
+        self.last_check.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use super::*;
+
+    #[test]
+    fn only_failures_in_a_row_raise_the_alarm() {
+        let alarm = Arc::new(Alarm::default());
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 80));
+        let key = TargetKey { group: "g".to_owned(), id: "t".to_owned(), address };
+        let target = Target::new(key, Arc::clone(&alarm), 1);
+        target.report_failure(FailureKind::Connect);
+        target.set_limits(u32::MAX, 3);
+        for _ in 0..2 {
+            target.report_failure(FailureKind::Connect);
+        }
+        target.report_success();
+        for _ in 0..2 {
+            target.report_failure(FailureKind::Reset);
+        }
+        assert!(!alarm.take() && target.take_reached().is_none());
+        target.report_failure(FailureKind::Timeout);
+        assert!(alarm.take() && !alarm.take());
+        assert_eq!(target.take_reached(), Some(FailureKind::Timeout));
+        assert_eq!(target.take_reached(), None);
+        for _ in 0..3 {
+            target.report_failure(FailureKind::Unreachable);
+        }
+        assert_eq!(target.take_reached(), Some(FailureKind::Unreachable), "asked for again");
+    }
+}
