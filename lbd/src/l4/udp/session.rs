@@ -1,0 +1,194 @@
+//! One UDP session: its place among the service's, and its socket to the target.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lbd_core::udp_sessions::{SessionEnd, Standing};
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::l4::admission::Seat;
+use crate::l4::choose::{Choice, Ends, Occupied, Pool, occupy};
+use crate::l4::refusal::Refusal;
+use crate::snapshot::{FailureKind, Target};
+use crate::worker::Worker;
+
+/// A session that is open. Dropping it gives back its places and closes its socket.
+pub(super) struct Session {
+    /// Its place among the service's sessions.
+    pub(super) seat: Seat,
+    /// Its target, and the socket connected to it.
+    pub(super) upstream: Upstream,
+}
+
+impl Session {
+    /// Counts how it ended.
+    pub(super) fn end(self, end: SessionEnd) {
+        self.seat.counters().udp.ends[end.index()].add(1);
+    }
+}
+
+/// A socket connected to a target.
+///
+/// Being connected it gets datagrams from nobody else, and the kernel tells it when ICMP says that nobody is there.
+pub(super) struct Upstream {
+    socket: UdpSocket,
+    occupied: Occupied,
+    worker: Rc<Worker>,
+}
+
+impl Upstream {
+    fn new(worker: &Rc<Worker>, occupied: Occupied, socket: UdpSocket) -> Self {
+        let counters = occupied.target.counters.of(worker.index);
+        counters.connected.add(1);
+        counters.open.add(1);
+        Self { socket, occupied, worker: Rc::clone(worker) }
+    }
+
+    /// Where it is connected to.
+    pub(super) const fn target(&self) -> &Arc<Target> {
+        &self.occupied.target
+    }
+
+    /// How its target stands.
+    pub(super) fn standing(&self) -> Standing {
+        let target = &self.occupied.target;
+        if target.failed() {
+            return Standing::Gone;
+        }
+        match target.close_at_ms() {
+            u64::MAX => Standing::Serves,
+            end_ms => Standing::Until(end_ms),
+        }
+    }
+
+    /// The target could not be reached; it is counted.
+    pub(super) fn failed(&self, error: &io::Error) {
+        report(&self.worker, self.target(), error);
+    }
+}
+
+impl AsFd for Upstream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.occupied.target.counters.of(self.worker.index).open.subtract_one();
+    }
+}
+
+/// Opens a socket to a target that takes a new session, but not to `except`. There is nothing to wait for: whether anybody
+/// is there shows only with the first datagram.
+pub(super) fn reach(
+    seat: &Seat,
+    pool: &Rc<Pool>,
+    ends: &Ends,
+    except: Option<&Arc<Target>>,
+) -> Result<Upstream, Refusal> {
+    let place = |target: &Arc<Target>| pool.group.targets.iter().position(|it| Arc::ptr_eq(it, target));
+    let mut tried: Vec<usize> = except.and_then(place).into_iter().collect();
+    let source = seat.route.service.config.transparent.then_some(ends.client);
+    for attempt in 0..pool.group.retry.tries() {
+        if attempt > 0 {
+            seat.counters().retries.add(1);
+        }
+        let occupied = match occupy(&seat.worker, pool, ends, &tried) {
+            Choice::Occupied(occupied) => occupied,
+            // A datagram does not wait in a queue: by the time there is room its sender has sent it again.
+            Choice::Full => return Err(Refusal::TargetsFull),
+            Choice::Nobody => return Err(Refusal::NoTarget),
+        };
+        if pool.group.panics() {
+            seat.counters().unhealthy_tries.add(1);
+        }
+        match connect(occupied.target.key.address, source) {
+            Ok(socket) => return Ok(Upstream::new(&seat.worker, occupied, socket)),
+            Err(error) if is_unreachable(&error) => {
+                report(&seat.worker, &occupied.target, &error);
+                tried.push(occupied.index);
+            }
+            Err(error) => {
+                // Nothing that a target could be blamed for, and nothing that another one would change.
+                seat.counters().udp.socket_errors.add(1);
+                tracing::debug!(target = %occupied.target.key, %error, "cannot open a socket for a session");
+                return Err(Refusal::NoTarget);
+            }
+        }
+    }
+    Err(Refusal::NoTarget)
+}
+
+fn report(worker: &Worker, target: &Target, error: &io::Error) {
+    tracing::debug!(target = %target.key, %error, "a target cannot be reached");
+    target.counters.of(worker.index).connect_errors.add(1);
+    target.report_failure(FailureKind::Unreachable);
+}
+
+fn connect(target: SocketAddr, source: Option<SocketAddr>) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(target), Type::DGRAM, Some(Protocol::UDP))?;
+    // Without this the kernel tells a socket only of an unreachable port, not of an unreachable host.
+    if target.is_ipv4() {
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+    } else {
+        setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+    }
+    if let Some(client) = source {
+        speak_as(&socket, client, target)?;
+    }
+    socket.connect(&target.into())?;
+    Ok(socket.into())
+}
+
+/// Has datagrams come from the client's address. The port is one of this host's: the client's own might be that of another
+/// session, through another address of ours.
+fn speak_as(socket: &Socket, client: SocketAddr, target: SocketAddr) -> io::Result<()> {
+    let ip = client.ip();
+    if ip.is_ipv4() != target.is_ipv4() {
+        let what = format!("`transparent` cannot have {ip} speak to a target of the other address family");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    let allowed =
+        if ip.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) };
+    allowed.map_err(|error| {
+        let what = format!("`transparent` takes root or the capability CAP_NET_ADMIN: {error}");
+        io::Error::new(error.kind(), what)
+    })?;
+    socket.bind(&SocketAddr::new(ip, 0).into())
+}
+
+/// Whether an error of a session's socket says that its target cannot be reached, which is the target's failure.
+pub(super) fn is_unreachable(error: &io::Error) -> bool {
+    let Some(code) = error.raw_os_error() else { return false };
+    let known = [
+        libc::ECONNREFUSED,
+        libc::EHOSTUNREACH,
+        libc::ENETUNREACH,
+        libc::EHOSTDOWN,
+        libc::ENONET,
+        libc::EACCES,
+        libc::EPROTO,
+        libc::ENOPROTOOPT,
+        libc::EOPNOTSUPP,
+    ];
+    known.contains(&code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_s_words_for_nobody_there() {
+        let error = io::Error::from_raw_os_error;
+        assert!(is_unreachable(&error(libc::ECONNREFUSED)) && is_unreachable(&error(libc::EHOSTUNREACH)));
+        assert!(!is_unreachable(&error(libc::EMFILE)) && !is_unreachable(&error(libc::EAGAIN)));
+        assert!(!is_unreachable(&error(libc::EMSGSIZE)), "that is the datagram's fault");
+    }
+}

@@ -1,0 +1,111 @@
+//! Sessions: how many, for how long, from whom.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use super::{Answering, ask, client, config, dropped, insist, metric};
+use crate::support::{Lbd, eventually, own_ip};
+
+fn sibling(ip: Ipv4Addr, last: u8) -> Ipv4Addr {
+    let [first, second, third, _] = ip.octets();
+    Ipv4Addr::new(first, second, third, last)
+}
+
+#[test]
+fn at_the_bound_new_sessions_are_dropped_and_the_others_go_on() {
+    let ip = own_ip();
+    let server = Answering::echo(ip);
+    let mut config = config(ip, &[&server]);
+    config.service = "limits = { max_connections = 2 }\ntimeout = { idle = \"1s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let clients = [client(ip, lbd.address), client(ip, lbd.address)];
+    for client in &clients {
+        assert_eq!(ask(client, b"hello").unwrap(), b"hello");
+    }
+    let third = client(ip, lbd.address);
+    third.send(b"too many").unwrap();
+    eventually("it is counted", || lbd.service("refused_over_limit") == 1 && dropped(&lbd, "refused") == 1);
+    for client in &clients {
+        assert_eq!(ask(client, b"again").unwrap(), b"again");
+    }
+    assert_eq!(server.seen(), 4);
+    eventually("the silent ones end", || lbd.service("connections_open") == 0);
+    assert_eq!(insist(&third, b"now"), b"now");
+}
+
+#[test]
+fn one_source_has_its_own_bound() {
+    let ip = own_ip();
+    let server = Answering::echo(ip);
+    let mut config = config(ip, &[&server]);
+    config.service = "limits = { max_connections_per_source = 1 }".to_owned();
+    let lbd = Lbd::start(&config);
+    let (greedy, other) = (sibling(ip, 211), sibling(ip, 212));
+    let first = client(greedy, lbd.address);
+    assert_eq!(ask(&first, b"one").unwrap(), b"one");
+    client(greedy, lbd.address).send(b"two").unwrap();
+    eventually("it is counted", || dropped(&lbd, "refused") == 1);
+    assert_eq!(ask(&client(other, lbd.address), b"other").unwrap(), b"other");
+    assert_eq!(ask(&first, b"one").unwrap(), b"one");
+    assert_eq!(server.sessions(), 2);
+}
+
+#[test]
+fn the_access_list_and_the_rate_count_for_sessions() {
+    let ip = own_ip();
+    let server = Answering::echo(ip);
+    let mut config = config(ip, &[&server]);
+    let (denied, allowed) = (sibling(ip, 221), sibling(ip, 222));
+    config.service = format!(
+        "access = {{ deny = [\"{denied}\"] }}\nrate = {{ key = \"source_ip\", requests = 2, per = \"1h\" }}"
+    );
+    let lbd = Lbd::start(&config);
+    client(denied, lbd.address).send(b"no").unwrap();
+    eventually("it is counted", || dropped(&lbd, "refused") == 1);
+    let sessions = [client(allowed, lbd.address), client(allowed, lbd.address)];
+    for session in &sessions {
+        assert_eq!(ask(session, b"yes").unwrap(), b"yes");
+    }
+    client(allowed, lbd.address).send(b"too often").unwrap();
+    eventually("it is counted", || dropped(&lbd, "refused") == 2);
+    for session in &sessions {
+        assert_eq!(ask(session, b"still").unwrap(), b"still", "the rate is one of sessions");
+    }
+    assert_eq!(server.sessions(), 2);
+}
+
+#[test]
+fn only_silent_sessions_end() {
+    let ip = own_ip();
+    let server = Answering::echo(ip);
+    let mut config = config(ip, &[&server]);
+    config.service = "timeout = { idle = \"1s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let (silent, busy) = (client(ip, lbd.address), client(ip, lbd.address));
+    assert_eq!(ask(&silent, b"x").unwrap(), b"x");
+    let begin = Instant::now();
+    eventually("the silent one has ended", || {
+        assert_eq!(ask(&busy, b"y").unwrap(), b"y");
+        metric(&lbd, "service_sessions_ended_total", "end=\"idle\"") == 1
+    });
+    assert!(begin.elapsed() >= Duration::from_millis(900), "{:?}", begin.elapsed());
+    assert_eq!(lbd.service("connections_open"), 1);
+    assert_eq!(ask(&busy, b"z").unwrap(), b"z");
+    assert_eq!(server.sessions(), 2);
+    assert_eq!(ask(&silent, b"back").unwrap(), b"back");
+    assert_eq!(server.sessions(), 3, "it came back with another session");
+}
+
+#[test]
+fn a_full_target_gets_no_further_sessions() {
+    let ip = own_ip();
+    let servers = [Answering::named(ip, "small"), Answering::named(ip, "large")];
+    let mut config = config(ip, &servers.each_ref());
+    config.target_keys = vec!["max_connections = 1".to_owned()];
+    let lbd = Lbd::start(&config);
+    let clients: Vec<_> = (0..8).map(|_| client(ip, lbd.address)).collect();
+    for client in &clients {
+        ask(client, b"?").unwrap();
+    }
+    assert_eq!((servers[0].sessions(), servers[1].sessions()), (1, 7));
+}
