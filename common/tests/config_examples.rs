@@ -125,88 +125,20 @@ fn full_has_every_key_of_groups() {
     assert_eq!(expect.as_deref(), Some(&[0x12, 0x34][..]));
 }
 
+/// The keys of services and target groups.
+const KEYS: &str = "zone accept_proxy transparent connect idle header keepalive user max_connections \
+    max_connections_per_source rate key requests per scope access allow deny network tag access_log \
+    format file rule when sni forward algorithm targets id address weight backup panic_percent \
+    slow_start drain_timeout send_proxy cross_zone discover dns server srv consul etcd prefix \
+    refresh max_targets health http tcp tls grpc udp host expect body ca_file port interval \
+    unhealthy_interval timeout healthy_threshold unhealthy_threshold eject consecutive_failures base \
+    max max_percent sticky by ttl max_entries retry on attempts queue";
+
 /// In an example or in a comment.
 #[test]
 fn full_names_every_key_there_is() {
     let text = std::fs::read_to_string(folder().join("full.toml")).unwrap();
-    for key in [
-        "zone",
-        "accept_proxy",
-        "transparent",
-        "connect",
-        "idle",
-        "header",
-        "keepalive",
-        "user",
-        "max_connections",
-        "max_connections_per_source",
-        "rate",
-        "key",
-        "requests",
-        "per",
-        "scope",
-        "access",
-        "allow",
-        "deny",
-        "network",
-        "tag",
-        "access_log",
-        "format",
-        "file",
-        "rule",
-        "when",
-        "sni",
-        "forward",
-        "algorithm",
-        "targets",
-        "id",
-        "address",
-        "weight",
-        "backup",
-        "panic_percent",
-        "slow_start",
-        "drain_timeout",
-        "send_proxy",
-        "cross_zone",
-        "discover",
-        "dns",
-        "server",
-        "srv",
-        "consul",
-        "etcd",
-        "prefix",
-        "refresh",
-        "max_targets",
-        "health",
-        "http",
-        "tcp",
-        "tls",
-        "grpc",
-        "udp",
-        "host",
-        "expect",
-        "body",
-        "ca_file",
-        "port",
-        "interval",
-        "unhealthy_interval",
-        "timeout",
-        "healthy_threshold",
-        "unhealthy_threshold",
-        "eject",
-        "consecutive_failures",
-        "base",
-        "max",
-        "max_percent",
-        "sticky",
-        "by",
-        "ttl",
-        "max_entries",
-        "retry",
-        "on",
-        "attempts",
-        "queue",
-    ] {
+    for key in KEYS.split_whitespace() {
         let written = [format!("{key} = "), format!(".{key}]")];
         assert!(written.iter().any(|written| text.contains(written.as_str())), "{key} is missing");
     }

@@ -41,7 +41,7 @@ pub struct Vrrp {
     pub interface: PerNode<String>,
     /// The virtual router's number.
     pub vrid: Vrid,
-    /// The priority of each node; never equal.
+    /// The priority of each node; never equal, and 1 only if nothing is tracked: a node in bad health ranks below both.
     pub priority: PerNode<Priority>,
     /// The virtual IPs with their prefix lengths, in the file's order, families mixed; may be empty with a hook.
     pub vips: Vec<IpNet>,
