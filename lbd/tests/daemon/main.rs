@@ -13,6 +13,7 @@ mod relay;
 mod reload;
 mod server;
 mod set;
+mod simulate;
 mod startup;
 mod stop;
 mod support;

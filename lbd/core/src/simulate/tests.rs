@@ -8,6 +8,8 @@ use super::{Distribution, Report, Workload, WorkloadError, run, svg, table};
 const HEAVY_TARGET: &str = include_str!("../../../../configs/simulate/heavy-target.toml");
 const SHORT_AND_LONG: &str = include_str!("../../../../configs/simulate/short-and-long.toml");
 const CONSISTENT_OR_MODULAR: &str = include_str!("../../../../configs/simulate/consistent-or-modular.toml");
+const FULL: &str = include_str!("../../../../configs/simulate/full.toml");
+const README: &str = include_str!("../../../../README.md");
 const FAILING_TARGET: &str = include_str!("../../../../configs/simulate/failing-target.toml");
 
 fn play(text: &str) -> Report {
@@ -62,7 +64,7 @@ fn every_example_can_be_played_and_drawn() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/simulate");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert!(files.len() >= 4);
+    assert!(files.len() >= 5);
     for file in files {
         let report = play(&std::fs::read_to_string(&file).unwrap());
         check(&report);
@@ -182,6 +184,67 @@ fn the_slow_start_is_slow() {
     for algorithm in [Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::ConsistentHash] {
         let (slow, fast) = (early(FAILING_TARGET, algorithm), early(&at_once, algorithm));
         assert!(slow < fast / 2.0, "{algorithm:?}: {slow} {fast}");
+    }
+}
+
+/// Failed connects take out what checks have not noticed, and the backups serve when nobody else is left.
+#[test]
+fn ejection_and_backups() {
+    let report = play(FULL);
+    for outcome in &report.outcomes {
+        let algorithm = outcome.algorithm;
+        // With both targets dead and not out yet there is nobody to try, since a backup only stands by.
+        assert!(outcome.lost.refused <= 15, "{algorithm:?}: {:?}", outcome.lost);
+        assert_eq!(outcome.lost.total(), outcome.lost.cut + outcome.lost.refused);
+        // The first three connects to each dead target of each spell, and a few after an ejection has ended.
+        assert!((6..=60).contains(&outcome.retried), "{algorithm:?}: {}", outcome.retried);
+        // A bucket is 100 s / 240. The first target goes at 20 s and the second at 30 s.
+        let busy = |target: usize, seconds: std::ops::Range<usize>| {
+            let buckets = seconds.start * 240 / 100..seconds.end * 240 / 100;
+            outcome.targets[target].load[buckets].iter().sum::<f64>() > 0.0
+        };
+        assert!(!busy(2, 0..29) && !busy(3, 0..29), "{algorithm:?}: backups stand by");
+        assert!(busy(2, 35..60) && busy(3, 35..60), "{algorithm:?}: backups serve");
+        assert!(
+            busy(0, 75..79) && busy(1, 75..100) && !busy(0, 81..100),
+            "{algorithm:?}: those who are back serve"
+        );
+    }
+    // Without ejection, retries go on until the checks have failed three times.
+    let (before, after) = FULL.split_once("[eject]").unwrap();
+    let checked_only = play(&format!("{before}{}", &after[after.find("[[target]]").unwrap()..]));
+    for (without, with) in checked_only.outcomes.iter().zip(&report.outcomes) {
+        assert!(
+            without.retried > 4 * with.retried,
+            "{:?}: {} {}",
+            with.algorithm,
+            without.retried,
+            with.retried
+        );
+    }
+}
+
+#[test]
+fn the_readme_s_numbers() {
+    let (heavy, mixed, moved) = (play(HEAVY_TARGET), play(SHORT_AND_LONG), play(CONSISTENT_OR_MODULAR));
+    let load = |algorithm| format!("{:.2}", heavy.outcome(algorithm).unwrap().load_max());
+    let wait = |algorithm| table::seconds(mixed.outcome(algorithm).unwrap().waits.mean);
+    let moves = |algorithm| {
+        let moves = &moved.outcome(algorithm).unwrap().moves[0];
+        (f64::from(moves.moved) * 100.0 / f64::from(moves.clients)).round()
+    };
+    let (turns, least) = (Algorithm::RoundRobin, Algorithm::LeastConnections);
+    let (modular, consistent) = (Algorithm::SourceIpHash, Algorithm::ConsistentHash);
+    for sentence in [
+        format!("most load {} with `round_robin`, {} with `least_connections`", load(turns), load(least)),
+        format!("{} of waiting with `round_robin`, {} with `least_connections`", wait(turns), wait(least)),
+        format!(
+            "{} % of the clients move with `source_ip_hash`, {} % with `consistent_hash`",
+            moves(modular),
+            moves(consistent)
+        ),
+    ] {
+        assert!(README.contains(&sentence), "the README does not say: {sentence}");
     }
 }
 
