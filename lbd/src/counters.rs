@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use lbd_core::udp_sessions::{DatagramDrop, SessionEnd};
+
 /// A number with one writer and any number of readers.
 ///
 /// With a single writer a load and a store are enough; that is why each worker has its own.
@@ -56,10 +58,10 @@ impl<T: Default> Sharded<T> {
 pub(crate) struct ServiceCounters {
     /// Connections admitted.
     pub(crate) admitted: Counter,
-    /// Connections closed at once because `max_connections` were open.
-    pub(crate) over_limit: Counter,
-    /// Connections reset because no target could be reached.
-    pub(crate) no_target: Counter,
+    /// Connections reset before they had a target, by [`crate::l4::Refusal`].
+    pub(crate) refusals: [Counter; crate::l4::Refusal::COUNT],
+    /// Connections that had to wait for a target with room.
+    pub(crate) queued: Counter,
     /// Connects tried again on another target.
     pub(crate) retries: Counter,
     /// Tries of a target that is not healthy, because none was.
@@ -68,8 +70,29 @@ pub(crate) struct ServiceCounters {
     pub(crate) bytes_to_target: Counter,
     /// Bytes from targets to clients.
     pub(crate) bytes_to_client: Counter,
+    /// Bytes of both directions that were not copied but stayed in the kernel.
+    pub(crate) bytes_spliced: Counter,
     /// How relayed connections ended, by [`crate::l4::End`].
     pub(crate) ends: [Counter; crate::l4::End::COUNT],
+    /// What only a `udp` service has.
+    pub(crate) udp: UdpCounters,
+}
+
+/// What a worker counts for a `udp` service beside what connections and sessions have in common.
+#[derive(Debug, Default)]
+pub(crate) struct UdpCounters {
+    /// Datagrams from clients to targets.
+    pub(crate) datagrams_to_target: Counter,
+    /// Datagrams from targets to clients.
+    pub(crate) datagrams_to_client: Counter,
+    /// Datagrams that were not passed on, by [`DatagramDrop`].
+    pub(crate) drops: [Counter; DatagramDrop::COUNT],
+    /// Sessions that were given another target.
+    pub(crate) moved: Counter,
+    /// How sessions ended, by [`SessionEnd`].
+    pub(crate) ends: [Counter; SessionEnd::COUNT],
+    /// Sockets for sessions that could not be opened: no free ports, files or memory.
+    pub(crate) socket_errors: Counter,
 }
 
 /// What a worker counts for a target.

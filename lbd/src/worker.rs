@@ -3,20 +3,21 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
-use lbd_core::round_robin::RoundRobin;
+use common::config::Mode;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::l4::{BufferPool, Connections, End, accept_loop};
+use crate::clock::Clock;
+use crate::l4::{BufferPool, Complaints, Connections, End, Pool, accept_loop, udp};
 use crate::shared::{Shared, WorkerShared};
-use crate::snapshot::{Service, Snapshot};
+use crate::snapshot::{Group, Service, Snapshot};
 
 /// How often a worker says that it runs, takes the time and looks at a slice of its connections.
 const TICK: Duration = Duration::from_millis(20);
@@ -35,6 +36,10 @@ pub(crate) enum Command {
     Listen(SocketAddr, TcpListener),
     /// Accept what is queued at this address, and close its socket.
     Unlisten(SocketAddr),
+    /// Take datagrams from this socket.
+    ListenUdp(SocketAddr, UdpSocket),
+    /// Pass on what is queued at this address for datagrams, and close its socket.
+    UnlistenUdp(SocketAddr),
     /// The same for all addresses.
     UnlistenAll,
     /// Close every connection.
@@ -119,17 +124,22 @@ pub(crate) struct Worker {
 
 /// Where connections to an address go.
 pub(crate) struct Route {
-    /// The service, and its group.
+    /// The service.
     pub(crate) service: Arc<Service>,
-    /// This worker's turn among the group's targets; services of the same group share it.
-    pub(crate) rotation: Rc<RefCell<RoundRobin>>,
+    /// The group that serves it when no rule says otherwise.
+    pub(crate) default: Rc<Pool>,
+    /// The groups of its rules, in the file's order.
+    pub(crate) rules: Vec<Rc<Pool>>,
+    /// What clients did wrong.
+    pub(crate) complaints: Complaints,
 }
 
 /// The snapshot as this worker uses it.
 struct Routes {
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     generation: u64,
-    by_address: HashMap<SocketAddr, Rc<Route>>,
+    by_address: HashMap<(Mode, SocketAddr), Rc<Route>>,
+    pools: HashMap<String, Rc<Pool>>,
 }
 
 impl Worker {
@@ -138,35 +148,55 @@ impl Worker {
         &self.all.workers[self.index]
     }
 
-    /// Where connections to `address` go now.
-    pub(crate) fn route(&self, address: SocketAddr) -> Option<Rc<Route>> {
+    /// The process's clock.
+    pub(crate) fn clock(&self) -> Clock {
+        self.all.clock
+    }
+
+    /// Where connections or datagrams to `address` go now.
+    pub(crate) fn route(&self, mode: Mode, address: SocketAddr) -> Option<Rc<Route>> {
         let mut routes = self.routes.borrow_mut();
-        let routes = &mut *routes;
-        let snapshot = routes.snapshot.load();
-        if snapshot.generation != routes.generation {
-            routes.generation = snapshot.generation;
-            routes.by_address = build_routes(snapshot, self.index);
-        }
-        routes.by_address.get(&address).map(Rc::clone)
+        routes.refresh(self.index);
+        routes.by_address.get(&(mode, address)).map(Rc::clone)
+    }
+
+    /// The target group of this name as it is now.
+    pub(crate) fn pool(&self, group: &str) -> Option<Rc<Pool>> {
+        let mut routes = self.routes.borrow_mut();
+        routes.refresh(self.index);
+        routes.pools.get(group).map(Rc::clone)
     }
 }
 
-fn build_routes(snapshot: &Snapshot, worker: usize) -> HashMap<SocketAddr, Rc<Route>> {
-    let mut rotations: HashMap<&str, Rc<RefCell<RoundRobin>>> = HashMap::new();
-    for group in &snapshot.groups {
-        let weights = group.config.targets.iter().map(|target| target.weight).collect();
-        let rotation = RoundRobin::new(weights, worker);
-        rotations.insert(&group.config.name, Rc::new(RefCell::new(rotation)));
-    }
-    let mut routes = HashMap::with_capacity(snapshot.by_address.len());
-    for (&address, service) in &snapshot.by_address {
-        // Every service's group is among the snapshot's.
-        if let Some(rotation) = rotations.get(service.group.config.name.as_str()) {
-            let route = Route { service: Arc::clone(service), rotation: Rc::clone(rotation) };
-            routes.insert(address, Rc::new(route));
+impl Routes {
+    /// Takes the snapshot in use, if it is another one by now.
+    fn refresh(&mut self, worker: usize) {
+        let snapshot = self.snapshot.load();
+        if snapshot.generation == self.generation {
+            return;
         }
+        self.generation = snapshot.generation;
+        let pool = |group: &Arc<Group>| Rc::new(Pool::new(group, snapshot.hash_key, worker));
+        let pools: HashMap<String, Rc<Pool>> =
+            snapshot.groups.iter().map(|group| (group.config.name.clone(), pool(group))).collect();
+        // Every service's groups are among the snapshot's.
+        let find = |group: &Arc<Group>| pools.get(&group.config.name).map(Rc::clone);
+        let route = |service: &Arc<Service>| {
+            Some(Rc::new(Route {
+                service: Arc::clone(service),
+                default: find(&service.group)?,
+                rules: service.rules.iter().map(|(_, group)| find(group)).collect::<Option<_>>()?,
+                complaints: Complaints::default(),
+            }))
+        };
+        self.by_address = HashMap::with_capacity(snapshot.by_address.len());
+        for service in &snapshot.services {
+            let Some(route) = route(service) else { continue };
+            let keys = service.config.listen.iter().map(|listen| (service.config.mode, listen.address));
+            self.by_address.extend(keys.map(|key| (key, Rc::clone(&route))));
+        }
+        self.pools = pools;
     }
-    routes
 }
 
 /// Says that the worker has ended, also when it panics.
@@ -200,7 +230,7 @@ fn run(
     all.workers[index].beat(all.clock.now_ms());
     drop(started.send(Ok(())));
     let snapshot = Cache::new(Arc::clone(&shared.snapshot));
-    let routes = Routes { snapshot, generation: 0, by_address: HashMap::new() };
+    let routes = Routes { snapshot, generation: 0, by_address: HashMap::new(), pools: HashMap::new() };
     let worker = Rc::new(Worker {
         index,
         connections: Rc::default(),
@@ -225,6 +255,7 @@ async fn tick_forever(worker: Rc<Worker>) {
 
 async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
     let mut listening: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
+    let mut datagrams = udp::Listeners::default();
     tokio::task::spawn_local(tick_forever(Rc::clone(&worker)));
     loop {
         match commands.recv().await {
@@ -239,8 +270,16 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
             },
             // Dropping the sender stops the loop.
             Some(Command::Unlisten(address)) => drop(listening.remove(&address)),
-            Some(Command::UnlistenAll) => listening.clear(),
-            Some(Command::CloseAll) => worker.connections.close_all(End::Stopped),
+            Some(Command::ListenUdp(address, socket)) => datagrams.listen(&worker, address, socket),
+            Some(Command::UnlistenUdp(address)) => datagrams.close(address),
+            Some(Command::UnlistenAll) => {
+                listening.clear();
+                datagrams.linger_all();
+            }
+            Some(Command::CloseAll) => {
+                worker.connections.close_all(End::Stopped);
+                datagrams.close_all();
+            }
             Some(Command::Exit) | None => return,
         }
     }

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use common::config::Mode;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use super::{reset_on_close, tcp};
+use super::admission::Seat;
+use super::{keep_alive, reset_on_close, tcp};
 use crate::worker::{Route, Worker};
 
 /// How long accepting pauses after a failure such as too many open files: doubled up to the maximum as long as it lasts.
@@ -26,7 +28,8 @@ pub(crate) async fn accept_loop(
 ) {
     let _listening = Listening(&worker);
     // The route as last seen. A reload that removes the address leaves it to what is still in the queue.
-    let Some(mut route) = worker.route(address) else { return };
+    let Some(mut route) = worker.route(Mode::Tcp, address) else { return };
+    prepare(&listener, &route);
     let mut pause = PAUSE_MIN;
     loop {
         let accepted = tokio::select! {
@@ -35,12 +38,15 @@ pub(crate) async fn accept_loop(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((client, _)) => {
+            Ok((client, peer)) => {
                 pause = PAUSE_MIN;
-                if let Some(current) = worker.route(address) {
+                if let Some(current) =
+                    worker.route(Mode::Tcp, address).filter(|current| !Rc::ptr_eq(current, &route))
+                {
                     route = current;
+                    prepare(&listener, &route);
                 }
-                admit(&worker, &route, client);
+                admit(&worker, &route, client, peer, address);
             }
             Err(error) => {
                 worker.shared().counters.accept_errors.add(1);
@@ -57,7 +63,7 @@ pub(crate) async fn accept_loop(
             }
         }
     }
-    accept_queued(&worker, &route, listener);
+    accept_queued(&worker, &route, listener, address);
 }
 
 /// Takes the socket out of the worker's count, however the loop ends.
@@ -70,29 +76,38 @@ impl Drop for Listening<'_> {
 }
 
 /// Accepts what waits in the socket's queue, before the socket is closed and the kernel would reset it.
-fn accept_queued(worker: &Rc<Worker>, route: &Rc<Route>, listener: TcpListener) {
+fn accept_queued(worker: &Rc<Worker>, route: &Rc<Route>, listener: TcpListener, address: SocketAddr) {
     let Ok(listener) = listener.into_std() else { return };
     // Ends with the queue: `WouldBlock`, or any other error.
-    while let Ok((client, _)) = listener.accept() {
+    while let Ok((client, peer)) = listener.accept() {
         let client = client.set_nonblocking(true).and_then(|()| TcpStream::from_std(client));
         match client {
-            Ok(client) => admit(worker, route, client),
+            Ok(client) => admit(worker, route, client, peer, address),
             Err(_) => worker.shared().counters.accept_errors.add(1),
         }
     }
 }
 
-fn admit(worker: &Rc<Worker>, route: &Rc<Route>, client: TcpStream) {
-    let service = &route.service;
-    let counters = service.shared.counters.of(worker.index);
-    if !service.shared.open.admit(service.config.limits.max_connections) {
-        counters.over_limit.add(1);
-        reset_on_close(SockRef::from(&client));
-        return;
+fn admit(worker: &Rc<Worker>, route: &Rc<Route>, client: TcpStream, peer: SocketAddr, address: SocketAddr) {
+    // Whose connection a trusted proxy brings is not known before its header is there.
+    let seat = if route.service.guard.trusts(peer.ip()) {
+        Seat::enter(worker, route)
+    } else {
+        Seat::take(worker, route, peer.ip())
+    };
+    match seat {
+        Ok(seat) => drop(tokio::task::spawn_local(tcp::serve(seat, client, peer, address))),
+        Err(_) => reset_on_close(SockRef::from(&client)),
     }
-    counters.admitted.add(1);
-    worker.shared().counters.open.add(1);
-    tokio::task::spawn_local(tcp::serve(Rc::clone(worker), Rc::clone(route), client));
+}
+
+/// Has accepted sockets inherit the service's time-outs.
+fn prepare(listener: &TcpListener, route: &Route) {
+    let (socket, timeouts) = (SockRef::from(listener), &route.service.config.timeout);
+    let set = keep_alive(&socket, timeouts).and_then(|()| socket.set_tcp_user_timeout(timeouts.user));
+    if let Err(error) = set {
+        tracing::warn!(service = route.service.config.name, %error, "cannot set the time-outs of a listener");
+    }
 }
 
 /// Whether the error is about the connection that was to be accepted, so that the next one may go well at once.

@@ -37,6 +37,7 @@ pub(crate) struct Control {
     verdict: Cell<Option<End>>,
     unread: Cell<bool>,
     look: Cell<bool>,
+    answered: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -60,6 +61,18 @@ impl Control {
     /// Whether to look for a reset of a socket that is not being read.
     pub(crate) fn take_look(&self) -> bool {
         self.look.take()
+    }
+
+    /// The target has sent something: it is alive, whatever its earlier connections were like.
+    pub(crate) fn set_answered(&self) {
+        if !self.answered.replace(true) {
+            self.target.report_success();
+        }
+    }
+
+    /// Whether the target has sent anything.
+    pub(crate) fn answered(&self) -> bool {
+        self.answered.get()
     }
 
     /// Has the sweep wake this task.
@@ -125,6 +138,7 @@ impl Connections {
             verdict: Cell::new(None),
             unread: Cell::new(false),
             look: Cell::new(false),
+            answered: Cell::new(false),
             waker: RefCell::new(None),
         });
         let mut slots = self.slots.borrow_mut();

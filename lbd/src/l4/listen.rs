@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that may wait to be accepted on one socket; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 16_384;
@@ -49,7 +49,7 @@ pub(crate) enum BindError {
 }
 
 impl BindError {
-    fn new(address: SocketAddr, source: io::Error) -> Self {
+    pub(super) fn new(address: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::Busy { address },
             io::ErrorKind::PermissionDenied => Self::Forbidden { address },
@@ -97,7 +97,7 @@ fn open(address: SocketAddr, share: bool) -> io::Result<Socket> {
         socket.set_freebind_v6(true)?;
         socket.set_only_v6(true)?;
     }
-    super::tune(SockRef::from(&socket))?;
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }

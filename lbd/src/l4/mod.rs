@@ -1,19 +1,34 @@
-//! Layer 4: byte streams from clients to targets.
+//! Layer 4: byte streams and datagrams from clients to targets.
 
 mod accept;
+mod admission;
 mod buffers;
+mod choose;
+mod connect;
 mod connections;
+mod guard;
 mod listen;
+mod preamble;
+mod queue;
+mod refusal;
 mod relay;
+mod splice;
 mod tcp;
+pub(crate) mod udp;
 
 pub(crate) use accept::accept_loop;
 pub(crate) use buffers::BufferPool;
+pub(crate) use choose::Pool;
 pub(crate) use connections::Connections;
+pub(crate) use guard::Guard;
 pub(crate) use listen::{BindError, Listeners, bind_all};
+pub(crate) use preamble::Complaints;
+pub(crate) use queue::Queue;
+pub(crate) use refusal::Refusal;
 
 use std::time::Duration;
 
+use common::config::Timeouts;
 use socket2::{SockRef, TcpKeepalive};
 
 /// How a relayed connection ended.
@@ -59,13 +74,20 @@ impl End {
     }
 }
 
-/// After so much silence the kernel asks whether the other end is still there, and again every third of it.
-const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
-
-/// What both sockets of a connection get. Accepted sockets inherit it from their listener.
-fn tune(socket: SockRef<'_>) -> std::io::Result<()> {
+/// What the sockets to targets get; accepted ones inherit the same from their listener.
+fn tune(socket: &SockRef<'_>, timeouts: &Timeouts) -> std::io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_TIME / 3);
+    if timeouts.user.is_some() {
+        socket.set_tcp_user_timeout(timeouts.user)?;
+    }
+    keep_alive(socket, timeouts)
+}
+
+/// After `timeout.keepalive` of silence the kernel asks whether the other end is still there, and again every third of it.
+fn keep_alive(socket: &SockRef<'_>, timeouts: &Timeouts) -> std::io::Result<()> {
+    // The kernel counts whole seconds.
+    let interval = (timeouts.keepalive / 3).max(Duration::from_secs(1));
+    let keepalive = TcpKeepalive::new().with_time(timeouts.keepalive).with_interval(interval);
     socket.set_tcp_keepalive(&keepalive)
 }
 

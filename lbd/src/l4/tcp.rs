@@ -1,104 +1,141 @@
-//! One client connection of a `tcp` service.
+//! One client connection of a `tcp` service, from its acceptance to its end.
 
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use lbd_core::connect::ConnectPlan;
+use common::config::ProxyVersion;
+use lbd_core::proxy_protocol::{self, Version};
 use socket2::SockRef;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
+use super::admission::Seat;
+use super::choose::{Ends, Occupied};
+use super::connect::{Reached, Way, reach};
+use super::refusal::Refusal;
 use super::relay::Relay;
-use super::{reset_on_close, tune};
-use crate::snapshot::Target;
-use crate::worker::{Route, Worker};
+use super::{End, preamble, reset_on_close};
+use crate::counters::Counter;
+use crate::snapshot::{FailureKind, Target};
+use crate::worker::Worker;
 
-/// Connects to a target and relays until the connection has ended.
-pub(crate) async fn serve(worker: Rc<Worker>, route: Rc<Route>, client: TcpStream) {
-    let open = Open { worker: &worker, route: &route };
-    let counters = route.service.shared.counters.of(worker.index);
-    let Some((target, upstream)) = connect(&worker, &route).await else {
-        counters.no_target.add(1);
+/// IP's number of TCP.
+const PROTOCOL: u8 = 6;
+
+/// What the target gets before anything that the relay reads: at most the header and what was read ahead.
+#[derive(Debug, Default)]
+struct Ahead {
+    bytes: Vec<u8>,
+    /// How many of them are the client's.
+    read: usize,
+}
+
+/// Finds out where a connection goes, connects, and relays until it has ended.
+pub(crate) async fn serve(mut seat: Seat, client: TcpStream, peer: SocketAddr, listen: SocketAddr) {
+    let Ok((mut reached, ahead)) = prepare(&mut seat, &client, peer, listen).await else {
         reset_on_close(SockRef::from(&client));
         return;
     };
-    let connected = Connected::new(&worker, &target);
-    let idle_ms = u64::try_from(route.service.config.timeout.idle.as_millis()).unwrap_or(u64::MAX);
-    let entry = worker.connections.enter(Arc::clone(&target), idle_ms);
-    let end = Relay::new(client, upstream, &worker, counters, &entry.control).await;
-    counters.ends[end.index()].add(1);
-    drop(entry);
+    let worker = &*seat.worker;
+    let occupied = &reached.occupied;
+    let connected = Connected::new(worker, &occupied.target);
+    if !ahead.bytes.is_empty() && Box::pin(send_ahead(&seat, &mut reached.stream, ahead)).await.is_err() {
+        occupied.target.report_failure(FailureKind::Reset);
+        seat.counters().ends[End::TargetReset.index()].add(1);
+        reset_on_close(SockRef::from(&client));
+        return;
+    }
+    let idle = seat.route.service.config.timeout.idle;
+    let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+    let entry = worker.connections.enter(Arc::clone(&occupied.target), idle_ms);
+    let end = Relay::new(client, reached.stream, worker, seat.counters(), &entry.control).await;
+    seat.counters().ends[end.index()].add(1);
+    judge(&occupied.target, end, entry.control.answered());
     drop(connected);
-    drop(open);
 }
 
-/// Tries targets until one is connected, no further may be tried, or the tries are used up.
-async fn connect(worker: &Worker, route: &Route) -> Option<(Arc<Target>, TcpStream)> {
-    let group = &route.service.group;
-    let service = route.service.shared.counters.of(worker.index);
-    let mut plan = ConnectPlan::new(group.retry);
-    loop {
-        let choice = plan.next(&mut route.rotation.borrow_mut(), |index| group.targets[index].serving())?;
-        if plan.tried() > 1 {
-            service.retries.add(1);
-        }
-        if choice.unhealthy {
-            service.unhealthy_tries.add(1);
-        }
-        let target = &group.targets[choice.target];
-        let counters = target.counters.of(worker.index);
-        let attempt = connect_once(target.key.address);
-        match tokio::time::timeout(route.service.config.timeout.connect, attempt).await {
-            Ok(Ok(stream)) => return Some((Arc::clone(target), stream)),
-            Ok(Err(error)) => {
-                counters.connect_errors.add(1);
-                tracing::debug!(target = %target.key, %error, "connect failed");
-            }
-            Err(_) => {
-                counters.connect_timeouts.add(1);
-                tracing::debug!(target = %target.key, "connect timed out");
-            }
+/// All that comes before bytes are relayed.
+async fn prepare(
+    seat: &mut Seat,
+    client: &TcpStream,
+    peer: SocketAddr,
+    listen: SocketAddr,
+) -> Result<(Reached, Ahead), Refusal> {
+    // A listener on all addresses does not say which one the client came to.
+    let local = if listen.ip().is_unspecified() { client.local_addr().unwrap_or(listen) } else { listen };
+    let mut ends = Ends { client: peer, local, protocol: PROTOCOL };
+    let guard = &seat.route.service.guard;
+    let proxied = guard.trusts(peer.ip());
+    let (pool, read) = if proxied || !guard.sni.is_empty() {
+        // Rare and large, so not a part of every connection's task.
+        let preamble = Box::pin(preamble::read(seat, client, &mut ends, proxied)).await?;
+        (preamble.pool, preamble.bytes)
+    } else {
+        (Rc::clone(&seat.route.default), Vec::new())
+    };
+    let mut way = Way::default();
+    let reached = reach(seat, &pool, &ends, client, &mut way).await?;
+    let ahead = ahead(seat, &reached.occupied, &ends, client, read);
+    Ok((reached, ahead))
+}
+
+/// Puts together what the target gets first: a PROXY header if it wants one, and what has come from the client by now, so
+/// that both go out in one packet.
+fn ahead(seat: &Seat, occupied: &Occupied, ends: &Ends, client: &TcpStream, read: Vec<u8>) -> Ahead {
+    let Some(version) = occupied.pool.group.config.send_proxy else {
+        return Ahead { read: read.len(), bytes: read };
+    };
+    let version = match version {
+        ProxyVersion::V1 => Version::V1,
+        ProxyVersion::V2 => Version::V2,
+    };
+    let mut bytes = Vec::new();
+    proxy_protocol::emit(version, ends.client, ends.local, &mut bytes);
+    let header = bytes.len();
+    bytes.extend_from_slice(&read);
+    if read.is_empty() {
+        let mut buffer = seat.worker.buffers.take();
+        // An error or an end is the relay's to find, which reads again.
+        if let Ok(count) = client.try_read(buffer.bytes_mut()) {
+            bytes.extend_from_slice(&buffer.bytes()[..count]);
         }
     }
+    Ahead { read: bytes.len() - header, bytes }
 }
 
-async fn connect_once(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    tune(SockRef::from(&socket))?;
-    socket.connect(address).await
+/// Sends it; as long as connecting may take, because a target that takes nothing at all is not there.
+async fn send_ahead(seat: &Seat, target: &mut TcpStream, ahead: Ahead) -> io::Result<()> {
+    let limit = seat.route.service.config.timeout.connect;
+    tokio::time::timeout(limit, target.write_all(&ahead.bytes)).await??;
+    seat.counters().bytes_to_target.add(ahead.read as u64);
+    Ok(())
 }
 
-/// Counts a client connection as open until dropped, also by a panic.
-struct Open<'a> {
-    worker: &'a Worker,
-    route: &'a Route,
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.route.service.shared.open.release();
-        self.worker.shared().counters.open.subtract_one();
+/// What a connection's end says about its target: one that resets before it has said a word has failed.
+fn judge(target: &Target, end: End, answered: bool) {
+    match end {
+        End::TargetReset if !answered => target.report_failure(FailureKind::Reset),
+        End::Done if !answered => target.report_success(),
+        _ => {}
     }
 }
 
 /// Counts a connection to a target as open until dropped.
-struct Connected<'a> {
-    worker: &'a Worker,
-    target: &'a Target,
-}
+struct Connected<'a>(&'a Counter);
 
 impl<'a> Connected<'a> {
-    fn new(worker: &'a Worker, target: &'a Target) -> Self {
+    fn new(worker: &Worker, target: &'a Target) -> Self {
         let counters = target.counters.of(worker.index);
         counters.connected.add(1);
         counters.open.add(1);
-        Self { worker, target }
+        Self(&counters.open)
     }
 }
 
 impl Drop for Connected<'_> {
     fn drop(&mut self) {
-        self.target.counters.of(self.worker.index).open.subtract_one();
+        self.0.subtract_one();
     }
 }

@@ -238,6 +238,8 @@ impl Group {
             }
         }
         self.shared.panics.store(state.mode() == Mode::Panic, Ordering::Relaxed);
+        // Who waits for a place may find one where there was none to be had.
+        self.shared.queue.place_free();
         for event in state.take_events() {
             self.tell(&event);
         }

@@ -1,0 +1,144 @@
+//! Which target of a group a client gets.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use common::balance::{Balancer, Candidates, Request, Without};
+use common::config::Algorithm;
+use common::hash::HashKey;
+
+use crate::snapshot::{Group, Target};
+use crate::worker::Worker;
+
+/// A target group as one worker uses it; all its services share it.
+pub(crate) struct Pool {
+    /// The group.
+    pub(crate) group: Arc<Group>,
+    /// This worker's turn among its targets.
+    balancer: RefCell<Box<dyn Balancer>>,
+    hash_key: HashKey,
+}
+
+/// Both ends of a client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ends {
+    /// The client.
+    pub(crate) client: SocketAddr,
+    /// The address it came to.
+    pub(crate) local: SocketAddr,
+    /// IP's number: 6 TCP, 17 UDP.
+    pub(crate) protocol: u8,
+}
+
+/// What a group has for a client.
+pub(crate) enum Choice {
+    /// A place at a target.
+    Occupied(Occupied),
+    /// Only targets that have as many connections as they may have.
+    Full,
+    /// No target that may be tried.
+    Nobody,
+}
+
+/// A place at a target, given back when dropped.
+pub(crate) struct Occupied {
+    /// The target.
+    pub(crate) target: Arc<Target>,
+    /// Its group, in which [`Self::index`] is its place.
+    pub(crate) pool: Rc<Pool>,
+    /// Its place in the group.
+    pub(crate) index: usize,
+}
+
+/// How often a place that another worker was quicker to take is tried to be had elsewhere.
+const RACES_MAX: usize = 16;
+
+impl Pool {
+    /// The group for a worker, whose number keeps the workers from all beginning with the same target.
+    pub(crate) fn new(group: &Arc<Group>, hash_key: HashKey, worker: usize) -> Self {
+        let balancer = RefCell::new(group.plan.balancer(worker as u64));
+        Self { group: Arc::clone(group), balancer, hash_key }
+    }
+
+    /// What the group's algorithm wants to know, and no more: hashing is not free.
+    fn request(&self, ends: &Ends) -> Request {
+        match self.group.plan.algorithm() {
+            Algorithm::SourceIpHash | Algorithm::ConsistentHash => {
+                Request { source: self.hash_key.source(ends.client.ip()), flow: 0 }
+            }
+            Algorithm::FlowHash => {
+                let flow = self.hash_key.flow(ends.protocol, ends.client, ends.local);
+                Request { source: 0, flow }
+            }
+            _ => Request::default(),
+        }
+    }
+
+    /// Takes a place at a target if it still has one.
+    fn take(self: &Rc<Self>, index: usize) -> Option<Occupied> {
+        let target = &self.group.targets[index];
+        let occupied = target.open_now.admit(target.max_connections());
+        occupied.then(|| Occupied { target: Arc::clone(target), pool: Rc::clone(self), index })
+    }
+
+    /// A place where the algorithm says.
+    fn pick(self: &Rc<Self>, ends: &Ends, tried: &[usize]) -> Choice {
+        let group = &*self.group;
+        let request = self.request(ends);
+        for _ in 0..RACES_MAX {
+            let picked = self.balancer.borrow_mut().pick(&request, &Without { all: group, tried });
+            let Some(index) = picked else {
+                let full = |index: &usize| {
+                    let target = &group.targets[*index];
+                    !tried.contains(index) && target.share() > 0 && target.is_full()
+                };
+                return if (0..group.len()).any(|index| full(&index)) {
+                    Choice::Full
+                } else {
+                    Choice::Nobody
+                };
+            };
+            if let Some(occupied) = self.take(index) {
+                return Choice::Occupied(occupied);
+            }
+        }
+        Choice::Full
+    }
+}
+
+/// Takes a place at the target that `ends.client` was sent to before, or at one of the algorithm's choice; never at one of
+/// those `tried`.
+pub(crate) fn occupy(worker: &Worker, pool: &Rc<Pool>, ends: &Ends, tried: &[usize]) -> Choice {
+    let Some(sticky) = &pool.group.sticky else { return pool.pick(ends, tried) };
+    let (client, now) = (ends.client.ip(), worker.clock().at());
+    let before = sticky.table.find(client, now);
+    let usable = |&index: &usize| !tried.contains(&index) && pool.group.targets[index].share() > 0;
+    let home = before.as_ref().and_then(|id| sticky.index(id)).filter(usable);
+    if let Some(index) = home {
+        return match pool.take(index) {
+            Some(occupied) => Choice::Occupied(occupied),
+            // It is only full: this connection goes elsewhere, the next ones come back to it.
+            None => pool.pick(ends, tried),
+        };
+    }
+    let picked = match pool.pick(ends, tried) {
+        Choice::Occupied(occupied) => occupied,
+        other => return other,
+    };
+    let decided = sticky.table.enter(client, sticky.id(picked.index), before.as_deref(), now);
+    // Another connection of the same client may have been sent elsewhere at this very moment.
+    let same = sticky.index(&decided).filter(|index| *index != picked.index).filter(usable);
+    Choice::Occupied(same.and_then(|index| pool.take(index)).unwrap_or(picked))
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.target.open_now.release();
+        let group = &self.pool.group;
+        if group.config.queue.is_some() {
+            group.shared.queue.place_free();
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What a service asks of a client before it is let in, ready for use.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use common::config::{self, RateKey};
+use common::time::Instant;
+use ipnet::IpNet;
+use lbd_core::access::{AccessEntry, AccessList};
+use lbd_core::rate::{Bucket, RateLimit, SOURCES_MAX, SourceBuckets};
+use lbd_core::sni::SniRules;
+
+/// The lists, the rate and the rules of a service. What is not configured costs a look at an empty option.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    access: Option<AccessList>,
+    /// The proxies whose header names the client.
+    trusted: Option<AccessList>,
+    rate: Option<(config::Rate, Arc<Limiter>)>,
+    /// Rules for server names, by their place in the file.
+    pub(crate) sni: SniRules,
+}
+
+#[derive(Debug)]
+enum Limiter {
+    Service(Bucket),
+    Source(SourceBuckets),
+}
+
+impl Guard {
+    /// The guard of a service. The buckets of a rate that has not changed are those of `before`.
+    pub(crate) fn new(service: &config::Service, before: Option<&Self>) -> Self {
+        let lists = &service.access;
+        let entry = |entry: &config::AccessEntry, allowed| AccessEntry {
+            network: entry.network,
+            allowed,
+            tag: entry.tag.clone(),
+        };
+        let allowed = lists.allow.iter().map(|it| entry(it, true));
+        let entries: Vec<AccessEntry> = allowed.chain(lists.deny.iter().map(|it| entry(it, false))).collect();
+        let trusted = |&network: &IpNet| AccessEntry { network, allowed: true, tag: None };
+        let trusted: Vec<AccessEntry> = service.accept_proxy.iter().map(trusted).collect();
+        let list = |entries: Vec<AccessEntry>| (!entries.is_empty()).then(|| AccessList::new(entries));
+        Self {
+            access: list(entries),
+            trusted: list(trusted),
+            rate: service.rate.map(|rate| (rate, limiter(rate, before))),
+            sni: SniRules::new(service.rules.iter().map(|rule| rule.sni.iter().map(String::as_str))),
+        }
+    }
+
+    /// Whether a connection from `address` begins with a PROXY header.
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted.as_ref().is_some_and(|list| list.check(address).allowed)
+    }
+
+    /// Whether `client` may connect at all.
+    pub(crate) fn allows(&self, client: IpAddr) -> bool {
+        self.access.as_ref().is_none_or(|list| list.check(client).allowed)
+    }
+
+    /// The tag of the entry that says so.
+    pub(crate) fn tag(&self, client: IpAddr) -> Option<&str> {
+        self.access.as_ref()?.check(client).tag
+    }
+
+    /// Whether there is a rate, so that it takes the time.
+    pub(crate) const fn has_rate(&self) -> bool {
+        self.rate.is_some()
+    }
+
+    /// Whether `client` comes within the rate.
+    pub(crate) fn within_rate(&self, client: IpAddr, now: Instant) -> bool {
+        match self.rate.as_ref().map(|(_, limiter)| &**limiter) {
+            None => true,
+            Some(Limiter::Service(bucket)) => bucket.admit(now),
+            Some(Limiter::Source(buckets)) => buckets.admit(client, now),
+        }
+    }
+
+    /// Sources whose bucket was forgotten for want of room, before it was full again.
+    pub(crate) fn rate_sources_forgotten(&self) -> u64 {
+        match self.rate.as_ref().map(|(_, limiter)| &**limiter) {
+            Some(Limiter::Source(buckets)) => buckets.forgotten(),
+            _ => 0,
+        }
+    }
+}
+
+fn limiter(rate: config::Rate, before: Option<&Guard>) -> Arc<Limiter> {
+    if let Some((same, limiter)) = before.and_then(|guard| guard.rate.as_ref())
+        && *same == rate
+    {
+        return Arc::clone(limiter);
+    }
+    let limit = RateLimit::new(rate.requests, rate.per);
+    Arc::new(match rate.key {
+        RateKey::Service => Limiter::Service(Bucket::new(limit)),
+        RateKey::SourceIp => Limiter::Source(SourceBuckets::new(limit, SOURCES_MAX)),
+    })
+}

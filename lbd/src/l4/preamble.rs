@@ -1,0 +1,152 @@
+//! What some services read of a connection before they choose a target: the PROXY header of a trusted proxy, and the TLS
+//! client's hello when there are rules for server names.
+//!
+//! A client that sends nothing costs its task, a timer and no buffer; one that sends a part costs that part, at most
+//! [`BYTES_MAX`]. All of it has to come within `timeout.header`.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+
+use lbd_core::client_hello::{HELLO_BYTES_MAX, HelloReader};
+use lbd_core::proxy_protocol::{self, Origin, Parsed, V2_BYTES_MAX};
+use tokio::net::TcpStream;
+
+use super::admission::Seat;
+use super::buffers::BufferPool;
+use super::choose::{Ends, Pool};
+use super::refusal::Refusal;
+
+/// The most that is ever read ahead, in bytes. Neither a header nor a hello asks for more than its own maximum.
+const BYTES_MAX: usize = V2_BYTES_MAX + HELLO_BYTES_MAX;
+
+/// A refusal that is the client's fault is logged at most once in this time for each service and worker; the others are
+/// counted.
+const COMPLAINT_INTERVAL_MS: u64 = 1000;
+
+/// What was read.
+pub(super) struct Preamble {
+    /// The group that serves the connection.
+    pub(super) pool: Rc<Pool>,
+    /// The server name that decided.
+    pub(super) server_name: Option<String>,
+    /// What belongs to the target: all that followed a PROXY header.
+    pub(super) bytes: Vec<u8>,
+}
+
+/// When a service complained last, and what it has kept to itself since.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints {
+    last_ms: Cell<u64>,
+    unsaid: Cell<u64>,
+}
+
+/// Reads what the service asks for. A header corrects `ends`, and the client it names is let in or refused.
+pub(super) async fn read(
+    seat: &mut Seat,
+    client: &TcpStream,
+    ends: &mut Ends,
+    proxied: bool,
+) -> Result<Preamble, Refusal> {
+    let limit = seat.route.service.config.timeout.header;
+    match tokio::time::timeout(limit, read_all(seat, client, ends, proxied)).await {
+        Ok(result) => result,
+        Err(_) => Err(seat.route.refuse(&seat.worker, Refusal::HeaderTimeout)),
+    }
+}
+
+async fn read_all(
+    seat: &mut Seat,
+    client: &TcpStream,
+    ends: &mut Ends,
+    proxied: bool,
+) -> Result<Preamble, Refusal> {
+    let mut bytes = Vec::new();
+    if proxied {
+        read_header(seat, client, ends, &mut bytes).await?;
+        seat.identify(ends.client.ip())?;
+    }
+    let mut preamble = Preamble { pool: Rc::clone(&seat.route.default), server_name: None, bytes };
+    if !seat.route.service.guard.sni.is_empty() {
+        preamble.server_name = read_hello(seat, client, ends, &mut preamble.bytes).await?;
+        let name = preamble.server_name.as_deref();
+        if let Some(rule) = name.and_then(|name| seat.route.service.guard.sni.find(name)) {
+            preamble.pool = Rc::clone(&seat.route.rules[rule]);
+        }
+    }
+    Ok(preamble)
+}
+
+async fn read_header(
+    seat: &Seat,
+    client: &TcpStream,
+    ends: &mut Ends,
+    bytes: &mut Vec<u8>,
+) -> Result<(), Refusal> {
+    loop {
+        match proxy_protocol::parse(bytes) {
+            Ok(Parsed::Complete { origin, length }) => {
+                bytes.drain(..length);
+                if let Origin::Proxied { source, destination } = origin {
+                    (ends.client, ends.local) = (source, destination);
+                }
+                return Ok(());
+            }
+            Ok(Parsed::Incomplete) => read_more(seat, client, bytes).await?,
+            Err(error) => return Err(complain(seat, ends, Refusal::ProxyHeader, &error)),
+        }
+    }
+}
+
+async fn read_hello(
+    seat: &Seat,
+    client: &TcpStream,
+    ends: &Ends,
+    bytes: &mut Vec<u8>,
+) -> Result<Option<String>, Refusal> {
+    let mut reader = HelloReader::default();
+    loop {
+        match reader.read(bytes) {
+            Ok(Some(hello)) => return Ok(hello.server_name),
+            Ok(None) => read_more(seat, client, bytes).await?,
+            Err(error) => return Err(complain(seat, ends, Refusal::ClientHello, &error)),
+        }
+    }
+}
+
+/// Waits until there is something to read, and only then takes a buffer for it.
+async fn read_more(seat: &Seat, client: &TcpStream, bytes: &mut Vec<u8>) -> Result<(), Refusal> {
+    let gone = |_: io::Error| seat.route.refuse(&seat.worker, Refusal::ClientGone);
+    loop {
+        client.readable().await.map_err(gone)?;
+        match read_once(client, &seat.worker.buffers, bytes) {
+            Ok(0) => return Err(gone(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(gone(error)),
+        }
+    }
+}
+
+fn read_once(client: &TcpStream, buffers: &Rc<BufferPool>, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    let mut buffer = buffers.take();
+    // Below the maximum, or the parser would have had enough.
+    let room = BYTES_MAX.saturating_sub(bytes.len());
+    let count = client.try_read(&mut buffer.bytes_mut()[..room])?;
+    bytes.extend_from_slice(&buffer.bytes()[..count]);
+    Ok(count)
+}
+
+/// Refuses a client for what it has sent, and says so in the log unless it was said just now.
+fn complain(seat: &Seat, ends: &Ends, refusal: Refusal, error: &dyn fmt::Display) -> Refusal {
+    let (complaints, now_ms) = (&seat.route.complaints, seat.worker.clock().now_ms());
+    if now_ms >= complaints.last_ms.get().saturating_add(COMPLAINT_INTERVAL_MS) {
+        let (service, client) = (&seat.route.service.config.name, ends.client);
+        tracing::warn!(service, %client, unsaid = complaints.unsaid.take(), "connection refused: {error}");
+        complaints.last_ms.set(now_ms);
+    } else {
+        complaints.unsaid.set(complaints.unsaid.get() + 1);
+    }
+    seat.route.refuse(&seat.worker, refusal)
+}
