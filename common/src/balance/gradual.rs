@@ -9,7 +9,7 @@ use crate::hash::{HashKey, mix};
 /// target's share, as a part of the full one, has passed the threshold, and as present from then on. So a client that was
 /// moved away when the target failed stays where it is until it is its turn, and then moves back for good.
 #[derive(Clone, Debug)]
-pub struct Admission {
+pub(super) struct Admission {
     targets: Vec<Entry>,
 }
 
@@ -22,8 +22,7 @@ struct Entry {
 
 impl Admission {
     /// For these targets.
-    #[must_use]
-    pub fn new(members: &[Member<'_>], key: &HashKey) -> Self {
+    pub(super) fn new(members: &[Member<'_>], key: &HashKey) -> Self {
         let entry = |member: &Member<'_>| Entry {
             seed: key.bytes(member.id.as_bytes()),
             weight: share(member.weight, SHARE_PER_WEIGHT) / SHARE_PER_WEIGHT,

@@ -43,11 +43,11 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
-pub use gradual::Admission;
 pub use round_robin::Rotation;
 
 use crate::config::Algorithm;
 use crate::hash::HashKey;
+use gradual::Admission;
 use maglev::Table;
 
 /// A target's share for each unit of its weight, when it is in full service.

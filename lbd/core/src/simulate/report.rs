@@ -115,11 +115,12 @@ impl Lost {
 }
 
 impl Report {
-    /// The share of connections that a target's weight stands for.
+    /// The share of connections that a target's weight stands for while all are in service: a backup's is none.
     #[must_use]
     pub fn share_by_weight(&self, target: usize) -> f64 {
         let total = f64::from(self.workload.weight_total().max(1));
-        self.workload.targets.get(target).map_or(0.0, |model| f64::from(model.weight) / total)
+        let model = self.workload.targets.get(target).filter(|model| !model.backup);
+        model.map_or(0.0, |model| f64::from(model.weight) / total)
     }
 
     /// The outcome of an algorithm, if it was played.

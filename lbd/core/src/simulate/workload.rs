@@ -316,10 +316,10 @@ impl Workload {
         Ok(workload)
     }
 
-    /// The sum of all weights.
+    /// The sum of all weights but the backups'.
     #[must_use]
     pub fn weight_total(&self) -> u32 {
-        self.targets.iter().map(|target| u32::from(target.weight)).sum()
+        self.targets.iter().filter(|target| !target.backup).map(|target| u32::from(target.weight)).sum()
     }
 }
 
