@@ -17,3 +17,4 @@ mod simulate;
 mod startup;
 mod stop;
 mod support;
+mod udp;

@@ -262,6 +262,13 @@ impl Group {
         self.members.get(target).map_or(0, |member| member.share)
     }
 
+    /// Whether a target gets nothing because it is not well, by its checks or by its connections: whoever can leave it does.
+    #[must_use]
+    pub fn failed(&self, target: usize) -> bool {
+        let standing = self.members.get(target).map(|member| member.standing);
+        matches!(standing, Some(Standing::Unhealthy | Standing::Ejected))
+    }
+
     /// What a target's checks say.
     #[must_use]
     pub fn health(&self, target: usize) -> Option<HealthState> {

@@ -86,7 +86,7 @@ fn a_tcp_service_may_have_the_same_address() {
     let tcp = Config::new(ip, &[stream.address]);
     let text = format!(
         "{}\n[[service]]\nname = \"dns\"\nmode = \"udp\"\nlisten = [\"{}\"]\nforward = \"udp\"\n\
-         [[target_group]]\nname = \"udp\"\ntargets = [\"{}\"]\n",
+         [[target_group]]\nname = \"udp\"\ntargets = [{{ address = \"{}\" }}]\n",
         tcp.text(),
         tcp.listen[0],
         datagrams.address
