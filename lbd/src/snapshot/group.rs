@@ -197,12 +197,9 @@ impl Group {
     pub(crate) fn eject_failing(&self, now: Instant) -> bool {
         let mut changed = false;
         for (index, target) in self.targets.iter().enumerate() {
-            let Some(kind) = target.take_reached() else { continue };
-            let ejected = self.with(|state| state.eject(now, index)).unwrap_or(false);
-            if ejected {
-                tracing::warn!(target = %target.key, failure = kind.name(), "too many failures in a row");
+            if target.take_reached() {
+                changed |= self.with(|state| state.eject(now, index)).unwrap_or(false);
             }
-            changed |= ejected;
         }
         changed
     }
@@ -269,7 +266,8 @@ impl Group {
             Event::Ejected { target, time, in_a_row } => {
                 let Some(target) = name(target) else { return };
                 target.forget_failures();
-                tracing::warn!(target = %target.key, ?time, in_a_row, "target is ejected");
+                let failure = target.last_failure().name();
+                tracing::warn!(target = %target.key, failure, ?time, in_a_row, "target is ejected");
             }
             Event::Returned { target } => {
                 let Some(target) = name(target) else { return };

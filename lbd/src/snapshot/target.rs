@@ -258,12 +258,15 @@ impl Target {
         *self.locked_check() = check;
     }
 
-    /// Whether its failures have reached the threshold, and how the last one was; that is then dealt with.
-    pub(super) fn take_reached(&self) -> Option<FailureKind> {
-        if !self.failures.reached.swap(false, Ordering::AcqRel) {
-            return None;
-        }
-        FailureKind::ALL.get(usize::from(self.failures.last.load(Ordering::Relaxed))).copied()
+    /// Whether its failures have reached the threshold; that is then dealt with.
+    pub(super) fn take_reached(&self) -> bool {
+        self.failures.reached.swap(false, Ordering::AcqRel)
+    }
+
+    /// The failure that reached the threshold last.
+    pub(super) fn last_failure(&self) -> FailureKind {
+        let last = usize::from(self.failures.last.load(Ordering::Relaxed));
+        FailureKind::ALL.get(last).copied().unwrap_or(FailureKind::Connect)
     }
 
     /// Begins to count anew.
@@ -299,14 +302,15 @@ mod tests {
         for _ in 0..2 {
             target.report_failure(FailureKind::Reset);
         }
-        assert!(!alarm.take() && target.take_reached().is_none());
+        assert!(!alarm.take() && !target.take_reached());
         target.report_failure(FailureKind::Timeout);
         assert!(alarm.take() && !alarm.take());
-        assert_eq!(target.take_reached(), Some(FailureKind::Timeout));
-        assert_eq!(target.take_reached(), None);
+        assert_eq!((target.take_reached(), target.last_failure()), (true, FailureKind::Timeout));
+        assert!(!target.take_reached());
         for _ in 0..3 {
             target.report_failure(FailureKind::Unreachable);
         }
-        assert_eq!(target.take_reached(), Some(FailureKind::Unreachable), "asked for again");
+        assert!(target.take_reached(), "asked for again");
+        assert_eq!(target.last_failure(), FailureKind::Unreachable);
     }
 }
