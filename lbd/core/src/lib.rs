@@ -13,7 +13,6 @@ pub mod connect;
 pub mod discover;
 pub mod group;
 pub mod health;
-pub mod http_check;
 pub mod proxy_protocol;
 pub mod rate;
 pub mod recent;

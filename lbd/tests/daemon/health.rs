@@ -56,7 +56,7 @@ fn http_checks_look_at_the_status() {
         lbd.health(0) == "healthy" && lbd.health(1) == "unhealthy"
     });
     let check = lbd.status()["target_groups"][0]["targets"][1]["last_check"].clone();
-    assert_eq!(check["result"], "status 404");
+    assert_eq!(check["result"], "answered 404");
     statuses[1].store(204, Ordering::SeqCst);
     eventually("the second one recovers", || lbd.health(1) == "healthy");
 }

@@ -1,0 +1,114 @@
+//! A check's connection: closed with a reset, and with a bound on what is read from it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use lbd_core::check::{Failure, Stage};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::tls;
+
+/// The most that a check reads, in bytes: handshake, framing and chunk sizes around the 16 KiB of head and 64 KiB of body that
+/// are looked at.
+pub(super) const READ_BYTES_MAX: usize = 512 * 1024;
+
+/// A connection that fails once [`READ_BYTES_MAX`] have been read.
+#[derive(Debug)]
+pub(super) struct Stream {
+    inner: TcpStream,
+    left: usize,
+}
+
+/// What [`Stream`] says of an other end that sends without end. No socket says so, and a kind goes through every layer.
+const FLOOD: io::ErrorKind = io::ErrorKind::FileTooLarge;
+
+/// Connects.
+pub(super) async fn connect(address: SocketAddr) -> Result<Stream, Failure> {
+    let inner = open(address).await.map_err(|error| {
+        if is_local(&error) { Failure::Local(text(&error)) } else { Failure::Connect(text(&error)) }
+    })?;
+    Ok(Stream { inner, left: READ_BYTES_MAX })
+}
+
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_zero_linger()?;
+    // Answers in several small writes would wait for delayed acknowledgements.
+    socket.set_nodelay(true)?;
+    socket.connect(address).await
+}
+
+/// What an error of a connection means at this stage.
+pub(super) fn failure(error: &io::Error, stage: Stage) -> Failure {
+    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return tls::failure(error);
+    }
+    match error.kind() {
+        FLOOD => Failure::TooLarge(READ_BYTES_MAX, "answer"),
+        io::ErrorKind::UnexpectedEof => Failure::Closed(stage),
+        _ if is_local(error) => Failure::Local(text(error)),
+        _ => Failure::Broken(text(error)),
+    }
+}
+
+/// Whether an error is this host's doing and says nothing about the target: too many open files, no memory, no free port.
+pub(super) fn is_local(error: &io::Error) -> bool {
+    const LOCAL: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| LOCAL.contains(&code))
+}
+
+/// An error in words, without its number.
+pub(super) fn text(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => "too many open files".to_owned(),
+        Some(libc::EADDRNOTAVAIL) => "no free local port".to_owned(),
+        Some(libc::ECONNRESET | libc::EPIPE) => "connection reset".to_owned(),
+        Some(_) => error.kind().to_string(),
+        None => error.to_string(),
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.left == 0 {
+            return Poll::Ready(Err(FLOOD.into()));
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.left = self.left.saturating_sub(buf.filled().len().saturating_sub(before));
+        result
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,219 @@
+//! TLS for checks: 1.2 and 1.3, each check with a whole handshake of its own.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lbd_core::check::{Failure, Stage, Verdict};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::stream::{self, Stream};
+
+/// The largest CA file that is read, in bytes.
+const CA_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// A CA file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CaFileError {
+    /// It cannot be read.
+    #[error("cannot read the ca_file {path} of a health check: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    /// It is too large.
+    #[error(
+        "the ca_file {path} of a health check is larger than {CA_BYTES_MAX} bytes: give it the issuers of the targets' certificates only"
+    )]
+    TooLarge { path: PathBuf },
+    /// There is nothing in it.
+    #[error(
+        "the ca_file {path} of a health check has no certificate in it: it must be PEM, with BEGIN CERTIFICATE"
+    )]
+    Empty { path: PathBuf },
+    /// One of its certificates is none.
+    #[error("certificate {number} of the ca_file {path} of a health check cannot be used: {why}")]
+    Certificate { path: PathBuf, number: usize, why: String },
+}
+
+/// Reads a CA file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, CaFileError> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(CA_BYTES_MAX + 1).unwrap_or(u64::MAX);
+    let result = File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
+    result.map_err(|source| CaFileError::Read { path: path.to_owned(), source })?;
+    if bytes.len() > CA_BYTES_MAX {
+        return Err(CaFileError::TooLarge { path: path.to_owned() });
+    }
+    Ok(bytes)
+}
+
+/// Certificates must be signed by one of those in `pem`, which was read from `path`.
+pub(super) fn config_with_ca(
+    pem: &[u8],
+    path: &Path,
+    alpn: Option<&str>,
+) -> Result<Arc<ClientConfig>, CaFileError> {
+    let bad = |number: usize, why: String| CaFileError::Certificate { path: path.to_owned(), number, why };
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
+        let certificate = certificate.map_err(|error| bad(index + 1, error.to_string()))?;
+        roots.add(certificate).map_err(|error| bad(index + 1, error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(CaFileError::Empty { path: path.to_owned() });
+    }
+    let provider = provider();
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+    let verifier = verifier.map_err(|error| bad(1, error.to_string()))?;
+    Ok(config(provider, verifier, alpn))
+}
+
+/// Any certificate will do.
+pub(super) fn config_without_ca(alpn: Option<&str>) -> Arc<ClientConfig> {
+    let provider = provider();
+    let verifier = Arc::new(AnyCertificate(provider.signature_verification_algorithms));
+    config(provider, verifier, alpn)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn config(
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ServerCertVerifier>,
+    alpn: Option<&str>,
+) -> Arc<ClientConfig> {
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .expect("the provider has cipher suites for TLS 1.2 and 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    // A resumed session would not show the certificate, and so not that it has expired.
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = alpn.map(|protocol| protocol.as_bytes().to_vec()).into_iter().collect();
+    Arc::new(config)
+}
+
+/// Accepts any certificate. That the other end holds its key is still verified, so that the handshake is a whole one.
+#[derive(Debug)]
+struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+/// The TLS side of one target's check; or why there can be none.
+#[derive(Debug)]
+pub(super) struct Client(Result<(Arc<ClientConfig>, ServerName<'static>), String>);
+
+impl Client {
+    /// Asks for `host`, which may have a port behind it, or without one for no name: then a certificate that is verified must be
+    /// for the target's address.
+    pub(super) fn new(config: Option<&Arc<ClientConfig>>, host: Option<&str>, address: SocketAddr) -> Self {
+        let name = host.map_or_else(|| Ok(ServerName::from(address.ip())), server_name);
+        Self(match (config, name) {
+            (Some(config), Ok(name)) => Ok((Arc::clone(config), name)),
+            (None, _) => Err("its ca_file cannot be used".to_owned()),
+            (_, Err(why)) => Err(why),
+        })
+    }
+
+    /// The TLS check: connects, and shakes hands.
+    pub(super) async fn run(&self, address: SocketAddr, stage: &mut Stage) -> Verdict {
+        let stream = stream::connect(address).await?;
+        self.handshake(stream, stage).await.map(drop)
+    }
+
+    /// Shakes hands on a new connection.
+    pub(super) async fn handshake(
+        &self,
+        stream: Stream,
+        stage: &mut Stage,
+    ) -> Result<TlsStream<Stream>, Failure> {
+        let (config, name) = self.0.as_ref().map_err(|why| Failure::Local(why.clone()))?;
+        *stage = Stage::Handshake;
+        let connected = TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await;
+        connected.map_err(|error| stream::failure(&error, *stage))
+    }
+}
+
+/// The server name of a `host` as in HTTP's header: without its port.
+fn server_name(host: &str) -> Result<ServerName<'static>, String> {
+    let address = host.parse().or_else(|_| host.parse().map(|address: SocketAddr| address.ip()));
+    let bracketed = || host.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    if let Some(address) = address.ok().or_else(bracketed) {
+        let address: IpAddr = address;
+        return Ok(address.into());
+    }
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    ServerName::try_from(name.to_owned()).map_err(|_| format!("TLS cannot ask for the host {name:?}"))
+}
+
+/// What a TLS error means.
+pub(super) fn failure(error: &Error) -> Failure {
+    use CertificateError as Bad;
+    Failure::Tls(match error {
+        Error::InvalidCertificate(bad) => match bad {
+            Bad::Expired | Bad::ExpiredContext { .. } => "certificate expired".to_owned(),
+            Bad::NotValidYet | Bad::NotValidYetContext { .. } => "certificate not valid yet".to_owned(),
+            Bad::UnknownIssuer => "certificate not signed by any of the ca_file".to_owned(),
+            Bad::NotValidForName => "certificate for another name".to_owned(),
+            Bad::NotValidForNameContext { expected, .. } => {
+                format!("certificate not for {}", expected.to_str())
+            }
+            Bad::BadSignature => "bad signature".to_owned(),
+            Bad::Revoked => "certificate revoked".to_owned(),
+            other => other.to_string(),
+        },
+        Error::InvalidMessage(_) => "the answer is not TLS".to_owned(),
+        Error::AlertReceived(alert) => format!("refused by the target: {alert:?}"),
+        Error::PeerIncompatible(why) => format!("no version or cipher suite in common ({why:?})"),
+        other => other.to_string(),
+    })
+}

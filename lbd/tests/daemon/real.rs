@@ -1,0 +1,187 @@
+//! Real servers to check: nginx, a gRPC server, dnsmasq; and certificates made by openssl. `scripts/setup test` installs them.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use crate::support::{Folder, eventually, free};
+
+/// A server's process, killed when dropped.
+pub(crate) struct Process(Child);
+
+impl Process {
+    fn start(command: &mut Command) -> Self {
+        let path = format!("{}:/usr/local/sbin:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+        let child = command.env("PATH", path).spawn();
+        Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}; run scripts/setup test")))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Whether something listens there.
+fn listens(address: SocketAddr) -> bool {
+    TcpStream::connect(address).is_ok()
+}
+
+/// A certification authority in a folder.
+pub(crate) struct Authority {
+    folder: Folder,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let authority = Self { folder: Folder::new() };
+        let name = authority.folder.path().file_name().unwrap().to_string_lossy();
+        authority.openssl(&format!("req -x509 {KEY} -keyout ca.key -out ca.pem -subj /CN={name} -days 2"));
+        authority
+    }
+
+    /// The file with its certificate.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// A certificate for `names` (as `DNS:shop.example,IP:127.0.0.1`) that is valid for `days`, or has expired with -1. Answers nginx's
+    /// directives for it.
+    pub(crate) fn sign(&self, name: &str, names: &str, days: i32) -> String {
+        let path = |suffix: &str| self.folder.path().join(format!("{name}.{suffix}"));
+        fs::write(path("ext"), format!("subjectAltName={names}\nbasicConstraints=critical,CA:FALSE\n"))
+            .unwrap();
+        self.openssl(&format!("req {KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        self.openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} -extfile {name}.ext -out {name}.pem"
+        ));
+        format!("ssl_certificate {}; ssl_certificate_key {};", path("pem").display(), path("key").display())
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let mut command = Command::new("openssl");
+        command.args(arguments.split(' ')).current_dir(self.folder.path());
+        let output = command.output().expect("openssl runs");
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+
+/// An nginx.
+pub(crate) struct Nginx {
+    _process: Process,
+    folder: Folder,
+}
+
+impl Nginx {
+    /// Starts it with these server blocks, and waits until the last of `listen` answers.
+    pub(crate) fn start(servers: &str, listen: &[SocketAddr]) -> Self {
+        let folder = Folder::new();
+        let path = folder.path().display();
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let temporary: String =
+            temporary.iter().map(|kind| format!("{kind}_temp_path {path}/{kind};\n")).collect();
+        let text = format!(
+            "daemon off; master_process off; pid {path}/pid; error_log {path}/errors;\n\
+             events {{}}\nhttp {{\naccess_log off; root {path}; default_type text/plain;\n{temporary}{servers}\n}}\n"
+        );
+        fs::write(folder.path().join("nginx.conf"), text).unwrap();
+        let config = folder.path().join("nginx.conf");
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(config).arg("-e").arg(folder.path().join("errors"));
+        let nginx = Self { _process: Process::start(&mut command), folder };
+        for &address in listen {
+            eventually("nginx listens", || listens(address));
+        }
+        nginx
+    }
+
+    /// The folder that it serves.
+    pub(crate) fn root(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// gRPC's own server (Debian's python3-grpcio), with the health service on it. The service's two messages are written by hand here too, because
+/// Debian has no package of their code: `b"\x0a\x04shop"` asks for "shop", `b"\x08\x01"` says that it serves.
+const GRPC_SERVER: &str = r#"
+import sys, grpc
+from concurrent import futures
+
+states = {"": 1}
+
+def check(request, context):
+    service = request[2:].decode()
+    if service not in states:
+        context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+    return bytes([8, states[service]]) if states[service] else b""
+
+handler = grpc.unary_unary_rpc_method_handler(check)
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=2), options=[("grpc.so_reuseport", 0)])
+server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": handler})])
+if server.add_insecure_port(sys.argv[1]) == 0:
+    sys.exit("cannot listen")
+server.start()
+for line in sys.stdin:
+    service, state = line.rsplit(" ", 1)
+    states[service] = int(state)
+"#;
+
+/// A gRPC server.
+pub(crate) struct Grpc {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    input: ChildStdin,
+    _process: Process,
+}
+
+impl Grpc {
+    pub(crate) fn start(ip: Ipv4Addr) -> Self {
+        let address = free(ip);
+        // Debian's interpreter is the one that has Debian's modules.
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", GRPC_SERVER, &address.to_string()]).stdin(Stdio::piped());
+        let mut process = Process::start(&mut command);
+        let input = process.0.stdin.take().unwrap();
+        eventually("the gRPC server listens", || listens(address));
+        Self { address, input, _process: process }
+    }
+
+    /// Has it say so of a service: 1 for SERVING, 2 for NOT_SERVING.
+    pub(crate) fn set(&mut self, service: &str, state: u8) {
+        writeln!(self.input, "{service} {state}").unwrap();
+    }
+}
+
+/// A DNS server that knows `shop.test`.
+pub(crate) struct Dns {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    _process: Process,
+}
+
+impl Dns {
+    pub(crate) fn start(ip: Ipv4Addr) -> Self {
+        let address = free(ip);
+        let mut command = Command::new("dnsmasq");
+        command
+            .args([
+                "--keep-in-foreground",
+                "--conf-file=/dev/null",
+                "--no-resolv",
+                "--no-hosts",
+                "--user=root",
+            ])
+            .args(["--bind-interfaces", "--pid-file=", "--address=/shop.test/192.0.2.1"])
+            .args([format!("--port={}", address.port()), format!("--listen-address={ip}")])
+            .stderr(Stdio::null());
+        let process = Process::start(&mut command);
+        eventually("dnsmasq listens", || listens(address));
+        Self { address, _process: process }
+    }
+}
