@@ -6,16 +6,16 @@ use std::cell::RefCell;
 use std::hash::RandomState;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use common::config::Mode;
 use lbd_core::udp_sessions::{DatagramDrop, Decision, Key, SessionEnd, SessionId, Sessions, Standing};
 use nix::libc;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::batch::{Ask, BATCH, Batch, Parcel, discard_errors};
+use super::readable::Readable;
 use super::session::{Session, Upstream, is_unreachable, reach};
 use crate::counters::ServiceCounters;
 use crate::l4::admission::Seat;
@@ -36,28 +36,6 @@ pub(super) enum Progress {
     Drained,
     /// Something may.
     More,
-}
-
-/// Which sessions' sockets have something to read. One descriptor for all of them, so that a session is no task, and the
-/// answers of many go out with one call.
-pub(super) struct Readable(Epoll);
-
-impl Readable {
-    pub(super) fn new() -> nix::Result<Self> {
-        Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map(Self)
-    }
-
-    /// Closing the socket takes it out again.
-    fn add(&self, upstream: &Upstream, id: SessionId) -> nix::Result<()> {
-        let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-        self.0.add(upstream, EpollEvent::new(edge, id.to_bits()))
-    }
-}
-
-impl AsRawFd for Readable {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.0.as_raw_fd()
-    }
 }
 
 /// A listening socket's sessions.
@@ -127,7 +105,7 @@ impl Hub {
     }
 
     /// Receives a batch from clients and sends it on.
-    pub(super) fn from_clients(&mut self, socket: &UdpSocket, readable: &Readable) -> Progress {
+    pub(super) fn serve_clients(&mut self, socket: &UdpSocket, readable: &Readable) -> Progress {
         let batch = Rc::clone(&self.batch);
         let mut batch = batch.borrow_mut();
         let count = match batch.receive(socket.as_fd(), 0, BATCH, Ask::Sender) {
@@ -172,13 +150,11 @@ impl Hub {
     }
 
     /// Receives a batch of answers and sends them to the clients.
-    pub(super) fn from_targets(&mut self, socket: &UdpSocket, readable: &Readable) -> Progress {
+    pub(super) fn serve_targets(&mut self, socket: &UdpSocket, readable: &Readable) -> Progress {
         let batch = Rc::clone(&self.batch);
         let mut batch = batch.borrow_mut();
-        let mut events = [EpollEvent::empty(); BATCH];
-        let ready = readable.0.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
         let mut ids = std::mem::take(&mut self.unfinished);
-        ids.extend(events.iter().take(ready).map(|event| SessionId::from_bits(event.data())));
+        let more = readable.take(&mut ids);
         let now_ms = self.worker.connections.now_ms();
         self.parcels.clear();
         self.filled = 0;
@@ -193,7 +169,7 @@ impl Hub {
         if self.unfinished.is_empty() {
             self.unfinished = ids;
         }
-        if ready == events.len() || !self.unfinished.is_empty() { Progress::More } else { Progress::Drained }
+        if more || !self.unfinished.is_empty() { Progress::More } else { Progress::Drained }
     }
 
     /// Receives what waits on a session's socket, as far as there is room.

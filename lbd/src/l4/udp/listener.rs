@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::batch::Batch;
-use super::hub::{Hub, Progress, Readable};
+use super::hub::{Hub, Progress};
+use super::readable::Readable;
 use crate::worker::Worker;
 
 /// How often a slice of a socket's sessions is looked at: all of them once a second.
@@ -150,14 +151,14 @@ async fn serve(
             // An error says that the runtime ends.
             ready = socket.readable() => {
                 let Ok(mut ready) = ready else { return };
-                progress = hub.from_clients(socket.get_ref(), readable.get_ref());
+                progress = hub.serve_clients(socket.get_ref(), readable.get_ref());
                 if progress == Progress::Drained {
                     ready.clear_ready();
                 }
             }
             ready = readable.readable() => {
                 let Ok(mut ready) = ready else { return };
-                progress = hub.from_targets(socket.get_ref(), readable.get_ref());
+                progress = hub.serve_targets(socket.get_ref(), readable.get_ref());
                 if progress == Progress::Drained {
                     ready.clear_ready();
                 }
@@ -176,12 +177,12 @@ async fn serve(
 /// Reads what is queued, sends the answers that are there, and ends the sessions.
 fn close(hub: &mut Hub, socket: &AsyncFd<UdpSocket>, readable: &AsyncFd<Readable>, end: SessionEnd) {
     for _ in 0..LAST_BATCHES_MAX {
-        if hub.from_clients(socket.get_ref(), readable.get_ref()) == Progress::Drained {
+        if hub.serve_clients(socket.get_ref(), readable.get_ref()) == Progress::Drained {
             break;
         }
     }
     for _ in 0..LAST_BATCHES_MAX {
-        if hub.from_targets(socket.get_ref(), readable.get_ref()) == Progress::Drained {
+        if hub.serve_targets(socket.get_ref(), readable.get_ref()) == Progress::Drained {
             break;
         }
     }

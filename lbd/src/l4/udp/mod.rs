@@ -12,6 +12,7 @@ mod batch;
 mod bind;
 mod hub;
 mod listener;
+mod readable;
 mod session;
 
 pub(crate) use bind::{Sockets, bind_all};
