@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use super::splice::Pipes;
+
 /// The size of a buffer in bytes, and so the most that a connection holds in one direction.
 pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -14,6 +16,7 @@ const FREE_MAX: usize = 128;
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool {
     free: RefCell<Vec<Box<[u8]>>>,
+    pipes: Rc<Pipes>,
 }
 
 impl BufferPool {
@@ -21,6 +24,11 @@ impl BufferPool {
     pub(crate) fn take(self: &Rc<Self>) -> Buffer {
         let bytes = self.free.borrow_mut().pop().unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice());
         Buffer { bytes, pool: Rc::clone(self) }
+    }
+
+    /// The worker's pipes, for what need not be copied.
+    pub(super) const fn pipes(&self) -> &Rc<Pipes> {
+        &self.pipes
     }
 }
 

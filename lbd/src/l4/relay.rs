@@ -1,22 +1,26 @@
 //! Moves the bytes of one connection, both ways, until both ends have finished.
 //!
-//! - Back-pressure: a direction holds at most one buffer; while it cannot be written, nothing more is read, and TCP slows
-//!   the sender down. A direction with nothing under way holds no buffer at all.
+//! - Back-pressure: a direction holds at most one buffer or one pipe; while it cannot be written, nothing more is read, and
+//!   TCP slows the sender down. A direction with nothing under way holds neither.
 //! - Half-close: the end of one direction is passed on once everything before it has been written; the other goes on.
 //! - Reset: an error of one socket closes the other with a reset.
+//! - Bulk: a direction whose reads are large stays in the kernel (`splice`) until they are small again, or for good where
+//!   the kernel cannot do that.
 
 use std::future::Future;
+use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::buffers::{Buffer, BufferPool};
 use super::connections::Control;
+use super::splice::{self, Bulkiness, Pipe};
 use super::{End, reset_on_close};
 use crate::counters::{Counter, ServiceCounters};
 use crate::worker::Worker;
@@ -36,16 +40,34 @@ pub(super) struct Relay<'a> {
 
 /// One direction.
 struct Flow<'a> {
-    /// Holds `start..end`, the bytes read and not yet written.
-    buffer: Option<Buffer>,
-    start: usize,
-    end: usize,
+    held: Held,
+    bulk: Bulkiness,
+    /// The kernel cannot splice here.
+    copy_only: bool,
     /// Everything has been read.
     read_ended: bool,
     /// Everything has been written, and the end passed on.
     done: bool,
     pool: &'a Rc<BufferPool>,
-    bytes: &'a Counter,
+    /// All bytes written, and those of them that were spliced.
+    counters: [&'a Counter; 2],
+    /// The same of this connection alone.
+    moved: u64,
+}
+
+/// What has been read and not yet written.
+enum Held {
+    Nothing,
+    Bytes(Bytes),
+    Pipe(Pipe),
+}
+
+/// `start..end` of a buffer, not empty.
+#[derive(Debug)]
+struct Bytes {
+    buffer: Buffer,
+    start: usize,
+    end: usize,
 }
 
 /// Which socket of a flow failed.
@@ -62,23 +84,19 @@ impl<'a> Relay<'a> {
         counters: &'a ServiceCounters,
         control: &'a Control,
     ) -> Self {
-        let flow = |bytes| Flow {
-            buffer: None,
-            start: 0,
-            end: 0,
-            read_ended: false,
-            done: false,
-            pool: &worker.buffers,
-            bytes,
-        };
         Self {
             client,
             target,
-            to_target: flow(&counters.bytes_to_target),
-            to_client: flow(&counters.bytes_to_client),
+            to_target: Flow::new(&worker.buffers, [&counters.bytes_to_target, &counters.bytes_spliced]),
+            to_client: Flow::new(&worker.buffers, [&counters.bytes_to_client, &counters.bytes_spliced]),
             worker,
             control,
         }
+    }
+
+    /// Bytes written to the target, and to the client.
+    pub(super) const fn moved(&self) -> [u64; 2] {
+        [self.to_target.moved, self.to_client.moved]
     }
 
     /// Ends the connection in a way that neither side can take for a proper end.
@@ -125,7 +143,14 @@ impl Future for Relay<'_> {
         }
         if !this.to_client.done {
             let last = this.to_target.done;
-            match this.to_client.poll(context, &mut this.target, &mut this.client, last, &mut moved) {
+            let mut answered = false;
+            let polled =
+                this.to_client.poll(context, &mut this.target, &mut this.client, last, &mut answered);
+            if answered {
+                this.control.set_answered();
+                moved = true;
+            }
+            match polled {
                 Poll::Ready(Err(Failed::Reader)) => return Poll::Ready(this.abort(End::TargetReset)),
                 Poll::Ready(Err(Failed::Writer)) => return Poll::Ready(this.abort(End::ClientReset)),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -143,10 +168,24 @@ impl Future for Relay<'_> {
     }
 }
 
-impl Flow<'_> {
+impl<'a> Flow<'a> {
+    fn new(pool: &'a Rc<BufferPool>, counters: [&'a Counter; 2]) -> Self {
+        let bulk = Bulkiness::default();
+        Self {
+            held: Held::Nothing,
+            bulk,
+            copy_only: false,
+            read_ended: false,
+            done: false,
+            pool,
+            counters,
+            moved: 0,
+        }
+    }
+
     /// Whether it waits for something to read.
     const fn reads(&self) -> bool {
-        !self.read_ended && self.start == self.end
+        !self.read_ended && matches!(self.held, Held::Nothing)
     }
 
     /// Moves what can be moved now. `last` says that the other direction is done, so that closing the sockets passes the
@@ -174,45 +213,112 @@ impl Flow<'_> {
         Poll::Pending
     }
 
-    /// Writes all that the buffer holds, and lets it go.
+    /// Writes all that is held, and lets the buffer or pipe go.
     fn poll_write_out(
         &mut self,
         context: &mut Context<'_>,
         to: &mut TcpStream,
         moved: &mut bool,
     ) -> Poll<Result<(), Failed>> {
-        while let Some(buffer) = self.buffer.as_ref().filter(|_| self.start < self.end) {
-            let bytes = &buffer.bytes()[self.start..self.end];
-            match ready!(Pin::new(&mut *to).poll_write(context, bytes)) {
-                Ok(0) | Err(_) => return Poll::Ready(Err(Failed::Writer)),
-                Ok(count) => {
-                    self.start += count;
-                    self.bytes.add(count as u64);
-                    *moved = true;
+        loop {
+            let written = match &mut self.held {
+                Held::Nothing => return Poll::Ready(Ok(())),
+                Held::Bytes(held) => {
+                    let bytes = &held.buffer.bytes()[held.start..held.end];
+                    ready!(Pin::new(&mut *to).poll_write(context, bytes))
                 }
+                Held::Pipe(pipe) => ready!(poll_drain(context, pipe, to)),
+            };
+            match written {
+                Ok(0) | Err(_) => return Poll::Ready(Err(Failed::Writer)),
+                Ok(count) => self.written(count),
             }
+            *moved = true;
+        }
+    }
+
+    /// Accounts for bytes that were written, and lets the buffer or pipe go when it is empty.
+    fn written(&mut self, count: usize) {
+        let [all, spliced] = self.counters;
+        self.moved += count as u64;
+        let empty = match &mut self.held {
+            Held::Nothing => return,
+            Held::Bytes(held) => {
+                held.start += count;
+                all.add(count as u64);
+                held.start == held.end
+            }
+            Held::Pipe(pipe) => {
+                all.add(count as u64);
+                spliced.add(count as u64);
+                pipe.is_empty()
+            }
+        };
+        if empty {
+            self.held = Held::Nothing;
+        }
+    }
+
+    /// Reads once; a buffer or pipe is held only if something came.
+    fn poll_fill(&mut self, context: &mut Context<'_>, from: &mut TcpStream) -> Poll<Result<(), Failed>> {
+        if ready!(from.poll_read_ready(context)).is_err() {
+            return Poll::Ready(Err(Failed::Reader));
+        }
+        if self.bulk.is_bulky()
+            && !self.copy_only
+            && let Some(pipe) = self.pool.pipes().take()
+        {
+            match ready!(poll_fill_pipe(context, pipe, from)) {
+                Ok((pipe, count)) => {
+                    self.bulk.read(count);
+                    self.read_ended = count == 0;
+                    if count > 0 {
+                        self.held = Held::Pipe(pipe);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if splice::is_impossible(&error) => self.copy_only = true,
+                Err(_) => return Poll::Ready(Err(Failed::Reader)),
+            }
+        }
+        let mut buffer = self.pool.take();
+        let mut read = ReadBuf::new(buffer.bytes_mut());
+        let result = ready!(Pin::new(from).poll_read(context, &mut read));
+        let end = read.filled().len();
+        if result.is_err() {
+            return Poll::Ready(Err(Failed::Reader));
+        }
+        self.bulk.read(end);
+        self.read_ended = end == 0;
+        if end > 0 {
+            self.held = Held::Bytes(Bytes { buffer, start: 0, end });
         }
         Poll::Ready(Ok(()))
     }
+}
 
-    /// Reads once, into a buffer that is held only if something came.
-    fn poll_fill(&mut self, context: &mut Context<'_>, from: &mut TcpStream) -> Poll<Result<(), Failed>> {
-        let ready = from.poll_read_ready(context);
-        if ready.is_pending() {
-            self.buffer = None;
-            return Poll::Pending;
+/// Fills an empty pipe from a socket.
+fn poll_fill_pipe(
+    context: &mut Context<'_>,
+    mut pipe: Pipe,
+    from: &TcpStream,
+) -> Poll<io::Result<(Pipe, usize)>> {
+    loop {
+        ready!(from.poll_read_ready(context))?;
+        match from.try_io(Interest::READABLE, || pipe.fill(from)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(result.map(|count| (pipe, count))),
         }
-        let buffer = self.buffer.get_or_insert_with(|| self.pool.take());
-        let mut read = ReadBuf::new(buffer.bytes_mut());
-        let result = Pin::new(from).poll_read(context, &mut read);
-        (self.start, self.end) = (0, read.filled().len());
-        if self.end == 0 {
-            self.buffer = None;
+    }
+}
+
+/// Drains a pipe into a socket.
+fn poll_drain(context: &mut Context<'_>, pipe: &mut Pipe, to: &TcpStream) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(to.poll_write_ready(context))?;
+        match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(result),
         }
-        if ready!(result).is_err() {
-            return Poll::Ready(Err(Failed::Reader));
-        }
-        self.read_ended = self.end == 0;
-        Poll::Ready(Ok(()))
     }
 }

@@ -8,6 +8,7 @@ mod bulk;
 mod checks;
 mod checks_hostile;
 mod ejection;
+mod flapping;
 mod group;
 mod health;
 mod limits;

@@ -24,11 +24,11 @@ impl Noise {
     }
 }
 
-const CHUNK: usize = 64 * 1024;
-const CHUNKS: usize = 1024;
+pub(crate) const CHUNK: usize = 64 * 1024;
+pub(crate) const CHUNKS: usize = 1024;
 
 /// Sends 64 MiB of noise, counting what it got rid of.
-fn send_noise(stream: &mut TcpStream, seed: u64, sent: &AtomicUsize) {
+pub(crate) fn send_noise(stream: &mut TcpStream, seed: u64, sent: &AtomicUsize) {
     let mut noise = Noise(seed);
     let mut bytes = vec![0; CHUNK];
     for _ in 0..CHUNKS {
@@ -38,8 +38,8 @@ fn send_noise(stream: &mut TcpStream, seed: u64, sent: &AtomicUsize) {
     }
 }
 
-/// Reads 64 MiB and the end, and compares them with the noise.
-fn expect_noise(stream: &mut TcpStream, seed: u64) {
+/// Reads 64 MiB, and compares them with the noise.
+pub(crate) fn expect_noise(stream: &mut TcpStream, seed: u64) {
     let mut noise = Noise(seed);
     let (mut expected, mut bytes) = (vec![0; CHUNK], vec![0; CHUNK]);
     for chunk in 0..CHUNKS {
@@ -47,7 +47,6 @@ fn expect_noise(stream: &mut TcpStream, seed: u64) {
         stream.read_exact(&mut bytes).unwrap();
         assert!(expected == bytes, "chunk {chunk} differs");
     }
-    assert_eq!(stream.read(&mut bytes).unwrap(), 0);
 }
 
 fn resident_kib(lbd: &Lbd) -> u64 {
@@ -57,7 +56,7 @@ fn resident_kib(lbd: &Lbd) -> u64 {
 }
 
 /// Hands each accepted connection to the test.
-fn handed_over(address: std::net::SocketAddr) -> (Server, mpsc::Receiver<TcpStream>) {
+pub(crate) fn handed_over(address: std::net::SocketAddr) -> (Server, mpsc::Receiver<TcpStream>) {
     let (sender, receiver) = mpsc::channel();
     let sender = Mutex::new(sender);
     let server = Server::start(address, move |stream| {
@@ -86,6 +85,7 @@ fn a_slow_reader_slows_the_sender_and_nothing_is_lost() {
     let grown = resident_kib(&lbd).saturating_sub(before);
     assert!(grown < 4096, "lbd holds a buffer, not the backlog: {grown} KiB");
     expect_noise(&mut client, 42);
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
 }
 
 #[test]
@@ -104,7 +104,10 @@ fn both_directions_at_once_stay_apart() {
                 send_noise(&mut write, out, unused);
                 finish(&write);
             });
-            scope.spawn(move || expect_noise(&mut read, back));
+            scope.spawn(move || {
+                expect_noise(&mut read, back);
+                assert_eq!(read.read(&mut [0]).unwrap(), 0);
+            });
         }
     });
     eventually("the connection has ended", || lbd.service("connections_open") == 0);

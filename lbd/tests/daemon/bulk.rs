@@ -1,0 +1,157 @@
+//! Directions that carry bulk, whose bytes stay in the kernel.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::relay::{CHUNK, CHUNKS, expect_noise, handed_over, send_noise};
+use crate::support::{Config, Lbd, PATIENCE, eventually, finish, own_ip, reset};
+
+/// A daemon, a client's connection, and the target's end of it.
+fn connected(service: &str) -> (Lbd, crate::server::Server, TcpStream, TcpStream) {
+    let ip = own_ip();
+    let (server, connections) = handed_over(SocketAddr::from((ip, 0)));
+    let mut config = Config::new(ip, &[server.address]);
+    service.clone_into(&mut config.service);
+    let lbd = Lbd::start(&config);
+    let client = lbd.connect();
+    let target = connections.recv_timeout(PATIENCE).unwrap();
+    (lbd, server, client, target)
+}
+
+fn spliced(lbd: &Lbd) -> u64 {
+    let (_, metrics) = lbd.ask("GET", "/metrics");
+    let line = metrics.lines().find(|line| line.starts_with("tandem_lbd_service_spliced_bytes_total{"));
+    line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn bulk_is_spliced_and_arrives_whole_and_small_messages_follow_it() {
+    let (lbd, _server, mut client, mut target) = connected("");
+    let sent = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| send_noise(&mut target, 3, &sent));
+        expect_noise(&mut client, 3);
+    });
+    assert!(spliced(&lbd) > (CHUNK * CHUNKS / 2) as u64, "only {} bytes", spliced(&lbd));
+    // The same connection goes on with small messages both ways, more of them than prove a direction quiet.
+    for round in 0..50 {
+        let text = format!("message {round}");
+        client.write_all(text.as_bytes()).unwrap();
+        let mut got = vec![0; text.len()];
+        target.read_exact(&mut got).unwrap();
+        assert_eq!(got, text.as_bytes());
+        target.write_all(&got).unwrap();
+        client.read_exact(&mut got).unwrap();
+        assert_eq!(got, text.as_bytes());
+    }
+    let before = spliced(&lbd);
+    let text = b"no longer bulk";
+    target.write_all(text).unwrap();
+    client.read_exact(&mut [0; 14]).unwrap();
+    assert_eq!(spliced(&lbd), before);
+    finish(&target);
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    drop(client);
+    eventually("the connection has ended", || lbd.service("connections_open") == 0);
+    let small: usize = (0..50).map(|round| format!("message {round}").len()).sum();
+    assert_eq!(lbd.service("bytes_to_client"), (CHUNK * CHUNKS + small + text.len()) as u64);
+    assert_eq!(lbd.service("bytes_to_target"), small as u64);
+}
+
+#[test]
+fn a_client_may_finish_in_the_middle_of_bulk() {
+    let (lbd, _server, mut client, mut target) = connected("");
+    let sent = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let mut write = target.try_clone().unwrap();
+        let sent = &sent;
+        scope.spawn(move || {
+            send_noise(&mut write, 5, sent);
+            finish(&write);
+        });
+        eventually("bulk is under way", || spliced(&lbd) > 0);
+        client.write_all(b"that is all").unwrap();
+        finish(&client);
+        // The target sees the end long before it has sent everything.
+        let mut text = String::new();
+        target.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "that is all");
+        assert!(sent.load(Ordering::SeqCst) < CHUNK * CHUNKS);
+        expect_noise(&mut client, 5);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    });
+    eventually("the connection has ended", || lbd.service("connections_open") == 0);
+    assert_eq!(lbd.service("bytes_to_client"), (CHUNK * CHUNKS) as u64);
+}
+
+/// Has bulk under way from the target to the client, more than the client takes.
+fn keep_busy(lbd: &Lbd, client: &mut TcpStream, target: &mut TcpStream) {
+    let before = spliced(lbd);
+    let mut bytes = vec![b'!'; CHUNK];
+    target.set_nonblocking(true).unwrap();
+    eventually("bulk is under way", || {
+        for _ in 0..8 {
+            while target.write(&bytes).is_ok() {}
+            client.read_exact(&mut bytes).unwrap();
+        }
+        while target.write(&bytes).is_ok() {}
+        spliced(lbd) > before
+    });
+}
+
+/// Reads until the end, which has to be a reset.
+fn expect_reset(stream: &mut TcpStream) {
+    stream.set_nonblocking(false).unwrap();
+    let mut bytes = vec![0; CHUNK];
+    let end = loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => break None,
+            Err(error) if error.kind() != ErrorKind::Interrupted => break Some(error.kind()),
+            Ok(_) | Err(_) => {}
+        }
+    };
+    assert_eq!(end, Some(ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn resets_in_the_middle_of_bulk_are_passed_on_and_leave_nothing_behind() {
+    let ip = own_ip();
+    let (server, connections) = handed_over((ip, 0).into());
+    let lbd = Lbd::start(&Config::new(ip, &[server.address]));
+    for of_client in [true, false].repeat(4) {
+        let (mut client, mut target) = (lbd.connect(), connections.recv_timeout(PATIENCE).unwrap());
+        keep_busy(&lbd, &mut client, &mut target);
+        if of_client {
+            reset(client);
+            expect_reset(&mut target);
+        } else {
+            reset(target);
+            expect_reset(&mut client);
+        }
+    }
+    eventually("all have ended", || lbd.service("connections_open") == 0);
+    // What was left in their pipes is in nobody else's.
+    let (mut client, mut target) = (lbd.connect(), connections.recv_timeout(PATIENCE).unwrap());
+    let sent = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            send_noise(&mut target, 9, &sent);
+            finish(&target);
+        });
+        expect_noise(&mut client, 9);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_bulk_connection_that_stalls_is_idle() {
+    let (lbd, _server, mut client, mut target) = connected("timeout = { idle = \"1s\" }");
+    keep_busy(&lbd, &mut client, &mut target);
+    // From now on nobody reads: the sender is held up, what is under way stays where it is, and after a second all is closed.
+    eventually("the connection has ended", || lbd.service("connections_open") == 0);
+    let (_, metrics) = lbd.ask("GET", "/metrics");
+    assert!(metrics.contains("ended_total{service=\"web\",end=\"idle\"} 1"), "{metrics}");
+    expect_reset(&mut client);
+    expect_reset(&mut target);
+}
