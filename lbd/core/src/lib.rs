@@ -17,7 +17,6 @@ pub mod proxy_protocol;
 pub mod rate;
 pub mod recent;
 pub mod reload;
-pub mod round_robin;
 mod sharded;
 pub mod simulate;
 pub mod sni;

@@ -4,7 +4,8 @@ use common::rng::Rng;
 use common::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
-use super::workload::{WorkloadError, out_of_range, time};
+use super::parse::{out_of_range, time};
+use super::workload::WorkloadError;
 
 /// A draw of an exponential distribution is at most so many times its mean (one in ten thousand million is more).
 const TAIL_MAX: f64 = 23.0;

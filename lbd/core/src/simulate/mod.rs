@@ -10,6 +10,7 @@ mod distribution;
 mod engine;
 mod fleet;
 mod moves;
+mod parse;
 mod report;
 mod server;
 mod svg;

@@ -319,11 +319,22 @@ fn mistakes_are_named() {
         ("serves = 1", "serves = 1\nweight = 257", "`target a: weight` is 257"),
         ("serves = 1", "serves = 1\ndown = [{ from = \"2s\", to = \"1s\" }]", "each ending after it began"),
         ("serves = 1", "serves = 1\n[[target]]\nid = \"a\"\nserves = 2", "two targets have the id `a`"),
+        ("per_second = 1 }", "per_second = 0.001 }\nhealth = { interval = \"1ms\" }", "10ms or more"),
+        (
+            "connections = 1, per_second = 1 }",
+            "connections = 1000000, per_second = 1 }\nhealth = { interval = \"10ms\" }",
+            "at most 20000000 checks",
+        ),
         ("clients = 1", "clients = 1\nalgorithms = []", "one algorithm or more"),
         ("clients = 1", "clients = 1\nalgorithms = [\"best\"]", "unknown variant `best`"),
     ] {
         let message = message(from, to);
         assert!(message.contains(expected), "{to}: {message}");
     }
+    let crowd = good
+        .replace("clients = 1", "clients = 1000000")
+        .replace("serves = 1", "serves = 1\ncount = 100\ndown = [{ from = \"1s\", to = \"2s\" }]");
+    let message = Workload::parse(&crowd).expect_err("too many").to_string();
+    assert!(message.contains("1000000, with up to 200 failures"), "{message}");
     assert!(matches!(Workload::parse("title ="), Err(WorkloadError::Syntax(_))));
 }
