@@ -38,7 +38,7 @@ pub(super) struct Preamble {
 /// When a service complained last, and what it has kept to itself since.
 #[derive(Debug, Default)]
 pub(crate) struct Complaints {
-    last_ms: Cell<u64>,
+    last_ms: Cell<Option<u64>>,
     unsaid: Cell<u64>,
 }
 
@@ -141,10 +141,10 @@ fn read_once(client: &TcpStream, buffers: &Rc<BufferPool>, bytes: &mut Vec<u8>) 
 /// Refuses a client for what it has sent, and says so in the log unless it was said just now.
 fn complain(seat: &Seat, ends: &Ends, refusal: Refusal, error: &dyn fmt::Display) -> Refusal {
     let (complaints, now_ms) = (&seat.route.complaints, seat.worker.clock().now_ms());
-    if now_ms >= complaints.last_ms.get().saturating_add(COMPLAINT_INTERVAL_MS) {
+    if complaints.last_ms.get().is_none_or(|last_ms| now_ms >= last_ms + COMPLAINT_INTERVAL_MS) {
         let (service, client) = (&seat.route.service.config.name, ends.client);
         tracing::warn!(service, %client, unsaid = complaints.unsaid.take(), "connection refused: {error}");
-        complaints.last_ms.set(now_ms);
+        complaints.last_ms.set(Some(now_ms));
     } else {
         complaints.unsaid.set(complaints.unsaid.get() + 1);
     }

@@ -1,10 +1,12 @@
 //! Bounds: connections, idle time, open files.
 
 use std::io::ErrorKind;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::libc;
 
+use crate::clients::{beside, connect_from, fetch_from};
 use crate::server::Server;
 use crate::support::{Config, Lbd, end_of, eventually, own_ip, ping};
 
@@ -87,6 +89,119 @@ fn without_free_files_accepting_pauses_and_comes_back() {
     );
     assert!((1..200).contains(&errors()), "{}", errors());
     assert!(spent < 30, "the pause must not spin: {spent} of 100 ticks");
+}
+
+#[test]
+fn each_client_has_its_own_limit() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = "limits = { max_connections_per_source = 2 }".to_owned();
+    let lbd = Lbd::start(&config);
+    let open = |source| {
+        let mut stream = connect_from(source, lbd.address)?;
+        ping(&mut stream, "x").map(|_| stream)
+    };
+    let (one, other) = (beside(ip, 1), beside(ip, 2));
+    // Many at once from each, so that both workers are asked.
+    for _ in 0..5 {
+        let held = [open(one).unwrap(), open(other).unwrap(), open(one).unwrap(), open(other).unwrap()];
+        for source in [one, other] {
+            assert_eq!(open(source).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
+        drop(held);
+        eventually("places are free again", || lbd.service("connections_open") == 0);
+    }
+    assert_eq!((lbd.refused("max_connections_per_source"), lbd.service("connections_total")), (10, 20));
+}
+
+#[test]
+fn a_rate_for_each_client() {
+    let ip = own_ip();
+    let server = Server::named((ip, 0).into(), "a");
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = "rate = { key = \"source_ip\", requests = 5, per = \"1h\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    for source in [beside(ip, 1), beside(ip, 2)] {
+        let served = (0..8).filter(|_| fetch_from(source, lbd.address).is_ok()).count();
+        assert_eq!(served, 5);
+    }
+    assert_eq!(lbd.refused("rate"), 6);
+    // A reload that leaves the rate alone leaves the buckets alone.
+    config.service.push_str("\ntimeout = { connect = \"1s\" }");
+    assert_eq!(lbd.reload(&config).0, 200);
+    assert!(fetch_from(beside(ip, 1), lbd.address).is_err());
+    config.service = "rate = { key = \"source_ip\", requests = 1, per = \"1h\" }".to_owned();
+    assert_eq!(lbd.reload(&config).0, 200);
+    assert!(fetch_from(beside(ip, 1), lbd.address).is_ok());
+    assert_eq!(lbd.refused("rate"), 7);
+}
+
+#[test]
+fn a_rate_for_the_service_comes_back_evenly() {
+    let ip = own_ip();
+    let server = Server::named((ip, 0).into(), "a");
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = "rate = { key = \"service\", requests = 20, per = \"1s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let begin = Instant::now();
+    let mut served = 0_u32;
+    let mut number = 0_u8;
+    while begin.elapsed() < Duration::from_secs(2) {
+        number = number.wrapping_add(1) % 100;
+        served += u32::from(fetch_from(beside(ip, number), lbd.address).is_ok());
+    }
+    let allowed = 20.0 + begin.elapsed().as_secs_f64() * 20.0;
+    assert!(f64::from(served) <= allowed + 1.0, "{served} of {allowed}");
+    assert!(f64::from(served) >= 40.0, "{served} of {allowed}");
+    assert!(lbd.refused("rate") > 0);
+}
+
+#[test]
+fn keep_alive_is_set_on_both_sides_and_a_reload_changes_it() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = "timeout = { keepalive = \"90s\", user = \"30s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let process = format!("pid={},", lbd.pid());
+    // The kernel's own word for the timers of lbd's sockets.
+    let timers = || {
+        let mut command = Command::new("ss");
+        command.args([
+            "-tnopH",
+            "state",
+            "established",
+            "src",
+            &ip.to_string(),
+            "or",
+            "dst",
+            &ip.to_string(),
+        ]);
+        let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        let ours = text.lines().filter(|line| line.contains(&process));
+        ours.map(|line| line.split("timer:(").nth(1).unwrap_or("none").to_owned()).collect::<Vec<_>>()
+    };
+    let mut first = lbd.connect();
+    assert_eq!(ping(&mut first, "x").unwrap(), "x");
+    let minute =
+        |timer: &String| timer.starts_with("keepalive,1min2") || timer.starts_with("keepalive,1min30");
+    eventually("both sockets have the time", || timers().len() == 2 && timers().iter().all(minute));
+    config.service = "timeout = { keepalive = \"20s\" }".to_owned();
+    assert_eq!(lbd.reload(&config).0, 200);
+    drop(first);
+    // Each worker applies it with its next connection, the first of which may still have the old one.
+    let seconds =
+        |timer: &String| timer.starts_with("keepalive,19sec") || timer.starts_with("keepalive,20sec");
+    eventually("new ones have the new time", || {
+        let mut again = lbd.connect();
+        assert_eq!(ping(&mut again, "x").unwrap(), "x");
+        let now = timers();
+        let done = now.len() == 2 && now.iter().all(seconds);
+        drop(again);
+        eventually("it has ended", || lbd.service("connections_open") == 0);
+        done
+    });
 }
 
 /// Processor time in hundredths of a second.

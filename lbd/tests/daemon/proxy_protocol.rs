@@ -1,0 +1,238 @@
+//! PROXY protocol headers, towards targets and from proxies in front.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::clients::{Program, handed_over, next};
+use crate::server::Server;
+use crate::support::{Config, Folder, Lbd, connect, end_of, eventually, free, own_ip, patient};
+
+const V1: &[u8] = b"PROXY TCP4 198.51.100.7 203.0.113.10 51234 443\r\n";
+/// The same header in version 2.
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xc6\x33\x64\x07\xcb\x00\x71\x0a\xc8\x22\x01\xbb";
+
+/// What one read gets.
+fn one_read(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    let count = stream.read(&mut bytes).unwrap();
+    bytes.truncate(count);
+    bytes
+}
+
+#[test]
+fn a_header_is_taken_from_a_trusted_proxy_and_another_one_is_sent_on() {
+    let ip = own_ip();
+    let (server, connections) = handed_over(ip);
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = "accept_proxy = [\"127.0.0.0/8\"]".to_owned();
+    for (version, received, sent) in [("v1", V2, V1), ("v2", V1, V2)] {
+        config.group = format!("send_proxy = \"{version}\"");
+        let lbd = Lbd::start(&config);
+        let mut client = lbd.connect();
+        client.write_all(&[received, b"hello"].concat()).unwrap();
+        let mut target = next(&connections);
+        // Header and first bytes come together.
+        assert_eq!(one_read(&mut target), [sent, b"hello"].concat());
+        target.write_all(b"welcome").unwrap();
+        let mut answer = [0; 7];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"welcome");
+        // A header byte for byte, and the rest later.
+        let mut slow = lbd.connect();
+        for byte in received {
+            slow.write_all(&[*byte]).unwrap();
+        }
+        let mut slow_target = next(&connections);
+        assert_eq!(one_read(&mut slow_target), sent);
+        slow.write_all(b"late").unwrap();
+        assert_eq!(one_read(&mut slow_target), b"late");
+        drop((client, slow, target, slow_target));
+        eventually("all have ended", || lbd.service("connections_open") == 0);
+        assert_eq!(lbd.service("bytes_to_target"), 9, "headers do not count");
+    }
+}
+
+#[test]
+fn the_header_does_not_wait_for_the_client_to_speak() {
+    let ip = own_ip();
+    let (server, connections) = handed_over(ip);
+    let mut config = Config::new(ip, &[server.address]);
+    config.group = "send_proxy = \"v1\"".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = lbd.connect();
+    let mut target = next(&connections);
+    let (from, to) = (client.local_addr().unwrap(), lbd.address);
+    let expected = format!("PROXY TCP4 {} {} {} {}\r\n", from.ip(), to.ip(), from.port(), to.port());
+    assert_eq!(String::from_utf8(one_read(&mut target)).unwrap(), expected);
+    target.write_all(b"220 mail").unwrap();
+    assert_eq!(one_read(&mut client), b"220 mail");
+}
+
+#[test]
+fn from_elsewhere_no_header_is_read() {
+    let ip = own_ip();
+    let (server, connections) = handed_over(ip);
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = "accept_proxy = [\"192.0.2.0/24\"]".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = lbd.connect();
+    client.write_all(V1).unwrap();
+    assert_eq!(one_read(&mut next(&connections)), V1, "for the target these are bytes like others");
+}
+
+#[test]
+fn what_is_no_header_is_refused_counted_and_logged() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = "accept_proxy = [\"127.0.0.0/8\"]".to_owned();
+    let lbd = Lbd::start(&config);
+    let too_long = [&V2[..14], &[0xff, 0xff], &[0; 4096]].concat();
+    let endless = [b"PROXY UNKNOWN ".as_slice(), &[b'x'; 200]].concat();
+    let malformed: [&[u8]; 6] = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"PROXY TCP4 1.2.3.4 5.6.7.8 1\r\n",
+        &too_long,
+        &endless,
+        b"\r\n\r\n\0\r\nQUIT\n\x31",
+        b"X",
+    ];
+    for (count, bytes) in (1..).zip(malformed) {
+        let mut client = lbd.connect();
+        // It may be reset before everything is sent.
+        drop(client.write_all(bytes));
+        let end = end_of(&mut client).unwrap_err();
+        assert!(matches!(end.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{end}");
+        eventually("it is counted", || lbd.refused("proxy_header") == count);
+    }
+    assert!(lbd.log().contains("does not begin with a PROXY protocol header"), "{}", lbd.log());
+    // Who leaves without a word, or in the middle of one, is counted differently.
+    drop(lbd.connect());
+    lbd.connect().write_all(b"PROXY TC").unwrap();
+    eventually("it is counted", || lbd.refused("client_gone") == 2);
+    eventually("nobody is left", || lbd.service("connections_open") == 0);
+    assert_eq!(server.accepted(), 0);
+    // A health check of the proxy in front.
+    let mut local = lbd.connect();
+    local.write_all(b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00ping").unwrap();
+    let mut answer = [0; 4];
+    local.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"ping");
+}
+
+#[test]
+fn lists_and_limits_are_about_the_client_that_the_header_names() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = "accept_proxy = [\"127.0.0.0/8\"]\naccess = { deny = [\"198.51.100.0/28\"] }\n\
+                      limits = { max_connections_per_source = 1 }"
+        .to_owned();
+    let lbd = Lbd::start(&config);
+    let speak = |client: &str| {
+        let mut stream = lbd.connect();
+        write!(stream, "PROXY TCP4 {client} 203.0.113.10 51234 443\r\nping").unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).map(|()| stream)
+    };
+    assert!(speak("198.51.100.7").is_err());
+    let first = speak("198.51.100.77").unwrap();
+    let other = speak("198.51.100.78").unwrap();
+    assert!(speak("198.51.100.77").is_err());
+    assert_eq!((lbd.refused("access"), lbd.refused("max_connections_per_source")), (1, 1));
+    drop((first, other));
+    eventually("places are free again", || lbd.service("connections_open") == 0);
+    assert!(speak("198.51.100.77").is_ok());
+}
+
+/// HAProxy in front sends each kind of header, and HAProxy behind reads what lbd makes of it.
+#[test]
+fn haproxy_on_both_sides() {
+    let ip = own_ip();
+    let (front, back) = ([free(ip), free(ip), free(ip)], free(ip));
+    let mut config = Config::new(ip, &[back]);
+    config.service = "accept_proxy = [\"127.0.0.0/8\"]".to_owned();
+    let sends = ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"];
+    let mut text = format!(
+        "defaults\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n\
+         frontend back\n mode http\n bind {back} accept-proxy\n\
+         http-request return status 200 content-type text/plain lf-string \"%[src]:%[src_port] %[dst]:%[dst_port]\"\n"
+    );
+    for (front, send) in front.iter().zip(sends) {
+        text.push_str(&format!(
+            "listen front{}\n mode tcp\n unique-id-format %Ts\n bind {front}\n server lbd {} {send}\n",
+            front.port(),
+            config.listen[0]
+        ));
+    }
+    let folder = Folder::new();
+    let file = folder.path().join("haproxy.cfg");
+    fs::write(&file, text).unwrap();
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(&file);
+    let _haproxy = Program::start(command, back);
+    for version in ["v1", "v2"] {
+        config.group = format!("send_proxy = \"{version}\"");
+        let lbd = Lbd::start(&config);
+        for front in front {
+            let mut client = connect(front);
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+            let from = client.local_addr().unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            // The client of the proxy in front, and the address that it connected to there.
+            assert!(answer.ends_with(&format!("\r\n\r\n{from} {front}")), "{version}: {answer}");
+        }
+        assert_eq!(lbd.refused("proxy_header"), 0);
+    }
+}
+
+/// Connections that say nothing: a small and stated amount of memory each, and an end in time.
+#[test]
+fn silent_connections_cost_little_and_end_in_time() {
+    const COUNT: usize = 4000;
+    /// What README says; the kernel's part of a socket is its own.
+    const BYTES_EACH_MAX: u64 = 4096;
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    let header = Duration::from_secs(4);
+    config.service = "accept_proxy = [\"127.0.0.0/8\"]\ntimeout = { header = \"4s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let hello = |lbd: &Lbd| {
+        let mut client = lbd.connect();
+        client.write_all(&[V1, b"x"].concat()).unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        drop(client);
+    };
+    // What the first connections cost is not theirs.
+    hello(&lbd);
+    let before = lbd.resident_kib();
+    let begin = Instant::now();
+    let mut silent = open_many(lbd.address, COUNT);
+    eventually("all are there", || lbd.service("connections_open") >= COUNT as u64);
+    let all_there = begin.elapsed();
+    assert!(all_there < header, "too slow a machine for this test: {all_there:?}");
+    let each = lbd.resident_kib().saturating_sub(before) * 1024 / COUNT as u64;
+    assert!(each <= BYTES_EACH_MAX, "{each} bytes for each silent connection");
+    // Others are served meanwhile.
+    hello(&lbd);
+    eventually("all are closed", || lbd.refused("header_timeout") == COUNT as u64);
+    let closed = begin.elapsed();
+    assert!(closed >= header && closed < header + all_there + Duration::from_secs(2), "{closed:?}");
+    assert_eq!(end_of(&mut silent[0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    eventually("nobody is left", || lbd.service("connections_open") == 0);
+    println!("{each} bytes for each of {COUNT} silent connections, closed after {closed:?}");
+}
+
+fn open_many(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let open = |_| {
+        let stream = TcpStream::connect(address).unwrap();
+        patient(&stream);
+        stream
+    };
+    (0..count).map(open).collect()
+}
