@@ -183,7 +183,9 @@ fn grpc_checks_end() {
         b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\0\0\0\0\x01\x88",
         b"\0\0\x0c\x09\0\0\0\0\x01\x40\x04\x61\x62\x63\x64\x05\x31\x32\x33\x34\x35",
     );
-    let (quiet, slow) = (silent(), dribbling(b"\0\0\0\x04\0\0\0\0\0"));
+    // SETTINGS and two PINGs: more than arrives within the time-out.
+    const SLOW: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x06\0\0\0\0\0abcdefgh\0\0\x08\x06\0\0\0\0\0abcdefgh";
+    let (quiet, slow) = (silent(), dribbling(SLOW));
     let (closing, resetting) = (serving(|mut stream| drop(stream.read(&mut [0; 4096]))), serving(reset));
     let servers = [&garbage, &quiet, &slow, &closing, &resetting, &pings, &headers];
     let (lbd, _) = checking("grpc = \"\"", &addresses(&servers));
