@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use lbd_core::histogram::{Counts, Histogram};
 use lbd_core::udp_sessions::{DatagramDrop, SessionEnd};
 
 /// A number with one writer and any number of readers.
@@ -51,6 +52,11 @@ impl<T: Default> Sharded<T> {
     pub(crate) fn sum(&self, pick: impl Fn(&T) -> &Counter) -> u64 {
         self.0.iter().fold(0, |sum, shard| sum.wrapping_add(pick(&shard.0).get()))
     }
+
+    /// All workers' counts of the histogram that `pick` names.
+    pub(crate) fn counts(&self, pick: impl Fn(&T) -> &Histogram) -> Counts {
+        self.0.iter().fold(Counts::default(), |sum, shard| sum.with(&pick(&shard.0).counts()))
+    }
 }
 
 /// What a worker counts for a service.
@@ -74,6 +80,8 @@ pub(crate) struct ServiceCounters {
     pub(crate) bytes_spliced: Counter,
     /// How relayed connections ended, by [`crate::l4::End`].
     pub(crate) ends: [Counter; crate::l4::End::COUNT],
+    /// From acceptance to the end, of connections that had a target.
+    pub(crate) durations: Histogram,
     /// What only a `udp` service has.
     pub(crate) udp: UdpCounters,
 }
@@ -106,6 +114,10 @@ pub(crate) struct TargetCounters {
     pub(crate) connect_errors: Counter,
     /// Connects that took longer than `timeout.connect`.
     pub(crate) connect_timeouts: Counter,
+    /// From a client's acceptance until it was connected here, waiting and failed tries elsewhere included.
+    pub(crate) connect_times: Histogram,
+    /// From then until the target's first byte.
+    pub(crate) first_byte_times: Histogram,
 }
 
 /// What a worker counts for itself.

@@ -4,6 +4,7 @@
 //! ([`worker`], [`l4`]) and the control runtime on the main thread (health checks, API, link to `vrrpd`, reload, signals).
 //! What is decided is decided in `lbd-core`; this crate does the IO.
 
+mod access_log;
 mod api;
 mod change;
 mod cli;

@@ -32,6 +32,8 @@
 //! | `tandem_lbd_service_sessions_moved_total` | counter | `service` | sessions that were given another target |
 //! | `tandem_lbd_service_sessions_ended_total` | counter | `service`, `end` (`idle`, `drained`, `no_target`, `unlistened`, `stopped`) | sessions by how they ended |
 //! | `tandem_lbd_service_session_socket_errors_total` | counter | `service` | sockets for sessions that could not be opened |
+//! | `tandem_lbd_service_connection_duration_seconds` | histogram | `service` | connections that had a target, from acceptance to the end |
+//! | `tandem_lbd_service_access_log_lost_total` | counter | `service` | records lost by the file it logs to, because it was behind or could not be written; only with `access_log` |
 //! | `tandem_lbd_service_bytes_total` | counter | `service`, `direction` (`to_target`, `to_client`) | bytes relayed |
 //! | `tandem_lbd_service_spliced_bytes_total` | counter | `service` | of these, bytes that stayed in the kernel |
 //! | `tandem_lbd_group_mode` | gauge | `group`, `mode` (`normal`, `starting`, `backup`, `panic`, `none`) | 1 for the mode it is in |
@@ -48,10 +50,13 @@
 //! | `tandem_lbd_target_ejections_total` | counter | the same and `result` (`ejected`, `refused`) | ejections, and those that `max_percent` did not allow; a reload keeps them |
 //! | `tandem_lbd_target_connections_open` | gauge | the same | connections open now |
 //! | `tandem_lbd_target_connections_total` | counter | the same | connections made |
+//! | `tandem_lbd_target_connect_seconds` | histogram | the same | from a client's acceptance until it was connected |
+//! | `tandem_lbd_target_first_byte_seconds` | histogram | the same | from connected until the target's first byte |
 //! | `tandem_lbd_target_connect_failures_total` | counter | the same and `reason` (`error`, `timeout`) | connects that failed |
 //! | `tandem_lbd_target_checks_total` | counter | the same and `result` (`success`, `failure`) | health checks |
 //! | `tandem_lbd_target_check_duration_seconds` | gauge | the same | how long the last check took |
 
+mod durations;
 mod udp;
 
 use std::fmt;
@@ -101,16 +106,22 @@ impl Collector for Now {
         encode_discovery(&mut out, &shared.discovery)?;
         let now = shared.clock.now().at;
         encode_groups(&mut out, &snapshot.groups, now)?;
-        encode_targets(&mut out, &snapshot.groups, now)
+        encode_targets(&mut out, &snapshot.groups, now)?;
+        durations::encode(&mut out, &snapshot.services, &snapshot.groups)
     }
 }
 
 /// What is known of the search for targets.
 fn encode_discovery(out: &mut Out<'_>, directory: &Directory) -> fmt::Result {
-    let groups: Vec<(String, Status)> =
-        directory.groups().into_iter().map(|(group, found)| (group, found.state().status().clone())).collect();
+    let groups: Vec<(String, Status)> = directory
+        .groups()
+        .into_iter()
+        .map(|(group, found)| (group, found.state().status().clone()))
+        .collect();
     let each = |value: fn(&Status) -> Option<f64>| {
-        groups.iter().filter_map(move |(group, status)| Some((vec![("group", group.as_str())], value(status)?)))
+        groups
+            .iter()
+            .filter_map(move |(group, status)| Some((vec![("group", group.as_str())], value(status)?)))
     };
     out.gauges("discovery_targets", "Targets found", each(|status| Some(status.targets as f64)))?;
     let stale = each(|status| Some(flag(status.stale_since.is_some())));
@@ -303,9 +314,8 @@ fn encode_service_work(out: &mut Out<'_>, names: &[String], services: &[Arc<Serv
     out.counters(
         "service_spliced_bytes",
         "Bytes relayed without copying them",
-        each().map(|(name, service)| {
-            (labels(name), service.shared.counters.sum(|shard| &shard.bytes_spliced))
-        }),
+        each()
+            .map(|(name, service)| (labels(name), service.shared.counters.sum(|shard| &shard.bytes_spliced))),
     )
 }
 

@@ -11,6 +11,7 @@ use lbd_core::target::TargetKey;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::access_log::{AccessLogError, AccessLogs};
 use crate::api::{ApiError, ApiServer};
 use crate::change::{Asked, Reply};
 use crate::discover::Discoverer;
@@ -36,6 +37,9 @@ pub(crate) enum ReloadError {
     /// A file that health checks need cannot be used.
     #[error(transparent)]
     CaFile(#[from] CaFileError),
+    /// A new access log cannot be written.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
     /// A new address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -101,6 +105,8 @@ impl Parts {
     /// Reads the configuration file and applies it.
     pub(crate) async fn reload(&mut self) -> Result<ReloadReport, ReloadError> {
         let result = self.try_reload().await;
+        // Whoever rotates logs asks in this way for new files, and is right to whatever the configuration is like.
+        self.shared.snapshot.load().access_logs.reopen();
         match &result {
             Ok(report) => {
                 self.shared.control.reloads_applied.add(1);
@@ -129,7 +135,9 @@ impl Parts {
         prober::check_files(&config)?;
         let before = self.shared.snapshot.load_full();
         let key = hash_key(&config, Some(before.hash_key));
-        let carry = Carry::from(self.shared.life.clone(), key, &before, &self.shared.removed());
+        let logs = AccessLogs::of(&config, &before.access_logs)?;
+        let carry =
+            Carry::from(self.shared.life.clone(), key, &before, &self.shared.removed()).logging_to(logs);
         let next = Arc::new(Snapshot::build(Arc::new(config), &carry));
         let changed = |mode| Difference::between(before.addresses(mode), next.addresses(mode));
         let held = |mode| before.addresses(mode).collect::<Vec<_>>();

@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep};
 
+use crate::access_log::AccessLogs;
 use crate::api::ApiServer;
 use crate::cli::Options;
 use crate::clock::{Clock, unix_now};
@@ -47,7 +48,9 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
     let life = Life { node, workers, alarm: Arc::default() };
     let key = hash_key(&config, None);
     let config_hash = config.hash;
-    let snapshot = Arc::new(Snapshot::build(Arc::new(config), &Carry::nothing(life.clone(), key)));
+    let logs = AccessLogs::of(&config, &AccessLogs::default())?;
+    let carry = Carry::nothing(life.clone(), key).logging_to(logs);
+    let snapshot = Arc::new(Snapshot::build(Arc::new(config), &carry));
     snapshot.adopt(clock.now());
     let addresses = |mode| snapshot.addresses(mode).collect::<Vec<_>>();
     let listeners = bind_all(&addresses(Mode::Tcp), &[], workers)?;
@@ -100,7 +103,8 @@ async fn control(
     let discoverer = Discoverer::new(Arc::clone(&shared.discovery), requests.clone());
     let api = ApiServer::start(&shared, requests).await?;
     let workers = Workers::start(&shared).context("cannot start the worker threads")?;
-    let mut parts = Parts { shared: Arc::clone(&shared), workers, prober: Prober::default(), api, discoverer };
+    let mut parts =
+        Parts { shared: Arc::clone(&shared), workers, prober: Prober::default(), api, discoverer };
     parts.prober.update(&shared, &shared.snapshot.load());
     parts.update_discovery();
     first_targets(&mut parts, &mut received).await;
@@ -135,6 +139,7 @@ async fn control(
         () = signals.stop() => tracing::warn!(open = shared.open_connections(), "stopping at once"),
     }
     parts.workers.exit().await;
+    shared.snapshot.load().access_logs.finish();
     Ok(())
 }
 

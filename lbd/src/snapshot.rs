@@ -20,6 +20,7 @@ pub(crate) use group::Group;
 pub(crate) use sticky::Stickiness;
 pub(crate) use target::{Alarm, FailureKind, LastCheck, Target};
 
+use crate::access_log::{AccessLogs, Sink};
 use crate::counters::{ServiceCounters, Sharded};
 use crate::l4::Guard;
 
@@ -38,6 +39,8 @@ pub(crate) struct Snapshot {
     pub(crate) by_address: HashMap<(Mode, SocketAddr), Arc<Service>>,
     /// The key of the hashes that choose targets.
     pub(crate) hash_key: HashKey,
+    /// Where connections are logged.
+    pub(crate) access_logs: AccessLogs,
     groups_by_name: HashMap<String, Arc<Group>>,
 }
 
@@ -52,6 +55,8 @@ pub(crate) struct Service {
     pub(crate) rules: Vec<(SniRule, Arc<Group>)>,
     /// Who is let in.
     pub(crate) guard: Guard,
+    /// Where its connections are logged, if they are.
+    pub(crate) access_log: Option<Sink>,
     /// What lives on over reloads, as long as the name stays.
     pub(crate) shared: Arc<ServiceShared>,
 }
@@ -100,6 +105,7 @@ pub(crate) struct Carry {
     groups: HashMap<String, Arc<Group>>,
     /// Targets of the snapshot and removed ones whose connections still go on.
     targets: HashMap<TargetKey, Arc<Target>>,
+    access_logs: AccessLogs,
     /// The generation of the snapshot before.
     generation: u64,
 }
@@ -114,6 +120,7 @@ impl Carry {
             services: HashMap::new(),
             groups: HashMap::new(),
             targets: HashMap::new(),
+            access_logs: AccessLogs::default(),
             generation: 0,
         }
     }
@@ -128,9 +135,15 @@ impl Carry {
             services: snapshot.services.iter().map(named).collect(),
             groups: snapshot.groups_by_name.clone(),
             targets: targets.map(|target| (target.key.clone(), Arc::clone(target))).collect(),
+            access_logs: snapshot.access_logs.clone(),
             generation: snapshot.generation,
             ..Self::nothing(life, hash_key)
         }
+    }
+
+    /// With these access logs instead of those of before.
+    pub(crate) fn logging_to(self, access_logs: AccessLogs) -> Self {
+        Self { access_logs, ..self }
     }
 
     /// The target of this key, which may have been there before.
@@ -161,6 +174,7 @@ impl Snapshot {
                 group: Arc::clone(group),
                 rules: service.rules.iter().filter_map(named).collect(),
                 guard: Guard::new(service, before.map(|before| &before.guard)),
+                access_log: service.access_log.as_ref().and_then(|log| carry.access_logs.sink(log)),
                 shared: before.map_or_else(fresh, |before| Arc::clone(&before.shared)),
             });
             let addresses = service.listen.iter().map(|listen| (service.mode, listen.address));
@@ -174,6 +188,7 @@ impl Snapshot {
             groups,
             by_address,
             hash_key: carry.hash_key,
+            access_logs: carry.access_logs.clone(),
             groups_by_name,
         }
     }

@@ -8,8 +8,10 @@ use common::config;
 use common::ipc::Role;
 use lbd_core::group::{Admin, Roster, Standing, View};
 use lbd_core::health::HealthState;
+use lbd_core::histogram::Counts;
 use serde::{Deserialize, Serialize};
 
+use crate::access_log::Sink;
 use crate::clock::unix_now;
 use crate::counters::Counter;
 use crate::discover::DiscoveryView;
@@ -93,6 +95,25 @@ pub(crate) struct ServiceView {
     pub(crate) bytes_to_target: u64,
     /// Bytes from targets to clients.
     pub(crate) bytes_to_client: u64,
+    /// How long connections lasted that had a target.
+    pub(crate) duration: QuantilesView,
+    /// Records that the file it logs to has lost; null without `access_log`.
+    pub(crate) access_log_lost: Option<u64>,
+}
+
+/// Upper bounds of quantiles, in microseconds, since the start; null without any value, or beyond the last bound.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct QuantilesView {
+    /// Half took no longer.
+    pub(crate) p50_us: Option<u64>,
+    /// 99 of 100 took no longer.
+    pub(crate) p99_us: Option<u64>,
+}
+
+impl From<Counts> for QuantilesView {
+    fn from(counts: Counts) -> Self {
+        Self { p50_us: counts.quantile_us(50, 100), p99_us: counts.quantile_us(99, 100) }
+    }
 }
 
 /// An entry of `GET /v1/target-groups`.
@@ -164,6 +185,10 @@ pub(crate) struct TargetView {
     pub(crate) connections_total: u64,
     /// Connects that failed or timed out.
     pub(crate) connect_failures: u64,
+    /// From a client's acceptance until it was connected here.
+    pub(crate) connect_time: QuantilesView,
+    /// From then until the target's first byte.
+    pub(crate) first_byte_time: QuantilesView,
 }
 
 /// How a check went.
@@ -236,6 +261,8 @@ fn service_view(service: &Service) -> ServiceView {
         connect_retries: counters.sum(|shard| &shard.retries),
         bytes_to_target: counters.sum(|shard| &shard.bytes_to_target),
         bytes_to_client: counters.sum(|shard| &shard.bytes_to_client),
+        duration: counters.counts(|shard| &shard.durations).into(),
+        access_log_lost: service.access_log.as_ref().map(Sink::dropped),
     }
 }
 
@@ -326,5 +353,7 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         connections_total: sum(|shard| &shard.connected),
         connect_failures: sum(|shard| &shard.connect_errors)
             .wrapping_add(sum(|shard| &shard.connect_timeouts)),
+        connect_time: counters.counts(|shard| &shard.connect_times).into(),
+        first_byte_time: counters.counts(|shard| &shard.first_byte_times).into(),
     }
 }

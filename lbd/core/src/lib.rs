@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod access_log;
 pub mod admission;
 pub mod check;
 pub mod client_hello;
@@ -13,6 +14,7 @@ pub mod connect;
 pub mod discover;
 pub mod group;
 pub mod health;
+pub mod histogram;
 pub mod proxy_protocol;
 pub mod rate;
 pub mod recent;

@@ -135,7 +135,9 @@ async fn reload(State(context): State<Context>, headers: HeaderMap) -> Response 
         Ok(Err(error)) => {
             let status = match error {
                 ReloadError::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
-                ReloadError::Bind(_) | ReloadError::Api(_) => StatusCode::CONFLICT,
+                ReloadError::Bind(_) | ReloadError::Api(_) | ReloadError::AccessLog(_) => {
+                    StatusCode::CONFLICT
+                }
                 ReloadError::Config(_) | ReloadError::Node(_) | ReloadError::CaFile(_) => {
                     StatusCode::UNPROCESSABLE_ENTITY
                 }

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use super::admission::Seat;
+use super::journal::Journal;
 use super::{keep_alive, reset_on_close, tcp};
 use crate::worker::{Route, Worker};
 
@@ -97,7 +98,10 @@ fn admit(worker: &Rc<Worker>, route: &Rc<Route>, client: TcpStream, peer: Socket
     };
     match seat {
         Ok(seat) => drop(tokio::task::spawn_local(tcp::serve(seat, client, peer, address))),
-        Err(_) => reset_on_close(SockRef::from(&client)),
+        Err(refusal) => {
+            reset_on_close(SockRef::from(&client));
+            Journal::begin(route, peer, address).refused(route, refusal);
+        }
     }
 }
 

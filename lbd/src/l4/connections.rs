@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Instant;
 
 use super::End;
 use crate::snapshot::Target;
@@ -37,7 +38,7 @@ pub(crate) struct Control {
     verdict: Cell<Option<End>>,
     unread: Cell<bool>,
     look: Cell<bool>,
-    answered: Cell<bool>,
+    answered: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -65,13 +66,14 @@ impl Control {
 
     /// The target has sent something: it is alive, whatever its earlier connections were like.
     pub(crate) fn set_answered(&self) {
-        if !self.answered.replace(true) {
+        if self.answered.get().is_none() {
+            self.answered.set(Some(Instant::now()));
             self.target.report_success();
         }
     }
 
-    /// Whether the target has sent anything.
-    pub(crate) fn answered(&self) -> bool {
+    /// When the target sent something for the first time.
+    pub(crate) fn answered(&self) -> Option<Instant> {
         self.answered.get()
     }
 
@@ -138,7 +140,7 @@ impl Connections {
             verdict: Cell::new(None),
             unread: Cell::new(false),
             look: Cell::new(false),
-            answered: Cell::new(false),
+            answered: Cell::new(None),
             waker: RefCell::new(None),
         });
         let mut slots = self.slots.borrow_mut();

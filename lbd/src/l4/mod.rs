@@ -7,6 +7,7 @@ mod choose;
 mod connect;
 mod connections;
 mod guard;
+mod journal;
 mod listen;
 mod preamble;
 mod queue;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 use super::admission::Seat;
 use super::choose::{Ends, Occupied};
 use super::connect::{Reached, Way, reach};
+use super::journal::{Journal, Relayed};
 use super::refusal::Refusal;
 use super::relay::Relay;
 use super::{End, preamble, reset_on_close};
@@ -22,7 +24,7 @@ use crate::snapshot::{FailureKind, Target};
 use crate::worker::Worker;
 
 /// IP's number of TCP.
-const PROTOCOL: u8 = 6;
+pub(super) const PROTOCOL: u8 = 6;
 
 /// What the target gets before anything that the relay reads: at most the header and what was read ahead.
 #[derive(Debug, Default)]
@@ -34,26 +36,36 @@ struct Ahead {
 
 /// Finds out where a connection goes, connects, and relays until it has ended.
 pub(crate) async fn serve(mut seat: Seat, client: TcpStream, peer: SocketAddr, listen: SocketAddr) {
-    let Ok((mut reached, ahead)) = prepare(&mut seat, &client, peer, listen).await else {
-        reset_on_close(SockRef::from(&client));
-        return;
+    let mut journal = Journal::begin(&seat.route, peer, listen);
+    let (mut reached, ahead) = match prepare(&mut seat, &client, peer, listen, &mut journal).await {
+        Ok(prepared) => prepared,
+        Err(refusal) => {
+            reset_on_close(SockRef::from(&client));
+            return journal.refused(&seat.route, refusal);
+        }
     };
     let worker = &*seat.worker;
     let occupied = &reached.occupied;
     let connected = Connected::new(worker, &occupied.target);
+    let read_ahead = ahead.read as u64;
     if !ahead.bytes.is_empty() && Box::pin(send_ahead(&seat, &mut reached.stream, ahead)).await.is_err() {
         occupied.target.report_failure(FailureKind::Reset);
         seat.counters().ends[End::TargetReset.index()].add(1);
         reset_on_close(SockRef::from(&client));
-        return;
+        return journal.ended(&seat, &occupied.target, End::TargetReset.name(), Relayed::default());
     }
     let idle = seat.route.service.config.timeout.idle;
     let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
     let entry = worker.connections.enter(Arc::clone(&occupied.target), idle_ms);
-    let end = Relay::new(client, reached.stream, worker, seat.counters(), &entry.control).await;
+    let mut relay = pin!(Relay::new(client, reached.stream, worker, seat.counters(), &entry.control));
+    let end = relay.as_mut().await;
     seat.counters().ends[end.index()].add(1);
-    judge(&occupied.target, end, entry.control.answered());
+    let answered = entry.control.answered();
+    judge(&occupied.target, end, answered.is_some());
     drop(connected);
+    let [to_target, to_client] = relay.moved();
+    let relayed = Relayed { answered, to_target: to_target + read_ahead, to_client };
+    journal.ended(&seat, &occupied.target, end.name(), relayed);
 }
 
 /// All that comes before bytes are relayed.
@@ -62,21 +74,26 @@ async fn prepare(
     client: &TcpStream,
     peer: SocketAddr,
     listen: SocketAddr,
+    journal: &mut Journal,
 ) -> Result<(Reached, Ahead), Refusal> {
     // A listener on all addresses does not say which one the client came to.
     let local = if listen.ip().is_unspecified() { client.local_addr().unwrap_or(listen) } else { listen };
     let mut ends = Ends { client: peer, local, protocol: PROTOCOL };
     let guard = &seat.route.service.guard;
     let proxied = guard.trusts(peer.ip());
-    let (pool, read) = if proxied || !guard.sni.is_empty() {
+    let reads = proxied || !guard.sni.is_empty();
+    let (pool, server_name, read) = if reads {
         // Rare and large, so not a part of every connection's task.
         let preamble = Box::pin(preamble::read(seat, client, &mut ends, proxied)).await?;
-        (preamble.pool, preamble.bytes)
+        (preamble.pool, preamble.server_name, preamble.bytes)
     } else {
-        (Rc::clone(&seat.route.default), Vec::new())
+        (Rc::clone(&seat.route.default), None, Vec::new())
     };
+    journal.prepared(&ends, server_name, &pool, reads);
     let mut way = Way::default();
-    let reached = reach(seat, &pool, &ends, client, &mut way).await?;
+    let reached = reach(seat, &pool, &ends, client, &mut way).await;
+    journal.tried(&way, reached.as_ref().ok().map(|reached| &reached.occupied));
+    let reached = reached?;
     let ahead = ahead(seat, &reached.occupied, &ends, client, read);
     Ok((reached, ahead))
 }

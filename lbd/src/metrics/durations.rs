@@ -1,0 +1,72 @@
+//! How long connections took, as histograms.
+
+use std::fmt;
+use std::sync::Arc;
+
+use lbd_core::histogram::{BOUNDS_US, Counts};
+use prometheus_client::encoding::NoLabelSet;
+use prometheus_client::metrics::MetricType;
+
+use super::{Labels, Out};
+use crate::snapshot::{Group, Service};
+
+impl Out<'_> {
+    fn histograms<'l>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'l>, Counts)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, counts) in values {
+            let bounds = BOUNDS_US.iter().map(|&bound| bound as f64 / 1e6).chain([f64::MAX]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(counts.buckets).collect();
+            let sum = counts.sum_us as f64 / 1e6;
+            metric.encode_family(&labels.as_slice())?.encode_histogram::<NoLabelSet>(
+                sum,
+                counts.total(),
+                &buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn encode(out: &mut Out<'_>, services: &[Arc<Service>], groups: &[Arc<Group>]) -> fmt::Result {
+    let durations = services.iter().map(|service| {
+        let labels = vec![("service", service.config.name.as_str())];
+        (labels, service.shared.counters.counts(|shard| &shard.durations))
+    });
+    out.histograms("service_connection_duration_seconds", "From acceptance to the end", durations)?;
+    let logged = services
+        .iter()
+        .filter_map(|service| Some((service.config.name.as_str(), service.access_log.as_ref()?)));
+    out.counters(
+        "service_access_log_lost",
+        "Records lost by the file the service logs to",
+        logged.map(|(name, sink)| (vec![("service", name)], sink.dropped())),
+    )?;
+    let targets: Vec<_> = groups
+        .iter()
+        .flat_map(|group| &group.targets)
+        .map(|target| (target, target.key.address.to_string()))
+        .collect();
+    let each = || {
+        targets.iter().map(|(target, address)| {
+            let labels =
+                vec![("group", target.key.group.as_str()), ("target", &target.key.id), ("address", address)];
+            (labels, &target.counters)
+        })
+    };
+    out.histograms(
+        "target_connect_seconds",
+        "From a client's acceptance until it was connected",
+        each().map(|(labels, counters)| (labels, counters.counts(|shard| &shard.connect_times))),
+    )?;
+    out.histograms(
+        "target_first_byte_seconds",
+        "From connected to the target's first byte",
+        each().map(|(labels, counters)| (labels, counters.counts(|shard| &shard.first_byte_times))),
+    )
+}
