@@ -149,3 +149,36 @@ fn settled_on_b(lab: &Lab) -> Result<()> {
     lab.b().wait_role("web", "active", LIMIT)?;
     wait_until("an answer by b", LIMIT, || answered(lab, vip4(0).into()))
 }
+
+#[test]
+fn sessions_leave_a_target_whose_host_is_gone() -> Result<()> {
+    let lab = serving("udp-host", "100ms")?;
+    let server = SocketAddr::new(vip4(0).into(), PORT);
+    let socket = || -> std::io::Result<UdpSocket> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect(server)?;
+        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        Ok(socket)
+    };
+    let clients =
+        lab.client().namespace().inside(|| (0..8).map(|_| socket()).collect::<std::io::Result<Vec<_>>>())?;
+    let clients = clients.expect("the client opens sockets");
+    let asks = |client: &UdpSocket| {
+        let mut answer = [0; 16];
+        client.send(b"hello").is_ok() && client.recv(&mut answer).is_ok()
+    };
+    for client in &clients {
+        wait_until("an answer", LIMIT, || asks(client))?;
+    }
+    // No checks and nobody there to send an ICMP message: the kernel finds out, once it asks who has the address.
+    lab.targets()[0].ip("link set eth0 down")?;
+    lab.a().ip("neigh flush dev eth0")?;
+    for client in &clients {
+        wait_until("an answer of the other target", LIMIT, || asks(client))?;
+    }
+    let services: Value = lab.a().get("lbd", "/v1/services")?.json()?;
+    let echo = services.as_array().into_iter().flatten().find(|service| service["name"] == "echo");
+    let moved = echo.and_then(|service| service["datagrams"]["sessions_moved"].as_u64());
+    assert!(moved.is_some_and(|moved| moved >= 1), "{services}");
+    lab.finish()
+}

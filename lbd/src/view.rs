@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::config;
+use common::config::{self, Mode};
 use common::ipc::Role;
-use lbd_core::group::{Admin, Roster, Standing, View};
+use lbd_core::group::{Admin, Origin, Standing, View};
 use lbd_core::health::HealthState;
 use lbd_core::histogram::Counts;
+use lbd_core::udp_sessions::{DatagramDrop, SessionEnd};
 use serde::{Deserialize, Serialize};
 
 use crate::access_log::Sink;
 use crate::clock::unix_now;
-use crate::counters::Counter;
+use crate::counters::{Counter, ServiceCounters, Sharded, UdpCounters};
 use crate::discover::DiscoveryView;
 use crate::l4::Refusal;
 use crate::reload::hash_text;
@@ -95,6 +96,9 @@ pub(crate) struct ServiceView {
     pub(crate) bytes_to_target: u64,
     /// Bytes from targets to clients.
     pub(crate) bytes_to_client: u64,
+    /// Datagrams and sessions; null but for a `udp` service, whose sessions are the connections above.
+    #[serde(default)]
+    pub(crate) datagrams: Option<DatagramsView>,
     /// How long connections lasted that had a target.
     pub(crate) duration: QuantilesView,
     /// Records that the file it logs to has lost; null without `access_log`.
@@ -114,6 +118,23 @@ impl From<Counts> for QuantilesView {
     fn from(counts: Counts) -> Self {
         Self { p50_us: counts.quantile_us(50, 100), p99_us: counts.quantile_us(99, 100) }
     }
+}
+
+/// What a `udp` service has beside what connections and sessions have in common.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DatagramsView {
+    /// Passed on from clients to targets.
+    pub(crate) to_target: u64,
+    /// Passed on from targets to clients.
+    pub(crate) to_client: u64,
+    /// Not passed on, by reason.
+    pub(crate) dropped: BTreeMap<String, u64>,
+    /// Sessions that were given another target.
+    pub(crate) sessions_moved: u64,
+    /// Sessions by how they ended.
+    pub(crate) sessions_ended: BTreeMap<String, u64>,
+    /// Sockets for sessions that could not be opened.
+    pub(crate) socket_errors: u64,
 }
 
 /// An entry of `GET /v1/target-groups`.
@@ -146,7 +167,7 @@ pub(crate) struct TargetView {
     /// `file`, `discovered` or `added` (by the API).
     pub(crate) source: String,
     /// What the administrator wants: `ready`, `drain` or `maint`.
-    pub(crate) admin: String,
+    pub(crate) state: String,
     /// The weight in force, 0 to 256.
     pub(crate) weight: u16,
     /// Whether that is not the configured one, but was set over the API.
@@ -238,6 +259,20 @@ pub(crate) fn groups(shared: &Shared) -> Vec<GroupView> {
     shared.snapshot.load().groups.iter().map(|group| group_view(shared, group)).collect()
 }
 
+fn datagrams_view(counters: &Sharded<ServiceCounters>) -> DatagramsView {
+    let sum = |pick: fn(&UdpCounters) -> &Counter| counters.sum(|shard| pick(&shard.udp));
+    let dropped = |it: DatagramDrop| counters.sum(|shard| &shard.udp.drops[it.index()]);
+    let ended = |it: SessionEnd| counters.sum(|shard| &shard.udp.ends[it.index()]);
+    DatagramsView {
+        to_target: sum(|udp| &udp.datagrams_to_target),
+        to_client: sum(|udp| &udp.datagrams_to_client),
+        dropped: DatagramDrop::ALL.map(|it| (it.name().to_owned(), dropped(it))).into(),
+        sessions_moved: sum(|udp| &udp.moved),
+        sessions_ended: SessionEnd::ALL.map(|it| (it.name().to_owned(), ended(it))).into(),
+        socket_errors: sum(|udp| &udp.socket_errors),
+    }
+}
+
 fn service_view(service: &Service) -> ServiceView {
     let counters = &service.shared.counters;
     let refused = |refusal: Refusal| counters.sum(|shard| &shard.refusals[refusal.index()]);
@@ -261,6 +296,7 @@ fn service_view(service: &Service) -> ServiceView {
         connect_retries: counters.sum(|shard| &shard.retries),
         bytes_to_target: counters.sum(|shard| &shard.bytes_to_target),
         bytes_to_client: counters.sum(|shard| &shard.bytes_to_client),
+        datagrams: (service.config.mode == Mode::Udp).then(|| datagrams_view(counters)),
         duration: counters.counts(|shard| &shard.durations).into(),
         access_log_lost: service.access_log.as_ref().map(Sink::dropped),
     }
@@ -282,11 +318,13 @@ fn group_view(shared: &Shared, group: &Group) -> GroupView {
     let file =
         file.config.target_group(&group.config.name).map(|it| it.targets.as_slice()).unwrap_or_default();
     let roster = group.shared.roster().clone();
+    let origins = roster.origins(file);
     let live = group.config.targets.iter().zip(&group.targets).zip(group.views(now));
     let mut targets: Vec<TargetView> = live
         .map(|((config, target), view)| {
             let mut shown = target_view(shared, target, view);
-            shown.source = source(&roster, file, &config.id).to_owned();
+            let origin = origins.get(config.id.as_str()).copied().unwrap_or(Origin::File);
+            shown.source = origin.name().to_owned();
             (shown.backup, shown.zone) = (config.backup, config.zone.clone());
             shown
         })
@@ -309,14 +347,6 @@ fn group_view(shared: &Shared, group: &Group) -> GroupView {
     }
 }
 
-fn source(roster: &Roster, file: &[config::Target], id: &str) -> &'static str {
-    match () {
-        () if roster.is_added(id) => "added",
-        () if roster.is_discovered(file, id) => "discovered",
-        () => "file",
-    }
-}
-
 /// A target; without a view one that is no longer there.
 fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetView {
     let check = target.last_check().map(|last| CheckView {
@@ -333,7 +363,7 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         id: target.key.id.clone(),
         address: target.key.address,
         source: REMOVED.to_owned(),
-        admin: name(view.map_or(Admin::Ready, |view| view.admin).name()),
+        state: name(view.map_or(Admin::Ready, |view| view.admin).name()),
         weight: view.map_or(0, |view| view.weight),
         weight_overridden: view.is_some_and(|view| view.weight_overridden),
         share: view.map_or(0, |view| view.share),

@@ -16,10 +16,10 @@ use nix::libc;
 
 use super::batch::{Ask, BATCH, Batch, Parcel, discard_errors};
 use super::readable::Readable;
-use super::session::{Session, Upstream, is_unreachable, reach};
+use super::session::{Session, is_unreachable, reach};
 use crate::counters::ServiceCounters;
-use crate::l4::admission::Seat;
 use crate::l4::choose::Ends;
+use crate::l4::connect::Way;
 use crate::snapshot::Target;
 use crate::worker::{Route, Worker};
 
@@ -182,24 +182,30 @@ impl Hub {
                 upstream.target().report_success();
                 let from = self.address.ip().is_unspecified().then_some(key.local);
                 self.filled += count;
+                let mut bytes = 0;
                 for slot in first..self.filled {
-                    if batch.received(slot).truncated {
+                    let received = batch.received(slot);
+                    if received.truncated {
                         self.count(DatagramDrop::Truncated, 1);
                     } else {
+                        bytes += received.length as u64;
                         self.parcels.push(Parcel { slot, to: Some(key.client), from });
                     }
                 }
+                session.value.answered(bytes);
                 self.sessions.touch(id, now_ms);
                 if count == room {
                     self.unfinished.push(id);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => {
+            Err(error) if is_unreachable(&error) => {
                 self.failed(id, &error);
                 // What waits behind the error is not reported again.
                 self.unfinished.push(id);
             }
+            // The kernel is short of memory, or tells of a path that carries less.
+            Err(error) => tracing::debug!(%error, "cannot receive an answer"),
         }
     }
 
@@ -255,6 +261,7 @@ impl Hub {
                 Ok(sent) => {
                     let bytes = self.parcels[first..first + sent].iter();
                     let bytes = bytes.map(|parcel| batch.received(parcel.slot).length as u64).sum();
+                    session.value.passed_on(bytes);
                     let counters = self.counters();
                     counters.udp.datagrams_to_target.add(sent as u64);
                     counters.bytes_to_target.add(bytes);
@@ -299,15 +306,8 @@ impl Hub {
     }
 
     fn try_begin(&mut self, key: Key, now_ms: u64, readable: &Readable) -> Option<SessionId> {
-        let seat = Seat::take(&self.worker, &self.route, key.client.ip()).ok()?;
-        let upstream = match reach(&seat, &self.route.default, &self.ends(&key), None) {
-            Ok(upstream) => upstream,
-            Err(refusal) => {
-                self.route.refuse(&self.worker, refusal);
-                return None;
-            }
-        };
-        let (id, replaced) = self.sessions.insert(key, Session { seat, upstream }, now_ms);
+        let session = Session::begin(&self.worker, &self.route, &self.ends(&key)).ok()?;
+        let (id, replaced) = self.sessions.insert(key, session, now_ms);
         debug_assert!(replaced.is_none(), "a session was begun that there is already");
         self.watch(id, readable)?;
         Some(id)
@@ -334,7 +334,13 @@ impl Hub {
     fn relocate(&mut self, id: SessionId, readable: &Readable) -> bool {
         let Some(session) = self.sessions.get(id) else { return false };
         let (key, old) = (session.key, Arc::clone(session.value.upstream.target()));
-        let reached = reach(&session.value.seat, &self.route.default, &self.ends(&key), Some(&old));
+        let reached = reach(
+            &session.value.seat,
+            &self.route.default,
+            &self.ends(&key),
+            Some(&old),
+            &mut Way::default(),
+        );
         let refusal = match reached {
             Ok(upstream) => {
                 self.counters().udp.moved.add(1);
@@ -365,9 +371,6 @@ impl Hub {
 
     /// A session's target could not be reached: its next datagram goes elsewhere.
     fn failed(&mut self, id: SessionId, error: &io::Error) {
-        if !is_unreachable(error) {
-            return;
-        }
         if let Some(session) = self.sessions.get(id) {
             session.value.upstream.failed(error);
             self.sessions.leave(id);

@@ -1,10 +1,12 @@
 //! One UDP session: its place among the service's, and its socket to the target.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use lbd_core::udp_sessions::{SessionEnd, Standing};
 use nix::libc;
@@ -13,9 +15,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::l4::admission::Seat;
 use crate::l4::choose::{Choice, Ends, Occupied, Pool, occupy};
+use crate::l4::connect::Way;
+use crate::l4::journal::{Journal, Relayed};
 use crate::l4::refusal::Refusal;
 use crate::snapshot::{FailureKind, Target};
-use crate::worker::Worker;
+use crate::worker::{Route, Worker};
 
 /// A session that is open. Dropping it gives back its places and closes its socket.
 pub(super) struct Session {
@@ -23,12 +27,47 @@ pub(super) struct Session {
     pub(super) seat: Seat,
     /// Its target, and the socket connected to it.
     pub(super) upstream: Upstream,
+    journal: Journal,
+    relayed: Cell<Relayed>,
 }
 
 impl Session {
-    /// Counts how it ended.
+    /// Begins a session of a client that is let in and gets a target; else it is counted and logged why not.
+    pub(super) fn begin(worker: &Rc<Worker>, route: &Rc<Route>, ends: &Ends) -> Result<Self, Refusal> {
+        let mut journal = Journal::begin(route, ends.client, ends.local);
+        let mut way = Way::default();
+        let begun = Seat::take(worker, route, ends.client.ip()).and_then(|seat| {
+            let reached = reach(&seat, &route.default, ends, None, &mut way);
+            let upstream = reached.map_err(|refusal| route.refuse(worker, refusal))?;
+            Ok((seat, upstream))
+        });
+        journal.tried(&way, begun.as_ref().ok().map(|(_, upstream)| &upstream.occupied));
+        match begun {
+            Ok((seat, upstream)) => Ok(Self { seat, upstream, journal, relayed: Cell::default() }),
+            Err(refusal) => {
+                journal.refused(route, refusal);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Bytes have gone to the target.
+    pub(super) fn passed_on(&self, bytes: u64) {
+        let relayed = self.relayed.get();
+        self.relayed.set(Relayed { to_target: relayed.to_target + bytes, ..relayed });
+    }
+
+    /// Bytes have come from the target.
+    pub(super) fn answered(&self, bytes: u64) {
+        let relayed = self.relayed.get();
+        let answered = relayed.answered.or_else(|| Some(Instant::now()));
+        self.relayed.set(Relayed { answered, to_client: relayed.to_client + bytes, ..relayed });
+    }
+
+    /// Counts and logs how it ended.
     pub(super) fn end(self, end: SessionEnd) {
         self.seat.counters().udp.ends[end.index()].add(1);
+        self.journal.ended(&self.seat, self.upstream.target(), end.name(), self.relayed.get());
     }
 }
 
@@ -91,6 +130,7 @@ pub(super) fn reach(
     pool: &Rc<Pool>,
     ends: &Ends,
     except: Option<&Arc<Target>>,
+    way: &mut Way,
 ) -> Result<Upstream, Refusal> {
     let place = |target: &Arc<Target>| pool.group.targets.iter().position(|it| Arc::ptr_eq(it, target));
     let mut tried: Vec<usize> = except.and_then(place).into_iter().collect();
@@ -105,6 +145,7 @@ pub(super) fn reach(
             Choice::Full => return Err(Refusal::TargetsFull),
             Choice::Nobody => return Err(Refusal::NoTarget),
         };
+        way.tries += 1;
         if pool.group.panics() {
             seat.counters().unhealthy_tries.add(1);
         }

@@ -109,3 +109,32 @@ fn a_full_target_gets_no_further_sessions() {
     }
     assert_eq!((servers[0].sessions(), servers[1].sessions()), (1, 7));
 }
+
+#[test]
+fn sessions_are_logged_when_they_end_and_when_they_are_refused() {
+    let ip = own_ip();
+    let server = Answering::echo(ip);
+    let mut config = config(ip, &[&server]);
+    config.service = "timeout = { idle = \"1s\" }\nlimits = { max_connections = 1 }\n\
+                      access_log = { format = \"json\", file = \"access.log\" }"
+        .to_owned();
+    let lbd = Lbd::start(&config);
+    let (served, refused) = (client(ip, lbd.address), client(ip, lbd.address));
+    assert_eq!(ask(&served, b"hello").unwrap(), b"hello");
+    refused.send(b"too many").unwrap();
+    let records = || -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(lbd.folder.path().join("access.log")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    eventually("both are logged", || records().len() == 2);
+    let records = records();
+    let of = |socket: &std::net::UdpSocket| {
+        let client = socket.local_addr().unwrap().to_string();
+        records.iter().find(|record| record["client"] == client).unwrap()
+    };
+    let (served, refused) = (of(&served), of(&refused));
+    assert_eq!((&served["end"], &refused["end"]), (&"idle".into(), &"max_connections".into()));
+    assert_eq!((&served["target"], &refused["target"]), (&"t0".into(), &serde_json::Value::Null));
+    assert_eq!((&served["bytes_to_target"], &served["bytes_to_client"]), (&5.into(), &5.into()));
+    assert_eq!(served["listen"], lbd.address.to_string());
+}
