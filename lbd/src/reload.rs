@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::access_log::{AccessLogError, AccessLogs};
 use crate::api::{ApiError, ApiServer};
 use crate::change::{Asked, Reply};
-use crate::discover::Discoverer;
+use crate::discover::{Discoverer, Ticket};
 use crate::l4::{BindError, bind_all, udp};
 use crate::prober::{self, CaFileError, Prober};
 use crate::shared::Shared;
@@ -236,8 +236,8 @@ pub(crate) enum Request {
         group: String,
         /// All of them; those of before are no longer there.
         targets: Vec<config::Target>,
-        /// Told when they are in use.
-        done: oneshot::Sender<()>,
+        /// Whether they are still wanted, and where to say that they are in use.
+        ticket: Ticket,
     },
 }
 

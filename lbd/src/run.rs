@@ -160,10 +160,11 @@ async fn perform(parts: &mut Parts, request: Request) {
     match request {
         Request::Reload(reply) => drop(reply.send(parts.reload().await)),
         Request::Change(asked, reply) => drop(reply.send(parts.change(asked))),
-        Request::Discovered { group, targets, done } => {
-            parts.discovered(&group, targets);
-            let awaited = done.send(()).is_ok();
-            tracing::debug!(group, awaited, "discovered targets are in use");
+        Request::Discovered { group, targets, ticket } => {
+            if ticket.is_wanted() {
+                parts.discovered(&group, targets);
+            }
+            ticket.done();
         }
     }
 }

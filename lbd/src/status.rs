@@ -149,7 +149,7 @@ pub(crate) fn set(run_dir: &Path, name: &str, settings: Settings) -> anyhow::Res
     }
     let target: TargetView = serde_json::from_str(&body).context("cannot read lbd's answer")?;
     let open = target.connections_open;
-    let mut text = format!("{name}: {}, weight {}, {open} connections open", target.admin, target.weight);
+    let mut text = format!("{name}: {}, weight {}, {open} connections open", target.state, target.weight);
     if let Some(ms) = target.closes_in_ms.filter(|_| open > 0) {
         write!(text, " that are closed in {} s", ms.div_ceil(1000))?;
     }
@@ -214,7 +214,31 @@ fn write_table(out: &mut String, status: &Status) -> std::fmt::Result {
             .to_vec(),
     ];
     rows.extend(status.target_groups.iter().flat_map(target_rows));
+    write_rows(out, &rows)?;
+    let found: Vec<_> = status.target_groups.iter().filter_map(discovery_row).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let mut rows =
+        vec![["GROUP", "FOUND IN", "TARGETS", "LAST GOOD ANSWER", "STATE"].map(str::to_owned).to_vec()];
+    rows.extend(found);
     write_rows(out, &rows)
+}
+
+/// Where a group's targets are found, if they are.
+fn discovery_row(group: &GroupView) -> Option<Vec<String>> {
+    let discovery = group.discovery.as_ref()?;
+    let at = |ms: u64| UnixTime::from_nanos(ms.saturating_mul(1_000_000)).to_string();
+    // Of an error that shows lines of a file, the first one says what it is.
+    let why =
+        discovery.last_failure.as_ref().and_then(|last| last.message.lines().next()).unwrap_or_default();
+    Some(vec![
+        group.name.clone(),
+        discovery.source.clone(),
+        discovery.targets.to_string(),
+        discovery.last_success_unix_ms.map_or_else(|| "never".to_owned(), at),
+        if discovery.stale { format!("stale: {why}") } else { "ok".to_owned() },
+    ])
 }
 
 fn target_rows(group: &GroupView) -> Vec<Vec<String>> {

@@ -88,8 +88,10 @@ pub(crate) struct Found {
     source: String,
     state: Mutex<Discovery>,
     wake: mpsc::Sender<Wake>,
-    /// The first question has ended, and what came of it is with the control loop.
+    /// The first question has ended, and what came of it is in use.
     asked: AtomicBool,
+    /// A reload has ended the task: what it still had to say does not count.
+    ended: AtomicBool,
 }
 
 impl fmt::Debug for Found {
@@ -165,7 +167,29 @@ struct Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
+        self.found.ended.store(true, Ordering::Relaxed);
         self.handle.abort();
+    }
+}
+
+/// Goes with a list to the control loop, and tells the task when it is in use.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    found: Arc<Found>,
+    done: oneshot::Sender<()>,
+}
+
+impl Ticket {
+    /// Whether the list still counts: the task may have been ended or replaced while the list was under way.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.found.ended.load(Ordering::Relaxed)
+    }
+
+    /// Says that the list is in use, or will not be.
+    pub(crate) fn done(self) {
+        if self.done.send(()).is_err() {
+            tracing::debug!(source = self.found.source, "targets came from a search that has ended");
+        }
     }
 }
 
@@ -230,6 +254,7 @@ impl Discoverer {
             state: Mutex::new(Discovery::new(Pace::of(discover), carried, seed)),
             wake,
             asked: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         });
         let run = task::Run {
             group: group.to_owned(),

@@ -9,7 +9,7 @@ use lbd_core::discover::{Answer, Failure, Outcome};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 
-use super::{Directory, Found, Source, Wake};
+use super::{Directory, Found, Source, Ticket, Wake};
 use crate::clock::unix_now;
 use crate::reload::Request;
 
@@ -107,7 +107,8 @@ impl Run {
         let mut wanted = true;
         if let Some(targets) = changed {
             let (done, in_use) = oneshot::channel();
-            let request = Request::Discovered { group: self.group.clone(), targets, done };
+            let ticket = Ticket { found: Arc::clone(&self.found), done };
+            let request = Request::Discovered { group: self.group.clone(), targets, ticket };
             wanted = self.requests.send(request).await.is_ok() && in_use.await.is_ok();
         }
         self.found.asked.store(true, Ordering::Relaxed);

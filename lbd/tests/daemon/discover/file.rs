@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
 
@@ -60,6 +61,39 @@ fn a_file_is_read_again_when_asked_to() {
     let output = lbd.command(&["reload"]);
     assert!(output.status.success());
     await_addresses(&lbd, &[a.address]);
+}
+
+#[test]
+fn changes_under_load_fail_no_connection() {
+    let ip = own_ip();
+    let servers = [Server::echo((ip, 0).into()), Server::echo((ip, 0).into()), Server::echo((ip, 0).into())];
+    let [a, b, c] = servers.each_ref().map(|server| server.address);
+    let lbd = start("", Some(&list(&[a, b])));
+    let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello");
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        // Stops the load also if something fails, or the scope would never end.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..30 {
+                let targets = [[a, b], [b, c], [c, a]][round % 3];
+                write(lbd.folder.path(), &list(&targets));
+                let before = served.load(Ordering::SeqCst);
+                let (code, body) = refresh(&lbd);
+                assert_eq!(code, 200, "{body}");
+                eventually("traffic goes on", || served.load(Ordering::SeqCst) > before + 10);
+            }
+        }));
+        stop.store(true, Ordering::SeqCst);
+        outcome.unwrap();
+    });
+    assert!(servers.iter().all(|server| server.accepted() > 10));
 }
 
 #[test]
@@ -155,4 +189,6 @@ fn written_targets_win_and_outlive_the_discovery() {
     assert_eq!(lbd.reload(&other).0, 200);
     eventually("the other file is missed", || discovery(&lbd)["stale"] == true);
     assert_eq!(addresses(&lbd).len(), 2);
+    let shown = String::from_utf8(lbd.command(&["status"]).stdout).unwrap();
+    assert!(shown.contains("other.toml") && shown.contains("stale: "), "{shown}");
 }
