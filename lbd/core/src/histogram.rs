@@ -53,7 +53,7 @@ impl Histogram {
         let bucket = BOUNDS_US.partition_point(|&bound| bound < micros);
         // Its only writer: no other addition can get lost between the two.
         let add = |to: &AtomicU64, value| {
-            to.store(to.load(Ordering::Relaxed).wrapping_add(value), Ordering::Relaxed)
+            to.store(to.load(Ordering::Relaxed).wrapping_add(value), Ordering::Relaxed);
         };
         add(&self.buckets[bucket], 1);
         add(&self.sum_us, micros);

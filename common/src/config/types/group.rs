@@ -126,7 +126,7 @@ pub struct Discover {
 /// Where discovered targets come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiscoverSource {
-    /// A TOML file with `targets = [...]` as in the group; see [`super::load_targets`].
+    /// A TOML file with `targets = [...]` as in the group; see [`crate::config::load_targets`].
     File(PathBuf),
     /// The A and AAAA records of a name.
     Dns {
