@@ -88,7 +88,8 @@ impl Group {
         let before = carry.groups.get(&file.name);
         let shared = before.map_or_else(|| Arc::new(GroupShared::new()), |it| Arc::clone(&it.shared));
         let mut roster = shared.roster().clone();
-        roster.settle(&file.targets, None);
+        // A group that no longer asks for them has no use for what was found.
+        roster.settle(&file.targets, file.discover.is_none().then(Vec::new));
         let merged = roster.merge(&file.targets);
         let specs: Vec<Spec> = merged.iter().map(spec).collect();
         let mut group = file.clone();
@@ -172,7 +173,13 @@ impl Group {
         let success = check.failure.is_none();
         target.checks[usize::from(!success)].add(1);
         target.set_last_check(Some(check));
-        self.with(|state| state.record_check(now, index, success)).flatten().is_some()
+        let mut state = self.shared.lock();
+        let changed = state.as_mut().and_then(|state| state.record_check(now, index, success)).is_some();
+        // Nearly all checks change nothing, and there are many: none of them is to go through all targets.
+        if changed {
+            self.publish(&mut state);
+        }
+        changed
     }
 
     /// Takes what an administrator wants of a target.
