@@ -8,7 +8,7 @@ use lbd_core::group::{Admin, Roster, RosterError};
 use tokio::sync::oneshot;
 
 use crate::reload::Parts;
-use crate::snapshot::{Carry, Group, Snapshot, hash_key};
+use crate::snapshot::{Carry, Group, Snapshot};
 use crate::summary;
 
 /// What an administrator wants of a target.
@@ -146,8 +146,7 @@ impl Parts {
     /// and connections are not touched.
     fn rebuild(&mut self) {
         let before = self.shared.snapshot.load_full();
-        let key = hash_key(&before.config, Some(before.hash_key));
-        let carry = Carry::from(self.shared.life.clone(), key, &before, &self.shared.removed());
+        let carry = Carry::from(self.shared.life.clone(), before.hash_key, &before, &self.shared.removed());
         let next = Arc::new(Snapshot::build(Arc::clone(&before.config), &carry));
         self.put_in_force(&before, &next);
         self.shared.groups_changed();

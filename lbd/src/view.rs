@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::config::{self, Mode};
+use common::config::Mode;
 use common::ipc::Role;
 use lbd_core::group::{Admin, Origin, Standing, View};
 use lbd_core::health::HealthState;

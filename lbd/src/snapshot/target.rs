@@ -196,7 +196,9 @@ impl Target {
 
     /// Has its connections closed at this time of the process's clock, or never with `u64::MAX`.
     pub(crate) fn set_close_at_ms(&self, at_ms: u64) {
-        self.decided.close_at_ms.store(at_ms, Ordering::Relaxed);
+        if self.close_at_ms() != at_ms {
+            self.decided.close_at_ms.store(at_ms, Ordering::Relaxed);
+        }
     }
 
     /// A connection failed. Ejection is asked for each time another `consecutive_failures` in a row have come together, so
@@ -235,8 +237,11 @@ impl Target {
         self.decided.index.store(u32::try_from(index).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
+    /// Writes only what is new, so that the workers' copies of the line stay good.
     pub(super) fn set_share(&self, share: u32) {
-        self.decided.share.store(share, Ordering::Relaxed);
+        if self.share() != share {
+            self.decided.share.store(share, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn set_failed(&self, failed: bool) {
@@ -244,6 +249,9 @@ impl Target {
     }
 
     pub(super) fn set_health(&self, state: HealthState) {
+        if self.health() == state {
+            return;
+        }
         let index = HEALTH_STATES.iter().position(|known| *known == state).unwrap_or_default();
         self.decided.health.store(u8::try_from(index).unwrap_or_default(), Ordering::Relaxed);
     }

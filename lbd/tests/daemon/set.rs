@@ -52,7 +52,7 @@ fn a_drained_target_gets_nothing_new_and_is_closed_in_the_end() {
     let (lbd, _config, servers) = start("drain_timeout = \"2s\"");
     let (mut kept, mut drained) = (open(&lbd, &servers[0]), open(&lbd, &servers[1]));
     let shown = patch(&lbd, "t1", &json!({ "state": "drain" }));
-    assert_eq!((shown["admin"].as_str(), shown["reason"].as_str()), (Some("drain"), Some("drain")));
+    assert_eq!((shown["state"].as_str(), shown["reason"].as_str()), (Some("drain"), Some("drain")));
     assert!(shown["closes_in_ms"].as_u64().is_some_and(|ms| ms <= 2000), "{shown}");
     assert_eq!(shares(&lbd, &servers, 20), [20, 0]);
     assert_eq!(ping(&mut drained, "still").unwrap(), "still");
@@ -74,7 +74,7 @@ fn maintenance_closes_at_once() {
     // With nothing left there is nothing to panic about: clients are refused.
     patch(&lbd, "t0", &json!({ "state": "maint" }));
     assert_eq!(lbd.status()["target_groups"][0]["mode"], "none");
-    assert!(ping(&mut lbd.connect(), "x").is_err());
+    assert!(lbd.fetch().is_err());
     let (code, body) = lbd.ask("GET", "/health/ready");
     assert!(code == 503 && body.contains("no healthy target for web"), "{body}");
 }
@@ -101,13 +101,13 @@ fn weights_and_states_outlive_a_reload_but_not_the_target() {
     patch(&lbd, "t0", &json!({ "state": "drain", "weight": 0 }));
     assert_eq!(lbd.reload(&config).0, 200);
     let shown = patch(&lbd, "t0", &json!({ "weight": 4 }));
-    assert_eq!((shown["admin"].as_str(), shown["weight"].as_u64()), (Some("drain"), Some(4)));
+    assert_eq!((shown["state"].as_str(), shown["weight"].as_u64()), (Some("drain"), Some(4)));
     let mut without = config.clone();
     without.targets.remove(0);
     assert_eq!(lbd.reload(&without).0, 200);
     assert_eq!(lbd.reload(&config).0, 200);
     let targets = lbd.status()["target_groups"][0]["targets"].clone();
-    assert_eq!((&targets[0]["admin"], &targets[0]["weight"]), (&json!("ready"), &json!(9)));
+    assert_eq!((&targets[0]["state"], &targets[0]["weight"]), (&json!("ready"), &json!(9)));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! or the file (or the discovery) has a target of its name, a deletion until the file no longer has the target, or it is
 //! added again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use common::config::Target;
@@ -113,16 +113,35 @@ impl Roster {
         Err(RosterError::Unknown { id: id.to_owned() })
     }
 
-    /// Whether the target was added by the API.
+    /// From where each of the group's targets is, by its name.
     #[must_use]
-    pub fn is_added(&self, id: &str) -> bool {
-        self.added.iter().any(|target| target.id == id)
+    pub fn origins<'a>(&'a self, file: &'a [Target]) -> HashMap<&'a str, Origin> {
+        let of = |targets: &'a [Target], origin| targets.iter().map(move |it| (it.id.as_str(), origin));
+        // Later ones go over earlier ones. An added target of the name of a deleted one is the added one.
+        let all = of(&self.discovered, Origin::Discovered).chain(of(file, Origin::File));
+        all.chain(of(&self.added, Origin::Added)).collect()
     }
+}
 
-    /// Whether the target was discovered.
+/// From where a target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The configuration file.
+    File,
+    /// The discovery.
+    Discovered,
+    /// The API.
+    Added,
+}
+
+impl Origin {
+    /// Its name in the API.
     #[must_use]
-    pub fn is_discovered(&self, file: &[Target], id: &str) -> bool {
-        let has = |targets: &[Target]| targets.iter().any(|target| target.id == id);
-        !self.is_added(id) && !has(file) && has(&self.discovered)
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Discovered => "discovered",
+            Self::Added => "added",
+        }
     }
 }

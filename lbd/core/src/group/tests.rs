@@ -351,7 +351,7 @@ proptest! {
 mod roster {
     use common::config::Target;
 
-    use super::super::{ADDED_MAX, Roster, RosterError};
+    use super::super::{ADDED_MAX, Origin, Roster, RosterError};
     use super::*;
 
     fn target(index: u8) -> Target {
@@ -374,7 +374,7 @@ mod roster {
         // The file takes an added one over, and a deletion ends with the target.
         let file = [target(1), target(2)];
         roster.settle(&file, None);
-        assert!(!roster.is_added("t2"));
+        assert_eq!(roster.origins(&file)["t2"], Origin::File);
         let file = [target(0), target(1)];
         roster.settle(&file, None);
         assert_eq!(ids(&roster.merge(&file)), ["t0", "t1"]);
@@ -394,7 +394,7 @@ mod roster {
         assert_eq!(roster.merge(&file), [moved]);
         roster.delete(&file, "t0").unwrap();
         roster.add(&file, target(0)).unwrap();
-        assert_eq!((roster.merge(&file), roster.is_added("t0")), (vec![target(0)], false));
+        assert_eq!((roster.merge(&file), roster.origins(&file)["t0"]), (vec![target(0)], Origin::File));
         let other = Target { id: "other".to_owned(), ..target(0) };
         assert!(matches!(roster.add(&file, other), Err(RosterError::AddressTaken { .. })));
     }
@@ -408,7 +408,8 @@ mod roster {
         roster.settle(&file, Some(vec![same, target(1), target(2)]));
         assert_eq!(ids(&roster.merge(&file)), ["t0", "t1", "t2"]);
         assert_eq!(roster.merge(&file)[0].weight, 1);
-        assert!(roster.is_discovered(&file, "t1") && !roster.is_discovered(&file, "t0"));
+        let origins = roster.origins(&file);
+        assert_eq!((origins["t0"], origins["t1"]), (Origin::File, Origin::Discovered));
         roster.delete(&file, "t1").unwrap();
         roster.settle(&file, Some(vec![target(1)]));
         assert_eq!(ids(&roster.merge(&file)), ["t0"]);
