@@ -22,6 +22,7 @@ mod simulate;
 mod startup;
 mod stop;
 mod access;
+mod access_log;
 mod clients;
 mod proxy_protocol;
 mod queue;

@@ -1,0 +1,133 @@
+//! One line for each connection, and the histograms.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::server::Server;
+use crate::support::{Config, Folder, Lbd, eventually, finish, own_ip, ping};
+
+/// The records of a log, once there are so many.
+fn records(path: &Path, count: usize) -> Vec<Value> {
+    let mut records = Vec::new();
+    eventually("the log has its lines", || {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        records = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        records.len() >= count
+    });
+    records
+}
+
+#[test]
+fn a_connection_is_logged_with_its_phases_and_why_it_ended() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let folder = Folder::new();
+    let path = folder.path().join("access.log");
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = format!(
+        "access_log = {{ format = \"json\", file = \"{}\" }}\nlimits = {{ max_connections = 1 }}\n\
+         access = {{ allow = [{{ network = \"127.0.0.0/8\", tag = \"here\" }}] }}",
+        path.display()
+    );
+    let lbd = Lbd::start_in(folder, &config);
+    let mut client = lbd.connect();
+    let from = client.local_addr().unwrap();
+    assert_eq!(ping(&mut client, "hello").unwrap(), "hello");
+    // One too many, while the first is open.
+    // Without a time limit, which is kept by waiting, and a reset that has come meanwhile would be the result.
+    let refused = std::net::TcpStream::connect(lbd.address).unwrap();
+    let refused_from = refused.local_addr().unwrap();
+    eventually("it was refused", || lbd.service("refused_over_limit") == 1);
+    finish(&client);
+    assert_eq!(crate::support::end_of(&mut client).unwrap(), 0);
+    let logged = records(&path, 2);
+
+    assert_eq!(logged[0]["client"], refused_from.to_string());
+    assert_eq!(logged[0]["end"], "max_connections");
+    assert_eq!((&logged[0]["tries"], &logged[0]["tag"]), (&0.into(), &"here".into()));
+    assert!(logged[0].get("target").is_none(), "{}", logged[0]);
+
+    let done = &logged[1];
+    assert_eq!(done["client"], from.to_string());
+    assert_eq!(
+        (&done["service"], &done["group"], &done["target"]),
+        (&"web".into(), &"pool".into(), &"t0".into())
+    );
+    assert_eq!(done["listen"], lbd.address.to_string());
+    assert_eq!(done["target_address"], server.address.to_string());
+    assert_eq!((&done["end"], &done["tries"]), (&"done".into(), &1.into()));
+    assert_eq!((&done["bytes_to_target"], &done["bytes_to_client"]), (&5.into(), &5.into()));
+    let micros = |key: &str| done[key].as_u64().unwrap_or_else(|| panic!("{key} of {done}"));
+    assert!(micros("connect_us") + micros("first_byte_us") <= micros("total_us") + 2, "{done}");
+
+    // The same connection in the histograms.
+    let (_, metrics) = lbd.ask("GET", "/metrics");
+    for line in [
+        "tandem_lbd_service_connection_duration_seconds_count{service=\"web\"} 1".to_owned(),
+        format!(
+            "tandem_lbd_target_first_byte_seconds_count{{group=\"pool\",target=\"t0\",address=\"{}\"}} 1",
+            server.address
+        ),
+    ] {
+        assert!(metrics.lines().any(|have| have == line), "{line} in {metrics}");
+    }
+    let status = lbd.status();
+    assert!(status["services"][0]["duration"]["p99_us"].as_u64() >= Some(micros("total_us")), "{status}");
+    assert_eq!(status["services"][0]["access_log_lost"], 0);
+    assert!(status["target_groups"][0]["targets"][0]["connect_time"]["p50_us"].is_u64(), "{status}");
+}
+
+#[test]
+fn a_rotated_log_goes_on_in_a_new_file_and_the_last_lines_are_written_at_the_end() {
+    let ip = own_ip();
+    let server = Server::named((ip, 0).into(), "a");
+    let folder = Folder::new();
+    let path = folder.path().join("access.log");
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = format!("access_log = {{ format = \"json\", file = \"{}\" }}", path.display());
+    let mut lbd = Lbd::start_in(folder, &config);
+    lbd.fetch().unwrap();
+    assert_eq!(records(&path, 1).len(), 1);
+    let rotated = path.with_extension("1");
+    fs::rename(&path, &rotated).unwrap();
+    lbd.signal(Signal::SIGHUP);
+    eventually("the file is opened anew", || path.exists());
+    lbd.fetch().unwrap();
+    assert_eq!(records(&path, 1).len(), 1);
+    // A configuration with errors is refused, but rotation is not its business.
+    fs::rename(&path, path.with_extension("2")).unwrap();
+    lbd.write_config("nonsense");
+    lbd.signal(Signal::SIGHUP);
+    eventually("the file is opened anew", || path.exists());
+    lbd.fetch().unwrap();
+    eventually("the connection has ended", || lbd.service("connections_open") == 0);
+    lbd.signal(Signal::SIGTERM);
+    assert!(lbd.wait().success());
+    assert_eq!(records(&path, 1).len(), 1);
+}
+
+#[test]
+fn lines_are_for_people_and_go_to_standard_output() {
+    let ip = own_ip();
+    let server = Server::named((ip, 0).into(), "a");
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = "access_log = { format = \"line\" }".to_owned();
+    let folder = Folder::new();
+    let output = folder.path().join("out");
+    let file = fs::File::create(&output).unwrap();
+    let text = config.text();
+    let lbd = Lbd::start_with(folder, &text, config.listen[0], |command| {
+        command.stdout(file);
+    });
+    lbd.connect().write_all(b"x").unwrap();
+    eventually("a line", || {
+        let text = fs::read_to_string(&output).unwrap();
+        text.contains(" web 127.") && text.contains(" -> pool/t0 ") && text.contains(" end=")
+    });
+}
