@@ -15,7 +15,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::l4::{BufferPool, Complaints, Connections, End, Pool, accept_loop, udp};
+use crate::l4::{BufferPool, Complaints, Connections, End, Pool, Reactor, Socket, accept_loop, udp};
 use crate::shared::{Shared, WorkerShared};
 use crate::snapshot::{Group, Service, Snapshot};
 
@@ -116,6 +116,8 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     /// Its connections.
     pub(crate) connections: Rc<Connections>,
+    /// Its sockets.
+    pub(crate) reactor: Rc<Reactor>,
     /// Its buffers.
     pub(crate) buffers: Rc<BufferPool>,
     all: Arc<Shared>,
@@ -217,8 +219,8 @@ fn run(
     // Not a `LocalSet` on a plain runtime: waking one costs a write to the runtime's eventfd each time.
     let built =
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-    let runtime = match built {
-        Ok(runtime) => runtime,
+    let (runtime, reactor) = match built.and_then(|runtime| Ok((runtime, Rc::new(Reactor::new()?)))) {
+        Ok(started) => started,
         Err(error) => {
             // The receiver waits for exactly this one message.
             drop(started.send(Err(error)));
@@ -234,6 +236,7 @@ fn run(
     let worker = Rc::new(Worker {
         index,
         connections: Rc::default(),
+        reactor,
         buffers: Rc::default(),
         all: shared,
         routes: RefCell::new(routes),
@@ -253,13 +256,22 @@ async fn tick_forever(worker: Rc<Worker>) {
     }
 }
 
+/// Wakes the tasks whose sockets are ready for as long as the worker runs.
+async fn watch_sockets(worker: Rc<Worker>) {
+    if let Err(error) = Rc::clone(&worker.reactor).run().await {
+        // Never seen: the kernel would have to refuse to say which of its sockets are ready.
+        tracing::error!(worker = worker.index, %error, "cannot watch the worker's sockets any more");
+    }
+}
+
 async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
     let mut listening: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
     let mut datagrams = udp::Listeners::default();
     tokio::task::spawn_local(tick_forever(Rc::clone(&worker)));
+    tokio::task::spawn_local(watch_sockets(Rc::clone(&worker)));
     loop {
         match commands.recv().await {
-            Some(Command::Listen(address, socket)) => match tokio::net::TcpListener::from_std(socket) {
+            Some(Command::Listen(address, socket)) => match Socket::new(&worker.reactor, socket.into()) {
                 Ok(listener) => {
                     let (stop, stopped) = oneshot::channel();
                     listening.insert(address, stop);

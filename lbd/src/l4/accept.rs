@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use common::config::Mode;
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use super::admission::Seat;
 use super::journal::Journal;
+use super::socket::Socket;
 use super::{keep_alive, reset_on_close, tcp};
 use crate::worker::{Route, Worker};
 
@@ -23,7 +23,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// count of listening ones already.
 pub(crate) async fn accept_loop(
     worker: Rc<Worker>,
-    listener: TcpListener,
+    listener: Socket,
     address: SocketAddr,
     mut stop: oneshot::Receiver<()>,
 ) {
@@ -36,7 +36,7 @@ pub(crate) async fn accept_loop(
         let accepted = tokio::select! {
             biased;
             _ = &mut stop => break,
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(&worker.reactor) => accepted,
         };
         match accepted {
             Ok((client, peer)) => {
@@ -64,7 +64,7 @@ pub(crate) async fn accept_loop(
             }
         }
     }
-    accept_queued(&worker, &route, listener, address);
+    accept_queued(&worker, &route, &listener, address);
 }
 
 /// Takes the socket out of the worker's count, however the loop ends.
@@ -77,19 +77,22 @@ impl Drop for Listening<'_> {
 }
 
 /// Accepts what waits in the socket's queue, before the socket is closed and the kernel would reset it.
-fn accept_queued(worker: &Rc<Worker>, route: &Rc<Route>, listener: TcpListener, address: SocketAddr) {
-    let Ok(listener) = listener.into_std() else { return };
-    // Ends with the queue: `WouldBlock`, or any other error.
-    while let Ok((client, peer)) = listener.accept() {
-        let client = client.set_nonblocking(true).and_then(|()| TcpStream::from_std(client));
-        match client {
-            Ok(client) => admit(worker, route, client, peer, address),
-            Err(_) => worker.shared().counters.accept_errors.add(1),
+fn accept_queued(worker: &Rc<Worker>, route: &Rc<Route>, listener: &Socket, address: SocketAddr) {
+    loop {
+        match listener.try_accept(&worker.reactor) {
+            Ok((client, peer)) => admit(worker, route, client, peer, address),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => {
+                worker.shared().counters.accept_errors.add(1);
+                if !concerns_one_connection(&error) {
+                    return;
+                }
+            }
         }
     }
 }
 
-fn admit(worker: &Rc<Worker>, route: &Rc<Route>, client: TcpStream, peer: SocketAddr, address: SocketAddr) {
+fn admit(worker: &Rc<Worker>, route: &Rc<Route>, client: Socket, peer: SocketAddr, address: SocketAddr) {
     // Whose connection a trusted proxy brings is not known before its header is there.
     let seat = if route.service.guard.trusts(peer.ip()) {
         Seat::enter(worker, route)
@@ -106,7 +109,7 @@ fn admit(worker: &Rc<Worker>, route: &Rc<Route>, client: TcpStream, peer: Socket
 }
 
 /// Has accepted sockets inherit the service's time-outs.
-fn prepare(listener: &TcpListener, route: &Route) {
+fn prepare(listener: &Socket, route: &Route) {
     let (socket, timeouts) = (SockRef::from(listener), &route.service.config.timeout);
     let set = keep_alive(&socket, timeouts).and_then(|()| socket.set_tcp_user_timeout(timeouts.user));
     if let Err(error) = set {

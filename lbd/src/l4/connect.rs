@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::{Domain, Protocol, SockRef, Type};
 
 use super::admission::Seat;
 use super::choose::{Choice, Ends, Occupied, Pool, occupy};
 use super::refusal::Refusal;
+use super::socket::Socket;
 use super::tune;
 use crate::snapshot::{FailureKind, Target};
 
@@ -26,7 +25,7 @@ pub(super) struct Reached {
     /// The place there.
     pub(super) occupied: Occupied,
     /// The connection.
-    pub(super) stream: TcpStream,
+    pub(super) stream: Socket,
 }
 
 /// How the way there went.
@@ -43,7 +42,7 @@ pub(super) async fn reach(
     seat: &Seat,
     pool: &Rc<Pool>,
     ends: &Ends,
-    client: &TcpStream,
+    client: &Socket,
     way: &mut Way,
 ) -> Result<Reached, Refusal> {
     let tries_max = pool.group.retry.tries();
@@ -97,7 +96,7 @@ async fn wait(
     seat: &Seat,
     pool: &Rc<Pool>,
     ends: &Ends,
-    client: &TcpStream,
+    client: &Socket,
     tried: &[Arc<Target>],
     way: &mut Way,
 ) -> Result<Occupied, Refusal> {
@@ -123,14 +122,14 @@ async fn wait(
             () = place.woken() => {}
             () = &mut timeout => return Err(seat.refuse(Refusal::QueueTimeout)),
             // A client that has only finished sending still waits for its answer; one that is gone does not.
-            _ = client.ready(Interest::ERROR) => return Err(seat.refuse(Refusal::ClientGone)),
+            () = client.broken() => return Err(seat.refuse(Refusal::ClientGone)),
             () = tokio::time::sleep(LOOK), if first => {}
         }
     }
 }
 
 /// Connects to one target; what goes wrong is counted.
-async fn connect(seat: &Seat, target: &Target, ends: &Ends) -> Option<TcpStream> {
+async fn connect(seat: &Seat, target: &Target, ends: &Ends) -> Option<Socket> {
     let service = &seat.route.service.config;
     let counters = target.counters.of(seat.worker.index);
     let address = target.key.address;
@@ -144,7 +143,12 @@ async fn connect(seat: &Seat, target: &Target, ends: &Ends) -> Option<TcpStream>
             return None;
         }
     };
-    match tokio::time::timeout(service.timeout.connect, socket.connect(address)).await {
+    match tokio::time::timeout(
+        service.timeout.connect,
+        Socket::connect(&seat.worker.reactor, socket, address),
+    )
+    .await
+    {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
             counters.connect_errors.add(1);
@@ -177,8 +181,9 @@ fn open(
     address: SocketAddr,
     source: Option<SocketAddr>,
     timeouts: &common::config::Timeouts,
-) -> io::Result<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+) -> io::Result<socket2::Socket> {
+    let kind = Type::STREAM.nonblocking();
+    let socket = socket2::Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     tune(&SockRef::from(&socket), timeouts)?;
     if let Some(source) = source {
         speak_as(&socket, source, address)?;
@@ -188,7 +193,7 @@ fn open(
 
 /// Has the connection come from the client's address. The port is one of this host's: the client's own might be in use
 /// for an earlier connection of it to the same target.
-fn speak_as(socket: &TcpSocket, client: SocketAddr, target: SocketAddr) -> io::Result<()> {
+fn speak_as(socket: &socket2::Socket, client: SocketAddr, target: SocketAddr) -> io::Result<()> {
     let ip = client.ip().to_canonical();
     if ip.is_ipv4() != target.is_ipv4() {
         let what = format!("`transparent` cannot have {ip} speak to a target of the other address family");
@@ -203,5 +208,5 @@ fn speak_as(socket: &TcpSocket, client: SocketAddr, target: SocketAddr) -> io::R
     })?;
     // The port is chosen when connecting, so that each target has all of them.
     setsockopt(&socket.as_fd(), sockopt::IpBindAddressNoPort, &true)?;
-    socket.bind(SocketAddr::new(ip, 0))
+    socket.bind(&SocketAddr::new(ip, 0).into())
 }

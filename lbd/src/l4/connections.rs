@@ -36,8 +36,6 @@ pub(crate) struct Control {
     idle_ms: u64,
     active_ms: Cell<u64>,
     verdict: Cell<Option<End>>,
-    unread: Cell<bool>,
-    look: Cell<bool>,
     answered: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -51,17 +49,6 @@ impl Control {
     /// Why the connection is to be closed, if it is.
     pub(crate) fn verdict(&self) -> Option<End> {
         self.verdict.get()
-    }
-
-    /// Says whether the task currently reads from only one of the sockets. A reset of the other would go unnoticed, so
-    /// the sweep then has the task look for one.
-    pub(crate) fn set_unread(&self, unread: bool) {
-        self.unread.set(unread);
-    }
-
-    /// Whether to look for a reset of a socket that is not being read.
-    pub(crate) fn take_look(&self) -> bool {
-        self.look.take()
     }
 
     /// The target has sent something: it is alive, whatever its earlier connections were like.
@@ -101,9 +88,6 @@ impl Control {
             self.close(End::Drained);
         } else if now_ms.saturating_sub(self.active_ms.get()) >= self.idle_ms {
             self.close(End::Idle);
-        } else if self.unread.get() {
-            self.look.set(true);
-            self.wake();
         }
     }
 }
@@ -138,8 +122,6 @@ impl Connections {
             idle_ms,
             active_ms: Cell::new(self.now_ms()),
             verdict: Cell::new(None),
-            unread: Cell::new(false),
-            look: Cell::new(false),
             answered: Cell::new(None),
             waker: RefCell::new(None),
         });

@@ -12,7 +12,9 @@ mod listen;
 mod preamble;
 mod queue;
 mod refusal;
+mod reactor;
 mod relay;
+mod socket;
 mod splice;
 mod tcp;
 pub(crate) mod udp;
@@ -25,7 +27,9 @@ pub(crate) use guard::Guard;
 pub(crate) use listen::{BindError, Listeners, bind_all};
 pub(crate) use preamble::Complaints;
 pub(crate) use queue::Queue;
+pub(crate) use reactor::Reactor;
 pub(crate) use refusal::Refusal;
+pub(crate) use socket::Socket;
 
 use std::time::Duration;
 

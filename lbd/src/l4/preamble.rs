@@ -11,12 +11,12 @@ use std::rc::Rc;
 
 use lbd_core::client_hello::{HELLO_BYTES_MAX, HelloReader};
 use lbd_core::proxy_protocol::{self, Origin, Parsed, V2_BYTES_MAX};
-use tokio::net::TcpStream;
 
 use super::admission::Seat;
 use super::buffers::BufferPool;
 use super::choose::{Ends, Pool};
 use super::refusal::Refusal;
+use super::socket::Socket;
 
 /// The most that is ever read ahead, in bytes. Neither a header nor a hello asks for more than its own maximum.
 const BYTES_MAX: usize = V2_BYTES_MAX + HELLO_BYTES_MAX;
@@ -45,7 +45,7 @@ pub(crate) struct Complaints {
 /// Reads what the service asks for. A header corrects `ends`, and the client it names is let in or refused.
 pub(super) async fn read(
     seat: &mut Seat,
-    client: &TcpStream,
+    client: &Socket,
     ends: &mut Ends,
     proxied: bool,
 ) -> Result<Preamble, Refusal> {
@@ -58,7 +58,7 @@ pub(super) async fn read(
 
 async fn read_all(
     seat: &mut Seat,
-    client: &TcpStream,
+    client: &Socket,
     ends: &mut Ends,
     proxied: bool,
 ) -> Result<Preamble, Refusal> {
@@ -80,7 +80,7 @@ async fn read_all(
 
 async fn read_header(
     seat: &Seat,
-    client: &TcpStream,
+    client: &Socket,
     ends: &mut Ends,
     bytes: &mut Vec<u8>,
 ) -> Result<(), Refusal> {
@@ -101,7 +101,7 @@ async fn read_header(
 
 async fn read_hello(
     seat: &Seat,
-    client: &TcpStream,
+    client: &Socket,
     ends: &Ends,
     bytes: &mut Vec<u8>,
 ) -> Result<Option<String>, Refusal> {
@@ -116,10 +116,10 @@ async fn read_hello(
 }
 
 /// Waits until there is something to read, and only then takes a buffer for it.
-async fn read_more(seat: &Seat, client: &TcpStream, bytes: &mut Vec<u8>) -> Result<(), Refusal> {
+async fn read_more(seat: &Seat, client: &Socket, bytes: &mut Vec<u8>) -> Result<(), Refusal> {
     let gone = |_: io::Error| seat.route.refuse(&seat.worker, Refusal::ClientGone);
     loop {
-        client.readable().await.map_err(gone)?;
+        client.readable().await;
         match read_once(client, &seat.worker.buffers, bytes) {
             Ok(0) => return Err(gone(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => return Ok(()),
@@ -129,7 +129,7 @@ async fn read_more(seat: &Seat, client: &TcpStream, bytes: &mut Vec<u8>) -> Resu
     }
 }
 
-fn read_once(client: &TcpStream, buffers: &Rc<BufferPool>, bytes: &mut Vec<u8>) -> io::Result<usize> {
+fn read_once(client: &Socket, buffers: &Rc<BufferPool>, bytes: &mut Vec<u8>) -> io::Result<usize> {
     let mut buffer = buffers.take();
     // Below the maximum, or the parser would have had enough.
     let room = BYTES_MAX.saturating_sub(bytes.len());

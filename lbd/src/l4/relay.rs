@@ -15,11 +15,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
 
-use super::buffers::{Buffer, BufferPool};
+use super::buffers::{BUFFER_BYTES, Buffer, BufferPool};
 use super::connections::Control;
+use super::reactor::Ready;
+use super::socket::Socket;
 use super::splice::{self, Bulkiness, Pipe};
 use super::{End, reset_on_close};
 use crate::counters::{Counter, ServiceCounters};
@@ -30,8 +30,8 @@ const BUFFERS_PER_TURN: usize = 4;
 
 /// A connection under way.
 pub(super) struct Relay<'a> {
-    client: TcpStream,
-    target: TcpStream,
+    client: Socket,
+    target: Socket,
     to_target: Flow<'a>,
     to_client: Flow<'a>,
     worker: &'a Worker,
@@ -78,8 +78,8 @@ enum Failed {
 
 impl<'a> Relay<'a> {
     pub(super) fn new(
-        client: TcpStream,
-        target: TcpStream,
+        client: Socket,
+        target: Socket,
         worker: &'a Worker,
         counters: &'a ServiceCounters,
         control: &'a Control,
@@ -106,12 +106,11 @@ impl<'a> Relay<'a> {
         end
     }
 
-    /// Finds a reset of a socket that is not being read.
+    /// Finds a reset of a socket that is not being read. One that is being read tells it after what came before it.
     fn find_reset(&self) -> Option<End> {
-        let failed = |socket: &TcpStream| !matches!(socket.take_error(), Ok(None));
-        if failed(&self.client) {
+        if self.client.is(Ready::FAILED) && !self.to_target.reads() {
             Some(End::ClientReset)
-        } else if failed(&self.target) {
+        } else if self.target.is(Ready::FAILED) && !self.to_client.reads() {
             Some(End::TargetReset)
         } else {
             None
@@ -127,15 +126,13 @@ impl Future for Relay<'_> {
         if let Some(end) = this.control.verdict() {
             return Poll::Ready(this.abort(end));
         }
-        if this.control.take_look()
-            && let Some(end) = this.find_reset()
-        {
+        if let Some(end) = this.find_reset() {
             return Poll::Ready(this.abort(end));
         }
         let mut moved = false;
         if !this.to_target.done {
             let last = this.to_client.done;
-            match this.to_target.poll(context, &mut this.client, &mut this.target, last, &mut moved) {
+            match this.to_target.poll(context, &this.client, &this.target, last, &mut moved) {
                 Poll::Ready(Err(Failed::Reader)) => return Poll::Ready(this.abort(End::ClientReset)),
                 Poll::Ready(Err(Failed::Writer)) => return Poll::Ready(this.abort(End::TargetReset)),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -144,8 +141,7 @@ impl Future for Relay<'_> {
         if !this.to_client.done {
             let last = this.to_target.done;
             let mut answered = false;
-            let polled =
-                this.to_client.poll(context, &mut this.target, &mut this.client, last, &mut answered);
+            let polled = this.to_client.poll(context, &this.target, &this.client, last, &mut answered);
             if answered {
                 this.control.set_answered();
                 moved = true;
@@ -162,7 +158,6 @@ impl Future for Relay<'_> {
         if moved {
             this.control.touch(this.worker.connections.now_ms());
         }
-        this.control.set_unread(!this.to_target.reads() || !this.to_client.reads());
         this.control.register(context.waker());
         Poll::Pending
     }
@@ -193,8 +188,8 @@ impl<'a> Flow<'a> {
     fn poll(
         &mut self,
         context: &mut Context<'_>,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &Socket,
+        to: &Socket,
         last: bool,
         moved: &mut bool,
     ) -> Poll<Result<(), Failed>> {
@@ -203,7 +198,7 @@ impl<'a> Flow<'a> {
             if self.read_ended {
                 self.done = true;
                 // It fails only if the other end is gone, which the other direction will see.
-                let passed_on = last || SockRef::from(&*to).shutdown(Shutdown::Write).is_ok();
+                let passed_on = last || SockRef::from(to).shutdown(Shutdown::Write).is_ok();
                 return Poll::Ready(if passed_on { Ok(()) } else { Err(Failed::Writer) });
             }
             ready!(self.poll_fill(context, from))?;
@@ -217,19 +212,24 @@ impl<'a> Flow<'a> {
     fn poll_write_out(
         &mut self,
         context: &mut Context<'_>,
-        to: &mut TcpStream,
+        to: &Socket,
         moved: &mut bool,
     ) -> Poll<Result<(), Failed>> {
         loop {
             let written = match &mut self.held {
                 Held::Nothing => return Poll::Ready(Ok(())),
                 Held::Bytes(held) => {
-                    let bytes = &held.buffer.bytes()[held.start..held.end];
-                    ready!(Pin::new(&mut *to).poll_write(context, bytes))
+                    ready!(to.poll(context, Ready::WRITABLE));
+                    // If the end is known already, it follows at once.
+                    to.try_write(&held.buffer.bytes()[held.start..held.end], self.read_ended)
                 }
-                Held::Pipe(pipe) => ready!(poll_drain(context, pipe, to)),
+                Held::Pipe(pipe) => {
+                    ready!(to.poll(context, Ready::WRITABLE));
+                    to.attempt(Ready::WRITABLE, |to| pipe.drain(to))
+                }
             };
             match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Ok(0) | Err(_) => return Poll::Ready(Err(Failed::Writer)),
                 Ok(count) => self.written(count),
             }
@@ -260,65 +260,50 @@ impl<'a> Flow<'a> {
     }
 
     /// Reads once; a buffer or pipe is held only if something came.
-    fn poll_fill(&mut self, context: &mut Context<'_>, from: &mut TcpStream) -> Poll<Result<(), Failed>> {
-        if ready!(from.poll_read_ready(context)).is_err() {
-            return Poll::Ready(Err(Failed::Reader));
-        }
-        if self.bulk.is_bulky()
-            && !self.copy_only
-            && let Some(pipe) = self.pool.pipes().take()
-        {
-            match ready!(poll_fill_pipe(context, pipe, from)) {
-                Ok((pipe, count)) => {
-                    self.bulk.read(count);
-                    self.read_ended = count == 0;
-                    if count > 0 {
-                        self.held = Held::Pipe(pipe);
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if splice::is_impossible(&error) => self.copy_only = true,
+    fn poll_fill(&mut self, context: &Context<'_>, from: &Socket) -> Poll<Result<(), Failed>> {
+        loop {
+            ready!(from.poll(context, Ready::READABLE));
+            let splices = self.bulk.is_bulky() && !self.copy_only;
+            let filled = match splices.then(|| self.pool.pipes().take()).flatten() {
+                Some(pipe) => self.fill_pipe(pipe, from),
+                None => self.fill_buffer(from),
+            };
+            match filled {
+                Ok(()) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if splices && splice::is_impossible(&error) => self.copy_only = true,
                 Err(_) => return Poll::Ready(Err(Failed::Reader)),
             }
         }
-        let mut buffer = self.pool.take();
-        let mut read = ReadBuf::new(buffer.bytes_mut());
-        let result = ready!(Pin::new(from).poll_read(context, &mut read));
-        let end = read.filled().len();
-        if result.is_err() {
-            return Poll::Ready(Err(Failed::Reader));
+    }
+
+    fn fill_pipe(&mut self, mut pipe: Pipe, from: &Socket) -> io::Result<()> {
+        let count = from.attempt(Ready::READABLE, |from| pipe.fill(from))?;
+        self.bulk.read(count);
+        self.read_ended = count == 0;
+        if count > 0 {
+            self.held = Held::Pipe(pipe);
         }
+        Ok(())
+    }
+
+    fn fill_buffer(&mut self, from: &Socket) -> io::Result<()> {
+        let mut buffer = self.pool.take();
+        let mut end = from.try_read(buffer.bytes_mut())?;
         self.bulk.read(end);
         self.read_ended = end == 0;
+        // If the end has come as well, it can be passed on in one packet with what came before it.
+        if (1..BUFFER_BYTES).contains(&end) && from.is(Ready::ENDED) {
+            match from.try_read(&mut buffer.bytes_mut()[end..]) {
+                Ok(0) => self.read_ended = true,
+                Ok(count) => end += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
         if end > 0 {
             self.held = Held::Bytes(Bytes { buffer, start: 0, end });
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Fills an empty pipe from a socket.
-fn poll_fill_pipe(
-    context: &mut Context<'_>,
-    mut pipe: Pipe,
-    from: &TcpStream,
-) -> Poll<io::Result<(Pipe, usize)>> {
-    loop {
-        ready!(from.poll_read_ready(context))?;
-        match from.try_io(Interest::READABLE, || pipe.fill(from)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return Poll::Ready(result.map(|count| (pipe, count))),
-        }
-    }
-}
-
-/// Drains a pipe into a socket.
-fn poll_drain(context: &mut Context<'_>, pipe: &mut Pipe, to: &TcpStream) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(to.poll_write_ready(context))?;
-        match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return Poll::Ready(result),
-        }
+        Ok(())
     }
 }

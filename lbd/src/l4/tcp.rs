@@ -9,8 +9,6 @@ use std::sync::Arc;
 use common::config::ProxyVersion;
 use lbd_core::proxy_protocol::{self, Version};
 use socket2::SockRef;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use super::admission::Seat;
 use super::choose::{Ends, Occupied};
@@ -18,6 +16,7 @@ use super::connect::{Reached, Way, reach};
 use super::journal::{Journal, Relayed};
 use super::refusal::Refusal;
 use super::relay::Relay;
+use super::socket::Socket;
 use super::{End, preamble, reset_on_close};
 use crate::counters::Counter;
 use crate::snapshot::{FailureKind, Target};
@@ -35,9 +34,9 @@ struct Ahead {
 }
 
 /// Finds out where a connection goes, connects, and relays until it has ended.
-pub(crate) async fn serve(mut seat: Seat, client: TcpStream, peer: SocketAddr, listen: SocketAddr) {
+pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, listen: SocketAddr) {
     let mut journal = Journal::begin(&seat.route, peer, listen);
-    let (mut reached, ahead) = match prepare(&mut seat, &client, peer, listen, &mut journal).await {
+    let (reached, ahead) = match prepare(&mut seat, &client, peer, listen, &mut journal).await {
         Ok(prepared) => prepared,
         Err(refusal) => {
             reset_on_close(SockRef::from(&client));
@@ -48,7 +47,7 @@ pub(crate) async fn serve(mut seat: Seat, client: TcpStream, peer: SocketAddr, l
     let occupied = &reached.occupied;
     let connected = Connected::new(worker, &occupied.target);
     let read_ahead = ahead.read as u64;
-    if !ahead.bytes.is_empty() && Box::pin(send_ahead(&seat, &mut reached.stream, ahead)).await.is_err() {
+    if !ahead.bytes.is_empty() && Box::pin(send_ahead(&seat, &reached.stream, ahead)).await.is_err() {
         occupied.target.report_failure(FailureKind::Reset);
         seat.counters().ends[End::TargetReset.index()].add(1);
         reset_on_close(SockRef::from(&client));
@@ -71,7 +70,7 @@ pub(crate) async fn serve(mut seat: Seat, client: TcpStream, peer: SocketAddr, l
 /// All that comes before bytes are relayed.
 async fn prepare(
     seat: &mut Seat,
-    client: &TcpStream,
+    client: &Socket,
     peer: SocketAddr,
     listen: SocketAddr,
     journal: &mut Journal,
@@ -100,7 +99,7 @@ async fn prepare(
 
 /// Puts together what the target gets first: a PROXY header if it wants one, and what has come from the client by now, so
 /// that both go out in one packet.
-fn ahead(seat: &Seat, occupied: &Occupied, ends: &Ends, client: &TcpStream, read: Vec<u8>) -> Ahead {
+fn ahead(seat: &Seat, occupied: &Occupied, ends: &Ends, client: &Socket, read: Vec<u8>) -> Ahead {
     let Some(version) = occupied.pool.group.config.send_proxy else {
         return Ahead { read: read.len(), bytes: read };
     };
@@ -123,7 +122,7 @@ fn ahead(seat: &Seat, occupied: &Occupied, ends: &Ends, client: &TcpStream, read
 }
 
 /// Sends it; as long as connecting may take, because a target that takes nothing at all is not there.
-async fn send_ahead(seat: &Seat, target: &mut TcpStream, ahead: Ahead) -> io::Result<()> {
+async fn send_ahead(seat: &Seat, target: &Socket, ahead: Ahead) -> io::Result<()> {
     let limit = seat.route.service.config.timeout.connect;
     tokio::time::timeout(limit, target.write_all(&ahead.bytes)).await??;
     seat.counters().bytes_to_target.add(ahead.read as u64);
