@@ -102,9 +102,12 @@ impl Proxy {
             ),
             Self::Haproxy => format!(
                 "global\n  maxconn {CONNECTIONS_MAX}\n  nbthread 1\n  maxpipes 500\n  tune.pipesize 1048576\n\
-                 defaults\n  mode tcp\n  option splice-auto\n  \
+                 defaults\n  mode tcp\n  \
                  timeout connect 5s\n  timeout client 350s\n  timeout server 350s\n\
-                 listen bench\n  bind {listen} backlog 16384\n  server t {target}\n"
+                 listen bench\n  bind {listen} backlog 16384\n  option splice-auto\n  server t {target}\n\
+                 listen bulk\n  bind {bulk} backlog 16384\n  option splice-request\n  option splice-response\n  \
+                 server t {target}\n",
+                bulk = self.bulk_address(),
             ),
             Self::Nginx => format!(
                 "load_module {NGINX_MODULE};\ndaemon off;\nuser root;\npid {dir}/nginx.pid;\n\
@@ -119,11 +122,12 @@ impl Proxy {
         }
     }
 
-    /// Where it listens for bulk transfers: nginx has other settings for those.
+    /// Where it listens for bulk transfers. Who knows that bulk comes sets the others up for it: HAProxy to splice always,
+    /// because its own judgement (`splice-auto`) finds only part of it, and nginx with larger buffers.
     pub(super) fn bulk_address(self) -> SocketAddr {
         match self {
-            Self::Nginx => (PROXY, 8004).into(),
-            _ => self.address(),
+            Self::Lbd => self.address(),
+            Self::Haproxy | Self::Nginx => (PROXY, self.port() + 1000).into(),
         }
     }
 
