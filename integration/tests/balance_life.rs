@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use integration::lab::clock::{now, wait_until};
+use integration::lab::config::PairConfig;
 use integration::lab::probe::{Attempt, ConnectProbe, ConnectSettings};
 use integration::lab::{Lab, Node, Result, Target};
 use nix::sys::signal::{Signal, kill};
@@ -208,5 +209,35 @@ fn a_stalled_target_is_out_within_its_thresholds() -> Result<()> {
     let (during, after): (Vec<&Attempt>, Vec<&Attempt>) = failed.partition(|it| it.start <= out);
     assert!(after.is_empty(), "a target that is out takes nothing: {}", report.summary());
     assert!(during.iter().all(|it| it.end >= stopped), "{}", report.summary());
+    lab.finish()
+}
+
+#[test]
+fn vrrpd_is_told_of_another_configuration_and_never_without_lbd() -> Result<()> {
+    let lab = Lab::builder("life-link").targets(1).build()?;
+    let (node, addresses) = (lab.a(), [lab.targets()[0].http_address()]);
+    let config = |extra: &str| {
+        PairConfig::default()
+            .service("web", "tcp", "@web:80", "web", "")
+            .target_group("web", &addresses, extra)
+    };
+    lab.write_config(&config(""))?;
+    node.start_vrrpd()?;
+    node.start_lbd()?;
+    node.wait_role("web", "active", LIMIT)?;
+    let hash = || -> Option<String> {
+        let status = node.get("lbd", "/v1/status").ok()?.json().ok()?;
+        Some(status["config_hash"].as_str()?.to_owned())
+    };
+    let told = |hash: &str| node.log("vrrpd").contains(&format!("it runs configuration {hash}"));
+    for slow_start in 1..4 {
+        lab.write_config(&config(&format!("slow_start = \"{slow_start}s\"")))?;
+        let before = hash();
+        assert_eq!(node.send("lbd", "POST", "/v1/reload", "")?.status, 200);
+        assert_ne!(hash(), before);
+        wait_until("vrrpd to know", LIMIT, || hash().is_some_and(|hash| told(&hash)))?;
+    }
+    assert!(!node.log("vrrpd").contains("lbd is gone"), "{}", node.log("vrrpd"));
+    assert_eq!(node.role("web").as_deref(), Some("active"));
     lab.finish()
 }

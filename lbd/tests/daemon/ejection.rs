@@ -110,7 +110,7 @@ fn one_answer_in_between_keeps_a_target_in() {
     let ip = own_ip();
     let count = std::sync::atomic::AtomicUsize::new(0);
     let flaky = Server::start((ip, 0).into(), move |mut stream| {
-        if count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) % 2 == 0 {
+        if count.fetch_add(1, std::sync::atomic::Ordering::SeqCst).is_multiple_of(2) {
             // The client may have gone.
             drop(std::io::Write::write_all(&mut stream, b"fine"));
         } else {
