@@ -1,0 +1,134 @@
+//! What a target sees of the client with `transparent`, with the routing that it takes; and what becomes of a connection
+//! whose target is cut off (`timeout.user`).
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use integration::lab::clock::{wait_for, wait_until};
+use integration::lab::fault::Fault;
+use integration::lab::{Lab, Result};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const SERVICE_PORT: u16 = 8000;
+const TARGET_PORT: u16 = 9000;
+
+/// A service on node `a` that forwards to these targets.
+fn service(name: &str, listen: SocketAddr, targets: &[SocketAddr], extra: &str) -> String {
+    let targets: Vec<String> = targets.iter().map(|it| format!("{{ address = \"{it}\" }}")).collect();
+    format!(
+        "[[service]]\nname = \"{name}\"\nmode = \"tcp\"\nlisten = [\"{listen}\"]\nforward = \"{name}\"\n{extra}\n\
+         [[target_group]]\nname = \"{name}\"\ntargets = [{}]\n",
+        targets.join(", ")
+    )
+}
+
+/// A listener on the target.
+fn listener(lab: &Lab, address: SocketAddr) -> Result<TcpListener> {
+    let namespace = lab.targets()[0].namespace();
+    let listener = namespace.inside(|| TcpListener::bind(address).expect("the target can listen"))?;
+    listener.set_nonblocking(true).expect("a socket can be non-blocking");
+    Ok(listener)
+}
+
+/// The next connection, which must come.
+fn accept(listener: &TcpListener) -> Result<(TcpStream, SocketAddr)> {
+    let (stream, peer) = wait_for("a connection to the target", LIMIT, || listener.accept().ok())?;
+    stream.set_nonblocking(false).expect("a socket can block");
+    stream.set_read_timeout(Some(LIMIT)).expect("a socket takes a time-out");
+    Ok((stream, peer))
+}
+
+/// A connection of the client's to a service on node `a`.
+fn connect(lab: &Lab, to: SocketAddr) -> Result<TcpStream> {
+    let connected = lab.client().namespace().inside(|| TcpStream::connect_timeout(&to, LIMIT));
+    let stream = connected?.expect("the service accepts");
+    stream.set_read_timeout(Some(LIMIT)).expect("a socket takes a time-out");
+    Ok(stream)
+}
+
+fn services(lab: &Lab) -> Result<Value> {
+    lab.a().get("lbd", "/v1/services")?.json()
+}
+
+/// Has the target send what is for the client back through node `a`, and node `a` take it as its own. What README says.
+fn route(lab: &Lab) -> Result<()> {
+    let (a, target, client) = (lab.a(), &lab.targets()[0], lab.client());
+    target.ip(&format!("route add {}/32 via {}", client.v4(), a.v4()))?;
+    // The client speaks IPv6 from any of its addresses.
+    target.ip(&format!("-6 route add {}/120 via {}", client.v6(), a.v6()))?;
+    for (family, from) in [("-4", IpAddr::from(target.v4())), ("-6", IpAddr::from(target.v6()))] {
+        a.ip(&format!("{family} rule add iif eth0 from {from} ipproto tcp sport {TARGET_PORT} lookup 100"))?;
+        a.ip(&format!("{family} route add local default dev lo table 100"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_target_sees_the_client_in_both_families() -> Result<()> {
+    let lab = Lab::builder("transparent").targets(1).target_servers(false).build()?;
+    let target = &lab.targets()[0];
+    let mut text = String::new();
+    let mut ends = Vec::new();
+    let families = [
+        (IpAddr::from(lab.a().v4()), IpAddr::from(target.v4())),
+        (IpAddr::from(lab.a().v6()), IpAddr::from(target.v6())),
+    ];
+    for (index, (via, to)) in families.into_iter().enumerate() {
+        let (listen, to) = (SocketAddr::new(via, SERVICE_PORT), SocketAddr::new(to, TARGET_PORT));
+        text.push_str(&service(&format!("same{index}"), listen, &[to], "transparent = true"));
+        ends.push((listen, listener(&lab, to)?));
+    }
+    // A client cannot speak to a target of the other family in its own name: another target has to serve it.
+    let mixed = SocketAddr::new(lab.a().v6().into(), SERVICE_PORT + 1);
+    let other_family = SocketAddr::new(target.v4().into(), TARGET_PORT);
+    text.push_str(&service("mixed", mixed, &[other_family], "transparent = true"));
+    lab.write_config_text(&text)?;
+    route(&lab)?;
+    lab.a().start_lbd()?;
+    for (listen, listener) in &ends {
+        // Several at once from the same client to the same target: each has a port of its own.
+        for _ in 0..20 {
+            let mut stream = connect(&lab, *listen)?;
+            let (mut accepted, peer) = accept(listener)?;
+            assert_eq!(peer.ip(), stream.local_addr().expect("it has one").ip());
+            stream.write_all(b"ping").expect("the client can send");
+            let mut bytes = [0; 4];
+            accepted.read_exact(&mut bytes).expect("it arrives");
+            accepted.write_all(&[b'x'; 100_000]).expect("the target can answer");
+            drop(accepted);
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).expect("the answer arrives");
+            assert_eq!((bytes, answer.len()), (*b"ping", 100_000));
+        }
+    }
+    let mut stream = connect(&lab, mixed)?;
+    assert!(stream.read(&mut [0]).is_err(), "the client is reset");
+    let refused = || services(&lab).is_ok_and(|all| all[2]["refused"]["no_target"] == 1);
+    wait_until("it to be counted", LIMIT, refused)?;
+    assert!(lab.a().log("lbd").contains("target of the other address family"));
+    lab.finish()
+}
+
+#[test]
+fn unacknowledged_data_ends_a_connection_in_time() -> Result<()> {
+    let lab = Lab::builder("user-timeout").targets(1).target_servers(false).build()?;
+    let to = SocketAddr::new(lab.targets()[0].v4().into(), TARGET_PORT);
+    let listen = SocketAddr::new(lab.a().v4().into(), SERVICE_PORT);
+    lab.write_config_text(&service("web", listen, &[to], "timeout = { user = \"2s\" }"))?;
+    let listener = listener(&lab, to)?;
+    lab.a().start_lbd()?;
+    let mut stream = connect(&lab, listen)?;
+    let (mut accepted, _) = accept(&listener)?;
+    stream.write_all(b"x").expect("the client can send");
+    accepted.read_exact(&mut [0]).expect("it arrives");
+    lab.inject(&Fault::blocked("t1"))?;
+    stream.write_all(b"y").expect("the client can send");
+    let begin = Instant::now();
+    let end = stream.read(&mut [0]).expect_err("the client is reset");
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset, "{end}");
+    let waited = begin.elapsed();
+    assert!(waited > Duration::from_millis(1900) && waited < Duration::from_secs(10), "{waited:?}");
+    lab.finish()
+}
