@@ -3,6 +3,9 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use nix::libc;
+use nix::sys::signal::Signal;
+
 use super::{Answering, ask, client, config, dropped, insist, metric};
 use crate::support::{Lbd, eventually, own_ip};
 
@@ -137,4 +140,57 @@ fn sessions_are_logged_when_they_end_and_when_they_are_refused() {
     assert_eq!((&served["target"], &refused["target"]), (&"t0".into(), &serde_json::Value::Null));
     assert_eq!((&served["bytes_to_target"], &served["bytes_to_client"]), (&5.into(), &5.into()));
     assert_eq!(served["listen"], lbd.address.to_string());
+}
+
+#[test]
+fn what_the_queue_has_no_room_for_is_counted() {
+    let ip = own_ip();
+    let server = Answering::start((ip, 0).into(), |_| None);
+    let lbd = Lbd::start(&config(ip, &[&server]));
+    let client = client(ip, lbd.address);
+    lbd.signal(Signal::SIGSTOP);
+    let mut sent = 40_000;
+    for _ in 0..sent {
+        client.send(&[0; 64]).unwrap();
+    }
+    lbd.signal(Signal::SIGCONT);
+    // The kernel tells of drops with what comes after them.
+    let counted = || {
+        let passed = metric(&lbd, "service_datagrams_total", "direction=\"to_target\"");
+        (passed, dropped(&lbd, "queue_full"), passed + dropped(&lbd, "queue_full"))
+    };
+    eventually("every datagram is accounted for", || {
+        client.send(&[0; 64]).unwrap();
+        sent += 1;
+        let begin = Instant::now();
+        while counted().2 < sent && begin.elapsed() < Duration::from_millis(100) {}
+        counted().2 == sent
+    });
+    let (passed, lost, _) = counted();
+    assert!(passed > 1000 && lost > 1000, "{passed} passed, {lost} lost");
+}
+
+#[test]
+fn without_free_files_new_sessions_are_dropped_and_the_others_go_on() {
+    let ip = own_ip();
+    let server = Answering::echo(ip);
+    let lbd = Lbd::start(&config(ip, &[&server]));
+    let first = client(ip, lbd.address);
+    assert_eq!(ask(&first, b"hello").unwrap(), b"hello");
+    let limit = |soft: u64| {
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: 4096 };
+        // SAFETY: the pointer is to a whole rlimit that outlives the call, and the old one is not asked for.
+        let done =
+            unsafe { libc::prlimit(lbd.pid().as_raw(), libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+        assert_eq!(done, 0);
+    };
+    // The API needs files too, so nothing is asked meanwhile.
+    limit(3);
+    let second = client(ip, lbd.address);
+    second.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(ask(&second, b"no").is_err());
+    assert_eq!(ask(&first, b"again").unwrap(), b"again");
+    limit(4096);
+    assert!(metric(&lbd, "service_session_socket_errors_total", "") >= 1);
+    assert_eq!(insist(&second, b"now"), b"now");
 }

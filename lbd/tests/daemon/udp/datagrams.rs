@@ -170,3 +170,20 @@ fn an_answer_under_way_arrives_while_the_daemon_stops() {
     assert_eq!(hear(&client).unwrap(), b"late");
     assert!(lbd.wait().success());
 }
+
+#[test]
+fn a_transparent_service_shows_its_clients_to_the_targets() {
+    let ip = own_ip();
+    let server = Answering::echo(ip);
+    let mut config = config(ip, &[&server]);
+    let [first, second, third, _] = ip.octets();
+    // On loopback every address is this host's, so the answers need no routing of their own.
+    let from = IpAddr::from([first, second, third, 231]);
+    let lbd = Lbd::start(&config);
+    assert_eq!(ask(&client(from, lbd.address), b"hidden").unwrap(), b"hidden");
+    assert!(!server.hosts().contains(&from));
+    config.service = "transparent = true".to_owned();
+    assert_eq!(lbd.reload(&config).0, 200);
+    assert_eq!(ask(&client(from, lbd.address), b"shown").unwrap(), b"shown");
+    assert!(server.hosts().contains(&from));
+}
