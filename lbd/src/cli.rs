@@ -114,7 +114,7 @@ fn check(options: &Options) -> anyhow::Result<String> {
         Some(node) => reload::load_for_node(&options.config, node)?,
         None => common::config::load(&options.config)?,
     };
-    prober::check_files(&config)?;
+    prober::check_config(&config)?;
     if let Some(path) = &config.api.token_file {
         api::read_token(path)?;
     }

@@ -16,7 +16,7 @@ use crate::api::{ApiError, ApiServer};
 use crate::change::{Asked, Reply};
 use crate::discover::{Discoverer, Ticket};
 use crate::l4::{BindError, bind_all, udp};
-use crate::prober::{self, CaFileError, Prober};
+use crate::prober::{self, Prober, UnusableCheck};
 use crate::shared::Shared;
 use crate::snapshot::{Carry, Snapshot, Target, hash_key};
 use crate::summary;
@@ -34,9 +34,9 @@ pub(crate) enum ReloadError {
     /// Not for this node.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// A file that health checks need cannot be used.
+    /// Targets cannot be checked as it says.
     #[error(transparent)]
-    CaFile(#[from] CaFileError),
+    Check(#[from] UnusableCheck),
     /// A new access log cannot be written.
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
@@ -132,7 +132,7 @@ impl Parts {
         let config =
             tokio::task::spawn_blocking(move || load(&file)).await.map_err(|_| ReloadError::Cancelled)??;
         check_node(&config, &self.shared.life.node)?;
-        prober::check_files(&config)?;
+        prober::check_config(&config)?;
         let before = self.shared.snapshot.load_full();
         let key = hash_key(&config, Some(before.hash_key));
         let logs = AccessLogs::of(&config, &before.access_logs)?;
@@ -245,6 +245,6 @@ pub(crate) enum Request {
 pub(crate) fn load_for_node(file: &Path, node: &str) -> Result<Config, ReloadError> {
     let config = load(file)?;
     check_node(&config, node)?;
-    prober::check_files(&config)?;
+    prober::check_config(&config)?;
     Ok(config)
 }

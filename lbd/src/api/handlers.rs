@@ -138,7 +138,7 @@ async fn reload(State(context): State<Context>, headers: HeaderMap) -> Response 
                 ReloadError::Bind(_) | ReloadError::Api(_) | ReloadError::AccessLog(_) => {
                     StatusCode::CONFLICT
                 }
-                ReloadError::Config(_) | ReloadError::Node(_) | ReloadError::CaFile(_) => {
+                ReloadError::Config(_) | ReloadError::Node(_) | ReloadError::Check(_) => {
                     StatusCode::UNPROCESSABLE_ENTITY
                 }
             };

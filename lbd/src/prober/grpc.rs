@@ -15,27 +15,23 @@ use lbd_core::check::grpc::{Answer, Fields, MESSAGE_BYTES_MAX, PATH, request};
 use lbd_core::check::http::HEAD_BYTES_MAX;
 use lbd_core::check::{Failure, Stage, Verdict};
 
-use super::stream;
+use super::{UnusableCheck, stream};
 
 /// What is asked.
 #[derive(Debug)]
 pub(super) struct Grpc {
     /// Or why there can be none.
-    uri: Result<Uri, String>,
+    uri: Result<Uri, UnusableCheck>,
     frame: Bytes,
 }
 
 impl Grpc {
     pub(super) fn new(service: &str, host: &str) -> Self {
-        let uri = Uri::builder().scheme("http").authority(host).path_and_query(PATH).build();
-        Self {
-            uri: uri.map_err(|_| format!("the host {host:?} cannot be an :authority")),
-            frame: request(service).into(),
-        }
+        Self { uri: uri(host), frame: request(service).into() }
     }
 
     pub(super) async fn run(&self, address: SocketAddr, stage: &mut Stage) -> Verdict {
-        let uri = self.uri.as_ref().map_err(|why| Failure::Local(why.clone()))?;
+        let uri = self.uri.as_ref().map_err(|why| Failure::Local(why.to_string()))?;
         let stream = stream::connect(address).await?;
         *stage = Stage::Answer;
         let handshake = Builder::new()
@@ -84,6 +80,12 @@ impl Grpc {
         let trailers = body.trailers().await.map_err(|error| failure(&error, *stage))?;
         answer.end(trailers.as_ref().map(fields).as_ref())
     }
+}
+
+/// What is asked of a `host`.
+pub(super) fn uri(host: &str) -> Result<Uri, UnusableCheck> {
+    let uri = Uri::builder().scheme("http").authority(host).path_and_query(PATH).build();
+    uri.map_err(|_| UnusableCheck::Host { host: host.to_owned(), what: "an :authority of HTTP/2" })
 }
 
 fn fields(headers: &HeaderMap) -> Fields<'_> {

@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-pub(crate) use tls::CaFileError;
+pub(crate) use tls::UnusableCheck;
 
 use crate::clock::unix_now;
 use crate::counters::Counter;
@@ -84,13 +84,23 @@ impl Default for Prober {
     }
 }
 
-/// Whether the files that the checks of `config` need can be used.
+/// Whether the checks of `config` can be made: what only this daemon, and not the configuration by itself, can tell.
 ///
 /// # Errors
 /// The first one that cannot.
-pub(crate) fn check_files(config: &Config) -> Result<(), CaFileError> {
-    let checks = config.target_groups.iter().filter_map(|group| group.health.as_ref());
-    checks.into_iter().try_for_each(|health| Check::new(health).map(drop))
+pub(crate) fn check_config(config: &Config) -> Result<(), UnusableCheck> {
+    for health in config.target_groups.iter().filter_map(|group| group.health.as_ref()) {
+        Check::new(health)?;
+        match &health.check {
+            HealthCheck::Tls { host: Some(host), .. }
+            | HealthCheck::Http { tls: true, host: Some(host), .. } => {
+                tls::server_name(host)?;
+            }
+            HealthCheck::Grpc { host: Some(host), .. } => drop(grpc::uri(host)?),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl Prober {
@@ -129,7 +139,7 @@ impl Prober {
 }
 
 impl Check {
-    fn new(health: &Health) -> Result<Self, CaFileError> {
+    fn new(health: &Health) -> Result<Self, UnusableCheck> {
         let (ca_file, alpn) = match &health.check {
             HealthCheck::Tls { ca_file, .. } => (ca_file, None),
             HealthCheck::Http { tls: true, ca_file, .. } => (ca_file, Some("http/1.1")),

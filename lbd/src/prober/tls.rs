@@ -23,35 +23,38 @@ use super::stream::{self, Stream};
 /// The largest CA file that is read, in bytes.
 const CA_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// A CA file that cannot be used.
+/// A health check that the configuration asks for and that cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CaFileError {
-    /// It cannot be read.
+pub(crate) enum UnusableCheck {
+    /// Its host cannot be asked for.
+    #[error("the host {host:?} of a health check cannot be {what}: give it a name, such as \"shop.example\"")]
+    Host { host: String, what: &'static str },
+    /// Its CA file cannot be read.
     #[error("cannot read the ca_file {path} of a health check: {source}")]
     Read { path: PathBuf, source: io::Error },
-    /// It is too large.
+    /// The CA file is too large.
     #[error(
         "the ca_file {path} of a health check is larger than {CA_BYTES_MAX} bytes: give it the issuers of the targets' certificates only"
     )]
     TooLarge { path: PathBuf },
-    /// There is nothing in it.
+    /// There is nothing in the CA file.
     #[error(
         "the ca_file {path} of a health check has no certificate in it: it must be PEM, with BEGIN CERTIFICATE"
     )]
     Empty { path: PathBuf },
-    /// One of its certificates is none.
+    /// One of the CA file's certificates is none.
     #[error("certificate {number} of the ca_file {path} of a health check cannot be used: {why}")]
     Certificate { path: PathBuf, number: usize, why: String },
 }
 
 /// Reads a CA file.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, CaFileError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, UnusableCheck> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(CA_BYTES_MAX + 1).unwrap_or(u64::MAX);
     let result = File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
-    result.map_err(|source| CaFileError::Read { path: path.to_owned(), source })?;
+    result.map_err(|source| UnusableCheck::Read { path: path.to_owned(), source })?;
     if bytes.len() > CA_BYTES_MAX {
-        return Err(CaFileError::TooLarge { path: path.to_owned() });
+        return Err(UnusableCheck::TooLarge { path: path.to_owned() });
     }
     Ok(bytes)
 }
@@ -61,15 +64,15 @@ pub(super) fn config_with_ca(
     pem: &[u8],
     path: &Path,
     alpn: Option<&str>,
-) -> Result<Arc<ClientConfig>, CaFileError> {
-    let bad = |number: usize, why: String| CaFileError::Certificate { path: path.to_owned(), number, why };
+) -> Result<Arc<ClientConfig>, UnusableCheck> {
+    let bad = |number: usize, why: String| UnusableCheck::Certificate { path: path.to_owned(), number, why };
     let mut roots = RootCertStore::empty();
     for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
         let certificate = certificate.map_err(|error| bad(index + 1, error.to_string()))?;
         roots.add(certificate).map_err(|error| bad(index + 1, error.to_string()))?;
     }
     if roots.is_empty() {
-        return Err(CaFileError::Empty { path: path.to_owned() });
+        return Err(UnusableCheck::Empty { path: path.to_owned() });
     }
     let provider = provider();
     let verifier =
@@ -147,7 +150,7 @@ impl ServerCertVerifier for AnyCertificate {
 
 /// The TLS side of one target's check; or why there can be none.
 #[derive(Debug)]
-pub(super) struct Client(Result<(Arc<ClientConfig>, ServerName<'static>), String>);
+pub(super) struct Client(Result<(Arc<ClientConfig>, ServerName<'static>), &'static str>);
 
 impl Client {
     /// Asks for `host`, which may have a port behind it, or without one for no name: then a certificate that is verified must be
@@ -156,8 +159,9 @@ impl Client {
         let name = host.map_or_else(|| Ok(ServerName::from(address.ip())), server_name);
         Self(match (config, name) {
             (Some(config), Ok(name)) => Ok((Arc::clone(config), name)),
-            (None, _) => Err("its ca_file cannot be used".to_owned()),
-            (_, Err(why)) => Err(why),
+            // Neither is so when the configuration is accepted.
+            (None, _) => Err("its ca_file cannot be used"),
+            (_, Err(_)) => Err("its host cannot be asked for"),
         })
     }
 
@@ -173,7 +177,7 @@ impl Client {
         stream: Stream,
         stage: &mut Stage,
     ) -> Result<TlsStream<Stream>, Failure> {
-        let (config, name) = self.0.as_ref().map_err(|why| Failure::Local(why.clone()))?;
+        let (config, name) = self.0.as_ref().map_err(|why| Failure::Local((*why).to_owned()))?;
         *stage = Stage::Handshake;
         let connected = TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await;
         connected.map_err(|error| stream::failure(&error, *stage))
@@ -181,7 +185,7 @@ impl Client {
 }
 
 /// The server name of a `host` as in HTTP's header: without its port.
-fn server_name(host: &str) -> Result<ServerName<'static>, String> {
+pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, UnusableCheck> {
     let address = host.parse().or_else(|_| host.parse().map(|address: SocketAddr| address.ip()));
     let bracketed = || host.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     if let Some(address) = address.ok().or_else(bracketed) {
@@ -192,7 +196,8 @@ fn server_name(host: &str) -> Result<ServerName<'static>, String> {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
-    ServerName::try_from(name.to_owned()).map_err(|_| format!("TLS cannot ask for the host {name:?}"))
+    let bad = |_| UnusableCheck::Host { host: host.to_owned(), what: "asked for by TLS" };
+    ServerName::try_from(name.to_owned()).map_err(bad)
 }
 
 /// What a TLS error means.

@@ -150,6 +150,35 @@ fn a_ca_file_must_be_usable_and_may_change() {
 }
 
 #[test]
+fn a_host_must_be_one_that_can_be_asked_for() {
+    let ip = own_ip();
+    let mut config = Config::new(ip, &[free(ip)]);
+    let lbd = Lbd::start(&config);
+    for check in ["https = \"/\", host = \"-x-\"", "grpc = \"\", host = \"a/b\""] {
+        config.group = format!("health = {{ {check}, {QUICK} }}");
+        let (code, body) = lbd.reload(&config);
+        assert_eq!((code, body.contains("of a health check cannot be")), (422, true), "{check}: {body}");
+    }
+}
+
+#[test]
+fn ipv6_targets_are_checked() {
+    let tcp = std::net::TcpListener::bind("[::1]:0").unwrap();
+    let udp = UdpSocket::bind("[::1]:0").unwrap();
+    let (open, closed) = (tcp.local_addr().unwrap(), udp.local_addr().unwrap());
+    let (lbd, mut config) = checking("tcp = true", &[open, closed]);
+    expect(&lbd, &["ok", "cannot connect: connection refused"]);
+    let answering = std::thread::spawn(move || {
+        let (_, from) = udp.recv_from(&mut [0; 16]).unwrap();
+        udp.send_to(b"pong", from).unwrap();
+    });
+    config.group = "health = { udp = \"ping\", interval = \"1h\" }".to_owned();
+    assert_eq!(lbd.reload(&config).0, 200);
+    eventually("the answer", || result(&lbd, 1) == "ok");
+    answering.join().unwrap();
+}
+
+#[test]
 fn bodies_are_searched() {
     let ip = own_ip();
     let listen: Vec<SocketAddr> = (0..5).map(|_| free(ip)).collect();
