@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::config::{self, Config, ConfigError, Mode, load};
 use lbd_core::reload::Difference;
@@ -19,8 +20,8 @@ use crate::l4::{BindError, bind_all, udp};
 use crate::prober::{self, Prober, UnusableCheck};
 use crate::shared::Shared;
 use crate::snapshot::{Carry, Snapshot, Target, hash_key};
-use crate::summary;
 use crate::worker::{Command, Workers};
+use crate::{stop, summary};
 
 /// Why a configuration was not applied. The old one stays in use.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +162,9 @@ impl Parts {
         for &address in &datagrams.removed {
             self.workers.send_all(|| Command::UnlistenUdp(address)).await;
         }
+        // So that whoever asked, or the next reload, finds the removed addresses free.
+        let sockets = (next.addresses(Mode::Tcp).count() + next.addresses(Mode::Udp).count()) * workers;
+        stop::until(LISTEN_MAX, || self.shared.listening() == sockets as u64).await;
         self.api.apply(api_change);
         self.update_discovery();
         self.shared.groups_changed();
@@ -190,18 +194,20 @@ impl Parts {
         next.adopt(self.shared.clock.now());
         self.shared.snapshot.store(Arc::clone(next));
         let targets = Difference::between(keys(before), keys(next));
-        self.retire(before, &targets.removed);
+        self.retire(before, next, &targets.removed);
         self.prober.update(&self.shared, next);
         targets
     }
 
     /// Gives the connections of removed targets their `drain_timeout`, and forgets those removed long ago.
-    fn retire(&self, before: &Snapshot, keys: &[TargetKey]) {
+    fn retire(&self, before: &Snapshot, next: &Snapshot, keys: &[TargetKey]) {
         let keys: HashSet<&TargetKey> = keys.iter().collect();
+        let live = next.groups.iter().flat_map(|group| &group.targets);
+        let live: HashSet<&TargetKey> = live.map(|target| &target.key).collect();
         let now_ms = self.shared.clock.now_ms();
         let mut removed = self.shared.removed();
-        // Those taken back by this reload have no end any more; the snapshot holds them now.
-        removed.retain(|target| target.close_at_ms() != u64::MAX && !long_gone(target, now_ms));
+        // Those taken back are the snapshot's now.
+        removed.retain(|target| !live.contains(&target.key) && !long_gone(target, now_ms));
         for group in &before.groups {
             let drain_ms = u64::try_from(group.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
             for target in group.targets.iter().filter(|target| keys.contains(&target.key)) {
@@ -211,8 +217,19 @@ impl Parts {
                 removed.push(Arc::clone(target));
             }
         }
+        // A discovery may replace its targets every second. Those without connections are kept for their counters, in case
+        // that they come back.
+        if removed.len() > REMOVED_MAX {
+            removed.retain(|target| target.open_now.open() > 0);
+        }
     }
 }
+
+/// How long a reload waits for the workers to open and close their sockets. A worker that hangs is not waited for.
+const LISTEN_MAX: Duration = Duration::from_millis(500);
+
+/// The most removed targets that are remembered although they have no connections.
+const REMOVED_MAX: usize = 4096;
 
 /// Whether the target's connections have been closed for sure.
 fn long_gone(target: &Target, now_ms: u64) -> bool {

@@ -31,8 +31,8 @@ pub(crate) struct Shared {
     pub(crate) started: UnixTime,
     /// The configuration in use.
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Removed targets whose connections may still go on. At most as many as reloads removed within the longest
-    /// `drain_timeout`; forgotten once that has passed.
+    /// Removed targets whose connections may still go on, forgotten once `drain_timeout` has passed; and a bounded number
+    /// of others.
     pub(crate) removed: Mutex<Vec<Arc<Target>>>,
     /// One for each worker.
     pub(crate) workers: Box<[WorkerShared]>,
@@ -124,6 +124,11 @@ impl Shared {
     pub(crate) fn removed(&self) -> MutexGuard<'_, Vec<Arc<Target>>> {
         // The list is only pushed to and filtered; neither leaves it half done.
         self.removed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sockets that the workers listen on now.
+    pub(crate) fn listening(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.counters.listening.get()).sum()
     }
 
     /// Connections of clients that are open now, over all workers.

@@ -31,8 +31,7 @@ pub(crate) async fn gracefully(shared: &Shared, workers: &Workers) -> u64 {
     summary::update(shared);
     hand_over(shared).await;
     workers.send_all(|| Command::UnlistenAll).await;
-    let listening = || shared.workers.iter().map(|worker| worker.counters.listening.get()).sum::<u64>();
-    until(UNLISTEN_MAX, || listening() == 0).await;
+    until(UNLISTEN_MAX, || shared.listening() == 0).await;
     let open = shared.open_connections();
     if open > 0 {
         tracing::info!(open, grace = ?GRACE, "waiting for open connections to end");
@@ -56,7 +55,8 @@ async fn hand_over(shared: &Shared) {
     }
 }
 
-async fn until(limit: Duration, reached: impl Fn() -> bool) {
+/// Waits until `reached` says yes, or the time is over.
+pub(crate) async fn until(limit: Duration, reached: impl Fn() -> bool) {
     let end = Instant::now() + limit;
     while !reached() && Instant::now() < end {
         sleep(LOOK).await;

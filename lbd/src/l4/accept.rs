@@ -28,6 +28,8 @@ pub(crate) async fn accept_loop(
     mut stop: oneshot::Receiver<()>,
 ) {
     let _listening = Listening(&worker);
+    // Closed before it is taken out of the count.
+    let listener = listener;
     // The route as last seen. A reload that removes the address leaves it to what is still in the queue.
     let Some(mut route) = worker.route(Mode::Tcp, address) else { return };
     prepare(&listener, &route);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::clients::{beside, fetch_from};
 use crate::server::Server;
 use crate::support::{Config, Lbd, eventually, own_ip};
 
@@ -124,4 +125,37 @@ fn a_recovered_target_gets_its_share_slowly() {
     assert!(seen.is_sorted() && seen[0] < 256, "{seen:?}");
     seen.dedup();
     assert!(seen.len() > 5, "it rises in steps: {seen:?}");
+}
+
+#[test]
+fn the_clients_of_a_recovered_target_come_back_one_by_one() {
+    let ip = own_ip();
+    let names = ["a", "b", "goes"];
+    let mut servers = names.map(|name| Some(Server::named((ip, 0).into(), name)));
+    let addresses = servers.each_ref().map(|server| server.as_ref().unwrap().address);
+    let mut config = Config::new(ip, &addresses);
+    config.group = format!("{FAST}\nalgorithm = \"consistent_hash\"\nslow_start = \"3s\"");
+    let lbd = Lbd::start(&config);
+    eventually("all are healthy", || (0..3).all(|index| lbd.health(index) == "healthy"));
+    let home = |client: u8| fetch_from(beside(ip, client), lbd.address).unwrap();
+    let clients: Vec<u8> = (1..=60).filter(|&client| home(client) == "goes").collect();
+    assert!(clients.len() > 5, "{clients:?}");
+    servers[2] = None;
+    eventually("it is out", || target(&lbd, 2)["share"] == 0);
+    assert!(clients.iter().all(|&client| home(client) != "goes"));
+    let _back = Server::named(addresses[2], "goes");
+    eventually("it starts slowly", || target(&lbd, 2)["slow_start_percent"].is_u64());
+    let mut seen = vec![0];
+    let mut back = vec![false; clients.len()];
+    eventually("all are back", || {
+        for (client, back) in clients.iter().zip(&mut back) {
+            let now = home(*client) == "goes";
+            assert!(now || !*back, "client {client} has left again");
+            *back = now;
+        }
+        seen.push(back.iter().filter(|back| **back).count());
+        back.iter().all(|back| *back)
+    });
+    seen.dedup();
+    assert!(seen.len() > 3, "they did not come one by one: {seen:?}");
 }
