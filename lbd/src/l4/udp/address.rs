@@ -148,7 +148,7 @@ impl Control {
 /// What the control messages of a datagram say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
-    /// The address of ours that it was sent to, if the socket was asked to say.
+    /// The address of ours that it was sent to, if the socket was set to say.
     pub(super) local: Option<IpAddr>,
     /// How many datagrams the socket's queue had no room for since it was opened, if any.
     pub(super) queue_drops: Option<u32>,

@@ -60,9 +60,9 @@ pub(super) struct Received {
 /// What is to be known of received datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// The bytes; a connected socket has one sender only.
+    /// The bytes, and what the socket was set to tell; a connected socket has one sender only.
     Bytes,
-    /// Also the sender, and what the socket was set to tell.
+    /// Also the sender.
     Sender,
 }
 
@@ -112,9 +112,9 @@ impl Batch {
             if ask == Ask::Sender {
                 header.msg_name = (&raw mut names[index]).cast();
                 header.msg_namelen = Name::SIZE;
-                header.msg_control = controls[index].as_mut_ptr();
-                header.msg_controllen = Control::SIZE as _;
             }
+            header.msg_control = controls[index].as_mut_ptr();
+            header.msg_controllen = Control::SIZE as _;
         }
         let flags = libc::MSG_DONTWAIT;
         // SAFETY: the first `count` headers point to buffers, names and control rooms of the sizes they say, each used by one
@@ -135,7 +135,7 @@ impl Batch {
                 length: header.msg_len as usize,
                 source: if ask == Ask::Sender { names[index].get() } else { None },
                 // SAFETY: the header points to its control room, which is aligned and wholly initialised, with the
-                // length that the kernel filled in; or to none.
+                // length that the kernel filled in.
                 told: unsafe { Told::read(message) },
                 truncated: message.msg_flags & libc::MSG_TRUNC != 0,
             };

@@ -15,8 +15,9 @@ use lbd_core::udp_sessions::{DatagramDrop, Decision, Key, SessionEnd, SessionId,
 use nix::libc;
 
 use super::batch::{Ask, BATCH, Batch, Parcel, discard_errors};
+use super::drops::Drops;
 use super::readable::Readable;
-use super::session::{Session, is_unreachable, reach};
+use super::session::{QueueDrops, Session, is_unreachable, reach};
 use crate::counters::ServiceCounters;
 use crate::l4::choose::Ends;
 use crate::l4::connect::Way;
@@ -52,7 +53,8 @@ pub(super) struct Hub {
     parcels: Vec<Parcel>,
     /// Slots with answers that are to be delivered.
     filled: usize,
-    queue_drops: u32,
+    queue_drops: QueueDrops,
+    drops: Drops,
     lingering: bool,
 }
 
@@ -73,7 +75,8 @@ impl Hub {
             outgoing: Vec::with_capacity(BATCH),
             parcels: Vec::with_capacity(BATCH),
             filled: 0,
-            queue_drops: 0,
+            queue_drops: QueueDrops::default(),
+            drops: Drops::default(),
             lingering: false,
         }
     }
@@ -123,11 +126,7 @@ impl Hub {
         self.outgoing.clear();
         for slot in 0..count {
             let received = batch.received(slot);
-            if let Some(drops) = received.told.queue_drops {
-                let more = drops.wrapping_sub(self.queue_drops);
-                self.queue_drops = drops;
-                self.count(DatagramDrop::QueueFull, u64::from(more));
-            }
+            self.count(DatagramDrop::QueueFull, self.queue_drops.new_ones(received.told.queue_drops));
             let (Some(client), false) = (received.source, received.truncated) else {
                 self.count(DatagramDrop::Truncated, 1);
                 continue;
@@ -185,6 +184,8 @@ impl Hub {
                 let mut bytes = 0;
                 for slot in first..self.filled {
                     let received = batch.received(slot);
+                    let lost = upstream.queue_drops.new_ones(received.told.queue_drops);
+                    self.count(DatagramDrop::QueueFull, lost);
                     if received.truncated {
                         self.count(DatagramDrop::Truncated, 1);
                     } else {
@@ -394,7 +395,10 @@ impl Hub {
     }
 
     fn count(&self, reason: DatagramDrop, count: u64) {
-        self.counters().udp.drops[reason.index()].add(count);
+        if count > 0 {
+            let now_ms = self.worker.connections.now_ms();
+            self.drops.count(self.counters(), self.address, now_ms, reason, count);
+        }
     }
 
     fn counters(&self) -> &ServiceCounters {

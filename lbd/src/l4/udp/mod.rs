@@ -10,6 +10,7 @@
 mod address;
 mod batch;
 mod bind;
+mod drops;
 mod hub;
 mod listener;
 mod readable;

@@ -31,6 +31,17 @@ pub(super) struct Session {
     relayed: Cell<Relayed>,
 }
 
+/// How many datagrams a socket's queue had no room for, as last told.
+#[derive(Debug, Default)]
+pub(super) struct QueueDrops(Cell<u32>);
+
+impl QueueDrops {
+    /// How many are new, now that so many have been told in all.
+    pub(super) fn new_ones(&self, told: Option<u32>) -> u64 {
+        told.map_or(0, |told| u64::from(told.wrapping_sub(self.0.replace(told))))
+    }
+}
+
 impl Session {
     /// Begins a session of a client that is let in and gets a target; else it is counted and logged why not.
     pub(super) fn begin(worker: &Rc<Worker>, route: &Rc<Route>, ends: &Ends) -> Result<Self, Refusal> {
@@ -76,6 +87,8 @@ impl Session {
 /// Being connected it gets datagrams from nobody else, and the kernel tells it when ICMP says that nobody is there.
 pub(super) struct Upstream {
     socket: UdpSocket,
+    /// Answers that the client did not get because they came faster than they could be read.
+    pub(super) queue_drops: QueueDrops,
     occupied: Occupied,
     worker: Rc<Worker>,
 }
@@ -85,7 +98,7 @@ impl Upstream {
         let counters = occupied.target.counters.of(worker.index);
         counters.connected.add(1);
         counters.open.add(1);
-        Self { socket, occupied, worker: Rc::clone(worker) }
+        Self { socket, queue_drops: QueueDrops::default(), occupied, worker: Rc::clone(worker) }
     }
 
     /// Where it is connected to.
@@ -174,6 +187,7 @@ fn report(worker: &Worker, target: &Target, error: &io::Error) {
 
 fn connect(target: SocketAddr, source: Option<SocketAddr>) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(target), Type::DGRAM, Some(Protocol::UDP))?;
+    setsockopt(&socket, sockopt::RxqOvfl, &1)?;
     // Without this the kernel tells a socket only of an unreachable port, not of an unreachable host.
     if target.is_ipv4() {
         setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;

@@ -194,3 +194,35 @@ fn without_free_files_new_sessions_are_dropped_and_the_others_go_on() {
     assert!(metric(&lbd, "service_session_socket_errors_total", "") >= 1);
     assert_eq!(insist(&second, b"now"), b"now");
 }
+
+#[test]
+fn answers_that_come_too_fast_are_counted() {
+    let ip = own_ip();
+    let socket = std::net::UdpSocket::bind((ip, 0)).unwrap();
+    let mut config = crate::support::Config::new(ip, &[socket.local_addr().unwrap()]);
+    config.mode = "udp".to_owned();
+    let lbd = Lbd::start(&config);
+    let client = client(ip, lbd.address);
+    client.send(b"all of it, please").unwrap();
+    let (_, session) = socket.recv_from(&mut [0; 100]).unwrap();
+    lbd.signal(Signal::SIGSTOP);
+    let mut sent = 10_000;
+    for _ in 0..sent {
+        socket.send_to(&[0; 64], session).unwrap();
+    }
+    lbd.signal(Signal::SIGCONT);
+    let counted = || {
+        let passed = metric(&lbd, "service_datagrams_total", "direction=\"to_client\"");
+        (passed, dropped(&lbd, "queue_full"), passed + dropped(&lbd, "queue_full"))
+    };
+    eventually("every answer is accounted for", || {
+        socket.send_to(&[0; 64], session).unwrap();
+        sent += 1;
+        let begin = Instant::now();
+        while counted().2 < sent && begin.elapsed() < Duration::from_millis(100) {}
+        counted().2 == sent
+    });
+    let (passed, lost, _) = counted();
+    assert!(passed > 10 && lost > 1000, "{passed} passed, {lost} lost");
+    assert!(lbd.log().contains("datagrams are dropped"));
+}
