@@ -10,7 +10,7 @@ use axum::routing::{get, patch, post};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Token, refresh, targets};
+use super::{Token, refresh, sticky, targets};
 use crate::reload::{ReloadError, Request};
 use crate::shared::Shared;
 use crate::{metrics, summary, view};
@@ -103,6 +103,7 @@ pub(super) fn router(shared: Arc<Shared>, requests: mpsc::Sender<Request>, acces
         .route("/v1/target-groups/{group}/targets", post(targets::add))
         .route("/v1/target-groups/{group}/targets/{target}", patch(targets::patch).delete(targets::delete))
         .route("/v1/target-groups/{group}/refresh", post(refresh::refresh))
+        .route("/v1/sticky", get(sticky::show))
         .route("/v1/reload", post(reload))
         .route("/health", get(ready))
         .route("/health/live", get(|| async { Json(json!({ "live": true })) }))

@@ -3,6 +3,7 @@
 mod handlers;
 mod refresh;
 mod server;
+mod sticky;
 mod targets;
 
 use std::fs;

@@ -4,7 +4,6 @@
 //! with it at the time-out, whatever state it is in.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 
 use bytes::Bytes;
@@ -15,7 +14,8 @@ use lbd_core::check::grpc::{Answer, Fields, MESSAGE_BYTES_MAX, PATH, request};
 use lbd_core::check::http::HEAD_BYTES_MAX;
 use lbd_core::check::{Failure, Stage, Verdict};
 
-use super::{UnusableCheck, stream};
+use super::UnusableCheck;
+use super::stream::{self, Destination};
 
 /// What is asked.
 #[derive(Debug)]
@@ -30,9 +30,9 @@ impl Grpc {
         Self { uri: uri(host), frame: request(service).into() }
     }
 
-    pub(super) async fn run(&self, address: SocketAddr, stage: &mut Stage) -> Verdict {
+    pub(super) async fn run(&self, to: Destination, stage: &mut Stage) -> Verdict {
         let uri = self.uri.as_ref().map_err(|why| Failure::Local(why.to_string()))?;
-        let stream = stream::connect(address).await?;
+        let stream = stream::connect(to).await?;
         *stage = Stage::Answer;
         let handshake = Builder::new()
             .enable_push(false)

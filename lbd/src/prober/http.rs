@@ -1,13 +1,12 @@
 //! The HTTP check, with or without TLS.
 
 use std::io;
-use std::net::SocketAddr;
 
 use lbd_core::check::http::{Answer, request};
 use lbd_core::check::{Pattern, Stage, Verdict};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::stream;
+use super::stream::{self, Destination};
 use super::tls::Client;
 
 /// How much is read at once.
@@ -34,8 +33,8 @@ impl Http {
         Self { request: request(path, host), expect: expect.to_vec(), pattern, tls }
     }
 
-    pub(super) async fn run(&self, address: SocketAddr, stage: &mut Stage) -> Verdict {
-        let stream = stream::connect(address).await?;
+    pub(super) async fn run(&self, to: Destination, stage: &mut Stage) -> Verdict {
+        let stream = stream::connect(to).await?;
         match &self.tls {
             None => self.ask(stream, stage).await,
             Some(client) => {

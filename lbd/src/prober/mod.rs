@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::config::{Config, Health, HealthCheck};
+use common::config::{Config, Health, HealthCheck, ProxyVersion};
 use lbd_core::check::{Failure, Reason, Schedule, Stage, Verdict};
 use lbd_core::target::TargetKey;
 use rustls::ClientConfig;
@@ -25,6 +25,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 pub(crate) use tls::UnusableCheck;
+
+use stream::Destination;
 
 use crate::clock::unix_now;
 use crate::counters::Counter;
@@ -57,6 +59,8 @@ pub(crate) struct Prober {
 #[derive(Debug)]
 struct Check {
     health: Health,
+    /// What connections to the targets begin with.
+    send_proxy: Option<ProxyVersion>,
     /// For TLS: how, and the CA file that was read for it.
     tls: Option<(Arc<ClientConfig>, Option<Vec<u8>>)>,
 }
@@ -90,7 +94,7 @@ impl Default for Prober {
 /// The first one that cannot.
 pub(crate) fn check_config(config: &Config) -> Result<(), UnusableCheck> {
     for health in config.target_groups.iter().filter_map(|group| group.health.as_ref()) {
-        Check::new(health)?;
+        Check::new(health, None)?;
         match &health.check {
             HealthCheck::Tls { host: Some(host), .. }
             | HealthCheck::Http { tls: true, host: Some(host), .. } => {
@@ -112,7 +116,8 @@ impl Prober {
         let mut fresh = Vec::new();
         for group in &snapshot.groups {
             let Some(health) = &group.config.health else { continue };
-            let check = Check::current(health, checks_before.remove(&group.config.name));
+            let before = checks_before.remove(&group.config.name);
+            let check = Check::current(health, group.config.send_proxy, before);
             for target in &group.targets {
                 match tasks_before.remove(&target.key).filter(|task| Arc::ptr_eq(&task.check, &check)) {
                     Some(task) => drop(self.tasks.insert(target.key.clone(), task)),
@@ -139,24 +144,24 @@ impl Prober {
 }
 
 impl Check {
-    fn new(health: &Health) -> Result<Self, UnusableCheck> {
+    fn new(health: &Health, send_proxy: Option<ProxyVersion>) -> Result<Self, UnusableCheck> {
         let (ca_file, alpn) = match &health.check {
             HealthCheck::Tls { ca_file, .. } => (ca_file, None),
             HealthCheck::Http { tls: true, ca_file, .. } => (ca_file, Some("http/1.1")),
-            _ => return Ok(Self { health: health.clone(), tls: None }),
+            _ => return Ok(Self { health: health.clone(), send_proxy, tls: None }),
         };
         let ca = ca_file.as_deref().map(tls::read).transpose()?;
         let config = match (&ca, ca_file) {
             (Some(pem), Some(path)) => tls::config_with_ca(pem, path, alpn)?,
             _ => tls::config_without_ca(alpn),
         };
-        Ok(Self { health: health.clone(), tls: Some((config, ca)) })
+        Ok(Self { health: health.clone(), send_proxy, tls: Some((config, ca)) })
     }
 
     /// The check of a group: the one of before as long as nothing about it has changed, its CA file included.
-    fn current(health: &Health, before: Option<Arc<Self>>) -> Arc<Self> {
-        let before = before.filter(|before| before.health == *health);
-        match (Self::new(health), before) {
+    fn current(health: &Health, send_proxy: Option<ProxyVersion>, before: Option<Arc<Self>>) -> Arc<Self> {
+        let same = |before: &Arc<Self>| before.health == *health && before.send_proxy == send_proxy;
+        match (Self::new(health, send_proxy), before.filter(same)) {
             (Ok(new), Some(before)) if new.ca() == before.ca() => before,
             (Ok(new), _) => Arc::new(new),
             // A configuration whose files cannot be used is refused, so it has become unusable since.
@@ -166,7 +171,7 @@ impl Check {
             }
             (Err(error), None) => {
                 tracing::error!(%error, "targets cannot be checked");
-                Arc::new(Self { health: health.clone(), tls: None })
+                Arc::new(Self { health: health.clone(), send_proxy, tls: None })
             }
         }
     }
@@ -227,7 +232,7 @@ async fn permit<'a>(counters: &CheckCounters, room: &'a Semaphore) -> Option<Sem
 /// How one target is checked, prepared once.
 #[derive(Debug)]
 struct Probe {
-    address: SocketAddr,
+    to: Destination,
     limit: Duration,
     how: How,
 }
@@ -261,7 +266,9 @@ impl Probe {
                 How::Udp(udp::Udp { payload: payload.clone(), expect: expect.clone() })
             }
         };
-        Self { address, limit: health.timeout, how }
+        // Another port may well belong to another program, which does not expect a header.
+        let send_proxy = check.send_proxy.filter(|_| health.port.is_none());
+        Self { to: Destination { address, send_proxy }, limit: health.timeout, how }
     }
 
     async fn run(&self) -> Verdict {
@@ -272,11 +279,11 @@ impl Probe {
 
     async fn run_unlimited(&self, stage: &mut Stage) -> Verdict {
         match &self.how {
-            How::Udp(udp) => udp.run(self.address, stage).await,
-            How::Tcp => stream::connect(self.address).await.map(drop),
-            How::Tls(client) => client.run(self.address, stage).await,
-            How::Http(http) => http.run(self.address, stage).await,
-            How::Grpc(grpc) => grpc.run(self.address, stage).await,
+            How::Udp(udp) => udp.run(self.to.address, stage).await,
+            How::Tcp => stream::connect(self.to).await.map(drop),
+            How::Tls(client) => client.run(self.to, stage).await,
+            How::Http(http) => http.run(self.to, stage).await,
+            How::Grpc(grpc) => grpc.run(self.to, stage).await,
         }
     }
 }

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use common::config::ProxyVersion;
 use lbd_core::check::{Failure, Stage};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use lbd_core::proxy_protocol::{self, Version};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::tls;
@@ -25,11 +27,30 @@ pub(super) struct Stream {
 /// What [`Stream`] says of an other end that sends without end. No socket says so, and a kind goes through every layer.
 const FLOOD: io::ErrorKind = io::ErrorKind::FileTooLarge;
 
+/// Where a check's connection goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Destination {
+    /// The address.
+    pub(super) address: SocketAddr,
+    /// What it has to begin with: a target that expects a PROXY header takes nothing else.
+    pub(super) send_proxy: Option<ProxyVersion>,
+}
+
 /// Connects.
-pub(super) async fn connect(address: SocketAddr) -> Result<Stream, Failure> {
-    let inner = open(address).await.map_err(|error| {
-        if is_local(&error) { Failure::Local(text(&error)) } else { Failure::Connect(text(&error)) }
-    })?;
+pub(super) async fn connect(to: Destination) -> Result<Stream, Failure> {
+    let failed = |error: &io::Error| {
+        if is_local(error) { Failure::Local(text(error)) } else { Failure::Connect(text(error)) }
+    };
+    let mut inner = open(to.address).await.map_err(|error| failed(&error))?;
+    if let Some(version) = to.send_proxy {
+        let version = match version {
+            ProxyVersion::V1 => Version::V1,
+            ProxyVersion::V2 => Version::V2,
+        };
+        let mut header = Vec::new();
+        proxy_protocol::emit_local(version, &mut header);
+        inner.write_all(&header).await.map_err(|error| failed(&error))?;
+    }
     Ok(Stream { inner, left: READ_BYTES_MAX })
 }
 

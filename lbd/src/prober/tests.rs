@@ -32,9 +32,9 @@ fn another_port_is_checked_if_asked_for() {
         unhealthy_threshold: 1,
         port: Some(81),
     };
-    let check = Check::new(&health).unwrap();
+    let check = Check::new(&health, None).unwrap();
     let probe = Probe::new(&check, "[2001:db8::1]:80".parse().unwrap());
-    assert_eq!(probe.address, "[2001:db8::1]:81".parse().unwrap());
+    assert_eq!(probe.to.address, "[2001:db8::1]:81".parse().unwrap());
 }
 
 #[test]

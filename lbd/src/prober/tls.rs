@@ -18,7 +18,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::stream::{self, Stream};
+use super::stream::{self, Destination, Stream};
 
 /// The largest CA file that is read, in bytes.
 const CA_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -166,8 +166,8 @@ impl Client {
     }
 
     /// The TLS check: connects, and shakes hands.
-    pub(super) async fn run(&self, address: SocketAddr, stage: &mut Stage) -> Verdict {
-        let stream = stream::connect(address).await?;
+    pub(super) async fn run(&self, to: Destination, stage: &mut Stage) -> Verdict {
+        let stream = stream::connect(to).await?;
         self.handshake(stream, stage).await.map(drop)
     }
 

@@ -190,6 +190,32 @@ fn haproxy_on_both_sides() {
     }
 }
 
+/// A target that takes nothing without a header is checked with one.
+#[test]
+fn checks_begin_with_a_header_too() {
+    let ip = own_ip();
+    let back = free(ip);
+    let text = format!(
+        "defaults\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n\
+         frontend back\n mode http\n bind {back} accept-proxy\n http-request return status 200\n"
+    );
+    let folder = Folder::new();
+    let file = folder.path().join("haproxy.cfg");
+    fs::write(&file, text).unwrap();
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(&file);
+    let _haproxy = Program::start(command, back);
+    let mut config = Config::new(ip, &[back]);
+    for (send, health) in [("v1", "healthy"), ("v2", "healthy"), ("", "unhealthy")] {
+        let send = if send.is_empty() { String::new() } else { format!("send_proxy = \"{send}\"") };
+        config.group = format!(
+            "{send}\nhealth = {{ http = \"/\", interval = \"50ms\", timeout = \"40ms\", unhealthy_threshold = 1 }}"
+        );
+        let lbd = Lbd::start(&config);
+        eventually("the check has decided", || lbd.health(0) == health);
+    }
+}
+
 /// Connections that say nothing: a small and stated amount of memory each, and an end in time.
 #[test]
 fn silent_connections_cost_little_and_end_in_time() {
@@ -225,7 +251,6 @@ fn silent_connections_cost_little_and_end_in_time() {
     assert!(closed >= header && closed < header + all_there + Duration::from_secs(2), "{closed:?}");
     assert_eq!(end_of(&mut silent[0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     eventually("nobody is left", || lbd.service("connections_open") == 0);
-    println!("{each} bytes for each of {COUNT} silent connections, closed after {closed:?}");
 }
 
 fn open_many(address: SocketAddr, count: usize) -> Vec<TcpStream> {

@@ -116,8 +116,10 @@ fn a_hello_may_come_in_pieces_and_arrives_whole() {
     let lbd = Lbd::start(&config(ip, [rest.address, a.address, rest.address]));
     let hello = hello("a.example");
     // Byte for byte; and in records of five bytes of the hello each, with more behind it.
-    let records: Vec<u8> =
-        hello[5..].chunks(5).flat_map(|part| [&[22, 3, 1, 0, part.len() as u8][..], part].concat()).collect();
+    let records: Vec<u8> = hello[5..]
+        .chunks(5)
+        .flat_map(|part| [&[22, 3, 1, 0, u8::try_from(part.len()).unwrap()][..], part].concat())
+        .collect();
     for (bytes, piece) in [(hello.clone(), 1), ([records, b"and more".to_vec()].concat(), 7)] {
         let mut client = lbd.connect();
         for part in bytes.chunks(piece) {

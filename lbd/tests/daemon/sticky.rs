@@ -26,6 +26,16 @@ fn clients_keep_their_target() {
         assert!(all_at_home());
     }
     assert!((lbd.metric("tandem_lbd_group_sticky_entries") - 8.0).abs() < 0.1);
+    let shown: serde_json::Value =
+        serde_json::from_str(&lbd.ask("GET", "/v1/sticky?group=pool&max=7").1).unwrap();
+    let listed = shown[0]["clients"].as_array().unwrap();
+    assert_eq!((shown[0]["entries"].as_u64(), listed.len()), (Some(8), 7));
+    for entry in listed {
+        let number = clients.iter().position(|client| entry["source"] == client.to_string()).unwrap();
+        let target = NAMES.iter().position(|name| *name == homes[number]).unwrap();
+        assert_eq!(entry["target"], format!("t{target}"));
+        assert!((1..=3_600_000).contains(&entry["remaining_ms"].as_u64().unwrap()));
+    }
     // Targets are known by name: another order, and others beside them, change nothing.
     config.targets.reverse();
     config.targets.push(("new".to_owned(), addresses[0], 0));
