@@ -219,36 +219,45 @@ fn checks_begin_with_a_header_too() {
 /// Connections that say nothing: a small and stated amount of memory each, and an end in time.
 #[test]
 fn silent_connections_cost_little_and_end_in_time() {
-    const COUNT: usize = 4000;
-    /// What README says; the kernel's part of a socket is its own.
-    const BYTES_EACH_MAX: u64 = 4096;
     let ip = own_ip();
     let server = Server::echo((ip, 0).into());
     let mut config = Config::new(ip, &[server.address]);
-    let header = Duration::from_secs(4);
     config.service = "accept_proxy = [\"127.0.0.0/8\"]\ntimeout = { header = \"4s\" }".to_owned();
-    let lbd = Lbd::start(&config);
-    let hello = |lbd: &Lbd| {
+    expect_little(&config, &[V1, b"x"].concat());
+    // The same where a server name decides.
+    config.service = "timeout = { header = \"4s\" }\n[[service.rule]]\nwhen = { sni = [\"a.example\"] }\n\
+                      forward = \"pool\"\n"
+        .to_owned();
+    expect_little(&config, &crate::sni::hello("a.example"));
+}
+
+/// Opens many connections that say nothing, and meanwhile one that says `spoken`, to be echoed from its last byte on.
+fn expect_little(config: &Config, spoken: &[u8]) {
+    const COUNT: usize = 4000;
+    /// Twice what README says; the kernel's part of a socket is its own.
+    const BYTES_EACH_MAX: u64 = 4096;
+    const HEADER: Duration = Duration::from_secs(4);
+    let lbd = Lbd::start(config);
+    let speak = || {
         let mut client = lbd.connect();
-        client.write_all(&[V1, b"x"].concat()).unwrap();
+        client.write_all(spoken).unwrap();
         client.read_exact(&mut [0]).unwrap();
-        drop(client);
     };
     // What the first connections cost is not theirs.
-    hello(&lbd);
+    speak();
     let before = lbd.resident_kib();
     let begin = Instant::now();
     let mut silent = open_many(lbd.address, COUNT);
     eventually("all are there", || lbd.service("connections_open") >= COUNT as u64);
     let all_there = begin.elapsed();
-    assert!(all_there < header, "too slow a machine for this test: {all_there:?}");
+    assert!(all_there < HEADER, "too slow a machine for this test: {all_there:?}");
     let each = lbd.resident_kib().saturating_sub(before) * 1024 / COUNT as u64;
     assert!(each <= BYTES_EACH_MAX, "{each} bytes for each silent connection");
     // Others are served meanwhile.
-    hello(&lbd);
+    speak();
     eventually("all are closed", || lbd.refused("header_timeout") == COUNT as u64);
     let closed = begin.elapsed();
-    assert!(closed >= header && closed < header + all_there + Duration::from_secs(2), "{closed:?}");
+    assert!(closed >= HEADER && closed < HEADER + all_there + Duration::from_secs(2), "{closed:?}");
     assert_eq!(end_of(&mut silent[0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     eventually("nobody is left", || lbd.service("connections_open") == 0);
 }

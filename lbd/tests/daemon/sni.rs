@@ -11,7 +11,7 @@ use crate::server::Server;
 use crate::support::{Config, Folder, Lbd, end_of, eventually, free, own_ip};
 
 /// What `openssl s_client -servername a.example` says, made by hand: a TLS 1.2 hello with nothing but the name.
-fn hello(name: &str) -> Vec<u8> {
+pub(crate) fn hello(name: &str) -> Vec<u8> {
     let with_length =
         |content: &[u8]| [&u16::try_from(content.len()).unwrap().to_be_bytes(), content].concat();
     let entry = [&[0][..], &with_length(name.as_bytes())].concat();
