@@ -15,6 +15,20 @@ use crate::snapshot::Target;
 /// looked at twice a second.
 const SLICES: usize = 25;
 
+/// A connection without a byte for so long is silent: what only long ones need is then set up.
+const SILENT_MS: u64 = 500;
+
+/// Whether a connection has ever been silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    /// Not yet.
+    Unseen,
+    /// It is now, and its task does not know yet.
+    Seen,
+    /// Its task knows.
+    Told,
+}
+
 /// The open connections of one worker. Bounded by the services' `max_connections`.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
@@ -36,6 +50,7 @@ pub(crate) struct Control {
     idle_ms: u64,
     active_ms: Cell<u64>,
     verdict: Cell<Option<End>>,
+    silence: Cell<Silence>,
     answered: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -64,6 +79,15 @@ impl Control {
         self.answered.get()
     }
 
+    /// Whether the connection has just been found silent for the first time.
+    pub(crate) fn take_silence(&self) -> bool {
+        let seen = self.silence.get() == Silence::Seen;
+        if seen {
+            self.silence.set(Silence::Told);
+        }
+        seen
+    }
+
     /// Has the sweep wake this task.
     pub(crate) fn register(&self, waker: &Waker) {
         let mut registered = self.waker.borrow_mut();
@@ -84,10 +108,14 @@ impl Control {
     }
 
     fn sweep(&self, now_ms: u64) {
+        let silent_ms = now_ms.saturating_sub(self.active_ms.get());
         if self.target.close_at_ms() <= now_ms {
             self.close(End::Drained);
-        } else if now_ms.saturating_sub(self.active_ms.get()) >= self.idle_ms {
+        } else if silent_ms >= self.idle_ms {
             self.close(End::Idle);
+        } else if silent_ms >= SILENT_MS && self.silence.get() == Silence::Unseen {
+            self.silence.set(Silence::Seen);
+            self.wake();
         }
     }
 }
@@ -122,6 +150,7 @@ impl Connections {
             idle_ms,
             active_ms: Cell::new(self.now_ms()),
             verdict: Cell::new(None),
+            silence: Cell::new(Silence::Unseen),
             answered: Cell::new(None),
             waker: RefCell::new(None),
         });

@@ -79,13 +79,14 @@ impl End {
     }
 }
 
-/// What the sockets to targets get; accepted ones inherit the same from their listener.
+/// What the sockets to targets get; accepted ones inherit the same from their listener. Keep-alive is for the relay to set
+/// on a connection that turns out to be silent: most end before.
 fn tune(socket: &SockRef<'_>, timeouts: &Timeouts) -> std::io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     if timeouts.user.is_some() {
         socket.set_tcp_user_timeout(timeouts.user)?;
     }
-    keep_alive(socket, timeouts)
+    Ok(())
 }
 
 /// After `timeout.keepalive` of silence the kernel asks whether the other end is still there, and again every third of it.

@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use common::config::Timeouts;
 use socket2::SockRef;
 
 use super::buffers::{BUFFER_BYTES, Buffer, BufferPool};
@@ -21,7 +22,7 @@ use super::connections::Control;
 use super::reactor::Ready;
 use super::socket::Socket;
 use super::splice::{self, Bulkiness, Pipe};
-use super::{End, reset_on_close};
+use super::{End, keep_alive, reset_on_close};
 use crate::counters::{Counter, ServiceCounters};
 use crate::worker::Worker;
 
@@ -35,6 +36,7 @@ pub(super) struct Relay<'a> {
     to_target: Flow<'a>,
     to_client: Flow<'a>,
     worker: &'a Worker,
+    timeouts: &'a Timeouts,
     control: &'a Control,
 }
 
@@ -81,6 +83,7 @@ impl<'a> Relay<'a> {
         client: Socket,
         target: Socket,
         worker: &'a Worker,
+        timeouts: &'a Timeouts,
         counters: &'a ServiceCounters,
         control: &'a Control,
     ) -> Self {
@@ -90,6 +93,7 @@ impl<'a> Relay<'a> {
             to_target: Flow::new(&worker.buffers, [&counters.bytes_to_target, &counters.bytes_spliced]),
             to_client: Flow::new(&worker.buffers, [&counters.bytes_to_client, &counters.bytes_spliced]),
             worker,
+            timeouts,
             control,
         }
     }
@@ -97,6 +101,13 @@ impl<'a> Relay<'a> {
     /// Bytes written to the target, and to the client.
     pub(super) const fn moved(&self) -> [u64; 2] {
         [self.to_target.moved, self.to_client.moved]
+    }
+
+    /// Has the kernel find out when a silent target is gone. The client's socket has this from its listener.
+    fn keep_target_alive(&self) {
+        if let Err(error) = keep_alive(&SockRef::from(&self.target), self.timeouts) {
+            tracing::debug!(%error, "cannot set the keep-alive of a connection to a target");
+        }
     }
 
     /// Ends the connection in a way that neither side can take for a proper end.
@@ -125,6 +136,9 @@ impl Future for Relay<'_> {
         let this = &mut *self;
         if let Some(end) = this.control.verdict() {
             return Poll::Ready(this.abort(end));
+        }
+        if this.control.take_silence() {
+            this.keep_target_alive();
         }
         if let Some(end) = this.find_reset() {
             return Poll::Ready(this.abort(end));

@@ -53,10 +53,11 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
         reset_on_close(SockRef::from(&client));
         return journal.ended(&seat, &occupied.target, End::TargetReset.name(), Relayed::default());
     }
-    let idle = seat.route.service.config.timeout.idle;
-    let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+    let timeouts = &seat.route.service.config.timeout;
+    let idle_ms = u64::try_from(timeouts.idle.as_millis()).unwrap_or(u64::MAX);
     let entry = worker.connections.enter(Arc::clone(&occupied.target), idle_ms);
-    let mut relay = pin!(Relay::new(client, reached.stream, worker, seat.counters(), &entry.control));
+    let mut relay =
+        pin!(Relay::new(client, reached.stream, worker, timeouts, seat.counters(), &entry.control));
     let end = relay.as_mut().await;
     seat.counters().ends[end.index()].add(1);
     let answered = entry.control.answered();

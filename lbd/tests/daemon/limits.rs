@@ -191,13 +191,19 @@ fn keep_alive_is_set_on_both_sides_and_a_reload_changes_it() {
     assert_eq!(lbd.reload(&config).0, 200);
     drop(first);
     // Each worker applies it with its next connection, the first of which may still have the old one.
-    let seconds =
-        |timer: &String| timer.starts_with("keepalive,19sec") || timer.starts_with("keepalive,20sec");
+    let seconds = |timer: &String| {
+        ["17", "18", "19", "20"].iter().any(|left| timer.starts_with(&format!("keepalive,{left}sec")))
+    };
     eventually("new ones have the new time", || {
         let mut again = lbd.connect();
         assert_eq!(ping(&mut again, "x").unwrap(), "x");
-        let now = timers();
-        let done = now.len() == 2 && now.iter().all(seconds);
+        let mut now = Vec::new();
+        // That of the target's socket is set once the connection has been silent.
+        eventually("both sockets have a time", || {
+            now = timers();
+            now.len() == 2 && now.iter().all(|timer| timer.starts_with("keepalive"))
+        });
+        let done = now.iter().all(seconds);
         drop(again);
         eventually("it has ended", || lbd.service("connections_open") == 0);
         done
