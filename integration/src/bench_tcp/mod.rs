@@ -5,11 +5,11 @@
 //! Processor time is that of the proxy's threads. With veth the kernel handles a packet on the sender's processor up to
 //! the receiver's socket, so a proxy's time contains the way of what it sends, and not that of what it gets: for each the same.
 
-mod load;
-mod network;
+pub(crate) mod load;
+pub(crate) mod network;
 mod proxy;
 mod row;
-mod usage;
+pub(crate) mod usage;
 
 use std::net::TcpListener;
 use std::thread;

@@ -11,7 +11,7 @@ use crate::lab::registry::Entry;
 use crate::lab::{Result, process};
 
 /// The proxies' address on the client's cable.
-pub(super) const PROXY: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
+pub(crate) const PROXY: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
 /// The target's address on the proxies' cable.
 const TARGET: Ipv4Addr = Ipv4Addr::new(10, 78, 1, 1);
 /// The target's address on the client's own cable.
@@ -28,19 +28,19 @@ const SYSCTL: [(&str, &str); 3] = [
 
 /// The hosts, which go away with it.
 #[derive(Debug)]
-pub(super) struct Network {
+pub(crate) struct Network {
     /// Where connections come from.
-    pub(super) client: Namespace,
+    pub(crate) client: Namespace,
     /// Where the proxies run.
-    pub(super) proxy: Namespace,
+    pub(crate) proxy: Namespace,
     /// Where connections go.
-    pub(super) target: Namespace,
+    pub(crate) target: Namespace,
     entry: Entry,
 }
 
 impl Network {
     /// Makes the hosts and plugs their cables in.
-    pub(super) fn build() -> Result<Self> {
+    pub(crate) fn build() -> Result<Self> {
         process::raise_descriptor_limit()?;
         let entry = Entry::create("bench tcp")?;
         let built = Self::build_in(&entry);
@@ -70,22 +70,22 @@ impl Network {
     }
 
     /// Where configurations and logs go.
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.entry.dir
     }
 
     /// Where the target listens, seen from the proxies.
-    pub(super) fn target_address() -> SocketAddr {
+    pub(crate) fn target_address() -> SocketAddr {
         (TARGET, PORT).into()
     }
 
     /// The same, seen from the client.
-    pub(super) fn direct_address() -> SocketAddr {
+    pub(crate) fn direct_address() -> SocketAddr {
         (TARGET_DIRECT, PORT).into()
     }
 
     /// Where the target binds, for both.
-    pub(super) fn bind_address() -> SocketAddr {
+    pub(crate) fn bind_address() -> SocketAddr {
         (Ipv4Addr::UNSPECIFIED, PORT).into()
     }
 }

@@ -157,8 +157,11 @@ impl Proxy {
         let log = dir.join("log");
         let mut running = Running { proxy: self, daemon: Daemon::start(self.name(), command, &log)? };
         let listening = || network.client.inside(|| std::net::TcpStream::connect(self.address()).is_ok());
+        // nginx listens before it has a process that serves.
+        let processes = if self == Self::Nginx { 2 } else { 1 };
         let waited = wait_until(&format!("{} to listen", self.name()), START_LIMIT, || {
-            running.daemon.ended().is_some() || listening().unwrap_or(false)
+            running.daemon.ended().is_some()
+                || (running.pids().len() == processes && listening().unwrap_or(false))
         });
         if running.daemon.ended().is_some() {
             let answer = fs::read_to_string(&log).unwrap_or_default();

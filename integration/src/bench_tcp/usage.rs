@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 /// A process and its descendants.
-pub(super) fn family(pid: i32) -> Vec<i32> {
+pub(crate) fn family(pid: i32) -> Vec<i32> {
     let mut found = vec![pid];
     let mut next = 0;
     while let Some(pid) = found.get(next).copied() {
@@ -28,7 +28,7 @@ fn tasks(pid: i32) -> Vec<String> {
 ///
 /// It contains what the kernel does on their behalf while they run: with veth that is the way of a packet that they send up
 /// to the receiver's socket, and whatever interrupt arrives meanwhile.
-pub(super) fn processor_time(pids: &[i32]) -> io::Result<Duration> {
+pub(crate) fn processor_time(pids: &[i32]) -> io::Result<Duration> {
     let mut sum = Duration::ZERO;
     for task in pids.iter().flat_map(|pid| tasks(*pid)) {
         // A thread that has ended since has nothing more to tell.
@@ -44,7 +44,7 @@ fn parse_schedstat(text: &str) -> Option<Duration> {
 }
 
 /// The memory of these processes in bytes; what they share with others is split among the sharers.
-pub(super) fn memory_bytes(pids: &[i32]) -> io::Result<u64> {
+pub(crate) fn memory_bytes(pids: &[i32]) -> io::Result<u64> {
     let mut sum = 0;
     for pid in pids {
         let path = format!("/proc/{pid}/smaps_rollup");

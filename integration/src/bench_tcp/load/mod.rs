@@ -72,7 +72,7 @@ impl Stretch {
 pub(super) type Meter<'a> = &'a (dyn Fn() -> io::Result<Duration> + Sync);
 
 /// Keeps the calling thread and what it starts on one processor.
-pub(super) fn stay_on(processor: usize) -> nix::Result<()> {
+pub(crate) fn stay_on(processor: usize) -> nix::Result<()> {
     let mut set = CpuSet::new();
     set.set(processor)?;
     sched_setaffinity(Pid::from_raw(0), &set)
