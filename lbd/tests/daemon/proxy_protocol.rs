@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::clients::{Program, handed_over, next};
 use crate::server::Server;
-use crate::support::{Config, Folder, Lbd, connect, end_of, eventually, free, own_ip, patient};
+use crate::support::{Config, Folder, Lbd, connect, end_of, eventually, finish, free, own_ip, patient};
 
 const V1: &[u8] = b"PROXY TCP4 198.51.100.7 203.0.113.10 51234 443\r\n";
 /// The same header in version 2.
@@ -69,6 +69,37 @@ fn the_header_does_not_wait_for_the_client_to_speak() {
     assert_eq!(String::from_utf8(one_read(&mut target)).unwrap(), expected);
     target.write_all(b"220 mail").unwrap();
     assert_eq!(one_read(&mut client), b"220 mail");
+}
+
+/// Whatever has been read ahead of the relay, the end behind it is not lost.
+#[test]
+fn a_client_that_finishes_at_once_is_passed_on_whole() {
+    let ip = own_ip();
+    let (server, connections) = handed_over(ip);
+    let mut config = Config::new(ip, &[server.address]);
+    for accept in ["", "accept_proxy = [\"127.0.0.0/8\"]"] {
+        config.service = accept.to_owned();
+        config.group = "send_proxy = \"v1\"".to_owned();
+        let lbd = Lbd::start(&config);
+        for said in ["", "all"].repeat(20) {
+            let mut client = lbd.connect();
+            let header: &[u8] = if accept.is_empty() { b"" } else { V2 };
+            client.write_all(&[header, said.as_bytes()].concat()).unwrap();
+            finish(&client);
+            let mut target = next(&connections);
+            let mut received = String::new();
+            target.read_to_string(&mut received).unwrap();
+            assert!(
+                received.starts_with("PROXY TCP4 ") && received.ends_with(&format!("\r\n{said}")),
+                "{received:?}"
+            );
+            target.write_all(b"done").unwrap();
+            drop(target);
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, "done");
+        }
+    }
 }
 
 #[test]
