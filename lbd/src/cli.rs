@@ -97,11 +97,22 @@ pub(crate) fn main() -> ExitCode {
     };
     let (code, written) = match done {
         Ok(text) => (ExitCode::SUCCESS, io::stdout().write_all(text.as_bytes())),
-        Err(error) => (ExitCode::FAILURE, writeln!(io::stderr(), "{error:#}")),
+        Err(error) => (ExitCode::FAILURE, writeln!(io::stderr(), "{}", message(&error))),
     };
     // Nobody is left to be told that nobody reads.
     drop(written);
     code
+}
+
+/// What failed and why. Some errors say their cause themselves, and it is said once.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn parse_admin(text: &str) -> Result<Admin, &'static str> {

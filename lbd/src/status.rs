@@ -201,7 +201,7 @@ fn write_table(out: &mut String, status: &Status) -> std::fmt::Result {
             format!("{}/{}", service.targets_serving, service.targets),
             service.connections_open.to_string(),
             service.connections_total.to_string(),
-            (service.refused_over_limit + service.refused_no_target).to_string(),
+            service.refused.values().sum::<u64>().to_string(),
         ]);
     }
     write_rows(out, &rows)?;

@@ -214,6 +214,10 @@ pub(super) fn failure(error: &Error) -> Failure {
             }
             Bad::BadSignature => "bad signature".to_owned(),
             Bad::Revoked => "certificate revoked".to_owned(),
+            // What `openssl req -x509` makes, used for the server and as the ca_file at once.
+            bad if bad.to_string().contains("CaUsedAsEndEntity") => {
+                "the certificate is that of an authority itself: have it sign one for the target".to_owned()
+            }
             other => other.to_string(),
         },
         Error::InvalidMessage(_) => "the answer is not TLS".to_owned(),

@@ -25,6 +25,9 @@ fn the_longest_prefix_decides() {
         assert_eq!(fetch_from(refused, lbd.address).unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
     assert_eq!((lbd.refused("access"), lbd.service("connections_total")), (2, 2));
+    let table = String::from_utf8(lbd.command(&["status"]).stdout).unwrap();
+    let row = table.lines().find(|line| line.starts_with("web ")).unwrap();
+    assert!(row.ends_with(" 2"), "those refused are shown, whatever the reason: {row}");
     // A reload takes effect with the next connection, in both directions.
     config.service = format!("access = {{ deny = [\"{allowed}\"] }}");
     assert_eq!(lbd.reload(&config).0, 200);

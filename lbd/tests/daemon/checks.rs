@@ -96,17 +96,23 @@ fn certificates_are_verified_if_asked_for() {
 fn without_a_host_the_certificate_is_for_the_address() {
     let authority = Authority::new();
     let ip = own_ip();
-    let (good, bad) = (free(ip), free(ip));
-    let certificates =
-        [authority.sign("address", &format!("IP:{ip}"), 2), authority.sign("name", "DNS:shop.example", 2)];
-    let servers = format!(
-        "server {{ listen {good} ssl; {} }} server {{ listen {bad} ssl; {} }}",
-        certificates[0], certificates[1]
-    );
-    let _nginx = Nginx::start(&servers, &[good, bad]);
-    let check = format!("tls = true, ca_file = \"{}\"", authority.file().display());
-    let (lbd, _) = checking(&check, &[good, bad]);
-    expect(&lbd, &["ok", &format!("TLS: certificate not for {ip}")]);
+    let listen = [free(ip), free(ip), free(ip)];
+    let ca = authority.file();
+    let certificates = [
+        authority.sign("address", &format!("IP:{ip}"), 2),
+        authority.sign("name", "DNS:shop.example", 2),
+        // What serves with the authority's certificate itself.
+        format!(
+            "ssl_certificate {}; ssl_certificate_key {};",
+            ca.display(),
+            ca.with_extension("key").display()
+        ),
+    ];
+    let server = |(listen, certificate)| format!("server {{ listen {listen} ssl; {certificate} }}\n");
+    let _nginx = Nginx::start(&listen.iter().zip(&certificates).map(server).collect::<String>(), &listen);
+    let (lbd, _) = checking(&format!("tls = true, ca_file = \"{}\"", ca.display()), &listen);
+    let own = "TLS: the certificate is that of an authority itself: have it sign one for the target";
+    expect(&lbd, &["ok", &format!("TLS: certificate not for {ip}"), own]);
 }
 
 #[test]

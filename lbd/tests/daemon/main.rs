@@ -1,5 +1,6 @@
 //! Runs the real daemon on loopback addresses, with real sockets on both sides.
 
+mod algorithms;
 mod alone;
 mod api;
 mod balancing;

@@ -65,6 +65,10 @@ fn check_prints_every_error() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("pair.toml:3:") && text.contains("pair.toml:4:1"), "{text}");
+    let none = Folder::new();
+    let output = command(none.path(), &["check"]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.matches("No such file").count(), 1, "the cause is said once: {text}");
 }
 
 #[test]
