@@ -2,6 +2,7 @@
 //! a simulation of two nodes that runs from a seed.
 
 pub mod bench_tcp;
+pub mod bench_udp;
 pub mod lab;
 pub mod report;
 pub mod scenario;

@@ -1,4 +1,4 @@
-//! Tandem beside other software: `scripts/bench failover` and `scripts/bench tcp` run this.
+//! Tandem beside other software: `scripts/bench failover`, `scripts/bench tcp` and `scripts/bench udp` run this.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
 use std::fs;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use integration::bench_tcp::{self, Load, Proxy, Settings};
+use integration::bench_udp;
 use integration::report::comparison::{Row, noise_max, render, render_misses};
 use integration::report::statistics::ms;
 use integration::scenario::{Event, Family, Record, System, balancer_version, run, vrrp_version};
@@ -28,6 +29,8 @@ enum Action {
     Failover(Failover),
     /// What `lbd` as a TCP proxy costs, beside HAProxy and nginx
     Tcp(Tcp),
+    /// What `lbd` as a UDP proxy costs, beside nginx
+    Udp(Udp),
 }
 
 #[derive(clap::Args)]
@@ -64,6 +67,19 @@ struct Tcp {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Exit with 1 when Tandem missed a target
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(clap::Args)]
+struct Udp {
+    /// How often everything is measured
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Write the rows of the table to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Exit with 1 when Tandem takes more processor time than nginx somewhere
     #[arg(long)]
     check: bool,
 }
@@ -118,6 +134,7 @@ fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Action::Failover(arguments) => failover(&arguments),
         Action::Tcp(arguments) => tcp(&arguments),
+        Action::Udp(arguments) => udp(&arguments),
     }
 }
 
@@ -154,6 +171,23 @@ fn tcp(arguments: &Tcp) -> Result<ExitCode> {
         println!("targets missed:\n{missed}");
     }
     Ok(ExitCode::from(u8::from(arguments.check && !missed.is_empty())))
+}
+
+fn udp(arguments: &Udp) -> Result<ExitCode> {
+    if let Some(missing) = bench_udp::Proxy::ALL.into_iter().find(|proxy| proxy.version().is_none()) {
+        bail!("{} is not installed: `scripts/setup test` does that", missing.name());
+    }
+    println!("{}; each on processor 0, clients and target on processor 1\n", bench_udp::versions());
+    let rows = bench_udp::run(arguments.runs, |line| println!("{line}"))?;
+    println!("\n{}, medians of {} runs each; lost: the most\n", bench_udp::versions(), arguments.runs);
+    println!("{}", bench_udp::render(&rows));
+    if let Some(file) = &arguments.json {
+        let results = serde_json::json!({ "versions": bench_udp::versions(), "runs": arguments.runs, "rows": rows });
+        let text = serde_json::to_string_pretty(&results).context("writing the results as JSON")?;
+        fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
+    }
+    let missed = rows.iter().any(|row| row.ratio() > 1.0);
+    Ok(ExitCode::from(u8::from(arguments.check && missed)))
 }
 
 fn failover(arguments: &Failover) -> Result<ExitCode> {

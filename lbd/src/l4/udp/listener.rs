@@ -20,8 +20,8 @@ use super::hub::{Hub, Progress};
 use super::readable::Readable;
 use crate::worker::Worker;
 
-/// How often a slice of a socket's sessions is looked at: all of them once a second.
-const SWEEP: Duration = Duration::from_millis(100);
+/// How often a slice of a socket's sessions is looked at: all of them twice a second, so that none ends later than that.
+const SWEEP: Duration = Duration::from_millis(50);
 
 /// Batches taken from the queue of a socket that is about to be closed: more than its queue holds.
 const LAST_BATCHES_MAX: usize = 1000;
