@@ -98,7 +98,8 @@ fn ask(target: &Target, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&target.address, CONNECT_TIMEOUT)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", target.address)?;
+    // In one piece: written part by part, a server might answer and close before it has all of it.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", target.address).as_bytes())?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
     Ok(answer)
