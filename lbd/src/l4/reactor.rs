@@ -197,11 +197,16 @@ impl Registration {
         if self.ready().has(what) {
             return Poll::Ready(());
         }
+        self.watch(context);
+        Poll::Pending
+    }
+
+    /// Has the task woken by whatever becomes known next.
+    pub(super) fn watch(&self, context: &Context<'_>) {
         let mut waker = self.state.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|old| old.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
         }
-        Poll::Pending
     }
 }
 

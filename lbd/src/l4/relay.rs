@@ -173,6 +173,9 @@ impl Future for Relay<'_> {
             this.control.touch(this.worker.connections.now_ms());
         }
         this.control.register(context.waker());
+        // Also of what neither direction waits for now: a reset of a socket that is not being read.
+        this.client.watch(context);
+        this.target.watch(context);
         Poll::Pending
     }
 }
@@ -277,6 +280,8 @@ impl<'a> Flow<'a> {
     fn poll_fill(&mut self, context: &Context<'_>, from: &Socket) -> Poll<Result<(), Failed>> {
         loop {
             ready!(from.poll(context, Ready::READABLE));
+            // The kernel does not splice past urgent data, nor say that it is there.
+            self.copy_only |= from.is(Ready::URGENT);
             let splices = self.bulk.is_bulky() && !self.copy_only;
             let filled = match splices.then(|| self.pool.pipes().take()).flatten() {
                 Some(pipe) => self.fill_pipe(pipe, from),
@@ -293,11 +298,12 @@ impl<'a> Flow<'a> {
 
     fn fill_pipe(&mut self, mut pipe: Pipe, from: &Socket) -> io::Result<()> {
         let count = from.attempt(Ready::READABLE, |from| pipe.fill(from))?;
-        self.bulk.read(count);
-        self.read_ended = count == 0;
-        if count > 0 {
-            self.held = Held::Pipe(pipe);
+        if count == 0 {
+            // Splicing also takes urgent data that has just come for the end; a read does not.
+            return self.fill_buffer(from);
         }
+        self.bulk.read(count);
+        self.held = Held::Pipe(pipe);
         Ok(())
     }
 

@@ -105,6 +105,11 @@ impl Socket {
         self.registration.poll(context, what)
     }
 
+    /// Has the task woken by whatever becomes known next.
+    pub(super) fn watch(&self, context: &Context<'_>) {
+        self.registration.watch(context);
+    }
+
     /// Whether anything of `what` is known.
     pub(super) fn is(&self, what: Ready) -> bool {
         self.registration.ready().has(what)

@@ -144,6 +144,34 @@ fn resets_in_the_middle_of_bulk_are_passed_on_and_leave_nothing_behind() {
     });
 }
 
+/// The kernel splices no further than an urgent byte, and takes it for the end if the end has come as well.
+#[test]
+fn what_follows_urgent_data_in_bulk_is_not_lost() {
+    for finishes in [true, false] {
+        let (lbd, _server, client, mut target) = connected("");
+        let sent = AtomicUsize::new(0);
+        let rest = vec![7; 4 * CHUNK];
+        std::thread::scope(|scope| {
+            let (mut write, sent, rest) = (client.try_clone().unwrap(), &sent, &rest);
+            scope.spawn(move || {
+                send_noise(&mut write, 11, sent);
+                socket2::SockRef::from(&write).send_out_of_band(b"!").unwrap();
+                write.write_all(rest).unwrap();
+                if finishes {
+                    finish(&write);
+                }
+            });
+            expect_noise(&mut target, 11);
+            let mut bytes = vec![0; rest.len()];
+            target.read_exact(&mut bytes).unwrap();
+            assert!(bytes == *rest);
+        });
+        assert!(spliced(&lbd) > 0);
+        drop(client);
+        assert_eq!(target.read(&mut [0]).unwrap(), 0);
+    }
+}
+
 #[test]
 fn a_bulk_connection_that_stalls_is_idle() {
     let (lbd, _server, mut client, mut target) = connected("timeout = { idle = \"1s\" }");

@@ -186,6 +186,35 @@ fn resets_are_passed_on_both_ways() {
     assert!(metrics.contains("ended_total{service=\"web\",end=\"target_reset\"} 1"), "{metrics}");
 }
 
+/// A client whose bytes and end are all there before a target is connected is never waited for again.
+#[test]
+fn a_reset_after_an_early_end_is_passed_on() {
+    let ip = own_ip();
+    let (server, connections) = handed_over((ip, 0).into());
+    // A listener whose queue is full: connecting takes a while.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&std::net::SocketAddr::from((ip, 0)).into()).unwrap();
+    full.listen(0).unwrap();
+    let hanging = full.local_addr().unwrap().as_socket().unwrap();
+    let _queued = TcpStream::connect(hanging).unwrap();
+    let mut config = Config::new(ip, &[hanging, server.address]);
+    config.service = "timeout = { connect = \"100ms\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    for _ in 0..4 {
+        let mut client = lbd.connect();
+        client.write_all(b"all there is").unwrap();
+        finish(&client);
+        let mut target = connections.recv_timeout(crate::support::PATIENCE).unwrap();
+        let mut text = String::new();
+        target.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "all there is");
+        // By now the daemon has nothing to do for it, and has seen that it is silent.
+        std::thread::sleep(Duration::from_millis(1200));
+        reset(client);
+        eventually("the target is reset", || target.take_error().unwrap().is_some());
+    }
+}
+
 #[test]
 fn bytes_that_wait_at_the_accept_are_not_lost() {
     let ip = own_ip();
