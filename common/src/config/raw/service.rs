@@ -57,6 +57,10 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// Of a service, or of one client address.
 const CONNECTIONS_MAX: u32 = 10_000_000;
+const CONNECTIONS_DEFAULT: u32 = 100_000;
+/// Each session takes one of the host's ports, of which the kernel gives out 28,232 unless told otherwise: some have to be
+/// left for everything else.
+const SESSIONS_DEFAULT: u32 = 20_000;
 
 pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
     let mut references = Vec::new();
@@ -76,7 +80,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
         rules: table.get("rule").map(|c| rule::read(&c, word, &mut references, out)).unwrap_or_default(),
         mode,
         timeout: table.get("timeout").and_then(|c| timeouts(&c, out)).unwrap_or_default(),
-        limits: limits(table.get("limits").as_ref(), out),
+        limits: limits(table.get("limits").as_ref(), word, out),
         rate: table.get("rate").and_then(|c| rate(&c, out)),
         accept_proxy: table.get("accept_proxy").and_then(|c| networks(&c, out)),
         transparent: table.get("transparent").and_then(|c| c.boolean(out)).unwrap_or(false),
@@ -129,8 +133,9 @@ fn timeouts(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawTimeouts> {
     Some(timeouts)
 }
 
-fn limits(cursor: Option<&Cursor<'_>>, out: &mut Problems) -> Limits {
-    let mut limits = Limits { max_connections: 100_000, max_connections_per_source: None };
+fn limits(cursor: Option<&Cursor<'_>>, mode: Option<&str>, out: &mut Problems) -> Limits {
+    let max_connections = if mode == Some("udp") { SESSIONS_DEFAULT } else { CONNECTIONS_DEFAULT };
+    let mut limits = Limits { max_connections, max_connections_per_source: None };
     let Some(mut table) = cursor.and_then(|cursor| cursor.table(out)) else { return limits };
     let mut number = |key, out: &mut Problems| table.get(key)?.integer(1, CONNECTIONS_MAX, out);
     if let Some(max) = number("max_connections", out) {

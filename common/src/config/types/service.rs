@@ -101,8 +101,8 @@ pub struct Timeouts {
 /// `limits` of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections (sessions with `udp`) at the same time on this node, all workers together; 1 to 10,000,000, 100,000 by
-    /// default. More are closed at once and counted.
+    /// Connections (sessions with `udp`) at the same time on this node, all workers together; 1 to 10,000,000, by default
+    /// 100,000, with `udp` 20,000. More are closed at once and counted.
     pub max_connections: u32,
     /// The same for one client address; 1 to 10,000,000, none by default.
     pub max_connections_per_source: Option<u32>,
