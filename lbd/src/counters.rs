@@ -114,6 +114,12 @@ pub(crate) struct TargetCounters {
     pub(crate) connect_errors: Counter,
     /// Connects that took longer than `timeout.connect`.
     pub(crate) connect_timeouts: Counter,
+    /// Connections that the target reset.
+    pub(crate) resets: Counter,
+    /// Bytes from clients.
+    pub(crate) bytes_to_target: Counter,
+    /// Bytes for clients.
+    pub(crate) bytes_to_client: Counter,
     /// From a client's acceptance until it was connected here, waiting and failed tries elsewhere included.
     pub(crate) connect_times: Histogram,
     /// From then until the target's first byte.

@@ -53,6 +53,8 @@
 //! | `tandem_lbd_target_connect_seconds` | histogram | the same | from a client's acceptance until it was connected |
 //! | `tandem_lbd_target_first_byte_seconds` | histogram | the same | from connected until the target's first byte |
 //! | `tandem_lbd_target_connect_failures_total` | counter | the same and `reason` (`error`, `timeout`) | connects that failed |
+//! | `tandem_lbd_target_resets_total` | counter | the same | connections that the target reset |
+//! | `tandem_lbd_target_bytes_total` | counter | the same and `direction` (`to_target`, `to_client`) | bytes relayed |
 //! | `tandem_lbd_target_checks_total` | counter | the same and `result` (`success`, `failure`) | health checks |
 //! | `tandem_lbd_target_check_duration_seconds` | gauge | the same | how long the last check took |
 
@@ -372,6 +374,27 @@ impl Labelled<'_> {
     }
 }
 
+/// What has gone through targets.
+fn encode_traffic(out: &mut Out<'_>, targets: &[Labelled<'_>]) -> fmt::Result {
+    let resets = |it: &Labelled<'_>| it.target.counters.sum(|shard| &shard.resets);
+    out.counters(
+        "target_resets",
+        "Connections that the target reset",
+        targets.iter().map(|it| (it.labels(), resets(it))),
+    )?;
+    out.counters(
+        "target_bytes",
+        "Bytes relayed",
+        targets.iter().flat_map(|it| {
+            let counters = &it.target.counters;
+            [
+                (it.labels_and("direction", "to_target"), counters.sum(|shard| &shard.bytes_to_target)),
+                (it.labels_and("direction", "to_client"), counters.sum(|shard| &shard.bytes_to_client)),
+            ]
+        }),
+    )
+}
+
 fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant) -> fmt::Result {
     let all = groups.iter().flat_map(|group| group.targets.iter().zip(group.views(now)));
     let targets: Vec<Labelled<'_>> = all
@@ -423,6 +446,7 @@ fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant) -> fmt
             ]
         }),
     )?;
+    encode_traffic(out, &targets)?;
     out.counters(
         "target_checks",
         "Health checks",

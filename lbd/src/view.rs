@@ -206,6 +206,15 @@ pub(crate) struct TargetView {
     pub(crate) connections_total: u64,
     /// Connects that failed or timed out.
     pub(crate) connect_failures: u64,
+    /// Connections that it reset.
+    #[serde(default)]
+    pub(crate) resets: u64,
+    /// Bytes from clients.
+    #[serde(default)]
+    pub(crate) bytes_to_target: u64,
+    /// Bytes for clients.
+    #[serde(default)]
+    pub(crate) bytes_to_client: u64,
     /// From a client's acceptance until it was connected here.
     pub(crate) connect_time: QuantilesView,
     /// From then until the target's first byte.
@@ -383,6 +392,9 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         connections_total: sum(|shard| &shard.connected),
         connect_failures: sum(|shard| &shard.connect_errors)
             .wrapping_add(sum(|shard| &shard.connect_timeouts)),
+        resets: sum(|shard| &shard.resets),
+        bytes_to_target: sum(|shard| &shard.bytes_to_target),
+        bytes_to_client: sum(|shard| &shard.bytes_to_client),
         connect_time: counters.counts(|shard| &shard.connect_times).into(),
         first_byte_time: counters.counts(|shard| &shard.first_byte_times).into(),
     }

@@ -23,7 +23,7 @@ use super::reactor::Ready;
 use super::socket::Socket;
 use super::splice::{self, Bulkiness, Pipe};
 use super::{End, keep_alive, reset_on_close};
-use crate::counters::{Counter, ServiceCounters};
+use crate::counters::{Counter, ServiceCounters, TargetCounters};
 use crate::worker::Worker;
 
 /// After so many buffers in one direction the worker's other connections get their turn.
@@ -51,8 +51,8 @@ struct Flow<'a> {
     /// Everything has been written, and the end passed on.
     done: bool,
     pool: &'a Rc<BufferPool>,
-    /// All bytes written, and those of them that were spliced.
-    counters: [&'a Counter; 2],
+    /// All bytes written, for the service and for the target; and those of them that were spliced.
+    counters: [&'a Counter; 3],
     /// The same of this connection alone.
     moved: u64,
 }
@@ -84,14 +84,21 @@ impl<'a> Relay<'a> {
         target: Socket,
         worker: &'a Worker,
         timeouts: &'a Timeouts,
-        counters: &'a ServiceCounters,
+        service: &'a ServiceCounters,
+        at_target: &'a TargetCounters,
         control: &'a Control,
     ) -> Self {
         Self {
             client,
             target,
-            to_target: Flow::new(&worker.buffers, [&counters.bytes_to_target, &counters.bytes_spliced]),
-            to_client: Flow::new(&worker.buffers, [&counters.bytes_to_client, &counters.bytes_spliced]),
+            to_target: Flow::new(
+                &worker.buffers,
+                [&service.bytes_to_target, &at_target.bytes_to_target, &service.bytes_spliced],
+            ),
+            to_client: Flow::new(
+                &worker.buffers,
+                [&service.bytes_to_client, &at_target.bytes_to_client, &service.bytes_spliced],
+            ),
             worker,
             timeouts,
             control,
@@ -181,7 +188,7 @@ impl Future for Relay<'_> {
 }
 
 impl<'a> Flow<'a> {
-    fn new(pool: &'a Rc<BufferPool>, counters: [&'a Counter; 2]) -> Self {
+    fn new(pool: &'a Rc<BufferPool>, counters: [&'a Counter; 3]) -> Self {
         let bulk = Bulkiness::default();
         Self {
             held: Held::Nothing,
@@ -256,17 +263,17 @@ impl<'a> Flow<'a> {
 
     /// Accounts for bytes that were written, and lets the buffer or pipe go when it is empty.
     fn written(&mut self, count: usize) {
-        let [all, spliced] = self.counters;
+        let [service, target, spliced] = self.counters;
         self.moved += count as u64;
+        service.add(count as u64);
+        target.add(count as u64);
         let empty = match &mut self.held {
             Held::Nothing => return,
             Held::Bytes(held) => {
                 held.start += count;
-                all.add(count as u64);
                 held.start == held.end
             }
             Held::Pipe(pipe) => {
-                all.add(count as u64);
                 spliced.add(count as u64);
                 pipe.is_empty()
             }

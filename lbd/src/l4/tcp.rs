@@ -46,9 +46,11 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
     let worker = &*seat.worker;
     let occupied = &reached.occupied;
     let connected = Connected::new(worker, &occupied.target);
+    let at_target = occupied.target.counters.of(worker.index);
     let read_ahead = ahead.read as u64;
-    if !ahead.bytes.is_empty() && Box::pin(send_ahead(&seat, &reached.stream, ahead)).await.is_err() {
+    if !ahead.bytes.is_empty() && Box::pin(send_ahead(&seat, &reached, ahead)).await.is_err() {
         occupied.target.report_failure(FailureKind::Reset);
+        at_target.resets.add(1);
         seat.counters().ends[End::TargetReset.index()].add(1);
         reset_on_close(SockRef::from(&client));
         return journal.ended(&seat, &occupied.target, End::TargetReset.name(), Relayed::default());
@@ -56,10 +58,12 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
     let timeouts = &seat.route.service.config.timeout;
     let idle_ms = u64::try_from(timeouts.idle.as_millis()).unwrap_or(u64::MAX);
     let entry = worker.connections.enter(Arc::clone(&occupied.target), idle_ms);
+    let control = &entry.control;
     let mut relay =
-        pin!(Relay::new(client, reached.stream, worker, timeouts, seat.counters(), &entry.control));
+        pin!(Relay::new(client, reached.stream, worker, timeouts, seat.counters(), at_target, control));
     let end = relay.as_mut().await;
     seat.counters().ends[end.index()].add(1);
+    at_target.resets.add(u64::from(end == End::TargetReset));
     let answered = entry.control.answered();
     judge(&occupied.target, end, answered.is_some());
     drop(connected);
@@ -123,10 +127,12 @@ fn ahead(seat: &Seat, occupied: &Occupied, ends: &Ends, client: &Socket, read: V
 }
 
 /// Sends it; as long as connecting may take, because a target that takes nothing at all is not there.
-async fn send_ahead(seat: &Seat, target: &Socket, ahead: Ahead) -> io::Result<()> {
+async fn send_ahead(seat: &Seat, reached: &Reached, ahead: Ahead) -> io::Result<()> {
     let limit = seat.route.service.config.timeout.connect;
-    tokio::time::timeout(limit, target.write_all(&ahead.bytes)).await??;
+    tokio::time::timeout(limit, reached.stream.write_all(&ahead.bytes)).await??;
     seat.counters().bytes_to_target.add(ahead.read as u64);
+    let at_target = reached.occupied.target.counters.of(seat.worker.index);
+    at_target.bytes_to_target.add(ahead.read as u64);
     Ok(())
 }
 

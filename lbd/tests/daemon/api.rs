@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::server::Server;
-use crate::support::{Config, Lbd, connect, end_of, eventually, exchange, own_ip};
+use crate::support::{Config, Lbd, connect, end_of, eventually, exchange, own_ip, reset};
 
 fn lbd(api: impl Fn(&mut Config)) -> (Lbd, Config, Server) {
     let ip = own_ip();
@@ -63,6 +63,53 @@ fn the_status_command_prints_the_same_as_the_api() {
     let table = String::from_utf8(lbd.command(&["status"]).stdout).unwrap();
     assert!(table.contains("pool   t0") && table.contains("unchecked"), "{table}");
     assert!(lbd.command(&["reload"]).status.success());
+}
+
+#[test]
+fn what_goes_through_each_target_is_counted() {
+    let ip = own_ip();
+    let echo = Server::echo((ip, 0).into());
+    let silent = Server::start((ip, 0).into(), |mut stream| {
+        drop(stream.read(&mut [0]));
+        reset(stream);
+    });
+    let mut config = Config::new(ip, &[echo.address, silent.address]);
+    config.group = "send_proxy = \"v1\"".to_owned();
+    let lbd = Lbd::start(&config);
+    let use_only = |id: &str, other: &str| {
+        for (id, state) in [(id, "ready"), (other, "maint")] {
+            assert!(lbd.command(&["set", &format!("pool/{id}"), "--state", state]).status.success());
+        }
+    };
+    use_only("t0", "t1");
+    let mut stream = lbd.connect();
+    stream.write_all(b"hello").unwrap();
+    let mut answer = [0; 2000];
+    let mut length = 0;
+    // The header comes back too: it is the target's answer, but was not the client's to send.
+    while !answer[..length].ends_with(b"\r\nhello") {
+        length += stream.read(&mut answer[length..]).unwrap();
+    }
+    drop(stream);
+    use_only("t1", "t0");
+    let mut stream = lbd.connect();
+    drop(stream.write_all(b"x"));
+    assert!(end_of(&mut stream).is_err(), "the reset is passed on");
+    eventually("it is counted", || lbd.service("connections_open") == 0);
+    let targets = lbd.status()["target_groups"][0]["targets"].clone();
+    let counts = |index: usize| {
+        ["bytes_to_target", "bytes_to_client", "resets"].map(|key| targets[index][key].as_u64().unwrap())
+    };
+    assert_eq!(counts(0), [5, length as u64, 0]);
+    assert_eq!(counts(1)[2], 1, "{targets}");
+    let metrics = lbd.ask("GET", "/metrics").1;
+    let value = |name: &str, labels: &[&str]| {
+        let row = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
+        metrics.lines().find(row).and_then(|line| line.rsplit(' ').next()).map(str::to_owned)
+    };
+    let bytes = value("tandem_lbd_target_bytes_total", &["target=\"t0\"", "direction=\"to_target\""]);
+    let resets = value("tandem_lbd_target_resets_total", &["target=\"t1\""]);
+    assert_eq!((bytes.as_deref(), resets.as_deref()), (Some("5"), Some("1")));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::counters::TargetCounters;
 use crate::l4::admission::Seat;
 use crate::l4::choose::{Choice, Ends, Occupied, Pool, occupy};
 use crate::l4::connect::Way;
@@ -66,6 +67,7 @@ impl Session {
     pub(super) fn passed_on(&self, bytes: u64) {
         let relayed = self.relayed.get();
         self.relayed.set(Relayed { to_target: relayed.to_target + bytes, ..relayed });
+        self.at_target().bytes_to_target.add(bytes);
     }
 
     /// Bytes have come from the target.
@@ -73,6 +75,11 @@ impl Session {
         let relayed = self.relayed.get();
         let answered = relayed.answered.or_else(|| Some(Instant::now()));
         self.relayed.set(Relayed { answered, to_client: relayed.to_client + bytes, ..relayed });
+        self.at_target().bytes_to_client.add(bytes);
+    }
+
+    fn at_target(&self) -> &TargetCounters {
+        self.upstream.target().counters.of(self.seat.worker.index)
     }
 
     /// Counts and logs how it ended.

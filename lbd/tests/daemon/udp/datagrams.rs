@@ -25,6 +25,10 @@ fn every_size_passes_whole_both_ways() {
     assert_eq!(metric(&lbd, "service_datagrams_total", "direction=\"to_target\""), 8);
     assert_eq!(metric(&lbd, "service_datagrams_total", "direction=\"to_client\""), 8);
     assert_eq!(lbd.service("bytes_to_target"), lbd.service("bytes_to_client"));
+    let target = &lbd.status()["target_groups"][0]["targets"][0];
+    for key in ["bytes_to_target", "bytes_to_client"] {
+        assert_eq!(target[key].as_u64(), Some(lbd.service(key)), "{key}: {target}");
+    }
 }
 
 #[test]
