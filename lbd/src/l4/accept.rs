@@ -19,6 +19,13 @@ use crate::worker::{Route, Worker};
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
+/// After so many connections accepted the worker's other tasks get their turn: a flood of new connections must neither hold
+/// up the open ones nor make the worker look dead.
+const PER_TURN: u32 = 32;
+
+/// Connections accepted from the queue of a socket that is about to be closed: as many as it holds. More come only during that.
+const LAST_MAX: u32 = 16_384;
+
 /// Accepts on `listener` until `stop` is sent or dropped, then what has been queued by then. The socket is in the worker's
 /// count of listening ones already.
 pub(crate) async fn accept_loop(
@@ -34,6 +41,7 @@ pub(crate) async fn accept_loop(
     let Some(mut route) = worker.route(Mode::Tcp, address) else { return };
     prepare(&listener, &route);
     let mut pause = PAUSE_MIN;
+    let mut turn = Turn::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -50,10 +58,12 @@ pub(crate) async fn accept_loop(
                     prepare(&listener, &route);
                 }
                 admit(&worker, &route, client, peer, address);
+                turn.taken().await;
             }
             Err(error) => {
                 worker.shared().counters.accept_errors.add(1);
                 if concerns_one_connection(&error) {
+                    turn.taken().await;
                     continue;
                 }
                 tracing::warn!(%address, %error, ?pause, "cannot accept connections for now");
@@ -66,7 +76,22 @@ pub(crate) async fn accept_loop(
             }
         }
     }
-    accept_queued(&worker, &route, &listener, address);
+    accept_queued(&worker, &route, &listener, address).await;
+}
+
+/// How many connections have been accepted since other tasks had their turn.
+#[derive(Debug, Default)]
+struct Turn(u32);
+
+impl Turn {
+    /// One more has been accepted.
+    async fn taken(&mut self) {
+        self.0 += 1;
+        if self.0 == PER_TURN {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// Takes the socket out of the worker's count, however the loop ends.
@@ -79,8 +104,9 @@ impl Drop for Listening<'_> {
 }
 
 /// Accepts what waits in the socket's queue, before the socket is closed and the kernel would reset it.
-fn accept_queued(worker: &Rc<Worker>, route: &Rc<Route>, listener: &Socket, address: SocketAddr) {
-    loop {
+async fn accept_queued(worker: &Rc<Worker>, route: &Rc<Route>, listener: &Socket, address: SocketAddr) {
+    let mut turn = Turn::default();
+    for _ in 0..LAST_MAX {
         match listener.try_accept(&worker.reactor) {
             Ok((client, peer)) => admit(worker, route, client, peer, address),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -91,6 +117,7 @@ fn accept_queued(worker: &Rc<Worker>, route: &Rc<Route>, listener: &Socket, addr
                 }
             }
         }
+        turn.taken().await;
     }
 }
 
