@@ -131,6 +131,21 @@ fn a_draining_target_keeps_its_sessions_for_its_time() {
 }
 
 #[test]
+fn maintenance_moves_sessions_without_waiting_for_the_drain_time() {
+    let ip = own_ip();
+    let servers = [Answering::named(ip, "a"), Answering::named(ip, "b")];
+    let mut config = config(ip, &servers.each_ref());
+    config.group = "drain_timeout = \"1h\"".to_owned();
+    let lbd = Lbd::start(&config);
+    let session = client(ip, lbd.address);
+    let first = ask(&session, b"?").unwrap();
+    let target = format!("pool/t{}", index_of(&first));
+    assert!(lbd.command(&["set", &target, "--state", "maint"]).status.success());
+    eventually("it moves", || ask(&session, b"?").unwrap() != first);
+    assert_eq!((lbd.service("connections_total"), metric(&lbd, "service_sessions_moved_total", "")), (1, 1));
+}
+
+#[test]
 fn weights_and_stickiness_choose_for_sessions() {
     let ip = own_ip();
     let servers = [Answering::named(ip, "a"), Answering::named(ip, "b")];
