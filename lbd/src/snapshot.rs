@@ -81,7 +81,11 @@ pub(crate) struct ServiceShared {
 
 impl ServiceShared {
     fn new(workers: usize) -> Self {
-        Self { open: ConnectionCount::default(), sources: SourceCounts::default(), counters: Sharded::new(workers) }
+        Self {
+            open: ConnectionCount::default(),
+            sources: SourceCounts::default(),
+            counters: Sharded::new(workers),
+        }
     }
 }
 

@@ -182,7 +182,8 @@ fn udp(arguments: &Udp) -> Result<ExitCode> {
     println!("\n{}, medians of {} runs each; lost: the most\n", bench_udp::versions(), arguments.runs);
     println!("{}", bench_udp::render(&rows));
     if let Some(file) = &arguments.json {
-        let results = serde_json::json!({ "versions": bench_udp::versions(), "runs": arguments.runs, "rows": rows });
+        let results =
+            serde_json::json!({ "versions": bench_udp::versions(), "runs": arguments.runs, "rows": rows });
         let text = serde_json::to_string_pretty(&results).context("writing the results as JSON")?;
         fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
     }

@@ -155,7 +155,8 @@ impl Lbd {
 
     /// The same, in a folder that may have something in it.
     pub(crate) fn start_in(folder: Folder, config: &Config) -> Self {
-        let node: Vec<String> = config.node.iter().flat_map(|name| ["--node".to_owned(), name.clone()]).collect();
+        let node: Vec<String> =
+            config.node.iter().flat_map(|name| ["--node".to_owned(), name.clone()]).collect();
         Self::start_with(folder, &config.text(), config.listen[0], |command| {
             command.args(node);
         })
