@@ -155,16 +155,19 @@ impl Parts {
                 self.workers.send(index, Command::Listen(listeners.address, socket)).await;
             }
         }
+        self.listen_udp(added_udp).await;
+        let sockets = (next.addresses(Mode::Tcp).count() + next.addresses(Mode::Udp).count()) * workers;
+        let leaving = (streams.removed.len() + datagrams.removed.len()) * workers;
+        // All are open before the first is closed: as many that come as go would not show in the number.
+        self.until_listening(sockets + leaving).await;
         for &address in &streams.removed {
             self.workers.send_all(|| Command::Unlisten(address)).await;
         }
-        self.listen_udp(added_udp).await;
         for &address in &datagrams.removed {
             self.workers.send_all(|| Command::UnlistenUdp(address)).await;
         }
         // So that whoever asked, or the next reload, finds the removed addresses free.
-        let sockets = (next.addresses(Mode::Tcp).count() + next.addresses(Mode::Udp).count()) * workers;
-        stop::until(LISTEN_MAX, || self.shared.listening() == sockets as u64).await;
+        self.until_listening(sockets).await;
         self.api.apply(api_change);
         self.update_discovery();
         self.shared.groups_changed();
@@ -178,6 +181,11 @@ impl Parts {
             targets_added: targets.added,
             targets_removed: targets.removed,
         })
+    }
+
+    /// Waits until the workers listen on so many sockets.
+    async fn until_listening(&self, sockets: usize) {
+        stop::until(LISTEN_MAX, || self.shared.listening() == sockets as u64).await;
     }
 
     /// Has the workers take datagrams from these sockets.

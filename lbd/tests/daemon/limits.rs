@@ -33,6 +33,45 @@ fn connections_over_the_limit_are_closed_at_once() {
     assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello");
 }
 
+/// A flood of connections that are refused is not served in one go: those there are go on, and the workers live.
+#[test]
+fn a_flood_of_connections_holds_up_no_other() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = "limits = { max_connections = 4 }".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut open: Vec<_> = (0..4).map(|_| lbd.connect()).collect();
+    for stream in &mut open {
+        assert_eq!(ping(stream, "before").unwrap(), "before");
+    }
+    let begin = Instant::now();
+    let flooding = || begin.elapsed() < Duration::from_secs(3);
+    let mut longest = Duration::ZERO;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while flooding() {
+                    let socket =
+                        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+                    socket.set_nonblocking(true).unwrap();
+                    // Under way, or no port is left for the moment.
+                    drop(socket.connect(&lbd.address.into()));
+                }
+            });
+        }
+        while flooding() {
+            for stream in &mut open {
+                let sent = Instant::now();
+                assert_eq!(ping(stream, "during").unwrap(), "during");
+                longest = longest.max(sent.elapsed());
+            }
+        }
+    });
+    assert!(longest < Duration::from_millis(500), "an answer took {longest:?}");
+    assert!(!lbd.log().contains("workers=0") && !lbd.log().contains("workers=1 of=2"), "{}", lbd.log());
+}
+
 #[test]
 fn only_silent_connections_time_out() {
     let ip = own_ip();

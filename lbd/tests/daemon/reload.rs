@@ -52,6 +52,26 @@ fn reloads_under_load_fail_no_connection() {
     assert_eq!(lbd.status()["config_generation"], 31);
 }
 
+/// As many sockets are closed as are opened: their number alone does not say that it is done.
+#[test]
+fn a_listener_that_moves_away_can_move_back_at_once() {
+    for mode in ["tcp", "udp"] {
+        let ip = own_ip();
+        let mut here = Config::new(ip, &[free(ip)]);
+        here.mode = mode.to_owned();
+        here.listen = vec![(ip, 8081).into()];
+        let mut there = here.clone();
+        there.listen = vec![(ip, 8082).into()];
+        let lbd = Lbd::start(&here);
+        for _ in 0..25 {
+            for config in [&there, &here] {
+                let (code, body) = lbd.reload(config);
+                assert_eq!(code, 200, "{mode}: {body}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_bad_file_changes_nothing_and_is_reported() {
     let ip = own_ip();

@@ -131,6 +131,8 @@ async fn serve(
     counted: Counted,
 ) {
     let mut counted = Some(counted);
+    // Closed before it is taken out of the count.
+    let socket = socket;
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
