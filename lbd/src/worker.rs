@@ -134,6 +134,8 @@ pub(crate) struct Route {
     pub(crate) rules: Vec<Rc<Pool>>,
     /// What clients did wrong.
     pub(crate) complaints: Complaints,
+    /// What this host could not do for them.
+    pub(crate) troubles: Complaints,
 }
 
 /// The snapshot as this worker uses it.
@@ -189,6 +191,7 @@ impl Routes {
                 default: find(&service.group)?,
                 rules: service.rules.iter().map(|(_, group)| find(group)).collect::<Option<_>>()?,
                 complaints: Complaints::default(),
+                troubles: Complaints::default(),
             }))
         };
         self.by_address = HashMap::with_capacity(snapshot.by_address.len());

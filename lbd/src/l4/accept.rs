@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::admission::Seat;
 use super::journal::Journal;
+use super::preamble::Complaints;
 use super::socket::Socket;
 use super::{keep_alive, reset_on_close, tcp};
 use crate::worker::{Route, Worker};
@@ -42,6 +43,7 @@ pub(crate) async fn accept_loop(
     prepare(&listener, &route);
     let mut pause = PAUSE_MIN;
     let mut turn = Turn::default();
+    let troubles = Complaints::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -66,7 +68,9 @@ pub(crate) async fn accept_loop(
                     turn.taken().await;
                     continue;
                 }
-                tracing::warn!(%address, %error, ?pause, "cannot accept connections for now");
+                if let Some(unsaid) = troubles.due(worker.clock().now_ms()) {
+                    tracing::warn!(%address, %error, unsaid, "cannot accept connections for now");
+                }
                 tokio::select! {
                     biased;
                     _ = &mut stop => break,

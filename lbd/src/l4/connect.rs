@@ -139,7 +139,9 @@ async fn connect(seat: &Seat, target: &Target, ends: &Ends) -> Option<Socket> {
         Err(error) => {
             // Nothing that the target could be blamed for.
             counters.connect_errors.add(1);
-            tracing::warn!(target = %target.key, %error, "cannot make a socket for a connection");
+            if let Some(unsaid) = seat.route.troubles.due(seat.worker.clock().now_ms()) {
+                tracing::warn!(target = %target.key, %error, unsaid, "cannot make a socket for a connection");
+            }
             return None;
         }
     };

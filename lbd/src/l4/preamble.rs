@@ -21,7 +21,7 @@ use super::socket::Socket;
 /// The most that is ever read ahead, in bytes. Neither a header nor a hello asks for more than its own maximum.
 const BYTES_MAX: usize = V2_BYTES_MAX + HELLO_BYTES_MAX;
 
-/// A refusal that is the client's fault is logged at most once in this time for each service and worker; the others are
+/// What may come with every connection is logged at most once in this time for each service and worker; the others are
 /// counted.
 const COMPLAINT_INTERVAL_MS: u64 = 1000;
 
@@ -40,6 +40,18 @@ pub(super) struct Preamble {
 pub(crate) struct Complaints {
     last_ms: Cell<Option<u64>>,
     unsaid: Cell<u64>,
+}
+
+impl Complaints {
+    /// Whether it is time to say something, and then how often nothing has been said since the last time.
+    pub(super) fn due(&self, now_ms: u64) -> Option<u64> {
+        if self.last_ms.get().is_some_and(|last_ms| now_ms < last_ms + COMPLAINT_INTERVAL_MS) {
+            self.unsaid.set(self.unsaid.get() + 1);
+            return None;
+        }
+        self.last_ms.set(Some(now_ms));
+        Some(self.unsaid.take())
+    }
 }
 
 /// Reads what the service asks for. A header corrects `ends`, and the client it names is let in or refused.
@@ -140,13 +152,22 @@ fn read_once(client: &Socket, buffers: &Rc<BufferPool>, bytes: &mut Vec<u8>) -> 
 
 /// Refuses a client for what it has sent, and says so in the log unless it was said just now.
 fn complain(seat: &Seat, ends: &Ends, refusal: Refusal, error: &dyn fmt::Display) -> Refusal {
-    let (complaints, now_ms) = (&seat.route.complaints, seat.worker.clock().now_ms());
-    if complaints.last_ms.get().is_none_or(|last_ms| now_ms >= last_ms + COMPLAINT_INTERVAL_MS) {
+    if let Some(unsaid) = seat.route.complaints.due(seat.worker.clock().now_ms()) {
         let (service, client) = (&seat.route.service.config.name, ends.client);
-        tracing::warn!(service, %client, unsaid = complaints.unsaid.take(), "connection refused: {error}");
-        complaints.last_ms.set(Some(now_ms));
-    } else {
-        complaints.unsaid.set(complaints.unsaid.get() + 1);
+        tracing::warn!(service, %client, unsaid, "connection refused: {error}");
     }
     seat.route.refuse(&seat.worker, refusal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn something_is_said_once_in_a_while_and_the_rest_is_counted() {
+        let complaints = Complaints::default();
+        let due = |ms| complaints.due(ms);
+        assert_eq!([due(5), due(6), due(1004), due(1005), due(1006)], [Some(0), None, None, Some(2), None]);
+        assert_eq!(due(9000), Some(1));
+    }
 }

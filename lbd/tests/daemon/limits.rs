@@ -46,7 +46,7 @@ fn a_flood_of_connections_holds_up_no_other() {
         assert_eq!(ping(stream, "before").unwrap(), "before");
     }
     let begin = Instant::now();
-    let flooding = || begin.elapsed() < Duration::from_secs(3);
+    let flooding = || begin.elapsed() < Duration::from_secs(2);
     let mut longest = Duration::ZERO;
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -68,7 +68,7 @@ fn a_flood_of_connections_holds_up_no_other() {
             }
         }
     });
-    assert!(longest < Duration::from_millis(500), "an answer took {longest:?}");
+    assert!(longest < Duration::from_secs(1), "an answer took {longest:?}");
     assert!(!lbd.log().contains("workers=0") && !lbd.log().contains("workers=1 of=2"), "{}", lbd.log());
 }
 
