@@ -108,8 +108,8 @@ async fn wait(
     let timeout = tokio::time::sleep(settings.timeout);
     tokio::pin!(timeout);
     loop {
-        let first = place.is_first();
-        if first {
+        let looks = place.may_look();
+        if looks {
             // The targets may be others by now.
             let current = seat.worker.pool(&pool.group.config.name);
             let current = current.as_ref().unwrap_or(pool);
@@ -117,13 +117,17 @@ async fn wait(
                 way.queued = Some(way.queued.unwrap_or_default() + begin.elapsed());
                 return Ok(occupied);
             }
+            // The only free places may be at targets that it has tried: not so for the others.
+            if !tried.is_empty() {
+                place.pass();
+            }
         }
         tokio::select! {
             () = place.woken() => {}
             () = &mut timeout => return Err(seat.refuse(Refusal::QueueTimeout)),
             // A client that has only finished sending still waits for its answer; one that is gone does not.
             () = client.broken() => return Err(seat.refuse(Refusal::ClientGone)),
-            () = tokio::time::sleep(LOOK), if first => {}
+            () = tokio::time::sleep(LOOK), if looks => {}
         }
     }
 }

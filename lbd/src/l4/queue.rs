@@ -2,7 +2,8 @@
 //!
 //! First come, first served, over all workers: only the one that has waited the longest may take a place that becomes
 //! free, and who comes while others wait has to wait as well. It is woken when a place is given back; because places also
-//! come about in other ways (a target recovers, a limit is raised), it looks again now and then by itself.
+//! come about in other ways (a target recovers, a limit is raised), it looks again now and then by itself. One that
+//! cannot use what is free, because it has tried just those targets, lets the next one look too.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -21,7 +22,27 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 struct Tickets {
     next: u64,
-    waiters: BTreeMap<u64, Arc<Notify>>,
+    waiters: BTreeMap<u64, Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    turn: Arc<Notify>,
+    /// It has let the next one look too, until another place is given back.
+    passed: bool,
+}
+
+impl Tickets {
+    /// The first that has not let others go ahead.
+    fn first(&self) -> Option<(u64, &Waiter)> {
+        self.waiters.iter().find(|(_, waiter)| !waiter.passed).map(|(&ticket, waiter)| (ticket, waiter))
+    }
+
+    fn wake_first(&self) {
+        if let Some((_, waiter)) = self.first() {
+            waiter.turn.notify_one();
+        }
+    }
 }
 
 /// A place in the queue, which is left when dropped.
@@ -48,7 +69,7 @@ impl Queue {
             }
             let ticket = tickets.next;
             tickets.next += 1;
-            tickets.waiters.insert(ticket, Arc::clone(&turn));
+            tickets.waiters.insert(ticket, Waiter { turn: Arc::clone(&turn), passed: false });
             self.waiting.store(tickets.waiters.len(), Ordering::Relaxed);
             ticket
         };
@@ -62,7 +83,11 @@ impl Queue {
     pub(crate) fn place_free(&self) {
         fence(Ordering::SeqCst);
         if self.waiting() > 0 {
-            wake_first(&self.tickets());
+            let mut tickets = self.tickets();
+            for waiter in tickets.waiters.values_mut().take_while(|waiter| waiter.passed) {
+                waiter.passed = false;
+            }
+            tickets.wake_first();
         }
     }
 
@@ -72,16 +97,20 @@ impl Queue {
     }
 }
 
-fn wake_first(tickets: &Tickets) {
-    if let Some((_, turn)) = tickets.waiters.first_key_value() {
-        turn.notify_one();
-    }
-}
-
 impl Place {
-    /// Whether nobody has waited longer.
-    pub(crate) fn is_first(&self) -> bool {
-        self.queue.tickets().waiters.first_key_value().is_some_and(|(&ticket, _)| ticket == self.ticket)
+    /// Whether it may look for a place: nobody has waited longer, or those who have cannot use what is free.
+    pub(crate) fn may_look(&self) -> bool {
+        let tickets = self.queue.tickets();
+        tickets.first().is_none_or(|(first, _)| self.ticket <= first)
+    }
+
+    /// Lets the next one look too.
+    pub(crate) fn pass(&self) {
+        let mut tickets = self.queue.tickets();
+        if let Some(waiter) = tickets.waiters.get_mut(&self.ticket) {
+            waiter.passed = true;
+        }
+        tickets.wake_first();
     }
 
     /// Waits until it is worth looking whether it is its turn.
@@ -93,12 +122,12 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut tickets = self.queue.tickets();
-        let was_first = tickets.waiters.first_key_value().is_some_and(|(&ticket, _)| ticket == self.ticket);
+        let was_first = tickets.first().is_some_and(|(first, _)| self.ticket <= first);
         tickets.waiters.remove(&self.ticket);
         self.queue.waiting.store(tickets.waiters.len(), Ordering::Relaxed);
         if was_first {
             // More than one place may have become free meanwhile.
-            wake_first(&tickets);
+            tickets.wake_first();
         }
     }
 }
@@ -115,18 +144,36 @@ mod tests {
         assert_eq!((places.len(), queue.waiting()), (3, 3));
         assert!(queue.join(3).is_none(), "the queue is full");
         let [first, second, third] = places.try_into().unwrap();
-        assert!(first.is_first() && !second.is_first() && !third.is_first());
+        assert!(first.may_look() && !second.may_look() && !third.may_look());
         queue.place_free();
         first.woken().await;
         // The second leaves without having had a turn; the third is woken by the first's going.
         drop(second);
-        assert!(!third.is_first());
+        assert!(!third.may_look());
         drop(first);
         third.woken().await;
-        assert!(third.is_first());
+        assert!(third.may_look());
         assert!(queue.join(3).is_some());
         drop(third);
         assert_eq!(queue.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_cannot_use_what_is_free_holds_up_nobody() {
+        let queue = Arc::new(Queue::default());
+        let places: Vec<Place> = (0..3).filter_map(|_| queue.join(3)).collect();
+        let [first, second, third] = places.try_into().unwrap();
+        first.pass();
+        second.woken().await;
+        assert!(first.may_look() && second.may_look() && !third.may_look());
+        // What is given back next may be just what the first one can use.
+        queue.place_free();
+        first.woken().await;
+        assert!(first.may_look() && !second.may_look());
+        first.pass();
+        drop(second);
+        third.woken().await;
+        assert!(first.may_look() && third.may_look());
     }
 
     /// Two threads that give back and take places: whoever waits is always served in the end.

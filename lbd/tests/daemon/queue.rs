@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::clients::{handed_over, next};
 use crate::server::Server;
-use crate::support::{Config, Lbd, eventually, own_ip, ping, reset};
+use crate::support::{Config, Lbd, eventually, free, own_ip, ping, reset};
 
 fn limited(ip: std::net::Ipv4Addr, server: &Server, max: u32, queue: &str) -> Config {
     let mut config = Config::new(ip, &[server.address]);
@@ -66,6 +66,25 @@ fn waiting_has_an_end() {
     assert!(begin.elapsed() >= Duration::from_millis(290), "{:?}", begin.elapsed());
     assert_eq!(lbd.refused("queue_timeout"), 1);
     assert_eq!(ping(&mut held, "y").unwrap(), "y");
+}
+
+#[test]
+fn who_has_tried_the_only_free_target_holds_up_nobody() {
+    let ip = own_ip();
+    let full = Server::echo((ip, 0).into());
+    let mut config = limited(ip, &full, 1, "queue = { timeout = \"60s\" }\nretry = { attempts = 3 }");
+    let away = free(ip);
+    config.targets.push(("t1".to_owned(), away, 1));
+    let lbd = Lbd::start(&config);
+    let mut held = lbd.connect();
+    assert_eq!(ping(&mut held, "x").unwrap(), "x");
+    let mut stuck = lbd.connect();
+    eventually("it has found nobody at t1, and waits for t0", || lbd.waiting() == 1);
+    let back = Server::named(away, "b");
+    assert_eq!(lbd.fetch().unwrap(), "b", "who comes later has not tried t1");
+    assert_eq!((lbd.waiting(), back.accepted()), (1, 1));
+    drop(held);
+    assert_eq!(ping(&mut stuck, "y").unwrap(), "y");
 }
 
 #[test]
