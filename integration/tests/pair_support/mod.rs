@@ -28,6 +28,10 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// How long nothing must happen where nothing may.
 pub(crate) const CALM: Duration = Duration::from_millis(700);
 
+/// How far from the moment in which a role is seen to change the LAN may learn of it: the announcement comes after the
+/// address, both come before or after the API says so, and the machine may pause in between.
+const MOVE_MARGIN: Duration = Duration::from_millis(25);
+
 /// The VIPs of the instance `web`, one of each family.
 pub(crate) fn vips() -> [IpAddr; 2] {
     [vip4(0).into(), vip6(0).into()]
@@ -241,19 +245,20 @@ impl Watch {
 }
 
 impl Seen {
-    /// Fails if a new connection failed. One that was under way while the VIPs moved may have been reset: its server does not
-    /// move with them.
+    /// Fails if a new connection failed. One that was under way while the VIPs moved may have been reset, once for each
+    /// move: its server does not move with them.
     pub(crate) fn assert_all_served(&self) {
         let moves: Vec<_> = self.roles.changes.iter().filter(|change| change.seen.is("active")).collect();
         for report in &self.probes {
-            let failed = report.attempts.iter().filter(|attempt| match attempt.failure {
-                None => false,
-                Some(Failure::Reset) => {
-                    !moves.iter().any(|change| attempt.start <= change.at && attempt.end >= change.before)
-                }
-                Some(_) => true,
+            let failed: Vec<_> =
+                report.attempts.iter().filter_map(|attempt| Some((attempt, attempt.failure?))).collect();
+            let by_a_move = failed.iter().filter(|(attempt, failure)| {
+                let during =
+                    |from, to| attempt.start <= to + MOVE_MARGIN && attempt.end + MOVE_MARGIN >= from;
+                *failure == Failure::Reset && moves.iter().any(|change| during(change.before, change.at))
             });
-            assert_eq!(failed.count(), 0, "{}", report.summary());
+            let excused = by_a_move.count().min(moves.len());
+            assert_eq!(failed.len(), excused, "{}", report.summary());
         }
     }
 
