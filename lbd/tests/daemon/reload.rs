@@ -2,12 +2,11 @@
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
 
 use crate::server::Server;
-use crate::support::{Config, Lbd, end_of, eventually, free, own_ip, ping};
+use crate::support::{Config, Lbd, end_of, eventually, free, own_ip, ping, under_load};
 
 #[test]
 fn reloads_under_load_fail_no_connection() {
@@ -24,29 +23,14 @@ fn reloads_under_load_fail_no_connection() {
     let lbd = Lbd::start(&first);
     let mut long_lived = lbd.connect();
     assert_eq!(ping(&mut long_lived, "before").unwrap(), "before");
-    let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                while !stop.load(Ordering::SeqCst) {
-                    assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello");
-                    served.fetch_add(1, Ordering::SeqCst);
-                }
-            });
+    under_load(&lbd, 3, |goes_on| {
+        for round in 0..30 {
+            let (config, other) = if round % 2 == 0 { (&second, &first) } else { (&first, &second) };
+            let (code, body) = lbd.reload(config);
+            assert_eq!(code, 200, "{body}");
+            assert!(!body.contains(&other.listen[0].to_string()), "the common listener stays: {body}");
+            goes_on();
         }
-        // Stops the load also if a reload fails, or the scope would never end.
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for round in 0..30 {
-                let (config, other) = if round % 2 == 0 { (&second, &first) } else { (&first, &second) };
-                let before = served.load(Ordering::SeqCst);
-                let (code, body) = lbd.reload(config);
-                assert_eq!(code, 200, "{body}");
-                assert!(!body.contains(&other.listen[0].to_string()), "the common listener stays: {body}");
-                eventually("traffic goes on", || served.load(Ordering::SeqCst) > before + 10);
-            }
-        }));
-        stop.store(true, Ordering::SeqCst);
-        outcome.unwrap();
     });
     assert_eq!(ping(&mut long_lived, "after").unwrap(), "after");
     assert_eq!(lbd.status()["config_generation"], 31);

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
 use crate::server::Server;
-use crate::support::{Config, Lbd, connect, end_of, eventually, exchange, own_ip, ping};
+use crate::support::{Config, Lbd, connect, end_of, exchange, own_ip, ping, under_load};
 
 /// Two echo servers, and a group with these further keys.
 fn start(group: &str) -> (Lbd, Config, [Server; 2]) {
@@ -225,40 +224,22 @@ fn changes_under_load_fail_no_connection() {
     let (lbd, config, servers) = start("drain_timeout = \"60s\"\nslow_start = \"200ms\"");
     let third = Server::echo((config.ip, 0).into());
     let mut long_lived = [open(&lbd, &servers[0]), open(&lbd, &servers[1])];
-    let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                while !stop.load(Ordering::SeqCst) {
-                    assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello");
-                    served.fetch_add(1, Ordering::SeqCst);
-                }
-            });
+    under_load(&lbd, 3, |goes_on| {
+        let path = "/v1/target-groups/pool/targets";
+        for round in 0..8 {
+            patch(&lbd, "t1", &json!({ "state": "drain" }));
+            goes_on();
+            patch(&lbd, "t0", &json!({ "weight": 1 + round }));
+            goes_on();
+            let body = json!({ "id": "extra", "address": third.address.to_string() });
+            assert_eq!(lbd.send("POST", path, &body).0, 201);
+            goes_on();
+            patch(&lbd, "t1", &json!({ "state": "ready" }));
+            assert_eq!(lbd.reload(&config).0, 200);
+            goes_on();
+            assert_eq!(lbd.ask("DELETE", &format!("{path}/extra")).0, 200);
+            goes_on();
         }
-        // Stops the load also if a change fails, or the scope would never end.
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let goes_on = || {
-                let before = served.load(Ordering::SeqCst);
-                eventually("traffic goes on", || served.load(Ordering::SeqCst) > before + 10);
-            };
-            let path = "/v1/target-groups/pool/targets";
-            for round in 0..8 {
-                patch(&lbd, "t1", &json!({ "state": "drain" }));
-                goes_on();
-                patch(&lbd, "t0", &json!({ "weight": 1 + round }));
-                goes_on();
-                let body = json!({ "id": "extra", "address": third.address.to_string() });
-                assert_eq!(lbd.send("POST", path, &body).0, 201);
-                goes_on();
-                patch(&lbd, "t1", &json!({ "state": "ready" }));
-                assert_eq!(lbd.reload(&config).0, 200);
-                goes_on();
-                assert_eq!(lbd.ask("DELETE", &format!("{path}/extra")).0, 200);
-                goes_on();
-            }
-        }));
-        stop.store(true, Ordering::SeqCst);
-        outcome.unwrap();
     });
     for stream in &mut long_lived {
         assert_eq!(ping(stream, "after").unwrap(), "after");

@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -287,6 +288,30 @@ impl Drop for Lbd {
             drop(writeln!(io::stderr(), "--- log of lbd ---\n{}", self.log()));
         }
     }
+}
+
+/// Has `clients` make connections one after the other, none of which may fail, while `change` does what it likes; that is handed
+/// a wait for ten more of them.
+pub(crate) fn under_load(lbd: &Lbd, clients: usize, change: impl FnOnce(&dyn Fn())) {
+    let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello");
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        let goes_on = || {
+            let before = served.load(Ordering::SeqCst);
+            eventually("traffic goes on", || served.load(Ordering::SeqCst) > before + 10);
+        };
+        // Stops the load also if a change fails, or the scope would never end.
+        let outcome = catch_unwind(AssertUnwindSafe(|| change(&goes_on)));
+        stop.store(true, Ordering::SeqCst);
+        outcome.unwrap();
+    });
 }
 
 /// A connection whose reads and writes don't wait forever.

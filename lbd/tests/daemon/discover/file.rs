@@ -3,13 +3,12 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
 
 use super::{addresses, await_addresses, config, discovery, metric, refresh};
 use crate::server::Server;
-use crate::support::{Folder, Lbd, eventually, own_ip, ping};
+use crate::support::{Folder, Lbd, eventually, own_ip, ping, under_load};
 
 fn list(targets: &[SocketAddr]) -> String {
     let targets: Vec<String> =
@@ -69,29 +68,14 @@ fn changes_under_load_fail_no_connection() {
     let servers = [Server::echo((ip, 0).into()), Server::echo((ip, 0).into()), Server::echo((ip, 0).into())];
     let [a, b, c] = servers.each_ref().map(|server| server.address);
     let lbd = start("", Some(&list(&[a, b])));
-    let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while !stop.load(Ordering::SeqCst) {
-                    assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello");
-                    served.fetch_add(1, Ordering::SeqCst);
-                }
-            });
+    under_load(&lbd, 2, |goes_on| {
+        for round in 0..30 {
+            let targets = [[a, b], [b, c], [c, a]][round % 3];
+            write(lbd.folder.path(), &list(&targets));
+            let (code, body) = refresh(&lbd);
+            assert_eq!(code, 200, "{body}");
+            goes_on();
         }
-        // Stops the load also if something fails, or the scope would never end.
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for round in 0..30 {
-                let targets = [[a, b], [b, c], [c, a]][round % 3];
-                write(lbd.folder.path(), &list(&targets));
-                let before = served.load(Ordering::SeqCst);
-                let (code, body) = refresh(&lbd);
-                assert_eq!(code, 200, "{body}");
-                eventually("traffic goes on", || served.load(Ordering::SeqCst) > before + 10);
-            }
-        }));
-        stop.store(true, Ordering::SeqCst);
-        outcome.unwrap();
     });
     assert!(servers.iter().all(|server| server.accepted() > 10));
 }
