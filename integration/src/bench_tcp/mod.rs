@@ -7,8 +7,9 @@
 
 pub(crate) mod load;
 pub(crate) mod network;
-mod proxy;
+pub(crate) mod proxy;
 mod row;
+pub(crate) mod running;
 pub(crate) mod usage;
 
 use std::net::TcpListener;
@@ -25,8 +26,8 @@ use crate::lab::Result;
 use crate::lab::error::{Context, LabError};
 use load::{Site, Stretch};
 use network::Network;
-use proxy::Running;
 use row::Samples;
+use running::Running;
 
 /// Short connections in a measurement, and how many at a time.
 const SHORT: (u64, u32) = (12_000, 64);
@@ -125,7 +126,7 @@ pub fn run(settings: &Settings, mut progress: impl FnMut(&str)) -> Result<Vec<Ro
     let steady: Vec<Load> = settings.loads.iter().copied().filter(|load| *load != Load::Idle).collect();
     if !steady.is_empty() {
         let starts = Proxy::ALL.map(|proxy| proxy.start(&bench.network, bench.proxy_processor));
-        let running = starts.into_iter().collect::<Result<Vec<Running>>>()?;
+        let running = starts.into_iter().collect::<Result<Vec<Running<Proxy>>>>()?;
         for repetition in 0..settings.repetitions {
             for load in &steady {
                 bench.measure_all(*load, repetition, &running, &listener, &mut samples, &mut progress)?;
@@ -167,7 +168,7 @@ impl Bench {
         &self,
         load: Load,
         repetition: u32,
-        running: &[Running],
+        running: &[Running<Proxy>],
         listener: &TcpListener,
         samples: &mut Samples,
         progress: &mut impl FnMut(&str),
@@ -204,7 +205,7 @@ impl Bench {
         Ok(())
     }
 
-    fn stretch(&self, load: Load, site: Site<'_>, subject: &Running) -> Result<Stretch> {
+    fn stretch(&self, load: Load, site: Site<'_>, subject: &Running<Proxy>) -> Result<Stretch> {
         let pids = subject.pids();
         let meter = || usage::processor_time(&pids);
         self.load(load.name(), subject.proxy.name(), || match load {

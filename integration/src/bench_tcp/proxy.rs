@@ -6,24 +6,18 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::network::{Network, PROXY};
-use super::usage;
-use crate::lab::clock::wait_until;
-use crate::lab::error::{Context, LabError};
-use crate::lab::{Daemon, Result, binary};
+use super::running::Running;
+use crate::lab::error::Context;
+use crate::lab::{Result, binary};
 
 /// Connections each of them has room for.
 const CONNECTIONS_MAX: u32 = 8_000;
-/// How long one may take until it listens.
-const START_LIMIT: Duration = Duration::from_secs(10);
 /// Where Debian has nginx's module.
-const NGINX_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+pub(crate) const NGINX_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// A program under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -132,7 +126,7 @@ impl Proxy {
     }
 
     /// Starts it on its host and this processor, and waits until it listens.
-    pub(super) fn start(self, network: &Network, processor: usize) -> Result<Running> {
+    pub(super) fn start(self, network: &Network, processor: usize) -> Result<Running<Self>> {
         let dir = network.dir().join(self.name());
         fs::create_dir_all(&dir).doing(|| format!("making {}", dir.display()))?;
         let file = dir.join("config");
@@ -154,58 +148,12 @@ impl Proxy {
             Self::Haproxy => drop(command.arg("-db").arg("-f").arg(&file)),
             Self::Nginx => drop(command.arg("-p").arg(&dir).arg("-c").arg(&file)),
         }
-        let log = dir.join("log");
-        let mut running = Running { proxy: self, daemon: Daemon::start(self.name(), command, &log)? };
         let listening = || network.client.inside(|| std::net::TcpStream::connect(self.address()).is_ok());
         // nginx listens before it has a process that serves.
         let processes = if self == Self::Nginx { 2 } else { 1 };
-        let waited = wait_until(&format!("{} to listen", self.name()), START_LIMIT, || {
-            running.daemon.ended().is_some()
-                || (running.pids().len() == processes && listening().unwrap_or(false))
-        });
-        if running.daemon.ended().is_some() {
-            let answer = fs::read_to_string(&log).unwrap_or_default();
-            return Err(LabError::Answer { asked: format!("starting {}", self.name()), answer });
-        }
-        waited.map(|()| running)
-    }
-}
-
-/// One of them, running.
-#[derive(Debug)]
-pub(super) struct Running {
-    /// Which.
-    pub(super) proxy: Proxy,
-    daemon: Daemon,
-}
-
-impl Running {
-    /// Its processes.
-    pub(super) fn pids(&self) -> Vec<i32> {
-        usage::family(self.daemon.pid().as_raw())
-    }
-
-    /// Has it sleep, so that the others have the processor to themselves.
-    pub(super) fn pause(&self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
-    }
-
-    /// Wakes it up.
-    pub(super) fn resume(&self) -> Result<()> {
-        self.signal(Signal::SIGCONT)
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        for pid in self.pids() {
-            kill(Pid::from_raw(pid), signal)
-                .doing(|| format!("sending {signal} to {}", self.proxy.name()))?;
-        }
-        Ok(())
-    }
-
-    /// Ends it.
-    pub(super) fn stop(self) -> Result<()> {
-        self.daemon.stop().map(drop)
+        Running::start(self, self.name(), command, &dir.join("log"), |pids| {
+            pids.len() == processes && listening().unwrap_or(false)
+        })
     }
 }
 

@@ -15,11 +15,11 @@ pub use proxy::{Proxy, versions};
 
 use crate::bench_tcp::load::stay_on;
 use crate::bench_tcp::network::Network;
+use crate::bench_tcp::running::Running;
 use crate::lab::Result;
 use crate::lab::error::{Context, LabError};
 use crate::report::table::{Align, Table};
 use load::{Echo, Stretch};
-use proxy::Running;
 
 /// The processors of the proxies, and of clients and target.
 const PROCESSORS: [usize; 2] = [0, 1];
@@ -128,7 +128,7 @@ pub fn run(runs: u32, mut progress: impl FnMut(&str)) -> Result<Vec<Row>> {
     let _echo = Echo::start(socket.doing(|| "listening as the target".to_owned())?)
         .doing(|| "starting the target".to_owned())?;
     let running = Proxy::ALL.map(|proxy| proxy.start(&network, PROCESSORS[0]));
-    let running = running.into_iter().collect::<Result<Vec<Running>>>()?;
+    let running = running.into_iter().collect::<Result<Vec<Running<Proxy>>>>()?;
     for proxy in &running {
         proxy.pause()?;
     }

@@ -5,25 +5,18 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
+use crate::bench_tcp;
 use crate::bench_tcp::network::{Network, PROXY};
-use crate::bench_tcp::{self, usage};
-use crate::lab::clock::wait_until;
-use crate::lab::error::{Context, LabError};
-use crate::lab::{Daemon, Result, binary};
+use crate::bench_tcp::proxy::NGINX_MODULE;
+use crate::bench_tcp::running::Running;
+use crate::lab::error::Context;
+use crate::lab::{Result, binary};
 
 /// Sessions each of them has room for.
 const SESSIONS_MAX: u32 = 18_000;
 
 /// How soon a silent session ends, so that those of the load of sessions make room for the next ones.
 const IDLE: &str = "1s";
-
-/// Where Debian has nginx's module.
-const NGINX_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
-
-const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// A program under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +79,7 @@ impl Proxy {
     }
 
     /// Starts it on its host and this processor, and waits until it answers.
-    pub(super) fn start(self, network: &Network, processor: usize) -> Result<Running> {
+    pub(super) fn start(self, network: &Network, processor: usize) -> Result<Running<Self>> {
         let dir = network.dir().join(format!("{}-udp", self.name()));
         fs::create_dir_all(&dir).doing(|| format!("making {}", dir.display()))?;
         let file = dir.join("config");
@@ -105,17 +98,9 @@ impl Proxy {
             }
             Self::Nginx => drop(command.arg("-p").arg(&dir).arg("-c").arg(&file)),
         }
-        let log = dir.join("log");
-        let mut running = Running { proxy: self, daemon: Daemon::start(self.name(), command, &log)? };
-        let answers = || network.client.inside(|| answers(self.address())).unwrap_or(false);
-        let waited = wait_until(&format!("{} to answer", self.name()), START_LIMIT, || {
-            running.daemon.ended().is_some() || answers()
-        });
-        if running.daemon.ended().is_some() {
-            let answer = fs::read_to_string(&log).unwrap_or_default();
-            return Err(LabError::Answer { asked: format!("starting {}", self.name()), answer });
-        }
-        waited.map(|()| running)
+        Running::start(self, self.name(), command, &dir.join("log"), |_| {
+            network.client.inside(|| answers(self.address())).unwrap_or(false)
+        })
     }
 }
 
@@ -128,44 +113,6 @@ fn answers(server: SocketAddr) -> bool {
         socket.recv(&mut [0; 8])
     };
     ask().is_ok()
-}
-
-/// One of them, running.
-#[derive(Debug)]
-pub(super) struct Running {
-    /// Which.
-    pub(super) proxy: Proxy,
-    daemon: Daemon,
-}
-
-impl Running {
-    /// Its processes.
-    pub(super) fn pids(&self) -> Vec<i32> {
-        usage::family(self.daemon.pid().as_raw())
-    }
-
-    /// Has it sleep, so that the other has the processor to itself.
-    pub(super) fn pause(&self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
-    }
-
-    /// Wakes it up.
-    pub(super) fn resume(&self) -> Result<()> {
-        self.signal(Signal::SIGCONT)
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        for pid in self.pids() {
-            kill(Pid::from_raw(pid), signal)
-                .doing(|| format!("sending {signal} to {}", self.proxy.name()))?;
-        }
-        Ok(())
-    }
-
-    /// Ends it.
-    pub(super) fn stop(self) -> Result<()> {
-        self.daemon.stop().map(drop)
-    }
 }
 
 /// Both versions in one line.
