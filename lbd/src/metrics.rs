@@ -109,7 +109,7 @@ impl Collector for Now {
         let now = shared.clock.now().at;
         encode_groups(&mut out, &snapshot.groups, now)?;
         encode_targets(&mut out, &snapshot.groups, now)?;
-        durations::encode(&mut out, &snapshot.services, &snapshot.groups)
+        durations::encode_services(&mut out, &snapshot.services)
     }
 }
 
@@ -447,6 +447,7 @@ fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant) -> fmt
         }),
     )?;
     encode_traffic(out, &targets)?;
+    durations::encode_targets(out, &targets)?;
     out.counters(
         "target_checks",
         "Health checks",

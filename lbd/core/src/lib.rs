@@ -10,7 +10,6 @@ pub mod access_log;
 pub mod admission;
 pub mod check;
 pub mod client_hello;
-pub mod connect;
 pub mod discover;
 pub mod group;
 pub mod health;

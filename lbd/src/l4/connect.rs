@@ -45,7 +45,7 @@ pub(super) async fn reach(
     client: &Socket,
     way: &mut Way,
 ) -> Result<Reached, Refusal> {
-    let tries_max = pool.group.retry.tries();
+    let tries_max = pool.group.config.retry.tries();
     // Allocates only once a target has failed.
     let mut tried: Vec<Arc<Target>> = Vec::new();
     loop {

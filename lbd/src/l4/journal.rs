@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::time::UnixTime;
 use lbd_core::access_log::{Phases, Record};
@@ -93,7 +93,10 @@ impl Journal {
 
     /// The connection was refused: no target has seen it.
     pub(super) fn refused(self, route: &Route, refusal: Refusal) {
-        self.record(route, refusal.name(), Relayed::default());
+        if self.details.is_some() {
+            let total = self.begin.elapsed();
+            self.record(route, refusal.name(), total, Relayed::default());
+        }
     }
 
     /// The connection has ended.
@@ -107,10 +110,10 @@ impl Journal {
                 counters.first_byte_times.record(answered.saturating_duration_since(connected));
             }
         }
-        self.record(&seat.route, end, relayed);
+        self.record(&seat.route, end, total, relayed);
     }
 
-    fn record(self, route: &Route, end: &str, relayed: Relayed) {
+    fn record(self, route: &Route, end: &str, total: Duration, relayed: Relayed) {
         let (Some(details), Some(sink)) = (self.details, &route.service.access_log) else { return };
         let first_byte = relayed.answered.zip(self.connected);
         let since = |(answered, connected): (Instant, Instant)| answered.saturating_duration_since(connected);
@@ -126,11 +129,7 @@ impl Journal {
             target: details.target.as_ref().map(|target| target.key.id.as_str()),
             target_address: details.target.as_ref().map(|target| target.key.address),
             tries: details.tries,
-            phases: Phases {
-                first_byte: first_byte.map(since),
-                total: self.begin.elapsed(),
-                ..details.phases
-            },
+            phases: Phases { first_byte: first_byte.map(since), total, ..details.phases },
             bytes_to_target: relayed.to_target,
             bytes_to_client: relayed.to_client,
             end,

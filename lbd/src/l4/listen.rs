@@ -10,12 +10,15 @@ const BACKLOG: i32 = 16_384;
 
 /// The sockets of one address, one for each worker.
 #[derive(Debug)]
-pub(crate) struct Listeners {
+pub(crate) struct Bound<S> {
     /// The address.
     pub(crate) address: SocketAddr,
     /// In the order of the workers.
-    pub(crate) sockets: Vec<TcpListener>,
+    pub(crate) sockets: Vec<S>,
 }
+
+/// The sockets that accept connections at one address.
+pub(crate) type Listeners = Bound<TcpListener>;
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +52,7 @@ pub(crate) enum BindError {
 }
 
 impl BindError {
-    pub(super) fn new(address: SocketAddr, source: io::Error) -> Self {
+    fn new(address: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::Busy { address },
             io::ErrorKind::PermissionDenied => Self::Forbidden { address },
@@ -66,40 +69,51 @@ pub(crate) fn bind_all(
     held: &[SocketAddr],
     workers: usize,
 ) -> Result<Vec<Listeners>, BindError> {
+    bind_each(addresses, held, workers, open)
+}
+
+/// The same for any kind of socket: `open` makes one, which does or does not share its port.
+pub(super) fn bind_each<S>(
+    addresses: &[SocketAddr],
+    held: &[SocketAddr],
+    workers: usize,
+    open: impl Fn(SocketAddr, bool) -> io::Result<S>,
+) -> Result<Vec<Bound<S>>, BindError> {
     let bind = |&address: &SocketAddr| {
         let failed = |error| BindError::new(address, error);
         // Sockets that share a port can be opened beside another program's that share it too, which would then get a
-        // part of our connections. One that does not share finds out. It would also trip over a wildcard address of our own.
+        // part of our clients. One that does not share finds out. It would also trip over a wildcard address of our own.
         if !held.iter().any(|held| held.port() == address.port()) {
             drop(open(address, false).map_err(failed)?);
         }
-        let sockets: Result<Vec<TcpListener>, io::Error> = (0..workers)
-            .map(|_| {
-                let socket = open(address, true)?;
-                socket.listen(BACKLOG)?;
-                Ok(socket.into())
-            })
-            .collect();
-        Ok(Listeners { address, sockets: sockets.map_err(failed)? })
+        let sockets: io::Result<Vec<S>> = (0..workers).map(|_| open(address, true)).collect();
+        Ok(Bound { address, sockets: sockets.map_err(failed)? })
     };
     addresses.iter().map(bind).collect()
 }
 
-fn open(address: SocketAddr, share: bool) -> io::Result<Socket> {
+fn open(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    prepare(&socket, address, share)?;
+    socket.bind(&address.into())?;
+    if share {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket.into())
+}
+
+/// What every listening socket gets before it is bound.
+pub(super) fn prepare(socket: &Socket, address: SocketAddr, share: bool) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
     socket.set_reuse_port(share)?;
     // The VIP may not be on this node, or not yet: vrrpd may start later.
     if address.is_ipv4() {
-        socket.set_freebind_v4(true)?;
-    } else {
-        socket.set_freebind_v6(true)?;
-        socket.set_only_v6(true)?;
+        return socket.set_freebind_v4(true);
     }
-    socket.set_tcp_nodelay(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
+    socket.set_freebind_v6(true)?;
+    socket.set_only_v6(true)
 }
 
 #[cfg(test)]

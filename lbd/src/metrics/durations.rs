@@ -3,12 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use lbd_core::histogram::{BOUNDS_US, Counts};
+use lbd_core::histogram::{BOUNDS_US, Counts, Histogram};
 use prometheus_client::encoding::NoLabelSet;
 use prometheus_client::metrics::MetricType;
 
-use super::{Labels, Out};
-use crate::snapshot::{Group, Service};
+use super::{Labelled, Labels, Out};
+use crate::counters::TargetCounters;
+use crate::snapshot::Service;
 
 impl Out<'_> {
     fn histograms<'l>(
@@ -33,7 +34,7 @@ impl Out<'_> {
     }
 }
 
-pub(super) fn encode(out: &mut Out<'_>, services: &[Arc<Service>], groups: &[Arc<Group>]) -> fmt::Result {
+pub(super) fn encode_services(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Result {
     let durations = services.iter().map(|service| {
         let labels = vec![("service", service.config.name.as_str())];
         (labels, service.shared.counters.counts(|shard| &shard.durations))
@@ -46,27 +47,21 @@ pub(super) fn encode(out: &mut Out<'_>, services: &[Arc<Service>], groups: &[Arc
         "service_access_log_lost",
         "Records lost by the file the service logs to",
         logged.map(|(name, sink)| (vec![("service", name)], sink.dropped())),
-    )?;
-    let targets: Vec<_> = groups
-        .iter()
-        .flat_map(|group| &group.targets)
-        .map(|target| (target, target.key.address.to_string()))
-        .collect();
-    let each = || {
-        targets.iter().map(|(target, address)| {
-            let labels =
-                vec![("group", target.key.group.as_str()), ("target", &target.key.id), ("address", address)];
-            (labels, &target.counters)
-        })
+    )
+}
+
+pub(super) fn encode_targets(out: &mut Out<'_>, targets: &[Labelled<'_>]) -> fmt::Result {
+    let each = |pick: fn(&TargetCounters) -> &Histogram| {
+        targets.iter().map(move |it| (it.labels(), it.target.counters.counts(pick)))
     };
     out.histograms(
         "target_connect_seconds",
         "From a client's acceptance until it was connected",
-        each().map(|(labels, counters)| (labels, counters.counts(|shard| &shard.connect_times))),
+        each(|shard| &shard.connect_times),
     )?;
     out.histograms(
         "target_first_byte_seconds",
         "From connected to the target's first byte",
-        each().map(|(labels, counters)| (labels, counters.counts(|shard| &shard.first_byte_times))),
+        each(|shard| &shard.first_byte_times),
     )
 }

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use common::balance::{Candidates, Member, Plan};
 use common::config::{self, Config};
 use common::time::{Instant, Now};
-use lbd_core::connect::RetryPolicy;
 use lbd_core::group::{self, EjectSettings, Event, Mode, Roster, Settings, Spec};
 use lbd_core::health::{HealthState, Thresholds};
 
@@ -19,8 +18,6 @@ use crate::l4::Queue;
 pub(crate) struct Group {
     /// What the file says, with all targets: the file's, the discovered and the added ones, of the weights in force.
     pub(crate) config: config::TargetGroup,
-    /// How connects are tried again.
-    pub(crate) retry: RetryPolicy,
     /// In the order of `config.targets`.
     pub(crate) targets: Vec<Arc<Target>>,
     /// How one of them is chosen.
@@ -106,7 +103,6 @@ impl Group {
             Stickiness::new(settings, &group.targets, before.and_then(|it| it.sticky.as_ref()))
         });
         Self {
-            retry: RetryPolicy { connect: group.retry.connect, attempts: group.retry.attempts },
             settings: settings(&group, config.node(&carry.life.node).and_then(|node| node.zone.clone())),
             config: group,
             targets,

@@ -266,6 +266,14 @@ pub struct Retry {
     pub attempts: u32,
 }
 
+impl Retry {
+    /// On how many targets a connection is tried at most, each once; at least 1.
+    #[must_use]
+    pub fn tries(self) -> u32 {
+        if self.connect { self.attempts.max(1) } else { 1 }
+    }
+}
+
 /// `queue` of a target group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queue {
@@ -283,4 +291,15 @@ pub enum ProxyVersion {
     V1,
     /// Binary.
     V2,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_always_one_try() {
+        let tries = |connect, attempts| Retry { connect, attempts }.tries();
+        assert_eq!([tries(true, 3), tries(true, 0), tries(false, 3)], [3, 1, 1]);
+    }
 }

@@ -11,20 +11,14 @@ use std::os::fd::AsFd;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::l4::listen::BindError;
+use crate::l4::listen::{BindError, Bound, bind_each, prepare};
 
 /// What waits on one socket, and what waits to be sent: enough for some ten milliseconds of a fast link. Without the right
 /// to that much it is what `net.core.rmem_max` and `wmem_max` permit.
 const QUEUE_BYTES: usize = 4 << 20;
 
-/// The sockets of one address, one for each worker.
-#[derive(Debug)]
-pub(crate) struct Sockets {
-    /// The address.
-    pub(crate) address: SocketAddr,
-    /// In the order of the workers.
-    pub(crate) sockets: Vec<UdpSocket>,
-}
+/// The sockets that take datagrams at one address.
+pub(crate) type Sockets = Bound<UdpSocket>;
 
 /// Opens sockets for every one of `addresses`, one for each of `workers` workers; all of them or none.
 ///
@@ -34,29 +28,12 @@ pub(crate) fn bind_all(
     held: &[SocketAddr],
     workers: usize,
 ) -> Result<Vec<Sockets>, BindError> {
-    let bind = |&address: &SocketAddr| {
-        let failed = |error| BindError::new(address, error);
-        // As with TCP: one that does not share the port finds out whether another program has it.
-        if !held.iter().any(|held| held.port() == address.port()) {
-            drop(open(address, false).map_err(failed)?);
-        }
-        let sockets: Result<Vec<UdpSocket>, io::Error> = (0..workers).map(|_| open(address, true)).collect();
-        Ok(Sockets { address, sockets: sockets.map_err(failed)? })
-    };
-    addresses.iter().map(bind).collect()
+    bind_each(addresses, held, workers, open)
 }
 
 fn open(address: SocketAddr, share: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_port(share)?;
-    // The VIP may not be on this node, or not yet: vrrpd may start later.
-    if address.is_ipv4() {
-        socket.set_freebind_v4(true)?;
-    } else {
-        socket.set_freebind_v6(true)?;
-        socket.set_only_v6(true)?;
-    }
+    prepare(&socket, address, share)?;
     if share {
         set_queues(&socket)?;
         setsockopt(&socket, sockopt::RxqOvfl, &1)?;

@@ -155,7 +155,7 @@ pub(super) fn reach(
     let place = |target: &Arc<Target>| pool.group.targets.iter().position(|it| Arc::ptr_eq(it, target));
     let mut tried: Vec<usize> = except.and_then(place).into_iter().collect();
     let source = seat.route.service.config.transparent.then_some(ends.client);
-    for attempt in 0..pool.group.retry.tries() {
+    for attempt in 0..pool.group.config.retry.tries() {
         if attempt > 0 {
             seat.counters().retries.add(1);
         }
