@@ -32,6 +32,14 @@ impl HashKey {
         Self(bytes)
     }
 
+    /// The key as the two little-endian words that SipHash makes of it, for an implementation elsewhere.
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        let number = u128::from_le_bytes(self.0);
+        #[expect(clippy::cast_possible_truncation, reason = "each word is a half")]
+        [number as u64, (number >> 64) as u64]
+    }
+
     /// The hash of some bytes.
     #[must_use]
     pub fn bytes(&self, bytes: &[u8]) -> u64 {
@@ -105,6 +113,13 @@ mod tests {
         for (length, bytes) in (0..).zip(listed) {
             assert_eq!(key.bytes(&counting(length)), u64::from_le_bytes(bytes));
         }
+    }
+
+    /// The paper's appendix: k0 = 0706050403020100, k1 = 0f0e0d0c0b0a0908.
+    #[test]
+    fn words_are_those_of_the_paper() {
+        let key = HashKey::new(std::array::from_fn(|index| u8::try_from(index).unwrap()));
+        assert_eq!(key.words(), [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! `lbd` connects and reconnects; `vrrpd` listens. Frames are those of [`crate::wire`]. Either end sees the other's death
 //! as the end of the stream, and a hang as silence: `lbd` sends its health whenever it changes and at least every
 //! [`HEALTH_INTERVAL`]; a stream silent for [`HEALTH_TIMEOUT`] counts as a dead `lbd`.
+//!
+//! Where the kernel forwards, `lbd` also hands over the descriptor of the BPF map that says what this node owns, and from then on
+//! it is `vrrpd` that writes it ([`ToVrrpd::Instances`]).
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,9 @@ pub const HEALTH_TIMEOUT: Duration = Duration::from_millis(1000);
 /// The largest number of instances in one [`ToLbd::Roles`], and of services in one [`ToVrrpd::Health`].
 pub const ENTRIES_MAX: usize = 255;
 
+/// Elements of the map that [`ToVrrpd::Instances`] is about. The first one is `lbd`'s own.
+pub const INSTANCES_MAX: u32 = 64;
+
 /// A message from `lbd`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum ToVrrpd {
@@ -35,6 +41,26 @@ pub enum ToVrrpd {
     },
     /// `lbd`'s health now; repeated at least every [`HEALTH_INTERVAL`].
     Health(LbdHealth),
+    /// The map in which the kernel's forwarding program reads until when this node owns an instance, in nanoseconds of
+    /// `CLOCK_BOOTTIME`: an array of [`INSTANCES_MAX`] words of 64 bits that can be mapped into memory. Its descriptor comes with the
+    /// first byte of this message (`SCM_RIGHTS`). `vrrpd` writes the words of these instances, until the next such message or its end; those
+    /// that are not named are not its. An empty list comes without a descriptor: there is no map any more.
+    Instances(Vec<InstanceNumber>),
+    /// Whether the other node's `lbd` has connections and sessions that this one does not know yet: then this node does not take the
+    /// role from it. Until `lbd` says so, and with an `lbd` that replicates nothing, it is not behind.
+    Replication {
+        /// Not known yet.
+        behind: bool,
+    },
+}
+
+/// Where an instance is in the map.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InstanceNumber {
+    /// The `[[vrrp]]` name.
+    pub instance: String,
+    /// From 1, less than [`INSTANCES_MAX`].
+    pub number: u32,
 }
 
 /// How well `lbd` serves.
@@ -51,7 +77,7 @@ pub struct LbdHealth {
 /// A message from `vrrpd`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum ToLbd {
-    /// The role of each instance, sent after `Hello` and whenever one changes.
+    /// The role of each instance, sent after `Hello` and whenever one changes: active as soon as one of its virtual routers is.
     Roles(Vec<InstanceRole>),
 }
 

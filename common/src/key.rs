@@ -39,6 +39,17 @@ pub enum KeyUse {
     TargetHash,
 }
 
+impl KeyUse {
+    /// The use's name as HKDF gets it. None is the begin of another.
+    const fn info(self) -> &'static [u8] {
+        match self {
+            Self::PeerLink => b"tandem peer link v1",
+            Self::Replication => b"tandem replication v1",
+            Self::TargetHash => b"tandem target hash v1",
+        }
+    }
+}
+
 impl PairKey {
     /// Wraps 32 secret bytes.
     #[must_use]
@@ -79,14 +90,20 @@ impl PairKey {
     /// The key for one use.
     #[must_use]
     pub fn derive(&self, purpose: KeyUse) -> [u8; 32] {
-        let info: &[u8] = match purpose {
-            KeyUse::PeerLink => b"tandem peer link v1",
-            KeyUse::Replication => b"tandem replication v1",
-            KeyUse::TargetHash => b"tandem target hash v1",
-        };
+        self.expand(&[purpose.info()])
+    }
+
+    /// The key for one use by one node, so that neither node can be taken for the other. Only the node's name follows the fixed words
+    /// in HKDF's `info`, so that no two pairs of use and name share one.
+    #[must_use]
+    pub fn derive_for_node(&self, purpose: KeyUse, node: &str) -> [u8; 32] {
+        self.expand(&[purpose.info(), b" of node ", node.as_bytes()])
+    }
+
+    fn expand(&self, info: &[&[u8]]) -> [u8; 32] {
         let mut out = [0; 32];
         // Expanding to 32 bytes cannot fail: the limit is 255 times the hash length.
-        if Hkdf::<Sha256>::new(None, &self.0).expand(info, &mut out).is_err() {
+        if Hkdf::<Sha256>::new(None, &self.0).expand_multi_info(info, &mut out).is_err() {
             debug_assert!(false, "32 bytes are within HKDF's limit");
         }
         out
@@ -114,6 +131,18 @@ mod tests {
         assert_eq!(PairKey::parse("abc"), Err(KeyError::Length(3)));
         let text = format!("{}g{}", "0".repeat(10), "0".repeat(53));
         assert_eq!(PairKey::parse(&text), Err(KeyError::Digit(11)));
+    }
+
+    #[test]
+    fn each_node_has_a_key_of_its_own() {
+        let key = PairKey::new([7; 32]);
+        let of = |node| key.derive_for_node(KeyUse::Replication, node);
+        // By HMAC-SHA-256 as Python's `hmac` computes it, after RFC 5869.
+        let expected = "51f9b657749ca82f29634ae183b2c175c5f55118f12fce216c59dfbb7b3ec442";
+        assert_eq!(PairKey::new(of("a")), PairKey::parse(expected).unwrap());
+        let plain = key.derive(KeyUse::Replication);
+        assert!(of("a") != of("b") && of("") != of("a") && of("") != plain && of("a") != plain);
+        assert_ne!(of("a"), key.derive_for_node(KeyUse::PeerLink, "a"));
     }
 
     #[test]

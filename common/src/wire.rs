@@ -1,8 +1,11 @@
 //! The one place that knows bincode: encoding with a version byte, decoding with a hard size limit.
 //!
-//! Used by the vrrpd ↔ lbd socket ([`crate::ipc`]) and the peer link. Integers are variable-length little endian
+//! Used by the vrrpd ↔ lbd socket ([`crate::ipc`]), the peer link and replication. Integers are variable-length little endian
 //! (bincode's standard configuration). Golden vectors in the tests pin the bytes: a change of them is a change of
 //! [`VERSION`].
+//!
+//! A protocol whose messages may be larger than [`SIZE_MAX`] says so with each call ([`encode_within`], [`FramesWithin`]): the
+//! limit is a constant of the protocol, never a number that came with a message.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{Decode, Encode};
@@ -10,8 +13,11 @@ use bincode::{Decode, Encode};
 /// The first byte of every message.
 pub const VERSION: u8 = 1;
 
-/// The largest message accepted or made, in bytes, version byte included.
+/// The largest message accepted or made where a protocol names no limit of its own, in bytes, version byte included.
 pub const SIZE_MAX: usize = 16 * 1024;
+
+/// Bytes of the length in front of each message of a byte stream.
+pub const LENGTH_SIZE: usize = 4;
 
 /// Why a message could not be read or made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,9 +30,14 @@ pub enum WireError {
         "the message is of version {0}, this end speaks version {VERSION}; run the same Tandem release on both ends"
     )]
     Version(u8),
-    /// Larger than [`SIZE_MAX`].
-    #[error("a message of {0} bytes is larger than the limit of {SIZE_MAX}")]
-    Size(usize),
+    /// Larger than the protocol's limit.
+    #[error("a message of {size} bytes is larger than the limit of {limit}")]
+    Size {
+        /// Bytes of the message.
+        size: usize,
+        /// Bytes that it may have.
+        limit: usize,
+    },
     /// Not the bytes of such a message.
     #[error("the message does not decode: {0}")]
     Malformed(String),
@@ -35,74 +46,133 @@ pub enum WireError {
     Trailing(usize),
 }
 
-const CONFIG: Configuration<LittleEndian, Varint, Limit<SIZE_MAX>> =
-    bincode::config::standard().with_limit::<SIZE_MAX>();
+const fn config<const MAX: usize>() -> Configuration<LittleEndian, Varint, Limit<MAX>> {
+    bincode::config::standard().with_limit::<MAX>()
+}
 
-/// `message` as bytes, version byte first.
+/// `message` as bytes, version byte first; at most [`SIZE_MAX`].
 pub fn encode<T: Encode>(message: &T) -> Result<Vec<u8>, WireError> {
-    let mut bytes = vec![VERSION];
-    bincode::encode_into_std_write(message, &mut bytes, CONFIG)
-        .map_err(|error| WireError::Malformed(error.to_string()))?;
-    if bytes.len() > SIZE_MAX {
-        return Err(WireError::Size(bytes.len()));
-    }
+    encode_within::<SIZE_MAX, T>(message)
+}
+
+/// `message` as bytes, version byte first; at most `MAX`.
+pub fn encode_within<const MAX: usize, T: Encode>(message: &T) -> Result<Vec<u8>, WireError> {
+    let mut bytes = Vec::new();
+    append_message::<MAX, T>(message, &mut bytes)?;
     Ok(bytes)
 }
 
-/// The message that `bytes` hold, all of them.
+/// The message of at most [`SIZE_MAX`] bytes that `bytes` hold, all of them.
 pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, WireError> {
-    let (&version, body) = bytes.split_first().ok_or(WireError::Empty)?;
+    decode_within::<SIZE_MAX, T>(bytes)
+}
+
+/// The message of at most `MAX` bytes that `bytes` hold, all of them.
+pub fn decode_within<const MAX: usize, T: Decode<()>>(bytes: &[u8]) -> Result<T, WireError> {
+    let (&version, mut body) = bytes.split_first().ok_or(WireError::Empty)?;
     if version != VERSION {
         return Err(WireError::Version(version));
     }
-    if bytes.len() > SIZE_MAX {
-        return Err(WireError::Size(bytes.len()));
-    }
-    let (message, used) =
-        bincode::decode_from_slice(body, CONFIG).map_err(|error| WireError::Malformed(error.to_string()))?;
-    if used != body.len() {
-        return Err(WireError::Trailing(body.len() - used));
-    }
-    Ok(message)
+    check_size(bytes.len(), MAX)?;
+    let message = take_within::<MAX, T>(&mut body)?;
+    if body.is_empty() { Ok(message) } else { Err(WireError::Trailing(body.len())) }
 }
+
+/// Adds the bytes of a part of a message, without a version: many of them, one after the other, are what a message carries as
+/// bytes. What is too large shows when the message is made.
+pub fn append<T: Encode>(part: &T, out: &mut Vec<u8>) -> Result<(), WireError> {
+    bincode::encode_into_std_write(part, out, bincode::config::standard())
+        .map(|_| ())
+        .map_err(|error| WireError::Malformed(error.to_string()))
+}
+
+/// Takes a part that [`append`] added from the front of `bytes`; it claims no more than `MAX` bytes of memory.
+pub fn take_within<const MAX: usize, T: Decode<()>>(bytes: &mut &[u8]) -> Result<T, WireError> {
+    let (part, used) = bincode::decode_from_slice(bytes, config::<MAX>())
+        .map_err(|error| WireError::Malformed(error.to_string()))?;
+    *bytes = bytes.get(used..).unwrap_or_default();
+    Ok(part)
+}
+
+/// Cuts a byte stream into frames of at most [`SIZE_MAX`] bytes.
+pub type FrameReader = FramesWithin<SIZE_MAX>;
 
 /// Cuts a byte stream into frames: a 4-byte little-endian length, then that many bytes of one message.
 ///
-/// At most [`SIZE_MAX`] bytes are ever kept; a longer length is an error and ends the stream.
+/// At most a frame of `MAX` bytes and what was pushed last are kept, if every whole message is taken before more is pushed; a
+/// longer length is an error and ends the stream.
 #[derive(Debug, Default)]
-pub struct FrameReader {
+pub struct FramesWithin<const MAX: usize> {
     pending: Vec<u8>,
+    /// Bytes at the front of `pending` that have been taken.
+    taken: usize,
 }
 
-impl FrameReader {
+impl<const MAX: usize> FramesWithin<MAX> {
     /// Adds what was read from the stream.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.pending.drain(..self.taken);
+        self.taken = 0;
         self.pending.extend_from_slice(bytes);
+    }
+
+    /// Bytes that are kept and not yet taken.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.len() - self.taken
+    }
+
+    /// The next whole message as bytes, or `None` until more have come.
+    pub fn next_bytes(&mut self) -> Result<Option<&[u8]>, WireError> {
+        let Some((head, rest)) = self.pending[self.taken..].split_first_chunk::<LENGTH_SIZE>() else {
+            return Ok(None);
+        };
+        let length = usize::try_from(u32::from_le_bytes(*head)).unwrap_or(usize::MAX);
+        check_size(length, MAX)?;
+        if rest.len() < length {
+            return Ok(None);
+        }
+        let start = self.taken + LENGTH_SIZE;
+        self.taken = start + length;
+        Ok(Some(&self.pending[start..self.taken]))
     }
 
     /// The next whole message, or `None` until more bytes have come.
     pub fn next_message<T: Decode<()>>(&mut self) -> Result<Option<T>, WireError> {
-        let Some((head, rest)) = self.pending.split_first_chunk::<4>() else { return Ok(None) };
-        let length = usize::try_from(u32::from_le_bytes(*head)).unwrap_or(usize::MAX);
-        if length > SIZE_MAX {
-            return Err(WireError::Size(length));
-        }
-        if rest.len() < length {
-            return Ok(None);
-        }
-        let message = decode(&rest[..length]);
-        self.pending.drain(..4 + length);
-        message.map(Some)
+        self.next_bytes()?.map(decode_within::<MAX, T>).transpose()
     }
 }
 
-/// `message` as one frame for a byte stream.
+/// `message` as one frame of at most [`SIZE_MAX`] bytes for a byte stream.
 pub fn frame<T: Encode>(message: &T) -> Result<Vec<u8>, WireError> {
-    let body = encode(message)?;
-    let length = u32::try_from(body.len()).map_err(|_| WireError::Size(body.len()))?;
-    let mut bytes = length.to_le_bytes().to_vec();
-    bytes.extend_from_slice(&body);
+    let mut bytes = Vec::new();
+    append_frame::<SIZE_MAX, T>(message, &mut bytes)?;
     Ok(bytes)
+}
+
+/// Adds `message` as one frame of at most `MAX` bytes to what is to go into a byte stream; nothing if it is too large.
+pub fn append_frame<const MAX: usize, T: Encode>(message: &T, out: &mut Vec<u8>) -> Result<(), WireError> {
+    let start = out.len();
+    out.extend_from_slice(&[0; LENGTH_SIZE]);
+    if let Err(error) = append_message::<MAX, T>(message, out) {
+        out.truncate(start);
+        return Err(error);
+    }
+    let size = out.len() - start - LENGTH_SIZE;
+    let length = u32::try_from(size).map_err(|_| WireError::Size { size, limit: MAX })?;
+    out[start..start + LENGTH_SIZE].copy_from_slice(&length.to_le_bytes());
+    Ok(())
+}
+
+fn append_message<const MAX: usize, T: Encode>(message: &T, out: &mut Vec<u8>) -> Result<(), WireError> {
+    let start = out.len();
+    out.push(VERSION);
+    append(message, out)?;
+    check_size(out.len() - start, MAX)
+}
+
+const fn check_size(size: usize, limit: usize) -> Result<(), WireError> {
+    if size > limit { Err(WireError::Size { size, limit }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -134,7 +204,7 @@ mod tests {
         assert!(matches!(decode::<Sample>(&[1, 200, 1]), Err(WireError::Malformed(_))));
         let mut reader = FrameReader::default();
         reader.push(&u32::MAX.to_le_bytes());
-        assert!(matches!(reader.next_message::<Sample>(), Err(WireError::Size(_))));
+        assert!(matches!(reader.next_message::<Sample>(), Err(WireError::Size { .. })));
     }
 
     #[test]
@@ -142,6 +212,39 @@ mod tests {
         let mut bytes = vec![VERSION, 0xfd];
         bytes.extend_from_slice(&u64::MAX.to_le_bytes());
         assert!(matches!(decode::<Vec<u8>>(&bytes), Err(WireError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_protocol_may_have_another_limit() {
+        let large = vec![7_u8; SIZE_MAX];
+        let size = SIZE_MAX + 4;
+        assert_eq!(encode(&large), Err(WireError::Size { size, limit: SIZE_MAX }));
+        let mut bytes = vec![9];
+        assert_eq!(
+            append_frame::<SIZE_MAX, _>(&large, &mut bytes),
+            Err(WireError::Size { size, limit: SIZE_MAX })
+        );
+        assert_eq!(bytes, [9], "nothing is left of what was too large");
+        append_frame::<{ 2 * SIZE_MAX }, _>(&large, &mut bytes).unwrap();
+        let mut reader = FramesWithin::<{ 2 * SIZE_MAX }>::default();
+        reader.push(&bytes[1..]);
+        assert_eq!(reader.next_message::<Vec<u8>>().unwrap(), Some(large));
+        assert_eq!(reader.pending(), 0);
+        let mut narrow = FrameReader::default();
+        narrow.push(&bytes[1..]);
+        assert_eq!(narrow.next_message::<Vec<u8>>(), Err(WireError::Size { size, limit: SIZE_MAX }));
+    }
+
+    #[test]
+    fn parts_follow_each_other() {
+        let mut bytes = Vec::new();
+        append(&sample(), &mut bytes).unwrap();
+        append(&300_u16, &mut bytes).unwrap();
+        let mut rest = &bytes[..];
+        assert_eq!(take_within::<100, Sample>(&mut rest).unwrap(), sample());
+        assert_eq!(rest, [0xfb, 0x2c, 0x01]);
+        assert!(take_within::<100, Sample>(&mut rest).is_err());
+        assert_eq!((take_within::<100, u16>(&mut rest).unwrap(), rest.len()), (300, 0));
     }
 
     proptest! {

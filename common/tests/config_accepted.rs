@@ -179,3 +179,49 @@ fn the_checksum_follows_the_signature_unless_told() {
     assert_eq!(reading("auth = \"none\"\nchecksum = \"message\""), Message);
     assert_eq!(reading("auth = \"none\"\nversion = 2"), Message);
 }
+
+/// A file for `lbd` alone, whose services forward to `g`.
+fn alone(services: &[(&str, &str)], targets: &str) -> Result<Config, config::Diagnostics> {
+    let services: String = services
+        .iter()
+        .map(|(name, keys)| format!("[[service]]\nname = \"{name}\"\nforward = \"g\"\n{keys}\n"))
+        .collect();
+    config::parse(
+        &format!("{services}[[target_group]]\nname = \"g\"\ntargets = [{targets}]\n"),
+        Path::new("alone.toml"),
+    )
+}
+
+#[test]
+fn the_kernel_forwards_for_addresses_of_the_host_s_own() {
+    let nat = "mode = \"nat\"\nlisten = [\"192.0.2.1:80\", \"192.0.2.1:*/udp\"]";
+    let config =
+        alone(&[("nat", nat)], "{ address = \"10.0.1.1\" }").unwrap_or_else(|errors| panic!("{errors}"));
+    let listen = &config.services[0].listen;
+    assert_eq!((listen[1].to_string().as_str(), listen[1].ports()), ("192.0.2.1:*", 0..=65535));
+    assert!(listen.iter().all(|listen| listen.instance.is_none()));
+}
+
+#[test]
+fn the_narrower_of_two_listeners_in_the_kernel_goes_first() {
+    let of = |listen: &str| format!("mode = \"nat\"\nlisten = [\"{listen}\"]");
+    let all = ["192.0.2.1:*", "192.0.2.1:80", "192.0.2.1:8000-8100", "192.0.2.1:8050", "192.0.2.1:8010-8020"]
+        .map(of);
+    let services: Vec<_> =
+        ["a", "b", "c", "d", "e"].into_iter().zip(all.iter().map(String::as_str)).collect();
+    assert!(alone(&services, "{ address = \"10.0.1.1:80\" }").is_ok());
+    // In whatever order they are written.
+    let reversed: Vec<_> = services.into_iter().rev().collect();
+    assert!(alone(&reversed, "{ address = \"10.0.1.1:80\" }").is_ok());
+}
+
+#[test]
+fn kernel_and_proxy_share_a_group_that_both_can_use() {
+    let services = [
+        ("nat", "mode = \"nat\"\nlisten = [\"192.0.2.1:80\"]"),
+        ("tcp", "mode = \"tcp\"\nlisten = [\"192.0.2.1:81\", \"[2001:db8::1]:81\"]"),
+    ];
+    let targets = "{ address = \"10.0.1.1:80\" }, { address = \"[2001:db8::2]:80\" }";
+    let config = alone(&services, targets).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.target_groups[0].algorithm, config::Algorithm::FlowHash);
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::config::{
     self, AccessLogFormat, Algorithm, Config, DiscoverSource, HealthCheck, Mode, ProxyVersion, RateKey,
-    Service, StickyBy, TargetGroup,
+    Service, StickyBy, TargetGroup, Via,
 };
 
 const SERVICE: &str =
@@ -151,6 +151,20 @@ fn a_group_with_everything() {
 }
 
 #[test]
+fn a_single_node_may_have_a_zone() {
+    let config = accept(&format!(
+        "[[node]]\nname = \"edge\"\nzone = \"z1\"\n{SERVICE}\
+         [[target_group]]\nname = \"g\"\ncross_zone = false\ntargets = [{{ address = \"10.0.1.1:80\", zone = \"z1\" }}]\n"
+    ));
+    assert_eq!(config.lone_node().and_then(|node| node.zone.as_deref()), Some("z1"));
+    let pair = accept(&format!(
+        "[[node]]\nname = \"a\"\n[[node]]\nname = \"b\"\n{SERVICE}\
+         [[target_group]]\nname = \"g\"\ntargets = [{{ address = \"10.0.1.1:80\" }}]\n"
+    ));
+    assert!(pair.lone_node().is_none());
+}
+
+#[test]
 fn ejection_sticky_and_queue_by_default() {
     let eject = group("eject = {}").eject.unwrap();
     assert_eq!((eject.consecutive_failures, eject.max_percent), (5, 50));
@@ -196,7 +210,12 @@ fn every_kind_of_check() {
         panic!("{https:?}")
     };
     assert_eq!((host.as_str(), body.as_str()), ("shop.example.com", "all is well"));
-    assert_eq!(check("grpc = \"\""), HealthCheck::Grpc { service: String::new(), host: None });
+    let service = String::new();
+    assert_eq!(check("grpc = \"\""), HealthCheck::Grpc { tls: false, service, host: None, ca_file: None });
+    let grpc = check("grpc = \"shop\", tls = true, host = \"shop.example.com:443\", ca_file = \"ca.pem\"");
+    let (service, host) = ("shop".to_owned(), Some("shop.example.com:443".to_owned()));
+    let ca_file = Some("/etc/tandem/ca.pem".into());
+    assert_eq!(grpc, HealthCheck::Grpc { tls: true, service, host, ca_file });
     let udp = check("udp = \"\\u0000\\u00ffx\", expect = \"\\u0080\"");
     assert_eq!(udp, HealthCheck::Udp { payload: vec![0, 255, b'x'], expect: Some(vec![0x80]) });
     let most = check(&format!("udp = \"{}\"", "x".repeat(1024)));
@@ -211,4 +230,56 @@ fn checks_of_unhealthy_targets_may_be_faster() {
     let faster = health("unhealthy_interval = \"10ms\", port = 8081");
     assert_eq!((faster.unhealthy_interval, faster.port), (Duration::from_millis(10), Some(8081)));
     assert_eq!(health("unhealthy_interval = \"5s\"").unhealthy_interval, secs(5));
+}
+
+/// A service of this mode with these addresses, for the group `g`.
+fn forwards(name: &str, mode: &str, listen: &str) -> String {
+    let dsr = if mode == "dsr" { "dsr = \"l2\"\n" } else { "" };
+    format!("[[service]]\nname = \"{name}\"\nmode = \"{mode}\"\n{dsr}listen = [{listen}]\nforward = \"g\"\n")
+}
+
+#[test]
+fn where_a_target_is_asked_depends_on_who_forwards_to_it() {
+    let via = |services: &str, keys: &str| {
+        let group = "[[target_group]]\nname = \"g\"\ntargets = [{ address = \"192.0.2.31:80\" }]\n";
+        let config = accept(&format!("{services}{group}health = {{ tcp = true{keys} }}\n"));
+        config.target_groups[0].health.as_ref().unwrap().via
+    };
+    let dsr = forwards("d", "dsr", "\"192.0.2.10:80\"");
+    let nat = forwards("n", "nat", "\"192.0.2.10:81\"");
+    let tcp = forwards("t", "tcp", "\"192.0.2.10:82\"");
+    assert_eq!(via(&dsr, ""), Via::Vip);
+    assert_eq!(via(&dsr, ", via = \"target\""), Via::Target);
+    assert_eq!(via(&nat, ""), Via::Target);
+    for mixed in [format!("{dsr}{nat}"), format!("{tcp}{dsr}")] {
+        assert_eq!((via(&mixed, ""), via(&mixed, ", via = \"vip\"")), (Via::Target, Via::Vip));
+    }
+}
+
+#[test]
+fn the_virtual_ip_that_a_target_is_checked_through() {
+    let services = forwards("a", "dsr", "\"192.0.2.10:53/udp\", \"192.0.2.10:53\", \"192.0.2.11:53\"")
+        + &forwards("b", "dsr", "\"[2001:db8::10]:53\", \"192.0.2.12:8080\"")
+        + &forwards("c", "nat", "\"[2001:db8::11]:53\"");
+    let through = |target: &str, keys: &str| {
+        let group = "[[target_group]]\nname = \"g\"\ntargets = [{ address = \"192.0.2.31\" }, { address = \"2001:db8::31\" }]\n";
+        let config = accept(&format!("{services}{group}health = {{ via = \"vip\", {keys} }}\n"));
+        let found = config.checked_through(&config.target_groups[0], target.parse().unwrap());
+        let (service, listen) = found.unwrap();
+        format!("{} {listen} {}", service.name, listen.protocol.name())
+    };
+    assert_eq!(through("192.0.2.31:0", "tcp = true, port = 53"), "a 192.0.2.10:53 tcp");
+    assert_eq!(through("192.0.2.31:0", "udp = \"?\", port = 53"), "a 192.0.2.10:53 udp");
+    // One that is listened on at the port, whatever comes before it; then the first.
+    assert_eq!(through("192.0.2.31:0", "tcp = true, port = 8080"), "b 192.0.2.12:8080 tcp");
+    assert_eq!(through("192.0.2.31:0", "tcp = true, port = 9"), "a 192.0.2.10:53 tcp");
+    assert_eq!(through("[2001:db8::31]:0", "tcp = true, port = 9"), "b [2001:db8::10]:53 tcp");
+    // Only with another family if there is none of the target's.
+    let only = accept(
+        "[[service]]\nname = \"d\"\nmode = \"dsr\"\ndsr = \"ipip\"\nlisten = [\"192.0.2.10:80\"]\nforward = \"g\"\n\
+         [[target_group]]\nname = \"g\"\ntargets = [{ address = \"[2001:db8::31]:80\" }]\nhealth = { tcp = true }\n",
+    );
+    let group = &only.target_groups[0];
+    let found = only.checked_through(group, group.targets[0].address).unwrap();
+    assert_eq!(found.1.to_string(), "192.0.2.10:80");
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::config::{
-    self, Algorithm, Auth, Config, Discover, DiscoverSource, HealthCheck, Mode, ProxyVersion, RateKey,
-    Transport, VrrpVersion,
+    self, Algorithm, Attach, Auth, Config, Discover, DiscoverSource, Dsr, FlowTimeouts, HealthCheck, Kernel,
+    Method, Mode, OnUnhealthy, Protocol, ProxyVersion, RateKey, Transport, VrrpVersion,
 };
 
 fn folder() -> PathBuf {
@@ -84,7 +84,7 @@ fn full_reads_every_key() {
 #[test]
 fn full_has_every_key_of_services() {
     let config = example("full.toml");
-    let [shop, dns] = &config.services[..] else { panic!("two services") };
+    let [shop, dns, mail, media] = &config.services[..] else { panic!("four services") };
     assert_eq!((shop.mode, shop.listen.len()), (Mode::Tcp, 4));
     assert_eq!(shop.accept_proxy.len(), 2);
     assert_eq!(shop.timeout.user, Some(Duration::from_secs(30)));
@@ -95,6 +95,43 @@ fn full_has_every_key_of_services() {
     assert_eq!(shop.access_log.as_ref().unwrap().file, Some("/var/log/tandem/shop.log".into()));
     assert_eq!((shop.rules[0].sni.len(), shop.rules[0].forward.as_str()), (2, "api"));
     assert_eq!((dns.mode, dns.timeout.idle), (Mode::Udp, Duration::from_secs(60)));
+    assert_eq!((shop.forwarding, dns.forwarding), (None, None));
+    let listen: Vec<String> = mail.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        listen,
+        ["192.0.2.10:25", "[2001:db8::10]:25", "192.0.2.10:8000-8100", "192.0.2.10:1000-2000"]
+    );
+    assert_eq!((mail.listen[2].protocol, mail.listen[3].protocol), (Protocol::Tcp, Protocol::Udp));
+    let forwarding = mail.forwarding.unwrap();
+    assert_eq!(forwarding.method, Method::Nat { preserve_client_ip: false });
+    assert_eq!(forwarding.on_unhealthy, OnUnhealthy::Reset);
+    assert_eq!(forwarding.timeout.datagrams, Duration::from_secs(350), "written, so it is for both");
+    assert_eq!(media.forwarding.unwrap().method, Method::Dsr(Dsr::Gue));
+    assert_eq!(media.forwarding.unwrap().timeout, FlowTimeouts::default());
+}
+
+#[test]
+fn full_has_every_key_of_the_kernel() {
+    let kernel = example("full.toml").kernel;
+    assert_eq!(
+        (kernel.interfaces_of("a"), kernel.interfaces_of("b")),
+        (&["eth1".into()][..], &["ens4".into()][..])
+    );
+    assert_eq!(kernel.interfaces_of("c"), <[String; 0]>::default());
+    assert_eq!((kernel.max_flows, kernel.new_flows_per_second), (1_000_000, 125_000));
+    assert_eq!((kernel.attach, kernel.trace_every, kernel.gue_port), (Attach::Auto, 0, 6080));
+    assert_eq!(kernel.drain_timeout, Duration::from_secs(10));
+    assert_eq!(example("minimal.toml").kernel, Kernel::default());
+}
+
+#[test]
+fn the_kernel_chooses_by_hash() {
+    let config = example("kernel.toml");
+    assert!(config.services.iter().all(|service| service.mode.in_kernel() && service.forwarding.is_some()));
+    assert!(config.target_groups.iter().all(|group| group.algorithm == Algorithm::FlowHash));
+    let web = config.target_group("web").unwrap();
+    assert_eq!((web.targets[0].address.port(), web.targets[0].id.as_str()), (0, "w1"));
+    assert_eq!(example("full.toml").target_group("mail").unwrap().targets[1].id, "2001:db8:1::41");
 }
 
 #[test]
@@ -125,14 +162,16 @@ fn full_has_every_key_of_groups() {
     assert_eq!(expect.as_deref(), Some(&[0x12, 0x34][..]));
 }
 
-/// The keys of services and target groups.
+/// The keys of services, target groups and the kernel.
 const KEYS: &str = "zone accept_proxy transparent connect idle header keepalive user max_connections \
     max_connections_per_source rate key requests per scope access allow deny network tag access_log \
     format file rule when sni forward algorithm targets id address weight backup panic_percent \
     slow_start drain_timeout send_proxy cross_zone discover dns server srv consul etcd prefix \
     refresh max_targets health http tcp tls grpc udp host expect body ca_file port interval \
     unhealthy_interval timeout healthy_threshold unhealthy_threshold eject consecutive_failures base \
-    max max_percent sticky by ttl max_entries retry on attempts queue";
+    max max_percent sticky by ttl max_entries retry on attempts queue dsr preserve_client_ip \
+    on_unhealthy half_open closing max_flows new_flows_per_second attach interfaces drain_timeout \
+    trace_every gue_port";
 
 /// In an example or in a comment.
 #[test]
@@ -157,6 +196,7 @@ fn every_example_passes_check() {
         "active-passive.toml",
         "edge.toml",
         "full.toml",
+        "kernel.toml",
         "minimal.toml",
         "sidecar.toml",
     ];

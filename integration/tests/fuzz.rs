@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use common::ipc::{LbdHealth, ToLbd, ToVrrpd};
+use common::ipc::{InstanceNumber, LbdHealth, ToLbd, ToVrrpd};
 use common::key::{KeyUse, PairKey};
 use common::rng::Rng;
 use common::time::{Duration, Instant, Now, UnixTime};
@@ -241,12 +241,13 @@ fn mangled_packets_do_not_stop_a_node() {
 #[test]
 fn mangled_streams_do_not_stop_the_socket_between_the_daemons() {
     let hello = ToVrrpd::Hello { node: "a".to_owned(), version: "1".to_owned(), config_hash: 7 };
+    let instances = ToVrrpd::Instances(vec![InstanceNumber { instance: "web".to_owned(), number: 1 }]);
     let health = ToVrrpd::Health(LbdHealth {
         workers_alive: 1,
         workers_expected: 2,
         services_without_targets: vec!["web".to_owned(); 10],
     });
-    let valid = [frame(&hello).unwrap(), frame(&health).unwrap()].concat();
+    let valid = [hello, health, instances].map(|message| frame(&message).unwrap()).concat();
     let (mut read, mut refused) = (0, 0);
     for seed in 0..number("TANDEM_FUZZ_ROUNDS", ROUNDS_DEFAULT) {
         let mut rng = Rng::new(seed);

@@ -1,7 +1,7 @@
 //! Access logs: a line for each connection that has ended, written by a thread of its own so that no worker waits for a
 //! disk or a pipe.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::config::{AccessLog, AccessLogFormat, Config};
 use lbd_core::access_log::Record;
+use nix::unistd::{AccessFlags, access};
 
 /// Lines that may wait for the thread that writes them; more are dropped and counted.
 const LINES_MAX: usize = 16_384;
@@ -138,6 +139,27 @@ impl AccessLogs {
                 tracing::warn!("an access log is behind and was not opened again");
             }
         }
+    }
+}
+
+/// The access logs of a configuration that cannot be written. Makes no file.
+pub(crate) fn problems(config: &Config) -> impl Iterator<Item = AccessLogError> {
+    let logs = config.services.iter().filter_map(|service| service.access_log.as_ref());
+    let files: BTreeSet<&PathBuf> = logs.filter_map(|log| log.file.as_ref()).collect();
+    files.into_iter().filter_map(|path| {
+        let source = try_to_write(path).err()?;
+        Some(AccessLogError::Open { path: path.clone(), source })
+    })
+}
+
+fn try_to_write(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // A file of its own is made at the start, if the folder is there and lets it.
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            Ok(access(folder.unwrap_or(Path::new(".")), AccessFlags::W_OK | AccessFlags::X_OK)?)
+        }
+        other => other.map(drop),
     }
 }
 

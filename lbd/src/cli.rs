@@ -1,14 +1,18 @@
 //! The command line.
 
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
+use common::config::{Config, Mode, TargetGroup, Via};
 use lbd_core::group::Admin;
 
-use crate::{api, prober, process, reload, run, simulate, status};
+use crate::l4::kernel::{self, DoctorOptions};
+use crate::{access_log, api, prober, process, reload, run, simulate, status};
 
 /// Tandem's load balancer: forwards the traffic of the pair's virtual IPs to healthy targets.
 #[derive(Debug, Parser)]
@@ -35,9 +39,10 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The node's name: as given, else the host's.
-    pub(crate) fn node_name(&self) -> String {
-        self.node.clone().or_else(process::host_name).unwrap_or_default()
+    /// The node's name: as given, else the only one's of `config`, else the host's.
+    pub(crate) fn node_name(&self, config: &Config) -> String {
+        let lone = || config.lone_node().map(|node| node.name.clone());
+        self.node.clone().or_else(lone).or_else(process::host_name).unwrap_or_default()
     }
 }
 
@@ -69,6 +74,18 @@ enum Command {
         #[arg(long, value_name = "N")]
         weight: Option<status::Weight>,
     },
+    /// Look at what kernel forwarding (mode nat and dsr) needs of this host, its interfaces and its targets
+    Doctor {
+        /// Take the forwarding program, its flows and everything else of it out of the kernel; lbd must not be running
+        #[arg(long)]
+        remove: bool,
+        /// Show a sample of the packets that the kernel forwards, one of so many, and what becomes of them
+        #[arg(long, value_name = "EVERY", num_args = 0..=1, default_missing_value = "1", conflicts_with = "remove")]
+        trace: Option<NonZeroU32>,
+        /// How long to sample
+        #[arg(long, value_name = "SECONDS", default_value_t = 5, requires = "trace")]
+        seconds: u32,
+    },
     /// Have the running daemon read its configuration again
     Reload,
     /// Play a workload through the balancing algorithms on a virtual clock, and print what each makes of it
@@ -91,6 +108,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Status { json } => status::show(&options.run_dir, json),
         Command::Set { target, state, weight } => {
             status::set(&options.run_dir, &target, status::Settings { state, weight })
+        }
+        Command::Doctor { remove, trace, seconds } => {
+            let trace_time = Duration::from_secs(seconds.into());
+            doctor(options, &DoctorOptions { remove, trace: trace.map(NonZeroU32::get), trace_time })
         }
         Command::Reload => status::reload(&options.run_dir),
         Command::Simulate { file, svg } => simulate::simulate(&file, svg.as_deref()),
@@ -121,13 +142,52 @@ fn parse_admin(text: &str) -> Result<Admin, &'static str> {
 }
 
 fn check(options: &Options) -> anyhow::Result<String> {
-    let config = match &options.node {
-        Some(node) => reload::load_for_node(&options.config, node)?,
-        None => common::config::load(&options.config)?,
-    };
-    prober::check_config(&config)?;
-    if let Some(path) = &config.api.token_file {
-        api::read_token(path)?;
+    let config = common::config::load(&options.config)?;
+    if let Some(node) = &options.node {
+        reload::check_node(&config, node)?;
     }
-    Ok(format!("{}: ok\n", options.config.display()))
+    let mut lacking: Vec<String> = prober::problems(&config).map(|error| error.to_string()).collect();
+    if let Some(Err(error)) = config.api.token_file.as_ref().map(api::read_token) {
+        lacking.push(error.to_string());
+    }
+    lacking.extend(access_log::problems(&config).map(|error| error.to_string()));
+    let file = options.config.display();
+    if !lacking.is_empty() {
+        bail!(
+            "{file}: there is no mistake in it, but not all that it names can be used on this host:\n{}",
+            lacking.join("\n")
+        );
+    }
+    let mut text = format!("{file}: ok\n");
+    for group in checked_elsewhere(&config) {
+        text.push_str(&format!(
+            "note: the targets of {} are checked at their own addresses, although a service of mode \"dsr\" forwards to \
+             them: one that has lost the virtual IP would not be noticed; health.via = \"vip\" checks them through it\n",
+            group.name
+        ));
+    }
+    if let Some(lack) = kernel::lack(&config) {
+        text.push_str(&format!("note: it cannot run on this host: {lack}\n"));
+    }
+    Ok(text)
+}
+
+/// The groups of `dsr` whose checks do not take the way of clients' packets.
+fn checked_elsewhere(config: &Config) -> impl Iterator<Item = &TargetGroup> {
+    let by_dsr = |group: &&TargetGroup| {
+        config.services.iter().any(|service| service.mode == Mode::Dsr && service.forward == group.name)
+    };
+    let at_target = |group: &&TargetGroup| group.health.as_ref().is_some_and(|it| it.via == Via::Target);
+    config.target_groups.iter().filter(by_dsr).filter(at_target)
+}
+
+fn doctor(options: &Options, wanted: &DoctorOptions) -> anyhow::Result<String> {
+    let mut node = String::new();
+    let config = reload::load_for_node(&options.config, |config| {
+        node = options.node_name(config);
+        node.clone()
+    });
+    let config = config.map_err(anyhow::Error::from);
+    let running = status::read(&options.run_dir).ok();
+    kernel::doctor(config, &node, &options.run_dir, running.as_ref(), wanted)
 }

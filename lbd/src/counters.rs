@@ -70,6 +70,8 @@ pub(crate) struct ServiceCounters {
     pub(crate) queued: Counter,
     /// Connects tried again on another target.
     pub(crate) retries: Counter,
+    /// Connects that failed for want of something on this host, of which no target knows.
+    pub(crate) local_errors: Counter,
     /// Tries of a target that is not healthy, because none was.
     pub(crate) unhealthy_tries: Counter,
     /// Bytes from clients to targets.

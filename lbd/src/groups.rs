@@ -50,5 +50,6 @@ fn step(shared: &Shared) {
     }
     if changed {
         shared.health_changed.notify_one();
+        shared.kernel.wake();
     }
 }

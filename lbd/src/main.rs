@@ -1,7 +1,7 @@
 //! Tandem's load balancer daemon.
 //!
 //! `main` reads the command line; [`run`] starts the daemon: configuration, listeners, one worker thread per core
-//! ([`worker`], [`l4`]) and the control runtime on the main thread (health checks, API, link to `vrrpd`, reload, signals).
+//! ([`worker`], [`executor`], [`l4`]) and the control runtime on the main thread (health checks, API, link to `vrrpd`, reload, signals).
 //! What is decided is decided in `lbd-core`; this crate does the IO.
 
 mod access_log;
@@ -11,13 +11,17 @@ mod cli;
 mod clock;
 mod counters;
 mod discover;
+mod executor;
 mod groups;
 mod l4;
 mod logging;
 mod metrics;
+mod peer;
 mod prober;
 mod process;
+mod random;
 mod reload;
+mod replication;
 mod run;
 mod shared;
 mod simulate;

@@ -18,7 +18,7 @@
 //! | `tandem_lbd_service_connections_open` | gauge | `service` | client connections open now |
 //! | `tandem_lbd_service_connections_max` | gauge | `service` | the most that may be open |
 //! | `tandem_lbd_service_connections_total` | counter | `service` | client connections admitted |
-//! | `tandem_lbd_service_connections_refused_total` | counter | `service`, `reason` (`access`, `max_connections`, `max_connections_per_source`, `rate`, `proxy_header`, `client_hello`, `header_timeout`, `client_gone`, `targets_full`, `queue_full`, `queue_timeout`, `no_target`) | client connections reset before they had a target |
+//! | `tandem_lbd_service_connections_refused_total` | counter | `service`, `reason` (`access`, `max_connections`, `max_connections_per_source`, `rate`, `proxy_header`, `client_hello`, `header_timeout`, `client_gone`, `targets_full`, `queue_full`, `queue_timeout`, `local`, `no_target`) | client connections reset before they had a target |
 //! | `tandem_lbd_service_connections_queued_total` | counter | `service` | client connections that had to wait for a target with room |
 //! | `tandem_lbd_service_rate_sources_forgotten_total` | counter | `service` | sources whose rate was forgotten because too many were known |
 //! | `tandem_lbd_group_queue_waiting` | gauge | `group` | connections that wait for a target with room now |
@@ -26,6 +26,7 @@
 //! | `tandem_lbd_group_sticky_forgotten_total` | counter | `group` | clients forgotten before their time because too many were known |
 //! | `tandem_lbd_service_connections_ended_total` | counter | `service`, `end` (`done`, `client_reset`, `target_reset`, `idle`, `drained`, `stopped`) | relayed connections by how they ended |
 //! | `tandem_lbd_service_connect_retries_total` | counter | `service` | connects tried again on another target |
+//! | `tandem_lbd_service_connect_local_errors_total` | counter | `service` | connects that failed because this host had no file, port or memory for them; no target is blamed |
 //! | `tandem_lbd_service_unhealthy_tries_total` | counter | `service` | connects while the target group was in panic |
 //! | `tandem_lbd_service_datagrams_total` | counter | `service`, `direction` (`to_target`, `to_client`) | datagrams passed on; this and what follows for `udp` services only, whose sessions are counted as connections |
 //! | `tandem_lbd_service_datagrams_dropped_total` | counter | `service`, `reason` (`refused`: no session for it, `truncated`, `too_big`, `queue_full`, `to_target`, `to_client`, `closing`) | datagrams not passed on |
@@ -45,6 +46,7 @@
 //! | `tandem_lbd_discovery_entries_left_out_total` | counter | `group`, `reason` (`over_limit`, `unusable`) | entries of good answers left out |
 //! | `tandem_lbd_target_serving` | gauge | `group`, `target`, `address` | 1 if new connections may go there |
 //! | `tandem_lbd_target_usable` | gauge | the same | 1 if it is ready, healthy and not ejected |
+//! | `tandem_lbd_target_health` | gauge | the same and `state` (`healthy`, `unhealthy`, `undecided`, `unchecked`) | 1 for what its checks say |
 //! | `tandem_lbd_target_weight` | gauge | the same | the weight in force |
 //! | `tandem_lbd_target_share` | gauge | the same | weight × 256, less during a slow start, 0 for nothing |
 //! | `tandem_lbd_target_ejections_total` | counter | the same and `result` (`ejected`, `refused`) | ejections, and those that `max_percent` did not allow; a reload keeps them |
@@ -57,8 +59,56 @@
 //! | `tandem_lbd_target_bytes_total` | counter | the same and `direction` (`to_target`, `to_client`) | bytes relayed |
 //! | `tandem_lbd_target_checks_total` | counter | the same and `result` (`success`, `failure`) | health checks |
 //! | `tandem_lbd_target_check_duration_seconds` | gauge | the same | how long the last check took |
+//! | `tandem_lbd_kernel_attached` | gauge | `interface`, `how` (`tcx`, `clsact`, `xdp`) | 1 for each interface that the forwarding program is on; this and what follows only with services of mode `nat` or `dsr` |
+//! | `tandem_lbd_kernel_troubles` | gauge | | targets that have no way, interfaces that are missing and the like, as `lbd status` lists them |
+//! | `tandem_lbd_kernel_failures_total` | counter | | updates of the kernel's maps that failed and were tried again |
+//! | `tandem_lbd_kernel_flows` | gauge | | flows at the last count, made every few seconds |
+//! | `tandem_lbd_kernel_flows_max` | gauge | | flows that can be remembered |
+//! | `tandem_lbd_kernel_flows_expired_total` | counter | | flows deleted because they were over |
+//! | `tandem_lbd_kernel_drops_total` | counter | `reason` (`malformed`, `not_active`, `denied`, `source_rate`, `no_target`, `no_next_hop`, `no_port`, `flows_full`, `fragment`, `too_big`, `unhealthy`, `ttl`, `clash`, `icmp_inner`, `headroom`, `solicitation`: an ARP or neighbour request for a VIP that this node does not own, `answer_rate`, `unknown_flow`: from a target, for a flow of the other node that it has not told of yet) | packets for a service that were not forwarded; like all that follow counted by the kernel, on over restarts |
+//! | `tandem_lbd_kernel_check_packets_total` | counter | `what` (`sent`, `returned`, `dropped`: for want of a way) | packets of health checks through virtual IPs, which count for no service |
+//! | `tandem_lbd_kernel_service_flows` | gauge | `service` | flows at the last count |
+//! | `tandem_lbd_kernel_service_new_flows_total` | counter | `service` | flows begun |
+//! | `tandem_lbd_kernel_service_unstored_flows_total` | counter | `service` | of these, flows that were not remembered because too many were new |
+//! | `tandem_lbd_kernel_service_packets_total` | counter | `service`, `direction` (`to_target`, `to_client`) | packets forwarded; with `dsr` there are none to clients |
+//! | `tandem_lbd_kernel_service_bytes_total` | counter | `service`, `direction` | bytes forwarded |
+//! | `tandem_lbd_kernel_target_flows` | gauge | `group`, `target` | flows at the last count |
+//! | `tandem_lbd_kernel_target_new_flows_total` | counter | `group`, `target` | flows begun |
+//! | `tandem_lbd_kernel_target_packets_total` | counter | `group`, `target`, `direction` | packets forwarded |
+//! | `tandem_lbd_kernel_target_bytes_total` | counter | `group`, `target`, `direction` | bytes forwarded |
+//! | `tandem_lbd_peer_connected` | gauge | | 1 while there is a session with the other node's `lbd`; this and what follows only with a second node, `peer_address` and `key_file` |
+//! | `tandem_lbd_peer_listening` | gauge | | 1 while the other node can connect to this one |
+//! | `tandem_lbd_peer_attempts_total` | counter | | connections to the other node begun |
+//! | `tandem_lbd_peer_attempts_failed_total` | counter | `reason` (as below) | of these, connections that did not become a session |
+//! | `tandem_lbd_peer_connections_refused_total` | counter | `reason` (`address`: not the other node's, `too_many`, `unreachable`, `timeout`, `closed`: by the other end, `not_tls`, `tls_version`, `key_type`, `key`: not the other node's, `protocol`: another release, `forged`: damaged or recorded, `superseded`: a newer one was there, `other`) | connections to this node that did not become a session |
+//! | `tandem_lbd_peer_sessions_total` | counter | | sessions with the other node |
+//! | `tandem_lbd_peer_sessions_ended_total` | counter | `end` (`closed`: by the other node, `cut`, `silent`, `truncated`, `oversized`, `empty`, `damaged`, `stalled`: it took nothing, `replaced`: by a newer connection, `dropped`: by this node, `stopped`) | sessions by how they ended |
+//! | `tandem_lbd_peer_messages_total` | counter | `direction` (`in`, `out`) | messages |
+//! | `tandem_lbd_peer_bytes_total` | counter | `direction` (`in`, `out`) | their bytes, before TLS |
+//! | `tandem_lbd_peer_queue_bytes` | gauge | | bytes that wait to be sent |
+//! | `tandem_lbd_peer_queue_bytes_max` | gauge | | bytes that may wait |
+//! | `tandem_lbd_peer_queue_lag_seconds` | gauge | | how long the first message in the queue has waited |
+//! | `tandem_lbd_replication_synced` | gauge | | 1 while this node has everything that the other one replicates; this and what follows only while replication runs |
+//! | `tandem_lbd_replication_peer_synced` | gauge | | 1 while the other node has everything of this one |
+//! | `tandem_lbd_replication_same_config` | gauge | | 1 if the other node runs the same configuration, 0 if another; absent before it was heard |
+//! | `tandem_lbd_replication_lag_seconds` | gauge | | age of the oldest change that is not sent yet |
+//! | `tandem_lbd_replication_dirty` | gauge | | changes that wait to be sent |
+//! | `tandem_lbd_replication_unacknowledged_bytes` | gauge | | bytes sent that the other node has not written yet |
+//! | `tandem_lbd_replication_entries` | gauge | `table` (`flows` and those to come) | entries of either node known |
+//! | `tandem_lbd_replication_changes_total` | counter | `table`, `direction` (`in`, `out`) | entries, new and changed ones |
+//! | `tandem_lbd_replication_deletions_total` | counter | `direction` | entries that were over |
+//! | `tandem_lbd_replication_skipped_total` | counter | `reason` (`older`: than what is here, `unknown_table`, `unknown_name`, `generation`, `table_full`, `no_service_or_target`: another configuration, `port_taken`, `flows_full`, `used_here`: this node's own was used later, `other`) | entries received that were not applied |
+//! | `tandem_lbd_replication_snapshots_total` | counter | `direction` | everything that a node has, told to its end |
+//! | `tandem_lbd_replication_resyncs_total` | counter | | times that this began anew because too much was waiting |
+//! | `tandem_lbd_replication_swept_total` | counter | | entries deleted because the other node had them no longer |
+//! | `tandem_lbd_replication_adopted_total` | counter | | entries taken over from a former life of the other node |
+//! | `tandem_lbd_replication_not_replicated_total` | counter | | changes that found no room in the tables of what is replicated |
+//! | `tandem_lbd_replication_reports_lost_total` | counter | | reports of the walk through all flows that found no room; flows that are used go on to be told |
+//! | `tandem_lbd_replication_untold_total` | counter | | changes of flows that the kernel's program had no room to tell of; the next walk through all flows finds them |
 
 mod durations;
+mod kernel;
+mod peer;
 mod udp;
 
 use std::fmt;
@@ -69,6 +119,7 @@ use common::time::Instant;
 use lbd_core::check::Reason;
 use lbd_core::discover::{FailureKind, Status};
 use lbd_core::group::{Mode, View};
+use lbd_core::health::HealthState;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -109,7 +160,9 @@ impl Collector for Now {
         let now = shared.clock.now().at;
         encode_groups(&mut out, &snapshot.groups, now)?;
         encode_targets(&mut out, &snapshot.groups, now)?;
-        durations::encode_services(&mut out, &snapshot.services)
+        durations::encode_services(&mut out, &snapshot.services)?;
+        kernel::encode(&mut out, &shared.kernel)?;
+        peer::encode(&mut out, &shared.peer)
     }
 }
 
@@ -280,6 +333,12 @@ fn encode_service_work(out: &mut Out<'_>, names: &[String], services: &[Arc<Serv
         each().map(|(name, service)| (labels(name), service.shared.counters.sum(|shard| &shard.retries))),
     )?;
     out.counters(
+        "service_connect_local_errors",
+        "Connects that failed because this host had no file, port or memory for them",
+        each()
+            .map(|(name, service)| (labels(name), service.shared.counters.sum(|shard| &shard.local_errors))),
+    )?;
+    out.counters(
         "service_connections_queued",
         "Client connections that had to wait for a target with room",
         each().map(|(name, service)| (labels(name), service.shared.counters.sum(|shard| &shard.queued))),
@@ -414,6 +473,10 @@ fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant) -> fmt
         "Whether it is ready, healthy and not ejected",
         gauges(|it| flag(it.view.usable)),
     )?;
+    let health = targets.iter().flat_map(|it| {
+        HealthState::ALL.map(|state| (it.labels_and("state", state.name()), flag(state == it.view.health)))
+    });
+    out.gauges("target_health", "What its checks say", health)?;
     out.gauges("target_weight", "The weight in force", gauges(|it| f64::from(it.view.weight)))?;
     let share = gauges(|it| f64::from(it.view.share));
     out.gauges("target_share", "Weight times 256, less during a slow start, 0 for nothing", share)?;

@@ -41,6 +41,12 @@ pub(crate) fn make_room_for_open_files(limit: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether an error is this host's doing and says nothing about the target: too many open files, no memory, no free port.
+pub(crate) fn is_local(error: &io::Error) -> bool {
+    const LOCAL: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| LOCAL.contains(&code))
+}
+
 /// The lock that makes a run directory this process's own; the kernel frees it at the process's end, however it ends.
 #[derive(Debug)]
 pub(crate) struct RunDir {

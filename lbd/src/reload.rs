@@ -16,6 +16,7 @@ use crate::access_log::{AccessLogError, AccessLogs};
 use crate::api::{ApiError, ApiServer};
 use crate::change::{Asked, Reply};
 use crate::discover::{Discoverer, Ticket};
+use crate::l4::kernel::{KernelError, Prepared};
 use crate::l4::{BindError, bind_all, udp};
 use crate::prober::{self, Prober, UnusableCheck};
 use crate::shared::Shared;
@@ -44,6 +45,9 @@ pub(crate) enum ReloadError {
     /// A new address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The kernel cannot forward.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     /// The API's new address or token cannot be used.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -52,7 +56,7 @@ pub(crate) enum ReloadError {
 /// The configuration is not for this node.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NodeError {
-    /// It has nodes, and this is none of them.
+    /// It is a pair's, and this is neither of them.
     #[error(
         "the configuration has no [[node]] named {node:?}, only {known}; give this node's name with --node"
     )]
@@ -74,9 +78,9 @@ pub(crate) struct ReloadReport {
     pub(crate) targets_removed: Vec<TargetKey>,
 }
 
-/// Checks that `config` is for this node.
+/// Checks that `config` is for this node. One that has a single node is for whichever host it is on.
 pub(crate) fn check_node(config: &Config, node: &str) -> Result<(), NodeError> {
-    if config.nodes.is_empty() || config.node(node).is_some() {
+    if config.nodes.len() < 2 || config.node(node).is_some() {
         return Ok(());
     }
     let known: Vec<String> = config.nodes.iter().map(|node| format!("{:?}", node.name)).collect();
@@ -139,7 +143,8 @@ impl Parts {
         let logs = AccessLogs::of(&config, &before.access_logs)?;
         let carry =
             Carry::from(self.shared.life.clone(), key, &before, &self.shared.removed()).logging_to(logs);
-        let next = Arc::new(Snapshot::build(Arc::new(config), &carry));
+        let config = Arc::new(config);
+        let next = Arc::new(Snapshot::build(Arc::clone(&config), &carry));
         let changed = |mode| Difference::between(before.addresses(mode), next.addresses(mode));
         let held = |mode| before.addresses(mode).collect::<Vec<_>>();
         let (streams, datagrams) = (changed(Mode::Tcp), changed(Mode::Udp));
@@ -147,6 +152,7 @@ impl Parts {
         let workers = self.workers.count();
         let added = bind_all(&streams.added, &held(Mode::Tcp), workers)?;
         let added_udp = udp::bind_all(&datagrams.added, &held(Mode::Udp), workers)?;
+        let kernel = self.prepare_kernel(config).await?;
         let api_change = self.api.prepare(&next.config.api).await?;
         // ---- nothing below fails ----
         let targets = self.put_in_force(&before, &next);
@@ -156,6 +162,8 @@ impl Parts {
             }
         }
         self.listen_udp(added_udp).await;
+        self.apply_kernel(kernel).await;
+        self.apply_peer().await;
         let sockets = (next.addresses(Mode::Tcp).count() + next.addresses(Mode::Udp).count()) * workers;
         let leaving = (streams.removed.len() + datagrams.removed.len()) * workers;
         // All are open before the first is closed: as many that come as go would not show in the number.
@@ -181,6 +189,32 @@ impl Parts {
             targets_added: targets.added,
             targets_removed: targets.removed,
         })
+    }
+
+    /// Loads the forwarding program, if the configuration is the first that wants it. Takes a moment, and other threads than
+    /// this one.
+    async fn prepare_kernel(&self, config: Arc<Config>) -> Result<Option<Prepared>, ReloadError> {
+        let shared = Arc::clone(&self.shared);
+        let prepare = move || shared.kernel.prepare(&config, &shared.run_dir);
+        Ok(tokio::task::spawn_blocking(prepare).await.map_err(|_| ReloadError::Cancelled)??)
+    }
+
+    /// Has the kernel forward what the configuration in force wants, or nothing any more.
+    pub(crate) async fn apply_kernel(&self, prepared: Option<Prepared>) {
+        let shared = Arc::clone(&self.shared);
+        let applied = tokio::task::spawn_blocking(move || shared.kernel.apply(&shared, prepared)).await;
+        if let Err(error) = applied {
+            tracing::error!(%error, "kernel forwarding was not started");
+        }
+    }
+
+    /// Has the link to the other node as the configuration in force says. A link that stays the same goes on.
+    pub(crate) async fn apply_peer(&self) {
+        let shared = Arc::clone(&self.shared);
+        let apply = move || shared.peer.apply(&shared);
+        if let Err(error) = tokio::task::spawn_blocking(apply).await {
+            tracing::error!(%error, "the link to the other node was not started");
+        }
     }
 
     /// Waits until the workers listen on so many sockets.
@@ -267,9 +301,12 @@ pub(crate) enum Request {
 }
 
 /// Reads the configuration for the start of the daemon.
-pub(crate) fn load_for_node(file: &Path, node: &str) -> Result<Config, ReloadError> {
+pub(crate) fn load_for_node(
+    file: &Path,
+    node: impl FnOnce(&Config) -> String,
+) -> Result<Config, ReloadError> {
     let config = load(file)?;
-    check_node(&config, node)?;
+    check_node(&config, &node(&config))?;
     prober::check_config(&config)?;
     Ok(config)
 }

@@ -20,7 +20,9 @@ use crate::api::ApiServer;
 use crate::cli::Options;
 use crate::clock::{Clock, unix_now};
 use crate::discover::Discoverer;
+use crate::l4::kernel::{Kernel, Prepared};
 use crate::l4::{Listeners, bind_all, udp};
+use crate::peer::PeerLink;
 use crate::prober::Prober;
 use crate::reload::{Parts, Request, load_for_node};
 use crate::shared::{ControlCounters, Shared, VrrpdView, WorkerShared};
@@ -37,8 +39,8 @@ const FIRST_CHECKS_MAX: Duration = Duration::from_secs(1);
 /// Runs the daemon until it is told to stop.
 pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::Result<()> {
     logging::start();
-    let node = options.node_name();
-    let config = load_for_node(&options.config, &node)?;
+    let config = load_for_node(&options.config, |config| options.node_name(config))?;
+    let node = options.node_name(&config);
     let run_dir = process::RunDir::take(&options.run_dir)?;
     let open_files = process::raise_open_files().context("cannot raise the limit of open files")?;
     process::make_room_for_open_files(open_files).context("cannot make room for open files")?;
@@ -46,7 +48,10 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
     let now = unix_now();
     let clock = Clock::new();
     let life = Life { node, workers, alarm: Arc::default() };
-    let key = hash_key(&config, None);
+    let kernel = Kernel::default();
+    let prepared = kernel.prepare(&config, &options.run_dir)?;
+    // The flows of a former life go on to the same targets.
+    let key = hash_key(&config, prepared.as_ref().and_then(Prepared::hash_key));
     let config_hash = config.hash;
     let logs = AccessLogs::of(&config, &AccessLogs::default())?;
     let carry = Carry::nothing(life.clone(), key).logging_to(logs);
@@ -79,12 +84,14 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
         stopping: AtomicBool::new(false),
         control: ControlCounters::default(),
         discovery: Arc::default(),
+        kernel,
+        peer: PeerLink::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    runtime.block_on(control(shared, listeners, datagrams))?;
+    runtime.block_on(control(shared, listeners, datagrams, prepared))?;
     // Removed by the process that made it, before another one can take the run directory.
     drop(std::fs::remove_file(process::socket_path(&options.run_dir)));
     drop(run_dir);
@@ -96,6 +103,7 @@ async fn control(
     shared: Arc<Shared>,
     listeners: Vec<Listeners>,
     datagrams: Vec<udp::Sockets>,
+    prepared: Option<Prepared>,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
@@ -108,12 +116,14 @@ async fn control(
     parts.prober.update(&shared, &shared.snapshot.load());
     parts.update_discovery();
     first_targets(&mut parts, &mut received).await;
+    parts.apply_kernel(prepared).await;
     for listeners in listeners {
         for (index, socket) in listeners.sockets.into_iter().enumerate() {
             parts.workers.send(index, Command::Listen(listeners.address, socket)).await;
         }
     }
     parts.listen_udp(datagrams).await;
+    parts.apply_peer().await;
     summary::update(&shared);
     tokio::spawn(summary::run(Arc::clone(&shared)));
     tokio::spawn(groups::run(Arc::clone(&shared)));
@@ -139,6 +149,9 @@ async fn control(
         () = signals.stop() => tracing::warn!(open = shared.open_connections(), "stopping at once"),
     }
     parts.workers.exit().await;
+    let link = Arc::clone(&shared);
+    // It waits for the thread's end, which is near.
+    drop(tokio::task::spawn_blocking(move || link.peer.stop()).await);
     shared.snapshot.load().access_logs.finish();
     Ok(())
 }

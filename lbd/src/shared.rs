@@ -13,6 +13,8 @@ use tokio::sync::{Notify, watch};
 use crate::clock::Clock;
 use crate::counters::{Counter, WorkerCounters};
 use crate::discover::Directory;
+use crate::l4::kernel::Kernel;
+use crate::peer::PeerLink;
 use crate::prober::CheckCounters;
 use crate::snapshot::{LastCheck, Life, Snapshot, Target};
 
@@ -50,6 +52,10 @@ pub(crate) struct Shared {
     pub(crate) control: ControlCounters,
     /// Targets that are found instead of written down.
     pub(crate) discovery: Arc<Directory>,
+    /// Forwarding in the kernel.
+    pub(crate) kernel: Kernel,
+    /// The link to the other node's `lbd`.
+    pub(crate) peer: PeerLink,
 }
 
 /// What is known of `vrrpd`.
@@ -118,6 +124,7 @@ impl Shared {
     pub(crate) fn groups_changed(&self) {
         self.health_changed.notify_one();
         self.life.alarm.notify.notify_one();
+        self.kernel.wake();
     }
 
     /// The removed targets.

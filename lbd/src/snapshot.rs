@@ -5,7 +5,6 @@ mod sticky;
 mod target;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -23,6 +22,7 @@ pub(crate) use target::{Alarm, FailureKind, LastCheck, Target};
 use crate::access_log::{AccessLogs, Sink};
 use crate::counters::{ServiceCounters, Sharded};
 use crate::l4::Guard;
+use crate::random;
 
 /// One configuration, ready for use. Never changed, only replaced as a whole.
 #[derive(Debug)]
@@ -227,11 +227,5 @@ pub(crate) fn hash_key(config: &Config, before: Option<HashKey>) -> HashKey {
             "clients of groups that choose by hash will get other targets from the other node"
         ),
     }
-    before.unwrap_or_else(|| {
-        let random = RandomState::new();
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&random.hash_one(0_u8).to_ne_bytes());
-        bytes[8..].copy_from_slice(&random.hash_one(1_u8).to_ne_bytes());
-        HashKey::new(bytes)
-    })
+    before.unwrap_or_else(random::hash_key)
 }

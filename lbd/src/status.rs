@@ -77,6 +77,12 @@ pub(crate) fn show(run_dir: &Path, json: bool) -> anyhow::Result<String> {
     Ok(table(&status))
 }
 
+/// The running daemon's status.
+pub(crate) fn read(run_dir: &Path) -> anyhow::Result<Status> {
+    let (_, body) = ask(run_dir, Method::GET, "/v1/status", String::new())?;
+    serde_json::from_str(&body).context("cannot read lbd's answer")
+}
+
 /// What `lbd reload` prints; an error if the configuration was refused.
 pub(crate) fn reload(run_dir: &Path) -> anyhow::Result<String> {
     let (code, body) = ask(run_dir, Method::POST, "/v1/reload", String::new())?;
@@ -189,14 +195,14 @@ fn write_table(out: &mut String, status: &Status) -> std::fmt::Result {
         status.roles.iter().map(|(instance, role)| format!("{instance} {}", role.name())).collect();
     let vrrpd = if status.vrrpd_connected { roles.join(", ") } else { "not connected".to_owned() };
     writeln!(out, "vrrpd     {vrrpd}")?;
+    write_peer(out, status)?;
     let mut rows = vec![
         ["SERVICE", "LISTEN", "GROUP", "TARGETS", "OPEN", "TOTAL", "REFUSED"].map(str::to_owned).to_vec(),
     ];
     for service in &status.services {
-        let listen: Vec<String> = service.listen.iter().map(ToString::to_string).collect();
         rows.push(vec![
             service.name.clone(),
-            listen.join(" "),
+            service.listen.join(" "),
             service.target_group.clone(),
             format!("{}/{}", service.targets_serving, service.targets),
             service.connections_open.to_string(),
@@ -205,6 +211,7 @@ fn write_table(out: &mut String, status: &Status) -> std::fmt::Result {
         ]);
     }
     write_rows(out, &rows)?;
+    write_kernel(out, status)?;
     for group in status.target_groups.iter().filter(|group| group.mode != "normal") {
         writeln!(out, "\nthe target group {} is in the mode {}", group.name, group.mode)?;
     }
@@ -222,6 +229,87 @@ fn write_table(out: &mut String, status: &Status) -> std::fmt::Result {
     let mut rows =
         vec![["GROUP", "FOUND IN", "TARGETS", "LAST GOOD ANSWER", "STATE"].map(str::to_owned).to_vec()];
     rows.extend(found);
+    write_rows(out, &rows)
+}
+
+/// The link to the other node, and what is wrong with it.
+fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
+    let at = |ms: u64| UnixTime::from_nanos(ms.saturating_mul(1_000_000));
+    let Some(link) = &status.replication.link else {
+        let why = status.replication.off_because.as_deref().unwrap_or("unknown to this lbd");
+        return writeln!(out, "peer      none: {why}");
+    };
+    match (link.connected_since_unix_ms, &link.connected_by) {
+        (Some(since), Some(by)) => {
+            let (address, peer) = (&link.peer_address, &link.peer);
+            writeln!(out, "peer      connected to {peer} ({address}) since {}, by {by}", at(since))?;
+        }
+        _ => {
+            writeln!(out, "peer      not connected to {} ({})", link.peer, link.peer_address)?;
+            if let Some(last) = &link.last_failure {
+                writeln!(out, "          {}: {}", at(last.unix_ms), last.message)?;
+            }
+        }
+    }
+    if let Some(state) = &status.replication.state {
+        let flows = state.entries.get("flows").copied().unwrap_or(0);
+        let back = if state.peer_synced { "" } else { ", the other node is not" };
+        let waiting = state.dirty;
+        writeln!(
+            out,
+            "          {}{back}; {flows} flows of both, {waiting} changes to be sent",
+            state.state
+        )?;
+        if state.config_differs == Some(true) {
+            let other = state.peer_config_hash.as_deref().unwrap_or_default();
+            writeln!(out, "          the other node runs another configuration, {other}: compare the files")?;
+        }
+    }
+    if let Some(error) = &link.listen_error {
+        writeln!(out, "          {error}")?;
+    }
+    if let Some(last) = &link.last_refusal {
+        let refused: u64 = link.refused.values().sum();
+        writeln!(
+            out,
+            "          {refused} connections refused, the last at {}: {}",
+            at(last.unix_ms),
+            last.message
+        )?;
+    }
+    Ok(())
+}
+
+/// What the kernel forwards, if it does.
+fn write_kernel(out: &mut String, status: &Status) -> std::fmt::Result {
+    let Some(kernel) = &status.kernel else { return Ok(()) };
+    writeln!(
+        out,
+        "\nthe kernel (Linux {}) forwards {} flows of at most {}",
+        kernel.kernel, kernel.flows, kernel.flows_max
+    )?;
+    for it in &kernel.interfaces {
+        writeln!(out, "  on {} by {} ({}), for {}", it.name, it.attached, it.why, it.purpose)?;
+    }
+    for trouble in &kernel.troubles {
+        writeln!(out, "  {}: {}", trouble.what, trouble.why)?;
+    }
+    let mut rows = vec![
+        ["SERVICE", "FLOWS", "NEW", "PACKETS IN", "PACKETS OUT", "BYTES IN", "BYTES OUT"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for (name, sum) in status.services.iter().filter_map(|it| Some((&it.name, it.kernel?))) {
+        let numbers = [
+            sum.flows,
+            sum.new_flows,
+            sum.packets_to_target,
+            sum.packets_to_client,
+            sum.bytes_to_target,
+            sum.bytes_to_client,
+        ];
+        rows.push(std::iter::once(name.clone()).chain(numbers.map(|number| number.to_string())).collect());
+    }
     write_rows(out, &rows)
 }
 
@@ -256,7 +344,10 @@ fn target_rows(group: &GroupView) -> Vec<Vec<String>> {
             target.connections_total.to_string(),
             target.last_check.as_ref().map_or_else(
                 || "-".to_owned(),
-                |check| format!("{} ({} µs)", check.result, check.latency_us),
+                |check| match check.vip.filter(|_| check.result == "ok") {
+                    Some(vip) => format!("ok through {vip} ({} µs)", check.latency_us),
+                    None => format!("{} ({} µs)", check.result, check.latency_us),
+                },
             ),
         ]
     };
@@ -265,9 +356,12 @@ fn target_rows(group: &GroupView) -> Vec<Vec<String>> {
 
 /// What a target is doing, in a word or two.
 fn state(target: &TargetView) -> String {
-    match (target.slow_start_percent, target.ejected_for_ms, target.closes_in_ms) {
+    match (target.slow_start_percent, target.ejected_until_unix_ms, target.closes_in_ms) {
         (Some(percent), _, _) => format!("{} {percent}%", target.reason),
-        (_, Some(ms), _) => format!("{} {} s", target.reason, ms.div_ceil(1000)),
+        (_, Some(ms), _) => {
+            let until = UnixTime::from_nanos(ms.saturating_mul(1_000_000));
+            format!("{} until {until} ({} in a row)", target.reason, target.ejections_in_a_row)
+        }
         (_, _, Some(ms)) if ms > 0 => format!("{} {} s", target.reason, ms.div_ceil(1000)),
         _ => target.reason.clone(),
     }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::config::Mode;
+use common::config::{Listen, Mode, Protocol, Via};
 use common::ipc::Role;
 use lbd_core::group::{Admin, Origin, Standing, View};
 use lbd_core::health::HealthState;
@@ -17,6 +18,8 @@ use crate::clock::unix_now;
 use crate::counters::{Counter, ServiceCounters, Sharded, UdpCounters};
 use crate::discover::DiscoveryView;
 use crate::l4::Refusal;
+use crate::l4::kernel::{KernelView, Sum};
+use crate::peer::ReplicationView;
 use crate::reload::hash_text;
 use crate::shared::Shared;
 use crate::snapshot::{Group, Service, Target};
@@ -53,6 +56,12 @@ pub(crate) struct Status {
     pub(crate) vrrpd_connected: bool,
     /// This node's role for each instance, as `vrrpd` says.
     pub(crate) roles: BTreeMap<String, Role>,
+    /// Forwarding in the kernel; null where no service is forwarded by it.
+    #[serde(default)]
+    pub(crate) kernel: Option<KernelView>,
+    /// As `GET /v1/replication`.
+    #[serde(default)]
+    pub(crate) replication: ReplicationView,
     /// As `GET /v1/services`.
     pub(crate) services: Vec<ServiceView>,
     /// As `GET /v1/target-groups`.
@@ -66,8 +75,9 @@ pub(crate) struct ServiceView {
     pub(crate) name: String,
     /// Its mode.
     pub(crate) mode: String,
-    /// Where it listens.
-    pub(crate) listen: Vec<SocketAddr>,
+    /// Where it listens, as the configuration writes it: `ADDRESS:PORT`; in the kernel's modes also `ADDRESS:FIRST-LAST` and
+    /// `ADDRESS:*` for any port, and `/udp` after those for datagrams.
+    pub(crate) listen: Vec<String>,
     /// The target group that serves it.
     pub(crate) target_group: String,
     /// Targets that take new connections.
@@ -92,6 +102,9 @@ pub(crate) struct ServiceView {
     pub(crate) queued_total: u64,
     /// Connects tried again on another target.
     pub(crate) connect_retries: u64,
+    /// Connects that failed because this host had no file, port or memory for them: no target's fault.
+    #[serde(default)]
+    pub(crate) connect_local_errors: u64,
     /// Bytes from clients to targets.
     pub(crate) bytes_to_target: u64,
     /// Bytes from targets to clients.
@@ -99,6 +112,9 @@ pub(crate) struct ServiceView {
     /// Datagrams and sessions; null but for a `udp` service, whose sessions are the connections above.
     #[serde(default)]
     pub(crate) datagrams: Option<DatagramsView>,
+    /// What the kernel has counted; null but for a service that it forwards.
+    #[serde(default)]
+    pub(crate) kernel: Option<Sum>,
     /// How long connections lasted that had a target.
     pub(crate) duration: QuantilesView,
     /// Records that the file it logs to has lost; null without `access_log`.
@@ -192,6 +208,13 @@ pub(crate) struct TargetView {
     pub(crate) last_check: Option<CheckView>,
     /// Milliseconds until its ejection ends; null for one that is not ejected.
     pub(crate) ejected_for_ms: Option<u64>,
+    /// When it ends, in milliseconds since the Unix epoch; null likewise.
+    #[serde(default)]
+    pub(crate) ejected_until_unix_ms: Option<u64>,
+    /// Ejections in a row, the one under way included, each longer than the one before; one fewer with each
+    /// `eject.base` without another.
+    #[serde(default)]
+    pub(crate) ejections_in_a_row: u32,
     /// How often its connections' failures had it ejected.
     pub(crate) ejections: u64,
     /// How often that was refused because as many targets were ejected as may be.
@@ -206,6 +229,9 @@ pub(crate) struct TargetView {
     pub(crate) connections_total: u64,
     /// Connects that failed or timed out.
     pub(crate) connect_failures: u64,
+    /// Of these, those that timed out.
+    #[serde(default)]
+    pub(crate) connect_timeouts: u64,
     /// Connections that it reset.
     #[serde(default)]
     pub(crate) resets: u64,
@@ -230,6 +256,12 @@ pub(crate) struct CheckView {
     pub(crate) latency_us: u64,
     /// When it ended, in milliseconds since the Unix epoch.
     pub(crate) at_unix_ms: u64,
+    /// `vip` if the target was asked as a client of a virtual IP would, `target` if at its own address.
+    #[serde(default)]
+    pub(crate) via: String,
+    /// The virtual IP and port; null for its own address.
+    #[serde(default)]
+    pub(crate) vip: Option<SocketAddr>,
 }
 
 /// The whole status.
@@ -253,6 +285,8 @@ pub(crate) fn status(shared: &Shared) -> Status {
         connections_open: shared.open_connections(),
         vrrpd_connected: vrrpd.connected,
         roles: vrrpd.roles,
+        kernel: shared.kernel.show(),
+        replication: shared.peer.view(),
         services: services(shared),
         target_groups: groups(shared),
     }
@@ -260,12 +294,25 @@ pub(crate) fn status(shared: &Shared) -> Status {
 
 /// All services.
 pub(crate) fn services(shared: &Shared) -> Vec<ServiceView> {
-    shared.snapshot.load().services.iter().map(|service| service_view(service)).collect()
+    let totals = shared.kernel.reader().map(|reader| reader.totals().services).unwrap_or_default();
+    let view = |service: &Arc<Service>| ServiceView {
+        kernel: totals.get(&service.config.name).copied().filter(|_| service.config.mode.in_kernel()),
+        ..service_view(service)
+    };
+    shared.snapshot.load().services.iter().map(view).collect()
 }
 
 /// All target groups.
 pub(crate) fn groups(shared: &Shared) -> Vec<GroupView> {
     shared.snapshot.load().groups.iter().map(|group| group_view(shared, group)).collect()
+}
+
+/// Where a service listens, for people.
+fn shown(service: &Service, listen: &Listen) -> String {
+    match listen.protocol {
+        Protocol::Udp if service.config.mode.in_kernel() => format!("{listen}/udp"),
+        _ => listen.to_string(),
+    }
 }
 
 fn datagrams_view(counters: &Sharded<ServiceCounters>) -> DatagramsView {
@@ -291,7 +338,7 @@ fn service_view(service: &Service) -> ServiceView {
     ServiceView {
         name: service.config.name.clone(),
         mode: service.config.mode.name().to_owned(),
-        listen: service.config.listen.iter().map(|listen| listen.address).collect(),
+        listen: service.config.listen.iter().map(|listen| shown(service, listen)).collect(),
         target_group: service.group.config.name.clone(),
         targets_serving: serving,
         targets: service.group.targets.len(),
@@ -303,9 +350,11 @@ fn service_view(service: &Service) -> ServiceView {
         refused: Refusal::ALL.map(by_reason).into(),
         queued_total: counters.sum(|shard| &shard.queued),
         connect_retries: counters.sum(|shard| &shard.retries),
+        connect_local_errors: counters.sum(|shard| &shard.local_errors),
         bytes_to_target: counters.sum(|shard| &shard.bytes_to_target),
         bytes_to_client: counters.sum(|shard| &shard.bytes_to_client),
         datagrams: (service.config.mode == Mode::Udp).then(|| datagrams_view(counters)),
+        kernel: None,
         duration: counters.counts(|shard| &shard.durations).into(),
         access_log_lost: service.access_log.as_ref().map(Sink::dropped),
     }
@@ -362,6 +411,8 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         result: last.failure.unwrap_or_else(|| "ok".to_owned()),
         latency_us: u64::try_from(last.latency.as_micros()).unwrap_or(u64::MAX),
         at_unix_ms: last.at.as_millis(),
+        via: if last.through.is_some() { Via::Vip } else { Via::Target }.name().to_owned(),
+        vip: last.through,
     });
     let counters = &target.counters;
     let sum = |pick: fn(&crate::counters::TargetCounters) -> &Counter| counters.sum(pick);
@@ -384,6 +435,10 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         since_unix_ms: view.map_or(0, |view| view.since.as_millis()),
         last_check: check,
         ejected_for_ms: view.and_then(|view| view.ejected_for).map(ms),
+        ejected_until_unix_ms: view
+            .and_then(|view| view.ejected_for)
+            .map(|rest| unix_now().as_millis().saturating_add(ms(rest))),
+        ejections_in_a_row: view.map_or(0, |view| view.ejections_in_a_row),
         ejections: view.map_or(0, |view| view.ejections),
         ejections_refused: view.map_or(0, |view| view.ejections_refused),
         closes_in_ms: close_at_ms.map(|at_ms| at_ms.saturating_sub(shared.clock.now_ms())),
@@ -392,6 +447,7 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         connections_total: sum(|shard| &shard.connected),
         connect_failures: sum(|shard| &shard.connect_errors)
             .wrapping_add(sum(|shard| &shard.connect_timeouts)),
+        connect_timeouts: sum(|shard| &shard.connect_timeouts),
         resets: sum(|shard| &shard.resets),
         bytes_to_target: sum(|shard| &shard.bytes_to_target),
         bytes_to_client: sum(|shard| &shard.bytes_to_client),

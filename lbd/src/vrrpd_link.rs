@@ -1,19 +1,23 @@
-//! The link to `vrrpd`: tells it how well this `lbd` serves, and hears this node's roles.
+//! The link to `vrrpd`: tells it how well this `lbd` serves, gives it the kernel's map of what this node owns, and hears its roles.
 //!
 //! It runs on the control runtime on purpose: if that hangs, `vrrpd` hears nothing more and counts `lbd` as dead.
 
-use std::io;
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::ipc::{HEALTH_INTERVAL, SOCKET_NAME, ToLbd, ToVrrpd};
+use common::ipc::{HEALTH_INTERVAL, InstanceNumber, SOCKET_NAME, ToLbd, ToVrrpd};
 use common::wire::{FrameReader, WireError, frame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::l4::kernel::Offer;
 use crate::shared::{Shared, VrrpdView};
 
 /// How long to wait before the next try to connect.
@@ -80,9 +84,14 @@ fn socket(shared: &Shared) -> PathBuf {
 /// `vrrpd` is never without.
 async fn talk(shared: &Shared, mut link: Link) -> Result<(), LinkError> {
     let mut config_hash = shared.config_hash.subscribe();
+    let mut offers = shared.kernel.offers();
     link.greet(shared).await?;
+    offers.mark_changed();
+    let mut offered = false;
     let mut next: Option<Link> = None;
     let mut health = shared.health.subscribe();
+    let mut behind = shared.peer.behind();
+    behind.mark_changed();
     let mut beat = tokio::time::interval(HEALTH_INTERVAL);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -98,10 +107,30 @@ async fn talk(shared: &Shared, mut link: Link) -> Result<(), LinkError> {
                 next = successor(shared).await;
                 continue;
             }
+            changed = behind.changed() => {
+                debug_assert!(changed.is_ok());
+                let behind = *behind.borrow_and_update();
+                link.send(&ToVrrpd::Replication { behind }).await?;
+                continue;
+            }
+            changed = offers.changed() => {
+                debug_assert!(changed.is_ok());
+                let offer = offers.borrow_and_update().clone();
+                // Nothing is said of a map that there never was: `lbd` may be about to find the one of its former life.
+                if offer.is_some() || offered {
+                    offered = true;
+                    link.offer(offer.as_ref()).await?;
+                }
+                continue;
+            }
             heard = link.hear(shared) => {
                 match (heard, next.take()) {
                     // The successor has just taken its place.
-                    (Err(LinkError::Closed), Some(successor)) => link = successor,
+                    (Err(LinkError::Closed), Some(successor)) => {
+                        link = successor;
+                        offers.mark_changed();
+                        behind.mark_changed();
+                    }
                     (heard, kept) => {
                         heard?;
                         next = kept;
@@ -111,7 +140,11 @@ async fn talk(shared: &Shared, mut link: Link) -> Result<(), LinkError> {
             }
             heard = hear_from(&mut next, shared) => {
                 match (heard, next.take()) {
-                    (Ok(()), Some(successor)) => link = successor,
+                    (Ok(()), Some(successor)) => {
+                        link = successor;
+                        offers.mark_changed();
+                        behind.mark_changed();
+                    }
                     (Err(error), _) => tracing::warn!(%error, "vrrpd was not told about the new configuration"),
                     (Ok(()), None) => {}
                 }
@@ -163,14 +196,40 @@ impl Link {
             config_hash: *shared.config_hash.borrow(),
         };
         self.send(&hello).await?;
+        // Before it hears that this node is well.
+        let behind = *shared.peer.behind().borrow();
+        self.send(&ToVrrpd::Replication { behind }).await?;
         let health = shared.health.borrow().clone();
         self.send(&ToVrrpd::Health(health)).await
     }
 
     async fn send(&mut self, message: &ToVrrpd) -> Result<(), LinkError> {
-        let bytes = frame(message)?;
-        let sent = tokio::time::timeout(SEND_TIMEOUT, self.write.write_all(&bytes)).await;
+        self.write_all(&frame(message)?).await
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+        let sent = tokio::time::timeout(SEND_TIMEOUT, self.write.write_all(bytes)).await;
         sent.map_err(|_| LinkError::Stuck)?.map_err(LinkError::Send)
+    }
+
+    /// Hands over the kernel's map, or says that there is none any more.
+    async fn offer(&mut self, offer: Option<&Offer>) -> Result<(), LinkError> {
+        let Some(offer) = offer.filter(|offer| !offer.numbers.is_empty()) else {
+            return self.send(&ToVrrpd::Instances(Vec::new())).await;
+        };
+        let numbers = offer.numbers.iter();
+        let numbers = numbers.map(|(name, &number)| InstanceNumber { instance: name.clone(), number });
+        let bytes = frame(&ToVrrpd::Instances(numbers.collect()))?;
+        let descriptors = [offer.as_fd().as_raw_fd()];
+        let socket = self.write.as_ref();
+        let give = || -> io::Result<usize> {
+            let rights = [ControlMessage::ScmRights(&descriptors)];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            Ok(sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&bytes)], &rights, flags, None)?)
+        };
+        let given = tokio::time::timeout(SEND_TIMEOUT, socket.async_io(Interest::WRITABLE, give)).await;
+        let count = given.map_err(|_| LinkError::Stuck)?.map_err(LinkError::Send)?;
+        self.write_all(&bytes[count..]).await
     }
 
     /// Waits for something to hear, and heeds it. May be cancelled.
@@ -182,15 +241,17 @@ impl Link {
         }
         self.frames.push(&bytes[..count]);
         while let Some(ToLbd::Roles(roles)) = self.frames.next_message()? {
-            let roles = roles.into_iter().map(|entry| (entry.instance, entry.role)).collect();
-            shared.vrrpd.send_if_modified(|view| {
-                if view.roles == roles {
-                    return false;
+            let roles: BTreeMap<_, _> = roles.into_iter().map(|entry| (entry.instance, entry.role)).collect();
+            let changed = shared.vrrpd.send_if_modified(|view| {
+                let changed = view.roles != roles;
+                if changed {
+                    view.roles.clone_from(&roles);
                 }
-                tracing::info!(?roles, "roles changed");
-                view.roles = roles;
-                true
+                changed
             });
+            if changed {
+                tracing::info!(?roles, "roles changed");
+            }
         }
         Ok(())
     }

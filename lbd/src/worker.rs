@@ -1,4 +1,4 @@
-//! The worker threads: one for each core, each with a runtime of its own and nothing shared on the way of a request.
+//! The worker threads: one for each core, each with an [`Executor`] of its own and nothing shared on the way of a request.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,20 +11,16 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use common::config::Mode;
-use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::l4::{BufferPool, Complaints, Connections, End, Pool, Reactor, Socket, accept_loop, udp};
+use crate::executor::Executor;
+use crate::l4::{BufferPool, Complaints, Connections, End, Pool, Socket, accept_loop, udp};
 use crate::shared::{Shared, WorkerShared};
 use crate::snapshot::{Group, Service, Snapshot};
 
 /// How often a worker says that it runs, takes the time and looks at a slice of its connections.
 const TICK: Duration = Duration::from_millis(20);
-
-/// After so many turns of tasks the runtime looks for what else has become ready, though there is more to do. The reactor
-/// brings up to 256 ready sockets at once; looking in the midst of them costs a system call and finds nothing new.
-const EVENT_INTERVAL: u32 = 256;
 
 /// Commands that may wait; the control runtime sends a few with each reload and waits for room.
 const COMMANDS_MAX: usize = 64;
@@ -120,8 +116,8 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     /// Its connections.
     pub(crate) connections: Rc<Connections>,
-    /// Its sockets.
-    pub(crate) reactor: Rc<Reactor>,
+    /// Its tasks, sockets and timers.
+    pub(crate) executor: Rc<Executor>,
     /// Its buffers.
     pub(crate) buffers: Rc<BufferPool>,
     all: Arc<Shared>,
@@ -223,11 +219,8 @@ fn run(
     commands: mpsc::Receiver<Command>,
     started: &std::sync::mpsc::SyncSender<io::Result<()>>,
 ) {
-    // Not a `LocalSet` on a plain runtime: waking one costs a write to the runtime's eventfd each time.
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    let built = builder.enable_all().event_interval(EVENT_INTERVAL).build_local(LocalOptions::default());
-    let (runtime, reactor) = match built.and_then(|runtime| Ok((runtime, Rc::new(Reactor::new()?)))) {
-        Ok(started) => started,
+    let executor = match Executor::new() {
+        Ok(executor) => Rc::new(executor),
         Err(error) => {
             // The receiver waits for exactly this one message.
             drop(started.send(Err(error)));
@@ -243,50 +236,44 @@ fn run(
     let worker = Rc::new(Worker {
         index,
         connections: Rc::default(),
-        reactor,
+        executor: Rc::clone(&executor),
         buffers: Rc::default(),
         all: shared,
         routes: RefCell::new(routes),
     });
-    runtime.block_on(serve(worker, commands));
-}
-
-/// Ticks for as long as the worker runs. A task of its own: waking the runtime's main future costs a system call more.
-async fn tick_forever(worker: Rc<Worker>) {
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let now_ms = worker.all.clock.now_ms();
-        worker.shared().beat(now_ms);
-        worker.connections.tick(now_ms);
+    if let Err(error) = executor.run(serve(worker, commands)) {
+        // Never seen: the kernel would have to refuse to say which of its sockets are ready.
+        tracing::error!(worker = index, %error, "cannot watch the worker's sockets any more");
     }
 }
 
-/// Wakes the tasks whose sockets are ready for as long as the worker runs.
-async fn watch_sockets(worker: Rc<Worker>) {
-    if let Err(error) = Rc::clone(&worker.reactor).run().await {
-        // Never seen: the kernel would have to refuse to say which of its sockets are ready.
-        tracing::error!(worker = worker.index, %error, "cannot watch the worker's sockets any more");
+/// Ticks for as long as the worker runs.
+async fn tick_forever(worker: Rc<Worker>) {
+    loop {
+        let now_ms = worker.all.clock.now_ms();
+        worker.shared().beat(now_ms);
+        worker.connections.tick(now_ms);
+        worker.executor.sleep(TICK).await;
     }
 }
 
 async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
     let mut listening: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
     let mut datagrams = udp::Listeners::default();
-    tokio::task::spawn_local(tick_forever(Rc::clone(&worker)));
-    tokio::task::spawn_local(watch_sockets(Rc::clone(&worker)));
+    worker.executor.spawn(tick_forever(Rc::clone(&worker)));
     loop {
         match commands.recv().await {
-            Some(Command::Listen(address, socket)) => match Socket::new(&worker.reactor, socket.into()) {
-                Ok(listener) => {
-                    let (stop, stopped) = oneshot::channel();
-                    listening.insert(address, stop);
-                    worker.shared().counters.listening.add(1);
-                    tokio::task::spawn_local(accept_loop(Rc::clone(&worker), listener, address, stopped));
+            Some(Command::Listen(address, socket)) => {
+                match Socket::new(worker.executor.reactor(), socket.into()) {
+                    Ok(listener) => {
+                        let (stop, stopped) = oneshot::channel();
+                        listening.insert(address, stop);
+                        worker.shared().counters.listening.add(1);
+                        worker.executor.spawn(accept_loop(Rc::clone(&worker), listener, address, stopped));
+                    }
+                    Err(error) => tracing::error!(%address, %error, "cannot use a listening socket"),
                 }
-                Err(error) => tracing::error!(%address, %error, "cannot use a listening socket"),
-            },
+            }
             // Dropping the sender stops the loop.
             Some(Command::Unlisten(address)) => drop(listening.remove(&address)),
             Some(Command::ListenUdp(address, socket)) => datagrams.listen(&worker, address, socket),

@@ -31,6 +31,8 @@ use tokio::sync::oneshot;
 use vrrpd_core::event::Event;
 use vrrpd_core::status::NodeStatus;
 
+use crate::ownership::Ownership;
+
 pub use error::CommandError;
 pub(crate) use error::handover;
 pub use vrrpd_core::track::LbdState;
@@ -72,6 +74,10 @@ pub enum Command {
     },
     /// `lbd`'s health changed, or it came or went.
     Lbd(LbdState),
+    /// Whether this node's `lbd` lacks connections and sessions that the other node's has.
+    Behind(bool),
+    /// Where to say what this node owns, in place of the former map; or that there is none any more.
+    Ownership(Option<Ownership>),
     /// Hand everything over, then end.
     Shutdown,
     /// End without a handover: resign with priority 0 and release the addresses.
@@ -136,9 +142,14 @@ impl CommandSender {
     ///
     /// [`CommandError::Busy`] when the queue is full, [`CommandError::Stopping`] when the loop has ended.
     pub fn send(&self, command: Command) -> Result<(), CommandError> {
+        self.try_send(command).map_err(|(error, _)| error)
+    }
+
+    /// The same; the command comes back if it could not be queued.
+    pub(crate) fn try_send(&self, command: Command) -> Result<(), (CommandError, Command)> {
         self.queue.try_send(command).map_err(|error| match error {
-            TrySendError::Full(_) => CommandError::Busy,
-            TrySendError::Disconnected(_) => CommandError::Stopping,
+            TrySendError::Full(command) => (CommandError::Busy, command),
+            TrySendError::Disconnected(command) => (CommandError::Stopping, command),
         })?;
         wake(&self.wake);
         Ok(())
@@ -312,7 +323,10 @@ impl StatusCell {
 
 fn same_roles(a: &NodeStatus, b: &NodeStatus) -> bool {
     a.instances.len() == b.instances.len()
-        && a.instances.iter().zip(&b.instances).all(|(a, b)| a.role == b.role && a.name == b.name)
+        && a.instances
+            .iter()
+            .zip(&b.instances)
+            .all(|(a, b)| a.role == b.role && a.forwarding_role() == b.forwarding_role() && a.name == b.name)
 }
 
 /// What the loop is started with.

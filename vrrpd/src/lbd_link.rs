@@ -9,21 +9,23 @@
 mod stream;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::ipc::{HEALTH_TIMEOUT, InstanceRole, LbdHealth, ToLbd, ToVrrpd};
+use common::ipc::{HEALTH_TIMEOUT, InstanceNumber, InstanceRole, LbdHealth, ToLbd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
 use crate::command::{Command, CommandError, CommandSender, LbdState, StatusCell, new_eventfd, wake};
 
-use stream::{End, Stream};
+use crate::ownership::Ownership;
+
+use stream::{End, Message, Stream};
 
 /// Connections that have not said `Hello`, at most.
 pub const PENDING_MAX: usize = 4;
@@ -44,6 +46,8 @@ pub struct LbdLinkCounters {
     pub malformed: AtomicU64,
     /// Connections that were closed for silence.
     pub silent: AtomicU64,
+    /// Maps for what this node owns that were none.
+    pub maps_refused: AtomicU64,
 }
 
 /// The running link.
@@ -123,6 +127,18 @@ struct Report {
     told: LbdState,
     /// The latest state that did not fit the loop's queue.
     waiting: Option<LbdState>,
+    /// Likewise the latest map, or that there is none.
+    ownership: Option<Option<Ownership>>,
+    /// Likewise whether this node lacks what the other one has.
+    behind: Option<bool>,
+}
+
+/// What is new with `lbd` since the last look.
+#[derive(Default)]
+struct News {
+    health: Option<LbdHealth>,
+    instances: Option<(Option<OwnedFd>, Vec<InstanceNumber>)>,
+    behind: Option<bool>,
 }
 
 /// What became readable or writable.
@@ -187,7 +203,7 @@ impl Server {
     fn timeout(&self) -> PollTimeout {
         let now = Instant::now();
         let silences = self.current.iter().chain(&self.pending).map(|stream| stream.heard + HEALTH_TIMEOUT);
-        let retry = self.report.waiting.is_some().then(|| now + RETRY);
+        let retry = self.report.is_waiting().then(|| now + RETRY);
         let Some(next) = silences.chain(retry).chain(self.accept_after.filter(|at| *at > now)).min() else {
             return PollTimeout::NONE;
         };
@@ -209,14 +225,12 @@ impl Server {
         });
         let result = match result {
             // An end counts only after the last message before it.
-            Ok(messages) => health_of(messages).map(|health| (health, stream.end())),
+            Ok(messages) => news_of(messages).map(|news| (news, stream.end())),
             Err(end) => Err(end),
         };
         match result {
-            Ok((health, end)) => {
-                if let Some(health) = health {
-                    self.report.now(LbdState::Alive(health));
-                }
+            Ok((news, end)) => {
+                self.take(news);
                 if let Some(end) = end {
                     self.lose(&end);
                 }
@@ -225,11 +239,36 @@ impl Server {
         }
     }
 
+    /// Has the loop told what is new. A map stays when the connection ends: what forwards outlives `lbd` too.
+    fn take(&mut self, news: News) {
+        self.report.behind = news.behind.or(self.report.behind);
+        if let Some(health) = news.health {
+            self.report.waiting = Some(LbdState::Alive(health));
+        }
+        let Some((descriptor, numbers)) = news.instances else { return };
+        match descriptor.map(|descriptor| Ownership::map(descriptor, &numbers)).transpose() {
+            Ok(ownership) => {
+                tracing::info!(instances = numbers.len(), "the kernel's map of what this node owns");
+                self.report.ownership = Some(ownership);
+            }
+            Err(error) => {
+                self.counters.maps_refused.fetch_add(1, Ordering::Relaxed);
+                // Nor is the one before it gone on with: its numbers may stand for other instances by now.
+                self.report.ownership = Some(None);
+                tracing::error!(
+                    "lbd's map of what this node owns is refused, so the kernel forwards nothing new: {error}"
+                );
+            }
+        }
+    }
+
     /// The current connection has ended.
     fn lose(&mut self, end: &End) {
         self.current = None;
         self.counters.connected.store(false, Ordering::Relaxed);
-        self.report.now(LbdState::Absent);
+        self.report.waiting = Some(LbdState::Absent);
+        // The next one may replicate nothing.
+        self.report.behind = Some(false);
         // The loop is told first, then the log.
         self.flush_report();
         self.count(end);
@@ -245,36 +284,34 @@ impl Server {
                     None => self.pending.push(stream),
                     Some(end) => self.refuse(&end),
                 },
-                Ok(Some(health)) => self.adopt(stream, health),
+                Ok(Some(news)) => self.adopt(stream, news),
                 Err(end) => self.refuse(&end),
             }
         }
     }
 
-    /// `Some` when the connection has said the right `Hello`, with the health it may have told at once.
-    fn greet(&self, stream: &mut Stream, messages: Vec<ToVrrpd>) -> Result<Option<Option<LbdHealth>>, End> {
+    /// `Some` when the connection has said the right `Hello`, with what it may have told at once.
+    fn greet(&self, stream: &mut Stream, messages: Vec<Message>) -> Result<Option<News>, End> {
         let mut messages = messages.into_iter();
         let Some(first) = messages.next() else { return Ok(None) };
-        let ToVrrpd::Hello { node, version, config_hash } = first else { return Err(End::OutOfTurn) };
+        let Message::Hello { node, version, config_hash } = first else { return Err(End::OutOfTurn) };
         if node != self.node {
             return Err(End::OtherNode { theirs: node, ours: self.node.clone() });
         }
-        let health = health_of(messages.collect())?;
+        let news = news_of(messages)?;
         stream.send(&roles(&self.status))?;
         let version = version.escape_debug();
         tracing::info!("lbd {version} is connected, it runs configuration {config_hash:016x}");
-        Ok(Some(health))
+        Ok(Some(news))
     }
 
-    fn adopt(&mut self, stream: Stream, health: Option<LbdHealth>) {
+    fn adopt(&mut self, stream: Stream, news: News) {
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         self.counters.connected.store(true, Ordering::Relaxed);
         if self.current.replace(stream).is_some() {
             tracing::info!("it replaces the former connection of lbd");
         }
-        if let Some(health) = health {
-            self.report.now(LbdState::Alive(health));
-        }
+        self.take(news);
         if let Some(end) = self.current.as_ref().and_then(Stream::end) {
             self.lose(&end);
         }
@@ -310,7 +347,7 @@ impl Server {
         let counter = match end {
             End::Closed | End::Io(_) => return,
             End::Silent => &self.counters.silent,
-            End::Malformed(_) | End::OutOfTurn => &self.counters.malformed,
+            End::Malformed(_) | End::OutOfTurn | End::Descriptors => &self.counters.malformed,
             End::OtherNode { .. } | End::PushedOut => &self.counters.refused,
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -318,6 +355,19 @@ impl Server {
 
     /// Tells the loop what it does not know yet. A full queue is tried again after [`RETRY`] with the state of then.
     fn flush_report(&mut self) {
+        if let Some(ownership) = self.report.ownership.take()
+            && let Err((CommandError::Busy, Command::Ownership(ownership))) =
+                self.commands.try_send(Command::Ownership(ownership))
+        {
+            self.report.ownership = Some(ownership);
+        }
+        if let Some(behind) = self.report.behind.take()
+            && let Err(CommandError::Busy) = self.commands.send(Command::Behind(behind))
+        {
+            // Before it hears that this node is well.
+            self.report.behind = Some(behind);
+            return;
+        }
         let Some(state) = self.report.waiting.take() else { return };
         if state == self.report.told {
             return;
@@ -332,19 +382,23 @@ impl Server {
 }
 
 impl Report {
-    fn now(&mut self, state: LbdState) {
-        self.waiting = Some(state);
+    fn is_waiting(&self) -> bool {
+        self.waiting.is_some() || self.ownership.is_some() || self.behind.is_some()
     }
 }
 
-/// The newest health among the messages of a connection that has said `Hello`.
-fn health_of(messages: Vec<ToVrrpd>) -> Result<Option<LbdHealth>, End> {
-    let mut newest = None;
+/// The newest of what the messages of a connection that has said `Hello` tell.
+fn news_of(messages: impl IntoIterator<Item = Message>) -> Result<News, End> {
+    let mut news = News::default();
     for message in messages {
-        let ToVrrpd::Health(health) = message else { return Err(End::OutOfTurn) };
-        newest = Some(health);
+        match message {
+            Message::Hello { .. } => return Err(End::OutOfTurn),
+            Message::Health(health) => news.health = Some(health),
+            Message::Instances(descriptor, numbers) => news.instances = Some((descriptor, numbers)),
+            Message::Replication(behind) => news.behind = Some(behind),
+        }
     }
-    Ok(newest)
+    Ok(news)
 }
 
 fn roles(status: &StatusCell) -> ToLbd {
@@ -352,7 +406,10 @@ fn roles(status: &StatusCell) -> ToLbd {
     let instances = latest.status.instances.iter().take(common::ipc::ENTRIES_MAX);
     ToLbd::Roles(
         instances
-            .map(|instance| InstanceRole { instance: instance.name.clone(), role: instance.role })
+            .map(|instance| InstanceRole {
+                instance: instance.name.clone(),
+                role: instance.forwarding_role(),
+            })
             .collect(),
     )
 }

@@ -12,6 +12,7 @@ pub mod lbd_link;
 pub mod logging;
 pub mod metrics;
 pub mod netlink;
+pub mod ownership;
 pub mod privilege;
 pub mod run;
 pub mod socket;

@@ -9,8 +9,11 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use caps::CapSet;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Lines that wait to be written, at most.
 pub const LINES_MAX: usize = 1024;
@@ -61,14 +64,13 @@ impl Drop for Flush {
 pub fn start() -> io::Result<Flush> {
     let (queue, lines) = sync_channel(LINES_MAX);
     std::thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&lines))?;
-    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let asked = std::env::var(FILTER_VARIABLE).ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_target(false)
-        .with_writer(Writer { queue: queue.clone() })
-        .try_init()
-        .map_err(io::Error::other)?;
+        .with_writer(Writer { queue: queue.clone() });
+    tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(io::Error::other)?;
     Ok(Flush { queue })
 }
 

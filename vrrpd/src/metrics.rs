@@ -27,6 +27,7 @@
 //! | `tandem_vrrp_peer_datagrams_dropped_total` | `reason` | datagrams of the peer link dropped |
 //! | `tandem_vrrp_lbd_connected` | | 1 while `lbd` is connected |
 //! | `tandem_vrrp_lbd_connections_total` | `result` | `accepted`, `refused`, `malformed`, `silent` |
+//! | `tandem_vrrp_lbd_maps_refused_total` | | maps for the kernel's forwarding that `lbd` handed over and that were none; an error in the log says why |
 //! | `tandem_vrrp_hooks_total` | `result` | `succeeded`, `failed`, `timed_out`, `superseded` |
 //! | `tandem_vrrp_events_total` | | events, the dropped ones included |
 //! | `tandem_vrrp_events_dropped_total` | | events that did not fit the queue from the loop |
@@ -149,6 +150,8 @@ impl Page {
             ("silent", read(&lbd.silent)),
         ];
         self.counters("lbd_connections", "Connections of lbd", by("result", &connections));
+        let refused = read(&lbd.maps_refused);
+        self.counter("lbd_maps_refused", "Maps for the kernel's forwarding that were none", refused);
         let counts = api.hooks.counts();
         let hooks = [
             ("succeeded", counts.succeeded),

@@ -32,6 +32,7 @@ use crate::command::{
     ReloadOutcome, Reply, Setup, StatusCell, SwitchoverOutcome,
 };
 use crate::netlink::{Monitor, Netlink, NetlinkError};
+use crate::ownership::Ownership;
 use crate::privilege;
 use crate::socket::{PeerSocket, SocketError};
 use crate::sysctl::Sysctls;
@@ -123,6 +124,8 @@ struct Loop {
     monitor: Monitor,
     peer: Option<PeerSocket>,
     warden: WardenHandle,
+    /// Where the kernel's forwarding program reads what this node owns, while there is one.
+    ownership: Option<Ownership>,
     commands: CommandReceiver,
     events: EventSender,
     status: Arc<StatusCell>,
@@ -167,6 +170,7 @@ impl Loop {
             monitor,
             peer,
             warden,
+            ownership: None,
             commands,
             events,
             status,
@@ -273,7 +277,7 @@ impl Loop {
             self.guarded_echo = self.node.peer_boot();
             self.guard_all();
         }
-        self.publish();
+        self.publish_if_due();
     }
 
     /// What the warden did while we did not run comes before everything else.
@@ -463,6 +467,11 @@ impl Loop {
                 Command::Lbd(state) => {
                     self.feed(now, Input::Lbd(state));
                 }
+                Command::Behind(behind) => self.feed(now, Input::Behind(behind)),
+                Command::Ownership(ownership) => {
+                    self.ownership = ownership;
+                    self.own_all();
+                }
                 Command::Shutdown => self.feed(now, Input::Shutdown),
                 Command::ShutdownNow => self.feed(now, Input::ShutdownNow),
             }
@@ -521,13 +530,17 @@ impl Loop {
         self.events.send(at, event);
     }
 
-    fn publish(&mut self) {
-        let now = clock::now().at;
-        if self.publish_now || now.since(self.published) >= PUBLISH_INTERVAL {
-            self.publish_now = false;
-            self.published = now;
-            self.status.publish(self.node.status());
+    /// At the end of a pass, and so after the addresses of a router that has left are removed.
+    fn publish_if_due(&mut self) {
+        if self.publish_now || clock::now().at.since(self.published) >= PUBLISH_INTERVAL {
+            self.publish();
         }
+    }
+
+    fn publish(&mut self) {
+        self.publish_now = false;
+        self.published = clock::now().at;
+        self.status.publish(self.node.status());
     }
 
     /// Takes away what was set up. Errors are logged: there is nobody left to act on them.
@@ -538,6 +551,7 @@ impl Loop {
         if let Err(error) = self.ports.clear() {
             tracing::warn!(%error, "cleaning up");
         }
+        self.own_all();
     }
 }
 

@@ -1,8 +1,11 @@
 //! The link to `lbd` over a real socket.
 
+mod bpf_map;
 mod control_support;
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,9 +13,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use common::ipc::{HEALTH_TIMEOUT, InstanceRole, LbdHealth, Role, ToLbd, ToVrrpd};
+use common::ipc::{HEALTH_TIMEOUT, InstanceNumber, InstanceRole, LbdHealth, Role, ToLbd, ToVrrpd};
 use common::wire::{FrameReader, frame};
-use control_support::{Folder, fake_loop, status, wait_for};
+use control_support::{Folder, OWNED, fake_loop, status, wait_for};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use proptest::prelude::*;
 use vrrpd::api::server::{UnixSocket, listen_unix};
 use vrrpd::command::{LbdState, LoopHandle, StatusCell, commands};
@@ -72,6 +76,14 @@ struct Lbd {
 impl Lbd {
     fn send(&mut self, message: &ToVrrpd) {
         self.stream.write_all(&frame(message).unwrap()).unwrap();
+    }
+
+    /// Sends bytes with descriptors.
+    fn give(&mut self, bytes: &[u8], descriptors: &[RawFd]) {
+        let rights = [ControlMessage::ScmRights(descriptors)];
+        let sent =
+            sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(bytes)], &rights, MsgFlags::empty(), None);
+        assert_eq!(sent, Ok(bytes.len()));
     }
 
     fn roles(&mut self) -> Vec<InstanceRole> {
@@ -225,6 +237,95 @@ fn messages_out_of_turn_close_the_connection() {
     long.send(&ToVrrpd::Health(LbdHealth { services_without_targets, ..health(2) }));
     assert!(long.ends());
     wait_for("the count", || (linked.counters().malformed.load(Ordering::Relaxed) == 3).then_some(()));
+}
+
+#[test]
+fn the_loop_hears_whether_this_node_is_behind() {
+    let linked = Linked::new();
+    let behind = |expected| {
+        let heard = || (linked.cell.latest().status.behind == expected).then_some(());
+        wait_for("the loop to hear of it", heard);
+    };
+    let mut lbd = linked.greeted();
+    for told in [true, false, true] {
+        lbd.send(&ToVrrpd::Replication { behind: told });
+        behind(told);
+    }
+    drop(lbd);
+    behind(false);
+}
+
+/// "web" is at this number.
+fn instances(number: u32) -> Vec<u8> {
+    let instance = "web".to_owned();
+    frame(&ToVrrpd::Instances(vec![InstanceNumber { instance, number }])).unwrap()
+}
+
+#[test]
+fn the_map_is_written_from_when_its_descriptor_has_come() {
+    let linked = Linked::new();
+    let map = bpf_map::instances();
+    let written = |number| (bpf_map::word(&map, number) == OWNED.as_nanos()).then_some(());
+    let mut lbd = linked.greeted();
+    lbd.give(&instances(3), &[map.as_raw_fd()]);
+    wait_for("the map to be written", || written(3));
+    // In pieces, behind other messages, and again with another number.
+    let bytes = [frame(&ToVrrpd::Health(health(2))).unwrap(), instances(4)].concat();
+    lbd.give(&bytes[..20], &[map.as_raw_fd()]);
+    lbd.stream.write_all(&bytes[20..]).unwrap();
+    wait_for("the map to be written again", || written(4));
+    // There is none any more; and the link goes on.
+    lbd.send(&ToVrrpd::Instances(vec![]));
+    lbd.send(&ToVrrpd::Health(health(1)));
+    assert_eq!(linked.next_told().1, LbdState::Alive(health(2)));
+    assert_eq!(linked.next_told().1, LbdState::Alive(health(1)));
+    // With the first words of a new connection.
+    let mut next = linked.connect();
+    next.send(&hello("a"));
+    next.give(&instances(5), &[map.as_raw_fd()]);
+    wait_for("the map to be written for another lbd", || written(5));
+    assert_eq!(linked.counters().maps_refused.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn what_is_no_such_map_is_refused_and_counted() {
+    let linked = Linked::new();
+    let mut lbd = linked.greeted();
+    let file = File::open("/dev/null").unwrap();
+    lbd.give(&instances(1), &[file.as_raw_fd()]);
+    lbd.give(&instances(1), &[bpf_map::array(8, 1, bpf_map::MAPPABLE).as_raw_fd()]);
+    lbd.give(&instances(64), &[bpf_map::instances().as_raw_fd()]);
+    wait_for("the count", || (linked.counters().maps_refused.load(Ordering::Relaxed) == 3).then_some(()));
+    // Its health counts all the same.
+    lbd.send(&ToVrrpd::Health(health(2)));
+    assert_eq!(linked.next_told().1, LbdState::Alive(health(2)));
+}
+
+#[test]
+fn descriptors_that_nobody_asked_for_close_the_connection() {
+    let linked = Linked::new();
+    let map = bpf_map::instances();
+    let raw = map.as_raw_fd();
+    let health = frame(&ToVrrpd::Health(health(2))).unwrap();
+    let mut none = linked.greeted();
+    none.stream.write_all(&instances(1)).unwrap();
+    assert!(none.ends());
+    let mut many = linked.greeted();
+    many.give(&instances(1), &[raw, raw, raw]);
+    assert!(many.ends());
+    let mut both = linked.greeted();
+    both.give(&instances(1), &[raw, raw]);
+    assert!(both.ends());
+    // One for a message that takes none is kept for one that does, but not a second one.
+    let mut kept = linked.greeted();
+    kept.give(&health, &[raw]);
+    kept.give(&health, &[raw]);
+    assert!(kept.ends());
+    let mut empty = linked.greeted();
+    empty.give(&frame(&ToVrrpd::Instances(vec![])).unwrap(), &[raw]);
+    assert!(empty.ends());
+    wait_for("the count", || (linked.counters().malformed.load(Ordering::Relaxed) == 5).then_some(()));
+    assert_eq!(bpf_map::word(&map, 1), 0);
 }
 
 proptest! {

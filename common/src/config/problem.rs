@@ -68,6 +68,8 @@ problems! {
     BadInterface { key, value } => "{key}: {value} cannot be an interface's name: 1 to 15 visible characters without '/' and ':'",
     /// A listening address of no known form.
     BadListen { key, value } => "{key}: {value} is no listening address, write \"@INSTANCE:PORT\", \"192.0.2.1:PORT\" or \"[2001:db8::1]:PORT\"",
+    /// A range of ports that ends before it begins.
+    PortRangeReversed { key, first, last } => "{key}: the ports {first}-{last} end before they begin",
     /// A status list that cannot be read.
     BadStatuses { key, value } => "{key}: {value} is no list of HTTP statuses, write for example \"200-299\" or \"200,301-302\" (100 to 599)",
     /// A path that does not start with a slash, or with characters a request line cannot hold.
@@ -137,8 +139,8 @@ problems! {
 
     /// Not two nodes although there are instances.
     NodesForVrrp { count } => "[[vrrp]] needs exactly two [[node]] tables, found {count}",
-    /// One node, or more than two.
-    NodeCount { count } => "a pair has exactly two [[node]] tables (or none without [[vrrp]]), found {count}",
+    /// More than two nodes.
+    NodeCount { count } => "a pair has exactly two [[node]] tables (one or none without [[vrrp]]), found {count}",
     /// Only one node has a peer address.
     PeerAddressMissing { } => "node.peer_address: missing here, but the other node has one",
     /// Both nodes have the same peer address.
@@ -185,6 +187,28 @@ problems! {
 
     /// A datagram listener of a stream service.
     UdpListen { value, mode } => "service.listen: {value}: \"/udp\" is for nat, dsr and udp, not for mode \"{mode}\"",
+    /// Several ports of a service that listens itself.
+    PortRange { value, mode } => "service.listen: {value}: several ports at once are for nat and dsr, not for mode \"{mode}\"",
+    /// Packets that the kernel cannot forward.
+    KernelListen { value, why } => "service.listen: {value} cannot be forwarded in the kernel: {why}",
+    /// A key of proxies with a service that the kernel forwards.
+    NotInKernel { key, mode, why } => "{key}: cannot be used with mode \"{mode}\": {why}",
+    /// More than the program's tables hold.
+    TooManyInKernel { what, max } => "service.listen: the services of mode \"nat\" and \"dsr\" have more than {max} {what}",
+    /// More ranges than the program looks through.
+    TooManyRanges { address, max } => "service.listen: more than {max} port ranges of {address}",
+    /// A virtual IP without a target of its family.
+    NoTargetOfFamily { address, family, group } => "service.listen: {address} is {family}, but no target of group {group} is, and mode \"nat\" does not translate between the two",
+    /// A target without a virtual IP of its family.
+    NoListenOfFamily { address, family } => "target_group.targets.address: {address} is {family}, but no address that a service of mode \"nat\" forwards from here is, and it does not translate between the two",
+    /// A target on another port, where ports cannot be rewritten.
+    DsrPort { address, listen } => "target_group.targets.address: {address} has another port than {listen}, and mode \"dsr\" leaves ports as they are: write the same port, or none",
+    /// A range that is mapped to one port, of which answers do not say where they belong.
+    PreserveRange { listen } => "service.preserve_client_ip: {listen} has several ports, but a target one of its own: its answers would not say which port the client asked for; leave the targets' ports out",
+    /// A target behind more addresses than are tried.
+    PreserveTooMany { address, max } => "service.preserve_client_ip: {address} would be reached with its clients' addresses through more than {max} addresses and ports, among which its answers have to be looked for",
+    /// A target without a port, which something connects to.
+    TargetWithoutPort { address, who } => "target_group.targets.address: {address} has no port, which {who} needs",
     /// An address that is no VIP.
     ListenNoVip { address } => "service.listen: {address} is no virtual IP of any [[vrrp]]",
     /// An address that needs an interface.

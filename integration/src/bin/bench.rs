@@ -1,13 +1,17 @@
-//! Tandem beside other software: `scripts/bench failover`, `scripts/bench tcp` and `scripts/bench udp` run this.
+//! Tandem beside other software: `scripts/bench failover`, `tcp`, `udp` and `l4` run this; and beside itself in trouble:
+//! `scripts/bench flap`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
+use integration::bench_flap;
+use integration::bench_hop;
+use integration::bench_l4;
 use integration::bench_tcp::{self, Load, Proxy, Settings};
 use integration::bench_udp;
 use integration::report::comparison::{Row, noise_max, render, render_misses};
@@ -31,6 +35,12 @@ enum Action {
     Tcp(Tcp),
     /// What `lbd` as a UDP proxy costs, beside nginx
     Udp(Udp),
+    /// What targets that change their health all the time cost the connections
+    Flap(Flap),
+    /// What forwarding in the kernel costs, beside the least that forwards
+    L4(L4),
+    /// What a hop through the kernel costs real traffic, beside nftables and HAProxy
+    Hop(Hop),
 }
 
 #[derive(clap::Args)]
@@ -84,6 +94,48 @@ struct Udp {
     check: bool,
 }
 
+#[derive(clap::Args)]
+struct Flap {
+    /// How often both states are measured
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Write every measurement to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Exit with 1 when a connection takes more processor time while targets flap
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(clap::Args)]
+struct Hop {
+    /// How often everything is measured
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Write the rows of the table with every measurement to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Exit with 1 when a target was missed
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(clap::Args)]
+struct L4 {
+    /// How often everything is measured
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Only this: l2, ipip or nat; may be repeated
+    #[arg(long, value_name = "WAY", value_parser = subject)]
+    only: Vec<bench_l4::Subject>,
+    /// Write the rows of the table to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Exit with 1 when a target was missed
+    #[arg(long)]
+    check: bool,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Families {
     #[value(name = "4")]
@@ -130,12 +182,38 @@ fn load(name: &str) -> Result<Load, String> {
     found.ok_or_else(|| format!("there is no such load; there are {}", known()))
 }
 
+fn subject(name: &str) -> Result<bench_l4::Subject, String> {
+    let found = bench_l4::Subject::ALL.into_iter().find(|subject| subject.name().ends_with(name));
+    found.ok_or_else(|| "there are l2, ipip and nat".to_owned())
+}
+
 fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Action::Failover(arguments) => failover(&arguments),
         Action::Tcp(arguments) => tcp(&arguments),
         Action::Udp(arguments) => udp(&arguments),
+        Action::Flap(arguments) => flap(&arguments),
+        Action::L4(arguments) => l4(&arguments),
+        Action::Hop(arguments) => hop(&arguments),
     }
+}
+
+/// Two medians of the same thing differ by less than this.
+const SAME_RATIO_MAX: f64 = 1.05;
+
+fn flap(arguments: &Flap) -> Result<ExitCode> {
+    println!("lbd on processor 0, clients, targets and checks on processor 1\n");
+    let compared = bench_flap::run(arguments.runs, |line| println!("{line}"))?;
+    println!("\nmedians of {} runs each\n\n{}", arguments.runs, compared.render());
+    write_json(arguments.json.as_deref(), &compared)?;
+    Ok(ExitCode::from(u8::from(arguments.check && compared.ratio() > SAME_RATIO_MAX)))
+}
+
+/// Writes results to the file, if one was asked for.
+fn write_json(file: Option<&Path>, results: &impl Serialize) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let text = serde_json::to_string_pretty(results).context("writing the results as JSON")?;
+    fs::write(file, text).with_context(|| format!("writing {}", file.display()))
 }
 
 fn tcp(arguments: &Tcp) -> Result<ExitCode> {
@@ -161,11 +239,10 @@ fn tcp(arguments: &Tcp) -> Result<ExitCode> {
         "the proxy's threads, with what the kernel does of a sent packet's way, without interrupts taken elsewhere\n"
     );
     println!("took {} min", ms(begun.elapsed() / 60_000));
-    if let Some(file) = &arguments.json {
-        let results = serde_json::json!({ "versions": bench_tcp::versions(), "runs": settings.repetitions, "rows": rows });
-        let text = serde_json::to_string_pretty(&results).context("writing the results as JSON")?;
-        fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
-    }
+    write_json(
+        arguments.json.as_deref(),
+        &serde_json::json!({ "versions": bench_tcp::versions(), "runs": settings.repetitions, "rows": rows }),
+    )?;
     let missed = bench_tcp::render_misses(&rows);
     if !missed.is_empty() {
         println!("targets missed:\n{missed}");
@@ -181,14 +258,60 @@ fn udp(arguments: &Udp) -> Result<ExitCode> {
     let rows = bench_udp::run(arguments.runs, |line| println!("{line}"))?;
     println!("\n{}, medians of {} runs each; lost: the most\n", bench_udp::versions(), arguments.runs);
     println!("{}", bench_udp::render(&rows));
-    if let Some(file) = &arguments.json {
-        let results =
-            serde_json::json!({ "versions": bench_udp::versions(), "runs": arguments.runs, "rows": rows });
-        let text = serde_json::to_string_pretty(&results).context("writing the results as JSON")?;
-        fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
-    }
+    write_json(
+        arguments.json.as_deref(),
+        &serde_json::json!({ "versions": bench_udp::versions(), "runs": arguments.runs, "rows": rows }),
+    )?;
     let missed = rows.iter().any(|row| row.ratio() > 1.0);
     Ok(ExitCode::from(u8::from(arguments.check && missed)))
+}
+
+fn l4(arguments: &L4) -> Result<ExitCode> {
+    let subjects =
+        if arguments.only.is_empty() { bench_l4::Subject::ALL.to_vec() } else { arguments.only.clone() };
+    println!("{}\n", bench_l4::sizes()?);
+    println!(
+        "packet by packet, ours / the minimal program's: 1, 1,000 and 1,000,000 flows; first and second packet"
+    );
+    let rows = bench_l4::run(&subjects, arguments.runs, |line| println!("{line}"))?;
+    println!(
+        "\nXDP, TCP over IPv4, medians of {} runs; calls: of functions of the kernel for a packet, counted in a",
+        arguments.runs
+    );
+    println!("run that is not timed (look-ups in arrays are none)\n");
+    println!("{}", bench_l4::render(&rows));
+    println!("{}", bench_l4::render_new(&rows));
+    let expiry = bench_l4::expiry::run(arguments.runs.min(3))?;
+    println!("{}", expiry.render());
+    write_json(
+        arguments.json.as_deref(),
+        &serde_json::json!({ "runs": arguments.runs, "rows": rows, "expiry": expiry }),
+    )?;
+    let missed = rows.iter().any(|row| !row.met);
+    Ok(ExitCode::from(u8::from(arguments.check && missed)))
+}
+
+fn hop(arguments: &Hop) -> Result<ExitCode> {
+    if let Some(missing) = bench_hop::missing() {
+        bail!("{missing} is not installed: `scripts/setup test` does that");
+    }
+    let rows = bench_hop::run(arguments.runs, |line| println!("{line}"))?;
+    println!(
+        "\n{}\nmedians of {} runs each; in brackets the part of the direct way's rate, or",
+        bench_hop::versions(),
+        arguments.runs
+    );
+    println!("what the whole machine spends more than on that; bulk: one TCP stream\n");
+    println!("{}", bench_hop::render(&rows));
+    write_json(
+        arguments.json.as_deref(),
+        &serde_json::json!({ "versions": bench_hop::versions(), "runs": arguments.runs, "rows": rows }),
+    )?;
+    let missed = bench_hop::render_misses(&rows);
+    if !missed.is_empty() {
+        println!("targets missed:\n{missed}");
+    }
+    Ok(ExitCode::from(u8::from(arguments.check && !missed.is_empty())))
 }
 
 fn failover(arguments: &Failover) -> Result<ExitCode> {
@@ -248,12 +371,10 @@ fn failover(arguments: &Failover) -> Result<ExitCode> {
         println!("targets missed:\n{missed}  (logs: {})\n", arguments.evidence.display());
     }
     println!("took {} min", ms(begun.elapsed() / 60_000));
-    if let Some(file) = &arguments.json {
-        let results =
-            Results { rival, runs: arguments.runs, failures_to_run: &broken, rows: &rows, records: &records };
-        let text = serde_json::to_string_pretty(&results).context("writing the results as JSON")?;
-        fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
-    }
+    write_json(
+        arguments.json.as_deref(),
+        &Results { rival, runs: arguments.runs, failures_to_run: &broken, rows: &rows, records: &records },
+    )?;
     if !broken.is_empty() {
         println!("{} runs could not be made:\n  {}", broken.len(), broken.join("\n  "));
         return Ok(ExitCode::from(2));

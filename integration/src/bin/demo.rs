@@ -1,4 +1,5 @@
-//! A pair in namespaces, load, a planned switchover, a power loss, and the node's return: `scripts/demo` runs this.
+//! A pair in namespaces, load, a planned switchover, a power loss, and the node's return: `scripts/demo` runs this. All the while
+//! there are long-lived connections to services that the kernel forwards.
 #![expect(clippy::print_stdout, reason = "a command for people, who read its standard output")]
 
 use std::collections::BTreeMap;
@@ -18,9 +19,10 @@ use integration::lab::fault::Fault;
 use integration::lab::probe::{RoleWatcher, Seen};
 use integration::lab::timeline::{EventKind, Timeline};
 use integration::lab::{Node, binary};
-use integration::report::page::{self, Chapter};
+use integration::report::page::{self, Chapter, Lasting};
 use integration::report::statistics::ms;
 use integration::report::table::{Align, Table};
+use integration::scenario::lasting::{self, Connections};
 use integration::scenario::{INSTANCE, Observation, Observer, PORT, Pair, PairSettings, System};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -30,7 +32,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const STEADY: usize = 1000;
 const ROLE_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Two nodes, three nginx targets, load, and three events.
+/// Two nodes, four nginx targets, load, and three events.
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Arguments {
@@ -51,6 +53,8 @@ struct Step {
     event: Window,
     /// When it was over.
     over: Instant,
+    /// How many of the long-lived connections of each service went on.
+    alive: Vec<usize>,
 }
 
 fn main() -> Result<()> {
@@ -64,28 +68,36 @@ fn main() -> Result<()> {
         ends.thread_block().context("blocking the signals that end the pair")?;
     }
     let begun = now();
-    println!("bringing up two nodes, three nginx targets, a client and a switch in network namespaces");
+    println!("bringing up two nodes, four nginx targets, a client and a switch in network namespaces");
     let mut settings = PairSettings::new(
         "demo",
         System::Tandem,
         &[vip4(0).into(), vip6(0).into()],
         Duration::from_millis(100),
     );
-    settings.targets = 3;
+    settings.targets = 4;
     settings.group_extra =
         "health = { http = \"/health\", interval = \"500ms\", timeout = \"200ms\" }".to_owned();
+    settings.more = lasting::add_services;
     let pair = Pair::start(settings)?;
     println!("the pair is up after {:.1} s: node a is active, b is backup", (now() - begun).as_secs_f64());
-    println!("load: one new connection every millisecond from the client to http://{}/\n", vip4(0));
+    println!("load: one new connection every millisecond from the client to http://{}/", vip4(0));
+    let connections = Connections::begin(&pair)?;
+    println!(
+        "and {} long-lived connections to each of two services that the kernel forwards, dsr and nat\n",
+        lasting::CONNECTIONS
+    );
 
     let observer = Observer::start_with(&pair, vip4(0).into(), ROLE_INTERVAL)?;
-    let steps = perform(&pair, &observer)?;
+    let steps = perform(&pair, &observer, &connections)?;
     let timeline_end = now();
     let observation = observer.stop()?;
     let chapters = chapters(&pair, &observation, &steps, timeline_end);
+    let lasting = connections.end(steps.iter().map(|step| step.alive.as_slice()))?;
     print_results(&observation, &chapters);
+    print_lasting(&chapters, &lasting);
     let timeline = timeline(&observation, &steps, &pair);
-    write_page(&arguments.html, &page::render(&timeline, &observation, &chapters))?;
+    write_page(&arguments.html, &page::render(&timeline, &observation, &chapters, &lasting))?;
     println!("the timeline, drawn: {}", arguments.html.display());
     println!("took {:.0} s", (now() - begun).as_secs_f64());
     if arguments.keep {
@@ -97,7 +109,7 @@ fn main() -> Result<()> {
 }
 
 /// Does everything while roles are printed as they change.
-fn perform(pair: &Pair, observer: &Observer) -> Result<Vec<Step>> {
+fn perform(pair: &Pair, observer: &Observer, connections: &Connections) -> Result<Vec<Step>> {
     let begun = now();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -105,13 +117,13 @@ fn perform(pair: &Pair, observer: &Observer) -> Result<Vec<Step>> {
             let done = &done;
             scope.spawn(move || print_roles(roles, begun, done));
         }
-        let steps = events(pair, observer, begun);
+        let steps = events(pair, observer, connections, begun);
         done.store(true, Ordering::Release);
         steps
     })
 }
 
-fn events(pair: &Pair, observer: &Observer, begun: Instant) -> Result<Vec<Step>> {
+fn events(pair: &Pair, observer: &Observer, connections: &Connections, begun: Instant) -> Result<Vec<Step>> {
     let [a, b] = pair.lab().nodes();
     let mut steps = Vec::new();
     observer.wait_steady(STEADY)?;
@@ -129,6 +141,7 @@ fn events(pair: &Pair, observer: &Observer, begun: Instant) -> Result<Vec<Step>>
             kind: EventKind::Action,
             event,
             over: now(),
+            alive: connections.alive()?,
         });
     }
     let fault = Fault::power_loss(a.name());
@@ -144,6 +157,7 @@ fn events(pair: &Pair, observer: &Observer, begun: Instant) -> Result<Vec<Step>>
         kind: EventKind::Fault,
         event,
         over: now(),
+        alive: connections.alive()?,
     });
     say(begun, "node a gets power again and boots");
     pair.lab().heal(&fault)?;
@@ -158,6 +172,7 @@ fn events(pair: &Pair, observer: &Observer, begun: Instant) -> Result<Vec<Step>>
         kind: EventKind::Heal,
         event,
         over: now(),
+        alive: connections.alive()?,
     });
     Ok(steps)
 }
@@ -259,6 +274,20 @@ fn print_results(observation: &Observation, chapters: &[Chapter]) {
         .map(|(name, count)| format!("{count} by {}", if name.is_empty() { "?" } else { &name }))
         .collect();
     println!("{} connections, served: {}", observation.connects.attempts.len(), targets.join(", "));
+}
+
+fn print_lasting(chapters: &[Chapter], lasting: &[Lasting]) {
+    let mut columns = vec![("of the long-lived connections went on after", Align::Left)];
+    columns.extend(lasting.iter().map(|one| (one.name.as_str(), Align::Right)));
+    let mut table = Table::new(&columns);
+    for (index, chapter) in chapters.iter().enumerate() {
+        let alive = lasting.iter().map(|one| format!("{} of {}", one.alive[index], one.connections));
+        table.row(std::iter::once(chapter.name.clone()).chain(alive).collect());
+    }
+    println!("\n{}", table.render());
+    for one in lasting {
+        println!("{}: {}", one.name, one.description);
+    }
 }
 
 fn timeline(observation: &Observation, steps: &[Step], pair: &Pair) -> Timeline {

@@ -1,5 +1,6 @@
 //! The lab's one clock: `CLOCK_MONOTONIC`, the same in every thread, namespace and process of the host.
 
+use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
@@ -53,12 +54,22 @@ impl Window {
     }
 }
 
+/// How long something may take on a machine that is so much slower than others as `TANDEM_LAB_PATIENCE` says: an emulated one.
+#[must_use]
+pub fn patient(limit: Duration) -> Duration {
+    static TIMES: LazyLock<u32> = LazyLock::new(|| {
+        let times = std::env::var("TANDEM_LAB_PATIENCE").ok();
+        times.and_then(|times| times.parse().ok()).unwrap_or(1)
+    });
+    limit * *TIMES
+}
+
 /// Waits until `check` gives a value, looking every 2 ms; `what` names it in the error.
 ///
 /// # Errors
-/// [`LabError::Timeout`] when it gave none within `limit`.
+/// [`LabError::Timeout`] when it gave none within `limit`, longer where [`patient`] says so.
 pub fn wait_for<T>(what: &str, limit: Duration, mut check: impl FnMut() -> Option<T>) -> Result<T> {
-    let start = now();
+    let (start, limit) = (now(), patient(limit));
     loop {
         if let Some(value) = check() {
             return Ok(value);

@@ -89,7 +89,8 @@ impl Server {
             recvmsg::<SockaddrIn6>(fd, &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT).ok()?;
         let (from, length) = (message.address?, message.bytes);
         let to = message.cmsgs().ok()?.find_map(|item| match item {
-            ControlMessageOwned::Ipv6PacketInfo(info) => Some(info),
+            // By the way there is to the client, not out of the tunnel that it came by.
+            ControlMessageOwned::Ipv6PacketInfo(info) => Some(libc::in6_pktinfo { ipi6_ifindex: 0, ..info }),
             _ => None,
         })?;
         let answer = [IoSlice::new(&buffer[..length])];

@@ -30,6 +30,7 @@ pub mod registry;
 mod switch;
 mod target;
 pub mod timeline;
+pub mod tunnel;
 
 use std::fs;
 use std::net::IpAddr;

@@ -58,7 +58,12 @@ impl Node {
     /// # Errors
     /// [`LabError::Unknown`] when it has not been built, [`LabError::Io`] when it cannot be started.
     pub fn spawn_daemon(&self, daemon: &str) -> Result<Pid> {
-        let mut command = self.host.command(&binary(daemon)?.to_string_lossy());
+        self.spawn_build(daemon, &binary(daemon)?)
+    }
+
+    /// Starts another build of a daemon of ours, as [`Node::spawn_daemon`] does.
+    fn spawn_build(&self, daemon: &str, program: &Path) -> Result<Pid> {
+        let mut command = self.host.command(&program.to_string_lossy());
         command.arg("run").arg("--config").arg(&self.config).args(["--node", self.host.name()]);
         command.arg("--run-dir").arg(&self.run_dir);
         command.env("RUST_LOG", env::var("TANDEM_LAB_LOG").unwrap_or_else(|_| "debug".to_owned()));
@@ -70,7 +75,15 @@ impl Node {
     /// # Errors
     /// As [`Node::spawn_daemon`]; [`LabError::Timeout`] when it does not serve within ten seconds.
     pub fn start_daemon(&self, daemon: &str) -> Result<Pid> {
-        let pid = self.spawn_daemon(daemon)?;
+        self.start_build(daemon, &binary(daemon)?)
+    }
+
+    /// Starts another build of a daemon of ours and waits until it serves its interface.
+    ///
+    /// # Errors
+    /// As [`Node::start_daemon`].
+    pub fn start_build(&self, daemon: &str, program: &Path) -> Result<Pid> {
+        let pid = self.spawn_build(daemon, program)?;
         let what = format!("{daemon} on {} to serve its socket", self.host.name());
         wait_until(&what, START_LIMIT, || {
             !self.host.running(daemon)

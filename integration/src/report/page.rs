@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use common::time::Instant;
 
@@ -29,6 +30,21 @@ pub struct Chapter {
     pub names: BTreeMap<Mac, String>,
 }
 
+/// Connections that were there before the first event.
+#[derive(Clone, Debug)]
+pub struct Lasting {
+    /// The service.
+    pub name: String,
+    /// How it forwards, and what that means for them.
+    pub description: String,
+    /// How many there were.
+    pub connections: usize,
+    /// How many of them went on after each event.
+    pub alive: Vec<usize>,
+    /// The longest time that a message of one that never broke took to come back.
+    pub worst_stall: Duration,
+}
+
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1d2733; --soft: #5d6b7a; --paper: #ffffff; --line: #d5dce3; --wash: #f3f6f9;
   --good: #2e8b57; --bad: #d1302f; --active: #1f6feb; --backup: #b9c7d6; --init: #e4b84d; --fault: #e07b39; --off: #e8ebee; }
@@ -49,7 +65,12 @@ details { margin-top: 2.5rem; } summary { cursor: pointer; }
 
 /// The page.
 #[must_use]
-pub fn render(timeline: &Timeline, observation: &Observation, chapters: &[Chapter]) -> String {
+pub fn render(
+    timeline: &Timeline,
+    observation: &Observation,
+    chapters: &[Chapter],
+    lasting: &[Lasting],
+) -> String {
     let title = escaped(&timeline.title);
     let mut body = format!("<h1>{title}</h1>\n");
     let attempts = observation.connects.attempts.len();
@@ -63,6 +84,7 @@ pub fn render(timeline: &Timeline, observation: &Observation, chapters: &[Chapte
     )
     .ok();
     body.push_str(&results(chapters));
+    body.push_str(&lasting_table(chapters, lasting));
     body.push_str("<h2>The whole run</h2>\n");
     body.push_str(KEY);
     body.push_str(&draw::overview(
@@ -118,6 +140,36 @@ fn results(chapters: &[Chapter]) -> String {
     table + "</table>\n"
 }
 
+fn lasting_table(chapters: &[Chapter], lasting: &[Lasting]) -> String {
+    if lasting.is_empty() {
+        return String::new();
+    }
+    let mut text = "<h2>Connections that last</h2>\n<p>Through services that the kernel forwards, without a proxy. Each was made before \
+                    the first event, and sends a message every 10 ms that has to come back.</p>\n<ul>\n"
+        .to_owned();
+    for one in lasting {
+        writeln!(text, "<li><b>{}</b>: {}</li>", escaped(&one.name), escaped(&one.description)).ok();
+    }
+    text.push_str("</ul>\n<table>\n<tr><th>went on after</th>");
+    for one in lasting {
+        write!(text, "<th class=\"number\">{}</th>", escaped(&one.name)).ok();
+    }
+    text.push_str("</tr>\n");
+    for (index, chapter) in chapters.iter().enumerate() {
+        write!(text, "<tr><td>{}</td>", escaped(&chapter.name)).ok();
+        for one in lasting {
+            let alive = one.alive.get(index).copied().unwrap_or_default();
+            write!(text, "<td class=\"number\">{alive} of {}</td>", one.connections).ok();
+        }
+        text.push_str("</tr>\n");
+    }
+    text.push_str("<tr><td class=\"soft\">longest wait for a message</td>");
+    for one in lasting {
+        write!(text, "<td class=\"number soft\">{} ms</td>", ms(one.worst_stall)).ok();
+    }
+    text + "</tr>\n</table>\n"
+}
+
 /// Every event, in a list that opens on demand; the announcements, which are repeated, are left out.
 fn events(timeline: &Timeline) -> String {
     let mut text = "<details>\n<summary>Everything that happened, in order</summary>\n<table>\n\
@@ -145,8 +197,6 @@ pub(super) fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::lab::addresses::{mac, vip4};
     use crate::lab::probe::{Attempt, ConnectReport, Failure, RoleChange, RoleReport, Seen, WatchReport};
@@ -196,10 +246,21 @@ mod tests {
         let mut timeline = Timeline::begin("Tandem");
         timeline.add_roles(&observation.roles);
         timeline.end();
-        let page = render(&timeline, &observation, &[chapter]);
+        let lasting = Lasting {
+            name: "nat <1>".to_owned(),
+            description: "rewrites".to_owned(),
+            connections: 32,
+            alive: vec![31],
+            worst_stall: Duration::from_millis(420),
+        };
+        let page = render(&timeline, &observation, &[chapter], &[lasting]);
 
         assert!(page.contains("2000 new connections through 10.77.0.50 to nginx"), "{page}");
         assert!(page.contains("7 failed."));
+        assert!(
+            page.contains("31 of 32") && page.contains("nat &lt;1&gt;") && page.contains("420 ms"),
+            "{page}"
+        );
         assert!(page.contains("power &lt;off&gt;") && !page.contains("<off>"));
         // Seven bars of the failed ones in the close-up; in the overview they share one.
         let bad =

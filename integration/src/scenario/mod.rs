@@ -5,6 +5,7 @@
 //! to pass: every step ends with a condition, and a condition that does not come true in its limit is a finding.
 
 mod event;
+pub mod lasting;
 mod observe;
 mod pair;
 mod rival;

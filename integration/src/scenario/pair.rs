@@ -102,6 +102,8 @@ pub struct PairSettings {
     pub targets: u8,
     /// Further lines of the target group, for ours.
     pub group_extra: String,
+    /// Adds to the configuration, for ours.
+    pub more: fn(&Lab, PairConfig) -> PairConfig,
 }
 
 impl PairSettings {
@@ -117,6 +119,7 @@ impl PairSettings {
             rival_tracks: false,
             targets: 2,
             group_extra: String::new(),
+            more: |_, config| config,
         }
     }
 }
@@ -218,11 +221,10 @@ impl Pair {
             ..Instance::default()
         };
         let listen = format!("@{INSTANCE}:{PORT}");
-        PairConfig::new(vec![instance]).service("shop", "tcp", &listen, "shop", "").target_group(
-            "shop",
-            &self.target_addresses(),
-            &self.settings.group_extra,
-        )
+        let config = PairConfig::new(vec![instance])
+            .service("shop", "tcp", &listen, "shop", "")
+            .target_group("shop", &self.target_addresses(), &self.settings.group_extra);
+        (self.settings.more)(&self.lab, config)
     }
 
     /// The targets' HTTP servers.

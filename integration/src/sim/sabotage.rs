@@ -24,6 +24,8 @@ pub enum Sabotage {
     HidesHealth,
     /// Addresses of a reload are not added.
     IgnoresReload,
+    /// The kernel is told of leases that are too long.
+    LeasesTooLong,
     /// Role changes are reported with the wrong former role.
     MixesUpEvents,
 }

@@ -76,6 +76,8 @@ pub struct Side {
     pub serves: bool,
     /// When the host last announced it on the wire.
     pub announced_at: Option<Moment>,
+    /// Until when the host owns it if `vrrpd` does not run again: where the kernel forwards, it then falls silent.
+    pub owned_until: Moment,
 }
 
 impl RouterView {

@@ -11,6 +11,7 @@ use vrrpd_core::event::Event;
 use vrrpd_core::neighbor::{self, SightingKind};
 use vrrpd_core::node::Slot;
 use vrrpd_core::packet::Family;
+use vrrpd_core::settings::RouterSettings;
 
 use super::check::{Checks, Violation};
 use super::clock::{Clock, Moment};
@@ -353,6 +354,20 @@ impl World {
                 );
                 if served && !side.serves {
                     side.served_until = now;
+                }
+                // What is written stays when `vrrpd` is gone.
+                if let Some(node) = &host.node {
+                    let of_router = |(_, settings): &(Slot, &RouterSettings)| {
+                        settings.instance == *instance && settings.family == *family
+                    };
+                    let slot = node.slots().find(of_router).map(|(slot, _)| slot);
+                    let until = slot.and_then(|slot| node.owned_until(slot));
+                    let longer = match self.sabotage {
+                        Sabotage::LeasesTooLong => self.view.limits.interval * 2,
+                        _ => Duration::ZERO,
+                    };
+                    side.owned_until =
+                        until.map_or(Moment::ZERO, |until| host.clock.moment_of(until) + longer);
                 }
             }
             let [a, b] = &self.hosts;

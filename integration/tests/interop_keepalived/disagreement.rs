@@ -116,8 +116,11 @@ fn each_learns_the_interval_of_the_other() -> Result<()> {
     };
     wait_until("vrrpd to learn the interval", LIMIT, || learned() == Some(200))?;
     let counted = ("interval_mismatch_accepted".to_owned(), true);
-    let drops: Vec<_> = pair.drops()?.into_iter().map(|(reason, count)| (reason, count > 0)).collect();
-    assert_eq!(drops, [counted.clone(), counted], "it is noticed, for each family");
+    let drops = || -> Result<Vec<_>> {
+        Ok(pair.drops()?.into_iter().map(|(reason, count)| (reason, count > 0)).collect())
+    };
+    let of_both = [counted.clone(), counted];
+    wait_until("it to be noticed for each family", LIMIT, || drops().is_ok_and(|drops| drops == of_both))?;
     pair.lab.finish()
 }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use integration::lab::addresses::{Mac, vip4, vip6};
+use integration::lab::addresses::{Mac, mac_text, vip4, vip6};
 use integration::lab::clock::{now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
 use integration::lab::probe::{Sighting, WatchSettings, Watcher};
@@ -186,13 +186,21 @@ impl Pair {
     fn wait_owner_for(&self, owner: &Node, time: Duration) -> Result<()> {
         let questions =
             usize::try_from(time.as_millis() / QUESTION_INTERVAL.as_millis()).unwrap_or(usize::MAX);
-        let label = self.setup.label;
         for vip in &self.setup.vips {
+            // The announcement first: where a dead node left its address behind, it alone answered until then.
+            self.wait_announced(*vip, owner.mac())?;
             self.watcher.wait_owner(*vip, owner.mac(), questions, LIMIT)?;
-            let last = self.watcher.snapshot().last_announcement(*vip).map(|last| last.mac);
-            assert_eq!(last, Some(owner.mac()), "{label}: who announced {vip} last");
+            // And after it, for the other one may have had it in between; keepalived repeats its announcements.
+            self.wait_announced(*vip, owner.mac())?;
         }
         Ok(())
+    }
+
+    /// Waits until `mac` was the last to announce a VIP.
+    pub(crate) fn wait_announced(&self, vip: IpAddr, mac: Mac) -> Result<()> {
+        wait_until(&format!("{} to be the last to announce {vip}", mac_text(mac)), LIMIT, || {
+            self.watcher.snapshot().last_announcement(vip).is_some_and(|last| last.mac == mac)
+        })
     }
 
     /// Waits until `time` has passed and sees that nobody but `owner` answers meanwhile.

@@ -81,8 +81,7 @@ fn a_killed_keepalived_is_succeeded() -> Result<()> {
     pair.wait_role("active")?;
     for vip in &pair.setup.vips {
         assert!(a.holds(*vip)? && b.holds(*vip)?, "{vip} is on both");
-        let last = pair.watcher.snapshot().last_announcement(*vip).map(|last| last.mac);
-        assert_eq!(last, Some(a.mac()), "who announced {vip} last");
+        pair.wait_announced(*vip, a.mac())?;
     }
     pair.start_keepalived()?;
     pair.wait_owner(b)?;

@@ -40,8 +40,7 @@ fn wait_owner(pair: &Pair, owner: &Node, other: Option<&Node>) -> Result<()> {
         })?;
         wait_until(&format!("{} to be reached at {vip}", owner.name()), LIMIT, || reaches(pair, *vip))?;
         pair.watcher.wait_owner(*vip, virtual_mac(*vip), 60, LIMIT)?;
-        let last = pair.watcher.snapshot().last_announcement(*vip).map(|last| last.mac);
-        assert_eq!(last, Some(virtual_mac(*vip)), "the announcement of {vip}");
+        pair.wait_announced(*vip, virtual_mac(*vip))?;
     }
     Ok(())
 }
@@ -93,7 +92,9 @@ fn takes_turns(preferred: Preferred, vip: IpAddr) -> Result<()> {
     }
     for vip in &pair.setup.vips {
         let doubled = longest_doubled(&pair.watcher.snapshot(), *vip);
-        assert!(doubled <= pair.setup.interval(), "both answered for {vip} for {doubled:?}");
+        // Who gives way does so when it gets to hear the other's advertisement: keepalived, an ordinary process, later on a busy
+        // machine, but well before it would have taken silence for a failure.
+        assert!(doubled <= 3 * pair.setup.interval(), "both answered for {vip} for {doubled:?}");
     }
     for (vip, other) in pair.end()? {
         assert_eq!(other, Duration::ZERO, "{vip} was answered for with another MAC address");

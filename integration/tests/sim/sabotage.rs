@@ -40,6 +40,11 @@ fn a_missing_warden_is_noticed() {
 }
 
 #[test]
+fn a_lease_that_is_too_long_is_noticed() {
+    assert_caught(Sabotage::LeasesTooLong, &["lease"]);
+}
+
+#[test]
 fn an_active_node_that_keeps_silent_is_noticed() {
     assert_caught(Sabotage::SkipsAdverts, &["pace"]);
 }

@@ -20,6 +20,9 @@ pub enum HealthState {
 }
 
 impl HealthState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Unchecked, Self::Undecided, Self::Healthy, Self::Unhealthy];
+
     /// Whether new connections may go there.
     #[must_use]
     pub const fn serves(self) -> bool {

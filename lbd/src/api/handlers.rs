@@ -10,7 +10,7 @@ use axum::routing::{get, patch, post};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Token, refresh, sticky, targets};
+use super::{Token, flows, refresh, sticky, targets};
 use crate::reload::{ReloadError, Request};
 use crate::shared::Shared;
 use crate::{metrics, summary, view};
@@ -104,6 +104,11 @@ pub(super) fn router(shared: Arc<Shared>, requests: mpsc::Sender<Request>, acces
         .route("/v1/target-groups/{group}/targets/{target}", patch(targets::patch).delete(targets::delete))
         .route("/v1/target-groups/{group}/refresh", post(refresh::refresh))
         .route("/v1/sticky", get(sticky::show))
+        .route("/v1/flows", get(flows::show))
+        .route(
+            "/v1/replication",
+            get(|State(context): State<Context>| async move { Json(context.shared.peer.view()) }),
+        )
         .route("/v1/reload", post(reload))
         .route("/health", get(ready))
         .route("/health/live", get(|| async { Json(json!({ "live": true })) }))
@@ -136,9 +141,10 @@ async fn reload(State(context): State<Context>, headers: HeaderMap) -> Response 
         Ok(Err(error)) => {
             let status = match error {
                 ReloadError::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
-                ReloadError::Bind(_) | ReloadError::Api(_) | ReloadError::AccessLog(_) => {
-                    StatusCode::CONFLICT
-                }
+                ReloadError::Bind(_)
+                | ReloadError::Api(_)
+                | ReloadError::AccessLog(_)
+                | ReloadError::Kernel(_) => StatusCode::CONFLICT,
                 ReloadError::Config(_) | ReloadError::Node(_) | ReloadError::Check(_) => {
                     StatusCode::UNPROCESSABLE_ENTITY
                 }
@@ -170,6 +176,7 @@ async fn details(State(context): State<Context>) -> Response {
         "workers_expected": health.workers_expected,
         "services_without_targets": health.services_without_targets,
         "vrrpd_connected": shared.vrrpd.borrow().connected,
+        "replication": shared.peer.view().state,
         "target_groups": view::groups(shared),
     });
     (status, Json(body)).into_response()

@@ -1,5 +1,6 @@
 //! The HTTP API: on TCP for reading, on the Unix socket also for changes.
 
+mod flows;
 mod handlers;
 mod refresh;
 mod server;

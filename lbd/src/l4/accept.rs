@@ -14,6 +14,7 @@ use super::journal::Journal;
 use super::preamble::Complaints;
 use super::socket::Socket;
 use super::{keep_alive, reset_on_close, tcp};
+use crate::executor::yield_now;
 use crate::worker::{Route, Worker};
 
 /// How long accepting pauses after a failure such as too many open files: doubled up to the maximum as long as it lasts.
@@ -48,7 +49,7 @@ pub(crate) async fn accept_loop(
         let accepted = tokio::select! {
             biased;
             _ = &mut stop => break,
-            accepted = listener.accept(&worker.reactor) => accepted,
+            accepted = listener.accept(worker.executor.reactor()) => accepted,
         };
         match accepted {
             Ok((client, peer)) => {
@@ -74,7 +75,7 @@ pub(crate) async fn accept_loop(
                 tokio::select! {
                     biased;
                     _ = &mut stop => break,
-                    () = tokio::time::sleep(pause) => {}
+                    () = worker.executor.sleep(pause) => {}
                 }
                 pause = (pause * 2).min(PAUSE_MAX);
             }
@@ -93,7 +94,7 @@ impl Turn {
         self.0 += 1;
         if self.0 == PER_TURN {
             self.0 = 0;
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
     }
 }
@@ -111,7 +112,7 @@ impl Drop for Listening<'_> {
 async fn accept_queued(worker: &Rc<Worker>, route: &Rc<Route>, listener: &Socket, address: SocketAddr) {
     let mut turn = Turn::default();
     for _ in 0..LAST_MAX {
-        match listener.try_accept(&worker.reactor) {
+        match listener.try_accept(worker.executor.reactor()) {
             Ok((client, peer)) => admit(worker, route, client, peer, address),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => {
@@ -133,7 +134,7 @@ fn admit(worker: &Rc<Worker>, route: &Rc<Route>, client: Socket, peer: SocketAdd
         Seat::take(worker, route, peer.ip())
     };
     match seat {
-        Ok(seat) => drop(tokio::task::spawn_local(tcp::serve(seat, client, peer, address))),
+        Ok(seat) => worker.executor.spawn(tcp::serve(seat, client, peer, address)),
         Err(refusal) => {
             reset_on_close(SockRef::from(&client));
             Journal::begin(route, peer, address).refused(route, refusal);

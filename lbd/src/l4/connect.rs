@@ -15,10 +15,15 @@ use super::choose::{Choice, Ends, Occupied, Pool, occupy};
 use super::refusal::Refusal;
 use super::socket::Socket;
 use super::tune;
+use crate::executor::Ready;
+use crate::process::is_local;
 use crate::snapshot::{FailureKind, Target};
 
 /// The first in a queue looks at the targets this often even if no place was given back: one may have recovered.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// The most that is read of a client before its target is connected, in bytes.
+const AHEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// A connection to a target.
 pub(super) struct Reached {
@@ -43,17 +48,20 @@ pub(super) async fn reach(
     pool: &Rc<Pool>,
     ends: &Ends,
     client: &Socket,
+    ahead: &mut Vec<u8>,
     way: &mut Way,
 ) -> Result<Reached, Refusal> {
-    let tries_max = pool.group.config.retry.tries();
+    let mut pool = Rc::clone(pool);
     // Allocates only once a target has failed.
     let mut tried: Vec<Arc<Target>> = Vec::new();
+    // Why there is no connection if no further target may be tried.
+    let mut refusal = Refusal::NoTarget;
     loop {
-        let occupied = match choose(seat, pool, ends, &tried) {
+        let occupied = match choose(seat, &pool, ends, &tried) {
             Choice::Occupied(occupied) => occupied,
             // Rare and large, so not a part of every connection's task.
-            Choice::Full => Box::pin(wait(seat, pool, ends, client, &tried, way)).await?,
-            Choice::Nobody => return Err(seat.refuse(Refusal::NoTarget)),
+            Choice::Full => Box::pin(wait(seat, &pool, ends, client, &tried, way)).await?,
+            Choice::Nobody => return Err(seat.refuse(refusal)),
         };
         way.tries += 1;
         if way.tries > 1 {
@@ -62,18 +70,45 @@ pub(super) async fn reach(
         if occupied.pool.group.panics() {
             seat.counters().unhealthy_tries.add(1);
         }
-        match connect(seat, &occupied.target, ends).await {
-            Some(stream) => return Ok(Reached { occupied, stream }),
-            None if way.tries >= tries_max => return Err(seat.refuse(Refusal::NoTarget)),
-            None => tried.push(Arc::clone(&occupied.target)),
+        read_ahead(seat, client, ahead)?;
+        let speaks = !ahead.is_empty() || occupied.pool.group.config.send_proxy.is_some();
+        refusal = match connect(seat, &occupied.target, ends, speaks).await {
+            Ok(stream) => return Ok(Reached { occupied, stream }),
+            Err(refusal) => refusal,
+        };
+        // That took a while: the targets may be others by now.
+        pool = seat.current(&pool);
+        if way.tries >= pool.group.config.retry.tries() {
+            return Err(seat.refuse(refusal));
         }
+        tried.push(Arc::clone(&occupied.target));
     }
 }
 
 impl Seat {
+    /// The group as it is now; as it was if it is there no more.
+    pub(super) fn current(&self, pool: &Rc<Pool>) -> Rc<Pool> {
+        self.worker.pool(&pool.group.config.name).unwrap_or_else(|| Rc::clone(pool))
+    }
+
     fn refuse(&self, refusal: Refusal) -> Refusal {
         self.route.refuse(&self.worker, refusal)
     }
+}
+
+/// Takes what the client has sent by now, if nothing has been read of it before.
+fn read_ahead(seat: &Seat, client: &Socket, bytes: &mut Vec<u8>) -> Result<(), Refusal> {
+    // A reset is the relay's to tell, as at any other time.
+    if !bytes.is_empty() || !client.is(Ready::READABLE) || client.is(Ready::FAILED) {
+        return Ok(());
+    }
+    let mut buffer = seat.worker.buffers.take();
+    match client.try_read(&mut buffer.bytes_mut()[..AHEAD_BYTES_MAX]) {
+        Ok(count) => bytes.extend_from_slice(&buffer.bytes()[..count]),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(_) => return Err(seat.refuse(Refusal::ClientGone)),
+    }
+    Ok(())
 }
 
 /// A place, unless others have waited for one before.
@@ -105,15 +140,12 @@ async fn wait(
     let Some(place) = joined else { return Err(seat.refuse(Refusal::QueueFull)) };
     seat.counters().queued.add(1);
     let begin = Instant::now();
-    let timeout = tokio::time::sleep(settings.timeout);
-    tokio::pin!(timeout);
+    let mut timeout = seat.worker.executor.sleep(settings.timeout);
     loop {
         let looks = place.may_look();
         if looks {
             // The targets may be others by now.
-            let current = seat.worker.pool(&pool.group.config.name);
-            let current = current.as_ref().unwrap_or(pool);
-            if let Choice::Occupied(occupied) = try_now(seat, current, ends, tried) {
+            if let Choice::Occupied(occupied) = try_now(seat, &seat.current(pool), ends, tried) {
                 way.queued = Some(way.queued.unwrap_or_default() + begin.elapsed());
                 return Ok(occupied);
             }
@@ -127,56 +159,69 @@ async fn wait(
             () = &mut timeout => return Err(seat.refuse(Refusal::QueueTimeout)),
             // A client that has only finished sending still waits for its answer; one that is gone does not.
             () = client.broken() => return Err(seat.refuse(Refusal::ClientGone)),
-            () = tokio::time::sleep(LOOK), if looks => {}
+            () = seat.worker.executor.sleep(LOOK), if looks => {}
         }
     }
 }
 
-/// Connects to one target; what goes wrong is counted.
-async fn connect(seat: &Seat, target: &Target, ends: &Ends) -> Option<Socket> {
+/// Connects to one target; what goes wrong is counted, for the target unless this host lacks something. Answers what a client
+/// is refused for that gets no other one. `speaks` says that something is to be sent to the target at once.
+async fn connect(seat: &Seat, target: &Target, ends: &Ends, speaks: bool) -> Result<Socket, Refusal> {
     let service = &seat.route.service.config;
     let counters = target.counters.of(seat.worker.index);
     let address = target.key.address;
     let source = service.transparent.then_some(ends.client);
-    let socket = match open(address, source, &service.timeout) {
+    let opened = open(address, source, &service.timeout).and_then(|socket| {
+        if speaks {
+            // The handshake's last acknowledgement then travels with the first bytes: a packet less.
+            socket.set_tcp_quickack(false)?;
+        }
+        Ok(socket)
+    });
+    let socket = match opened {
         Ok(socket) => socket,
-        Err(error) => {
-            // Nothing that the target could be blamed for.
-            counters.connect_errors.add(1);
-            if let Some(unsaid) = seat.route.troubles.due(seat.worker.clock().now_ms()) {
-                tracing::warn!(target = %target.key, %error, unsaid, "cannot make a socket for a connection");
-            }
-            return None;
-        }
+        Err(error) => return Err(lack(seat, target, &error)),
     };
-    match tokio::time::timeout(
-        service.timeout.connect,
-        Socket::connect(&seat.worker.reactor, socket, address),
-    )
-    .await
-    {
-        Ok(Ok(stream)) => Some(stream),
-        Ok(Err(error)) => {
+    let executor = &seat.worker.executor;
+    let connecting = Socket::connect(executor.reactor(), socket, address);
+    match executor.timeout(service.timeout.connect, connecting).await {
+        Some(Ok(stream)) => Ok(stream),
+        Some(Err(error)) => {
+            let Some(kind) = failure(&error) else { return Err(lack(seat, target, &error)) };
             counters.connect_errors.add(1);
-            if let Some(kind) = failure(&error) {
-                target.report_failure(kind);
-            }
+            target.report_failure(kind);
             tracing::debug!(target = %target.key, %error, "connect failed");
-            None
+            Err(Refusal::NoTarget)
         }
-        Err(_) => {
+        None => {
             counters.connect_timeouts.add(1);
             target.report_failure(FailureKind::Timeout);
             tracing::debug!(target = %target.key, "connect timed out");
-            None
+            Err(Refusal::NoTarget)
         }
     }
 }
 
-/// What a failed connect says about the target; nothing if this host is out of ports or memory.
+/// Counts that this host lacks what a connection takes, for the service, and says so in the log unless it was said just now. That
+/// a client cannot be spoken for to this target is no lack: another target has to serve it.
+fn lack(seat: &Seat, target: &Target, error: &io::Error) -> Refusal {
+    let unsuitable = error.kind() == io::ErrorKind::InvalidInput;
+    if !unsuitable {
+        seat.counters().local_errors.add(1);
+    }
+    if let Some(unsaid) = seat.route.troubles.due(seat.worker.clock().now_ms()) {
+        let service = &seat.route.service.config.name;
+        tracing::warn!(service, target = %target.key, %error, unsaid, "this host cannot make a connection");
+    }
+    if unsuitable { Refusal::NoTarget } else { Refusal::Local }
+}
+
+/// What a failed connect says about the target; nothing if this host is out of files, ports or memory.
 fn failure(error: &io::Error) -> Option<FailureKind> {
     match error.raw_os_error() {
-        Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE | libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => None,
+        _ if is_local(error) => None,
+        // The kernel's other words for no free port.
+        Some(libc::EADDRINUSE | libc::EAGAIN) => None,
         Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => Some(FailureKind::Unreachable),
         Some(libc::ETIMEDOUT) => Some(FailureKind::Timeout),
         _ => Some(FailureKind::Connect),

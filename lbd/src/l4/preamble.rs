@@ -62,10 +62,9 @@ pub(super) async fn read(
     proxied: bool,
 ) -> Result<Preamble, Refusal> {
     let limit = seat.route.service.config.timeout.header;
-    match tokio::time::timeout(limit, read_all(seat, client, ends, proxied)).await {
-        Ok(result) => result,
-        Err(_) => Err(seat.route.refuse(&seat.worker, Refusal::HeaderTimeout)),
-    }
+    let executor = Rc::clone(&seat.worker.executor);
+    let read = executor.timeout(limit, read_all(seat, client, ends, proxied)).await;
+    read.unwrap_or_else(|| Err(seat.route.refuse(&seat.worker, Refusal::HeaderTimeout)))
 }
 
 async fn read_all(
@@ -87,6 +86,8 @@ async fn read_all(
             preamble.pool = Rc::clone(&seat.route.rules[rule]);
         }
     }
+    // The client may have taken its time.
+    preamble.pool = seat.current(&preamble.pool);
     Ok(preamble)
 }
 

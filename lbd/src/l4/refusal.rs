@@ -25,13 +25,15 @@ pub(crate) enum Refusal {
     QueueFull,
     /// No target had room within `queue.timeout`.
     QueueTimeout,
+    /// This host had no file, port or memory left for a connection to a target.
+    Local,
     /// No target could be reached, or none may be used.
     NoTarget,
 }
 
 impl Refusal {
     /// How many there are.
-    pub(crate) const COUNT: usize = 12;
+    pub(crate) const COUNT: usize = 13;
 
     /// All of them, in the order of [`Self::index`].
     pub(crate) const ALL: [Self; Self::COUNT] = [
@@ -46,6 +48,7 @@ impl Refusal {
         Self::TargetsFull,
         Self::QueueFull,
         Self::QueueTimeout,
+        Self::Local,
         Self::NoTarget,
     ];
 
@@ -68,6 +71,7 @@ impl Refusal {
             Self::TargetsFull => "targets_full",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::Local => "local",
             Self::NoTarget => "no_target",
         }
     }

@@ -19,11 +19,11 @@ use socket2::SockRef;
 
 use super::buffers::{BUFFER_BYTES, Buffer, BufferPool};
 use super::connections::Control;
-use super::reactor::Ready;
 use super::socket::Socket;
 use super::splice::{self, Bulkiness, Pipe};
 use super::{End, keep_alive, reset_on_close};
 use crate::counters::{Counter, ServiceCounters, TargetCounters};
+use crate::executor::Ready;
 use crate::worker::Worker;
 
 /// After so many buffers in one direction the worker's other connections get their turn.
@@ -321,18 +321,13 @@ impl<'a> Flow<'a> {
 
     fn fill_buffer(&mut self, from: &Socket) -> io::Result<()> {
         let mut buffer = self.pool.take();
-        let mut end = from.try_read(buffer.bytes_mut())?;
+        // Known before the read, which then takes all there is and will ever be, if it is less than there is room for: no
+        // other read is needed to find the end, and it can be passed on in one packet with what came before it. A read stops
+        // at urgent data, though, and what a reset is must be told by the next one.
+        let ends = from.is(Ready::ENDED) && !from.is(Ready::FAILED.and(Ready::URGENT));
+        let end = from.try_read(buffer.bytes_mut())?;
         self.bulk.read(end);
-        self.read_ended = end == 0;
-        // If the end has come as well, it can be passed on in one packet with what came before it.
-        if (1..BUFFER_BYTES).contains(&end) && from.is(Ready::ENDED) {
-            match from.try_read(&mut buffer.bytes_mut()[end..]) {
-                Ok(0) => self.read_ended = true,
-                Ok(count) => end += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
+        self.read_ended = end == 0 || (ends && end < BUFFER_BYTES);
         if end > 0 {
             self.held = Held::Bytes(Bytes { buffer, start: 0, end });
         }

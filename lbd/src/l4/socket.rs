@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with, recv, send};
 use socket2::SockRef;
 
-use super::reactor::{Reactor, Ready, Registration};
+use crate::executor::{Interest, Reactor, Ready, Registration};
 
 /// A socket that one task waits for. Nothing here ever blocks.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Socket {
     /// # Errors
     /// When the kernel cannot watch it.
     pub(crate) fn new(reactor: &Rc<Reactor>, fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { registration: reactor.enter(fd.as_fd())?, fd })
+        Ok(Self { registration: reactor.enter(fd.as_fd(), Interest::Connection)?, fd })
     }
 
     /// Connects a new socket that does not block.
@@ -184,24 +184,25 @@ impl AsFd for Socket {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
     use socket2::{Domain, Type};
-    use tokio::runtime::LocalOptions;
 
     use super::*;
+    use crate::executor::Executor;
 
-    /// Runs a test as a worker would, with a reactor; it fails rather than hang.
-    fn run<F: Future<Output = ()>>(test: impl FnOnce(Rc<Reactor>) -> F) {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().build_local(LocalOptions::default()).unwrap();
-        runtime.block_on(async {
-            let reactor = Rc::new(Reactor::new().unwrap());
-            tokio::task::spawn_local(Rc::clone(&reactor).run());
-            tokio::time::timeout(Duration::from_secs(20), test(reactor)).await.unwrap();
-        });
+    /// Runs a test as a worker would; it fails rather than hang.
+    fn run<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Reactor>) -> F) {
+        let executor = Rc::new(Executor::new().unwrap());
+        let test = test(Rc::clone(executor.reactor()));
+        let (within, passed) = (Rc::clone(&executor), Rc::new(Cell::new(false)));
+        let pass = Rc::clone(&passed);
+        let main = async move { pass.set(within.timeout(Duration::from_secs(20), test).await.is_some()) };
+        executor.run(main).unwrap();
+        assert!(passed.get());
     }
 
     fn new_socket() -> socket2::Socket {

@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
 /// The most that is moved into a pipe at once, and so what a connection holds in one direction.
-const FILL_BYTES: usize = 512 * 1024;
+const FILL_BYTES: usize = 2 * 1024 * 1024;
 
 /// The room asked for in a pipe. A page of a packet takes a place of 4 KiB however little of it is used.
 const PIPE_BYTES: i32 = 1024 * 1024;

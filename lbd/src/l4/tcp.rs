@@ -19,6 +19,7 @@ use super::relay::Relay;
 use super::socket::Socket;
 use super::{End, preamble, reset_on_close};
 use crate::counters::Counter;
+use crate::executor::Ready;
 use crate::snapshot::{FailureKind, Target};
 use crate::worker::Worker;
 
@@ -48,7 +49,8 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
     let connected = Connected::new(worker, &occupied.target);
     let at_target = occupied.target.counters.of(worker.index);
     let read_ahead = ahead.read as u64;
-    if !ahead.bytes.is_empty() && Box::pin(send_ahead(&seat, &reached, ahead)).await.is_err() {
+    let more = client.is(Ready::ENDED);
+    if !ahead.bytes.is_empty() && send_ahead(&seat, &reached, ahead, more).await.is_err() {
         occupied.target.report_failure(FailureKind::Reset);
         at_target.resets.add(1);
         seat.counters().ends[End::TargetReset.index()].add(1);
@@ -86,7 +88,7 @@ async fn prepare(
     let guard = &seat.route.service.guard;
     let proxied = guard.trusts(peer.ip());
     let reads = proxied || !guard.sni.is_empty();
-    let (pool, server_name, read) = if reads {
+    let (pool, server_name, mut read) = if reads {
         // Rare and large, so not a part of every connection's task.
         let preamble = Box::pin(preamble::read(seat, client, &mut ends, proxied)).await?;
         (preamble.pool, preamble.server_name, preamble.bytes)
@@ -95,41 +97,45 @@ async fn prepare(
     };
     journal.prepared(&ends, server_name, &pool, reads);
     let mut way = Way::default();
-    let reached = reach(seat, &pool, &ends, client, &mut way).await;
+    let reached = reach(seat, &pool, &ends, client, &mut read, &mut way).await;
     journal.tried(&way, reached.as_ref().ok().map(|reached| &reached.occupied));
     let reached = reached?;
-    let ahead = ahead(seat, &reached.occupied, &ends, client, read);
+    let ahead = Ahead::new(&reached.occupied, &ends, read);
     Ok((reached, ahead))
 }
 
-/// Puts together what the target gets first: a PROXY header if it wants one, and what has come from the client by now, so
-/// that both go out in one packet.
-fn ahead(seat: &Seat, occupied: &Occupied, ends: &Ends, client: &Socket, read: Vec<u8>) -> Ahead {
-    let Some(version) = occupied.pool.group.config.send_proxy else {
-        return Ahead { read: read.len(), bytes: read };
-    };
-    let version = match version {
-        ProxyVersion::V1 => Version::V1,
-        ProxyVersion::V2 => Version::V2,
-    };
-    let mut bytes = Vec::new();
-    proxy_protocol::emit(version, ends.client, ends.local, &mut bytes);
-    let header = bytes.len();
-    bytes.extend_from_slice(&read);
-    if read.is_empty() {
-        let mut buffer = seat.worker.buffers.take();
-        // An error or an end is the relay's to find, which reads again.
-        if let Ok(count) = client.try_read(buffer.bytes_mut()) {
-            bytes.extend_from_slice(&buffer.bytes()[..count]);
-        }
+impl Ahead {
+    /// A PROXY header if the target wants one, and what has been read of the client, so that both go out in one packet.
+    fn new(occupied: &Occupied, ends: &Ends, read: Vec<u8>) -> Self {
+        let Some(version) = occupied.pool.group.config.send_proxy else {
+            return Self { read: read.len(), bytes: read };
+        };
+        let version = match version {
+            ProxyVersion::V1 => Version::V1,
+            ProxyVersion::V2 => Version::V2,
+        };
+        let mut bytes = Vec::new();
+        proxy_protocol::emit(version, ends.client, ends.local, &mut bytes);
+        bytes.extend_from_slice(&read);
+        Self { bytes, read: read.len() }
     }
-    Ahead { read: bytes.len() - header, bytes }
 }
 
-/// Sends it; as long as connecting may take, because a target that takes nothing at all is not there.
-async fn send_ahead(seat: &Seat, reached: &Reached, ahead: Ahead) -> io::Result<()> {
-    let limit = seat.route.service.config.timeout.connect;
-    tokio::time::timeout(limit, reached.stream.write_all(&ahead.bytes)).await??;
+/// Sends it; as long as connecting may take, because a target that takes nothing at all is not there. `more` says that the
+/// client's end is known to follow.
+async fn send_ahead(seat: &Seat, reached: &Reached, ahead: Ahead, more: bool) -> io::Result<()> {
+    // A new connection has room for it, as good as always.
+    let sent = match reached.stream.try_write(&ahead.bytes, more) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        sent => sent?,
+    };
+    if sent < ahead.bytes.len() {
+        let limit = seat.route.service.config.timeout.connect;
+        let rest = reached.stream.write_all(&ahead.bytes[sent..]);
+        // Rare and large, so not a part of every connection's task.
+        let sent = Box::pin(seat.worker.executor.timeout(limit, rest)).await;
+        sent.ok_or(io::ErrorKind::TimedOut)??;
+    }
     seat.counters().bytes_to_target.add(ahead.read as u64);
     let at_target = reached.occupied.target.counters.of(seat.worker.index);
     at_target.bytes_to_target.add(ahead.read as u64);

@@ -20,7 +20,7 @@ impl Out<'_> {
     ) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, counts) in values {
-            let bounds = BOUNDS_US.iter().map(|&bound| bound as f64 / 1e6).chain([f64::MAX]);
+            let bounds = BOUNDS_US.iter().map(|&bound| bound as f64 / 1e6).chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(counts.buckets).collect();
             let sum = counts.sum_us as f64 / 1e6;
             metric.encode_family(&labels.as_slice())?.encode_histogram::<NoLabelSet>(

@@ -1,4 +1,4 @@
-//! The gRPC check: one call over HTTP/2 without TLS, with prior knowledge.
+//! The gRPC check: one call over HTTP/2, with TLS or with prior knowledge.
 //!
 //! `h2` itself and not `hyper`, whose connection would be a task of its own: here it is part of the check's future, and ends
 //! with it at the time-out, whatever state it is in.
@@ -13,9 +13,11 @@ use http::{Request, Uri};
 use lbd_core::check::grpc::{Answer, Fields, MESSAGE_BYTES_MAX, PATH, request};
 use lbd_core::check::http::HEAD_BYTES_MAX;
 use lbd_core::check::{Failure, Stage, Verdict};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::UnusableCheck;
 use super::stream::{self, Destination};
+use super::tls::Client;
 
 /// What is asked.
 #[derive(Debug)]
@@ -23,16 +25,32 @@ pub(super) struct Grpc {
     /// Or why there can be none.
     uri: Result<Uri, UnusableCheck>,
     frame: Bytes,
+    tls: Option<Client>,
 }
 
 impl Grpc {
-    pub(super) fn new(service: &str, host: &str) -> Self {
-        Self { uri: uri(host), frame: request(service).into() }
+    pub(super) fn new(service: &str, host: &str, tls: Option<Client>) -> Self {
+        Self { uri: uri(host, tls.is_some()), frame: request(service).into(), tls }
     }
 
     pub(super) async fn run(&self, to: Destination, stage: &mut Stage) -> Verdict {
         let uri = self.uri.as_ref().map_err(|why| Failure::Local(why.to_string()))?;
         let stream = stream::connect(to).await?;
+        match &self.tls {
+            None => self.ask(uri, stream, stage).await,
+            Some(client) => {
+                let stream = client.handshake(stream, stage).await?;
+                self.ask(uri, stream, stage).await
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        uri: &Uri,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        stage: &mut Stage,
+    ) -> Verdict {
         *stage = Stage::Answer;
         let handshake = Builder::new()
             .enable_push(false)
@@ -83,8 +101,9 @@ impl Grpc {
 }
 
 /// What is asked of a `host`.
-pub(super) fn uri(host: &str) -> Result<Uri, UnusableCheck> {
-    let uri = Uri::builder().scheme("http").authority(host).path_and_query(PATH).build();
+pub(super) fn uri(host: &str, tls: bool) -> Result<Uri, UnusableCheck> {
+    let scheme = if tls { "https" } else { "http" };
+    let uri = Uri::builder().scheme(scheme).authority(host).path_and_query(PATH).build();
     uri.map_err(|_| UnusableCheck::Host { host: host.to_owned(), what: "an :authority of HTTP/2" })
 }
 

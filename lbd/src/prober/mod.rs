@@ -4,29 +4,31 @@
 //! time-out or by a bound on what is read, whatever the other end does; nothing of it is left behind: its socket is closed
 //! with a reset, so that no check leaves a connection in TIME_WAIT, however often it is made.
 
+mod client;
 mod grpc;
 mod http;
+mod probe;
 mod stream;
 mod tls;
 mod udp;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::config::{Config, Health, HealthCheck, ProxyVersion};
-use lbd_core::check::{Failure, Reason, Schedule, Stage, Verdict};
+use lbd_core::check::{Reason, Schedule};
 use lbd_core::target::TargetKey;
 use rustls::ClientConfig;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 pub(crate) use tls::UnusableCheck;
 
-use stream::Destination;
+use probe::Probe;
 
 use crate::clock::unix_now;
 use crate::counters::Counter;
@@ -68,6 +70,8 @@ struct Check {
 #[derive(Debug)]
 struct Task {
     check: Arc<Check>,
+    /// The virtual IP that it is checked through.
+    vip: Option<IpAddr>,
     handle: JoinHandle<()>,
 }
 
@@ -93,16 +97,28 @@ impl Default for Prober {
 /// # Errors
 /// The first one that cannot.
 pub(crate) fn check_config(config: &Config) -> Result<(), UnusableCheck> {
-    for health in config.target_groups.iter().filter_map(|group| group.health.as_ref()) {
-        Check::new(health, None)?;
-        match &health.check {
-            HealthCheck::Tls { host: Some(host), .. }
-            | HealthCheck::Http { tls: true, host: Some(host), .. } => {
+    problems(config).next().map_or(Ok(()), Err)
+}
+
+/// The same, and all that cannot.
+pub(crate) fn problems(config: &Config) -> impl Iterator<Item = UnusableCheck> {
+    let checks = config.target_groups.iter().filter_map(|group| group.health.as_ref());
+    checks.filter_map(|health| is_usable(health).err())
+}
+
+fn is_usable(health: &Health) -> Result<(), UnusableCheck> {
+    Check::new(health, None)?;
+    match &health.check {
+        HealthCheck::Tls { host: Some(host), .. } | HealthCheck::Http { tls: true, host: Some(host), .. } => {
+            tls::server_name(host)?;
+        }
+        HealthCheck::Grpc { tls, host: Some(host), .. } => {
+            grpc::uri(host, *tls)?;
+            if *tls {
                 tls::server_name(host)?;
             }
-            HealthCheck::Grpc { host: Some(host), .. } => drop(grpc::uri(host)?),
-            _ => {}
         }
+        _ => {}
     }
     Ok(())
 }
@@ -119,15 +135,18 @@ impl Prober {
             let before = checks_before.remove(&group.config.name);
             let check = Check::current(health, group.config.send_proxy, before);
             for target in &group.targets {
-                match tasks_before.remove(&target.key).filter(|task| Arc::ptr_eq(&task.check, &check)) {
+                let through = snapshot.config.checked_through(&group.config, target.key.address);
+                let vip = through.map(|(_, listen)| listen.address.ip());
+                let same = |task: &Task| Arc::ptr_eq(&task.check, &check) && task.vip == vip;
+                match tasks_before.remove(&target.key).filter(same) {
                     Some(task) => drop(self.tasks.insert(target.key.clone(), task)),
-                    None => fresh.push((Arc::clone(target), Arc::clone(&check))),
+                    None => fresh.push((Arc::clone(target), Arc::clone(&check), vip)),
                 }
             }
             self.checks.insert(group.config.name.clone(), check);
         }
         let count = fresh.len();
-        for (position, (target, check)) in fresh.into_iter().enumerate() {
+        for (position, (target, check, vip)) in fresh.into_iter().enumerate() {
             let key = target.key.clone();
             let seed = self.seeds.hash_one(&key);
             let (interval, unhealthy) = (check.health.interval, check.health.unhealthy_interval);
@@ -136,9 +155,10 @@ impl Prober {
                 first: Schedule::new(interval, unhealthy, seed).first(position, count),
                 room: Arc::clone(&self.room),
             };
-            let probe = Probe::new(&check, target.key.address);
+            let way = vip.map(|vip| (vip, shared.kernel.check_of(&key)));
+            let probe = Probe::new(&check, target.key.address, way);
             let handle = tokio::spawn(check_forever(Arc::clone(shared), target, probe, rhythm));
-            self.tasks.insert(key, Task { check, handle });
+            self.tasks.insert(key, Task { check, vip, handle });
         }
     }
 }
@@ -148,6 +168,7 @@ impl Check {
         let (ca_file, alpn) = match &health.check {
             HealthCheck::Tls { ca_file, .. } => (ca_file, None),
             HealthCheck::Http { tls: true, ca_file, .. } => (ca_file, Some("http/1.1")),
+            HealthCheck::Grpc { tls: true, ca_file, .. } => (ca_file, Some("h2")),
             _ => return Ok(Self { health: health.clone(), send_proxy, tls: None }),
         };
         let ca = ca_file.as_deref().map(tls::read).transpose()?;
@@ -189,13 +210,20 @@ struct Rhythm {
     room: Arc<Semaphore>,
 }
 
-async fn check_forever(shared: Arc<Shared>, target: Arc<Target>, probe: Probe, mut rhythm: Rhythm) {
+async fn check_forever(shared: Arc<Shared>, target: Arc<Target>, mut probe: Probe, mut rhythm: Rhythm) {
     sleep(rhythm.first).await;
     let mut told = false;
     loop {
+        if let Err(failure) = probe.until_possible().await {
+            if !std::mem::replace(&mut told, true) {
+                shared.control.checks.failures[failure.reason().index()].add(1);
+                tracing::error!(target = %target.key, "{failure}");
+            }
+            continue;
+        }
         let permit = permit(&shared.control.checks, &rhythm.room).await;
         let begin = Instant::now();
-        let verdict = probe.run().await;
+        let (through, verdict) = probe.run().await;
         drop(permit);
         if let Err(failure) = &verdict {
             shared.control.checks.failures[failure.reason().index()].add(1);
@@ -210,8 +238,11 @@ async fn check_forever(shared: Arc<Shared>, target: Arc<Target>, probe: Probe, m
             }
             verdict => {
                 told = false;
-                let failure = verdict.err().map(|failure| failure.to_string());
-                let last = LastCheck { failure, latency: begin.elapsed(), at: unix_now() };
+                let failure = verdict.err().map(|failure| match through {
+                    Some(vip) => format!("through {vip}: {failure}"),
+                    None => failure.to_string(),
+                });
+                let last = LastCheck { failure, through, latency: begin.elapsed(), at: unix_now() };
                 shared.record_check(&target, last);
             }
         }
@@ -227,65 +258,6 @@ async fn permit<'a>(counters: &CheckCounters, room: &'a Semaphore) -> Option<Sem
     counters.delayed.add(1);
     // It is never closed.
     room.acquire().await.ok()
-}
-
-/// How one target is checked, prepared once.
-#[derive(Debug)]
-struct Probe {
-    to: Destination,
-    limit: Duration,
-    how: How,
-}
-
-#[derive(Debug)]
-enum How {
-    Tcp,
-    Tls(tls::Client),
-    Http(http::Http),
-    Grpc(grpc::Grpc),
-    Udp(udp::Udp),
-}
-
-impl Probe {
-    fn new(check: &Check, mut address: SocketAddr) -> Self {
-        let health = &check.health;
-        if let Some(port) = health.port {
-            address.set_port(port);
-        }
-        let tls = |host: Option<&str>| tls::Client::new(check.tls.as_ref().map(|(it, _)| it), host, address);
-        let or_address = |host: &Option<String>| host.clone().unwrap_or_else(|| address.to_string());
-        let how = match &health.check {
-            HealthCheck::Tcp => How::Tcp,
-            HealthCheck::Tls { host, .. } => How::Tls(tls(host.as_deref())),
-            HealthCheck::Http { tls: over_tls, path, host, expect, body, .. } => {
-                let tls = over_tls.then(|| tls(host.as_deref()));
-                How::Http(http::Http::new(path, &or_address(host), expect, body.as_deref(), tls))
-            }
-            HealthCheck::Grpc { service, host } => How::Grpc(grpc::Grpc::new(service, &or_address(host))),
-            HealthCheck::Udp { payload, expect } => {
-                How::Udp(udp::Udp { payload: payload.clone(), expect: expect.clone() })
-            }
-        };
-        // Another port may well belong to another program, which does not expect a header.
-        let send_proxy = check.send_proxy.filter(|_| health.port.is_none());
-        Self { to: Destination { address, send_proxy }, limit: health.timeout, how }
-    }
-
-    async fn run(&self) -> Verdict {
-        let mut stage = Stage::Connect;
-        let verdict = timeout(self.limit, self.run_unlimited(&mut stage)).await;
-        verdict.unwrap_or(Err(Failure::Timeout(stage, self.limit)))
-    }
-
-    async fn run_unlimited(&self, stage: &mut Stage) -> Verdict {
-        match &self.how {
-            How::Udp(udp) => udp.run(self.to.address, stage).await,
-            How::Tcp => stream::connect(self.to).await.map(drop),
-            How::Tls(client) => client.run(self.to, stage).await,
-            How::Http(http) => http.run(self.to, stage).await,
-            How::Grpc(grpc) => grpc.run(self.to, stage).await,
-        }
-    }
 }
 
 #[cfg(test)]

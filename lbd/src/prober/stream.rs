@@ -7,11 +7,14 @@ use std::task::{Context, Poll};
 
 use common::config::ProxyVersion;
 use lbd_core::check::{Failure, Stage};
+use lbd_core::forward::plan::Through;
 use lbd_core::proxy_protocol::{self, Version};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::tls;
+use super::{client, tls};
+use crate::process::is_local;
 
 /// The most that a check reads, in bytes: handshake, framing and chunk sizes around the 16 KiB of head and 64 KiB of body that
 /// are looked at.
@@ -32,6 +35,8 @@ const FLOOD: io::ErrorKind = io::ErrorKind::FileTooLarge;
 pub(super) struct Destination {
     /// The address.
     pub(super) address: SocketAddr,
+    /// What makes it a client's on its way to the target; none for a connection to the target's own address.
+    pub(super) through: Option<Through>,
     /// What it has to begin with: a target that expects a PROXY header takes nothing else.
     pub(super) send_proxy: Option<ProxyVersion>,
 }
@@ -41,7 +46,8 @@ pub(super) async fn connect(to: Destination) -> Result<Stream, Failure> {
     let failed = |error: &io::Error| {
         if is_local(error) { Failure::Local(text(error)) } else { Failure::Connect(text(error)) }
     };
-    let mut inner = open(to.address).await.map_err(|error| failed(&error))?;
+    let socket = open(&to).map_err(|error| Failure::Local(text(&error)))?;
+    let mut inner = socket.connect(to.address).await.map_err(|error| failed(&error))?;
     if let Some(version) = to.send_proxy {
         let version = match version {
             ProxyVersion::V1 => Version::V1,
@@ -54,12 +60,16 @@ pub(super) async fn connect(to: Destination) -> Result<Stream, Failure> {
     Ok(Stream { inner, left: READ_BYTES_MAX })
 }
 
-async fn open(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+fn open(to: &Destination) -> io::Result<TcpSocket> {
+    let socket = if to.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_zero_linger()?;
     // Answers in several small writes would wait for delayed acknowledgements.
     socket.set_nodelay(true)?;
-    socket.connect(address).await
+    if let Some(through) = &to.through {
+        client::be(SockRef::from(&socket), through)?;
+        client::limit_segments(SockRef::from(&socket), through)?;
+    }
+    Ok(socket)
 }
 
 /// What an error of a connection means at this stage.
@@ -73,12 +83,6 @@ pub(super) fn failure(error: &io::Error, stage: Stage) -> Failure {
         _ if is_local(error) => Failure::Local(text(error)),
         _ => Failure::Broken(text(error)),
     }
-}
-
-/// Whether an error is this host's doing and says nothing about the target: too many open files, no memory, no free port.
-pub(super) fn is_local(error: &io::Error) -> bool {
-    const LOCAL: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL];
-    error.raw_os_error().is_some_and(|code| LOCAL.contains(&code))
 }
 
 /// An error in words, without its number.

@@ -1,4 +1,5 @@
-use lbd_core::check::Failure;
+use common::config::Via;
+use lbd_core::check::{Failure, Stage};
 
 use super::*;
 
@@ -31,10 +32,11 @@ fn another_port_is_checked_if_asked_for() {
         healthy_threshold: 1,
         unhealthy_threshold: 1,
         port: Some(81),
+        via: Via::Target,
     };
     let check = Check::new(&health, None).unwrap();
-    let probe = Probe::new(&check, "[2001:db8::1]:80".parse().unwrap());
-    assert_eq!(probe.to.address, "[2001:db8::1]:81".parse().unwrap());
+    let probe = Probe::new(&check, "[2001:db8::1]:80".parse().unwrap(), None);
+    assert_eq!(probe.own.address, "[2001:db8::1]:81".parse().unwrap());
 }
 
 #[test]

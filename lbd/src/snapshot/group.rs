@@ -103,7 +103,7 @@ impl Group {
             Stickiness::new(settings, &group.targets, before.and_then(|it| it.sticky.as_ref()))
         });
         Self {
-            settings: settings(&group, config.node(&carry.life.node).and_then(|node| node.zone.clone())),
+            settings: settings(&group, zone_of(config, &carry.life.node)),
             config: group,
             targets,
             plan,
@@ -314,6 +314,11 @@ fn spec(target: &config::Target) -> Spec {
         backup: target.backup,
         zone: target.zone.clone(),
     }
+}
+
+/// The zone that this node is in, if it says so.
+fn zone_of(config: &Config, node: &str) -> Option<String> {
+    config.lone_node().or_else(|| config.node(node))?.zone.clone()
 }
 
 fn settings(group: &config::TargetGroup, zone: Option<String>) -> Settings {

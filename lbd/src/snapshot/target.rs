@@ -1,6 +1,7 @@
 //! A target as the workers see it: what they read and count with each connection is atomic, and of one writer or seldom
 //! written.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -122,14 +123,13 @@ impl FailureKind {
 pub(crate) struct LastCheck {
     /// The failure, none for a success.
     pub(crate) failure: Option<String>,
+    /// The virtual IP that was asked; none for the target's own address.
+    pub(crate) through: Option<SocketAddr>,
     /// How long it took.
     pub(crate) latency: Duration,
     /// When it ended.
     pub(crate) at: UnixTime,
 }
-
-const HEALTH_STATES: [HealthState; 4] =
-    [HealthState::Unchecked, HealthState::Undecided, HealthState::Healthy, HealthState::Unhealthy];
 
 impl Target {
     pub(super) fn new(key: TargetKey, alarm: Arc<Alarm>, workers: usize) -> Self {
@@ -181,7 +181,7 @@ impl Target {
     /// What its checks say.
     pub(crate) fn health(&self) -> HealthState {
         let index = usize::from(self.decided.health.load(Ordering::Relaxed));
-        HEALTH_STATES.get(index).copied().unwrap_or(HealthState::Undecided)
+        HealthState::ALL.get(index).copied().unwrap_or(HealthState::Undecided)
     }
 
     /// Whether it gets nothing because it is not well: sessions that can leave it do.
@@ -252,7 +252,7 @@ impl Target {
         if self.health() == state {
             return;
         }
-        let index = HEALTH_STATES.iter().position(|known| *known == state).unwrap_or_default();
+        let index = HealthState::ALL.iter().position(|known| *known == state).unwrap_or_default();
         self.decided.health.store(u8::try_from(index).unwrap_or_default(), Ordering::Relaxed);
     }
 

@@ -70,6 +70,7 @@ fn a_connection_is_logged_with_its_phases_and_why_it_ended() {
     let (_, metrics) = lbd.ask("GET", "/metrics");
     for line in [
         "tandem_lbd_service_connection_duration_seconds_count{service=\"web\"} 1".to_owned(),
+        "tandem_lbd_service_connection_duration_seconds_bucket{le=\"+Inf\",service=\"web\"} 1".to_owned(),
         format!(
             "tandem_lbd_target_first_byte_seconds_count{{group=\"pool\",target=\"t0\",address=\"{}\"}} 1",
             server.address

@@ -4,9 +4,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use crate::server::Server;
-use crate::support::{Config, Lbd, connect, end_of, eventually, exchange, own_ip, reset};
+use crate::support::{Config, Lbd, connect, end_of, eventually, exchange, own_ip, ping, reset};
 
 fn lbd(api: impl Fn(&mut Config)) -> (Lbd, Config, Server) {
     let ip = own_ip();
@@ -110,6 +111,32 @@ fn what_goes_through_each_target_is_counted() {
     let bytes = value("tandem_lbd_target_bytes_total", &["target=\"t0\"", "direction=\"to_target\""]);
     let resets = value("tandem_lbd_target_resets_total", &["target=\"t1\""]);
     assert_eq!((bytes.as_deref(), resets.as_deref()), (Some("5"), Some("1")));
+}
+
+/// By the parser of Prometheus' own client for Python, which is strict about the format.
+#[test]
+fn metrics_are_what_prometheus_reads() {
+    const READER: &str = r#"
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+families = {family.name: family for family in text_string_to_metric_families(sys.stdin.read())}
+connects = families["tandem_lbd_target_connect_seconds"]
+print(len(families), sum(sample.value for sample in connects.samples if sample.name.endswith("_count")))
+"#;
+    let (lbd, _, _server) = lbd(|config| {
+        config.service = "access_log = {}".to_owned();
+        config.group = "health = { tcp = true }\nsticky = { by = \"source_ip\" }\neject = {}".to_owned();
+    });
+    assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello");
+    eventually("it has ended", || lbd.service("connections_open") == 0);
+    let mut reader = Command::new("/usr/bin/python3");
+    reader.args(["-c", READER]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut reader = reader.spawn().unwrap();
+    reader.stdin.take().unwrap().write_all(lbd.ask("GET", "/metrics").1.as_bytes()).unwrap();
+    let output = reader.wait_with_output().unwrap();
+    let (text, errors) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+    let (families, connects) = text.trim().split_once(' ').unwrap_or_else(|| panic!("{errors}"));
+    assert!(families.parse::<u32>().unwrap() > 40 && connects == "1", "{text}");
 }
 
 #[test]

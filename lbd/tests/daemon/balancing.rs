@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::server::Server;
+use crate::server::{Hanging, Server};
 use crate::support::{Config, Lbd, eventually, free, own_ip};
 
 fn answers(lbd: &Lbd, count: usize) -> HashMap<String, usize> {
@@ -53,13 +53,8 @@ fn a_refused_connect_is_tried_elsewhere() {
 fn a_connect_that_hangs_is_tried_elsewhere_in_time() {
     let ip = own_ip();
     let server = Server::named((ip, 0).into(), "a");
-    // A listener whose queue is full drops further attempts silently.
-    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    full.bind(&std::net::SocketAddr::from((ip, 0)).into()).unwrap();
-    full.listen(0).unwrap();
-    let hanging = full.local_addr().unwrap().as_socket().unwrap();
-    let _queued = std::net::TcpStream::connect(hanging).unwrap();
-    let mut config = Config::new(ip, &[hanging, server.address]);
+    let hanging = Hanging::new(ip);
+    let mut config = Config::new(ip, &[hanging.address, server.address]);
     config.service = "timeout = { connect = \"100ms\" }".to_owned();
     let lbd = Lbd::start(&config);
     assert_eq!(answers(&lbd, 6)["a"], 6);

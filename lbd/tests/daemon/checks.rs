@@ -227,6 +227,39 @@ fn grpc_health_is_asked_for() {
 }
 
 #[test]
+fn grpc_health_is_asked_for_over_tls() {
+    let ip = own_ip();
+    let (authority, other) = (Authority::new(), Authority::new());
+    authority.sign("good", "DNS:shop.example", 2);
+    let elsewhere = authority.sign("elsewhere", "DNS:other.example", 2);
+    other.sign("other", "DNS:shop.example", 2);
+    let (plain, web) = (Grpc::start(ip), free(ip));
+    let _nginx = Nginx::start(&format!("server {{ listen {web} ssl; {elsewhere} }}"), &[web]);
+    let mut good = Grpc::start_tls(ip, &authority, "good");
+    let strange = Grpc::start_tls(ip, &other, "other");
+    let targets = [good.address, strange.address, plain.address, web];
+    // An HTTP/1.1 server's TLS has no protocol in common with the check.
+    let (no_tls, no_h2) = ("TLS: the answer is not TLS", "TLS: refused by the target: NoApplicationProtocol");
+    let (lbd, mut config) = checking("grpc = \"\", tls = true", &targets);
+    expect(&lbd, &["ok", "ok", no_tls, no_h2]);
+    let ca_file = authority.file();
+    config.group = format!(
+        "health = {{ grpc = \"shop\", tls = true, host = \"shop.example:443\", ca_file = \"{}\", {QUICK} }}",
+        ca_file.display()
+    );
+    assert_eq!(lbd.reload(&config).0, 200);
+    let unknown = "TLS: certificate not signed by any of the ca_file";
+    expect(&lbd, &["answered gRPC status 5 (NOT_FOUND)", unknown, no_tls, no_h2]);
+    for (state, result) in [(2, "answered NOT_SERVING"), (1, "ok")] {
+        good.set("shop", state);
+        expect(&lbd, &[result, unknown, no_tls, no_h2]);
+    }
+    config.group = config.group.replace("shop.example:443", "www.example");
+    assert_eq!(lbd.reload(&config).0, 200);
+    expect(&lbd, &["TLS: certificate not for www.example", unknown, no_tls, no_h2]);
+}
+
+#[test]
 fn datagrams_are_answered_as_expected() {
     let ip = own_ip();
     let answering = |answer: &'static [u8]| {

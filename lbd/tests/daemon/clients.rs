@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, mpsc};
 
+use nix::libc;
+
 use crate::server::Server;
 use crate::support::{Lbd, PATIENCE, eventually, patient};
 
@@ -66,6 +68,15 @@ impl Lbd {
             .lines()
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// Sets the limit of its open files.
+    pub(crate) fn limit_files(&self, soft: u64) {
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: 4096 };
+        let pid = self.pid().as_raw();
+        // SAFETY: the pointer is to a whole rlimit that outlives the call, and the old one is not asked for.
+        let done = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+        assert_eq!(done, 0);
     }
 
     /// Its memory in KiB.

@@ -1,10 +1,10 @@
 //! Passive ejection: targets whose connections fail are out for a while.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::server::Server;
+use crate::server::{Hanging, Server};
 use crate::support::{Config, Lbd, eventually, free, metric, own_ip, reset};
 
 const EJECT: &str = "eject = { consecutive_failures = 3, base = \"500ms\", max = \"1500ms\" }";
@@ -64,6 +64,40 @@ fn a_target_that_refuses_is_ejected_and_comes_back() {
     assert!(log.contains("target is ejected") && log.contains("target is back after its ejection"), "{log}");
 }
 
+/// Each in a row lasts `base` longer than the one before; the API, `lbd status` and the log say how long and the
+/// how-many-th it is.
+#[test]
+fn each_ejection_in_a_row_is_longer() {
+    const BASE_MS: u64 = 1000;
+    let ip = own_ip();
+    let good = Server::named((ip, 0).into(), "good");
+    let mut config = Config::new(ip, &[good.address, free(ip)]);
+    config.group = "eject = { consecutive_failures = 2, base = \"1s\", max = \"3s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    // As soon as it is back it is tried again, long before it could be forgiven.
+    for times in 1..=3_u64 {
+        let mut shown = Value::Null;
+        eventually("it is ejected", || {
+            assert_eq!(lbd.fetch().unwrap(), "good");
+            shown = target(&lbd, 1);
+            shown["ejections"] == times
+        });
+        let rest = shown["ejected_for_ms"].as_u64().unwrap();
+        assert!(rest <= times * BASE_MS && rest > (times - 1) * BASE_MS, "number {times}: {shown}");
+        assert_eq!(shown["ejections_in_a_row"], times, "{shown}");
+        let until = shown["ejected_until_unix_ms"].as_u64().unwrap();
+        let table = String::from_utf8(lbd.command(&["status"]).stdout).unwrap();
+        let row = table.lines().find(|line| line.contains(" t1 ")).unwrap();
+        assert!(row.contains("ejected until 2") && row.contains(&format!("({times} in a row)")), "{row}");
+        eventually("it is back", || reason(&lbd, 1) == "in_use");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        assert!(now + 50 >= u128::from(until), "not before {until}: {now}");
+    }
+    let log = lbd.log();
+    let told = |times| log.contains(&format!("time={times}s in_a_row={times}"));
+    assert!((1..=3).all(told), "{log}");
+}
+
 #[test]
 fn a_target_that_resets_is_ejected_and_never_too_many() {
     let ip = own_ip();
@@ -103,6 +137,24 @@ fn a_target_that_resets_is_ejected_and_never_too_many() {
     config.group = String::new();
     assert_eq!(lbd.reload(&config).0, 200);
     assert_eq!(out(), 0, "without `eject` none is out");
+}
+
+#[test]
+fn a_target_whose_connects_time_out_is_ejected() {
+    let ip = own_ip();
+    let (good, hanging) = (Server::named((ip, 0).into(), "good"), Hanging::new(ip));
+    let mut config = Config::new(ip, &[good.address, hanging.address]);
+    config.service = "timeout = { connect = \"50ms\" }".to_owned();
+    config.group = EJECT.replace("500ms", "1h").replace("1500ms", "1h");
+    let lbd = Lbd::start(&config);
+    eventually("it is ejected", || {
+        assert_eq!(lbd.fetch().unwrap(), "good");
+        reason(&lbd, 1) == "ejected"
+    });
+    let shown = target(&lbd, 1);
+    let timeouts = shown["connect_timeouts"].as_u64().unwrap();
+    assert!(timeouts >= 3 && shown["connect_failures"] == timeouts, "{shown}");
+    assert!(lbd.log().contains("failure=\"timeout\""), "{}", lbd.log());
 }
 
 #[test]

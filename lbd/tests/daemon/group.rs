@@ -101,6 +101,24 @@ fn targets_of_the_nodes_own_zone_go_first() {
     assert_eq!(target(&lbd, 1)["share"], 256);
 }
 
+/// Without a pair there is one node, whatever the host is called.
+#[test]
+fn an_lbd_alone_may_have_a_zone() {
+    let ip = own_ip();
+    let servers = ["east", "west"].map(|name| Server::named((ip, 0).into(), name));
+    let mut config = Config::new(ip, &servers.each_ref().map(|server| server.address));
+    config.group = "cross_zone = false".to_owned();
+    config.target_keys = vec!["zone = \"east\"".to_owned(), "zone = \"west\"".to_owned()];
+    let lone = |zone: &str| format!("[[node]]\nname = \"edge\"\nzone = \"{zone}\"\n");
+    config.head = lone("east");
+    let lbd = Lbd::start(&config);
+    assert_eq!((&lbd.status()["node"], &target(&lbd, 1)["reason"]), (&"edge".into(), &"other_zone".into()));
+    assert_eq!(answers(&lbd, 10), HashMap::from([("east".to_owned(), 10)]));
+    config.head = lone("west");
+    assert_eq!(lbd.reload(&config).0, 200);
+    assert_eq!(answers(&lbd, 10), HashMap::from([("west".to_owned(), 10)]));
+}
+
 #[test]
 fn a_recovered_target_gets_its_share_slowly() {
     let ip = own_ip();

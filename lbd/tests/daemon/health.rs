@@ -34,6 +34,14 @@ fn a_dead_target_is_left_out_until_it_is_back() {
     eventually("both are healthy", || lbd.health(0) == "healthy" && lbd.health(1) == "healthy");
     drop(goes);
     eventually("the dead one is unhealthy", || lbd.health(1) == "unhealthy");
+    let (_, metrics) = lbd.ask("GET", "/metrics");
+    for (target, state, value) in [("t0", "healthy", 1), ("t1", "healthy", 0), ("t1", "unhealthy", 1)] {
+        let line = |line: &str| {
+            line.starts_with(&format!("tandem_lbd_target_health{{group=\"pool\",target=\"{target}\","))
+                && line.ends_with(&format!("state=\"{state}\"}} {value}.0"))
+        };
+        assert!(metrics.lines().any(line), "{target} {state} {value}: {metrics}");
+    }
     let retries = lbd.service("connect_retries");
     for _ in 0..20 {
         assert_eq!(lbd.fetch().unwrap(), "stays");

@@ -1,10 +1,9 @@
 //! Bounds: connections, idle time, open files.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::process::Command;
 use std::time::{Duration, Instant};
-
-use nix::libc;
 
 use crate::clients::{beside, connect_from, fetch_from};
 use crate::server::Server;
@@ -107,20 +106,13 @@ fn without_free_files_accepting_pauses_and_comes_back() {
         let lines = metrics.lines().filter(|line| line.starts_with("tandem_lbd_accept_errors_total"));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     };
-    let limit = |soft: u64| {
-        let limit = libc::rlimit { rlim_cur: soft, rlim_max: 4096 };
-        // SAFETY: the pointer is to a whole rlimit that outlives the call, and the old one is not asked for.
-        let done =
-            unsafe { libc::prlimit(lbd.pid().as_raw(), libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
-        assert_eq!(done, 0);
-    };
     // Every number below it is in use, so that nothing can be opened.
-    limit(3);
+    lbd.limit_files(3);
     let mut waiting = lbd.connect();
     let begin_ticks = cpu_ticks(&lbd);
     std::thread::sleep(Duration::from_secs(1));
     let spent = cpu_ticks(&lbd) - begin_ticks;
-    limit(4096);
+    lbd.limit_files(4096);
     assert_eq!(
         ping(&mut waiting, "late").unwrap(),
         "late",
@@ -128,6 +120,45 @@ fn without_free_files_accepting_pauses_and_comes_back() {
     );
     assert!((1..200).contains(&errors()), "{}", errors());
     assert!(spent < 30, "the pause must not spin: {spent} of 100 ticks");
+}
+
+/// The client's connection took the last file: that is this host's lack, and nobody blames the target.
+#[test]
+fn without_a_file_for_the_target_the_client_is_refused_and_the_target_is_not_blamed() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    config.group = "eject = { consecutive_failures = 1, max_percent = 100 }".to_owned();
+    let lbd = Lbd::start(&config);
+    assert_eq!(ping(&mut lbd.connect(), "before").unwrap(), "before");
+    eventually("that one has ended", || lbd.service("connections_open") == 0);
+    let target = || lbd.status()["target_groups"][0]["targets"][0].clone();
+    let before = target()["connections_total"].clone();
+    // The API's own connections are closed soon after their answers.
+    let used = || -> BTreeSet<u64> {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", lbd.pid())).unwrap().flatten();
+        files.map(|file| file.file_name().to_str().unwrap().parse().unwrap()).collect()
+    };
+    let at_rest = || {
+        let before = used();
+        std::thread::sleep(Duration::from_millis(100));
+        used() == before
+    };
+    eventually("its files are at rest", at_rest);
+    let used = used();
+    let free = (0..).find(|number| !used.contains(number)).unwrap();
+    lbd.limit_files(free + 1);
+    let refused = lbd.fetch().unwrap_err();
+    lbd.limit_files(4096);
+    assert_eq!(refused.kind(), ErrorKind::ConnectionReset);
+    assert_eq!((lbd.refused("local"), lbd.refused("no_target")), (1, 0));
+    assert_eq!(lbd.service("connect_local_errors"), 1);
+    assert!((lbd.metric("tandem_lbd_service_connect_local_errors_total") - 1.0).abs() < 1e-9);
+    let after = target();
+    assert_eq!((&after["connect_failures"], &after["ejections"]), (&0.into(), &0.into()), "{after}");
+    assert_eq!((&after["reason"], &after["connections_total"]), (&"in_use".into(), &before));
+    assert!(lbd.log().contains("this host cannot make a connection"), "{}", lbd.log());
+    assert_eq!(ping(&mut lbd.connect(), "again").unwrap(), "again");
 }
 
 #[test]

@@ -49,9 +49,13 @@ impl Link {
     }
 
     fn next_health(&mut self) -> LbdHealth {
-        match self.next() {
-            ToVrrpd::Health(health) => health,
-            other => panic!("{other:?}"),
+        loop {
+            match self.next() {
+                ToVrrpd::Health(health) => return health,
+                // It replicates nothing, so it is not behind.
+                ToVrrpd::Replication { behind: false } => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -124,7 +124,12 @@ def check(request, context):
 handler = grpc.unary_unary_rpc_method_handler(check)
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=2), options=[("grpc.so_reuseport", 0)])
 server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": handler})])
-if server.add_insecure_port(sys.argv[1]) == 0:
+if len(sys.argv) == 2:
+    port = server.add_insecure_port(sys.argv[1])
+else:
+    key, certificate = (open(path, "rb").read() for path in sys.argv[2:])
+    port = server.add_secure_port(sys.argv[1], grpc.ssl_server_credentials([(key, certificate)]))
+if port == 0:
     sys.exit("cannot listen")
 server.start()
 for line in sys.stdin:
@@ -142,10 +147,22 @@ pub(crate) struct Grpc {
 
 impl Grpc {
     pub(crate) fn start(ip: Ipv4Addr) -> Self {
+        Self::start_with(ip, &[])
+    }
+
+    /// With TLS, and the certificate of this name.
+    pub(crate) fn start_tls(ip: Ipv4Addr, authority: &Authority, name: &str) -> Self {
+        let path = |suffix: &str| authority.folder.path().join(format!("{name}.{suffix}"));
+        Self::start_with(ip, &[path("key"), path("pem")])
+    }
+
+    fn start_with(ip: Ipv4Addr, files: &[PathBuf]) -> Self {
         let address = free(ip);
         // Debian's interpreter is the one that has Debian's modules.
         let mut command = Command::new("/usr/bin/python3");
-        command.args(["-c", GRPC_SERVER, &address.to_string()]).stdin(Stdio::piped());
+        command.args(["-c", GRPC_SERVER, &address.to_string()]).args(files).stdin(Stdio::piped());
+        // That clients turn its certificate down is no news.
+        command.env("GRPC_VERBOSITY", "NONE");
         let mut process = Process::start(&mut command);
         let input = process.0.stdin.take().unwrap();
         eventually("the gRPC server listens", || listens(address));

@@ -186,6 +186,30 @@ fn resets_are_passed_on_both_ways() {
     assert!(metrics.contains("ended_total{service=\"web\",end=\"target_reset\"} 1"), "{metrics}");
 }
 
+/// What is read of a client before its target is connected, and what is not read yet by then, comes once and in order.
+#[test]
+fn what_came_before_a_target_was_connected_reaches_the_one_that_answers() {
+    let ip = own_ip();
+    let (server, connections) = handed_over((ip, 0).into());
+    let lbd = Lbd::start(&Config::new(ip, &[crate::support::free(ip), server.address]));
+    let mut bytes = vec![0; 100_000];
+    Noise(7).fill(&mut bytes);
+    for _ in 0..4 {
+        let mut client = lbd.connect();
+        client.write_all(&bytes).unwrap();
+        finish(&client);
+        let mut target = connections.recv_timeout(crate::support::PATIENCE).unwrap();
+        let mut got = Vec::new();
+        target.read_to_end(&mut got).unwrap();
+        assert!(got == bytes, "{} bytes", got.len());
+    }
+    let (_, metrics) = lbd.ask("GET", "/metrics");
+    let counted = metrics
+        .lines()
+        .find(|line| line.starts_with("tandem_lbd_service_bytes_total{") && line.contains("to_target"));
+    assert!(counted.is_some_and(|line| line.ends_with(" 400000")), "{counted:?} of {metrics}");
+}
+
 /// A client whose bytes and end are all there before a target is connected is never waited for again.
 #[test]
 fn a_reset_after_an_early_end_is_passed_on() {

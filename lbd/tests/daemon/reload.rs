@@ -1,11 +1,11 @@
 //! Replacing the configuration of the running daemon.
 
-use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 
 use nix::sys::signal::Signal;
 
-use crate::server::Server;
+use crate::server::{Hanging, Server};
 use crate::support::{Config, Lbd, end_of, eventually, free, own_ip, ping, under_load};
 
 #[test]
@@ -123,7 +123,7 @@ fn removed_listeners_close_and_their_connections_go_on() {
     assert_eq!(ping(&mut open, "before").unwrap(), "before");
     assert_eq!(lbd.reload(&config).0, 200);
     eventually("it is refused", || {
-        std::net::TcpStream::connect(removed).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        TcpStream::connect(removed).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
     assert_eq!(ping(&mut open, "after").unwrap(), "after");
 }
@@ -153,6 +153,50 @@ fn connections_of_a_removed_target_end_after_its_drain_time() {
     eventually("it is no longer shown", || {
         lbd.status()["target_groups"][0]["targets"].as_array().unwrap().len() == 1
     });
+}
+
+#[test]
+fn a_retry_goes_by_the_targets_of_its_time() {
+    let ip = own_ip();
+    let (hanging, removed) = (Hanging::new(ip), Server::named((ip, 0).into(), "removed"));
+    let mut config = Config::new(ip, &[hanging.address, removed.address]);
+    config.service = "timeout = { connect = \"2s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut clients: Vec<TcpStream> = (0..6).map(|_| lbd.connect()).collect();
+    eventually("some are answered", || lbd.service("connections_total") == 6 && removed.accepted() > 1);
+    let fresh = Server::named((ip, 0).into(), "fresh");
+    config.targets[1] = ("fresh".to_owned(), fresh.address, 1);
+    assert_eq!(lbd.reload(&config).0, 200);
+    assert_eq!(lbd.service("connect_retries"), 0, "the reload came before the retries");
+    // The others are still being connected to the target that hangs.
+    let accepted = removed.accepted();
+    let answers: Vec<String> = clients.iter_mut().map(read_all).collect();
+    let count = |name: &str| answers.iter().filter(|answer| *answer == name).count();
+    assert_eq!((removed.accepted(), count("removed")), (accepted, accepted), "{answers:?}");
+    assert!(count("fresh") > 0 && count("fresh") == 6 - accepted, "{answers:?}");
+    assert_eq!(lbd.service("connect_retries"), count("fresh") as u64);
+}
+
+#[test]
+fn a_client_whose_header_comes_after_a_reload_gets_a_target_of_then() {
+    let ip = own_ip();
+    let (removed, fresh) = (Server::named((ip, 0).into(), "removed"), Server::named((ip, 0).into(), "fresh"));
+    let mut config = Config::new(ip, &[removed.address]);
+    config.service = "accept_proxy = [\"127.0.0.0/8\"]".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = lbd.connect();
+    client.write_all(b"PROXY TCP4 198.51.100.7 203.0.113.10 ").unwrap();
+    eventually("it has been accepted", || lbd.service("connections_open") == 1);
+    config.targets[0] = ("fresh".to_owned(), fresh.address, 1);
+    assert_eq!(lbd.reload(&config).0, 200);
+    client.write_all(b"51234 443\r\n").unwrap();
+    assert_eq!((read_all(&mut client).as_str(), removed.accepted()), ("fresh", 0));
+}
+
+fn read_all(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
 }
 
 #[test]

@@ -73,6 +73,25 @@ impl Drop for Server {
     }
 }
 
+/// A listener whose queue is full: attempts to connect to it are dropped silently for as long as this lives.
+pub(crate) struct Hanging {
+    /// Where it would listen.
+    pub(crate) address: SocketAddr,
+    _full: socket2::Socket,
+    _queued: TcpStream,
+}
+
+impl Hanging {
+    pub(crate) fn new(ip: std::net::Ipv4Addr) -> Self {
+        let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let address = full.local_addr().unwrap().as_socket().unwrap();
+        let queued = TcpStream::connect(address).unwrap();
+        Self { address, _full: full, _queued: queued }
+    }
+}
+
 /// A listener that can be bound again right after another one was closed.
 pub(crate) fn bind(address: SocketAddr) -> TcpListener {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();

@@ -71,6 +71,43 @@ fn check_prints_every_error() {
     assert_eq!(text.matches("No such file").count(), 1, "the cause is said once: {text}");
 }
 
+/// All of it at once, and nothing is made by looking: `lbd run` would end with the first of them.
+#[test]
+fn check_says_what_the_host_lacks() {
+    let mut config = Config::new(own_ip(), &["127.0.0.1:9".parse().unwrap()]);
+    config.service = "access_log = { file = \"logs/web.log\" }".to_owned();
+    config.group = "health = { tls = true, ca_file = \"ca.pem\" }".to_owned();
+    config.api = "token_file = \"api.token\"".to_owned();
+    let folder = folder(&config.text());
+    let check = || {
+        let output = command(folder.path(), &["check"]).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, text) = check();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((code, lines.len()), (Some(1), 4), "{text}");
+    let head =
+        format!("{}: there is no mistake in it, but not all that it names can be used", path("pair.toml"));
+    let starts = [
+        head,
+        format!("cannot read the ca_file {} of a health check: No such file", path("ca.pem")),
+        format!("cannot read the API's token file {}: No such file", path("api.token")),
+        format!("cannot write the access log {}: ", path("logs/web.log")),
+    ];
+    for (line, start) in lines.iter().zip(&starts) {
+        assert!(line.starts_with(start), "{line:?} is not {start:?}");
+    }
+    assert!(lines[3].ends_with("make its folder, or change access_log.file"), "{text}");
+    fs::create_dir(folder.path().join("logs")).unwrap();
+    fs::write(folder.path().join("api.token"), "secret\n").unwrap();
+    let (code, text) = check();
+    assert_eq!((code, text.lines().count()), (Some(1), 2), "{text}");
+    assert!(!folder.path().join("logs/web.log").exists(), "checking is not logging");
+    fs::write(folder.path().join("pair.toml"), config.text().replace(", ca_file = \"ca.pem\"", "")).unwrap();
+    assert_eq!(check(), (Some(0), String::new()));
+}
+
 #[test]
 fn a_second_daemon_is_refused_and_a_dead_one_replaced() {
     let ip = own_ip();

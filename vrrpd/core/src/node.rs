@@ -129,6 +129,8 @@ pub struct Node {
     health: Vec<InstanceHealth>,
     interfaces: BTreeMap<String, InterfaceState>,
     lbd: LbdState,
+    /// See [`Input::Behind`].
+    behind: bool,
     maintenance: bool,
     link: Option<Link>,
     signer: Option<Signer>,
@@ -154,6 +156,7 @@ impl Node {
             health: Vec::new(),
             interfaces: BTreeMap::new(),
             lbd: LbdState::Absent,
+            behind: false,
             maintenance: false,
             link: Link::new(&settings, boot, now.at),
             signer: settings.key.as_ref().map(Signer::new),
@@ -227,6 +230,13 @@ impl Node {
         self.entries.get(&slot).map(|entry| entry.router.stall_limit())
     }
 
+    /// Until when a virtual router owns its addresses if this node does not run again: its lease, which each advertisement renews.
+    /// `None` unless it is active.
+    #[must_use]
+    pub fn owned_until(&self, slot: Slot) -> Option<Instant> {
+        self.entries.get(&slot).and_then(|entry| entry.router.owned_until())
+    }
+
     /// Where a virtual router's advertisements go.
     #[must_use]
     pub fn destination(&self, slot: Slot) -> Option<IpAddr> {
@@ -265,6 +275,7 @@ impl Node {
             last_restore: Instant::ZERO,
         };
         self.entries.insert(slot, entry);
+        self.set_behind(self.behind);
         Some(slot)
     }
 

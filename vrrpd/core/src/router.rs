@@ -95,11 +95,15 @@ pub(crate) struct Router {
     /// No preemption before this (`preempt_delay`).
     preempt_after: Instant,
     held: bool,
+    /// The peer knows of connections that this node does not: preempting it would break them.
+    behind: bool,
     resigned: bool,
     deference: Option<Deference>,
     handover: Option<Handover>,
     announce: AnnouncePlan,
     last_advert_sent: Instant,
+    /// Until when the last advertisement lets this router count on its addresses.
+    lease: Instant,
     last_heard: Option<Heard>,
     /// Answers left before the next scheduled advertisement, so that a flood cannot make us flood.
     asserts_left: u8,
@@ -123,11 +127,13 @@ impl Router {
             timers: Timers::default(),
             preempt_after: Instant::ZERO,
             held: false,
+            behind: false,
             resigned: false,
             deference: None,
             handover: None,
             announce: AnnouncePlan::default(),
             last_advert_sent: Instant::ZERO,
+            lease: Instant::ZERO,
             last_heard: None,
             asserts_left: ASSERTS_MAX,
         }
@@ -187,6 +193,18 @@ impl Router {
         self.settings.interval * 5 / 2
     }
 
+    /// Until when this router owns its addresses, should it not be run again; `None` unless it is active.
+    ///
+    /// Each advertisement renews this lease, by the measure after which the router would step down by itself ([`Self::stall_limit`]): it
+    /// bears an advertisement that is one and a half intervals late, and is over before the Active_Down_Interval of the other
+    /// node, which begins when that hears the advertisement. A router that has resigned is silent and keeps its addresses for its
+    /// successor, no longer than the handover lasts.
+    pub(crate) fn owned_until(&self) -> Option<Instant> {
+        let resigned = self.handover.filter(|handover| handover.phase == Phase::Resigned);
+        let kept = resigned.map_or(self.lease, |handover| self.lease.max(handover.deadline));
+        (self.role == Role::Active).then_some(kept)
+    }
+
     /// Start, or the end of a fault. RFC 9568 §6.4.1.
     pub(crate) fn start(&mut self, now: Instant, source: Option<IpAddr>, out: &mut Vec<Output>) {
         self.source = source;
@@ -241,6 +259,11 @@ impl Router {
             // Not in the past, which would look as if the node had not run.
             self.timers.set(Timer::ActiveDown, due.max(now));
         }
+    }
+
+    /// Whether the peer knows of connections that this node does not.
+    pub(crate) const fn set_behind(&mut self, behind: bool) {
+        self.behind = behind;
     }
 
     /// New settings for the same virtual router: they apply from now on, the role stays.
@@ -313,11 +336,11 @@ impl Router {
     }
 
     /// RFC 9568 §6.1 on Preempt_Mode: "the router that owns the IPvX address associated with the Virtual Router always preempts,
-    /// independent of the setting of this flag". It waits as others do, though, and stays away when it was told to.
+    /// independent of the setting of this flag". It waits as others do, though, and stays away when it was told to or is behind.
     fn preempts(&self, heard: Heard) -> bool {
         let unhealthy = heard.priority < self.settings.lowest_priority;
         let mode = self.settings.preempt || self.settings.is_owner();
-        let allowed = mode && heard.at >= self.preempt_after && !self.held;
+        let allowed = mode && heard.at >= self.preempt_after && !self.held && !self.behind;
         heard.priority < self.effective && (allowed || unhealthy)
     }
 
@@ -423,6 +446,7 @@ impl Router {
 
     fn advertise(&mut self, now: Instant, out: &mut Vec<Output>) {
         self.last_advert_sent = now;
+        self.lease = now + self.stall_limit();
         self.stats.adverts_sent += 1;
         out.push(Output::Advertise(self.effective));
     }

@@ -22,6 +22,8 @@ pub struct NodeStatus {
     pub maintenance: bool,
     /// `lbd`'s health: `healthy`, `degraded`, `down` or `untracked`.
     pub lbd: &'static str,
+    /// Whether `lbd` lacks connections that the other node's has, so that this node preempts no healthy one.
+    pub behind: bool,
     /// The instances in the configuration's order.
     pub instances: Vec<InstanceStatus>,
     /// Dropped advertisements by reason, for those that match no virtual router of ours.
@@ -79,6 +81,16 @@ pub struct InstanceStatus {
     pub vips: Vec<String>,
     /// Its virtual routers, one for each address family.
     pub routers: Vec<RouterStatus>,
+}
+
+impl InstanceStatus {
+    /// What `lbd` is told: active from when the first of the virtual routers becomes active until the last one has left, so
+    /// that `lbd` forwards what comes to any of their addresses.
+    #[must_use]
+    pub fn forwarding_role(&self) -> Role {
+        let active = self.routers.iter().any(|router| router.role == Role::Active);
+        if active { Role::Active } else { self.role }
+    }
 }
 
 /// One virtual router.

@@ -42,7 +42,7 @@ fn examine(api: &Api) -> Health {
         },
         "instances": instances,
         "peer_link": status.peer_link,
-        "lbd": { "health": status.lbd, "connected": api.lbd.connected.load(Ordering::Relaxed) },
+        "lbd": { "health": status.lbd, "connected": api.lbd.connected.load(Ordering::Relaxed), "behind": status.behind },
         "maintenance": status.maintenance,
         "hooks": api.hooks.counts(),
         "warden_restarts": api.status.counters.warden_restarts.load(Ordering::Relaxed),

@@ -1,16 +1,21 @@
 //! One connection of `lbd`.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, ErrorKind, IoSliceMut, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use common::ipc::{ENTRIES_MAX, HEALTH_TIMEOUT, ToLbd, ToVrrpd};
+use common::ipc::{ENTRIES_MAX, HEALTH_TIMEOUT, InstanceNumber, LbdHealth, ToLbd, ToVrrpd};
 use common::wire::{FrameReader, WireError, frame};
+use nix::cmsg_space;
 use nix::poll::PollFlags;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 /// Bytes read in one go; what comes faster waits in the socket.
 const READ_MAX: usize = 16 * 1024;
+
+/// As many descriptors as Linux lets come at once (`SCM_MAX_FD`): all of them are taken, so that none is left open unknown.
+const DESCRIPTORS_MAX: usize = 253;
 
 /// Why a connection is closed.
 #[derive(Debug, thiserror::Error)]
@@ -25,16 +30,35 @@ pub(super) enum End {
     Malformed(WireError),
     #[error("it sent a message out of turn or with more than {ENTRIES_MAX} entries")]
     OutOfTurn,
+    #[error("it sent descriptors that belong to no message, or a message without the one that belongs to it")]
+    Descriptors,
     #[error("it runs as node {theirs:?}, vrrpd runs as node {ours:?}; start both with the same --node")]
     OtherNode { theirs: String, ours: String },
     #[error("too many connections wait for their first message")]
     PushedOut,
 }
 
+/// What `lbd` says.
+#[derive(Debug)]
+pub(super) enum Message {
+    Hello {
+        node: String,
+        version: String,
+        config_hash: u64,
+    },
+    Health(LbdHealth),
+    /// The map that the kernel reads, if there is one, and where the instances are in it.
+    Instances(Option<OwnedFd>, Vec<InstanceNumber>),
+    /// Whether this node lacks connections and sessions that the other one has.
+    Replication(bool),
+}
+
 #[derive(Debug)]
 pub(super) struct Stream {
     socket: UnixStream,
     reader: FrameReader,
+    /// A descriptor whose message is not whole yet.
+    descriptor: Option<OwnedFd>,
     out: Vec<u8>,
     /// The newest roles, while older ones still wait to be written.
     next: Option<Vec<u8>>,
@@ -46,8 +70,15 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        let reader = FrameReader::default();
-        Ok(Self { socket, reader, out: Vec::new(), next: None, ended: false, heard: Instant::now() })
+        Ok(Self {
+            socket,
+            reader: FrameReader::default(),
+            descriptor: None,
+            out: Vec::new(),
+            next: None,
+            ended: false,
+            heard: Instant::now(),
+        })
     }
 
     /// What to wait for.
@@ -56,30 +87,75 @@ impl Stream {
     }
 
     /// Reads and writes what is possible; the whole messages that have come.
-    pub(super) fn serve(&mut self, ready: PollFlags) -> Result<Vec<ToVrrpd>, End> {
+    pub(super) fn serve(&mut self, ready: PollFlags) -> Result<Vec<Message>, End> {
         if ready.contains(PollFlags::POLLOUT) {
             self.write()?;
         }
         let mut messages = Vec::new();
         if ready.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
-            let mut buffer = [0; READ_MAX];
-            match self.socket.read(&mut buffer) {
-                Ok(0) => self.ended = true,
-                Ok(count) => self.reader.push(&buffer[..count]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                Err(error) => return Err(End::Io(error)),
-            }
+            self.read()?;
             while let Some(message) = self.reader.next_message::<ToVrrpd>().map_err(End::Malformed)? {
-                if matches!(&message, ToVrrpd::Health(health) if health.services_without_targets.len() > ENTRIES_MAX)
-                {
-                    return Err(End::OutOfTurn);
-                }
                 // Only whole messages break the silence: a hung lbd may trickle bytes.
                 self.heard = Instant::now();
-                messages.push(message);
+                messages.push(self.understand(message)?);
             }
         }
         Ok(messages)
+    }
+
+    /// Reads once. A descriptor comes with the first byte of its message, and with nothing behind that which has one too.
+    fn read(&mut self) -> Result<(), End> {
+        let mut buffer = [0; READ_MAX];
+        let mut space = cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let received =
+            recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC);
+        let received = match received.map_err(io::Error::from) {
+            Ok(received) => received,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return Ok(());
+            }
+            Err(error) => return Err(End::Io(error)),
+        };
+        let count = received.bytes;
+        let mut descriptors: Vec<OwnedFd> = Vec::new();
+        if let Ok(controls) = received.cmsgs() {
+            for control in controls {
+                if let ControlMessageOwned::ScmRights(raw) = control {
+                    // SAFETY: the kernel has just made these for us, and nobody else knows them.
+                    descriptors.extend(raw.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }));
+                }
+            }
+        }
+        if descriptors.len() > 1 || (!descriptors.is_empty() && self.descriptor.is_some()) {
+            return Err(End::Descriptors);
+        }
+        self.descriptor = self.descriptor.take().or_else(|| descriptors.pop());
+        if count == 0 {
+            self.ended = true;
+        }
+        self.reader.push(&buffer[..count]);
+        Ok(())
+    }
+
+    fn understand(&mut self, message: ToVrrpd) -> Result<Message, End> {
+        match message {
+            ToVrrpd::Hello { node, version, config_hash } => {
+                Ok(Message::Hello { node, version, config_hash })
+            }
+            ToVrrpd::Health(health) if health.services_without_targets.len() <= ENTRIES_MAX => {
+                Ok(Message::Health(health))
+            }
+            ToVrrpd::Instances(numbers) if numbers.len() <= ENTRIES_MAX => {
+                let descriptor = self.descriptor.take();
+                if descriptor.is_none() != numbers.is_empty() {
+                    return Err(End::Descriptors);
+                }
+                Ok(Message::Instances(descriptor, numbers))
+            }
+            ToVrrpd::Replication { behind } => Ok(Message::Replication(behind)),
+            ToVrrpd::Health(_) | ToVrrpd::Instances(_) => Err(End::OutOfTurn),
+        }
     }
 
     /// Whether the connection is over now: the other end closed it, or was silent for too long.

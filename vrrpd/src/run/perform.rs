@@ -11,6 +11,7 @@ use vrrpd_core::settings::RouterSettings;
 
 use super::{Loop, RunError};
 use crate::clock;
+use crate::ownership::Ownership;
 use crate::socket::advert_frame;
 use crate::warden::{Plan, PlanPeer};
 
@@ -24,6 +25,7 @@ impl Loop {
             }
             Action::SendAdvert { slot, source, destination, bytes } => {
                 self.send_advert(slot, source, destination, &bytes);
+                self.own(slot);
             }
             Action::SendPeer(bytes) => {
                 if let Some(Err(error)) = self.peer.as_ref().map(|socket| socket.send(&bytes)) {
@@ -35,10 +37,13 @@ impl Loop {
             Action::RemoveAddresses { slot, addresses } => self.remove_addresses(slot, &addresses),
             Action::Guard { slot, active: true } => {
                 self.guarded.insert(slot);
+                // The kernel is to forward before the addresses draw packets here.
+                self.own(slot);
                 self.guard(slot);
             }
             Action::Guard { slot, active: false } => {
                 self.guarded.remove(&slot);
+                self.own(slot);
                 self.warden.disarm(slot);
             }
             Action::Event(event) => {
@@ -119,6 +124,29 @@ impl Loop {
         let Some(router) = self.router(slot) else { return };
         if let Err(error) = self.ports.relinquish(slot, &router, addresses) {
             self.feed(clock::now(), Input::Failed { slot, what: error.to_string() });
+        }
+    }
+
+    /// Tells the kernel until when this node owns a virtual router's instance: as long as one of its virtual routers does, and, between
+    /// the decision to leave and the removal of the last address, as was said before.
+    pub(super) fn own(&self, slot: Slot) {
+        let (Some(ownership), Some(router)) = (&self.ownership, self.routers.get(&slot)) else { return };
+        self.own_instance(ownership, &router.instance);
+    }
+
+    /// The same for all instances of the map, whoever wrote it before.
+    pub(super) fn own_all(&self) {
+        let Some(ownership) = &self.ownership else { return };
+        ownership.instances().for_each(|instance| self.own_instance(ownership, instance));
+    }
+
+    fn own_instance(&self, ownership: &Ownership, instance: &str) {
+        let of_it = |slot: &&Slot| self.routers.get(slot).is_some_and(|router| router.instance == instance);
+        let mut holding = self.guarded.iter().filter(of_it).peekable();
+        if holding.peek().is_none() {
+            ownership.give_up(instance, clock::now().at);
+        } else if let Some(until) = holding.filter_map(|&slot| self.node.owned_until(slot)).max() {
+            ownership.own(instance, until);
         }
     }
 

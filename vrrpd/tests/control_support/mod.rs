@@ -175,6 +175,14 @@ pub(crate) fn fake_loop(
                     Command::Lbd(state) => {
                         lbd.send((Instant::now(), state)).ok();
                     }
+                    Command::Behind(behind) => {
+                        let latest = status_cell.latest();
+                        status_cell.publish(NodeStatus { behind, ..latest.status.clone() });
+                    }
+                    // What the tests look for in the map.
+                    Command::Ownership(map) => map.iter().for_each(|map| {
+                        map.instances().for_each(|instance| map.own(instance, OWNED));
+                    }),
                     Command::Shutdown | Command::ShutdownNow => return Ok(()),
                 }
             }
@@ -195,6 +203,9 @@ fn switchover(instance: &str) -> Result<SwitchoverOutcome, CommandError> {
         _ => Err(CommandError::UnknownInstance { name, known: vec!["web".to_owned(), "dns".to_owned()] }),
     }
 }
+
+/// What the fake loop writes for each instance of a map.
+pub(crate) const OWNED: common::time::Instant = common::time::Instant::from_nanos(77);
 
 /// An answer over HTTP.
 #[derive(Debug)]

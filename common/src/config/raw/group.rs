@@ -9,14 +9,14 @@ use super::value::is_name;
 use crate::config::diag::{Problems, Span};
 use crate::config::problem::Problem;
 use crate::config::types::{
-    Algorithm, Discover, Eject, Health, ProxyVersion, Queue, Retry, Sticky, StickyBy,
+    Algorithm, Discover, Eject, Health, ProxyVersion, Queue, Retry, Sticky, StickyBy, Via,
 };
 use crate::time::Duration;
 
 /// `[[target_group]]`. Paths are as written: relative ones are not yet in the file's folder.
 pub(crate) struct RawGroup {
     pub(crate) name: Option<At<String>>,
-    pub(crate) algorithm: Algorithm,
+    pub(crate) algorithm: Option<At<Algorithm>>,
     pub(crate) targets: Vec<RawTarget>,
     /// Whether every target written could be read.
     pub(crate) targets_complete: bool,
@@ -26,6 +26,8 @@ pub(crate) struct RawGroup {
     /// Whether the key is there, readable or not.
     pub(crate) has_discover: bool,
     pub(crate) health: Option<Health>,
+    /// `health.via`, where it is written.
+    pub(crate) via: Option<At<Via>>,
     pub(crate) eject: Option<Eject>,
     pub(crate) panic_percent: u8,
     pub(crate) sticky: Option<Sticky>,
@@ -35,7 +37,12 @@ pub(crate) struct RawGroup {
     pub(crate) queue: Option<At<Queue>>,
     pub(crate) send_proxy: Option<At<ProxyVersion>>,
     pub(crate) cross_zone: Option<At<bool>>,
+    /// The keys of [`PROXY_KEYS`] that are there.
+    pub(crate) proxy_keys: Vec<(String, Span)>,
 }
+
+/// Keys that only have a meaning for connections which `lbd` makes itself.
+const PROXY_KEYS: [&str; 4] = ["eject", "retry", "queue", "send_proxy"];
 
 const RETRY_REASONS: &[(&str, &str)] = &[("connect", "connect"), ("stale_connection", "stale_connection")];
 const STICKY_WAYS: &[(&str, &str)] =
@@ -53,7 +60,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawGroup {
     let algorithms = Algorithm::ALL.map(|algorithm| (algorithm.name(), algorithm));
     let algorithm = table.get("algorithm").and_then(|c| c.word(&algorithms, out));
     let written = table.get("targets");
-    let entries = written.as_ref().and_then(|cursor| targets(cursor, out));
+    let entries = written.as_ref().and_then(|cursor| targets(cursor, true, out));
     let none_written = written.is_none() || entries.as_ref().is_some_and(|(entries, _)| entries.is_empty());
     let targets_span = written.as_ref().map_or(span, Cursor::span);
     let has_discover = table.has("discover");
@@ -61,15 +68,17 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawGroup {
     if none_written && targets_complete && !has_discover {
         out.add(targets_span.clone(), Problem::NoTargets {});
     }
+    let (health, via) = table.get("health").map_or((None, None), |c| health::read(&c, out));
     let raw = RawGroup {
         name,
-        algorithm: algorithm.map(At::into_inner).unwrap_or_default(),
+        algorithm,
         targets,
         targets_complete,
         targets_span,
         discover: table.get("discover").and_then(|c| discover::read(&c, out)),
         has_discover,
-        health: table.get("health").and_then(|c| health::read(&c, out)),
+        health,
+        via,
         eject: table.get("eject").and_then(|c| eject(&c, out)),
         panic_percent: table.get("panic_percent").and_then(|c| c.integer(0_u8, 100, out)).unwrap_or(0),
         sticky: table.get("sticky").and_then(|c| sticky(&c, out)),
@@ -85,6 +94,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawGroup {
         queue: table.get("queue").and_then(|c| queue(&c, out)),
         send_proxy: table.get("send_proxy").and_then(|c| c.word(PROXY_VERSIONS, out)),
         cross_zone: table.get("cross_zone").and_then(|c| c.boolean(out).map(|value| at(&c.span(), value))),
+        proxy_keys: PROXY_KEYS.into_iter().filter_map(|key| table.place(key)).collect(),
     };
     table.finish(out);
     raw

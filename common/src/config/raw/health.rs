@@ -7,7 +7,7 @@ use super::text;
 use super::value::{is_host, is_host_name, is_path, is_text, joined, parse_payload, parse_statuses, shown};
 use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
-use crate::config::types::{Health, HealthCheck};
+use crate::config::types::{Health, HealthCheck, Via};
 use crate::time::Duration;
 
 /// The keys that say what is tried.
@@ -25,8 +25,15 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-pub(super) fn read(cursor: &Cursor<'_>, out: &mut Problems) -> Option<Health> {
-    let mut table = cursor.table(out)?;
+/// The check, and `via` where it is written: what it is by default depends on the services.
+pub(super) fn read(cursor: &Cursor<'_>, out: &mut Problems) -> (Option<Health>, Option<At<Via>>) {
+    let Some(mut table) = cursor.table(out) else { return (None, None) };
+    let vias = Via::ALL.map(|via| (via.name(), via));
+    let via = table.get("via").and_then(|c| c.word(&vias, out));
+    (health(cursor, table, out), via)
+}
+
+fn health(cursor: &Cursor<'_>, mut table: Table<'_>, out: &mut Problems) -> Option<Health> {
     let check = check(cursor, &mut table, out);
     let written = table.get("interval");
     let interval = written.as_ref().and_then(|c| c.duration(10 * MS, HOUR, out)).map(At::into_inner);
@@ -58,6 +65,7 @@ pub(super) fn read(cursor: &Cursor<'_>, out: &mut Problems) -> Option<Health> {
         healthy_threshold,
         unhealthy_threshold,
         port,
+        via: Via::default(),
     })
 }
 
@@ -65,7 +73,10 @@ pub(super) fn read(cursor: &Cursor<'_>, out: &mut Problems) -> Option<Health> {
 fn check(cursor: &Cursor<'_>, table: &mut Table<'_>, out: &mut Problems) -> Option<HealthCheck> {
     let [http, https, tcp, tls, grpc, udp] = CHECKS.map(|key| table.get(key));
     let given: Vec<&str> = CHECKS.into_iter().filter(|key| table.has(key)).collect();
-    if given.len() != 1 {
+    // The one pair that goes together: `tls` is then not what is tried, but how.
+    let grpc_over_tls = given == ["tls", "grpc"];
+    let is_one = given.len() == 1 || grpc_over_tls;
+    if !is_one {
         let choices = CHECKS.join(", ");
         let found = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
         out.add(cursor.span(), Problem::OneOf { key: cursor.key(), choices, found });
@@ -86,13 +97,18 @@ fn check(cursor: &Cursor<'_>, table: &mut Table<'_>, out: &mut Problems) -> Opti
     }
     if let Some(tls) = tls {
         only_true(&tls, out);
-        let host = host.as_ref().and_then(|c| server_name(c, out));
-        checks.push(HealthCheck::Tls { host, ca_file: ca_file.as_ref().and_then(|c| path_of_file(c, out)) });
+        if !grpc_over_tls {
+            let host = host.as_ref().and_then(|c| server_name(c, out));
+            let ca_file = ca_file.as_ref().and_then(|c| path_of_file(c, out));
+            checks.push(HealthCheck::Tls { host, ca_file });
+        }
     }
     if let Some(grpc) = grpc {
         let service = grpc_service(&grpc, out);
         let host = host.as_ref().and_then(|c| host_header(c, out));
-        checks.extend(service.map(|service| HealthCheck::Grpc { service, host }));
+        let ca_file = ca_file.as_ref().filter(|_| grpc_over_tls).and_then(|c| path_of_file(c, out));
+        let tls = grpc_over_tls;
+        checks.extend(service.map(|service| HealthCheck::Grpc { tls, service, host, ca_file }));
     }
     if let Some(udp) = udp {
         let sent = payload(&udp, out);
@@ -117,7 +133,7 @@ fn check(cursor: &Cursor<'_>, table: &mut Table<'_>, out: &mut Problems) -> Opti
         };
         checks.extend(path.map(http));
     }
-    checks.pop().filter(|_| given.len() == 1)
+    checks.pop().filter(|_| is_one)
 }
 
 fn only_true(cursor: &Cursor<'_>, out: &mut Problems) {

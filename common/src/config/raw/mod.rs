@@ -6,6 +6,7 @@ mod access;
 mod discover;
 mod group;
 mod health;
+mod kernel;
 mod reader;
 mod rule;
 mod service;
@@ -19,10 +20,11 @@ use std::net::{IpAddr, SocketAddr};
 use toml::de::DeTable;
 
 pub(crate) use group::RawGroup;
+pub(crate) use kernel::{RawInterfaces, RawKernel};
 pub(crate) use reader::At;
 pub(crate) use service::{RawService, RawTimeouts};
 pub(crate) use target::{RawTarget, read_targets};
-pub(crate) use value::{ListenOn, RawListen, is_name, is_target_id, shown};
+pub(crate) use value::{ListenOn, RawListen, RawPorts, is_name, is_target_id, shown};
 pub(crate) use vrrp::{RawInterface, RawPerNode, RawTrack, RawVrrp};
 
 use self::reader::{Cursor, Table};
@@ -36,6 +38,7 @@ pub(crate) struct RawFile {
     pub(crate) vrrp: Vec<RawVrrp>,
     pub(crate) services: Vec<RawService>,
     pub(crate) groups: Vec<RawGroup>,
+    pub(crate) kernel: RawKernel,
     pub(crate) api: RawApi,
 }
 
@@ -82,6 +85,7 @@ pub(crate) fn read(text: &str, out: &mut Problems) -> Option<RawFile> {
         vrrp: each(root.get("vrrp"), "vrrp", out, vrrp::read),
         services: each(root.get("service"), "service", out, service::read),
         groups: each(root.get("target_group"), "target_group", out, group::read),
+        kernel: root.get("kernel").and_then(|kernel| kernel::read(&kernel, out)).unwrap_or_default(),
         api: root.get("api").and_then(|api| read_api(&api, out)).unwrap_or_default(),
     };
     root.finish(out);

@@ -43,6 +43,11 @@ impl<'t> Table<'t> {
         self.table.contains_key(key)
     }
 
+    /// Where the value of a key is, readable or not.
+    pub(super) fn place(&self, key: &'static str) -> Option<(String, Span)> {
+        self.table.get(key).map(|value| (self.path_of(key), value.span()))
+    }
+
     /// The value of a key that may be left out.
     pub(super) fn get(&mut self, key: &'static str) -> Option<Cursor<'t>> {
         self.known.push(key);
@@ -249,6 +254,12 @@ impl<'t> Cursor<'t> {
             return None;
         }
         Some(address)
+    }
+
+    /// The same, or an IP address alone, whose port is then 0.
+    pub(super) fn address_with_or_without_port(&self, out: &mut Problems) -> Option<At<SocketAddr>> {
+        let ip = self.value.get_ref().as_str().and_then(|text| text.parse::<IpAddr>().ok());
+        ip.map_or_else(|| self.socket_address(out), |ip| Some(at(&self.span(), SocketAddr::new(ip, 0))))
     }
 
     fn parsed<T: FromStr>(

@@ -7,9 +7,9 @@ use super::reader::{At, Cursor, Table, at};
 use super::rule::{self, RawRule, References, forward_form};
 use super::value::{RawListen, listen, parse_size};
 use super::{name, text, unavailable};
-use crate::config::diag::{Problems, quoted};
+use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
-use crate::config::types::{AccessLog, AccessLogFormat, Limits, Rate, RateKey};
+use crate::config::types::{AccessLog, AccessLogFormat, Dsr, Limits, OnUnhealthy, Rate, RateKey};
 use crate::time::Duration;
 
 /// `[[service]]`.
@@ -29,6 +29,13 @@ pub(crate) struct RawService {
     pub(crate) transparent: bool,
     pub(crate) access: RawAccess,
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) dsr: Option<At<Dsr>>,
+    pub(crate) preserve_client_ip: Option<At<bool>>,
+    pub(crate) on_unhealthy: Option<At<OnUnhealthy>>,
+    /// The keys that are there and only have a meaning where connections end here.
+    pub(crate) proxy_keys: Vec<(String, Span)>,
+    /// Where `rate` is.
+    pub(crate) rate_span: Option<Span>,
 }
 
 /// `timeout`.
@@ -39,11 +46,13 @@ pub(crate) struct RawTimeouts {
     pub(crate) header: Option<At<Duration>>,
     pub(crate) keepalive: Option<At<Duration>>,
     pub(crate) user: Option<At<Duration>>,
+    pub(crate) half_open: Option<At<Duration>>,
+    pub(crate) closing: Option<At<Duration>>,
 }
 
 const MODES: &[(&str, &str)] =
     &[("nat", "nat"), ("dsr", "dsr"), ("tcp", "tcp"), ("udp", "udp"), ("http", "http")];
-const DSR_WAYS: &[(&str, ())] = &[("l2", ()), ("ipip", ()), ("gre", ()), ("gue", ())];
+const ON_UNHEALTHY: &[(&str, OnUnhealthy)] = &[("reset", OnUnhealthy::Reset), ("move", OnUnhealthy::Move)];
 const TLS_VERSIONS: &[(&str, ())] = &[("1.2", ()), ("1.3", ())];
 const RATE_KEYS: &[(&str, RateKey)] = &[("source_ip", RateKey::SourceIp), ("service", RateKey::Service)];
 const RATE_SCOPES: &[(&str, &str)] = &[("node", "node"), ("pair", "pair")];
@@ -67,12 +76,16 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
     let name = table.required("name", out).and_then(|cursor| name(&cursor, out));
     let mode = table.required("mode", out).and_then(|cursor| {
         let mode = cursor.word(MODES, out)?;
-        if !matches!(*mode.get_ref(), "tcp" | "udp") {
+        if *mode.get_ref() == "http" {
             cursor.not_available(Some(mode.get_ref()), out);
         }
         Some(mode)
     });
     let word = mode.as_ref().map(|mode| *mode.get_ref());
+    let dsr = if word == Some("dsr") { table.required("dsr", out) } else { table.get("dsr") };
+    let ways = Dsr::ALL.map(|way| (way.name(), way));
+    let proxy_keys = ["accept_proxy", "transparent", "access_log"];
+    let mut proxy_keys: Vec<_> = proxy_keys.into_iter().filter_map(|key| table.place(key)).collect();
     let raw = RawService {
         name,
         listen: table.required("listen", out).map(|cursor| listeners(&cursor, out)).unwrap_or_default(),
@@ -80,16 +93,21 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
         rules: table.get("rule").map(|c| rule::read(&c, word, &mut references, out)).unwrap_or_default(),
         mode,
         timeout: table.get("timeout").and_then(|c| timeouts(&c, out)).unwrap_or_default(),
-        limits: limits(table.get("limits").as_ref(), word, out),
+        limits: limits(table.get("limits").as_ref(), word, &mut proxy_keys, out),
         rate: table.get("rate").and_then(|c| rate(&c, out)),
         accept_proxy: table.get("accept_proxy").and_then(|c| networks(&c, out)),
         transparent: table.get("transparent").and_then(|c| c.boolean(out)).unwrap_or(false),
         access: table.get("access").and_then(|c| access::read(&c, out)).unwrap_or_default(),
         access_log: table.get("access_log").and_then(|c| access_log(&c, out)),
+        dsr: dsr.and_then(|c| c.word(&ways, out)),
+        preserve_client_ip: table
+            .get("preserve_client_ip")
+            .and_then(|c| c.boolean(out).map(|value| at(&c.span(), value))),
+        on_unhealthy: table.get("on_unhealthy").and_then(|c| c.word(ON_UNHEALTHY, out)),
+        proxy_keys,
+        rate_span: table.place("rate").map(|(_, span)| span),
         references: Vec::new(),
     };
-    unavailable(table.get("dsr"), out, |c, out| c.word(DSR_WAYS, out));
-    unavailable(table.get("preserve_client_ip"), out, |c, out| c.boolean(out));
     unavailable(table.get("tls"), out, tls_form);
     table.finish(out);
     RawService { references, ..raw }
@@ -126,6 +144,8 @@ fn timeouts(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawTimeouts> {
         header: duration("header", MS, DAY, out),
         keepalive: duration("keepalive", SECOND, 2 * HOUR, out),
         user: duration("user", SECOND, HOUR, out),
+        half_open: duration("half_open", SECOND, HOUR / 6, out),
+        closing: duration("closing", SECOND, HOUR, out),
     };
     unavailable(table.get("response"), out, |c, out| c.duration(MS, DAY, out));
     unavailable(table.get("tunnel"), out, |c, out| c.duration(SECOND, 7 * DAY, out));
@@ -133,10 +153,17 @@ fn timeouts(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawTimeouts> {
     Some(timeouts)
 }
 
-fn limits(cursor: Option<&Cursor<'_>>, mode: Option<&str>, out: &mut Problems) -> Limits {
+fn limits(
+    cursor: Option<&Cursor<'_>>,
+    mode: Option<&str>,
+    written: &mut Vec<(String, Span)>,
+    out: &mut Problems,
+) -> Limits {
     let max_connections = if mode == Some("udp") { SESSIONS_DEFAULT } else { CONNECTIONS_DEFAULT };
     let mut limits = Limits { max_connections, max_connections_per_source: None };
     let Some(mut table) = cursor.and_then(|cursor| cursor.table(out)) else { return limits };
+    let keys = ["max_connections", "max_connections_per_source"];
+    written.extend(keys.into_iter().filter_map(|key| table.place(key)));
     let mut number = |key, out: &mut Problems| table.get(key)?.integer(1, CONNECTIONS_MAX, out);
     if let Some(max) = number("max_connections", out) {
         limits.max_connections = max;

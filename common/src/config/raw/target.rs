@@ -7,7 +7,7 @@ use toml::de::DeTable;
 use super::reader::{At, Cursor, Table, at};
 use super::value::{is_target_id, unusable_host};
 use super::{name, note_syntax};
-use crate::config::diag::Problems;
+use crate::config::diag::{Problems, Span};
 use crate::config::problem::Problem;
 
 /// One of `targets`.
@@ -15,6 +15,7 @@ pub(crate) struct RawTarget {
     pub(crate) id: Option<At<String>>,
     /// Whether the key is there, readable or not.
     pub(crate) has_id: bool,
+    /// Without a port, its port is 0.
     pub(crate) address: Option<At<SocketAddr>>,
     pub(crate) weight: u16,
     pub(crate) backup: bool,
@@ -22,8 +23,8 @@ pub(crate) struct RawTarget {
     /// Whether the key is there, readable or not.
     pub(crate) has_zone: bool,
     pub(crate) max_connections: Option<u32>,
-    /// Whether the key is there, readable or not.
-    pub(crate) has_max_connections: bool,
+    /// Where the key is, readable or not.
+    pub(crate) max_connections_span: Option<Span>,
 }
 
 impl RawTarget {
@@ -32,7 +33,11 @@ impl RawTarget {
         if self.has_id {
             return self.id.clone();
         }
-        self.address.as_ref().map(|address| at(&address.span(), address.get_ref().to_string()))
+        let shown = |address: SocketAddr| match address.port() {
+            0 => address.ip().to_string(),
+            _ => address.to_string(),
+        };
+        self.address.as_ref().map(|address| at(&address.span(), shown(*address.get_ref())))
     }
 }
 
@@ -47,7 +52,7 @@ pub(crate) fn read_targets(text: &str, out: &mut Problems) -> Option<Vec<RawTarg
     let mut root = Table::root(&root);
     let read = root.required("targets", out).and_then(|cursor| {
         refuse_headers(text, &cursor, out);
-        targets(&cursor, out)
+        targets(&cursor, false, out)
     });
     root.finish(out);
     read.map(|(targets, _)| targets)
@@ -67,15 +72,20 @@ fn refuse_headers(text: &str, cursor: &Cursor<'_>, out: &mut Problems) {
     }
 }
 
-/// The targets that could be read, and whether that is all of them.
-pub(super) fn targets(cursor: &Cursor<'_>, out: &mut Problems) -> Option<(Vec<RawTarget>, bool)> {
+/// The targets that could be read, and whether that is all of them. In a group they may do without a port, which its
+/// services decide about.
+pub(super) fn targets(
+    cursor: &Cursor<'_>,
+    in_group: bool,
+    out: &mut Problems,
+) -> Option<(Vec<RawTarget>, bool)> {
     let entries = cursor.list("a list of targets", out)?;
-    let targets: Vec<RawTarget> = entries.iter().filter_map(|entry| target(entry, out)).collect();
+    let targets: Vec<RawTarget> = entries.iter().filter_map(|entry| target(entry, in_group, out)).collect();
     let complete = targets.len() == entries.len();
     Some((targets, complete))
 }
 
-fn target(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawTarget> {
+fn target(cursor: &Cursor<'_>, in_group: bool, out: &mut Problems) -> Option<RawTarget> {
     if !cursor.is_table() {
         return cursor.mismatch("a table such as { address = \"192.0.2.1:80\" }", out);
     }
@@ -84,7 +94,7 @@ fn target(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawTarget> {
         .get("id")
         .and_then(|c| c.string_that(is_target_id, |key, value| Problem::BadTargetId { key, value }, out));
     let address = table.required("address", out).and_then(|c| {
-        let address = c.socket_address(out)?;
+        let address = if in_group { c.address_with_or_without_port(out) } else { c.socket_address(out) }?;
         let Some(why) = unusable_host(address.get_ref().ip(), false) else { return Some(address) };
         let value = address.get_ref().ip().to_string();
         out.add(c.span(), Problem::UnusableAddress { key: c.key(), value, why: why.to_owned() });
@@ -99,7 +109,7 @@ fn target(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawTarget> {
         zone: table.get("zone").and_then(|zone| name(&zone, out)),
         has_zone: table.has("zone"),
         max_connections: table.get("max_connections").and_then(|c| c.integer(1_u32, 10_000_000, out)),
-        has_max_connections: table.has("max_connections"),
+        max_connections_span: table.place("max_connections").map(|(_, span)| span),
     };
     table.finish(out);
     Some(target)

@@ -150,15 +150,40 @@ pub(super) fn parse_statuses(text: &str) -> Option<Vec<(u16, u16)>> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ListenOn {
     /// Every VIP of an instance.
-    Instance(String, u16),
-    /// One address.
+    Instance(String),
+    /// One address; its port says nothing.
     Address(SocketAddr),
+}
+
+/// Ports of a `listen` entry, both ends included; 0 to 65535 for any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RawPorts {
+    pub(crate) first: u16,
+    pub(crate) last: u16,
+}
+
+impl RawPorts {
+    const ANY: Self = Self { first: 0, last: u16::MAX };
+
+    pub(crate) const fn is_single(self) -> bool {
+        self.first == self.last
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::ANY);
+        }
+        let port = |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        Some(Self { first: port(first)?, last: port(last)? })
+    }
 }
 
 /// A `listen` entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RawListen {
     pub(crate) on: ListenOn,
+    pub(crate) ports: RawPorts,
     /// Whether it ends in `/udp`.
     pub(crate) udp: bool,
     /// The entry as written.
@@ -168,23 +193,26 @@ pub(crate) struct RawListen {
 pub(super) fn listen(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<RawListen>> {
     let text = cursor.string(out)?.into_inner();
     let (address, udp) = text.strip_suffix("/udp").map_or((text.as_str(), false), |address| (address, true));
-    let on = match address.strip_prefix('@') {
-        Some(named) => named
-            .rsplit_once(':')
-            .filter(|(name, _)| is_name(name))
-            .and_then(|(name, port)| Some(ListenOn::Instance(name.to_owned(), port.parse().ok()?))),
-        None => address.parse().ok().map(ListenOn::Address),
-    };
+    let parsed = address.rsplit_once(':').and_then(|(host, ports)| {
+        let on = match host.strip_prefix('@') {
+            Some(name) => is_name(name).then(|| ListenOn::Instance(name.to_owned()))?,
+            None => ListenOn::Address(format!("{host}:0").parse().ok()?),
+        };
+        Some((on, RawPorts::parse(ports)?))
+    });
     let key = cursor.key();
-    let problem = match &on {
+    let problem = match parsed {
         None => Problem::BadListen { key, value: quoted(&text) },
-        Some(ListenOn::Instance(_, 0)) => Problem::PortZero { key },
-        Some(ListenOn::Address(address)) if address.port() == 0 => Problem::PortZero { key },
-        Some(ListenOn::Address(address)) if unusable_host(address.ip(), true).is_some() => {
+        Some((_, ports)) if ports.first == 0 && ports != RawPorts::ANY => Problem::PortZero { key },
+        Some((_, ports)) if ports.first > ports.last => {
+            let (first, last) = (ports.first.to_string(), ports.last.to_string());
+            Problem::PortRangeReversed { key, first, last }
+        }
+        Some((ListenOn::Address(address), _)) if unusable_host(address.ip(), true).is_some() => {
             let why = unusable_host(address.ip(), true).unwrap_or_default().to_owned();
             Problem::UnusableAddress { key, value: address.ip().to_string(), why }
         }
-        Some(_) => return on.map(|on| at(&cursor.span(), RawListen { on, udp, text })),
+        Some((on, ports)) => return Some(at(&cursor.span(), RawListen { on, ports, udp, text })),
     };
     out.add(cursor.span(), problem);
     None

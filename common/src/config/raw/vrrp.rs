@@ -125,7 +125,7 @@ const AUTHS: &[(&str, Auth)] =
 const CHECKSUMS: &[(&str, ChecksumReading)] =
     &[("message", ChecksumReading::Message), ("pseudo_header", ChecksumReading::PseudoHeader)];
 
-fn per_node<T>(
+pub(super) fn per_node<T>(
     cursor: &Cursor<'_>,
     expected: &str,
     out: &mut Problems,
@@ -151,7 +151,7 @@ fn interface(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawInterface> {
         .map(RawInterface::PerNode)
 }
 
-fn interface_name(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<String>> {
+pub(super) fn interface_name(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<String>> {
     cursor.string_that(is_interface, |key, value| Problem::BadInterface { key, value }, out)
 }
 

@@ -1,13 +1,15 @@
 //! Checks within one `[[target_group]]`, and building it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::{first_use, in_folder, unique_names};
 use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{RawFile, RawGroup, RawTarget};
-use crate::config::types::{Discover, DiscoverSource, Health, HealthCheck, Target, TargetGroup};
+use crate::config::types::{
+    Algorithm, Discover, DiscoverSource, Health, HealthCheck, Target, TargetGroup, Via,
+};
 
 pub(super) fn check(raw: &RawFile, out: &mut Problems) {
     unique_names("target_group.name", raw.groups.iter().filter_map(|group| group.name.as_ref()), out);
@@ -43,7 +45,7 @@ pub(super) fn check_targets(key: &str, targets: &[RawTarget], out: &mut Problems
 }
 
 /// Whether the targets written are all there can be: what they lack, the group lacks.
-fn all_known(group: &RawGroup) -> bool {
+pub(super) fn all_known(group: &RawGroup) -> bool {
     group.targets_complete && !group.has_discover && !group.targets.is_empty()
 }
 
@@ -55,7 +57,7 @@ fn check_backups(group: &RawGroup, out: &mut Problems) {
 
 fn check_queue(group: &RawGroup, out: &mut Problems) {
     let Some(queue) = &group.queue else { return };
-    if all_known(group) && !group.targets.iter().any(|target| target.has_max_connections) {
+    if all_known(group) && !group.targets.iter().any(|target| target.max_connections_span.is_some()) {
         let (key, needs) = ("target_group.queue".to_owned(), "max_connections of a target".to_owned());
         out.add(queue.span(), Problem::KeyWithout { key, needs });
     }
@@ -91,13 +93,26 @@ pub(super) fn build_targets(targets: &[RawTarget]) -> Option<Vec<Target>> {
     targets.collect()
 }
 
-pub(super) fn build(raw: &RawGroup, folder: &Path) -> Option<TargetGroup> {
+/// Groups of the services that the kernel forwards.
+pub(super) struct InKernel<'r> {
+    /// All of them.
+    pub(super) all: BTreeSet<&'r str>,
+    /// Those that only services of mode `dsr` forward to.
+    pub(super) only_dsr: BTreeSet<&'r str>,
+}
+
+pub(super) fn build(raw: &RawGroup, in_kernel: &InKernel<'_>, folder: &Path) -> Option<TargetGroup> {
+    let name = raw.name.as_ref()?.get_ref().clone();
+    let default =
+        if in_kernel.all.contains(name.as_str()) { Algorithm::FlowHash } else { Algorithm::default() };
+    let usual = if in_kernel.only_dsr.contains(name.as_str()) { Via::Vip } else { Via::Target };
+    let via = raw.via.as_ref().map_or(usual, |via| *via.get_ref());
     Some(TargetGroup {
-        name: raw.name.as_ref()?.get_ref().clone(),
-        algorithm: raw.algorithm,
+        name,
+        algorithm: raw.algorithm.as_ref().map_or(default, |algorithm| *algorithm.get_ref()),
         targets: build_targets(&raw.targets)?,
         discover: raw.discover.clone().map(|discover| discover_in(folder, discover)),
-        health: raw.health.clone().map(|health| health_in(folder, health)),
+        health: raw.health.clone().map(|health| Health { via, ..health_in(folder, health) }),
         eject: raw.eject,
         panic_percent: raw.panic_percent,
         sticky: raw.sticky,
@@ -119,8 +134,10 @@ fn discover_in(folder: &Path, mut discover: Discover) -> Discover {
 
 fn health_in(folder: &Path, mut health: Health) -> Health {
     let ca_file: Option<&mut PathBuf> = match &mut health.check {
-        HealthCheck::Tls { ca_file, .. } | HealthCheck::Http { ca_file, .. } => ca_file.as_mut(),
-        HealthCheck::Tcp | HealthCheck::Grpc { .. } | HealthCheck::Udp { .. } => None,
+        HealthCheck::Tls { ca_file, .. }
+        | HealthCheck::Http { ca_file, .. }
+        | HealthCheck::Grpc { ca_file, .. } => ca_file.as_mut(),
+        HealthCheck::Tcp | HealthCheck::Udp { .. } => None,
     };
     if let Some(path) = ca_file {
         *path = in_folder(folder, &*path);

@@ -2,6 +2,7 @@
 
 mod group;
 mod instance;
+mod kernel;
 mod link;
 mod listen;
 mod nodes;
@@ -30,18 +31,22 @@ pub(super) fn resolve(raw: &RawFile, text: &str, file: &Path, out: &mut Problems
     service::check(raw, out);
     let api = listen::api(&raw.api, folder, out);
     let listen = listen::check(raw, &api, out);
+    kernel::check(raw, &nodes, &listen, out);
     if out.count() == 0 && raw.vrrp.is_empty() && raw.services.is_empty() {
         out.add(0..0, Problem::NothingAsked {});
     }
     if out.count() > 0 {
         return None;
     }
+    let in_kernel = kernel::groups(raw);
+    let groups = raw.groups.iter().map(|group| group::build(group, &in_kernel, folder));
     Some(Config {
         pair: pair(&raw.pair, folder),
         nodes: nodes.build(),
         vrrp: raw.vrrp.iter().map(|vrrp| instance::build(vrrp, raw, &nodes)).collect::<Option<_>>()?,
         services: service::build(raw, listen, folder)?,
-        target_groups: raw.groups.iter().map(|raw| group::build(raw, folder)).collect::<Option<_>>()?,
+        target_groups: groups.collect::<Option<_>>()?,
+        kernel: kernel::build(&raw.kernel),
         api,
         hash: hash(text),
     })

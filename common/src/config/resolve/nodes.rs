@@ -48,7 +48,7 @@ impl<'r> Nodes<'r> {
         let place = raw.last().map_or(first_vrrp, |node| node.span.clone());
         if !vrrp.is_empty() && count != 2 {
             out.add(place, Problem::NodesForVrrp { count: count.to_string() });
-        } else if count != 0 && count != 2 {
+        } else if count > 2 {
             out.add(place, Problem::NodeCount { count: count.to_string() });
         }
         unique_names("node.name", raw.iter().filter_map(|node| node.name.as_ref()), out);
@@ -56,8 +56,10 @@ impl<'r> Nodes<'r> {
         let nodes: Vec<_> =
             known.filter_map(|node| Some((node.name.as_ref()?.get_ref().as_str(), node))).collect();
         let complete = matches!(nodes[..], [(a, _), (b, _)] if a != b) && count == 2;
-        if let [a, b] = raw {
-            check_peer_addresses(a, b, out);
+        match raw {
+            [a, b] => check_peer_addresses(a, b, out),
+            [alone] if vrrp.is_empty() => check_alone(alone, out),
+            _ => {}
         }
         Self { nodes, complete }
     }
@@ -100,6 +102,13 @@ impl<'r> Nodes<'r> {
 /// The value of a node in a per-node table.
 pub(super) fn value_of<'t, T>(table: &'t RawPerNode<T>, node: &str) -> Option<&'t At<T>> {
     table.entries.iter().find(|(name, _)| name.get_ref() == node).and_then(|(_, value)| value.as_ref())
+}
+
+fn check_alone(node: &RawNode, out: &mut Problems) {
+    if let Some(address) = &node.peer_address {
+        let (key, needs) = ("node.peer_address".to_owned(), "a second [[node]]".to_owned());
+        out.add(address.span(), Problem::KeyWithout { key, needs });
+    }
 }
 
 fn check_peer_addresses(a: &RawNode, b: &RawNode, out: &mut Problems) {

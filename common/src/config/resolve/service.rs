@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{first_use, in_folder, unique_names};
+use super::{first_use, in_folder, kernel, unique_names};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{At, RawFile, RawGroup, RawService, RawTimeouts};
@@ -122,6 +122,8 @@ pub(super) fn build(raw: &RawFile, listen: Vec<Vec<Listen>>, folder: &Path) -> O
 fn build_one(raw: &RawService, listen: Vec<Listen>, folder: &Path) -> Option<Service> {
     let mode = match *raw.mode.as_ref()?.get_ref() {
         "udp" => Mode::Udp,
+        "nat" => Mode::Nat,
+        "dsr" => Mode::Dsr,
         _ => Mode::Tcp,
     };
     let rules = raw.rules.iter().map(|rule| {
@@ -135,6 +137,7 @@ fn build_one(raw: &RawService, listen: Vec<Listen>, folder: &Path) -> Option<Ser
     Some(Service {
         name: raw.name.as_ref()?.get_ref().clone(),
         mode,
+        forwarding: kernel::forwarding(raw, mode),
         listen,
         forward: raw.forward.as_ref()?.get_ref().clone(),
         rules: rules.collect::<Option<_>>()?,

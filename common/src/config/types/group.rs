@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::Protocol;
 use crate::time::Duration;
 
 /// `[[target_group]]`.
@@ -12,7 +13,7 @@ use crate::time::Duration;
 pub struct TargetGroup {
     /// Its name.
     pub name: String,
-    /// How a target is chosen.
+    /// How a target is chosen; by default in turn, and by `flow_hash` where the kernel chooses: in groups of `nat` and `dsr`.
     pub algorithm: Algorithm,
     /// Its targets as written; at least one, unless others are discovered.
     pub targets: Vec<Target>,
@@ -99,7 +100,7 @@ impl Algorithm {
 pub struct Target {
     /// Its name, unique in the group; the address when not given.
     pub id: String,
-    /// Where it listens.
+    /// Where it listens. Port 0 stands for the one that the client asked for; only in groups of nothing but `nat` and `dsr`.
     pub address: SocketAddr,
     /// Its share, 0 to 256; 0 takes no new connections. 1 by default.
     pub weight: u16,
@@ -180,6 +181,34 @@ pub struct Health {
     pub unhealthy_threshold: u32,
     /// Another port of the target to check; that of its address by default.
     pub port: Option<u16>,
+    /// Where a target is asked. By default its virtual IP in groups that nothing but services of mode `dsr` forwards to, else its
+    /// own address.
+    pub via: Via,
+}
+
+/// Where a target is asked whether it is healthy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// At its own address.
+    #[default]
+    Target,
+    /// At a virtual IP, on the way that clients' packets take to it; see [`Config::checked_through`](super::Config::checked_through).
+    Vip,
+}
+
+impl Via {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Target, Self::Vip];
+
+    /// The word for it in the file and in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Target => "target",
+            Self::Vip => "vip",
+        }
+    }
 }
 
 /// What a health check tries. Without a `ca_file` any certificate is accepted.
@@ -209,12 +238,16 @@ pub enum HealthCheck {
         /// Certificates (PEM) of which one must have signed the target's.
         ca_file: Option<PathBuf>,
     },
-    /// `grpc.health.v1.Health/Check` over HTTP/2 without TLS, answered with `SERVING`.
+    /// `grpc.health.v1.Health/Check` over HTTP/2, answered with `SERVING`.
     Grpc {
+        /// Whether over TLS.
+        tls: bool,
         /// The service asked for; empty for the server as a whole.
         service: String,
-        /// The `:authority`; the target's address when not given.
+        /// The `:authority` and, over TLS, the server name; the target's address when not given.
         host: Option<String>,
+        /// Certificates (PEM) of which one must have signed the target's.
+        ca_file: Option<PathBuf>,
     },
     /// A datagram that must be answered.
     Udp {
@@ -223,6 +256,17 @@ pub enum HealthCheck {
         /// What the answer must start with, 1 to 1,024 bytes; none for any answer.
         expect: Option<Vec<u8>>,
     },
+}
+
+impl HealthCheck {
+    /// What a check is sent by.
+    #[must_use]
+    pub const fn protocol(&self) -> Protocol {
+        match self {
+            Self::Udp { .. } => Protocol::Udp,
+            Self::Tcp | Self::Tls { .. } | Self::Http { .. } | Self::Grpc { .. } => Protocol::Tcp,
+        }
+    }
 }
 
 /// `eject` of a target group: takes a target out for a while when its connections fail, each time for longer.

@@ -1,11 +1,14 @@
 //! Services: where traffic arrives, what is let in, and which target group serves it.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::Forwarding;
 use crate::time::Duration;
 
 /// `[[service]]`.
@@ -13,8 +16,10 @@ use crate::time::Duration;
 pub struct Service {
     /// Its name.
     pub name: String,
-    /// How its traffic is handled. Only `tcp` and `udp` exist so far; `check` refuses the others as not available yet.
+    /// How its traffic is handled. `http` does not exist yet; `check` refuses it as not available.
     pub mode: Mode,
+    /// How the kernel forwards it: with the modes `nat` and `dsr`, and only with them.
+    pub forwarding: Option<Forwarding>,
     /// The addresses it listens on, `@instance:port` already expanded to every VIP of the instance but link-local ones
     /// (binding those takes an interface). At most 4,096 of all services together.
     pub listen: Vec<Listen>,
@@ -40,6 +45,17 @@ pub struct Service {
     pub access_log: Option<AccessLog>,
 }
 
+impl Service {
+    /// How packets reach its targets, of a service of `mode = "dsr"`.
+    #[must_use]
+    pub fn dsr(&self) -> Option<super::Dsr> {
+        match self.forwarding?.method {
+            super::Method::Dsr(dsr) => Some(dsr),
+            super::Method::Nat { .. } => None,
+        }
+    }
+}
+
 /// How a service's traffic is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -48,6 +64,10 @@ pub enum Mode {
     Tcp,
     /// Datagrams, proxied in sessions of one client address and port each.
     Udp,
+    /// Packets, forwarded by the kernel with other addresses and ports.
+    Nat,
+    /// Packets, forwarded by the kernel as they are.
+    Dsr,
 }
 
 impl Mode {
@@ -57,17 +77,100 @@ impl Mode {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Nat => "nat",
+            Self::Dsr => "dsr",
+        }
+    }
+
+    /// Whether the kernel forwards its packets, so that nothing is listened on.
+    #[must_use]
+    pub const fn in_kernel(self) -> bool {
+        matches!(self, Self::Nat | Self::Dsr)
+    }
+}
+
+/// What comes after IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Protocol {
+    /// The word for it in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// IP's number for it.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+
+    /// The one of IP's number.
+    #[must_use]
+    pub const fn of_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
         }
     }
 }
 
-/// One address a service listens on.
+/// One address a service listens on, or whose packets the kernel forwards. Shown as `192.0.2.1:80`, `192.0.2.1:8000-8100`
+/// or `192.0.2.1:*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// Address and port.
+    /// Address and port: the first one of several, and 0 for all ports. More than one only in the modes `nat` and `dsr`.
     pub address: SocketAddr,
+    /// The last port; the same as the first for one, and 65535 for all.
+    pub last_port: u16,
+    /// Whether it is for connections or datagrams.
+    pub protocol: Protocol,
     /// The instance whose VIP this is; none for an address of the node's own (`lbd` alone).
     pub instance: Option<String>,
+}
+
+impl Listen {
+    /// Its ports.
+    #[must_use]
+    pub const fn ports(&self) -> RangeInclusive<u16> {
+        self.address.port()..=self.last_port
+    }
+
+    /// Whether it is for a single port.
+    #[must_use]
+    pub const fn is_single(&self) -> bool {
+        self.address.port() == self.last_port
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_single() {
+            return self.address.fmt(f);
+        }
+        let ip = match self.address {
+            SocketAddr::V4(address) => address.ip().to_string(),
+            SocketAddr::V6(address) => format!("[{}]", address.ip()),
+        };
+        match (self.address.port(), self.last_port) {
+            (0, u16::MAX) => write!(f, "{ip}:*"),
+            (first, last) => write!(f, "{ip}:{first}-{last}"),
+        }
+    }
 }
 
 /// `[[service.rule]]` of a `tcp` service.

@@ -3,6 +3,7 @@
 mod availability;
 mod convergence;
 mod handover;
+mod lease;
 mod overlap;
 mod pace;
 mod roles;
@@ -63,6 +64,7 @@ impl Checks {
             Box::new(availability::Availability),
             Box::new(overlap::Overlap::new(routers)),
             Box::new(handover::Handover::default()),
+            Box::new(lease::Lease::new(routers)),
             Box::new(steady::Steady::default()),
             Box::new(pace::Pace::new(routers)),
             Box::new(roles::Roles::new(routers)),

@@ -108,6 +108,8 @@ pub struct View {
     pub slow_start_percent: Option<u8>,
     /// The rest of the ejection under way.
     pub ejected_for: Option<Duration>,
+    /// Ejections in a row, the one under way included; fewer with each `base` that the target has done well since.
+    pub ejections_in_a_row: u32,
     /// Ejections since the target is known.
     pub ejections: u64,
     /// Ejections that `max_percent` did not allow.
@@ -314,6 +316,10 @@ impl Group {
                 .slow_from
                 .map(|from| u8::try_from(percent(from)).unwrap_or(99).min(99)),
             ejected_for: member.ejection.until().map(|until| until.since(now)),
+            ejections_in_a_row: self
+                .settings
+                .eject
+                .map_or(0, |settings| member.ejection.count(now, settings.base)),
             ejections: member.ejection.total,
             ejections_refused: member.ejection.refused,
         })

@@ -2,22 +2,21 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use common::config::Mode;
 use lbd_core::udp_sessions::SessionEnd;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 
 use super::batch::Batch;
 use super::hub::{Hub, Progress};
 use super::readable::Readable;
+use crate::executor::{Interest, Ready, Registration, yield_now};
 use crate::worker::Worker;
 
 /// How often a slice of a socket's sessions is looked at: all of them twice a second, so that none ends later than that.
@@ -50,7 +49,8 @@ impl Listeners {
     pub(crate) fn listen(&mut self, worker: &Rc<Worker>, address: SocketAddr, socket: UdpSocket) {
         let Some(route) = worker.route(Mode::Udp, address) else { return };
         let readable = Readable::new().map_err(io::Error::from);
-        let registered = readable.and_then(|readable| Ok((register(socket)?, register(readable)?)));
+        let registered = readable
+            .and_then(|readable| Ok((Watched::new(worker, socket)?, Watched::new(worker, readable)?)));
         match registered {
             Ok((socket, readable)) => {
                 let batch = Rc::clone(self.batch.get_or_insert_default());
@@ -58,7 +58,7 @@ impl Listeners {
                 let (phase, phases) = watch::channel(Phase::Serving);
                 self.phases.insert(address, phase);
                 let counted = Counted::new(worker);
-                tokio::task::spawn_local(serve(hub, socket, readable, phases, counted));
+                worker.executor.spawn(serve(Rc::clone(worker), hub, socket, readable, phases, counted));
             }
             Err(error) => tracing::error!(%address, %error, "cannot use a listening socket for datagrams"),
         }
@@ -86,25 +86,27 @@ impl Listeners {
     }
 }
 
-/// Has the runtime tell when `inner` can be read.
-fn register<T: OwnsItsDescriptor>(inner: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: the trait says that it answers the same descriptor for as long as it lives and closes it only then.
-    let registered = unsafe { AsyncFd::register_with_interest(inner, Interest::READABLE) };
-    registered.map_err(io::Error::from)
+/// What can be read now and then.
+struct Watched<T> {
+    registration: Registration,
+    inner: T,
 }
 
-/// What has one descriptor from its beginning to its end.
-///
-/// # Safety
-///
-/// `as_raw_fd` answers the same open descriptor for as long as the value lives.
-unsafe trait OwnsItsDescriptor: AsRawFd {}
+impl<T: AsFd> Watched<T> {
+    fn new(worker: &Worker, inner: T) -> io::Result<Self> {
+        Ok(Self { registration: worker.executor.reactor().enter(inner.as_fd(), Interest::Reading)?, inner })
+    }
 
-// SAFETY: a socket of the standard library owns its descriptor, and never changes it.
-unsafe impl OwnsItsDescriptor for UdpSocket {}
+    /// Waits until there may be something to read.
+    async fn readable(&self) {
+        poll_fn(|context| self.registration.poll(context, Ready::READABLE)).await;
+    }
 
-// SAFETY: it owns its descriptor, and never changes it.
-unsafe impl OwnsItsDescriptor for Readable {}
+    /// Nothing is left to be read until the kernel says so again.
+    fn drained(&self) {
+        self.registration.forget(Ready::READABLE);
+    }
+}
 
 /// Counts a socket as listening until dropped.
 struct Counted(Rc<Worker>);
@@ -124,17 +126,17 @@ impl Drop for Counted {
 
 /// Serves one listening socket until it is told to close.
 async fn serve(
+    worker: Rc<Worker>,
     mut hub: Hub,
-    socket: AsyncFd<UdpSocket>,
-    readable: AsyncFd<Readable>,
+    socket: Watched<UdpSocket>,
+    readable: Watched<Readable>,
     mut phases: watch::Receiver<Phase>,
     counted: Counted,
 ) {
     let mut counted = Some(counted);
     // Closed before it is taken out of the count.
     let socket = socket;
-    let mut sweep = tokio::time::interval(SWEEP);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweep = worker.executor.sleep(SWEEP);
     loop {
         let mut progress = Progress::Drained;
         tokio::select! {
@@ -147,44 +149,44 @@ async fn serve(
                         hub.linger();
                         counted = None;
                     }
-                    Phase::Closed(end) => return close(&mut hub, &socket, &readable, end),
+                    Phase::Closed(end) => return close(&mut hub, &socket.inner, &readable.inner, end),
                 }
             }
-            // An error says that the runtime ends.
-            ready = socket.readable() => {
-                let Ok(mut ready) = ready else { return };
-                progress = hub.serve_clients(socket.get_ref(), readable.get_ref());
+            () = socket.readable() => {
+                progress = hub.serve_clients(&socket.inner, &readable.inner);
                 if progress == Progress::Drained {
-                    ready.clear_ready();
+                    socket.drained();
                 }
             }
-            ready = readable.readable() => {
-                let Ok(mut ready) = ready else { return };
-                progress = hub.serve_targets(socket.get_ref(), readable.get_ref());
+            () = readable.readable() => {
+                progress = hub.serve_targets(&socket.inner, &readable.inner);
                 if progress == Progress::Drained {
-                    ready.clear_ready();
+                    readable.drained();
                 }
             }
-            _ = sweep.tick(), if !hub.is_empty() => hub.sweep(),
+            () = &mut sweep, if !hub.is_empty() => {
+                hub.sweep();
+                sweep = worker.executor.sleep(SWEEP);
+            }
         }
         if counted.is_none() && hub.is_empty() {
             return;
         }
         if progress == Progress::More {
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
     }
 }
 
 /// Reads what is queued, sends the answers that are there, and ends the sessions.
-fn close(hub: &mut Hub, socket: &AsyncFd<UdpSocket>, readable: &AsyncFd<Readable>, end: SessionEnd) {
+fn close(hub: &mut Hub, socket: &UdpSocket, readable: &Readable, end: SessionEnd) {
     for _ in 0..LAST_BATCHES_MAX {
-        if hub.serve_clients(socket.get_ref(), readable.get_ref()) == Progress::Drained {
+        if hub.serve_clients(socket, readable) == Progress::Drained {
             break;
         }
     }
     for _ in 0..LAST_BATCHES_MAX {
-        if hub.serve_targets(socket.get_ref(), readable.get_ref()) == Progress::Drained {
+        if hub.serve_targets(socket, readable) == Progress::Drained {
             break;
         }
     }

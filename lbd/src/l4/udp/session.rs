@@ -179,7 +179,7 @@ pub(super) fn reach(
                 // Nothing that a target could be blamed for, and nothing that another one would change.
                 seat.counters().udp.socket_errors.add(1);
                 tracing::debug!(target = %occupied.target.key, %error, "cannot open a socket for a session");
-                return Err(Refusal::NoTarget);
+                return Err(Refusal::Local);
             }
         }
     }

@@ -2,16 +2,18 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{addresses, await_addresses, config, discovery, metric, refresh};
 use crate::server::Server;
-use crate::support::{Folder, Lbd, eventually, free, own_ip};
+use crate::support::{Folder, Lbd, PATIENCE, eventually, free, own_ip};
 
 /// A DNS server, killed when dropped.
 struct Dnsmasq {
@@ -135,6 +137,43 @@ fn the_last_good_answer_stays_when_dns_fails() {
     await_addresses(&lbd, &[b.address]);
     assert_eq!(discovery(&lbd)["stale"], false);
     assert_eq!(lbd.fetch().unwrap(), "b");
+}
+
+/// Says of every name that it does not exist, and in a SOA record that this is so for `ttl_s` seconds; a query for an address
+/// of IPv4 is reported when it comes.
+fn denying(ttl_s: u32) -> (SocketAddr, mpsc::Receiver<Instant>) {
+    let socket = UdpSocket::bind((own_ip(), 0)).unwrap();
+    let address = socket.local_addr().unwrap();
+    let (sender, queries) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((_, from)) = socket.recv_from(&mut query) {
+            // The name of the question ends with an empty label; type and class follow.
+            let name_end = 12 + query[12..].iter().position(|&byte| byte == 0).unwrap() + 1;
+            if query[name_end..name_end + 2] == [0, 1] && sender.send(Instant::now()).is_err() {
+                return;
+            }
+            // An authoritative NXDOMAIN with one record of the authority's.
+            let head = [&query[..2], &[0x85, 3, 0, 1, 0, 0, 0, 1, 0, 0]].concat();
+            let ttl = ttl_s.to_be_bytes();
+            // Of the root, type SOA: names, serial number, three intervals and the least time to live.
+            let soa = [&[0, 0, 6, 0, 1][..], &ttl, &[0, 22, 0, 0], &[0; 16], &ttl].concat();
+            socket.send_to(&[&head, &query[12..name_end + 4], &soa].concat(), from).unwrap();
+        }
+    });
+    (address, queries)
+}
+
+#[test]
+fn a_missing_name_is_asked_for_again_when_its_soa_record_says() {
+    let (server, queries) = denying(3);
+    let lbd = Lbd::start(&config(&format!("dns = \"shop.test:80\", server = \"{server}\"")));
+    let [first, second, third] = [(); 3].map(|()| queries.recv_timeout(PATIENCE).unwrap());
+    // A server that fails is asked again after one second and after two.
+    for pause in [second - first, third - second] {
+        assert!(pause >= Duration::from_millis(2900), "{pause:?}");
+    }
+    assert_eq!(discovery(&lbd)["last_failure"]["message"], "DNS has no address for shop.test");
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use nix::libc;
 use nix::sys::signal::Signal;
 
 use super::{Answering, ask, client, config, dropped, insist, metric};
@@ -177,21 +176,15 @@ fn without_free_files_new_sessions_are_dropped_and_the_others_go_on() {
     let lbd = Lbd::start(&config(ip, &[&server]));
     let first = client(ip, lbd.address);
     assert_eq!(ask(&first, b"hello").unwrap(), b"hello");
-    let limit = |soft: u64| {
-        let limit = libc::rlimit { rlim_cur: soft, rlim_max: 4096 };
-        // SAFETY: the pointer is to a whole rlimit that outlives the call, and the old one is not asked for.
-        let done =
-            unsafe { libc::prlimit(lbd.pid().as_raw(), libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
-        assert_eq!(done, 0);
-    };
     // The API needs files too, so nothing is asked meanwhile.
-    limit(3);
+    lbd.limit_files(3);
     let second = client(ip, lbd.address);
     second.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     assert!(ask(&second, b"no").is_err());
     assert_eq!(ask(&first, b"again").unwrap(), b"again");
-    limit(4096);
+    lbd.limit_files(4096);
     assert!(metric(&lbd, "service_session_socket_errors_total", "") >= 1);
+    assert!(lbd.refused("local") >= 1 && lbd.refused("no_target") == 0, "it is not the targets' fault");
     assert_eq!(insist(&second, b"now"), b"now");
 }
 

@@ -80,6 +80,7 @@ fn ipv6_clients_and_targets() {
     // Larger than IPv4 can carry.
     from_six.send(&largest).unwrap();
     eventually("it is counted", || dropped(&lbd, "too_big") == 1);
+    assert!(lbd.log().contains("datagrams are dropped") && lbd.log().contains("too_big"), "{}", lbd.log());
     assert_eq!(ask(&from_six, b"after").unwrap(), b"after");
 }
 

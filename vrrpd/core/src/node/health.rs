@@ -96,6 +96,11 @@ impl Node {
         }
     }
 
+    pub(super) fn set_behind(&mut self, behind: bool) {
+        self.behind = behind;
+        self.entries.values_mut().for_each(|entry| entry.router.set_behind(behind));
+    }
+
     pub(super) fn set_maintenance(&mut self, on: bool) {
         if self.maintenance != on {
             self.maintenance = on;

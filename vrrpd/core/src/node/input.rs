@@ -49,6 +49,8 @@ pub enum Input<'a> {
     Timeout,
     /// `lbd`'s health changed.
     Lbd(LbdState),
+    /// Whether `lbd` lacks connections and sessions that the other node's has: then this node preempts no healthy one.
+    Behind(bool),
     /// An address appeared on an interface.
     AddressAdded {
         /// The interface.
@@ -171,6 +173,7 @@ impl Node {
             Input::Peer(bytes) => self.peer_datagram(bytes),
             Input::Timeout => self.timeout(),
             Input::Lbd(state) => self.set_lbd(state),
+            Input::Behind(behind) => self.set_behind(behind),
             Input::AddressAdded { interface, ip, ours } => self.address_added(interface, ip, ours),
             Input::AddressRemoved { interface, ip } => self.address_removed(interface, ip),
             Input::AcquireFailed { slot, what } => self.acquire_failed(slot, what),

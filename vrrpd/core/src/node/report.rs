@@ -28,6 +28,7 @@ impl Node {
             peer_link: self.peer_link_status(),
             maintenance: self.maintenance,
             lbd,
+            behind: self.behind,
             instances: self
                 .settings
                 .instances

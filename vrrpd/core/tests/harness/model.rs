@@ -69,6 +69,8 @@ impl Model {
             assert_eq!(held, wanted, "the addresses of router {slot}, which is {}", role.name());
             let guarded = self.guarded.get(&slot).copied().unwrap_or_default();
             assert_eq!(guarded, active, "whether router {slot} is guarded, which is {}", role.name());
+            let owned = node.owned_until(slot).is_some();
+            assert_eq!(owned, active, "whether router {slot} owns its addresses, which is {}", role.name());
             let told = self.roles.get(&(settings.instance.clone(), settings.family)).copied();
             assert_eq!(told.unwrap_or_default(), role, "the role of router {slot} as the events tell it");
         }

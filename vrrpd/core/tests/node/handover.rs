@@ -39,6 +39,22 @@ fn an_offer_is_taken_before_it_is_answered() {
 }
 
 #[test]
+fn lbd_is_told_of_an_instance_that_is_active_in_one_family() {
+    let mut settings = settings_of(vec![router(Family::V4), router(Family::V6)]);
+    for router in &mut settings.instances[0].routers {
+        router.priority = 100;
+    }
+    let mut lab = Lab::backup(linked(settings));
+    let mut peer = Peer::new();
+    peer.beat_as(&mut lab, Role::Active, 0);
+    peer.say(&mut lab, offer(&peer, 9));
+    let status = &lab.node.status().instances[0];
+    let roles: Vec<Role> = status.routers.iter().map(|router| router.role).collect();
+    assert_eq!(roles, [Role::Active, Role::Backup]);
+    assert_eq!((status.role, status.forwarding_role()), (Role::Backup, Role::Active));
+}
+
+#[test]
 fn a_repeated_offer_gets_the_same_answer_again() {
     let (mut lab, mut peer) = backup();
     peer.say(&mut lab, offer(&peer, 9));

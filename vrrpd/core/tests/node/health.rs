@@ -259,6 +259,24 @@ fn a_recovered_node_waits_before_it_preempts() {
 }
 
 #[test]
+fn a_node_that_is_behind_preempts_only_an_unhealthy_one() {
+    let mut lab = Lab::backup(settings());
+    lab.input(Input::Behind(true));
+    lab.hear_for(100, Duration::from_secs(100));
+    assert_eq!((lab.role(), lab.node.status().behind), (Role::Backup, true));
+    lab.input(Input::Behind(false));
+    lab.hear_for(100, Duration::from_secs(1));
+    assert_eq!((lab.role(), lab.node.status().behind), (Role::Active, false));
+    let mut lab = Lab::backup(settings());
+    lab.input(Input::Behind(true));
+    lab.hear_for(99, Duration::from_secs(2));
+    assert_eq!(lab.role(), Role::Active, "the other one is not well");
+    let mut lab = Lab::backup(settings());
+    lab.input(Input::Behind(true));
+    lab.run_until_role(Role::Active);
+}
+
+#[test]
 fn an_unhealthy_owner_starts_as_backup() {
     let mut settings = with_lbd();
     settings.instances[0].priority = 255;

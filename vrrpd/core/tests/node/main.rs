@@ -8,6 +8,7 @@ mod handover;
 mod health;
 mod lan;
 mod link;
+mod ownership;
 mod random;
 mod reload;
 mod stopping;

@@ -1,46 +1,48 @@
 //! Which of a worker's sockets are ready.
 //!
-//! The runtime's own sockets can be used from any thread, which costs: two more system calls and a lock for each, a third of a
-//! kilobyte, and they do not tell that the other end has finished before it is read. A worker's sockets stay on its
-//! thread, so they are in an epoll instance of its own, which the runtime waits for as for any file.
+//! Each is told to the kernel once, for all that it may ever be asked, and the kernel tells changes (edges). What is known of
+//! a socket stays known until a call says that it is so no more.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// Events taken from the kernel at once, before tasks get their turn.
 const EVENTS: usize = 256;
 
+/// What stands for the bell where else a socket's place is: no place has this number.
+const BELL: u64 = u64::MAX;
+
 /// What is known of a socket's state, of several things at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ready(u8);
+pub(crate) struct Ready(u8);
 
 impl Ready {
     /// There may be something to read.
-    pub(super) const READABLE: Self = Self(1);
+    pub(crate) const READABLE: Self = Self(1);
     /// There may be room to write.
-    pub(super) const WRITABLE: Self = Self(2);
+    pub(crate) const WRITABLE: Self = Self(2);
     /// The other end has finished sending: what can be read now is the last.
-    pub(super) const ENDED: Self = Self(4);
+    pub(crate) const ENDED: Self = Self(4);
     /// There is an error, which the next read tells.
-    pub(super) const FAILED: Self = Self(8);
+    pub(crate) const FAILED: Self = Self(8);
     /// There is urgent data, at which a read stops although more has come.
-    pub(super) const URGENT: Self = Self(16);
+    pub(crate) const URGENT: Self = Self(16);
 
     /// Both.
-    pub(super) const fn and(self, other: Self) -> Self {
+    pub(crate) const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
     /// Whether anything of `other` is known.
-    pub(super) const fn has(self, other: Self) -> bool {
+    pub(crate) const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
@@ -63,11 +65,30 @@ impl Ready {
     }
 }
 
+/// What the kernel is to tell of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    /// All there is to know of a connection.
+    Connection,
+    /// Whether there is something to read.
+    Reading,
+}
+
+impl Interest {
+    fn flags(self) -> epoll::EventFlags {
+        use epoll::EventFlags as Flags;
+        match self {
+            Self::Connection => Flags::IN | Flags::OUT | Flags::RDHUP | Flags::PRI | Flags::ET,
+            Self::Reading => Flags::IN | Flags::ET,
+        }
+    }
+}
+
 /// The sockets of one worker. There are as many as the connections have, which `max_connections` bounds.
-#[derive(Debug)]
 pub(crate) struct Reactor {
     epoll: OwnedFd,
     slots: RefCell<Slots>,
+    events: RefCell<Vec<epoll::Event>>,
 }
 
 #[derive(Debug, Default)]
@@ -96,38 +117,42 @@ impl Reactor {
     /// # Errors
     /// When the kernel has no epoll instance to give.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, slots: RefCell::default() })
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(Self { epoll, slots: RefCell::default(), events: RefCell::new(Vec::with_capacity(EVENTS)) })
     }
 
-    /// Wakes the tasks whose sockets have become ready, for as long as the worker runs.
+    /// Has [`Self::wait`] tell when there is a call from another thread: when `bell` becomes readable, however often.
+    ///
+    /// # Errors
+    /// When the kernel cannot watch it.
+    pub(super) fn watch_bell(&self, bell: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, bell, epoll::EventData::new_u64(BELL), Interest::Reading.flags())?)
+    }
+
+    /// Waits for events, at most so long, and wakes the tasks whose sockets they are about. Answers whether the bell rang.
     ///
     /// # Errors
     /// When the kernel cannot tell.
-    pub(crate) async fn run(self: Rc<Self>) -> io::Result<()> {
-        let epoll = self.epoll.try_clone()?;
-        // SAFETY: an `OwnedFd` is one open descriptor until it is dropped, which `AsyncFd` does with itself.
-        let runtime = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE)? };
-        let mut events = Vec::with_capacity(EVENTS);
-        loop {
-            let mut guard = runtime.readable().await?;
-            if self.wake(&mut events)? < EVENTS {
-                guard.clear_ready();
-            } else {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    /// Takes what the kernel has to tell now; answers how much that was.
-    fn wake(&self, events: &mut Vec<epoll::Event>) -> io::Result<usize> {
+    pub(super) fn wait(&self, time_max: Option<Duration>) -> io::Result<bool> {
+        let mut events = self.events.borrow_mut();
         events.clear();
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        epoll::wait(&self.epoll, spare_capacity(events), Some(&at_once))?;
+        // Longer than the kernel can say is as good as for ever.
+        let time_max = time_max.and_then(|time| Timespec::try_from(time).ok());
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), time_max.as_ref()) {
+            // As when the process was stopped and goes on.
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
         let slots = self.slots.borrow();
+        let mut bell = false;
         for event in &*events {
             // Copied, because the kernel's form is not aligned.
-            let (data, flags) = (event.data, event.flags);
-            let (index, generation) = unpack(data.u64());
+            let (data, flags) = (event.data.u64(), event.flags);
+            if data == BELL {
+                bell = true;
+                continue;
+            }
+            let (index, generation) = unpack(data);
             let slot = slots.entries.get(index as usize).filter(|slot| slot.generation == generation);
             let Some(state) = slot.and_then(|slot| slot.state.as_ref()) else { continue };
             state.ready.set(state.ready.get().and(Ready::of(flags)));
@@ -135,11 +160,18 @@ impl Reactor {
                 waker.wake_by_ref();
             }
         }
-        Ok(events.len())
+        Ok(bell)
     }
 
     /// Has the kernel tell of a socket.
-    pub(super) fn enter(self: &Rc<Self>, socket: BorrowedFd<'_>) -> io::Result<Registration> {
+    ///
+    /// # Errors
+    /// When the kernel cannot watch it.
+    pub(crate) fn enter(
+        self: &Rc<Self>,
+        socket: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> io::Result<Registration> {
         let mut slots = self.slots.borrow_mut();
         let slots = &mut *slots;
         let index = match slots.free.pop() {
@@ -151,16 +183,20 @@ impl Reactor {
         };
         let slot = &mut slots.entries[index as usize];
         slot.generation = slot.generation.wrapping_add(1);
-        use epoll::EventFlags as Flags;
-        let flags = Flags::IN | Flags::OUT | Flags::RDHUP | Flags::PRI | Flags::ET;
         let data = epoll::EventData::new_u64(pack(index, slot.generation));
-        if let Err(error) = epoll::add(&self.epoll, socket, data, flags) {
+        if let Err(error) = epoll::add(&self.epoll, socket, data, interest.flags()) {
             slots.free.push(index);
             return Err(error.into());
         }
         let state = Rc::new(State::default());
         slot.state = Some(Rc::clone(&state));
         Ok(Registration { state, index, reactor: Rc::clone(self) })
+    }
+}
+
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor").field("epoll", &self.epoll).finish_non_exhaustive()
     }
 }
 
@@ -175,7 +211,7 @@ const fn unpack(data: u64) -> (u32, u32) {
 
 /// A socket's place in the reactor, given back when it is dropped. The kernel forgets a socket by itself when it is closed.
 #[derive(Debug)]
-pub(super) struct Registration {
+pub(crate) struct Registration {
     state: Rc<State>,
     index: u32,
     reactor: Rc<Reactor>,
@@ -183,17 +219,17 @@ pub(super) struct Registration {
 
 impl Registration {
     /// What is known.
-    pub(super) fn ready(&self) -> Ready {
+    pub(crate) fn ready(&self) -> Ready {
         self.state.ready.get()
     }
 
     /// Forgets something until the kernel tells it again.
-    pub(super) fn forget(&self, what: Ready) {
+    pub(crate) fn forget(&self, what: Ready) {
         self.state.ready.set(self.ready().without(what));
     }
 
     /// Waits until anything of `what` is known. One task waits at a time.
-    pub(super) fn poll(&self, context: &Context<'_>, what: Ready) -> Poll<()> {
+    pub(crate) fn poll(&self, context: &Context<'_>, what: Ready) -> Poll<()> {
         if self.ready().has(what) {
             return Poll::Ready(());
         }
@@ -202,7 +238,7 @@ impl Registration {
     }
 
     /// Has the task woken by whatever becomes known next.
-    pub(super) fn watch(&self, context: &Context<'_>) {
+    pub(crate) fn watch(&self, context: &Context<'_>) {
         let mut waker = self.state.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|old| old.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());

@@ -1,0 +1,177 @@
+//! Nanoseconds for a packet: a shim restores the packet and calls what is measured; what it takes itself is subtracted.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, AsRawFd};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{Array, ArrayOfMaps, Map, MapData, PerCpuArray, ProgramArray};
+use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use nix::time::{ClockId, clock_gettime};
+
+use super::object::{Kind, MINIMAL};
+use super::world::{MAC, NAT_PORTS, World};
+
+/// TCP's flags
+pub const SYN: u32 = 2;
+/// TCP's flags
+pub const ACK: u32 = 16;
+
+/// Bytes that the shim restores, and of a packet.
+const FRAME_LENGTH: usize = 64;
+/// The length of packets: as short as Ethernet has them, and what the shim restores fits.
+const PACKET_LENGTH: u32 = 64;
+/// What all packets are for.
+pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 10), 80);
+
+/// The shim with its frames.
+pub struct Meter {
+    object: Ebpf,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Minimal {
+    /// Returns at once.
+    Nothing,
+    /// One look-up, one MAC rewrite.
+    Known,
+    /// The same, where a miss becomes a flow.
+    New,
+}
+
+impl Minimal {
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Known => "minimal",
+            Self::New => "minimal_new",
+        }
+    }
+}
+
+/// Which packets, and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Packets {
+    /// The first flow.
+    pub first: u32,
+    /// Before which flow the next round begins.
+    pub end: u32,
+    /// Flags of all.
+    pub flags: u32,
+    /// How many packets.
+    pub repeat: u32,
+}
+
+impl Packets {
+    /// Each of some flows once.
+    #[must_use]
+    pub const fn once(first: u32, end: u32, flags: u32) -> Self {
+        Self { first, end, flags, repeat: end - first }
+    }
+}
+
+/// A TCP packet of a flow to the VIP. Flows are in no order that a table or a cache could make use of.
+fn frame(number: u32) -> [u8; FRAME_LENGTH] {
+    let mixed = number.wrapping_mul(0x9e37_79b1) ^ 0x5bd1_e995;
+    let mut bytes = [0; FRAME_LENGTH];
+    bytes[..6].copy_from_slice(&MAC);
+    bytes[6..12].copy_from_slice(&[2, 0, 0, 0, 9, 9]);
+    bytes[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 50, 0, 0, 0x40, 0, 64, 6]);
+    // Clients of 10.0.0.0/12, each with some ports.
+    bytes[26..30].copy_from_slice(&(0x0a00_0000 | mixed >> 12).to_be_bytes());
+    bytes[30..34].copy_from_slice(&VIP.ip().octets());
+    bytes[34..36].copy_from_slice(&(0x8000 | mixed & 0xfff).to_be_bytes()[2..]);
+    bytes[36..38].copy_from_slice(&VIP.port().to_be_bytes());
+    bytes[46] = 0x50;
+    bytes
+}
+
+impl Meter {
+    /// With frames of so many flows.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn new(flows: u32) -> Result<Self> {
+        let mut object = EbpfLoader::new().map_max_entries("known", flows.max(1 << 20)).load_file(MINIMAL)?;
+        for name in ["shim", "nothing", "minimal", "minimal_new"] {
+            let program = object.program_mut(name).with_context(|| format!("no program {name}"))?;
+            <&mut Xdp>::try_from(program)?.load()?;
+        }
+        let map = object.map_mut("frames").context("no map frames")?;
+        let mut frames: Array<_, [u8; FRAME_LENGTH]> = map.try_into()?;
+        for number in 0..flows {
+            frames.set(number, frame(number), 0)?;
+        }
+        Ok(Self { object })
+    }
+
+    /// Nanoseconds for a packet with the shim's own.
+    fn run(&mut self, program: &ProgramFd, packets: Packets) -> Result<f64> {
+        let map = self.object.map_mut("measured").context("no map measured")?;
+        ProgramArray::try_from(map)?.set(0, program, 0)?;
+        let map = self.object.map_mut("runs").context("no map runs")?;
+        let mut runs: Array<_, [u32; 5]> = map.try_into()?;
+        runs.set(0, [packets.first, packets.end, packets.first, PACKET_LENGTH, packets.flags], 0)?;
+        let shim = self.object.program("shim").context("no program shim")?;
+        let mut options = TestRunOptions::new();
+        let data = [0; PACKET_LENGTH as usize];
+        options.data_in = Some(&data);
+        options.repeat = packets.repeat;
+        let before = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+        <&Xdp>::try_from(shim)?.test_run(options)?;
+        let after = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+        let nanoseconds = std::time::Duration::from(after) - std::time::Duration::from(before);
+        Ok(nanoseconds.as_secs_f64() * 1e9 / f64::from(packets.repeat))
+    }
+
+    /// Measures one of the minimal programs; nothing is subtracted.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn minimal(&mut self, which: Minimal, packets: Packets) -> Result<f64> {
+        let program = self.object.program(which.program()).context("no minimal program")?;
+        let program = <&Xdp>::try_from(program)?.fd()?.try_clone()?;
+        self.run(&program, packets)
+    }
+
+    /// Measures the forwarding program; nothing is subtracted. Every packet has to be forwarded.
+    ///
+    /// # Errors
+    /// What the kernel said, or that packets were not forwarded.
+    pub fn forwarding(&mut self, world: &World, packets: Packets) -> Result<f64> {
+        let program = world.object.program(Kind::Xdp.program()).context("no forwarding program")?;
+        let program = <&Xdp>::try_from(program)?.fd()?.try_clone()?;
+        let before = forwarded(world)?;
+        let nanoseconds = self.run(&program, packets)?;
+        let done = forwarded(world)? - before;
+        let asked = u64::from(packets.repeat);
+        ensure!(done == asked, "{done} of {asked} packets were forwarded; dropped: {:?}", world.all_drops()?);
+        Ok(nanoseconds)
+    }
+}
+
+/// Packets that service 1 has had.
+fn forwarded(world: &World) -> Result<u64> {
+    let map = world.object.map("service_stats").context("no map service_stats")?;
+    let stats: PerCpuArray<_, [u64; 6]> = map.try_into()?;
+    Ok(stats.get(&1, 0)?.iter().map(|of_processor| of_processor[0]).sum())
+}
+
+/// Bytes of memory that a map takes, from its `fdinfo`.
+fn memory_of(map: &MapData) -> Result<f64> {
+    let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock")?;
+    Ok(line.trim().parse::<f64>()?)
+}
+
+/// Bytes of maps for a flow: its entry among so many, and its slot.
+///
+/// # Errors
+/// What the kernel said.
+pub fn bytes_per_flow(world: &World, flows: u32) -> Result<(f64, f64)> {
+    let Some(Map::HashMap(data)) = world.object.map("flows") else { bail!("flows is no hash map") };
+    let slots: ArrayOfMaps<_, MapData> = world.object.map("slots").context("no map slots")?.try_into()?;
+    Ok((memory_of(data)? / f64::from(flows), memory_of(&slots.get(&1, 0)?)? / f64::from(NAT_PORTS)))
+}

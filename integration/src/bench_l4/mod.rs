@@ -1,0 +1,388 @@
+//! What the forwarding program costs for each packet, beside the least that forwards: one look-up of the 5-tuple and a MAC
+//! rewrite. Both are run by the kernel (`BPF_PROG_RUN`) in one thread, so only their ratio says something.
+
+pub mod calls;
+pub mod expiry;
+pub mod measure;
+pub mod object;
+pub mod world;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::Xdp;
+use serde::Serialize;
+
+use crate::bench_tcp::load::stay_on;
+use crate::report::table::{Align, Table};
+use calls::Calls;
+use measure::{ACK, Meter, Minimal, Packets, SYN, VIP};
+use object::{Kind, load};
+use world::{Mode, Service, Target, Way, World};
+
+/// Flows in the table when it is full.
+const FLOWS: u32 = 1_000_000;
+/// Room in the table.
+const FLOWS_MAX: u32 = 1 << 20;
+/// Packets of a measurement of known flows.
+const REPEAT: u32 = 2_000_000;
+/// Flows that are opened and then established together: so many the half-open table holds with next to no losses.
+const TOGETHER: u32 = 4096;
+/// Where all of it runs.
+const PROCESSOR: usize = 0;
+/// Targets of the service: their ports in one node's half are used up to a quarter, so that no flow finds none.
+const TARGETS: u16 = 128;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// `mode = "dsr"`, `dsr = "l2"`
+    L2,
+    /// `mode = "dsr"`, `dsr = "ipip"`
+    Ipip,
+    /// `mode = "nat"`
+    Nat,
+}
+
+/// Of which packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Case {
+    /// One flow.
+    Hot,
+    /// A thousand flows.
+    Thousand,
+    /// A million flows.
+    Million,
+    /// The first packet of each flow.
+    First,
+    /// The second packet, by which a flow gets into the table.
+    Second,
+}
+
+impl Subject {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::L2, Self::Ipip, Self::Nat];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::L2 => "dsr l2",
+            Self::Ipip => "dsr ipip",
+            Self::Nat => "nat",
+        }
+    }
+}
+
+impl Case {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Hot, Self::Thousand, Self::Million, Self::First, Self::Second];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hot => "1 flow",
+            Self::Thousand => "1,000 flows",
+            Self::Million => "1,000,000 flows",
+            Self::First => "new flow, first packet",
+            Self::Second => "new flow, second packet",
+        }
+    }
+
+    /// At most so many times the minimal program's time.
+    #[must_use]
+    pub const fn ratio_max(self, subject: Subject) -> Option<f64> {
+        match (self, subject) {
+            (Self::Hot, Subject::L2) | (Self::Million, Subject::Nat) => Some(2.0),
+            (Self::Million, Subject::L2) => Some(1.3),
+            (Self::Hot, Subject::Ipip) => Some(3.3),
+            (Self::Hot, Subject::Nat) => Some(3.0),
+            (Self::First, Subject::L2 | Subject::Ipip) => Some(1.5),
+            (Self::First, Subject::Nat) => Some(2.5),
+            _ => None,
+        }
+    }
+
+    const fn flows(self) -> u32 {
+        match self {
+            Self::Hot => 1,
+            Self::Thousand => 1000,
+            Self::Million | Self::First | Self::Second => FLOWS,
+        }
+    }
+}
+
+/// One line of the table: medians.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// What.
+    pub subject: Subject,
+    /// Of which packets.
+    pub case: Case,
+    /// Nanoseconds of the forwarding program for a packet.
+    pub ns: f64,
+    /// Those of the minimal one.
+    pub minimal_ns: f64,
+    /// The median of the runs' ratios.
+    pub ratio: f64,
+    /// Calls of the kernel's functions for a packet, counted in a run without a clock; none where the kernel lets nobody
+    /// watch its functions.
+    pub calls: Option<f64>,
+    /// Whether it is what it has to be.
+    pub met: bool,
+}
+
+/// A configuration with one service and its targets.
+fn scene(subject: Subject) -> Result<World> {
+    let mut world = World::new(load(FLOWS_MAX, &[Kind::Xdp])?, u32::MAX)?;
+    let vip = IpAddr::V4(*VIP.ip());
+    world.vip(1, vip)?;
+    let mode = if subject == Subject::Nat { Mode::Nat } else { Mode::Dsr };
+    world.service(1, Service { mode, flags: 0, ring: 1, mss_max: 0 })?;
+    world.listener((1, vip), VIP.port(), 6, 1)?;
+    let targets: Vec<u16> = (1..=TARGETS).collect();
+    world.ring(1, &targets)?;
+    for index in targets {
+        let last = u8::try_from(index).context("there are at most 255 targets")?;
+        let address = IpAddr::V4(Ipv4Addr::new(10, 99, 0, last));
+        let way = if subject == Subject::Ipip { Way::Ipip } else { Way::Plain };
+        let target = Target {
+            state: 1,
+            way,
+            port: VIP.port(),
+            endpoint: index,
+            mtu: 1500,
+            mac: [2, 0, 0, 0, 1, last],
+            address,
+            source: vip,
+        };
+        world.target(index, &target)?;
+        if subject == Subject::Nat {
+            world.endpoint(index, address, VIP.port(), 6)?;
+        }
+    }
+    Ok(world)
+}
+
+/// Nanoseconds of ours and of the minimal program for a packet, without the shim's.
+type Pair = (f64, f64);
+
+/// One run of one subject: each case. What is compared is measured right after one another, because other guests of the
+/// same host take some of the memory's time, now more and now less.
+fn measure_subject(meter: &mut Meter, world: &World, new: &New) -> Result<[Pair; 5]> {
+    let first = meter.forwarding(world, Packets::once(0, FLOWS, SYN))?;
+    let mut second = 0.0;
+    for from in (0..FLOWS).step_by(TOGETHER as usize) {
+        let to = (from + TOGETHER).min(FLOWS);
+        meter.forwarding(world, Packets::once(from, to, SYN))?;
+        second += meter.forwarding(world, Packets::once(from, to, ACK))? * f64::from(to - from);
+        // The few whose half-open entry was pushed out.
+        meter.forwarding(world, Packets { repeat: 2 * (to - from), ..Packets::once(from, to, ACK) })?;
+    }
+    let stored = world.flows()?;
+    ensure!(stored > FLOWS as usize * 995 / 1000, "only {stored} of {FLOWS} flows are in the table");
+    let mut known = |case: Case| -> Result<Pair> {
+        let packets = Packets { first: 0, end: case.flows(), flags: ACK, repeat: REPEAT };
+        let nothing = meter.minimal(Minimal::Nothing, packets)?;
+        let before = meter.minimal(Minimal::Known, packets)?;
+        let ours = meter.forwarding(world, packets)?;
+        let after = meter.minimal(Minimal::Known, packets)?;
+        Ok((ours - nothing, (before + after) / 2.0 - nothing))
+    };
+    let (hot, thousand, million) = (known(Case::Hot)?, known(Case::Thousand)?, known(Case::Million)?);
+    let of_new = new.minimal - new.nothing;
+    let second = second / f64::from(FLOWS) - new.nothing_together;
+    Ok([hot, thousand, million, (first - new.nothing, of_new), (second, of_new)])
+}
+
+/// Calls of the kernel for a packet in each case; how many flows there are makes no difference to them.
+fn count_calls(subject: Subject) -> Result<[f64; 5]> {
+    let (world, mut meter, calls) = (scene(subject)?, Meter::new(TOGETHER)?, Calls::watch()?);
+    let mut count = |packets: Packets, ours: bool| -> Result<u64> {
+        let before = calls.so_far(PROCESSOR)?;
+        match ours {
+            true => meter.forwarding(&world, packets)?,
+            false => meter.minimal(Minimal::Nothing, packets)?,
+        };
+        Ok(calls.so_far(PROCESSOR)? - before)
+    };
+    let shim = count(Packets::once(0, TOGETHER, ACK), false)?;
+    // A packet that was made longer is cut by the shim again, which is a call too; but the first.
+    let cuts = if subject == Subject::Ipip { u64::from(TOGETHER) - 1 } else { 0 };
+    let mut of = |end: u32, flags: u32| -> Result<f64> {
+        let packets = Packets { first: 0, end, flags, repeat: TOGETHER };
+        let counted = count(packets, true)?;
+        Ok((counted as f64 - shim as f64 - cuts as f64) / f64::from(TOGETHER))
+    };
+    let (first, second) = (of(TOGETHER, SYN)?, of(TOGETHER, ACK)?);
+    // The few whose half-open entry was pushed out.
+    of(TOGETHER, ACK)?;
+    of(TOGETHER, ACK)?;
+    Ok([of(1, ACK)?, of(1000, ACK)?, of(TOGETHER, ACK)?, first, second])
+}
+
+/// What new flows cost the minimal program and nothing but the shim, in one long run and in short ones.
+struct New {
+    minimal: f64,
+    nothing: f64,
+    nothing_together: f64,
+}
+
+/// Fills the minimal program's table.
+fn measure_new(meter: &mut Meter) -> Result<New> {
+    let all = Packets::once(0, FLOWS, SYN);
+    Ok(New {
+        minimal: meter.minimal(Minimal::New, all)?,
+        nothing: meter.minimal(Minimal::Nothing, all)?,
+        nothing_together: nothing_together(meter)?,
+    })
+}
+
+/// The shim alone, in runs as short as those of second packets: beginning one takes its time.
+fn nothing_together(meter: &mut Meter) -> Result<f64> {
+    let runs = (0..FLOWS).step_by(8 * TOGETHER as usize);
+    let all: Result<Vec<f64>> =
+        runs.map(|from| meter.minimal(Minimal::Nothing, Packets::once(from, from + TOGETHER, ACK))).collect();
+    let all = all?;
+    Ok(all.iter().sum::<f64>() / all.len() as f64)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Measures the subjects `runs` times, and tells `progress` what it has. Needs root.
+///
+/// # Errors
+/// What the kernel said, or that packets were not forwarded.
+pub fn run(subjects: &[Subject], runs: u32, mut progress: impl FnMut(&str)) -> Result<Vec<Row>> {
+    stay_on(PROCESSOR).context("choosing a processor")?;
+    let mut measured: Vec<Vec<[Pair; 5]>> = vec![Vec::new(); subjects.len()];
+    for number in 1..=runs {
+        for (subject, all) in subjects.iter().zip(&mut measured) {
+            let world = scene(*subject)?;
+            let mut meter = Meter::new(FLOWS)?;
+            let new = measure_new(&mut meter)?;
+            let pairs = measure_subject(&mut meter, &world, &new)?;
+            let shown = pairs.map(|(ours, minimal)| format!("{ours:.0}/{minimal:.0}"));
+            progress(&format!("{number} {}: {} ns", subject.name(), shown.join(" ")));
+            all.push(pairs);
+        }
+    }
+    let mut rows = Vec::new();
+    for (subject, all) in subjects.iter().zip(&measured) {
+        let calls = match count_calls(*subject) {
+            Ok(calls) => Some(calls),
+            Err(error) => {
+                progress(&format!("{}: calls are not counted: {error:#}", subject.name()));
+                None
+            }
+        };
+        for (place, case) in Case::ALL.into_iter().enumerate() {
+            let of = |value: fn(Pair) -> f64| median(all.iter().map(|run| value(run[place])).collect());
+            let ratio = of(|(ours, minimal)| ours / minimal);
+            let met = case.ratio_max(*subject).is_none_or(|most| ratio <= most);
+            rows.push(Row {
+                subject: *subject,
+                case,
+                ns: of(|(ours, _)| ours),
+                minimal_ns: of(|(_, minimal)| minimal),
+                ratio,
+                calls: calls.map(|calls| calls[place]),
+                met,
+            });
+        }
+    }
+    Ok(rows)
+}
+
+/// What does not depend on time: instructions of the two programs as the verifier left them, and bytes of maps for a flow.
+///
+/// # Errors
+/// What the kernel said.
+pub fn sizes() -> Result<String> {
+    let world = scene(Subject::Nat)?;
+    let program = world.object.program(Kind::Xdp.program()).context("no forwarding program")?;
+    let info = <&Xdp>::try_from(program)?.info()?;
+    let bytes = info.size_translated().context("no size of the program")?;
+    let verified = info.verified_instruction_count().context("no number of verified instructions")?;
+    let (entry, slot) = measure::bytes_per_flow(&world, FLOWS_MAX)?;
+    Ok(format!(
+        "program: {} instructions with all its functions, and {verified} steps of the verifier through them; a flow: {entry:.0} bytes \
+         of map, with nat {slot:.0} more",
+        bytes / 8
+    ))
+}
+
+/// The table.
+#[must_use]
+pub fn render(rows: &[Row]) -> String {
+    let mut columns = vec![("", Align::Left), ("", Align::Left)];
+    columns.extend(["ns", "minimal", "ratio", "at most", "calls", ""].map(|name| (name, Align::Right)));
+    let mut table = Table::new(&columns);
+    for row in rows {
+        let most = row.case.ratio_max(row.subject);
+        table.row(vec![
+            row.subject.name().to_owned(),
+            row.case.name().to_owned(),
+            format!("{:.0}", row.ns),
+            format!("{:.0}", row.minimal_ns),
+            format!("{:.2}", row.ratio),
+            most.map(|most| format!("{most:.1}")).unwrap_or_default(),
+            row.calls.map_or_else(|| "-".to_owned(), |calls| format!("{calls:.2}")),
+            if row.met { "" } else { "missed" }.to_owned(),
+        ]);
+    }
+    table.render()
+}
+
+/// New flows that one processor takes in a second, from what their packets cost.
+#[must_use]
+pub fn render_new(rows: &[Row]) -> String {
+    let of =
+        |subject: Subject, case: Case| rows.iter().find(|row| row.subject == subject && row.case == case);
+    let line = |subject: &Subject| {
+        let (first, second) = (of(*subject, Case::First)?, of(*subject, Case::Second)?);
+        let per_second = |ns: f64| 1e9 / ns;
+        Some(format!(
+            "{}: {:.0} new flows a second by their first packet alone, {:.0} with the second, by which they get into the table\n",
+            subject.name(),
+            per_second(first.ns),
+            per_second(first.ns + second.ns)
+        ))
+    };
+    Subject::ALL.iter().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_shows_what_was_missed() {
+        assert!(render(&[row(Case::Hot, 90.0)]).contains("missed"));
+    }
+
+    #[test]
+    fn new_flows_take_two_packets() {
+        let shown = render_new(&[row(Case::First, 300.0), row(Case::Second, 200.0)]);
+        assert!(shown.starts_with("dsr l2: 3333333 new flows") && shown.contains(" 2000000 with"), "{shown}");
+        assert_eq!(render_new(&[row(Case::First, 300.0)]), "");
+    }
+
+    fn row(case: Case, ns: f64) -> Row {
+        Row {
+            subject: Subject::L2,
+            case,
+            ns,
+            minimal_ns: 30.0,
+            ratio: ns / 30.0,
+            calls: Some(1.0),
+            met: false,
+        }
+    }
+}

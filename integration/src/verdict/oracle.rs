@@ -1,0 +1,586 @@
+//! What a node does with a packet, told by the rules and not by the program: a model with its own tables.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use self::reason::Reason;
+
+use super::icmp;
+use super::packet::{ACK, FIN, ICMP, ICMP6, RST, SYN, TCP, UDP};
+use super::parse::{PieceOf, View};
+use super::rewrite;
+use super::solicitation;
+use super::world::*;
+
+pub use super::world::World;
+
+/// Why a packet was not forwarded: `enum drop_reason`.
+pub mod reason {
+    /// By the numbers of the header.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[expect(missing_docs, reason = "the header explains them")]
+    pub enum Reason {
+        Malformed = 1,
+        NotActive,
+        Denied,
+        SourceRate,
+        NoTarget,
+        NoNextHop,
+        NoPort,
+        FlowsFull,
+        Fragment,
+        TooBig,
+        Unhealthy,
+        Ttl,
+        Clash,
+        IcmpInner,
+        Headroom,
+        Solicitation,
+        AnswerRate,
+        UnknownFlow,
+    }
+}
+
+/// A client's tuple.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// TCP or UDP.
+    pub protocol: u8,
+    /// Who asks.
+    pub client: SocketAddr,
+    /// The VIP and its port.
+    pub service: SocketAddr,
+}
+
+/// What is known of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// When a packet was last seen.
+    pub seen: u32,
+    /// Index of the target.
+    pub target: u16,
+    /// Index of the service.
+    pub service: u16,
+    /// The source port towards the target; 0 if it is the client's.
+    pub port: u16,
+    /// The client has confirmed it.
+    pub confirmed: bool,
+    /// FINs of client and target.
+    pub fins: (bool, bool),
+    /// A RST was seen.
+    pub reset: bool,
+}
+
+/// What has to come out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// To the stack, untouched.
+    Pass,
+    /// Nothing.
+    Drop,
+    /// One of these frames; all of a kind.
+    Forward(Vec<Vec<u8>>),
+    /// A RST to the client from the VIP.
+    Reset,
+    /// An ICMP error to the client with this MTU, which quotes its packet.
+    TooBig(u16),
+    /// Any of nothing, an ICMP error, or the untouched packet: nowhere written.
+    Expire,
+}
+
+impl Outcome {
+    /// To read.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+            Self::Forward(_) => "forward",
+            Self::Reset => "a RST",
+            Self::TooBig(_) => "too big",
+            Self::Expire => "no hops left",
+        }
+    }
+}
+
+/// What comes out, and which counter of drops goes up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// What comes out.
+    pub outcome: Outcome,
+    /// What is counted.
+    pub reason: Option<Reason>,
+}
+
+impl Expected {
+    /// To the stack, uncounted.
+    #[must_use]
+    pub const fn pass() -> Self {
+        Self { outcome: Outcome::Pass, reason: None }
+    }
+
+    /// Something that is counted.
+    #[must_use]
+    pub const fn counted(outcome: Outcome, reason: Reason) -> Self {
+        Self { outcome, reason: Some(reason) }
+    }
+
+    /// Frames.
+    #[must_use]
+    pub const fn forward(frames: Vec<Vec<u8>>) -> Self {
+        Self { outcome: Outcome::Forward(frames), reason: None }
+    }
+}
+
+/// MAC addresses on the way to clients, and of the interface that the packets come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Links {
+    /// The interface's, which is also that of the way out.
+    pub own: [u8; 6],
+    /// The next hop's towards every client.
+    pub clients: [u8; 6],
+}
+
+/// The model.
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    /// What the node was told.
+    pub world: World,
+    /// The links.
+    pub links: Links,
+    /// Flows, the half-open ones too.
+    pub flows: HashMap<Tuple, Flow>,
+    /// Who has which port towards an endpoint (target's address, port and protocol).
+    pub slots: HashMap<(SocketAddr, u8, u16), Tuple>,
+    /// Ports of datagrams in pieces.
+    pieces: HashMap<(IpAddr, IpAddr, u8, PieceOf), (u16, u16)>,
+    /// Targets of clients.
+    affinity: HashMap<(IpAddr, u16), (u16, u32)>,
+    /// New flows of addresses: the window's begin and a count.
+    sources: HashMap<(IpAddr, u16), (u32, u32)>,
+    /// Answers of its own in a tick: which, and how many.
+    answers: (u32, u32),
+    /// Rings, by service; made once.
+    rings: HashMap<u16, Arc<Vec<u16>>>,
+}
+
+impl Oracle {
+    /// A node that has seen nothing.
+    #[must_use]
+    pub fn new(world: World, links: Links) -> Self {
+        let rings = (1..=world.services.len())
+            .filter_map(|service| u16::try_from(service).ok())
+            .map(|service| (service, world.ring(service)))
+            .collect();
+        Self {
+            world,
+            links,
+            flows: HashMap::new(),
+            slots: HashMap::new(),
+            pieces: HashMap::new(),
+            affinity: HashMap::new(),
+            sources: HashMap::new(),
+            answers: (0, 0),
+            rings,
+        }
+    }
+
+    /// Takes what the node is told now: its flows stay.
+    pub fn told(&mut self, world: World) {
+        let fresh = Self::new(world, self.links);
+        self.world = fresh.world;
+        self.rings = fresh.rings;
+    }
+
+    /// What becomes of a frame. Resets and ICMP are made for so many in a tick; the others get none.
+    pub fn step(&mut self, frame: &[u8]) -> Expected {
+        let expected = self.decide(frame);
+        if !matches!(expected.outcome, Outcome::Reset | Outcome::TooBig(_)) {
+            return expected;
+        }
+        let (tick, before) = self.answers;
+        let before = if tick == self.world.now { before } else { 0 };
+        if before == ANSWERS_PER_TICK {
+            return Expected::counted(Outcome::Drop, Reason::AnswerRate);
+        }
+        self.answers = (self.world.now, before + 1);
+        expected
+    }
+
+    fn decide(&mut self, frame: &[u8]) -> Expected {
+        if let Some(ip) = solicitation::asked(frame) {
+            let whose = self.world.vips.iter().find(|vip| vip.0 == ip).map(|vip| usize::from(vip.1));
+            let in_vain = whose.is_some_and(|instance| !self.world.roles[instance].owns(self.world.now));
+            return if in_vain {
+                Expected::counted(Outcome::Drop, Reason::Solicitation)
+            } else {
+                Expected::pass()
+            };
+        }
+        let Some(view) = View::of(frame).filter(|_| self.is_ours(frame)) else { return Expected::pass() };
+        let icmp = if view.is_ipv4() { ICMP } else { ICMP6 };
+        if view.protocol == icmp {
+            return if view.piece.is_some() { Expected::pass() } else { icmp::step(self, frame, &view) };
+        }
+        if view.protocol != TCP && view.protocol != UDP {
+            return Expected::pass();
+        }
+        let Some((source, destination)) = self.ports(frame, &view) else {
+            let orphan = view.piece.is_some_and(|piece| !piece.first) && self.serves(&view);
+            return if orphan {
+                Expected::counted(Outcome::Drop, Reason::Fragment)
+            } else {
+                Expected::pass()
+            };
+        };
+        let tuple = Tuple { protocol: view.protocol, client: source, service: destination };
+        let later = view.piece.is_some_and(|piece| !piece.first);
+        let expected = if let Some(back) = self.returning(&tuple) {
+            self.back(frame, &view, &back, later)
+        } else if let Some(service) = self.world.listener(destination, view.protocol) {
+            self.forth(frame, &view, tuple, service, later)
+        } else if self.is_of_other_node(&tuple, if later { 0 } else { view.flags(frame) }) {
+            Expected::counted(Outcome::Drop, Reason::UnknownFlow)
+        } else {
+            Expected::pass()
+        };
+        if let (Some(piece), Outcome::Forward(_)) =
+            (view.piece.filter(|piece| piece.first), &expected.outcome)
+        {
+            let key = (view.source, view.destination, view.protocol, piece);
+            self.pieces.insert(key, (source.port(), destination.port()));
+        }
+        expected
+    }
+
+    fn is_ours(&self, frame: &[u8]) -> bool {
+        let mac = &frame[..6];
+        mac == self.links.own || (mac[..4] == [0, 0, 0x5e, 0] && (mac[4] == 1 || mac[4] == 2))
+    }
+
+    /// Whether it comes from a target of NAT to a port that only the other node gives to flows: it may not have told of this one yet.
+    fn is_of_other_node(&self, tuple: &Tuple, flags: u8) -> bool {
+        let (from, to) = (tuple.client, tuple.service);
+        let translates = |index: u16| {
+            let uses = |service: &&Service| service.members.iter().any(|member| member.0 == index);
+            self.world.services.iter().filter(uses).any(|service| service.nat && !service.preserve)
+        };
+        let is_endpoint = (1..).zip(&self.world.targets).any(|(index, target)| {
+            let port = target.port == 0 || target.port == from.port();
+            target.protocol == tuple.protocol && target.address == from.ip() && port && translates(index)
+        });
+        let opens = tuple.protocol == TCP && flags & (SYN | ACK) == SYN;
+        let half = u8::from(to.port() >= 1024 + 32_256);
+        self.world.replicated
+            && !opens
+            && is_endpoint
+            && to.port() >= 1024
+            && half != self.world.node
+            && self.world.vips.iter().any(|(vip, _)| *vip == to.ip())
+            && !self.world.listens.iter().any(|listen| (listen.ports.0..=listen.ports.1).contains(&to.port()))
+    }
+
+    /// Some service has this VIP and protocol.
+    fn serves(&self, view: &View) -> bool {
+        self.world.listens.iter().any(|listen| listen.vip == view.destination)
+    }
+
+    fn ports(&self, frame: &[u8], view: &View) -> Option<(SocketAddr, SocketAddr)> {
+        let Some(piece) = view.piece else { return view.ports(frame) };
+        let key = (view.source, view.destination, view.protocol, PieceOf { first: true, ..piece });
+        if piece.first {
+            return view.ports(frame);
+        }
+        let ports = self.pieces.get(&key)?;
+        Some((SocketAddr::new(view.source, ports.0), SocketAddr::new(view.destination, ports.1)))
+    }
+
+    /// The flow whose target answers with this tuple.
+    pub(super) fn returning(&self, tuple: &Tuple) -> Option<Tuple> {
+        let (target, other) = (tuple.client, tuple.service);
+        for port in [target.port(), 0] {
+            let endpoint = SocketAddr::new(target.ip(), port);
+            if let Some(owner) = self.slots.get(&(endpoint, tuple.protocol, other.port()))
+                && self.flow(owner).is_some_and(|flow| self.answers(owner, &flow, target))
+                && owner.service.ip() == other.ip()
+            {
+                return Some(*owner);
+            }
+        }
+        let mine = |(owner, flow): &(&Tuple, &Flow)| {
+            let service = self.world.of(flow.service);
+            service.nat
+                && service.preserve
+                && owner.client == other
+                && owner.protocol == tuple.protocol
+                && self.flow(owner).is_some()
+                && self.answers(owner, flow, target)
+        };
+        self.flows.iter().find(mine).map(|found| *found.0)
+    }
+
+    fn answers(&self, owner: &Tuple, flow: &Flow, target: SocketAddr) -> bool {
+        self.towards(owner, flow.target) == target
+    }
+
+    /// Where a flow's packets go.
+    pub(super) fn towards(&self, tuple: &Tuple, target: u16) -> SocketAddr {
+        let target = self.world.at(target);
+        let port = if target.port == 0 { tuple.service.port() } else { target.port };
+        SocketAddr::new(target.address, port)
+    }
+
+    /// A flow that is not over.
+    pub(super) fn flow(&self, tuple: &Tuple) -> Option<Flow> {
+        let flow = self.flows.get(tuple)?;
+        let one_way = !self.world.of(flow.service).nat;
+        let limit = match () {
+            () if flow.reset => RESET_TICKS,
+            () if flow.fins.0 && (flow.fins.1 || one_way) => CLOSING_TICKS,
+            () if tuple.protocol == UDP => UDP_TICKS,
+            () if !flow.confirmed => HALF_OPEN_TICKS,
+            () => ESTABLISHED_TICKS,
+        };
+        (self.world.now.wrapping_sub(flow.seen) <= limit).then_some(*flow)
+    }
+
+    pub(super) fn may_forward(&self, service: u16, known: bool) -> bool {
+        let role = self.world.roles[usize::from(self.world.of(service).instance)];
+        if known { role.goes_on(self.world.now) } else { role.owns(self.world.now) }
+    }
+
+    fn forth(&mut self, frame: &[u8], view: &View, tuple: Tuple, service: u16, later: bool) -> Expected {
+        let flags = if later { 0 } else { view.flags(frame) };
+        let mut flow = self.flow(&tuple).filter(|flow| {
+            let over = flow.reset || (flow.fins.0 && (flow.fins.1 || !self.world.of(flow.service).nat));
+            !(over && flags & (SYN | ACK) == SYN)
+        });
+        if let Some(known) = flow {
+            if !self.may_forward(service, true) {
+                return Expected::counted(Outcome::Drop, Reason::NotActive);
+            }
+            let gone = matches!(self.world.at(known.target).health, Health::Absent | Health::Unhealthy);
+            if gone && tuple.protocol == TCP && self.world.of(service).reset_unhealthy {
+                return Expected::counted(Outcome::Reset, Reason::Unhealthy);
+            }
+            flow = flow.filter(|_| !gone);
+        }
+        if flow.is_none() && !self.may_forward(service, false) {
+            return Expected::counted(Outcome::Drop, Reason::NotActive);
+        }
+        let new = flow.is_none();
+        let flow = match flow {
+            Some(flow) => flow,
+            None => match self.begin(view, &tuple, service, flags) {
+                Ok(flow) => flow,
+                Err(reason) => {
+                    let answered = reason == Reason::NoPort && tuple.protocol == TCP && flags & RST == 0;
+                    return Expected::counted(if answered { Outcome::Reset } else { Outcome::Drop }, reason);
+                }
+            },
+        };
+        let target = *self.world.at(flow.target);
+        if view.ttl <= 1 {
+            return Expected::counted(Outcome::Expire, Reason::Ttl);
+        }
+        if view.length() > usize::from(target.mtu) {
+            return Expected::counted(Outcome::TooBig(target.mtu), Reason::TooBig);
+        }
+        if !target.reachable {
+            return Expected::counted(Outcome::Drop, Reason::NoNextHop);
+        }
+        self.saw(tuple, flow, flags, new);
+        Expected::forward(self.sent(frame, view, &tuple, &flow, later))
+    }
+
+    /// The frames that may go to the target.
+    pub(super) fn sent(
+        &self,
+        frame: &[u8],
+        view: &View,
+        tuple: &Tuple,
+        flow: &Flow,
+        later: bool,
+    ) -> Vec<Vec<u8>> {
+        let target = self.world.at(flow.target);
+        let service = self.world.of(flow.service);
+        let mut out = frame.to_vec();
+        if !later && view.flags(frame) & SYN != 0 {
+            rewrite::clamp(&mut out, view, service.mss_max);
+        }
+        let macs = (target.mac, self.links.own);
+        if target.way != Way::Plain {
+            return rewrite::tunnelled(&out, view, target, macs);
+        }
+        rewrite::hop(&mut out, view, macs);
+        if service.nat {
+            let source =
+                if flow.port == 0 { tuple.client } else { SocketAddr::new(tuple.service.ip(), flow.port) };
+            rewrite::translate(&mut out, view, source, self.towards(tuple, flow.target), later);
+        }
+        vec![rewrite::untagged(&out, view)]
+    }
+
+    /// Chooses for a new flow.
+    fn begin(&mut self, view: &View, tuple: &Tuple, service: u16, flags: u8) -> Result<Flow, Reason> {
+        let client = view.source;
+        let rules = self.world.of(service).clone();
+        if !rules.access.is_empty() && !allowed(&rules.access, client) {
+            return Err(Reason::Denied);
+        }
+        if let Some((most, ticks)) = rules.source_rate {
+            let window = self.sources.entry((client, service)).or_insert((self.world.now, 0));
+            if self.world.now.wrapping_sub(window.0) >= ticks {
+                *window = (self.world.now, 0);
+            }
+            window.1 += 1;
+            if window.1 > most {
+                return Err(Reason::SourceRate);
+            }
+        }
+        let remembered = rules.affinity.and_then(|_| self.affinity.get(&(client, service))).copied();
+        let remembered = remembered
+            .filter(|entry| entry.1 > self.world.now && self.world.at(entry.0).health == Health::Up)
+            .map(|entry| entry.0);
+        let mut target = match remembered {
+            Some(target) => target,
+            None => self.by_hash(tuple, service, 0).ok_or(Reason::NoTarget)?,
+        };
+        if rules.preserve {
+            target = self.without_clash(tuple, service, target)?;
+        }
+        if let Some(ticks) = rules.affinity {
+            self.affinity.insert((client, service), (target, self.world.now + ticks));
+        }
+        let port = if rules.nat && !rules.preserve {
+            self.port(tuple, target, flags).ok_or(Reason::NoPort)?
+        } else {
+            0
+        };
+        let confirmed = tuple.protocol == TCP && flags & SYN == 0;
+        let seen = self.world.now;
+        Ok(Flow { seen, target, service, port, confirmed, fins: (false, false), reset: false })
+    }
+
+    /// The ring's target, so many slots further.
+    #[must_use]
+    pub fn by_hash(&self, tuple: &Tuple, service: u16, further: usize) -> Option<u16> {
+        let ring = self.rings.get(&service).filter(|ring| !ring.is_empty())?;
+        let key = self.world.hash_key();
+        let hash = if self.world.of(service).by_source {
+            key.source(tuple.client.ip())
+        } else {
+            key.flow(tuple.protocol, tuple.client, tuple.service)
+        };
+        let slot = usize::try_from(hash % 65_537).unwrap_or(0);
+        Some(ring[(slot + further) % 65_537])
+    }
+
+    fn without_clash(&self, tuple: &Tuple, service: u16, first: u16) -> Result<u16, Reason> {
+        let clashes = |target: u16| {
+            let to = self.towards(tuple, target);
+            self.flows.iter().any(|(other, flow)| {
+                other != tuple
+                    && other.client == tuple.client
+                    && other.protocol == tuple.protocol
+                    && self.world.of(flow.service).preserve
+                    && self.flow(other).is_some()
+                    && self.towards(other, flow.target) == to
+            })
+        };
+        if !clashes(first) {
+            return Ok(first);
+        }
+        // The next *other* target of the ring.
+        let others = (1..65_537).filter_map(|further| self.by_hash(tuple, service, further));
+        others.take(64).find(|&target| !clashes(target)).ok_or(Reason::Clash)
+    }
+
+    /// The source port towards a target: its own, or the first free candidate, or what was left for the longest. The connection of a
+    /// segment that is no SYN was begun by the other node, if this one does not know its port.
+    #[must_use]
+    pub fn port(&self, tuple: &Tuple, target: u16, flags: u8) -> Option<u16> {
+        let to = self.world.at(target);
+        let endpoint = SocketAddr::new(to.address, to.port);
+        let owner = |port: &u16| self.slots.get(&(endpoint, tuple.protocol, *port)).copied();
+        let free =
+            |port: &u16| owner(port).is_none_or(|owner| owner == *tuple || self.flow(&owner).is_none());
+        let own = |port: &u16| owner(port) == Some(*tuple) && self.flow(tuple).is_some();
+        let (node, other) = (self.world.node, 1 - self.world.node);
+        let in_half = |half: u8| self.candidates(tuple, half);
+        // Ports of flows that are half-open or over, and how long these are silent.
+        let left = |port: u16| {
+            let flow = self.flow(&owner(&port)?)?;
+            let silent = self.world.now.wrapping_sub(flow.seen);
+            let over = flow.reset || flow.fins == (true, true);
+            (silent > TAKE_OVER_TICKS && (over || !flow.confirmed)).then_some((Reverse(silent), port))
+        };
+        let unused = |half: u8| {
+            let oldest =
+                || in_half(half).filter_map(left).min_by_key(|&(silent, _)| silent).map(|(_, port)| port);
+            in_half(half).find(free).or_else(oldest)
+        };
+        if tuple.protocol == TCP && flags & (SYN | ACK) == SYN {
+            return in_half(node).find(own).or_else(|| unused(node));
+        }
+        let known = in_half(node).find(own).or_else(|| in_half(other).find(own));
+        known.or_else(|| unused(if tuple.protocol == UDP { node } else { other }))
+    }
+
+    /// The ports that a flow may get in a node's half, best first.
+    pub fn candidates(&self, tuple: &Tuple, node: u8) -> impl Iterator<Item = u16> + use<> {
+        let hash = self.world.hash_key().flow(tuple.protocol, tuple.client, tuple.service);
+        let (base, first) = (1024 + 32_256 * u64::from(node), (hash >> 32) % 32_256);
+        (0..16).filter_map(move |next| u16::try_from(base + (first + next) % 32_256).ok())
+    }
+
+    /// Keeps what a client's packet says.
+    fn saw(&mut self, tuple: Tuple, mut flow: Flow, flags: u8, new: bool) {
+        flow.seen = self.world.now;
+        if !new && (tuple.protocol == UDP || flags & SYN == 0) {
+            flow.confirmed = true;
+        }
+        flow.fins.0 |= flags & FIN != 0;
+        flow.reset |= flags & RST != 0;
+        if flow.port != 0 {
+            let to = self.world.at(flow.target);
+            let endpoint = SocketAddr::new(to.address, to.port);
+            self.slots.retain(|_, owner| *owner != tuple);
+            self.slots.insert((endpoint, tuple.protocol, flow.port), tuple);
+        }
+        self.flows.insert(tuple, flow);
+    }
+
+    fn back(&mut self, frame: &[u8], view: &View, owner: &Tuple, later: bool) -> Expected {
+        let Some(mut flow) = self.flow(owner) else { return Expected::pass() };
+        if !self.may_forward(flow.service, true) {
+            return Expected::counted(Outcome::Drop, Reason::NotActive);
+        }
+        if view.ttl <= 1 {
+            return Expected::counted(Outcome::Expire, Reason::Ttl);
+        }
+        let flags = if later { 0 } else { view.flags(frame) };
+        flow.seen = self.world.now;
+        flow.fins.1 |= flags & FIN != 0;
+        flow.reset |= flags & RST != 0;
+        self.flows.insert(*owner, flow);
+        let mut out = frame.to_vec();
+        rewrite::hop(&mut out, view, (self.links.clients, self.links.own));
+        rewrite::translate(&mut out, view, owner.service, owner.client, later);
+        // Clients are where it came from, so that its tags go on.
+        Expected::forward(vec![out])
+    }
+}
+
+/// The longest prefix decides.
+fn allowed(rules: &[(IpAddr, u8, bool)], client: IpAddr) -> bool {
+    let fits = |rule: &&(IpAddr, u8, bool)| {
+        ipnet::IpNet::new(rule.0, rule.1).is_ok_and(|network| network.contains(&client))
+    };
+    rules.iter().filter(fits).max_by_key(|rule| rule.1).is_some_and(|rule| rule.2)
+}
+
+#[cfg(test)]
+mod tests;

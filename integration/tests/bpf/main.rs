@@ -1,0 +1,7 @@
+//! The forwarding programs load here and forward: each kind of service, and what comes rarely.
+
+mod answers;
+mod forward;
+mod returns;
+mod support;
+mod tunnels;

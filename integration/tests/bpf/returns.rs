@@ -1,0 +1,192 @@
+//! Answers of targets, ICMP errors on their way to whom they concern, and fragments.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::thread;
+
+use integration::bench_l4::object::Kind;
+use integration::bench_l4::world::{Mode, Way, World};
+use nix::sched::{CloneFlags, unshare};
+use pnet_packet::Packet;
+use pnet_packet::icmp::{self, IcmpPacket};
+use pnet_packet::icmpv6::{self, Icmpv6Packet};
+use pnet_packet::ipv4::{self, Ipv4Packet, MutableIpv4Packet};
+use pnet_packet::ipv6::{Ipv6Packet, MutableIpv6Packet};
+
+use crate::support::{ACK, MAC_OF_CLIENT, SCENES, SYN, Scene, answer_of_icmp, ends, frame, scene, world};
+
+const XDP_REDIRECT: u32 = 4;
+
+/// In a network of its own, in which the clients are behind an interface.
+fn with_clients(test: impl FnOnce() + Send + 'static) {
+    let commands = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+        ip link set lo up
+        ip link add v0 type veth peer name v1
+        ip link set v0 up
+        ip link set v1 up
+        ip address add 198.51.100.1/24 dev v0
+        ip -6 address add 2001:db8:5::1/64 dev v0 nodad
+        ip neighbour add 198.51.100.7 lladdr 02:00:00:00:05:07 dev v0 nud permanent
+        ip neighbour add 2001:db8:5::7 lladdr 02:00:00:00:05:07 dev v0 nud permanent";
+    let inside = move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("these tests run as root");
+        for line in commands.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let status = Command::new(words[0]).args(&words[1..]).status().unwrap();
+            assert!(status.success(), "{line}");
+        }
+        test();
+    };
+    thread::spawn(inside).join().unwrap();
+}
+
+const fn out_elsewhere(kind: Kind) -> u32 {
+    match kind {
+        Kind::Tc => kind.sent(),
+        Kind::Xdp => XDP_REDIRECT,
+    }
+}
+
+fn open(world: &World, kind: Kind, scene: &Scene, protocol: u8) -> SocketAddr {
+    let outcome = kind.run(&world.object, &frame(scene.client, scene.vip, protocol, SYN)).unwrap();
+    assert_eq!(outcome.verdict, kind.sent());
+    ends(&outcome.packet).0
+}
+
+#[test]
+fn answers_come_from_the_vip() {
+    with_clients(|| {
+        for (texts, protocol) in SCENES.into_iter().flat_map(|texts| [(texts, 6), (texts, 17)]) {
+            for kind in Kind::ALL {
+                let scene = scene(texts);
+                let world = world(&scene, Mode::Nat, protocol, Way::Plain, kind);
+                let towards = open(&world, kind, &scene, protocol);
+                let outcome =
+                    kind.run(&world.object, &frame(scene.target, towards, protocol, SYN | ACK)).unwrap();
+                assert_eq!(outcome.verdict, out_elsewhere(kind), "{kind:?} {protocol} {texts:?}");
+                assert_eq!(ends(&outcome.packet), (scene.vip, scene.client));
+                assert_eq!(outcome.packet[..6], MAC_OF_CLIENT);
+                // A port that nobody has is nobody's.
+                let other = SocketAddr::new(towards.ip(), towards.port() ^ 1);
+                let sent = frame(scene.target, other, protocol, SYN | ACK);
+                let outcome = kind.run(&world.object, &sent).unwrap();
+                assert_eq!((outcome.verdict, outcome.packet), (kind.passed(), sent));
+            }
+        }
+    });
+}
+
+/// An ICMP error from `router` to whom a packet came from, quoting it.
+fn error(router: IpAddr, quoted: &[u8]) -> Vec<u8> {
+    let quoted = &quoted[14..];
+    match router {
+        IpAddr::V4(router) => {
+            let to = Ipv4Packet::new(quoted).unwrap().get_source();
+            let mut bytes = frame(SocketAddr::new(router.into(), 1), SocketAddr::new(to.into(), 2), 17, 0);
+            bytes.truncate(34);
+            bytes.extend_from_slice(&[3, 1, 0, 0, 0, 0, 0, 0]);
+            bytes.extend_from_slice(quoted);
+            let sum = icmp::checksum(&IcmpPacket::new(&bytes[34..]).unwrap());
+            bytes[36..38].copy_from_slice(&sum.to_be_bytes());
+            let length = u16::try_from(bytes.len() - 14).unwrap();
+            let mut ip = MutableIpv4Packet::new(&mut bytes[14..]).unwrap();
+            ip.set_total_length(length);
+            ip.set_next_level_protocol(pnet_packet::ip::IpNextHeaderProtocols::Icmp);
+            let sum = ipv4::checksum(&ip.to_immutable());
+            ip.set_checksum(sum);
+            bytes
+        }
+        IpAddr::V6(router) => {
+            let to = Ipv6Packet::new(quoted).unwrap().get_source();
+            let mut bytes = frame(SocketAddr::new(router.into(), 1), SocketAddr::new(to.into(), 2), 17, 0);
+            bytes.truncate(54);
+            bytes.extend_from_slice(&[1, 1, 0, 0, 0, 0, 0, 0]);
+            bytes.extend_from_slice(quoted);
+            let sum = icmpv6::checksum(&Icmpv6Packet::new(&bytes[54..]).unwrap(), &router, &to);
+            bytes[56..58].copy_from_slice(&sum.to_be_bytes());
+            let length = u16::try_from(bytes.len() - 54).unwrap();
+            let mut ip = MutableIpv6Packet::new(&mut bytes[14..]).unwrap();
+            ip.set_payload_length(length);
+            ip.set_next_header(pnet_packet::ip::IpNextHeaderProtocols::Icmpv6);
+            bytes
+        }
+    }
+}
+
+/// Ends of an error, and the packet that it quotes as a frame.
+fn open_error(bytes: &[u8]) -> (IpAddr, IpAddr, Vec<u8>) {
+    let (from, to, icmp) = answer_of_icmp(bytes);
+    let mut quoted = bytes[..14].to_vec();
+    quoted.extend_from_slice(&icmp[8..]);
+    (from, to, quoted)
+}
+
+#[test]
+fn errors_find_whom_they_concern() {
+    with_clients(|| {
+        for (texts, protocol) in SCENES.into_iter().flat_map(|texts| [(texts, 6), (texts, 17)]) {
+            for kind in Kind::ALL {
+                let scene = scene(texts);
+                let world = world(&scene, Mode::Nat, protocol, Way::Plain, kind);
+                let router: IpAddr =
+                    if scene.vip.is_ipv4() { "203.0.113.9" } else { "2001:db8:77::9" }.parse().unwrap();
+                let towards = open(&world, kind, &scene, protocol);
+
+                // About a packet to the client: for the target, as if that had been its own.
+                let sent = error(router, &lived(frame(scene.vip, scene.client, protocol, ACK)));
+                let outcome = kind.run(&world.object, &sent).unwrap();
+                assert_eq!(outcome.verdict, kind.sent(), "{kind:?} {protocol} {texts:?}");
+                let (from, to, quoted) = open_error(&outcome.packet);
+                assert_eq!((from, to), (scene.vip.ip(), scene.target.ip()));
+                assert_eq!(ends(&quoted), (scene.target, towards));
+
+                // About a packet to the target: for the client.
+                let sent = error(router, &lived(frame(towards, scene.target, protocol, ACK)));
+                let outcome = kind.run(&world.object, &sent).unwrap();
+                assert_eq!(outcome.verdict, out_elsewhere(kind), "{kind:?} {protocol} {texts:?}");
+                let (from, to, quoted) = open_error(&outcome.packet);
+                assert_eq!((from, to), (scene.vip.ip(), scene.client.ip()));
+                assert_eq!(ends(&quoted), (scene.client, scene.vip));
+            }
+        }
+    });
+}
+
+/// A packet one hop later.
+fn lived(mut frame: Vec<u8>) -> Vec<u8> {
+    if frame[12] == 8 {
+        let mut ip = MutableIpv4Packet::new(&mut frame[14..]).unwrap();
+        ip.set_ttl(63);
+        let sum = ipv4::checksum(&ip.to_immutable());
+        ip.set_checksum(sum);
+    } else {
+        MutableIpv6Packet::new(&mut frame[14..]).unwrap().set_hop_limit(63);
+    }
+    frame
+}
+
+#[test]
+fn later_fragments_go_where_the_first_went() {
+    for kind in Kind::ALL {
+        let scene = scene(SCENES[0]);
+        let world = world(&scene, Mode::Nat, 17, Way::Plain, kind);
+        let fragment = |flags_offset: [u8; 2]| {
+            let mut bytes = frame(scene.client, scene.vip, 17, 0);
+            bytes[18..22].copy_from_slice(&[0x12, 0x34, flags_offset[0], flags_offset[1]]);
+            let mut ip = MutableIpv4Packet::new(&mut bytes[14..]).unwrap();
+            let sum = ipv4::checksum(&ip.to_immutable());
+            ip.set_checksum(sum);
+            bytes
+        };
+        let (first, later) = (fragment([0x20, 0]), fragment([0, 2]));
+        assert_eq!(kind.run(&world.object, &later).unwrap().packet, later, "nobody's yet");
+        assert_eq!(world.drops(9).unwrap(), 1);
+        assert_eq!(kind.run(&world.object, &first).unwrap().verdict, kind.sent());
+        let outcome = kind.run(&world.object, &later).unwrap();
+        assert_eq!(outcome.verdict, kind.sent());
+        let ip = Ipv4Packet::new(&outcome.packet[14..]).unwrap();
+        assert_eq!(ip.get_checksum(), ipv4::checksum(&ip));
+        assert_eq!(IpAddr::V4(ip.get_destination()), scene.target.ip());
+        assert_eq!(ip.payload(), &later[34..], "there are no ports in it");
+    }
+}

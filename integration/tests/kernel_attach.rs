@@ -1,0 +1,89 @@
+//! The forwarding program where it is not by default: in the driver (XDP), and as a filter of clsact, as on kernels before 6.6.
+
+mod kernel_support;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use integration::lab::clock::{patient, wait_until};
+use integration::lab::{Lab, Result, http};
+use nix::sys::signal::Signal;
+
+use kernel_support::{LIMIT, PATIENCE, answerer, reload_text, service, start, status, vips};
+
+fn text(lab: &Lab, attach: &str, keys: &str) -> String {
+    let [interval, timeout] = [100, 90].map(|ms| patient(Duration::from_millis(ms)).as_millis());
+    let health =
+        format!("health = {{ http = \"/health\", interval = \"{interval}ms\", timeout = \"{timeout}ms\" }}");
+    format!("[kernel]\nattach = \"{attach}\"\n{}", service(lab, "web", keys, &["80"], 80, &health))
+}
+
+/// Waits until both targets have answered through both VIPs, and fetches what takes many packets.
+fn served(lab: &Lab) -> Result<()> {
+    for vip in vips() {
+        let mut seen = BTreeSet::new();
+        wait_until(&format!("answers of both targets through {vip}"), LIMIT, || {
+            seen.extend(answerer(lab, vip));
+            seen.len() == 2
+        })?;
+        // A connection that was begun in the way of before a reload has no other one to go on in.
+        let large = || http::tcp(SocketAddr::new(vip, 80), "GET", "/large", "", PATIENCE);
+        wait_until(&format!("a large answer through {vip}"), LIMIT, || {
+            let answer = lab.client().namespace().inside(large);
+            answer.is_ok_and(|it| it.is_ok_and(|it| (it.status, it.body.len()) == (200, 1 << 20)))
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether the program is on `eth0` of node `a` in this way.
+fn attached(lab: &Lab, how: &str) -> bool {
+    status(lab).is_ok_and(|status| status["kernel"]["interfaces"][0]["attached"] == how)
+}
+
+#[test]
+fn in_the_driver() -> Result<()> {
+    let lab = Lab::builder("kernel-xdp").targets(2).build()?;
+    // Checksums that somebody else was to fill in are lost on the way through XDP: everybody makes his own.
+    for host in lab.hosts() {
+        host.run("ethtool", &["-K", "eth0", "tx", "off"])?;
+    }
+    // A veth takes what its peer's program sends only if it polls, which GRO has it do.
+    lab.switch().namespace().run("ethtool", &["-K", "a", "gro", "on"])?;
+    start(&lab, &text(&lab, "xdp", "mode = \"nat\""))?;
+    served(&lab)?;
+    assert!(attached(&lab, "xdp"), "{}", status(&lab)?["kernel"]);
+    for target in lab.targets() {
+        vips().into_iter().try_for_each(|vip| target.accept_vip(vip))?;
+    }
+    reload_text(&lab, &text(&lab, "xdp", "mode = \"dsr\"\ndsr = \"l2\""))?;
+    served(&lab)?;
+    // And back to TC, without anything to be started again.
+    reload_text(&lab, &text(&lab, "auto", "mode = \"dsr\"\ndsr = \"l2\""))?;
+    wait_until("the program to be out of the driver", LIMIT, || !attached(&lab, "xdp"))?;
+    served(&lab)?;
+    lab.finish()
+}
+
+#[test]
+fn as_a_filter_that_stays_when_lbd_does_not() -> Result<()> {
+    let lab = Lab::builder("kernel-clsact").targets(2).build()?;
+    start(&lab, &text(&lab, "clsact", "mode = \"nat\""))?;
+    served(&lab)?;
+    assert!(attached(&lab, "clsact"), "{}", status(&lab)?["kernel"]);
+    let filters = || lab.a().run("tc", &["filter", "show", "dev", "eth0", "ingress"]);
+    assert_eq!(filters()?.matches("handle 0x7a").count(), 1, "{}", filters()?);
+    lab.a().signal("lbd", Signal::SIGKILL)?;
+    lab.a().wait_end("lbd", LIMIT)?;
+    assert!(vips().into_iter().all(|vip| answerer(&lab, vip).is_some()), "nobody is there but the kernel");
+    lab.a().start_lbd()?;
+    wait_until("the next lbd", LIMIT, || attached(&lab, "clsact"))?;
+    assert_eq!(filters()?.matches("handle 0x7a").count(), 1, "replaced, not added: {}", filters()?);
+    served(&lab)?;
+    // To a link where the kernel has them, and no filter is left.
+    reload_text(&lab, &text(&lab, "auto", "mode = \"nat\""))?;
+    wait_until("another way", LIMIT, || filters().is_ok_and(|it| !it.contains("handle 0x7a")))?;
+    served(&lab)?;
+    lab.finish()
+}

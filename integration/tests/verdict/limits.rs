@@ -1,0 +1,121 @@
+//! How long flows are kept, and how many packets the program makes itself.
+
+use integration::verdict::compare::Pair;
+use integration::verdict::harness::Verdict;
+use integration::verdict::oracle::reason::Reason;
+use integration::verdict::oracle::{Expected, Outcome};
+use integration::verdict::packet::{ACK, FIN, SYN};
+use integration::verdict::sample::{Path, answer, nats, paths};
+use integration::verdict::world::*;
+
+use crate::each;
+
+/// The clock may stand a few ticks later than it is told to.
+const CLOCK: u32 = 5;
+
+/// A flow's last packet need not be noted if it comes so soon after one that was: a sixteenth of its time-out, a second at least and
+/// 16 s at most.
+const UNNOTED_ESTABLISHED: u32 = 16 * 16 - 1 - CLOCK;
+const UNNOTED_UDP: u32 = UDP_TICKS / 16 - 1 - CLOCK;
+const UNNOTED_LEAST: u32 = 15 - CLOCK;
+
+/// Begins flows of TCP and UDP from some ports, and has new ones go to another target from now on.
+fn begin(path: &Path, pair: &mut Pair<'_>, ports: std::ops::Range<u16>) {
+    for port in ports {
+        pair.sends(&path.tcp(port, SYN).frame());
+        pair.sends(&path.tcp(port, ACK).frame());
+        pair.sends(&path.udp(port).frame());
+        pair.sends(&path.udp(port).frame());
+    }
+    pair.tell(|world| {
+        for service in &mut world.services {
+            (service.members[0].1, service.members[1].1) = (0, 1);
+        }
+    });
+}
+
+/// Has only the first target of each service take new flows.
+fn only_first(pair: &mut Pair<'_>) {
+    pair.tell(|world| world.services.iter_mut().for_each(|service| service.members[1].1 = 0));
+}
+
+#[test]
+fn no_flow_is_given_up_before_it_was_silent_for_its_time_out() {
+    each(paths(), |path, pair| {
+        only_first(pair);
+        begin(path, pair, 5300..5304);
+        // The next packets are too early to be noted; the time-outs run from them all the same.
+        pair.wait(UNNOTED_UDP);
+        (5300..5304).for_each(|port| drop(pair.sends(&path.udp(port).frame())));
+        pair.wait(UNNOTED_ESTABLISHED - UNNOTED_UDP - CLOCK);
+        (5300..5304).for_each(|port| drop(pair.sends(&path.tcp(port, ACK).frame())));
+        pair.wait(UDP_TICKS - (UNNOTED_ESTABLISHED - UNNOTED_UDP) - CLOCK);
+        (5300..5304).for_each(|port| drop(pair.sends(&path.udp(port).frame())));
+        pair.wait(ESTABLISHED_TICKS - (UDP_TICKS - (UNNOTED_ESTABLISHED - UNNOTED_UDP)) - CLOCK);
+        (5300..5304).for_each(|port| drop(pair.sends(&path.tcp(port, ACK).frame())));
+    });
+}
+
+#[test]
+fn answers_keep_a_flow_as_long_as_its_client_s_packets() {
+    each(nats(), |path, pair| {
+        only_first(pair);
+        let sent: Vec<Vec<u8>> = (5310..5312)
+            .map(|port| {
+                let sent = pair.sends(&path.tcp(port, SYN).frame());
+                pair.sends(&path.tcp(port, ACK).frame());
+                sent
+            })
+            .collect();
+        begin(path, pair, 5312..5313);
+        pair.sends(&path.tcp(5311, FIN | ACK).frame());
+        pair.wait(UNNOTED_LEAST);
+        pair.sends(&answer(&sent[0], ACK).frame());
+        pair.sends(&answer(&sent[1], FIN | ACK).frame());
+        pair.wait(CLOSING_TICKS - CLOCK);
+        pair.sends(&path.tcp(5311, ACK).frame());
+        pair.wait(ESTABLISHED_TICKS - CLOSING_TICKS - CLOCK);
+        pair.sends(&path.tcp(5310, ACK).frame());
+    });
+}
+
+/// Sends packets of some kind until their answers of this tick are used up and beyond, and once more in the next tick.
+fn until_no_more(pair: &mut Pair<'_>, frame: &[u8], outcome: &Outcome) {
+    pair.wait(1);
+    let made = (0..ANSWERS_PER_TICK + 40).map(|_| pair.step(frame)).filter(|(expected, done)| {
+        assert!(expected.outcome == *outcome || done.verdict == Verdict::Drop);
+        done.verdict == Verdict::Send
+    });
+    assert_eq!(made.count(), ANSWERS_PER_TICK as usize);
+    pair.does(frame, &Expected::counted(Outcome::Drop, Reason::AnswerRate));
+    pair.wait(1);
+    assert_eq!(pair.step(frame).1.verdict, Verdict::Send, "it is another tick");
+}
+
+#[test]
+fn resets_are_made_for_so_many_in_a_tick() {
+    each(paths(), |path, pair| {
+        only_first(pair);
+        pair.tell(|world| world.services[0].reset_unhealthy = true);
+        pair.sends(&path.tcp(5320, SYN).frame());
+        pair.sends(&path.tcp(5320, ACK).frame());
+        pair.tell(|world| world.targets.iter_mut().for_each(|target| target.health = Health::Unhealthy));
+        until_no_more(pair, &path.tcp(5320, ACK).carrying(3).frame(), &Outcome::Reset);
+    });
+}
+
+#[test]
+fn errors_are_made_for_so_many_in_a_tick() {
+    each(paths(), |path, pair| {
+        pair.sends(&path.tcp(5330, SYN).frame());
+        pair.sends(&path.tcp(5330, ACK).frame());
+        pair.tell(|world| world.targets.iter_mut().for_each(|target| target.mtu = 1300));
+        let large = path.tcp(5330, ACK).carrying(1400).frame();
+        until_no_more(pair, &large, &Outcome::TooBig(1300));
+        // What is forwarded and what is dropped without a word is no matter of these.
+        until_no_more(pair, &large, &Outcome::TooBig(1300));
+        pair.sends(&path.tcp(5330, ACK).carrying(30).frame());
+        pair.tell(|world| world.roles[1] = Role::Backup);
+        pair.does(&large, &Expected::counted(Outcome::Drop, Reason::NotActive));
+    });
+}

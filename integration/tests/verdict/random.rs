@@ -1,0 +1,199 @@
+//! Anything at all: what comes out is what the oracle says, or the untouched packet, or nothing that is not counted.
+
+use common::rng::Rng;
+use integration::verdict::compare::{Pair, agree, hex};
+use integration::verdict::harness::{Done, Verdict};
+use integration::verdict::packet::{ACK, FIN, Packet, Piece, SYN, Transport, ethernet, icmp};
+use integration::verdict::sample::{Path, answer, paths};
+
+use crate::each;
+
+/// The seed; a failure says which frame it was, so another seed is only for looking further.
+const SEED: u64 = 0x7461_6e64_656d;
+
+/// Valid frames of all kinds on one path.
+fn valid(path: &Path, pair: &mut Pair<'_>) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let sent = pair.sends(&path.tcp(10, SYN).frame());
+    pair.sends(&path.tcp(10, ACK).frame());
+    let datagram = pair.sends(&path.udp(10).frame());
+    pair.sends(&path.udp(10).frame());
+    let options = Transport::Tcp { flags: SYN, options: vec![2, 4, 5, 0xb4, 1, 3, 3, 7] };
+    let piece = |offset, more| Some(Piece { identification: 5, offset, more });
+    for packet in [
+        path.tcp(10, ACK).carrying(13),
+        path.tcp(11, SYN),
+        Packet { transport: options, ..path.tcp(12, SYN) },
+        path.tcp(10, FIN | ACK),
+        path.udp(10),
+        Packet { transport: Transport::Udp { checksum: false }, ..path.udp(13) },
+        Packet { vlans: vec![(0x88a8, 3), (0x8100, 4)], ..path.tcp(10, ACK).carrying(3) },
+        Packet { piece: piece(0, true), ..path.udp(10).carrying(24) },
+        Packet { piece: piece(32, false), ..path.udp(10).carrying(9) },
+    ] {
+        frames.push(packet.frame());
+    }
+    if !path.vip.is_ipv4() {
+        let extensions = vec![(0, vec![0, 0, 1, 4, 0, 0, 0, 0]), (60, vec![0, 0, 1, 4, 0, 0, 0, 0])];
+        frames.push(Packet { extensions, ..path.tcp(10, ACK) }.frame());
+    }
+    let (kind, ethertype) = if path.vip.is_ipv4() { ((3, 4), 0x0800) } else { ((2, 0), 0x86dd) };
+    let macs = path.tcp(10, ACK).macs;
+    let quoted = Packet { source: path.web(), destination: path.client(10), ..path.tcp(10, ACK) };
+    frames.push(ethernet(macs, &[], ethertype, &icmp(path.client, path.vip, kind, 1280, &quoted.ip())));
+    if path.nat {
+        frames.push(answer(&sent, ACK).carrying(5).frame());
+        frames.push(answer(&datagram, 0).frame());
+        let to = if path.preserve { path.client } else { path.vip };
+        frames.push(ethernet(macs, &[], ethertype, &icmp(path.client, to, kind, 1280, &sent[14..])));
+    }
+    frames
+}
+
+/// A node for which this frame is the first after those of `valid`.
+struct Trial<'a, 'b> {
+    pair: &'a mut Pair<'b>,
+    known: usize,
+}
+
+impl Trial<'_, '_> {
+    fn check(&mut self, frame: &[u8]) {
+        let before = self.pair.oracle.clone();
+        let expected = self.pair.oracle.step(frame);
+        let done = self.pair.harness.run(self.pair.program, frame);
+        if done.verdict == Verdict::Impossible {
+            assert!(frame.len() < 14 + 40, "BPF_PROG_RUN of {} bytes", frame.len());
+            self.pair.oracle = before;
+            return;
+        }
+        let agreed = agree(&expected, &done, frame);
+        if let Err(difference) = &agreed {
+            assert!(
+                harmless(&done, frame),
+                "{:?}: {difference}\n     in  {}\n     out {}\n     {:?}, {:?}, not {}",
+                self.pair.program,
+                hex(frame),
+                hex(&done.frame),
+                done.verdict,
+                done.drops,
+                expected.outcome.name()
+            );
+            self.pair.oracle = before;
+        }
+        self.known += usize::from(agreed.is_ok());
+    }
+}
+
+/// Left to the stack as it came, or dropped and counted.
+fn harmless(done: &Done, frame: &[u8]) -> bool {
+    match done.verdict {
+        Verdict::Pass => done.frame == frame,
+        Verdict::Drop => done.drops.iter().map(|drop| drop.1).sum::<u64>() == 1,
+        Verdict::Send | Verdict::Impossible | Verdict::Strange(_) => false,
+    }
+}
+
+fn trials(mut mutate: impl FnMut(&mut Trial<'_, '_>, &[u8], &mut Rng)) {
+    let mut rng = Rng::new(SEED);
+    each(paths(), |path, pair| {
+        let frames = valid(path, pair);
+        let mut trial = Trial { pair, known: 0 };
+        for frame in &frames {
+            mutate(&mut trial, frame, &mut rng);
+        }
+        assert!(trial.known > 0, "nothing agreed");
+    });
+}
+
+fn below(rng: &mut Rng, bound: usize) -> usize {
+    usize::try_from(rng.next_u64() % u64::try_from(bound.max(1)).unwrap()).unwrap()
+}
+
+#[test]
+fn every_truncation() {
+    trials(|trial, frame, _| {
+        for length in 15..frame.len() {
+            trial.check(&frame[..length]);
+        }
+    });
+}
+
+#[test]
+fn flipped_bytes() {
+    trials(|trial, frame, rng| {
+        for _ in 0..120 {
+            let mut frame = frame.to_vec();
+            for _ in 0..=below(rng, 3) {
+                let at = below(rng, frame.len());
+                let byte = rng.next_u64().to_le_bytes()[0];
+                frame[at] = byte;
+            }
+            trial.check(&frame);
+        }
+    });
+}
+
+#[test]
+fn every_byte_of_the_headers_at_its_extremes() {
+    trials(|trial, frame, _| {
+        for at in 12..frame.len().min(14 + 8 + 60) {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut frame = frame.to_vec();
+                if frame[at] != value {
+                    frame[at] = value;
+                    trial.check(&frame);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn absurd_lengths() {
+    trials(|trial, frame, _| {
+        for at in (14..frame.len().min(14 + 8 + 64)).step_by(2) {
+            for value in [0_u16, 1, 7, 8, 19, 20, 21, 0x7fff, 0xfffe, 0xffff] {
+                let mut frame = frame.to_vec();
+                frame[at] = value.to_be_bytes()[0];
+                if let Some(low) = frame.get_mut(at + 1) {
+                    *low = value.to_be_bytes()[1];
+                }
+                trial.check(&frame);
+            }
+        }
+    });
+}
+
+#[test]
+fn nested_tags_and_noise() {
+    trials(|trial, frame, rng| {
+        for depth in 0..6 {
+            let tags: Vec<u8> = (0..depth).flat_map(|_| [0x81, 0x00, 0x00, 0x07]).collect();
+            let nested = [&frame[..12], &tags, &frame[12..]].concat();
+            trial.check(&nested);
+            for length in 15..(12 + tags.len() + 4).min(nested.len()) {
+                trial.check(&nested[..length]);
+            }
+        }
+        for _ in 0..40 {
+            let length = 15 + below(rng, 200);
+            let mut noise: Vec<u8> = (0..length).map(|_| rng.next_u64().to_le_bytes()[0]).collect();
+            let kept = 14 + below(rng, 30);
+            let kept = kept.min(frame.len()).min(noise.len());
+            noise[..kept].copy_from_slice(&frame[..kept]);
+            trial.check(&noise);
+        }
+    });
+}
+
+#[test]
+fn pieces_of_two_frames_together() {
+    let mut last: Vec<u8> = vec![0; 64];
+    trials(|trial, frame, rng| {
+        for _ in 0..60 {
+            let (cut, from) = (below(rng, frame.len()), below(rng, last.len()));
+            trial.check(&[&frame[..cut], &last[from..]].concat());
+        }
+        last = frame.to_vec();
+    });
+}

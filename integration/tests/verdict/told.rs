@@ -1,0 +1,158 @@
+//! What the program tells of its flows for the other node, and what it makes of the other node's.
+
+use integration::verdict::compare::Pair;
+use integration::verdict::harness::Entry;
+use integration::verdict::oracle::reason::Reason;
+use integration::verdict::oracle::{Expected, Outcome, Tuple};
+use integration::verdict::packet::{ACK, FIN, RST, SYN, TCP, UDP};
+use integration::verdict::sample::{Path, answer, nats, paths};
+use integration::verdict::world::*;
+
+use crate::each;
+
+const ESTABLISHED: u8 = 1;
+const CLIENT_FIN: u8 = 2;
+const TARGET_FIN: u8 = 4;
+const RESET: u8 = 8;
+const DATAGRAMS: u8 = 128;
+
+fn connection(path: &Path, port: u16) -> Tuple {
+    Tuple { protocol: TCP, client: path.client(port), service: path.web() }
+}
+
+/// The states that the program has told of a flow since the last call; what it told last is what is in the table.
+fn states(pair: &mut Pair<'_>, tuple: &Tuple) -> Vec<u8> {
+    let told = pair.harness.told(tuple);
+    if let Some(last) = told.last() {
+        assert_eq!(pair.harness.flow(tuple).as_ref(), Some(last));
+        assert!(!last.copied);
+    }
+    assert!(told.is_sorted_by(|one, next| one.generation < next.generation), "{told:?}");
+    told.iter().map(|entry| entry.state).collect()
+}
+
+#[test]
+fn a_flow_is_told_when_it_is_real_and_when_it_changes() {
+    each(paths(), |path, pair| {
+        let tuple = connection(path, 900);
+        let segment = |flags| path.tcp(900, flags).frame();
+        for replicated in [false, true] {
+            pair.tell(|world| world.replicated = replicated);
+            pair.sends(&segment(SYN));
+            assert_eq!(states(pair, &tuple), [0; 0], "anybody can send a SYN");
+            pair.sends(&segment(ACK));
+            pair.sends(&segment(ACK));
+            pair.sends(&segment(FIN | ACK));
+            pair.sends(&segment(FIN | ACK));
+            pair.sends(&segment(RST));
+            let all = [ESTABLISHED, ESTABLISHED | CLIENT_FIN, ESTABLISHED | CLIENT_FIN | RESET];
+            assert_eq!(states(pair, &tuple), if replicated { &all[..] } else { &[] });
+            assert_eq!(pair.harness.flow(&tuple).map(|flow| flow.state), all.last().copied());
+            pair.harness.forget_flows();
+            pair.oracle.flows.clear();
+        }
+    });
+}
+
+#[test]
+fn what_the_target_says_is_told_too() {
+    each(nats(), |path, pair| {
+        pair.tell(|world| world.replicated = true);
+        let tuple = connection(path, 901);
+        let sent = pair.sends(&path.tcp(901, SYN).frame());
+        pair.sends(&answer(&sent, SYN | ACK).frame());
+        assert_eq!(states(pair, &tuple), [0; 0]);
+        pair.sends(&path.tcp(901, ACK).frame());
+        pair.sends(&answer(&sent, ACK).frame());
+        assert_eq!(states(pair, &tuple), [ESTABLISHED]);
+        pair.sends(&answer(&sent, FIN | ACK).frame());
+        pair.sends(&answer(&sent, FIN | ACK).frame());
+        assert_eq!(states(pair, &tuple), [ESTABLISHED | TARGET_FIN]);
+        let tuple = Tuple { protocol: UDP, client: path.client(901), service: path.dns() };
+        pair.sends(&path.udp(901).frame());
+        assert_eq!(states(pair, &tuple), [0; 0], "one datagram is no flow");
+        pair.sends(&path.udp(901).frame());
+        pair.sends(&path.udp(901).frame());
+        assert_eq!(states(pair, &tuple), [ESTABLISHED | DATAGRAMS]);
+    });
+}
+
+#[test]
+fn an_answer_for_a_flow_that_the_other_node_has_not_told_of_is_not_reset() {
+    each(nats(), |path, pair| {
+        pair.tell(|world| {
+            world.replicated = true;
+            world.node = 1;
+        });
+        let (connection, datagram) = (path.tcp(904, SYN).frame(), path.udp(904).frame());
+        let sent = [pair.sends(&connection), pair.sends(&datagram)];
+        // The same packets come to a node that knows of nothing.
+        pair.harness.forget_flows();
+        pair.harness.forget_slots();
+        pair.oracle.flows.clear();
+        pair.oracle.slots.clear();
+        for (node, flags) in [(0, SYN | ACK), (0, ACK), (0, FIN | ACK), (1, SYN | ACK), (1, ACK)] {
+            pair.tell(|world| world.node = node);
+            for sent in &sent {
+                // Of its own flows a node knows all: what is for none is the stack's, which resets it.
+                let expected = if node == 0 && !path.preserve {
+                    Expected::counted(Outcome::Drop, Reason::UnknownFlow)
+                } else {
+                    Expected::pass()
+                };
+                pair.does(&answer(sent, flags).frame(), &expected);
+            }
+        }
+        pair.tell(|world| {
+            world.node = 0;
+            world.replicated = false;
+        });
+        pair.does(&answer(&sent[0], ACK).frame(), &Expected::pass());
+    });
+}
+
+/// Has a flow of the other node here: what it was there, with a port of the other node's half for `nat`.
+fn copy(path: &Path, pair: &mut Pair<'_>, tuple: &Tuple) -> (Vec<u8>, Entry) {
+    pair.tell(|world| {
+        world.replicated = true;
+        world.node = 1;
+    });
+    pair.sends(&path.tcp(tuple.client.port(), SYN).frame());
+    let there = pair.sends(&path.tcp(tuple.client.port(), ACK).frame());
+    assert_eq!(states(pair, tuple), [ESTABLISHED]);
+    pair.tell(|world| world.node = 0);
+    let copied = Entry { copied: true, ..pair.harness.flow(tuple).expect("it was just used") };
+    pair.harness.store(tuple, &copied);
+    (there, copied)
+}
+
+#[test]
+fn a_flow_of_the_other_node_goes_on_here_and_becomes_this_one_s() {
+    each(paths(), |path, pair| {
+        let tuple = connection(path, 902);
+        let (there, copied) = copy(path, pair, &tuple);
+        let frame = path.tcp(902, ACK).frame();
+        assert_eq!(pair.sends(&frame), there, "to the same target, from the same port");
+        // Nobody is told of a packet that is not noted.
+        assert_eq!(states(pair, &tuple), [0; 0]);
+        assert_eq!(pair.harness.flow(&tuple), Some(copied));
+        pair.wait(ESTABLISHED_TICKS / 16);
+        assert_eq!(pair.sends(&frame), there);
+        assert_eq!(states(pair, &tuple), [ESTABLISHED]);
+        pair.wait(ESTABLISHED_TICKS / 16);
+        pair.sends(&frame);
+        assert_eq!(states(pair, &tuple), [0; 0], "it is known by now");
+    });
+}
+
+#[test]
+fn the_end_of_a_flow_of_the_other_node_is_told_at_once() {
+    for (flags, state) in [(FIN | ACK, CLIENT_FIN), (RST, RESET)] {
+        each(paths(), |path, pair| {
+            let tuple = connection(path, 903);
+            copy(path, pair, &tuple);
+            pair.sends(&path.tcp(903, flags).frame());
+            assert_eq!(states(pair, &tuple), [ESTABLISHED | state]);
+        });
+    }
+}

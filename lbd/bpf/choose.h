@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * Which service a new flow is for, whether it may be, and which target it gets.
+ */
+#ifndef TANDEM_CHOOSE_H
+#define TANDEM_CHOOSE_H
+
+#include "nat.h"
+
+/* Places of the ring looked at, from the flow's on, for a target that takes it. */
+#define RING_TRIES 16
+
+/* The service behind a packet's destination: its index, or 0. */
+static __always_inline __u16 find_service(struct packet *packet)
+{
+	struct listener key = { packet->key.destination, packet->key.destination_port, packet->key.protocol, 0 };
+	struct listening *exact = bpf_map_lookup_elem(&listeners, &key);
+	if (exact) {
+		packet->vip = exact->vip;
+		return exact->service;
+	}
+	struct vip *vip = bpf_map_lookup_elem(&vips, &key.address);
+	if (!vip)
+		return 0;
+	packet->vip = vip->index;
+	__u16 port = ntohs(packet->key.destination_port);
+	for (int number = 0; number < RANGES_MAX; number++) {
+		struct range *range = &vip->ranges[number];
+		if (number >= vip->ranges_count)
+			return 0;
+		if (range->protocol == packet->key.protocol && port >= range->first && port <= range->last)
+			return range->service;
+	}
+	return 0;
+}
+
+static __always_inline int is_denied(const struct packet *packet)
+{
+	struct acl_key key = { 16 + 128, htons(packet->service), {} };
+	for (int word = 0; word < 4; word++)
+		__builtin_memcpy(&key.address[word * 4], &packet->key.source.words[word], 4);
+	struct acl *entry = bpf_map_lookup_elem(&acl, &key);
+	return !entry || !entry->allowed;
+}
+
+/* Counts a new flow of the client; returns whether that is too many. */
+static __always_inline int is_too_fast(const struct packet *packet, const struct service *service)
+{
+	__u32 length = service->source_rate_ticks;
+	struct source_key key = { packet->key.source, packet->service, 0 };
+	__u32 window = length ? packet->now / length : packet->now;
+	struct source *source = bpf_map_lookup_elem(&sources, &key);
+	if (!source || source->window != window) {
+		struct source first = { window, 1 };
+		bpf_map_update_elem(&sources, &key, &first, BPF_ANY);
+		return !service->source_rate;
+	}
+	return __sync_fetch_and_add(&source->count, 1) >= service->source_rate;
+}
+
+/* Whether another flow with this client's tuple has its answers come from the same place: preserved client addresses only. */
+__noinline int is_clash(struct packet *packet, __u32 target_index)
+{
+	struct target *target = AT(targets, target_index);
+	if (!packet || !target)
+		return 0;
+	__be16 port = target->port ?: packet->key.destination_port;
+	struct endpoint_key name = { target->address, target->port, packet->key.protocol, 0 };
+	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &name);
+	if (!endpoint)
+		return 0;
+	for (int number = 0; number < CANDIDATES_MAX; number++) {
+		struct candidate *candidate = &endpoint->candidates[number];
+		if (number >= endpoint->candidates_count)
+			break;
+		struct flow_key key __attribute__((aligned(8))) = packet->key;
+		key.destination = candidate->vip;
+		key.destination_port = candidate->port ?: port;
+		if (same_key(&key, &packet->key))
+			continue;
+		struct flow *flow = bpf_map_lookup_elem(&flows, &key);
+		if (!flow)
+			flow = bpf_map_lookup_elem(&pending, &key);
+		struct target *other = flow ? AT(targets, flow->target) : NULL;
+		struct service *service = flow ? AT(services, flow->service) : NULL;
+		if (other && service && same_address(&other->address, &target->address) &&
+		    (other->port ?: key.destination_port) == port &&
+		    age(packet->now, flow->seen) <= time_out(service, flow->state))
+			return 1;
+	}
+	return 0;
+}
+
+/* The target that a client had last, while that is remembered. */
+static __always_inline __u16 remembered(const struct packet *packet, const struct service *service)
+{
+	struct affinity_key key = { packet->key.source, service->ring, 0 };
+	struct affinity *entry = bpf_map_lookup_elem(&affinity, &key);
+	if (!entry || reached(packet->now, entry->expires))
+		return 0;
+	struct target *target = AT(targets, entry->target);
+	return target && target->state == TARGET_UP ? entry->target : 0;
+}
+
+static __always_inline void remember(const struct packet *packet, const struct service *service)
+{
+	struct affinity_key key = { packet->key.source, service->ring, 0 };
+	struct affinity entry = { packet->now + service->affinity_ticks, packet->target, 0 };
+	bpf_map_update_elem(&affinity, &key, &entry, BPF_ANY);
+}
+
+/* From the ring: the flow's place, or the next one whose target takes new flows. Returns a reason, or DROP_NONE. */
+static __always_inline __u8 from_ring(struct packet *packet, const struct service *service, const struct config *settings)
+{
+	void *array = AT(rings, service->ring);
+	__u32 zero = 0;
+	struct ring *ring = array ? bpf_map_lookup_elem(array, &zero) : NULL;
+	if (!ring)
+		return DROP_NO_TARGET;
+	__u64 hash = packet->hash;
+	if (service->flags & SERVICE_HASH_SOURCE) {
+		struct address source __attribute__((aligned(8))) = packet->key.source;
+		hash = hash_source(settings->hash_key, &source);
+	}
+	__u32 place = hash % RING_SLOTS;
+	__u16 last = 0;
+	__u8 reason = DROP_NO_TARGET;
+	for (int number = 0; number < RING_TRIES; number++) {
+		if (place >= RING_SLOTS)
+			place = 0;
+		__u16 index = ring->targets[place++];
+		if (!index || index == last)
+			continue;
+		last = index;
+		struct target *target = AT(targets, index);
+		if (!target || target->state != TARGET_UP)
+			continue;
+		if (service->flags & SERVICE_PRESERVE_CLIENT && is_clash(packet, index)) {
+			reason = DROP_CLASH;
+			continue;
+		}
+		packet->target = index;
+		return DROP_NONE;
+	}
+	return reason;
+}
+
+/* Sets the target of a new flow. Returns a reason why there is none, or DROP_NONE. */
+static __always_inline __u8 choose(struct packet *packet, const struct service *service, const struct config *settings)
+{
+	__u16 index = service->flags & SERVICE_AFFINITY ? remembered(packet, service) : 0;
+	__u8 reason = DROP_NONE;
+	if (index && !(service->flags & SERVICE_PRESERVE_CLIENT && is_clash(packet, index)))
+		packet->target = index;
+	else
+		reason = from_ring(packet, service, settings);
+	if (reason == DROP_NONE && service->flags & SERVICE_AFFINITY && !(packet->flags & PACKET_ICMP))
+		remember(packet, service);
+	return reason;
+}
+
+#endif

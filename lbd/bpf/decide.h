@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * What becomes of a packet. Most are of a known flow with nothing special about them: `decide_quickly`, one call of a helper.
+ * Everything else is `decide`, which is the same for both programs and verified by itself.
+ */
+#ifndef TANDEM_DECIDE_H
+#define TANDEM_DECIDE_H
+
+#include "choose.h"
+
+/* Whether a packet's flow uses ports of its own towards targets. */
+static __always_inline int has_slots(const struct service *service)
+{
+	return service->mode == MODE_NAT && !(service->flags & SERVICE_PRESERVE_CLIENT);
+}
+
+/* A known, established flow, forwarded here, with a healthy target. Returns 0 where any of that is not so; else the flow's service
+ * and target are in `service_of` and `target_of`. */
+static __always_inline int decide_quickly(struct packet *packet, struct service **service_of, struct target **target_of)
+{
+	if (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))
+		return 0;
+	struct flow *flow = bpf_map_lookup_elem(&flows, &packet->key);
+	if (!flow)
+		return 0;
+	struct service *service = AT(services, flow->service);
+	struct target *target = AT(targets, flow->target);
+	if (!service || !service->mode || !target || !takes_known(target))
+		return 0;
+	if (!may_go_on(service->instance, packet->drained))
+		return 0;
+	if ((flow->state & ~STATE_UDP) != STATE_ESTABLISHED)
+		return 0;
+	__u32 silent = age(packet->now, flow->seen);
+	__u32 most = flow->state & STATE_UDP ? service->udp_ticks : service->established_ticks;
+	/* Neither over nor to be refreshed before that. */
+	if (silent >= REFRESH_TICKS && (silent > most || is_refresh_due(silent, most))) {
+		if (silent > most || flow->copied)
+			return 0;
+		if (has_slots(service)) {
+			struct slot *slot = own_slot(packet, target, flow->port);
+			if (!slot)
+				return 0;
+			slot_touch(slot, slot_control(slot), packet->now, STATE_ESTABLISHED);
+		}
+		flow->seen = packet->now;
+	}
+	packet->service = flow->service;
+	packet->target = flow->target;
+	packet->port = flow->port;
+	*service_of = service;
+	*target_of = target;
+	return 1;
+}
+
+/* Fills in where a packet of a known flow goes, and what it changes in its flow. `established`: it proves the client real.
+ * `settings` are given for a flow of the table. */
+static __always_inline __u32 follow(struct packet *packet, struct flow *flow, int established, const struct config *settings)
+{
+	packet->service = flow->service;
+	packet->target = flow->target;
+	packet->port = flow->port;
+	struct service *service = AT(services, flow->service);
+	struct target *target = AT(targets, flow->target);
+	if (!service || !service->mode || !target)
+		return VERDICT_MISS;
+	if (!may_go_on(service->instance, packet->drained)) {
+		packet->reason = DROP_NOT_ACTIVE;
+		return VERDICT_DROP;
+	}
+	if (age(packet->now, flow->seen) > time_out(service, flow->state))
+		return VERDICT_MISS;
+	if (is_syn(packet) && flow->state & (STATE_CLIENT_FIN | STATE_TARGET_FIN | STATE_RESET))
+		return VERDICT_MISS;
+	if (!takes_known(target)) {
+		if (packet->key.protocol != PROTOCOL_TCP || !(service->flags & SERVICE_RESET_UNHEALTHY) ||
+		    packet->flags & PACKET_ICMP || is_syn(packet))
+			return VERDICT_MISS;
+		if (flow_touch(flow, flow->seen, flow->state | STATE_RESET) && settings)
+			tell(settings, &packet->key, flow);
+		packet->reason = DROP_UNHEALTHY;
+		return VERDICT_ANSWER;
+	}
+	struct slot *slot = has_slots(service) ? own_slot(packet, target, flow->port) : NULL;
+	if (has_slots(service) && !slot)
+		return VERDICT_MISS;
+	if (packet->flags & PACKET_ICMP)
+		return VERDICT_FORWARD;
+	__u8 state = flow->state | state_of(packet, STATE_CLIENT_FIN) | (established ? STATE_ESTABLISHED : 0);
+	/* The slot first: a flow in a state that its slot does not have could outlive it. The next packet tries again. */
+	if (slot && !slot_touch(slot, slot_control(slot), packet->now, state))
+		state = flow->state;
+	if (flow_touch(flow, packet->now, state) && settings)
+		tell(settings, &packet->key, flow);
+	return VERDICT_FORWARD;
+}
+
+/* Whether a packet from a target can be for a flow that the other node has begun and not told of yet. The target will send it again. */
+static __always_inline int is_of_other_node(const struct packet *packet, const struct config *settings)
+{
+	__u32 port = ntohs(packet->key.destination_port);
+	if (!(settings->flags & CONFIG_REPLICATED) || packet->flags & PACKET_ICMP || port < NAT_PORT_FIRST)
+		return 0;
+	__u32 half = port - NAT_PORT_FIRST >= HALF_PORTS;
+	struct address vip __attribute__((aligned(8))) = packet->key.destination;
+	return half != (settings->node & 1) && bpf_map_lookup_elem(&vips, &vip);
+}
+
+/* An answer of a target to a VIP as source: who has the port that it is for? */
+static __always_inline __u32 answer_to_slot(struct packet *packet, const struct config *settings, __u16 endpoint)
+{
+	struct slot *slot = slot_of(endpoint, ntohs(packet->key.destination_port));
+	if (!slot)
+		return VERDICT_MISS;
+	__u64 control = slot_control(slot);
+	struct vip_address *vip = AT(vip_addresses, slot->vip);
+	if (SLOT_LOCKED(control) || slot_is_free(control, packet->now) || !vip ||
+	    slot->target_port != packet->key.source_port || !same_address(&vip->address, &packet->key.destination))
+		return VERDICT_MISS;
+	if (!may_go_on(vip->instance, packet->drained)) {
+		packet->reason = DROP_NOT_ACTIVE;
+		return VERDICT_DROP;
+	}
+	packet->service = SLOT_SERVICE(control);
+	packet->vip = slot->vip;
+	packet->client = slot->client;
+	packet->port = slot->client_port;
+	packet->vip_port = slot->vip_port;
+	/* Somebody else may have taken the slot meanwhile, after it was free. */
+	__u64 after = slot_control(slot);
+	if (SLOT_LOCKED(after) || SLOT_SERVICE(after) != packet->service)
+		return VERDICT_MISS;
+	__u8 state = state_of(packet, STATE_TARGET_FIN);
+	int fresh = age(packet->now, SLOT_SEEN(after)) < REFRESH_TICKS;
+	if (packet->flags & PACKET_ICMP)
+		return VERDICT_RETURN;
+	struct flow_key key __attribute__((aligned(8))) = {};
+	key.source = packet->client;
+	key.destination = packet->key.destination;
+	key.source_port = packet->port;
+	key.destination_port = packet->vip_port;
+	key.protocol = packet->key.protocol;
+	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
+	if (flow) {
+		packet->target = flow->target;
+		int stale = age(packet->now, flow->seen) >= REFRESH_TICKS;
+		if ((stale || (flow->state | state) != flow->state) &&
+		    flow_touch(flow, stale ? packet->now : flow->seen, flow->state | state))
+			tell(settings, &key, flow);
+	}
+	if (!fresh || state)
+		slot_touch(slot, after, packet->now, state);
+	return VERDICT_RETURN;
+}
+
+/* An answer of a target to a client's own address: of the VIPs before this endpoint, which did the client ask? */
+static __always_inline __u32 answer_to_client(struct packet *packet, const struct config *settings, struct endpoint *endpoint)
+{
+	for (int number = 0; number < CANDIDATES_MAX; number++) {
+		struct candidate *candidate = &endpoint->candidates[number];
+		if (number >= endpoint->candidates_count)
+			break;
+		struct flow_key key __attribute__((aligned(8))) = {};
+		key.source = packet->key.destination;
+		key.destination = candidate->vip;
+		key.source_port = packet->key.destination_port;
+		key.destination_port = candidate->port ?: packet->key.source_port;
+		key.protocol = packet->key.protocol;
+		struct flow *flow = bpf_map_lookup_elem(&flows, &key);
+		int known = flow != NULL;
+		if (!flow)
+			flow = bpf_map_lookup_elem(&pending, &key);
+		struct target *target = flow ? AT(targets, flow->target) : NULL;
+		struct service *service = flow ? AT(services, flow->service) : NULL;
+		if (!target || !service || !same_address(&target->address, &packet->key.source) ||
+		    (target->port ?: key.destination_port) != packet->key.source_port ||
+		    age(packet->now, flow->seen) > time_out(service, flow->state))
+			continue;
+		if (!may_go_on(service->instance, packet->drained)) {
+			packet->reason = DROP_NOT_ACTIVE;
+			return VERDICT_DROP;
+		}
+		packet->service = flow->service;
+		packet->target = flow->target;
+		packet->client = packet->key.destination;
+		packet->port = packet->key.destination_port;
+		packet->vip_port = key.destination_port;
+		packet->key.destination = candidate->vip;
+		__u8 state = state_of(packet, STATE_TARGET_FIN);
+		if (!(packet->flags & PACKET_ICMP) && flow_touch(flow, packet->now, flow->state | state) && known)
+			tell(settings, &key, flow);
+		return VERDICT_RETURN;
+	}
+	return VERDICT_MISS;
+}
+
+/* Whether a packet is an answer from a target, and for whom. */
+__noinline int answer(struct packet *packet, __u32 service_port)
+{
+	struct config *settings = AT(config, 0);
+	if (!packet || !settings)
+		return VERDICT_PASS;
+	struct endpoint_key key = { packet->key.source, packet->key.source_port, packet->key.protocol, 0 };
+	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &key);
+	if (!endpoint && settings->flags & CONFIG_HAS_ANY_PORT) {
+		key.port = 0;
+		endpoint = bpf_map_lookup_elem(&endpoints, &key);
+	}
+	if (!endpoint)
+		return VERDICT_MISS;
+	__u32 verdict = endpoint->index ? answer_to_slot(packet, settings, endpoint->index) : VERDICT_MISS;
+	if (verdict == VERDICT_MISS && endpoint->candidates_count)
+		verdict = answer_to_client(packet, settings, endpoint);
+	if (verdict == VERDICT_MISS && endpoint->index && !service_port && is_of_other_node(packet, settings)) {
+		packet->reason = DROP_UNKNOWN_FLOW;
+		return VERDICT_DROP;
+	}
+	return verdict;
+}
+
+/* A flow that is half-open: it becomes a real one with a second packet that does not open it. */
+static __always_inline __u32 follow_half_open(struct packet *packet, const struct config *settings, int preserve)
+{
+	struct flow_key key __attribute__((aligned(8))) = packet->key;
+	struct flow *flow = preserve ? bpf_map_lookup_elem(&pending, &key) : half_open_flow(packet->hash, &key);
+	if (!flow || flow->service != packet->service)
+		return VERDICT_MISS;
+	int promoted = !is_syn(packet) && !(packet->flags & (PACKET_ICMP | PACKET_LATER_FRAGMENT));
+	__u32 verdict = follow(packet, flow, promoted, NULL);
+	if (verdict != VERDICT_FORWARD || !promoted)
+		return verdict;
+	struct flow value = *flow;
+	if (bpf_map_update_elem(&flows, &key, &value, BPF_ANY)) {
+		count_drop(DROP_FLOWS_FULL);
+		count_unstored(packet);
+		return verdict;
+	}
+	tell(settings, &key, &value);
+	if (preserve)
+		bpf_map_delete_elem(&pending, &key);
+	else
+		flow->seen = packet->now - HALF_OPEN_OVER;
+	return verdict;
+}
+
+/* Stores a new flow: over its old entry, or among the half-open ones. */
+static __always_inline void store(struct packet *packet, const struct service *service, const struct config *settings,
+				  int reuse)
+{
+	struct flow_key key __attribute__((aligned(8))) = packet->key;
+	struct flow flow = { packet->now, packet->target, packet->service, packet->port, 0, 0, 1 };
+	if (key.protocol == PROTOCOL_UDP)
+		flow.state = STATE_UDP;
+	count_new(packet);
+	if (reuse) {
+		/* Its place in the table is there already, so it need not prove itself. */
+		if (!is_syn(packet))
+			flow.state |= STATE_ESTABLISHED;
+		if (!bpf_map_update_elem(&flows, &key, &flow, BPF_ANY))
+			tell(settings, &key, &flow);
+		return;
+	}
+	if (packet->tcp_flags & TCP_RST || !may_store(settings, packet->now)) {
+		count_unstored(packet);
+		return;
+	}
+	if (service->flags & SERVICE_PRESERVE_CLIENT)
+		bpf_map_update_elem(&pending, &key, &flow, BPF_ANY);
+	else
+		half_open_store(packet->hash, &key, &flow);
+}
+
+/* A packet of no flow in the table: half-open, or new. */
+__noinline int decide_new(struct packet *packet, __u32 reuse)
+{
+	struct config *settings = AT(config, 0);
+	if (!packet || !settings)
+		return VERDICT_PASS;
+	packet->service = find_service(packet);
+	struct service *service = AT(services, packet->service);
+	if (!packet->service || !service || !service->mode)
+		return VERDICT_PASS;
+	struct flow_key key __attribute__((aligned(8))) = packet->key;
+	packet->hash = hash_flow(settings->hash_key, &key);
+	if (!reuse) {
+		__u32 verdict = follow_half_open(packet, settings, service->flags & SERVICE_PRESERVE_CLIENT);
+		if (verdict != VERDICT_MISS)
+			return verdict;
+	}
+	if (!owns(service->instance)) {
+		packet->reason = DROP_NOT_ACTIVE;
+		return VERDICT_DROP;
+	}
+	if (packet->flags & PACKET_ICMP && service->mode == MODE_NAT)
+		return VERDICT_MISS;
+	if (service->flags & SERVICE_ACL && is_denied(packet)) {
+		packet->reason = DROP_DENIED;
+		return VERDICT_DROP;
+	}
+	int opens = packet->key.protocol != PROTOCOL_TCP || is_syn(packet);
+	if (opens && service->flags & SERVICE_SOURCE_RATE && !(packet->flags & PACKET_ICMP) && is_too_fast(packet, service)) {
+		packet->reason = DROP_SOURCE_RATE;
+		return VERDICT_DROP;
+	}
+	packet->port = 0;
+	packet->reason = choose(packet, service, settings);
+	if (packet->reason)
+		return VERDICT_DROP;
+	struct target *target = AT(targets, packet->target);
+	if (!target || (service->mode == MODE_NAT && is_v6(packet) == is_mapped(&target->address))) {
+		packet->reason = DROP_NO_TARGET;
+		return VERDICT_DROP;
+	}
+	if (has_slots(service) && !take_port(packet, target->endpoint, 1)) {
+		packet->reason = DROP_NO_PORT;
+		return packet->key.protocol == PROTOCOL_TCP ? VERDICT_ANSWER : VERDICT_DROP;
+	}
+	if (!(packet->flags & PACKET_ICMP))
+		store(packet, service, settings, reuse);
+	return VERDICT_FORWARD;
+}
+
+/* Everything but the quick case, and what `decide_new` does: for that it returns VERDICT_NEW or VERDICT_AGAIN. */
+__noinline int decide(struct packet *packet, __u32 service_port)
+{
+	struct config *settings = AT(config, 0);
+	if (!packet || !settings)
+		return VERDICT_PASS;
+	__u32 reuse = 0;
+	if (service_port) {
+		struct flow_key key __attribute__((aligned(8))) = packet->key;
+		struct flow *flow = bpf_map_lookup_elem(&flows, &key);
+		if (flow) {
+			__u32 verdict = follow(packet, flow, !is_syn(packet), settings);
+			if (verdict != VERDICT_MISS)
+				return verdict;
+			reuse = 1;
+		}
+	}
+	/* A target opens no connection towards a port that it was asked from. */
+	if (!reuse && settings->flags & CONFIG_HAS_NAT && !is_syn(packet)) {
+		__u32 verdict = answer(packet, service_port);
+		if (verdict != VERDICT_MISS)
+			return verdict;
+	}
+	if (!service_port)
+		return VERDICT_MISS;
+	return reuse ? VERDICT_AGAIN : VERDICT_NEW;
+}
+
+#endif

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * Carries out what was decided.
+ */
+#ifndef TANDEM_DELIVER_H
+#define TANDEM_DELIVER_H
+
+#include "decide.h"
+#include "encap.h"
+#include "icmp.h"
+#include "mss.h"
+#include "reset.h"
+#include "rewrite.h"
+#include "route.h"
+#include "toobig.h"
+
+/* The function of a kind of program. */
+#define OF_KIND(name, ...) (xdp ? name##_xdp(ctx, __VA_ARGS__) : name##_tc(ctx, __VA_ARGS__))
+
+static __always_inline int dropped(struct packet *packet, const int xdp, __u8 reason)
+{
+	packet->reason = reason;
+	count_drop(reason);
+	sample(packet, VERDICT_DROP);
+	return drop(xdp);
+}
+
+/* The packet became an answer, or is dropped: for `reason` either way, if not for want of answers. */
+static __always_inline int answered(void *ctx, const int xdp, struct packet *packet, __u8 reason, int answer)
+{
+	if (answer != ANSWER_MADE)
+		return dropped(packet, xdp, answer == ANSWER_LATER ? DROP_ANSWER_RATE : reason);
+	packet->reason = reason;
+	count_drop(reason);
+	sample(packet, VERDICT_ANSWER);
+	return transmit(ctx, xdp, packet->ifindex);
+}
+
+/* Out of an interface. A tag belongs to the network that the frame came from: it goes on only where it came from. */
+static __always_inline int leave(void *ctx, const int xdp, const struct packet *packet, __u32 ifindex)
+{
+	__u32 tags = (packet->l3 - ETHERNET_LENGTH) & 12;
+	if (likely(ifindex == packet->ifindex))
+		return transmit(ctx, xdp, ifindex);
+	if (!xdp) {
+		if (SKB(ctx)->vlan_present)
+			tags += 4;
+		if (unlikely(tags)) {
+			bpf_skb_vlan_pop(ctx);
+			if (tags > 4)
+				bpf_skb_vlan_pop(ctx);
+		}
+	} else if (unlikely(tags)) {
+		void *start = frame_start(ctx, xdp), *end = frame_end(ctx, xdp);
+		struct ethernet *to = start + tags;
+		if (start + sizeof(*to) > end || (void *)(to + 1) > end)
+			return drop(xdp);
+		struct ethernet frame = *(struct ethernet *)start;
+		set_macs(to, (void *)frame.destination, (void *)frame.source);
+		bpf_xdp_adjust_head(ctx, tags);
+	}
+	return transmit(ctx, xdp, ifindex);
+}
+
+static __always_inline int nat_to_target(void *ctx, const int xdp, struct packet *packet, const struct target *target)
+{
+	if (unlikely(packet->flags & PACKET_ICMP))
+		return OF_KIND(error_to_target, packet);
+	struct ends ends = {
+		packet->port ? &packet->key.destination : &packet->key.source,
+		&target->address,
+		packet->port ?: packet->key.source_port,
+		target->port ?: packet->key.destination_port,
+	};
+	return rewrite_ends(ctx, xdp, packet, &ends);
+}
+
+/* To a target. */
+static __always_inline int forward_packet(void *ctx, const int xdp, struct packet *packet, const struct service *service,
+					  const struct target *target)
+{
+	if (!service || !target || !target->ifindex)
+		return dropped(packet, xdp, DROP_NO_NEXT_HOP);
+	if (unlikely(packet->hops <= 1))
+		return dropped(packet, xdp, DROP_TTL);
+	if (unlikely(packet->length > target->mtu))
+		return answered(ctx, xdp, packet, DROP_TOO_BIG, OF_KIND(too_big, packet, target->mtu));
+	if (unlikely(packet->tcp_flags & TCP_SYN && service->mss_max))
+		OF_KIND(clamp_mss, packet, service->mss_max);
+	count_in(packet);
+	if (target->way != WAY_PLAIN) {
+		__u8 reason = OF_KIND(encapsulate, packet);
+		if (unlikely(reason))
+			return dropped(packet, xdp, reason);
+		return leave(ctx, xdp, packet, target->ifindex);
+	}
+	if (!rewrite_frame(ctx, xdp, packet, target->destination_mac, target->source_mac))
+		return dropped(packet, xdp, DROP_MALFORMED);
+	if (service->mode == MODE_NAT && !nat_to_target(ctx, xdp, packet, target))
+		return dropped(packet, xdp, DROP_MALFORMED);
+	return leave(ctx, xdp, packet, target->ifindex);
+}
+
+/* From a target to its client. */
+static __always_inline int return_packet(void *ctx, const int xdp, struct packet *packet)
+{
+	struct service *service = AT(services, packet->service);
+	if (unlikely(packet->hops <= 1))
+		return dropped(packet, xdp, DROP_TTL);
+	int unresolved;
+	struct route *route = find_route(ctx, xdp, packet, &unresolved);
+	/* XDP cannot ask who the neighbour is. */
+	if (!service || !route || (xdp && unresolved))
+		return dropped(packet, xdp, DROP_NO_NEXT_HOP);
+	if (unlikely(packet->length > route->mtu))
+		return answered(ctx, xdp, packet, DROP_TOO_BIG, OF_KIND(too_big, packet, route->mtu));
+	if (unlikely(packet->tcp_flags & TCP_SYN && service->mss_max))
+		OF_KIND(clamp_mss, packet, service->mss_max);
+	__u32 ifindex = route->ifindex;
+	count_out(packet);
+	int done = rewrite_frame(ctx, xdp, packet, route->destination_mac, route->source_mac);
+	if (unlikely(packet->flags & PACKET_ICMP)) {
+		done = done && OF_KIND(error_to_client, packet);
+	} else {
+		struct ends ends = { &packet->key.destination, &packet->client, packet->vip_port, packet->port };
+		done = done && rewrite_ends(ctx, xdp, packet, &ends);
+	}
+	if (!done)
+		return dropped(packet, xdp, DROP_MALFORMED);
+	return !xdp && unlikely(unresolved) ? bpf_redirect_neigh(ifindex, NULL, 0, 0) : leave(ctx, xdp, packet, ifindex);
+}
+
+#endif

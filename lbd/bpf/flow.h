@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * Flows: their state and time-outs, and the half-open ones, which cannot push out those that proved to be real.
+ */
+#ifndef TANDEM_FLOW_H
+#define TANDEM_FLOW_H
+
+#include "hash.h"
+#include "stats.h"
+#include "time.h"
+
+/* By how much `seen` may be older than the last packet, for a time-out. */
+static __always_inline __u32 refresh_ticks(__u32 most)
+{
+	__u32 part = most / REFRESH_PART;
+	if (part > REFRESH_TICKS_MAX)
+		return REFRESH_TICKS_MAX;
+	return part < REFRESH_TICKS ? REFRESH_TICKS : part;
+}
+
+static __always_inline int is_refresh_due(__u32 silent, __u32 most)
+{
+	return silent >= refresh_ticks(most);
+}
+
+/* How long a flow in a state may be silent, in ticks. */
+static __always_inline __u32 silent_most(const struct service *service, __u8 state)
+{
+	if (state & STATE_RESET)
+		return service->reset_ticks;
+	if (state & STATE_CLIENT_FIN && (state & STATE_TARGET_FIN || service->mode == MODE_DSR))
+		return service->closing_ticks;
+	if (!(state & STATE_ESTABLISHED))
+		return service->half_open_ticks;
+	return state & STATE_UDP ? service->udp_ticks : service->established_ticks;
+}
+
+/* The age of `seen` beyond which a flow in a state is given up. */
+static __always_inline __u32 time_out(const struct service *service, __u8 state)
+{
+	__u32 most = silent_most(service, state);
+	return most + refresh_ticks(most);
+}
+
+/* Whether a target takes packets of flows that it has. */
+static __always_inline int takes_known(const struct target *target)
+{
+	return target->state == TARGET_UP || target->state == TARGET_DRAINING;
+}
+
+/* What a packet's flags add to its flow's state. */
+static __always_inline __u8 state_of(const struct packet *packet, __u8 fin)
+{
+	if (packet->key.protocol != PROTOCOL_TCP || packet->flags & (PACKET_ICMP | PACKET_LATER_FRAGMENT))
+		return 0;
+	return (packet->tcp_flags & TCP_FIN ? fin : 0) | (packet->tcp_flags & TCP_RST ? STATE_RESET : 0);
+}
+
+/* So old is a half-open flow that is in the table by now: the first one to make place. */
+#define HALF_OPEN_OVER 0x40000000
+
+static __always_inline struct half_open_set *half_open_set_of(__u64 hash)
+{
+	return AT(half_open, (hash >> 20) % HALF_OPEN_SETS);
+}
+
+/* The half-open flow of a key on this processor. */
+static __always_inline struct flow *half_open_flow(__u64 hash, const struct flow_key *key)
+{
+	struct half_open_set *set = half_open_set_of(hash);
+	if (!set)
+		return NULL;
+	for (int way = 0; way < HALF_OPEN_WAYS; way++)
+		if (same_key(&set->ways[way].key, key))
+			return &set->ways[way].flow;
+	return NULL;
+}
+
+/* Remembers a half-open flow in the place of the one that was silent longest; empty ways have been so since the start. */
+static __always_inline void half_open_store(__u64 hash, const struct flow_key *key, const struct flow *flow)
+{
+	struct half_open_set *set = half_open_set_of(hash);
+	if (!set)
+		return;
+	/* Of those that are equally old, not always the same: in a flood many are of this very tick. */
+	struct half_open_way *place = &set->ways[(hash >> 40) % HALF_OPEN_WAYS];
+	for (int way = 0; way < HALF_OPEN_WAYS; way++)
+		if (age(flow->seen, set->ways[way].flow.seen) > age(flow->seen, place->flow.seen))
+			place = &set->ways[way];
+	place->key = *key;
+	place->flow = *flow;
+}
+
+/* What this processor has done in this tick. */
+static __always_inline struct processor *processor_now(__u32 now)
+{
+	struct processor *processor = AT(processors, 0);
+	if (processor && processor->tick != now) {
+		processor->tick = now;
+		processor->new_flows = 0;
+		processor->answers = 0;
+	}
+	return processor;
+}
+
+/* Whether this processor may store one more new flow in this tick. */
+static __always_inline int may_store(const struct config *settings, __u32 now)
+{
+	struct processor *processor = processor_now(now);
+	if (!processor || processor->new_flows >= settings->new_flows_per_tick)
+		return 0;
+	processor->new_flows++;
+	return 1;
+}
+
+/* Whether it may make one more packet. */
+static __always_inline int may_answer(__u32 now)
+{
+	struct processor *processor = processor_now(now);
+	if (!processor || processor->answers >= ANSWERS_PER_TICK)
+		return 0;
+	processor->answers++;
+	return 1;
+}
+
+/* Tells `lbd`, where there is another node to tell it. What there is no room for is counted. */
+static __always_inline void tell(const struct config *settings, const struct flow_key *key, const struct flow *flow)
+{
+	if (!(settings->flags & CONFIG_REPLICATED))
+		return;
+	struct flow_event *event = bpf_ringbuf_reserve(&flow_events, sizeof(*event), 0);
+	if (event) {
+		event->key = *key;
+		event->flow = *flow;
+		bpf_ringbuf_submit(event, 0);
+		return;
+	}
+	struct processor *processor = AT(processors, 0);
+	if (processor)
+		processor->untold++;
+}
+
+/* A flow is used here. Returns whether that is news. */
+static __always_inline int flow_touch(struct flow *flow, __u32 now, __u8 state)
+{
+	int news = flow->copied || state != flow->state;
+	flow->seen = now;
+	if (news) {
+		flow->copied = 0;
+		flow->state = state;
+		flow->generation++;
+	}
+	return news;
+}
+
+#endif

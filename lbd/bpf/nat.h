@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * Source ports of NAT: who has which towards an endpoint. A slot frees itself by age, so nobody has to clean up.
+ */
+#ifndef TANDEM_NAT_H
+#define TANDEM_NAT_H
+
+#include "flow.h"
+
+#define HALF_PORTS (NAT_PORTS / 2)
+
+/* A flow and its slot are refreshed together, within a second. The slot lives longer than that, so whoever has a flow has its
+ * port: that need not be looked up for each packet, which with a million flows costs as much as finding the flow. */
+#define SLOT_EXTRA_TICKS (4 * REFRESH_TICKS)
+/* Where there is no free slot, one that was silent for longer than this may be taken over from a flow that is half-open, or that is
+ * over and whose last packets only may still come: else a target could take no more new flows in the closing time-out than there
+ * are ports. A second is what Linux waits before it uses a port of its own again (net.ipv4.tcp_tw_reuse); a target which still
+ * remembers the old connection takes the new one if its timestamps or sequence numbers are ahead (RFC 6191), and otherwise
+ * answers what makes the client reset the old one and ask once more. */
+#define SLOT_TAKE_OVER_TICKS TICKS_PER_SECOND
+
+#define SLOT_SEEN(control) ((__u32)(control))
+#define SLOT_SERVICE(control) ((__u16)((control) >> 32))
+#define SLOT_STATE(control) ((__u8)((control) >> 48))
+#define SLOT_LOCKED(control) ((control) >> 56)
+#define SLOT_CONTROL(seen, service, state) ((__u64)(seen) | (__u64)(service) << 32 | (__u64)(state) << 48)
+#define SLOT_LOCK (1ULL << 56)
+
+static __always_inline struct slot *slot_of(__u16 endpoint, __u16 port)
+{
+	void *ports = AT(slots, endpoint);
+	if (!ports || port < NAT_PORT_FIRST)
+		return NULL;
+	__u32 index = port - NAT_PORT_FIRST;
+	return bpf_map_lookup_elem(ports, &index);
+}
+
+static __always_inline __u64 slot_control(const struct slot *slot)
+{
+	return *(const volatile __u64 *)&slot->control;
+}
+
+/* Whether a slot's owner is silent for so long that anybody may have it. */
+static __always_inline int slot_is_free(__u64 control, __u32 now)
+{
+	if (!control)
+		return 1;
+	if (SLOT_LOCKED(control))
+		return age(now, SLOT_SEEN(control)) > TICKS_PER_SECOND; /* whoever fills it in takes no second */
+	struct service *service = AT(services, SLOT_SERVICE(control));
+	if (!service)
+		return 1;
+	return age(now, SLOT_SEEN(control)) > time_out(service, SLOT_STATE(control)) + SLOT_EXTRA_TICKS;
+}
+
+/* Whether a slot is a packet's, which comes from a client. */
+static __always_inline int slot_is_of(const struct slot *slot, const struct packet *packet)
+{
+	struct vip_address *vip = AT(vip_addresses, slot->vip);
+	return vip && slot->client_port == packet->key.source_port && slot->vip_port == packet->key.destination_port &&
+	       same_address(&slot->client, &packet->key.source) && same_address(&vip->address, &packet->key.destination);
+}
+
+/* Writes down that a slot was used, and what its flow's state is. Returns 0 when another processor was quicker: then it has
+ * just been used there, but the state may not be written. */
+static __always_inline int slot_touch(struct slot *slot, __u64 control, __u32 now, __u8 state)
+{
+	__u64 next = SLOT_CONTROL(now, SLOT_SERVICE(control), SLOT_STATE(control) | state);
+	return next == control || __sync_val_compare_and_swap(&slot->control, control, next) == control;
+}
+
+/* Makes a slot the packet's. Returns 0 when another processor was quicker. */
+static __always_inline int slot_claim(struct slot *slot, __u64 control, const struct packet *packet, __be16 target_port,
+				      __u8 state)
+{
+	__u64 ours = SLOT_CONTROL(packet->now, packet->service, state);
+	if (__sync_val_compare_and_swap(&slot->control, control, ours | SLOT_LOCK) != control)
+		return 0;
+	slot->client = packet->key.source;
+	slot->client_port = packet->key.source_port;
+	slot->vip_port = packet->key.destination_port;
+	slot->target_port = target_port;
+	slot->vip = packet->vip;
+	/* A full barrier: whoever sees it without the lock sees what is in it. */
+	__sync_val_compare_and_swap(&slot->control, ours | SLOT_LOCK, ours);
+	return 1;
+}
+
+static __always_inline __u16 candidate_port(__u64 hash, __u32 half, __u32 number)
+{
+	__u32 place = (__u32)(hash >> 32) % HALF_PORTS + number;
+	if (place >= HALF_PORTS)
+		place -= HALF_PORTS;
+	return NAT_PORT_FIRST + half * HALF_PORTS + place;
+}
+
+/* Whether a flow in a state has said all that it had to say: reset, or closed from both sides. */
+static __always_inline int is_over(__u8 state)
+{
+	return state & STATE_RESET || (state & STATE_CLIENT_FIN && state & STATE_TARGET_FIN);
+}
+
+/* What a port is to a packet. Everything above PORT_OLD: half-open or over, and silent for so many ticks more. */
+#define PORT_BUSY 0
+#define PORT_OWN 1
+#define PORT_NEVER_USED 2
+#define PORT_FREE 3
+#define PORT_OLD 4
+
+__noinline int look_at_port(const struct packet *packet, __u32 endpoint, __u32 port)
+{
+	struct slot *slot = slot_of(endpoint, port);
+	if (!packet || !slot)
+		return PORT_BUSY;
+	__u64 control = slot_control(slot);
+	if (!control)
+		return PORT_NEVER_USED;
+	if (!SLOT_LOCKED(control) && slot_is_of(slot, packet))
+		return PORT_OWN;
+	if (slot_is_free(control, packet->now))
+		return PORT_FREE;
+	__u32 silent = age(packet->now, SLOT_SEEN(control));
+	__u8 state = SLOT_STATE(control);
+	if (SLOT_LOCKED(control) || (state & STATE_ESTABLISHED && !is_over(state)) || silent <= SLOT_TAKE_OVER_TICKS)
+		return PORT_BUSY;
+	return PORT_OLD + (silent & 0xffffff);
+}
+
+/* What a search among candidates found: ports, 0 for none. */
+struct found { __u32 own, free, old; };
+
+static __always_inline void search_ports(struct found *found, const struct packet *packet, __u32 endpoint, __u32 half, int known)
+{
+	int oldest = PORT_OLD;
+	for (int number = 0; number < NAT_TRIES; number++) {
+		__u32 port = candidate_port(packet->hash, half, number);
+		int is = look_at_port(packet, endpoint, port);
+		if (is == PORT_OWN) {
+			found->own = port;
+			return;
+		}
+		if (is == PORT_FREE || is == PORT_NEVER_USED) {
+			if (!found->free)
+				found->free = port;
+			/* Behind a port that nobody ever had there is none of ours, and a SYN need not look for one. */
+			if (is == PORT_NEVER_USED || !known)
+				return;
+		} else if (is > oldest) {
+			oldest = is;
+			found->old = port;
+		}
+	}
+}
+
+/* Finds or takes the source port of a packet towards its target: into `port`. A packet that does not open a connection may
+ * belong to one that came through the other node, whose ports are the other half. `create` is 0 where only a port that
+ * the flow has already will do. Returns whether there is one. */
+__noinline int take_port(struct packet *packet, __u32 endpoint, __u32 create)
+{
+	struct config *settings = AT(config, 0);
+	if (!packet || !settings)
+		return 0;
+	int known = !is_syn(packet);
+	__u32 half = settings->node & 1;
+	struct found found = {};
+	search_ports(&found, packet, endpoint, half, known);
+	if (!found.own && known) {
+		struct found other = {};
+		search_ports(&other, packet, endpoint, half ^ 1, known);
+		if (other.own || packet->key.protocol == PROTOCOL_TCP)
+			found = other;
+	}
+	__u32 port = found.own ?: found.free ?: found.old;
+	if (!port || (!found.own && !create))
+		return 0;
+	struct slot *slot = slot_of(endpoint, port);
+	struct target *target = AT(targets, packet->target);
+	if (!slot || !target)
+		return 0;
+	packet->port = htons(port);
+	__u64 control = slot_control(slot);
+	if (found.own) {
+		slot_touch(slot, control, packet->now, 0);
+		/* It may have been over, and somebody else's by now. */
+		return !SLOT_LOCKED(slot_control(slot)) && slot_is_of(slot, packet);
+	}
+	/* Both looked at before, and once more by the exchange: a slot in use is never taken. */
+	if (control && found.free && !slot_is_free(control, packet->now))
+		return 0;
+	return slot_claim(slot, control, packet, target->port ?: packet->key.destination_port,
+			  packet->key.protocol == PROTOCOL_UDP ? STATE_UDP : 0);
+}
+
+/* The slot of a packet's flow, if it still is. */
+static __always_inline struct slot *own_slot(const struct packet *packet, const struct target *target, __be16 port)
+{
+	struct slot *slot = slot_of(target->endpoint, ntohs(port));
+	if (!slot || SLOT_LOCKED(slot_control(slot)) || !slot_is_of(slot, packet))
+		return NULL;
+	return slot;
+}
+
+#endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * The way to a client. The kernel's routing table is asked once a second and processor; in between a cache answers.
+ */
+#ifndef TANDEM_ROUTE_H
+#define TANDEM_ROUTE_H
+
+#include "context.h"
+#include "packet.h"
+#include "time.h"
+
+static __always_inline __u32 route_index(const struct address *address)
+{
+	__u32 mixed = address->words[0] ^ address->words[1] ^ address->words[2] ^ address->words[3];
+	return (mixed * 0x9e3779b1u >> 16) % ROUTES;
+}
+
+/* The interface is known, the neighbour there is not. */
+#define ROUTE_UNRESOLVED 2
+
+/* Asks the kernel, as for a packet that it would forward from the VIP. Returns 0 if there is no way, 1 if the cache has it
+ * now, or ROUTE_UNRESOLVED. */
+static __always_inline int ask_route(void *ctx, const struct packet *packet)
+{
+	struct route *route = packet ? AT(routes, route_index(&packet->client)) : NULL;
+	if (!route)
+		return 0;
+	struct bpf_fib_lookup query = {};
+	query.family = is_v6(packet) ? AF_INET6 : AF_INET;
+	query.l4_protocol = packet->key.protocol;
+	query.ifindex = packet->ifindex;
+	for (int word = 0; word < 4; word++) {
+		query.source[word] = packet->key.destination.words[word];
+		query.destination[word] = packet->client.words[word];
+	}
+	if (!is_v6(packet)) {
+		query.source[0] = query.source[3];
+		query.destination[0] = query.destination[3];
+	}
+	long result = bpf_fib_lookup(ctx, &query, sizeof(query), 0);
+	route->until = packet->now;
+	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 0;
+	route->address = packet->client;
+	route->ifindex = query.ifindex;
+	__builtin_memcpy(route->destination_mac, query.destination_mac, 6);
+	__builtin_memcpy(route->source_mac, query.source_mac, 6);
+	struct link *link = AT(links, query.ifindex);
+	route->mtu = link && link->mtu ? link->mtu : 1500;
+	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
+		return ROUTE_UNRESOLVED;
+	route->until = packet->now + ROUTE_TICKS;
+	return 1;
+}
+
+__noinline int ask_route_tc(struct __sk_buff *ctx, const struct packet *packet)
+{
+	return ask_route(ctx, packet);
+}
+
+__noinline int ask_route_xdp(struct xdp_md *ctx, const struct packet *packet)
+{
+	return ask_route(ctx, packet);
+}
+
+/* The way to the client; `unresolved` is set where only the interface of it is known. */
+static __always_inline struct route *find_route(void *ctx, const int xdp, const struct packet *packet, int *unresolved)
+{
+	struct route *route = AT(routes, route_index(&packet->client));
+	*unresolved = 0;
+	if (!route)
+		return NULL;
+	if (likely(!reached(packet->now, route->until) && same_address(&route->address, &packet->client)))
+		return route;
+	int found = xdp ? ask_route_xdp(ctx, packet) : ask_route_tc(ctx, packet);
+	*unresolved = found == ROUTE_UNRESOLVED;
+	return found ? route : NULL;
+}
+
+#endif

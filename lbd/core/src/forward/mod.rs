@@ -1,0 +1,9 @@
+//! Forwarding in the kernel, as far as it is decided outside of it: what the maps of the program in `lbd/bpf` are to hold, and
+//! what it means.
+
+pub mod abi;
+pub mod copies;
+pub mod expiry;
+pub mod flows;
+pub mod plan;
+pub mod refresh;

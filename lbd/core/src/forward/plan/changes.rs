@@ -1,0 +1,142 @@
+//! From one plan to the next, so that no packet in between finds a reference to what is not there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::abi::{
+    Acl, AclKey, Address, Config, Endpoint, EndpointKey, Listener, Listening, Service, ServicePorts, Target,
+    Vip, VipAddress,
+};
+use super::Contents;
+
+/// One element of a map, written or removed. Elements of arrays are removed by writing zeros.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Makes an endpoint's slots.
+    Slots(u32),
+    /// Writes `targets`.
+    Target(u32, Target),
+    /// Swaps a ring.
+    Ring(u32, Arc<[u16]>),
+    /// Writes `acl`.
+    Acl(AclKey, Acl),
+    /// Writes `config`.
+    Config(Config),
+    /// Writes `services`.
+    Service(u32, Service),
+    /// Writes `endpoints`.
+    Endpoint(EndpointKey, Endpoint),
+    /// Writes `vip_addresses`.
+    VipAddress(u32, VipAddress),
+    /// Writes `service_ports`.
+    ServicePorts(ServicePorts),
+    /// Writes `listeners`.
+    Listener(Listener, Listening),
+    /// Writes `vips`.
+    Vip(Address, Vip),
+    /// Removes from `vips`.
+    NoVip(Address),
+    /// Removes from `listeners`.
+    NoListener(Listener),
+    /// Removes from `vip_addresses`.
+    NoVipAddress(u32),
+    /// Removes from `endpoints`.
+    NoEndpoint(EndpointKey),
+    /// Removes from `services`.
+    NoService(u32),
+    /// Removes from `acl`.
+    NoAcl(AclKey),
+    /// Removes a ring.
+    NoRing(u32),
+    /// Removes from `targets`.
+    NoTarget(u32),
+    /// Removes an endpoint's slots.
+    NoSlots(u32),
+}
+
+impl Contents {
+    /// Does one change. Answers whether anything is different now.
+    pub fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::Slots(index) => self.slots.insert(index),
+            Change::Target(index, it) => put(&mut self.targets, index, it),
+            Change::Ring(index, it) => put(&mut self.rings, index, it),
+            Change::Acl(key, it) => put(&mut self.acl, key, it),
+            Change::Config(it) => std::mem::replace(&mut self.config, it) != it,
+            Change::Service(index, it) => put(&mut self.services, index, it),
+            Change::Endpoint(key, it) => put(&mut self.endpoints, key, it),
+            Change::VipAddress(index, it) => put(&mut self.vip_addresses, index, it),
+            Change::ServicePorts(it) => std::mem::replace(&mut self.service_ports, it) != self.service_ports,
+            Change::Listener(key, it) => put(&mut self.listeners, key, it),
+            Change::Vip(address, it) => put(&mut self.vips, address, it),
+            Change::NoVip(address) => self.vips.remove(&address).is_some(),
+            Change::NoListener(key) => self.listeners.remove(&key).is_some(),
+            Change::NoVipAddress(index) => self.vip_addresses.remove(&index).is_some(),
+            Change::NoEndpoint(key) => self.endpoints.remove(&key).is_some(),
+            Change::NoService(index) => self.services.remove(&index).is_some(),
+            Change::NoAcl(key) => self.acl.remove(&key).is_some(),
+            Change::NoRing(index) => self.rings.remove(&index).is_some(),
+            Change::NoTarget(index) => self.targets.remove(&index).is_some(),
+            Change::NoSlots(index) => self.slots.remove(&index),
+        }
+    }
+}
+
+fn put<K: Ord, V: PartialEq + Clone>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
+    map.insert(key, value.clone()).is_none_or(|before| before != value)
+}
+
+/// What to do, in this order, to get from `old` to `new`: what is referred to comes before what refers to it, and goes after it.
+#[must_use]
+pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
+    let mut list: Vec<Change> = new.slots.difference(&old.slots).map(|&index| Change::Slots(index)).collect();
+    list.extend(changed(&old.targets, &new.targets).map(|(&index, &it)| Change::Target(index, it)));
+    list.extend(changed(&old.rings, &new.rings).map(|(&index, it)| Change::Ring(index, Arc::clone(it))));
+    list.extend(changed(&old.acl, &new.acl).map(|(&key, &it)| Change::Acl(key, it)));
+    // What one of both has is looked for until the other is in place.
+    let config = Config { flags: old.config.flags | new.config.flags, ..new.config };
+    if old.config != config {
+        list.push(Change::Config(config));
+    }
+    list.extend(changed(&old.services, &new.services).map(|(&index, &it)| Change::Service(index, it)));
+    list.extend(changed(&old.endpoints, &new.endpoints).map(|(&key, &it)| Change::Endpoint(key, it)));
+    let addresses = changed(&old.vip_addresses, &new.vip_addresses);
+    list.extend(addresses.map(|(&index, &it)| Change::VipAddress(index, it)));
+    // A port more is no harm, one less hides a service: ports go when the listeners have gone.
+    let both = old.service_ports.and(&new.service_ports);
+    if old.service_ports != both {
+        list.push(Change::ServicePorts(both.clone()));
+    }
+    list.extend(changed(&old.listeners, &new.listeners).map(|(&key, &it)| Change::Listener(key, it)));
+    list.extend(changed(&old.vips, &new.vips).map(|(&key, &it)| Change::Vip(key, it)));
+
+    list.extend(missing(&old.vips, &new.vips).map(|&key| Change::NoVip(key)));
+    list.extend(missing(&old.listeners, &new.listeners).map(|&key| Change::NoListener(key)));
+    if new.service_ports != both {
+        list.push(Change::ServicePorts(new.service_ports.clone()));
+    }
+    list.extend(missing(&old.vip_addresses, &new.vip_addresses).map(|&index| Change::NoVipAddress(index)));
+    list.extend(missing(&old.endpoints, &new.endpoints).map(|&key| Change::NoEndpoint(key)));
+    list.extend(missing(&old.services, &new.services).map(|&index| Change::NoService(index)));
+    list.extend(missing(&old.acl, &new.acl).map(|&key| Change::NoAcl(key)));
+    list.extend(missing(&old.rings, &new.rings).map(|&index| Change::NoRing(index)));
+    list.extend(missing(&old.targets, &new.targets).map(|&index| Change::NoTarget(index)));
+    list.extend(old.slots.difference(&new.slots).map(|&index| Change::NoSlots(index)));
+    if new.config != config {
+        list.push(Change::Config(new.config));
+    }
+    list
+}
+
+/// What is new or different.
+fn changed<'m, K: Ord, V: PartialEq>(
+    old: &'m BTreeMap<K, V>,
+    new: &'m BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'m K, &'m V)> {
+    new.iter().filter(|(key, value)| old.get(key) != Some(value))
+}
+
+/// What is no longer there.
+fn missing<'m, K: Ord, V>(old: &'m BTreeMap<K, V>, new: &'m BTreeMap<K, V>) -> impl Iterator<Item = &'m K> {
+    old.keys().filter(|key| !new.contains_key(key))
+}

@@ -1,0 +1,147 @@
+//! What the program's maps are to hold: made anew, as a whole, from configuration, target groups and the ways to the targets.
+//!
+//! A service of the file becomes a service of the program for each protocol, address family and instance that it listens on: a
+//! ring holds targets of one protocol, and with `nat` of one family, and each VIP has its own owner. Numbers come from
+//! [`Indexes`], which remembers them by name. [`changes`] leads from one plan to the next without a step at which something
+//! refers to what is not there.
+
+mod build;
+mod changes;
+mod checks;
+mod indexes;
+mod keys;
+mod ring;
+mod targets;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use common::config::Config as File;
+use common::hash::HashKey;
+
+pub use build::contents;
+pub use changes::{Change, changes};
+pub use checks::{Check, Through};
+pub use indexes::{Gone, Indexes, LINGER};
+pub use usage::Known;
+
+use crate::target::TargetKey;
+
+use super::abi::{
+    Acl, AclKey, Address, Config, Endpoint, EndpointKey, KernelClock, Listener, Listening, Service,
+    ServicePorts, Target, Vip, VipAddress,
+};
+
+/// What a plan is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// The configuration.
+    pub file: &'a File,
+    /// Which half of the ports is this node's: 0 or 1.
+    pub node: u8,
+    /// The pair's key.
+    pub key: HashKey,
+    /// The kernel's clock.
+    pub clock: KernelClock,
+    /// The targets of each group that a service of the kernel forwards to, removed ones included while their flows go on.
+    pub groups: &'a BTreeMap<String, Vec<TargetInput>>,
+    /// The ways to targets, as far as they are known.
+    pub hops: &'a BTreeMap<IpAddr, Hop>,
+    /// This host's addresses, with the interface, on those that the program is on.
+    pub own: &'a BTreeSet<(u32, IpAddr)>,
+    /// The virtual IPs that are not on this host, neither as addresses nor as local routes.
+    pub absent: &'a BTreeSet<IpAddr>,
+}
+
+/// A target of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetInput {
+    /// Its name, unique in the group.
+    pub id: String,
+    /// Where it listens; port 0 for the one that the client asked for.
+    pub address: SocketAddr,
+    /// What it is used for.
+    pub used: Use,
+}
+
+/// What a target is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// New flows, by this share: its weight times 256, less during a slow start; as the group says.
+    Up(u32),
+    /// The flows it has.
+    Draining,
+    /// Nothing, because it is not well: its flows move or are reset.
+    Unhealthy,
+    /// Nothing: the time for its flows to end is over.
+    Gone,
+}
+
+/// The way to a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The interface.
+    pub ifindex: u32,
+    /// The interface's MAC address.
+    pub source_mac: [u8; 6],
+    /// That of the target, or of the gateway.
+    pub destination_mac: [u8; 6],
+    /// The largest IP packet on the way.
+    pub mtu: u32,
+    /// This node's address towards it: the near end of a tunnel.
+    pub source: Option<IpAddr>,
+    /// Whether the target itself is on the link.
+    pub direct: bool,
+}
+
+/// What the maps are to hold. Keys that are missing are empty elements of arrays, or are not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// `config[0]`.
+    pub config: Config,
+    /// `services`.
+    pub services: BTreeMap<u32, Service>,
+    /// `targets`.
+    pub targets: BTreeMap<u32, Target>,
+    /// `endpoints`.
+    pub endpoints: BTreeMap<EndpointKey, Endpoint>,
+    /// `vips`.
+    pub vips: BTreeMap<Address, Vip>,
+    /// `vip_addresses`.
+    pub vip_addresses: BTreeMap<u32, VipAddress>,
+    /// `listeners`.
+    pub listeners: BTreeMap<Listener, Listening>,
+    /// `acl`.
+    pub acl: BTreeMap<AclKey, Acl>,
+    /// `rings`: [`RING_SLOTS`](super::abi::RING_SLOTS) + 3 each.
+    pub rings: BTreeMap<u32, Arc<[u16]>>,
+    /// The endpoints that have `slots`.
+    pub slots: BTreeSet<u32>,
+    /// `service_ports[0]`.
+    pub service_ports: ServicePorts,
+    /// The number of each VRRP instance in `instances`; 0 is owned always.
+    pub instances: BTreeMap<String, u32>,
+    /// The service of the file behind each of the program's.
+    pub service_names: BTreeMap<u16, String>,
+    /// Group and id of each target.
+    pub target_names: BTreeMap<u16, (String, String)>,
+    /// The number of a target by its ring's and its id.
+    pub ring_targets: BTreeMap<u16, BTreeMap<String, u16>>,
+    /// How each target is checked that is to be checked through a virtual IP.
+    pub checks: BTreeMap<TargetKey, Check>,
+    /// What could not be taken, for people; each target once.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// What could not be taken into the maps.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeftOut {
+    /// A service, a target as `GROUP/ID`, or an address.
+    pub what: String,
+    /// Why not.
+    pub why: &'static str,
+}

@@ -1,0 +1,173 @@
+//! The targets of a ring, and where their answers are recognised.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use common::config::{Dsr, Listen, Protocol};
+
+use super::build::{Builder, Users};
+use super::indexes::Kind;
+use super::keys::{Family, RingKey, Way};
+use super::ring::ring;
+use super::{TargetInput, Use};
+use crate::forward::abi::{
+    Address, Be16, CANDIDATES_MAX, Candidate, EndpointKey, TARGET_ABSENT, TARGET_DRAINING, TARGET_UNHEALTHY,
+    TARGET_UP, Target,
+};
+
+/// The MTU of a way that is not known.
+const MTU: u32 = 1500;
+
+/// What a target is numbered by.
+pub(super) fn name(key: &RingKey, target: &TargetInput) -> String {
+    let (group, id, address) = (&key.group, &target.id, target.address);
+    format!("{group}/{id} {address} {} {}", key.way.name(), key.protocol.name())
+}
+
+const FULL: &str = "the kernel's tables have no room for more targets";
+
+impl Builder<'_> {
+    /// A ring and its targets. Notes which targets have a place in it, and why others have none.
+    pub(super) fn add_ring(
+        &mut self,
+        key: &RingKey,
+        users: &Users,
+        fitting: &mut BTreeSet<String>,
+        unfit: &mut BTreeMap<String, &'static str>,
+    ) {
+        let input = self.input;
+        let targets = input.groups.get(&key.group).map_or(&[][..], Vec::as_slice);
+        let mut used = Vec::new();
+        let mut smallest = None;
+        for target in targets {
+            let what = format!("{}/{}", key.group, target.id);
+            match self.add_target(key, users, target) {
+                Ok((number, mtu)) => {
+                    fitting.insert(what);
+                    if let Some(ring) = self.indexes.number(Kind::Ring, &key.name()) {
+                        self.out.ring_targets.entry(ring).or_default().insert(target.id.clone(), number);
+                    }
+                    if let Use::Up(share) = target.used {
+                        used.push((target, number, share));
+                        smallest = Some(smallest.map_or(mtu, |smallest: u32| smallest.min(mtu)));
+                    }
+                }
+                Err(why) => {
+                    unfit.insert(what, why);
+                }
+            }
+        }
+        // Packets for a target whose way is not known would be lost, so it gets none while another's is.
+        let is_known = |target: &TargetInput| input.hops.contains_key(&target.address.ip());
+        let any_known = used.iter().any(|(target, _, _)| is_known(target));
+        let members: Vec<(&str, u16, u32)> = used
+            .iter()
+            .filter(|(target, _, _)| !any_known || is_known(target))
+            .map(|(target, number, share)| (target.id.as_str(), *number, *share))
+            .collect();
+        if let Some(number) = self.indexes.number(Kind::Ring, &key.name()) {
+            let ring: Arc<[u16]> = ring(self.indexes, &key.name(), &members, &input.key);
+            self.out.rings.insert(u32::from(number), ring);
+        }
+        if let Some(mtu) = smallest.filter(|_| key.way.is_tunnel() && key.protocol == Protocol::Tcp) {
+            for (service, family) in &users.services {
+                let Some(service) = self.out.services.get_mut(service) else { continue };
+                service.mss_max = u16::try_from(mtu.saturating_sub(family.headers())).unwrap_or(u16::MAX);
+            }
+        }
+    }
+
+    /// A target of a ring: its number, and the largest packet that reaches it.
+    fn add_target(
+        &mut self,
+        key: &RingKey,
+        users: &Users,
+        target: &TargetInput,
+    ) -> Result<(u16, u32), &'static str> {
+        let ip = target.address.ip();
+        if key.family.is_some_and(|family| family != Family::of(ip)) {
+            return Err("no address that is forwarded to it is of its family");
+        }
+        let port = target.address.port();
+        let other = |listen: &Listen| !(listen.is_single() && listen.address.port() == port);
+        if key.way != Way::Nat && port != 0 && users.listen.iter().any(other) {
+            return Err("dsr leaves ports as they are, and it has another one than its service");
+        }
+        let endpoint = if key.way == Way::Nat { self.add_endpoint(key, users, target)? } else { 0 };
+        let number = self.indexes.get(Kind::Target, &name(key, target)).ok_or(FULL)?;
+        let hop = self.input.hops.get(&ip);
+        let mtu = hop.map_or(MTU, |hop| hop.mtu).saturating_sub(key.way.overhead(ip));
+        let mut made = Target {
+            state: match target.used {
+                Use::Up(_) => TARGET_UP,
+                Use::Draining => TARGET_DRAINING,
+                Use::Unhealthy => TARGET_UNHEALTHY,
+                Use::Gone => TARGET_ABSENT,
+            },
+            way: key.way.number(),
+            port: if key.way == Way::Nat { Be16(port) } else { Be16(0) },
+            endpoint,
+            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+            address: ip.into(),
+            ..Target::default()
+        };
+        if let Some(hop) = hop {
+            made.ifindex = hop.ifindex;
+            (made.source_mac, made.destination_mac) = (hop.source_mac, hop.destination_mac);
+        }
+        if key.way.is_tunnel() {
+            let source = hop.and_then(|hop| hop.source).filter(|source| source.is_ipv4() == ip.is_ipv4());
+            made.source = source.map(Address::from).unwrap_or_default();
+            if source.is_none() {
+                // Without a near end no packet could be sent.
+                made.ifindex = 0;
+            }
+            if key.way == Way::Dsr(Dsr::Gue) {
+                made.gue_port = Be16(self.input.file.kernel.gue_port);
+            }
+        }
+        self.out.targets.insert(u32::from(number), made);
+        self.out.target_names.insert(number, (key.group.clone(), target.id.clone()));
+        Ok((number, mtu))
+    }
+
+    /// Where a target's answers are recognised: the number of its slots, or 0.
+    fn add_endpoint(
+        &mut self,
+        key: &RingKey,
+        users: &Users,
+        target: &TargetInput,
+    ) -> Result<u16, &'static str> {
+        let (ip, port) = (target.address.ip(), target.address.port());
+        let name =
+            EndpointKey { address: ip.into(), port: Be16(port), protocol: key.protocol.number(), spare: 0 };
+        let mut endpoint = self.out.endpoints.get(&name).copied().unwrap_or_default();
+        for (listen, service) in &users.preserved {
+            let asked = if port == 0 { 0 } else { listen.address.port() };
+            if port != 0 && !listen.is_single() {
+                return Err("it has a port, and its service preserves client addresses for a range of ports");
+            }
+            let candidate =
+                Candidate { vip: listen.address.ip().into(), port: Be16(asked), service: *service };
+            let known = usize::from(endpoint.candidates_count);
+            let mut others = endpoint.candidates[..known].iter();
+            if others.any(|it| it.vip == candidate.vip && it.port == candidate.port) {
+                continue;
+            }
+            let Some(place) = endpoint.candidates.get_mut(known).filter(|_| known < CANDIDATES_MAX) else {
+                return Err(
+                    "it is reached with its clients' addresses through more than 4 addresses and ports",
+                );
+            };
+            *place = candidate;
+            endpoint.candidates_count += 1;
+        }
+        if users.ports && endpoint.index == 0 {
+            let text = format!("{} {}", target.address, key.protocol.name());
+            endpoint.index = self.indexes.get(Kind::Endpoint, &text).ok_or(FULL)?;
+            self.out.slots.insert(u32::from(endpoint.index));
+        }
+        self.out.endpoints.insert(name, endpoint);
+        Ok(if users.ports { endpoint.index } else { 0 })
+    }
+}

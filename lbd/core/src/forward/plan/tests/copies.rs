@@ -1,0 +1,94 @@
+//! Flows from one node's plan to the other's.
+
+use super::*;
+use crate::forward::copies::{Misfit, Places, Told};
+
+const NOW: u32 = 5_000;
+
+/// Two nodes of one file whose numbers differ: the second one has had other things before.
+fn nodes(file: &File) -> [Places; 2] {
+    let mut used = Indexes::default();
+    Net::of(&parse(KERNEL)).plan(&parse(KERNEL), &mut used);
+    let contents = [Net::of(file).plan(file, &mut Indexes::default()), Net::of(file).plan(file, &mut used)];
+    assert_ne!(contents[0].service_names, contents[1].service_names, "numbers differ");
+    contents.map(|contents| Places::of(&contents))
+}
+
+fn key(protocol: u8, client: &str, service: &str) -> FlowKey {
+    FlowKey::new(protocol, client.parse().unwrap(), service.parse().unwrap())
+}
+
+fn told<'a>(target: &'a str, port: u16) -> Told<'a> {
+    Told { group: "n", target, port, state: STATE_ESTABLISHED, remaining: 1900 }
+}
+
+fn example() -> File {
+    let services = service("n", "nat", "\"@web:80\", \"@web:8000-8100\", \"@web:53/udp\"", "")
+        + &service("k", "nat", "\"@db:81\"", "preserve_client_ip = true")
+        + &service("d", "dsr", "\"@db:82\"", "dsr = \"l2\"");
+    let groups = group("n", "10.0.1.1:8080 10.0.1.2:8080 [2001:db8:1::1]:8080", "")
+        + &group("k", "10.0.1.1:81", "")
+        + &group("d", "10.0.1.3:82", "");
+    file(&services, &groups)
+}
+
+#[test]
+fn a_flow_has_its_place_on_the_other_node() {
+    let nodes = nodes(&example());
+    let cases = [
+        (6, "198.51.100.7:5000", "192.0.2.10:80", "n", "10.0.1.2:8080", 2000),
+        (6, "198.51.100.7:5000", "192.0.2.10:8099", "n", "10.0.1.1:8080", 1024),
+        (17, "198.51.100.7:5000", "192.0.2.10:53", "n", "10.0.1.1:8080", 65_535),
+        (6, "[2001:db8::7]:5000", "[2001:db8::10]:80", "n", "[2001:db8:1::1]:8080", 40_000),
+        (6, "198.51.100.7:5000", "192.0.2.20:81", "k", "10.0.1.1:81", 0),
+        (6, "198.51.100.7:5000", "192.0.2.20:82", "d", "10.0.1.3:82", 0),
+    ];
+    for (protocol, client, service, group, target, port) in cases {
+        let (key, told) = (key(protocol, client, service), Told { group, ..told(target, port) });
+        // From one node to the other and back.
+        let there = nodes[1].place(&key, &told, NOW).unwrap();
+        assert_eq!(there.flow.copied, 1);
+        assert_eq!(nodes[1].tell(&there.flow, NOW), Some(told), "{service}");
+        let back = nodes[0].place(&key, &nodes[1].tell(&there.flow, NOW + 2).unwrap(), 90).unwrap();
+        assert_eq!(nodes[0].tell(&back.flow, 90).unwrap(), Told { remaining: 1898, ..told }, "{service}");
+        assert_eq!(there.slot.is_some(), port != 0);
+        let Some((endpoint, place, slot)) = there.slot else { continue };
+        assert!(endpoint != 0 && place == u32::from(port) - 1024);
+        let control = SlotControl::of(slot.control);
+        assert_eq!((control.seen, control.service), (there.flow.seen, there.flow.service));
+        assert_eq!((slot.client, slot.client_port), (key.source, key.source_port));
+        assert_eq!((slot.vip_port, slot.target_port), (key.destination_port, Be16(8080)));
+    }
+}
+
+#[test]
+fn what_has_no_place_is_told_apart() {
+    let nodes = nodes(&example());
+    let place =
+        |service: &str, told: &Told<'_>| nodes[1].place(&key(6, "198.51.100.7:5000", service), told, NOW);
+    let nat = told("10.0.1.1:8080", 2000);
+    assert_eq!(place("192.0.2.10:79", &nat), Err(Misfit::NoService));
+    assert_eq!(place("192.0.2.10:8101", &nat), Err(Misfit::NoService));
+    assert_eq!(place("192.0.2.99:80", &nat), Err(Misfit::NoService));
+    assert_eq!(place("192.0.2.10:53", &nat), Err(Misfit::NoService), "that is for datagrams");
+    assert_eq!(place("192.0.2.10:80", &told("10.0.1.9:8080", 2000)), Err(Misfit::NoTarget));
+    assert_eq!(place("192.0.2.10:80", &told("[2001:db8:1::1]:8080", 2000)), Err(Misfit::NoTarget));
+    for port in [0, 1, 1023] {
+        assert_eq!(place("192.0.2.10:80", &told("10.0.1.1:8080", port)), Err(Misfit::OtherWay), "{port}");
+    }
+    for port in [1, 2000] {
+        let kept = Told { group: "k", ..told("10.0.1.1:81", port) };
+        assert_eq!(place("192.0.2.20:81", &kept), Err(Misfit::OtherWay), "{port}");
+        let direct = Told { group: "d", ..told("10.0.1.3:82", port) };
+        assert_eq!(place("192.0.2.20:82", &direct), Err(Misfit::OtherWay), "{port}");
+        assert_eq!(place("192.0.2.20:82", &Told { group: "k", ..direct }), Err(Misfit::NoTarget));
+    }
+    assert_eq!(place("192.0.2.10:80", &Told { state: 64, ..nat }), Err(Misfit::OtherWay));
+    // A lifetime longer than the service gives is none.
+    let long = nodes[1].place(
+        &key(6, "198.51.100.7:5000", "192.0.2.10:80"),
+        &Told { remaining: u32::MAX, ..nat },
+        NOW,
+    );
+    assert_eq!(long.unwrap().flow.seen, NOW);
+}

@@ -1,0 +1,57 @@
+//! What a replica asks of its shell.
+
+use super::entry::{Cursor, Key, Live, Table};
+use super::error::SessionError;
+use super::names::NameId;
+use super::rings::RingOutcome;
+
+/// What the shell is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Write into the live tables, then answer with [`super::Replica::applied`]. There is one at a time.
+    Apply(Apply),
+    /// Read a part of a live table, then answer with [`super::Replica::scanned`].
+    Scan(Scan),
+    /// The peer wants to change a ring: make the same, then answer with [`super::Replica::ring_ready`].
+    PrepareRing {
+        /// The service or target group.
+        name: NameId,
+        /// The ring's number at the peer.
+        generation: u64,
+    },
+    /// Choose targets from the new ring from now on.
+    SwitchRing {
+        /// The service or target group.
+        name: NameId,
+        /// The number it was announced with.
+        generation: u64,
+        /// Whether the peer is ready for it.
+        outcome: RingOutcome,
+    },
+    /// Close the connection; the reason is for the operator.
+    Disconnect(SessionError),
+}
+
+/// What is to be written into the live tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Apply {
+    /// For the answer.
+    pub id: u64,
+    /// New entries and new values of known ones.
+    pub puts: Vec<Live>,
+    /// What goes.
+    pub deletes: Vec<Key>,
+}
+
+/// What is to be read from a live table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// For the answer.
+    pub id: u64,
+    /// The table.
+    pub table: Table,
+    /// Where to go on; empty at the start.
+    pub cursor: Cursor,
+    /// Entries to answer at most.
+    pub limit: usize,
+}

@@ -1,0 +1,126 @@
+//! Entries as the bytes of a batch, and back.
+
+use common::wire::{self, WireError};
+
+use super::dirty::Expiry;
+use super::entry::{Entry, Flow, Key, Live, Table};
+use super::frame::{
+    FRAME_SIZE_MAX, FlowValue, Head, SessionValue, SourceKey, TargetValue, TupleKey, from_millis, to_millis,
+};
+use super::names::{NameId, Translation};
+use common::time::Instant;
+
+/// Adds an entry to a batch of its table.
+pub(super) fn encode_entry(
+    entry: &Entry,
+    expiry: Expiry,
+    generation: i64,
+    now: Instant,
+    out: &mut Vec<u8>,
+) -> Result<(), WireError> {
+    wire::append(&Head { generation, remaining_ms: to_millis(expiry.remaining(now)) }, out)?;
+    match *entry {
+        Entry::Flow(Flow { tuple, service, target, port, state }) => {
+            let value = FlowValue { service: service.number(), target: target.number(), port, state };
+            wire::append(&(TupleKey { tuple }, value), out)
+        }
+        Entry::Sticky { group, source, target } => {
+            wire::append(&(SourceKey { name: group.number(), source }, target.number()), out)
+        }
+        Entry::UdpSession { tuple, service, target } => {
+            let value = SessionValue { service: service.number(), target: target.number() };
+            wire::append(&(TupleKey { tuple }, value), out)
+        }
+        Entry::Rate { service, source, total } => {
+            wire::append(&(SourceKey { name: service.number(), source }, total), out)
+        }
+        Entry::Target { target, state, weight } => {
+            wire::append(&(target.number(), TargetValue { state, weight }), out)
+        }
+        Entry::Health { target, state } => wire::append(&(target.number(), state), out),
+    }
+}
+
+/// Adds the key of what is gone to a batch of its table.
+pub(super) fn encode_key(key: &Key, generation: i64, out: &mut Vec<u8>) -> Result<(), WireError> {
+    wire::append(&generation, out)?;
+    match *key {
+        Key::Flow(tuple) | Key::UdpSession(tuple) => wire::append(&TupleKey { tuple }, out),
+        Key::Sticky { group: name, source } | Key::Rate { service: name, source } => {
+            wire::append(&SourceKey { name: name.number(), source }, out)
+        }
+        Key::Target(target) | Key::Health(target) => wire::append(&target.number(), out),
+    }
+}
+
+/// Something decoded, with its generation less the frame's base. `None` if it refers to a name that this node has no number for.
+pub(super) type Decoded<T> = (i64, Option<T>);
+
+fn take<T: bincode::Decode<()>>(bytes: &mut &[u8]) -> Result<T, WireError> {
+    wire::take_within::<FRAME_SIZE_MAX, T>(bytes)
+}
+
+/// Takes an entry from the front of a batch.
+pub(super) fn decode_entry(
+    table: Table,
+    bytes: &mut &[u8],
+    names: &Translation,
+) -> Result<Decoded<Live>, WireError> {
+    let head: Head = take(bytes)?;
+    let entry = match table {
+        Table::Flows => {
+            let (TupleKey { tuple }, FlowValue { service, target, port, state }) = take(bytes)?;
+            both(names, service, target)
+                .map(|(service, target)| Entry::Flow(Flow { tuple, service, target, port, state }))
+        }
+        Table::Sticky => {
+            let (SourceKey { name, source }, target): (SourceKey, u32) = take(bytes)?;
+            both(names, name, target).map(|(group, target)| Entry::Sticky { group, source, target })
+        }
+        Table::UdpSessions => {
+            let (TupleKey { tuple }, SessionValue { service, target }) = take(bytes)?;
+            both(names, service, target).map(|(service, target)| Entry::UdpSession { tuple, service, target })
+        }
+        Table::Rates => {
+            let (SourceKey { name, source }, total): (SourceKey, u64) = take(bytes)?;
+            names.local(name).map(|service| Entry::Rate { service, source, total })
+        }
+        Table::Targets => {
+            let (target, TargetValue { state, weight }): (u32, TargetValue) = take(bytes)?;
+            names.local(target).map(|target| Entry::Target { target, state, weight })
+        }
+        Table::Health => {
+            let (target, state): (u32, u8) = take(bytes)?;
+            names.local(target).map(|target| Entry::Health { target, state })
+        }
+    };
+    Ok((head.generation, entry.map(|entry| Live { entry, remaining: from_millis(head.remaining_ms) })))
+}
+
+/// Takes the key of what is gone from the front of a batch.
+pub(super) fn decode_key(
+    table: Table,
+    bytes: &mut &[u8],
+    names: &Translation,
+) -> Result<Decoded<Key>, WireError> {
+    let generation: i64 = take(bytes)?;
+    let key = match table {
+        Table::Flows => Some(Key::Flow(take::<TupleKey>(bytes)?.tuple)),
+        Table::UdpSessions => Some(Key::UdpSession(take::<TupleKey>(bytes)?.tuple)),
+        Table::Sticky => {
+            let SourceKey { name, source } = take(bytes)?;
+            names.local(name).map(|group| Key::Sticky { group, source })
+        }
+        Table::Rates => {
+            let SourceKey { name, source } = take(bytes)?;
+            names.local(name).map(|service| Key::Rate { service, source })
+        }
+        Table::Targets => names.local(take(bytes)?).map(Key::Target),
+        Table::Health => names.local(take(bytes)?).map(Key::Health),
+    };
+    Ok((generation, key))
+}
+
+fn both(names: &Translation, one: u32, other: u32) -> Option<(NameId, NameId)> {
+    Some((names.local(one)?, names.local(other)?))
+}

@@ -1,0 +1,431 @@
+//! The replica: what it knows, what the shell tells it, and what it asks of the shell.
+
+use std::collections::VecDeque;
+
+use common::time::{Duration, Instant};
+
+use super::action::Action;
+use super::dirty::{Dirty, Expiry, Item};
+use super::entry::{Entry, Fingerprint, Key, Live, Removal, Table};
+use super::error::SessionError;
+use super::frame::{Batches, FRAME_SIZE_MAX};
+use super::hello::Hello;
+use super::ledger::{GENERATION_MAX, Ledger, Owner, Record, Version};
+use super::names::{Name, NameError, NameId, Names};
+use super::rings::Rings;
+use super::session::{Session, Stage};
+use super::settings::Settings;
+use super::stats::{Counters, State, Stats};
+use super::tombstones::{PURGE_INTERVAL, Tombstones};
+use super::values::PeerValues;
+
+/// One node's end of replication. See the [module](super) for how a shell drives it.
+#[derive(Debug)]
+pub struct Replica {
+    pub(super) settings: Settings,
+    pub(super) names: Names,
+    pub(super) ledgers: [Ledger; Table::COUNT],
+    pub(super) dirty: Dirty,
+    pub(super) tombstones: Tombstones,
+    pub(super) peer_values: PeerValues,
+    pub(super) rings: Rings,
+    /// The largest generation given or seen.
+    pub(super) generation: u64,
+    /// Who the peer is, or was last.
+    pub(super) peer: Option<Hello>,
+    /// Whether this node's change wins when both have the same generation.
+    pub(super) we_win: bool,
+    pub(super) session: Option<Session>,
+    pub(super) writing: Option<Writing>,
+    pub(super) batches: Batches,
+    pub(super) counters: Counters,
+    was_synced: bool,
+    state: State,
+    since: Instant,
+    disconnects: VecDeque<SessionError>,
+    /// The last identifier given to a session, a scan or an apply.
+    id: u64,
+}
+
+/// The one [`Apply`] there may be.
+#[derive(Debug)]
+pub(super) struct Writing {
+    pub(super) id: u64,
+    /// Whether the shell has it.
+    pub(super) handed: bool,
+    /// The session whose frame it comes from; none for a sweep.
+    pub(super) session: Option<u64>,
+    pub(super) puts: Vec<(Fingerprint, u64, Live)>,
+    pub(super) deletes: Vec<(Fingerprint, Key)>,
+    /// The puts that the shell has.
+    pub(super) handed_puts: Vec<Fingerprint>,
+    /// The deletions that the shell has.
+    pub(super) handed_deletes: Vec<Fingerprint>,
+}
+
+impl Writing {
+    /// Whether a value for the entry is on its way into the live table.
+    fn puts(&self, fingerprint: Fingerprint) -> bool {
+        self.handed_puts.contains(&fingerprint) || self.puts.iter().any(|put| put.0 == fingerprint)
+    }
+
+    /// Whether the entry is on its way out of the live table.
+    pub(super) fn deletes(&self, fingerprint: Fingerprint) -> bool {
+        self.handed_deletes.contains(&fingerprint)
+            || self.deletes.iter().any(|delete| delete.0 == fingerprint)
+    }
+}
+
+/// Entries that are looked up together.
+pub(super) const TOGETHER: usize = 16;
+
+/// Reasons for disconnecting that the shell has not taken yet.
+const DISCONNECTS_MAX: usize = 4;
+
+impl Replica {
+    /// A replica that knows nothing.
+    #[must_use]
+    pub fn new(settings: Settings, now: Instant) -> Self {
+        Self {
+            names: Names::default(),
+            ledgers: settings.tables.map(|size| Ledger::new(size as usize)),
+            dirty: Dirty::new(settings.dirty_max),
+            // All of them have to find room in the dirty set at once.
+            tombstones: Tombstones::new(settings.tombstones_max.min(settings.dirty_max)),
+            peer_values: PeerValues::new(settings.tables),
+            rings: Rings::default(),
+            generation: settings.generation.min(GENERATION_MAX / 2),
+            peer: None,
+            we_win: false,
+            session: None,
+            writing: None,
+            batches: Batches::default(),
+            counters: Counters::default(),
+            was_synced: false,
+            state: State::Cold,
+            since: now,
+            disconnects: VecDeque::new(),
+            id: 0,
+            settings,
+        }
+    }
+
+    /// The number of a name, for entries to refer to it. The same name has the same number until it is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// The name is too long, or there are too many: entries that refer to it cannot be replicated, which is counted.
+    pub fn name(&mut self, name: Name) -> Result<NameId, NameError> {
+        self.names.enter(name).inspect_err(|_| self.counters.names_refused += 1)
+    }
+
+    /// The name of a number; `None` once it has been forgotten.
+    #[must_use]
+    pub fn name_of(&self, id: NameId) -> Option<&Name> {
+        self.names.name(id)
+    }
+
+    /// Forgets the names that `keep` does not want, those of targets that are gone from the configuration for instance; answers how
+    /// many. What the peer refers to and what waits to be sent are kept in any case. Looks at every name and everything that waits: once for each
+    /// reload, not for each connection.
+    pub fn forget_names(&mut self, keep: impl Fn(NameId, &Name) -> bool) -> usize {
+        let names = &self.names;
+        self.rings.retain(|id| names.name(id).is_some_and(|name| keep(id, name)));
+        let mut used = vec![false; self.names.numbers()];
+        let mut mark = |id: NameId| used[id.index()] = true;
+        for change in self.dirty.changes() {
+            match &change.item {
+                Item::Put(entry, _) => entry.names().into_iter().for_each(&mut mark),
+                Item::Delete(key) => key.name().into_iter().for_each(&mut mark),
+            }
+        }
+        self.tombstones.iter().filter_map(|(_, tombstone)| tombstone.key.name()).for_each(&mut mark);
+        self.rings.names().for_each(&mut mark);
+        self.peer_values.names().for_each(&mut mark);
+        for (_, _, live) in self.writing.iter().flat_map(|writing| &writing.puts) {
+            live.entry.names().into_iter().for_each(&mut mark);
+        }
+        if let Some(session) = &self.session {
+            session.incoming.names.locals().for_each(&mut mark);
+            let page = &session.outgoing.snapshot.page;
+            page.iter().flat_map(|entry| entry.entry.names()).for_each(&mut mark);
+        }
+        let mut gone = Vec::new();
+        let forgotten = self.names.forget(|id, name| used[id.index()] || keep(id, name), &mut gone);
+        if let Some(session) = &mut self.session {
+            gone.into_iter().for_each(|id| session.outgoing.announced.remove(id));
+        }
+        forgotten
+    }
+
+    /// An entry of a live table is new or has changed, by this node's own doing. Once for each change, in their order; what an
+    /// [`Action::Apply`] wrote is none.
+    pub fn changed(&mut self, now: Instant, live: &Live) {
+        self.change(now, live, live.entry.key().fingerprint(&self.settings.hash));
+    }
+
+    /// As [`Self::changed`] for each of them, and cheaper: of tables with a million entries it is the memory that takes the time, and
+    /// looking up several at once has it fetched for all of them together.
+    pub fn changed_all(&mut self, now: Instant, changes: &[Live]) {
+        for part in changes.chunks(TOGETHER) {
+            let fingerprints = self.look_up(part.iter());
+            for (live, fingerprint) in part.iter().zip(fingerprints) {
+                self.change(now, live, fingerprint);
+            }
+        }
+    }
+
+    /// The fingerprints of up to [`TOGETHER`] entries, whose records are then in the processor's cache.
+    pub(super) fn look_up<'a>(&self, part: impl Iterator<Item = &'a Live>) -> [Fingerprint; TOGETHER] {
+        let mut fingerprints = [Fingerprint(0); TOGETHER];
+        let mut table = Table::Flows;
+        for (fingerprint, live) in fingerprints.iter_mut().zip(part) {
+            let key = live.entry.key();
+            (*fingerprint, table) = (key.fingerprint(&self.settings.hash), key.table());
+        }
+        let ledger = &self.ledgers[table.index()];
+        let known = fingerprints.iter().filter(|&&fingerprint| ledger.contains(fingerprint)).count();
+        // Not the number matters, but that it was found.
+        std::hint::black_box(known);
+        fingerprints
+    }
+
+    fn change(&mut self, now: Instant, live: &Live, fingerprint: Fingerprint) {
+        let key = live.entry.key();
+        let generation = self.next_generation();
+        let connected = self.is_established();
+        // Deleted and here again: the peer may know it still.
+        let buried = self.tombstones.len() > 0 && self.tombstones.remove(fingerprint).is_some();
+        let ledger = &mut self.ledgers[key.table().index()];
+        let Some(was_shared) = ledger.change(fingerprint, generation, buried, connected) else {
+            self.counters.local_full += 1;
+            return;
+        };
+        if connected {
+            let item = Item::Put(live.entry, Expiry::of(live.remaining, now));
+            self.mark_dirty(fingerprint, item, generation, !was_shared, now);
+        }
+    }
+
+    /// An entry is gone from a live table, by this node's own doing. What an [`Action::Apply`] deleted is not told.
+    pub fn deleted(&mut self, now: Instant, key: &Key, removal: Removal) {
+        let fingerprint = key.fingerprint(&self.settings.hash);
+        let Some(record) = self.record(key.table(), fingerprint) else { return };
+        let version = record.version();
+        if (removal, version.owner) == (Removal::Expired, Owner::Peer)
+            && self.writing.as_ref().is_some_and(|writing| writing.puts(fingerprint))
+        {
+            // What ran out is the value before the one that is being written.
+            return;
+        }
+        self.ledgers[key.table().index()].remove(fingerprint);
+        let generation = match (removal, version.owner) {
+            // Only this node's copy.
+            (Removal::Expired, Owner::Peer) => return,
+            // Everything up to its last change, but nothing that the peer did since.
+            (Removal::Expired, Owner::Us) => version.generation,
+            (Removal::Ended, _) => self.next_generation(),
+        };
+        if !record.is_shared() || self.dirty.is_new(fingerprint) {
+            self.dirty.remove(fingerprint);
+            return;
+        }
+        let version = Version { generation, owner: Owner::Us };
+        if !self.tombstones.insert(fingerprint, *key, version, now) {
+            self.counters.tombstones_full += 1;
+        }
+        if self.is_established() {
+            self.mark_dirty(fingerprint, Item::Delete(*key), generation, false, now);
+        }
+    }
+
+    /// What the peer has admitted of a rate limit: to be added to what this node has.
+    #[must_use]
+    pub fn peer_rate(&self, service: NameId, source: super::Address) -> u64 {
+        let fingerprint = Key::Rate { service, source }.fingerprint(&self.settings.hash);
+        match self.peer_values.get(Table::Rates, fingerprint) {
+            Some(Entry::Rate { total, .. }) => *total,
+            _ => 0,
+        }
+    }
+
+    /// What the peer's health checks say of each target, in no particular order.
+    pub fn peer_health(&self) -> impl Iterator<Item = (NameId, u8)> {
+        self.peer_values.iter(Table::Health).filter_map(|entry| match *entry {
+            Entry::Health { target, state } => Some((target, state)),
+            _ => None,
+        })
+    }
+
+    /// This node has another configuration now; the peer is told at once. Its tables stay of the size that they have.
+    pub fn reconfigured(&mut self, config_hash: u64) {
+        self.settings.config_hash = config_hash;
+    }
+
+    /// There is a connection to the peer, whichever side made it. One that there was before is over.
+    pub fn connected(&mut self, now: Instant) {
+        if self.session.is_some() {
+            self.end_session(&SessionError::Disconnected, now);
+        }
+        self.id += 1;
+        self.session = Some(Session::new(self.id, now));
+    }
+
+    /// The connection is gone.
+    pub fn disconnected(&mut self, now: Instant) {
+        if self.session.is_some() {
+            self.end_session(&SessionError::Disconnected, now);
+        }
+    }
+
+    /// Whether bytes that came from the peer are wanted now. If not, they are to stay in the socket: that is what slows a
+    /// peer down that sends faster than the live tables take it.
+    #[must_use]
+    pub fn wants_bytes(&self) -> bool {
+        let room = |session: &Session| session.incoming.frames.pending() <= FRAME_SIZE_MAX;
+        self.writing.is_none() && self.session.as_ref().is_some_and(room)
+    }
+
+    /// Bytes that came from the peer, 64 KiB at most, cut anywhere.
+    pub fn received(&mut self, now: Instant, bytes: &[u8]) {
+        let Some(session) = &mut self.session else { return };
+        session.incoming.last_heard = now;
+        session.incoming.frames.push(bytes);
+        self.counters.received.bytes += bytes.len() as u64;
+        self.read_frames(now);
+    }
+
+    /// The next thing for the shell to do, until there is none; to be asked after everything it tells.
+    pub fn poll(&mut self, now: Instant) -> Option<Action> {
+        if let Some(reason) = self.disconnects.pop_front() {
+            return Some(Action::Disconnect(reason));
+        }
+        self.next_apply()
+            .map(Action::Apply)
+            .or_else(|| self.next_scan().map(Action::Scan))
+            .or_else(|| self.next_ring(now))
+    }
+
+    /// When [`Self::poll_transmit`] and [`Self::timeout`] have to be called if nothing else happens before.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let purge = (self.tombstones.len() > 0).then(|| self.tombstones.purged() + PURGE_INTERVAL);
+        let session = self.session.as_ref().map(|session| {
+            let (outgoing, incoming) = (&session.outgoing, &session.incoming);
+            let heard = if session.minor.is_some() { incoming.last_heard } else { session.began };
+            let silence = heard + self.settings.idle_timeout;
+            let word = outgoing.last_sent + self.settings.keepalive;
+            let open = outgoing.unacknowledged < self.settings.window;
+            let flush = self.dirty.oldest().filter(|_| open).map(|oldest| oldest + self.settings.flush_after);
+            // What the shell does not read because it is writing is no silence.
+            let silence = if self.writing.is_some() { word } else { silence };
+            flush.map_or(word, |flush| flush.min(word)).min(silence)
+        });
+        [purge, session, self.rings.deadline()].into_iter().flatten().min()
+    }
+
+    /// Time has passed.
+    pub fn timeout(&mut self, now: Instant) {
+        self.counters.tombstones_expired += self.tombstones.purge(now) as u64;
+        let Some(session) = &self.session else { return };
+        let limit = self.settings.idle_timeout;
+        let reason = match session.minor {
+            None if now - session.began >= limit => SessionError::Silent,
+            Some(_) if self.writing.is_none() && now - session.incoming.last_heard >= limit => {
+                SessionError::Idle
+            }
+            _ => return,
+        };
+        self.fail_session(reason, now);
+    }
+
+    /// How far this node is with what the peer has.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// Everything there is to see.
+    #[must_use]
+    pub fn stats(&self, now: Instant) -> Stats {
+        let outgoing = self.session.as_ref().map(|session| &session.outgoing);
+        let peer = self.peer.as_ref();
+        let sizes = peer.map_or(self.settings.tables, |peer| peer.tables);
+        Stats {
+            state: self.state,
+            since: self.since,
+            peer_synced: outgoing.is_some_and(|outgoing| outgoing.snapshot.stage == Stage::Acknowledged),
+            peer: self.peer.clone(),
+            config_differs: peer.is_some_and(|peer| peer.config_hash != self.settings.config_hash),
+            sizes_differ: std::array::from_fn(|index| sizes[index] != self.settings.tables[index]),
+            lag: self.dirty.oldest().map_or(Duration::ZERO, |oldest| now - oldest),
+            dirty: self.dirty.len(),
+            unacknowledged: outgoing.map_or(0, |outgoing| outgoing.unacknowledged),
+            tombstones: self.tombstones.len(),
+            names: self.names.len(),
+            ledger: std::array::from_fn(|index| self.ledgers[index].len()),
+            peer_values: Table::ALL.map(|table| self.peer_values.len(table)),
+            peer_refused: outgoing.map_or(0, |outgoing| outgoing.peer_refused),
+            counters: self.counters.clone(),
+        }
+    }
+
+    /// Both sides' hellos are there.
+    pub(super) fn is_established(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.minor.is_some())
+    }
+
+    pub(super) fn set_state(&mut self, state: State, now: Instant) {
+        if self.state != state {
+            (self.state, self.since) = (state, now);
+        }
+        self.was_synced |= state == State::Synced;
+    }
+
+    pub(super) const fn next_id(&mut self) -> u64 {
+        self.id += 1;
+        self.id
+    }
+
+    pub(super) fn record(&self, table: Table, fingerprint: Fingerprint) -> Option<Record> {
+        self.ledgers[table.index()].get(fingerprint)
+    }
+
+    /// Larger than all that were ever given or seen.
+    fn next_generation(&mut self) -> u64 {
+        self.generation = (self.generation + 1).min(GENERATION_MAX);
+        self.generation
+    }
+
+    pub(super) fn mark_dirty(
+        &mut self,
+        fingerprint: Fingerprint,
+        item: Item,
+        generation: u64,
+        is_new: bool,
+        now: Instant,
+    ) {
+        if !self.dirty.put(fingerprint, item, generation, is_new, now) {
+            // Cheaper than what waits to be sent, and bounded.
+            self.counters.resyncs += 1;
+            self.begin_snapshot(now);
+        }
+    }
+
+    /// The session ends by this node's decision.
+    pub(super) fn fail_session(&mut self, reason: SessionError, now: Instant) {
+        self.end_session(&reason, now);
+        if self.disconnects.len() < DISCONNECTS_MAX {
+            self.disconnects.push_back(reason);
+        }
+    }
+
+    fn end_session(&mut self, reason: &SessionError, now: Instant) {
+        self.session = None;
+        self.counters.ended[reason.kind().index()] += 1;
+        self.dirty.clear();
+        self.tombstones.unsend();
+        self.rings.session_ended();
+        self.set_state(if self.was_synced { State::Stale } else { State::Cold }, now);
+    }
+}

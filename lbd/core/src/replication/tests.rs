@@ -1,0 +1,405 @@
+//! The replica as its shell sees it, and its bytes.
+
+use std::sync::Arc;
+
+use common::hash::HashKey;
+use common::rng::Rng;
+use common::time::{Duration, Instant};
+use common::wire::WireError;
+use proptest::prelude::*;
+
+use super::frame::{Ack, Announcement, Batch, Data, Frame, Opening, WireName};
+use super::*;
+
+fn at(millis: u64) -> Instant {
+    Instant::from_nanos(millis * 1_000_000)
+}
+
+fn replica(node: &str, boot: u64) -> Replica {
+    Replica::new(Settings::new(node, boot, 7, HashKey::new([1; 16]), 100), at(0))
+}
+
+fn service(replica: &mut Replica, name: &str) -> NameId {
+    replica.name(Name::Service(Arc::from(name))).unwrap()
+}
+
+fn flow(replica: &mut Replica, number: u8) -> Live {
+    let service = service(replica, "shop");
+    let target = replica.name(Name::Target { group: Arc::from("shop"), id: Arc::from("s1") }).unwrap();
+    let entry = Entry::Flow(Flow { tuple: [number; 40], service, target, port: 2000, state: 1 });
+    Live { entry, remaining: Some(Duration::from_secs(350)) }
+}
+
+fn transmit(from: &mut Replica, to: &mut Replica, now: Instant) {
+    let mut bytes = Vec::new();
+    while from.poll_transmit(now, &mut bytes) {}
+    to.received(now, &bytes);
+}
+
+/// Answers what is asked, with empty live tables, until nothing is left to say; what was to be written.
+fn settle(one: &mut Replica, other: &mut Replica, mut now: Instant) -> [Vec<Apply>; 2] {
+    let mut applied = [Vec::new(), Vec::new()];
+    for _ in 0..20 {
+        now = now + Duration::from_millis(6);
+        transmit(one, other, now);
+        transmit(other, one, now);
+        for (place, replica) in [&mut *one, &mut *other].into_iter().enumerate() {
+            while let Some(action) = replica.poll(now) {
+                match action {
+                    Action::Apply(apply) => {
+                        replica.applied(now, apply.id, &[]);
+                        applied[place].push(apply);
+                    }
+                    Action::Scan(scan) => replica.scanned(now, scan.id, &[], None),
+                    Action::PrepareRing { name, generation } => replica.ring_ready(name, generation),
+                    Action::SwitchRing { .. } => {}
+                    Action::Disconnect(_) => return applied,
+                }
+            }
+        }
+    }
+    applied
+}
+
+fn pair() -> (Replica, Replica) {
+    let (mut one, mut other) = (replica("a", 1), replica("b", 2));
+    one.connected(at(0));
+    other.connected(at(0));
+    settle(&mut one, &mut other, at(0));
+    assert_eq!([one.state(), other.state()], [State::Synced; 2]);
+    (one, other)
+}
+
+#[test]
+fn another_configuration_is_told_at_once() {
+    let (mut one, mut other) = pair();
+    assert!(!other.stats(at(1)).config_differs);
+    one.reconfigured(77);
+    settle(&mut one, &mut other, at(2));
+    assert!(other.stats(at(2)).config_differs);
+    assert_eq!(other.stats(at(2)).peer.map(|peer| peer.config_hash), Some(77));
+    other.reconfigured(77);
+    settle(&mut one, &mut other, at(3));
+    assert!(!one.stats(at(3)).config_differs && !other.stats(at(3)).config_differs);
+}
+
+/// Worked out by hand from the description of the format: bincode's variable-length integers, little endian.
+#[test]
+fn golden_frames() {
+    let bytes = |frame: Frame| {
+        let mut bytes = Vec::new();
+        frame.append(&mut bytes).unwrap();
+        assert_eq!(Frame::decode(&bytes[4..]), Ok(frame));
+        bytes
+    };
+    assert_eq!(bytes(Frame::Alive { config_hash: 9 }), [3, 0, 0, 0, 1, 1, 9]);
+    let ack = Ack { sequence: 300, refused: 2 };
+    assert_eq!(bytes(Frame::Ack(ack)), [6, 0, 0, 0, 1, 2, 0xfb, 0x2c, 1, 2]);
+    let opening = Opening { major: 1, minor: 1, body: vec![9, 8] };
+    assert_eq!(bytes(Frame::Opening(opening)), [7, 0, 0, 0, 1, 0, 1, 1, 2, 9, 8]);
+    assert_eq!(bytes(Frame::SnapshotEnd { sequence: 5 }), [3, 0, 0, 0, 1, 5, 5]);
+    let name = WireName::Target("g".to_owned(), "t".to_owned());
+    let names = vec![Announcement { number: 3, name }];
+    let batches = vec![Batch { table: 1, deletes: false, count: 1, bytes: vec![7] }];
+    let data = Data { sequence: 2, base: 250, names, batches };
+    assert_eq!(
+        bytes(Frame::Data(data)),
+        [17, 0, 0, 0, 1, 3, 2, 250, 1, 3, 2, 1, b'g', 1, b't', 1, 1, 0, 1, 1, 7]
+    );
+}
+
+/// A flow: the difference of generations (zigzag), 350000 ms, the tuple as it is, names' numbers, port and state.
+#[test]
+fn golden_flow() {
+    let mut replica = replica("a", 1);
+    let live = flow(&mut replica, 0x55);
+    let expiry = dirty::Expiry::of(live.remaining, at(0));
+    let mut bytes = Vec::new();
+    codec::encode_entry(&live.entry, expiry, -1, at(0), &mut bytes).unwrap();
+    let mut expected = vec![1, 0xfc, 0x30, 0x57, 0x05, 0];
+    expected.extend_from_slice(&[0x55; 40]);
+    expected.extend_from_slice(&[0, 1, 0xfb, 0xd0, 0x07, 1]);
+    assert_eq!(bytes, expected);
+}
+
+#[test]
+fn a_change_gets_across_and_its_copy_does_not_delete_the_original() {
+    let (mut one, mut other) = pair();
+    let live = flow(&mut one, 1);
+    one.changed(at(1000), &live);
+    let [_, applied] = settle(&mut one, &mut other, at(1000));
+    assert_eq!(applied.len(), 1);
+    let copy = applied[0].puts[0];
+    assert_eq!(other.name_of(copy.entry.names()[0]), Some(&Name::Service(Arc::from("shop"))));
+    assert!(copy.remaining.unwrap() <= Duration::from_secs(350));
+    // The backup's copy runs out; then the active node's flow does.
+    other.deleted(at(2000), &copy.entry.key(), Removal::Expired);
+    let [back, _] = settle(&mut one, &mut other, at(2000));
+    assert!(back.is_empty());
+    one.changed(at(3000), &live);
+    assert_eq!(settle(&mut one, &mut other, at(3000))[1][0].puts.len(), 1);
+    one.deleted(at(4000), &live.entry.key(), Removal::Expired);
+    assert_eq!(settle(&mut one, &mut other, at(4000))[1][0].deletes, [copy.entry.key()]);
+    assert_eq!([one.stats(at(4200)).tombstones, other.stats(at(4200)).ledger[0]], [0, 0]);
+}
+
+#[test]
+fn what_the_peer_does_not_understand_is_refused_clearly() {
+    let refusal = |mut one: Replica, mut other: Replica| {
+        one.connected(at(0));
+        other.connected(at(0));
+        let mut bytes = Vec::new();
+        other.poll_transmit(at(1), &mut bytes);
+        one.received(at(1), &bytes);
+        match one.poll(at(1)) {
+            Some(Action::Disconnect(reason)) => (reason, one.stats(at(1))),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (reason, stats) = refusal(replica("a", 1), replica("a", 2));
+    assert_eq!(
+        (reason.kind(), stats.counters.ended[SessionEnd::SameName.index()]),
+        (SessionEnd::SameName, 1)
+    );
+    let (reason, stats) = refusal(replica("a", 1), replica("a", 1));
+    assert_eq!((reason, stats.state), (SessionError::Itself("a".to_owned()), State::Cold));
+
+    let mut one = replica("a", 1);
+    one.connected(at(0));
+    let mut bytes = Vec::new();
+    // Whatever the body is in another major version.
+    Frame::Opening(Opening { major: 2, minor: 3, body: vec![255; 9] }).append(&mut bytes).unwrap();
+    one.received(at(1), &bytes);
+    let Some(Action::Disconnect(reason)) = one.poll(at(1)) else { panic!("it was not refused") };
+    assert!(reason.kind().is_refusal());
+    assert!(reason.to_string().contains("it speaks protocol version 2.3, this node 1.1"), "{reason}");
+}
+
+#[test]
+fn the_previous_minor_version_and_a_later_one_are_spoken_with() {
+    let mut settings = Settings::new("b", 2, 8, HashKey::new([2; 16]), 100);
+    settings.minor = 0;
+    let (mut one, mut other) = (replica("a", 1), Replica::new(settings, at(0)));
+    one.connected(at(0));
+    other.connected(at(0));
+    settle(&mut one, &mut other, at(0));
+    let stats = one.stats(at(200));
+    assert_eq!((stats.state, stats.config_differs, stats.peer.unwrap().minor), (State::Synced, true, 0));
+    let target = one.name(Name::Target { group: Arc::from("g"), id: Arc::from("t") }).unwrap();
+    one.changed(at(300), &Live { entry: Entry::Health { target, state: 1 }, remaining: None });
+    one.changed(at(300), &Live { entry: Entry::Target { target, state: 1, weight: None }, remaining: None });
+    let applied = settle(&mut one, &mut other, at(300));
+    assert_eq!(applied[1][0].puts.len(), 1, "health states came with minor version 1");
+
+    let mut later = hello::opening(&Settings::new("c", 3, 7, HashKey::new([2; 16]), 0), 9);
+    later.minor = 9;
+    later.body.extend_from_slice(b"what version 9 has added");
+    let hello = hello::accept(&later, &one.settings).unwrap();
+    assert_eq!((hello.minor, hello.minor_max, hello.generation), (1, 9, 9));
+}
+
+#[test]
+fn unknown_tables_and_names_are_skipped_and_counted() {
+    let (_, mut other) = pair();
+    let sequence = other.session.as_ref().unwrap().incoming.sequence + 1;
+    let unknown = Batch { table: 77, deletes: false, count: 5, bytes: vec![1, 2, 3] };
+    // Generation, lifetime, an unannounced target, a state.
+    let unannounced = Batch { table: 6, deletes: false, count: 1, bytes: vec![0, 0, 200, 1] };
+    let data = Data { sequence, base: 5, names: Vec::new(), batches: vec![unknown, unannounced] };
+    let mut bytes = Vec::new();
+    Frame::Data(data).append(&mut bytes).unwrap();
+    other.received(at(500), &bytes);
+    let stats = other.stats(at(500));
+    assert_eq!(
+        (stats.state, stats.counters.skipped.unknown_table, stats.counters.skipped.unknown_name),
+        (State::Synced, 5, 1)
+    );
+    assert_eq!(other.poll(at(500)), None);
+}
+
+#[test]
+fn broken_streams_end_and_are_counted_by_kind() {
+    let ended = |bytes: &[u8]| {
+        let (_, mut other) = pair();
+        other.received(at(500), bytes);
+        match other.poll(at(500)) {
+            Some(Action::Disconnect(reason)) => {
+                assert_eq!(other.stats(at(500)).counters.ended[reason.kind().index()], 1);
+                assert_eq!(other.state(), State::Stale);
+                reason
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let size = usize::try_from(u32::MAX).unwrap();
+    assert_eq!(ended(&[255; 4]), SessionError::Malformed(WireError::Size { size, limit: FRAME_SIZE_MAX }));
+    assert_eq!(ended(&[2, 0, 0, 0, 9, 9]), SessionError::Malformed(WireError::Version(9)));
+    assert_eq!(ended(&[3, 0, 0, 0, 1, 5, 200]).kind(), SessionEnd::OutOfOrder);
+    // An acknowledgement of what was never sent.
+    assert_eq!(ended(&[4, 0, 0, 0, 1, 2, 250, 0]).kind(), SessionEnd::OutOfOrder);
+}
+
+#[test]
+fn silence_is_noticed_and_never_means_synced() {
+    let (mut one, _) = pair();
+    let deadline = one.deadline().unwrap();
+    assert!(deadline <= at(2000), "{deadline:?}");
+    one.timeout(at(4000));
+    assert_eq!(one.state(), State::Synced);
+    one.timeout(at(6000));
+    assert_eq!(
+        (one.state(), one.poll(at(6000))),
+        (State::Stale, Some(Action::Disconnect(SessionError::Idle)))
+    );
+    let mut cold = replica("c", 3);
+    cold.connected(at(0));
+    cold.timeout(at(5000));
+    assert_eq!(
+        (cold.state(), cold.poll(at(5000))),
+        (State::Cold, Some(Action::Disconnect(SessionError::Silent)))
+    );
+}
+
+#[test]
+fn a_ring_waits_for_the_peer_and_for_what_was_changed_before() {
+    let (mut one, mut other) = pair();
+    let live = flow(&mut one, 1);
+    one.changed(at(1000), &live);
+    let name = service(&mut one, "shop");
+    one.announce_ring(at(1000), name, 4, Duration::from_secs(1));
+    assert_eq!(one.poll(at(1000)), None);
+    let mut bytes = Vec::new();
+    while one.poll_transmit(at(1006), &mut bytes) {}
+    other.received(at(1006), &bytes);
+    let Some(Action::Apply(apply)) = other.poll(at(1006)) else { panic!("the flow is to be written") };
+    let Some(Action::PrepareRing { name: theirs, generation }) = other.poll(at(1006)) else {
+        panic!("and the ring made")
+    };
+    other.ring_ready(theirs, generation);
+    transmit(&mut other, &mut one, at(1007));
+    assert_eq!(one.poll(at(1007)), None, "the flow is not acknowledged");
+    other.applied(at(1008), apply.id, &[]);
+    transmit(&mut other, &mut one, at(1009));
+    let outcome = RingOutcome::Acknowledged;
+    assert_eq!(one.poll(at(1009)), Some(Action::SwitchRing { name, generation: 4, outcome }));
+
+    one.announce_ring(at(1100), name, 5, Duration::from_millis(50));
+    assert_eq!(one.deadline(), Some(at(1150)));
+    let outcome = RingOutcome::TimedOut;
+    assert_eq!(one.poll(at(1150)), Some(Action::SwitchRing { name, generation: 5, outcome }));
+    one.disconnected(at(1200));
+    one.announce_ring(at(1200), name, 6, Duration::from_millis(50));
+    let outcome = RingOutcome::Alone;
+    assert_eq!(one.poll(at(1200)), Some(Action::SwitchRing { name, generation: 6, outcome }));
+    let counters = one.stats(at(1200)).counters;
+    assert_eq!([counters.rings_acknowledged, counters.rings_timed_out, counters.rings_alone], [1; 3]);
+}
+
+#[test]
+fn rates_of_both_nodes_stand_beside_each_other() {
+    let (mut one, mut other) = pair();
+    let rate =
+        |service, total| Live { entry: Entry::Rate { service, source: [0; 16], total }, remaining: None };
+    let (here, there) = (service(&mut one, "shop"), service(&mut other, "shop"));
+    one.changed(at(1000), &rate(here, 30));
+    other.changed(at(1000), &rate(there, 12));
+    settle(&mut one, &mut other, at(1000));
+    assert_eq!((one.peer_rate(here, [0; 16]), other.peer_rate(there, [0; 16])), (12, 30));
+    // Another life of the peer's counts from zero.
+    let mut reborn = replica("b", 9);
+    one.disconnected(at(2000));
+    one.connected(at(2000));
+    reborn.connected(at(2000));
+    settle(&mut one, &mut reborn, at(2000));
+    assert_eq!(one.peer_rate(here, [0; 16]), 0);
+}
+
+#[test]
+fn forgotten_names_give_their_numbers_back() {
+    let (mut one, mut other) = pair();
+    let live = flow(&mut one, 1);
+    one.changed(at(1000), &live);
+    assert_eq!(one.forget_names(|_, _| false), 0, "they wait to be sent");
+    settle(&mut one, &mut other, at(1000));
+    assert_eq!(one.forget_names(|_, _| false), 2);
+    let next = service(&mut one, "next");
+    let target = live.entry.names()[1];
+    assert!(next == live.entry.names()[0] || next == target);
+    one.changed(
+        at(2000),
+        &Live { entry: Entry::Rate { service: next, source: [1; 16], total: 1 }, remaining: None },
+    );
+    settle(&mut one, &mut other, at(2000));
+    let known = service(&mut other, "next");
+    assert_eq!(other.peer_rate(known, [1; 16]), 1, "the number was announced again");
+}
+
+/// A peer that does not read: changes wait, one for each entry, and nothing else grows.
+#[test]
+fn a_slow_reader_makes_changes_wait() {
+    let (mut one, _) = pair();
+    let mut sent = Vec::new();
+    for number in 0..200_000_u32 {
+        let mut live = flow(&mut one, 0);
+        if let Entry::Flow(flow) = &mut live.entry {
+            flow.tuple[..4].copy_from_slice(&(number % 50_000).to_le_bytes());
+        }
+        one.changed(at(1000), &live);
+        if number % 5000 == 0 {
+            while one.poll_transmit(at(1010), &mut sent) {}
+        }
+    }
+    let stats = one.stats(at(1100));
+    assert!(sent.len() <= (1 << 20) + FRAME_SIZE_MAX + 100, "{}", sent.len());
+    assert!(
+        stats.dirty <= 50_000 && stats.lag == Duration::from_millis(100),
+        "{} {:?}",
+        stats.dirty,
+        stats.lag
+    );
+}
+
+proptest! {
+    /// Valid traffic, damaged: nothing panics, and a new connection works.
+    #[test]
+    fn damaged_streams_do_no_harm(seed: u64) {
+        let mut rng = Rng::new(seed);
+        let (mut one, mut other) = pair();
+        for number in 0..20 {
+            let live = flow(&mut one, number);
+            one.changed(at(1000), &live);
+        }
+        one.deleted(at(1000), &Key::Flow([3; 40]), Removal::Ended);
+        let mut bytes = Vec::new();
+        while one.poll_transmit(at(1010), &mut bytes) {}
+        for _ in 0..1 + rng.below(6) {
+            let place = usize::try_from(rng.below(bytes.len() as u64)).unwrap();
+            bytes[place] = rng.next_u64().to_le_bytes()[0];
+        }
+        bytes.truncate(usize::try_from(rng.below(bytes.len() as u64 + 1)).unwrap());
+        other.received(at(1010), &bytes);
+        let mut rest = 0;
+        while let Some(action) = other.poll(at(1010)) {
+            if let Action::Apply(apply) = action {
+                other.applied(at(1010), apply.id, &[]);
+            }
+            rest += 1;
+            prop_assert!(rest < 100);
+        }
+        one.disconnected(at(2000));
+        other.disconnected(at(2000));
+        other.poll(at(2000));
+        one.connected(at(2000));
+        other.connected(at(2000));
+        settle(&mut one, &mut other, at(2000));
+        prop_assert_eq!([one.state(), other.state()], [State::Synced; 2]);
+    }
+
+    #[test]
+    fn noise_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        Frame::decode(&bytes).ok();
+        let mut one = replica("a", 1);
+        one.connected(at(0));
+        one.received(at(0), &bytes);
+    }
+}

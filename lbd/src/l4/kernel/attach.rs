@@ -1,0 +1,416 @@
+//! The program on interfaces: where it is, how, and why in that way.
+//!
+//! - **tcx** (Linux 6.6 and newer): a link, pinned, whose program is replaced in one step: no packet passes between the old
+//!   program and the new one, and none is missed while `lbd` is not there.
+//! - **clsact** (before, or where the configuration asks for it): a filter by netlink, which stays when `lbd` ends and is replaced in one step too.
+//! - **XDP** in the driver, only where the configuration asks for it. A driver that has none is an error: neither the generic
+//!   mode, which costs more than TC, nor TC takes its place unasked.
+//!
+//! Beside the program that forwards there are those of health checks ([`Part`]), in TC everywhere.
+//!
+//! What is attached is known by its pin in the node's folder: `tcx_INDEX` and `xdp_INDEX` are links, `clsact_INDEX` is the program
+//! of a filter; `check_out_` or `check_in_` is in front of those of health checks. So a later life finds what to remove.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode};
+
+use common::config::Attach;
+
+use super::KernelError;
+
+/// Where our filter is among those of an interface: early, and always in the same place.
+const PRIORITY: u16 = 7;
+const HANDLE: TcHandle = TcHandle::new(0, 0x7a);
+
+/// The programs' names in the object.
+pub(super) const TC_PROGRAM: &str = "forward_tc";
+const XDP_PROGRAM: &str = "forward_xdp";
+
+/// What the program at an interface is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    /// Forwarding, and in TC answers to health checks.
+    Forward,
+    /// What health checks send, at the loopback interface.
+    CheckOut,
+    /// Answers to health checks, where forwarding is done by XDP.
+    CheckIn,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Forward, Self::CheckOut, Self::CheckIn];
+
+    /// The program in TC.
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Forward => TC_PROGRAM,
+            Self::CheckOut => "check_out",
+            Self::CheckIn => "check_in",
+        }
+    }
+
+    const fn side(self) -> TcAttachType {
+        match self {
+            Self::Forward | Self::CheckIn => TcAttachType::Ingress,
+            Self::CheckOut => TcAttachType::Egress,
+        }
+    }
+
+    /// What its pins' names begin with.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Forward => "",
+            Self::CheckOut => "check_out_",
+            Self::CheckIn => "check_in_",
+        }
+    }
+}
+
+/// A part at the interface with this index.
+pub(super) type Place = (Part, u32);
+
+/// How the program is on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum How {
+    /// By a tcx link.
+    Tcx,
+    /// As a filter of clsact.
+    Clsact,
+    /// In the driver.
+    Xdp,
+}
+
+impl How {
+    /// Its name in the status.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+            Self::Xdp => "xdp",
+        }
+    }
+
+    const ALL: [Self; 3] = [Self::Tcx, Self::Clsact, Self::Xdp];
+
+    /// What its pins' names begin with, behind the part's.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx_",
+            Self::Clsact => "clsact_",
+            Self::Xdp => "xdp_",
+        }
+    }
+}
+
+/// An interface that the program is to be on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Its name.
+    pub(super) name: String,
+    /// How, as the configuration has it.
+    pub(super) way: Attach,
+    /// What it is there for.
+    pub(super) purpose: String,
+}
+
+/// An interface that it is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attached {
+    /// Its name.
+    pub(crate) name: String,
+    /// How.
+    pub(crate) how: How,
+    /// Why so.
+    pub(crate) why: String,
+    /// What it is there for.
+    pub(crate) purpose: String,
+    wanted: Attach,
+}
+
+/// Where the program is.
+#[derive(Debug)]
+pub(super) struct Attachments {
+    folder: PathBuf,
+    tcx: bool,
+    present: BTreeMap<Place, Attached>,
+}
+
+impl Attachments {
+    /// Pins go to `folder`.
+    pub(super) fn new(folder: &Path, tcx: bool) -> Self {
+        Self { folder: folder.to_owned(), tcx, present: BTreeMap::new() }
+    }
+
+    /// Where it is now.
+    pub(super) fn present(&self) -> &BTreeMap<Place, Attached> {
+        &self.present
+    }
+
+    /// Has the program on these interfaces and no others. Goes on after a failure; one that failed is tried again with the next
+    /// call. What is there of the part that is held stays as it is.
+    pub(super) fn sync(
+        &mut self,
+        ebpf: &mut Ebpf,
+        wanted: &BTreeMap<Place, Wanted>,
+        held: Option<Part>,
+    ) -> Vec<KernelError> {
+        let mut failures = Vec::new();
+        self.present.retain(|place, attached| {
+            wanted.get(place).is_some_and(|it| it.name == attached.name && it.way == attached.wanted)
+        });
+        for (&place, wanted) in wanted {
+            if let Some(present) = self.present.get_mut(&place) {
+                present.purpose.clone_from(&wanted.purpose);
+                continue;
+            }
+            if held == Some(place.0) {
+                continue;
+            }
+            match self.attach(ebpf, place, wanted) {
+                Ok(attached) => {
+                    let (interface, how, why) = (&attached.name, attached.how.name(), &attached.why);
+                    let purpose = &attached.purpose;
+                    tracing::info!(interface, how, why, purpose, "forwarding in the kernel");
+                    self.present.insert(place, attached);
+                }
+                Err(error) => failures.push(error),
+            }
+        }
+        // The new ones first, then what is no longer wanted: an interface that changes its way is never without.
+        failures.extend(self.sweep(wanted).err());
+        failures
+    }
+
+    /// Removes the pins, and with them the programs, of interfaces that are not to have them, in this way. What a former life has
+    /// on an interface where attaching failed stays: it forwards.
+    fn sweep(&self, wanted: &BTreeMap<Place, Wanted>) -> Result<(), KernelError> {
+        for pin in pins(&self.folder) {
+            let over = match self.present.get(&pin.place) {
+                Some(present) => present.how != pin.how,
+                None => !wanted.contains_key(&pin.place),
+            };
+            if over {
+                pin.detach()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&self, ebpf: &mut Ebpf, place: Place, wanted: &Wanted) -> Result<Attached, KernelError> {
+        let (part, index) = place;
+        let attached = |how, why: String| Attached {
+            name: wanted.name.clone(),
+            how,
+            why,
+            purpose: wanted.purpose.clone(),
+            wanted: wanted.way,
+        };
+        let failed = |reason: String| KernelError::Attach { interface: wanted.name.clone(), reason };
+        if wanted.way == Attach::Xdp && part == Part::Forward {
+            self.attach_xdp(ebpf, index).map_err(|reason| {
+                failed(format!("{reason}; with `attach = \"tc\"` under [kernel] it does without the driver"))
+            })?;
+            return Ok(attached(How::Xdp, "the configuration asks for XDP".to_owned()));
+        }
+        let program = program::<SchedClassifier>(ebpf, part.program())?;
+        if program.fd().is_err() {
+            program.load().map_err(|error| failed(text(error)))?;
+        }
+        if self.tcx && wanted.way != Attach::Clsact {
+            self.attach_tcx(program, place, &wanted.name).map_err(failed)?;
+            return Ok(attached(How::Tcx, "the kernel has tcx links (6.6 and newer)".to_owned()));
+        }
+        self.attach_clsact(program, place, &wanted.name).map_err(failed)?;
+        let why = match wanted.way {
+            Attach::Clsact => "the configuration asks for it",
+            _ => "the kernel has no tcx links (those come with 6.6)",
+        };
+        Ok(attached(How::Clsact, why.to_owned()))
+    }
+
+    /// Where the pin of a part is.
+    fn path(&self, (part, index): Place, how: How) -> PathBuf {
+        self.folder.join(format!("{}{}{index}", part.prefix(), how.prefix()))
+    }
+
+    fn attach_tcx(&self, program: &mut SchedClassifier, place: Place, name: &str) -> Result<(), String> {
+        let path = self.path(place, How::Tcx);
+        if path.exists() {
+            match replace_tcx(program, &path) {
+                Ok(()) => return Ok(()),
+                // Its interface has gone meanwhile: a link without one cannot be used any more.
+                Err(error) => tracing::debug!(interface = name, error, "a pinned link is of no use"),
+            }
+            fs::remove_file(&path).map_err(|error| format!("removing {}: {error}", path.display()))?;
+        }
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = program.attach_with_options(name, place.0.side(), options).map_err(text)?;
+        let link = FdLink::try_from(program.take_link(id).map_err(text)?).map_err(text)?;
+        drop(link.pin(&path).map_err(text)?);
+        Ok(())
+    }
+
+    fn attach_clsact(&self, program: &mut SchedClassifier, place: Place, name: &str) -> Result<(), String> {
+        let side = place.0.side();
+        match tc::qdisc_add_clsact(name) {
+            Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
+            Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) => return Err(text(error)),
+        }
+        let there = SchedClassifierLink::attached(name, side, PRIORITY, HANDLE, None).map_err(text)?;
+        // Replaced if it is there from a former life, else made.
+        let id = match program.attach_to_link(there) {
+            Ok(id) => id,
+            Err(_) => {
+                let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+                let options = TcAttachOptions::Netlink(options);
+                program.attach_with_options(name, side, options).map_err(text)?
+            }
+        };
+        // Dropping it would remove the filter; it is to stay until it is detached on purpose.
+        std::mem::forget(program.take_link(id).map_err(text)?);
+        let path = self.path(place, How::Clsact);
+        if path.exists() {
+            fs::remove_file(&path).map_err(text)?;
+        }
+        let fd = program.fd().map_err(text)?;
+        super::bpf::pin(std::os::fd::AsFd::as_fd(fd), &path).map_err(text)
+    }
+
+    fn attach_xdp(&self, ebpf: &mut Ebpf, index: u32) -> Result<(), String> {
+        let program = program::<Xdp>(ebpf, XDP_PROGRAM).map_err(text)?;
+        if program.fd().is_err() {
+            program.load().map_err(text)?;
+        }
+        let path = self.path((Part::Forward, index), How::Xdp);
+        if path.exists() {
+            let replaced = PinnedLink::from_pin(&path).map_err(text).and_then(|old| {
+                let id = program.attach_to_link(FdLink::from(old).try_into().map_err(text)?).map_err(text)?;
+                drop(program.take_link(id).map_err(text)?);
+                Ok(())
+            });
+            if replaced.is_ok() {
+                return Ok(());
+            }
+            fs::remove_file(&path).map_err(text)?;
+        }
+        let id = program.attach_to_if_index(index, XdpMode::Driver).map_err(text)?;
+        let link = FdLink::try_from(program.take_link(id).map_err(text)?).map_err(text)?;
+        drop(link.pin(&path).map_err(text)?);
+        Ok(())
+    }
+}
+
+/// Puts `program` in the place of the one that a pinned link has.
+fn replace_tcx(program: &mut SchedClassifier, path: &Path) -> Result<(), String> {
+    let old = PinnedLink::from_pin(path).map_err(text)?;
+    let id = program.attach_to_link(FdLink::from(old).try_into().map_err(text)?).map_err(text)?;
+    // The pin keeps it.
+    drop(program.take_link(id).map_err(text)?);
+    Ok(())
+}
+
+/// A program at an interface, known by its pin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pin {
+    /// The pin.
+    pub(super) path: PathBuf,
+    place: Place,
+    how: How,
+}
+
+/// What is pinned in a node's folder for interfaces.
+pub(super) fn pins(folder: &Path) -> Vec<Pin> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| Pin::of(entry.path())).collect()
+}
+
+impl Pin {
+    fn of(path: PathBuf) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        let found = Part::ALL.into_iter().find_map(|part| {
+            let rest = name.strip_prefix(part.prefix())?;
+            How::ALL.into_iter().find_map(|how| {
+                let index = rest.strip_prefix(how.prefix())?.parse().ok()?;
+                Some(((part, index), how))
+            })
+        });
+        let (place, how) = found?;
+        Some(Self { path, place, how })
+    }
+
+    /// Takes the program off its interface.
+    pub(super) fn detach(&self) -> Result<(), KernelError> {
+        let Self { path, place: (part, index), how } = self;
+        if *how == How::Clsact
+            && let Some(name) = interface_name(*index)
+        {
+            let link = SchedClassifierLink::attached(&name, part.side(), PRIORITY, HANDLE, None);
+            // A filter that is gone already needs no removing; dropping the link removes it.
+            drop(link);
+        }
+        match fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(KernelError::Folder { path: path.clone(), source })
+            }
+            _ => {
+                tracing::info!(interface = index, how = how.name(), "no longer forwarding in the kernel");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn interface_name(index: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
+}
+
+/// A program of the object.
+pub(super) fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, KernelError>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = aya::programs::ProgramError>,
+{
+    let missing = || KernelError::Load { reason: format!("the object has no program {name}") };
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
+    program.try_into().map_err(|error| KernelError::Load { reason: text(error) })
+}
+
+/// An error with its causes.
+pub(super) fn text(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pins_name_says_what_it_is() {
+        let attachments = Attachments::new(Path::new("/pins"), true);
+        for part in Part::ALL {
+            for how in How::ALL {
+                let path = attachments.path((part, 12), how);
+                assert_eq!(Pin::of(path.clone()), Some(Pin { path, place: (part, 12), how }));
+            }
+        }
+        for other in ["/pins/tcx_", "/pins/check_out_12", "/pins/check_out_tcx_a", "/pins/indexes"] {
+            assert_eq!(Pin::of(other.into()), None, "{other}");
+        }
+    }
+}

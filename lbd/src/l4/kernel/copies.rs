@@ -1,0 +1,376 @@
+//! The kernel's flows for replication: what the program tells of its own, all of them by a walk, and the other node's written
+//! into the same maps, many with one call.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::maps::{Map as AyaMap, MapData, RingBuf};
+use lbd_core::forward::abi::{Abi, Flow, FlowKey, NAT_PORTS, Slot};
+use lbd_core::forward::copies::{Misfit, Place, Places, Told, Tuple};
+use lbd_core::forward::expiry;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::KernelError;
+use super::bpf::{Batch, Cursor, Map};
+use super::flows::{Reader, reading};
+use super::maps::{SLOTS_PREFIX, slots_shape};
+
+/// What a walk through all flows finds.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// These were used since they were told last.
+    Used(Vec<Tuple>),
+    /// These are over and deleted.
+    Ended(Vec<Tuple>),
+}
+
+impl Report {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Used(flows) => flows.is_empty(),
+            Self::Ended(keys) => keys.is_empty(),
+        }
+    }
+}
+
+/// Where the walk reports to, without ever waiting.
+#[derive(Debug)]
+pub(crate) struct Reports {
+    queue: Sender<Report>,
+    lost: AtomicU64,
+}
+
+/// More than the ring of news has room for.
+const NEWS_WAITING_MAX: usize = 1 << 17;
+
+/// Reports that wait, at most; each is of 4,096 flows at most.
+const REPORTS_MAX: usize = 64;
+
+impl Reports {
+    /// A way to report, and its other end.
+    pub(crate) fn new() -> (Arc<Self>, Receiver<Report>) {
+        let (queue, reports) = channel(REPORTS_MAX);
+        (Arc::new(Self { queue, lost: AtomicU64::new(0) }), reports)
+    }
+
+    /// Reports that found no room: flows that are used go on to be told, the copies of those that are not last shorter, and those of
+    /// what has ended end by themselves.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn send(&self, report: Report) {
+        if !report.is_empty() && self.queue.try_send(report).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What became of flows that were to be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Now in the maps, or deleted from them.
+    pub(crate) applied: u64,
+    /// No place for them on this node: other services or targets, or another way.
+    pub(crate) misfits: u64,
+    /// The port towards the target is somebody else's here.
+    pub(crate) taken: u64,
+    /// The table of flows is full.
+    pub(crate) full: u64,
+    /// This node's own flow was used later.
+    pub(crate) kept: u64,
+}
+
+impl Written {
+    /// Adds what became of others.
+    pub(crate) const fn add(&mut self, other: Self) {
+        self.applied += other.applied;
+        self.misfits += other.misfits;
+        self.taken += other.taken;
+        self.full += other.full;
+        self.kept += other.kept;
+    }
+}
+
+/// Where the flows are, for replication.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    folder: PathBuf,
+    reader: Arc<Reader>,
+}
+
+impl Copies {
+    /// The maps pinned in `folder`.
+    pub(super) fn new(folder: &Path, reader: Arc<Reader>) -> Self {
+        Self { folder: folder.to_owned(), reader }
+    }
+
+    /// Opens them.
+    pub(crate) fn open(&self) -> Result<FlowTables, KernelError> {
+        FlowTables::open(&self.folder, Arc::clone(&self.reader))
+    }
+
+    /// Has the walk through all flows report there, or nowhere.
+    pub(crate) fn report_to(&self, reports: Option<Arc<Reports>>) {
+        self.reader.reports.store(reports);
+    }
+}
+
+/// Where a walk through the flows is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Position(Cursor);
+
+impl Position {
+    /// From where a walk was interrupted; of no bytes, the start.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        let position = bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+        Self(Cursor { position, done: false })
+    }
+
+    /// Whether there is nothing more.
+    pub(crate) const fn is_end(&self) -> bool {
+        self.0.done
+    }
+
+    /// For later.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        self.0.position.map_or_else(Vec::new, |position| position.to_ne_bytes().to_vec())
+    }
+}
+
+/// The maps with descriptors of their own.
+pub(crate) struct FlowTables {
+    reader: Arc<Reader>,
+    folder: PathBuf,
+    news: RingBuf<MapData>,
+    processors: Map,
+    /// By which numbers `slots` were opened.
+    places: Arc<Places>,
+    slots: BTreeMap<u32, Map>,
+    /// Scratch space.
+    flows: Batch,
+    by_endpoint: BTreeMap<u32, Batch>,
+}
+
+impl FlowTables {
+    /// Of the maps pinned in `folder`.
+    pub(super) fn open(folder: &Path, reader: Arc<Reader>) -> Result<Self, KernelError> {
+        let path = folder.join("flow_events");
+        let failed = |source: std::io::Error| KernelError::Map {
+            action: format!("opening {}", path.display()),
+            source,
+        };
+        let data = MapData::from_pin(&path).map_err(|error| failed(std::io::Error::other(error)))?;
+        let map = AyaMap::from_map_data(data).map_err(|error| failed(std::io::Error::other(error)))?;
+        let news = RingBuf::try_from(map).map_err(|error| failed(std::io::Error::other(error)))?;
+        let (places, folder) = (reader.places.load_full(), folder.to_owned());
+        let processors = Map::open(&folder.join("processors")).map_err(failed)?;
+        let (slots, flows, by_endpoint) = (BTreeMap::new(), Batch::default(), BTreeMap::new());
+        Ok(Self { reader, folder, news, processors, places, slots, flows, by_endpoint })
+    }
+
+    /// Readable when the program has news.
+    pub(crate) fn news_fd(&self) -> Result<OwnedFd, KernelError> {
+        // SAFETY: the ring, and so its descriptor, outlives the borrow, which ends with this function.
+        let ring = unsafe { BorrowedFd::borrow_raw(self.news.as_raw_fd()) };
+        ring.try_clone_to_owned().map_err(|source| failed("watching the program's news", source))
+    }
+
+    /// Hands out what the program has told since the last call, the oldest first, `max` at most; how many there were.
+    pub(crate) fn news(&mut self, max: usize, mut each: impl FnMut(Tuple, Flow)) -> usize {
+        for count in 0..max {
+            let Some(item) = self.news.next() else { return count };
+            // The key comes first.
+            let event = item.split_first_chunk();
+            if let Some((tuple, flow)) = event.and_then(|(key, rest)| Some((*key, Flow::from_bytes(rest)?))) {
+                each(tuple, flow);
+            }
+        }
+        max
+    }
+
+    /// Passes over what the program has told so far; how much that was.
+    pub(crate) fn skip_news(&mut self) -> usize {
+        std::iter::from_fn(|| self.news.next().map(drop)).take(NEWS_WAITING_MAX).count()
+    }
+
+    /// News that there was no room for, since the maps were made. Whoever walks through all flows finds what is in them.
+    pub(crate) fn untold(&self) -> u64 {
+        let each = (self.processors.shape().value_size as usize).next_multiple_of(8).max(1);
+        let values = self.processors.get(&0_u32.to_ne_bytes()).ok().flatten().unwrap_or_default();
+        // The last word of each processor's.
+        let last = |value: &[u8]| value.last_chunk().map_or(0, |word| u64::from_ne_bytes(*word));
+        values.chunks_exact(each).map(last).sum()
+    }
+
+    /// The next flows of a walk through all, about `count`.
+    pub(crate) fn scan(
+        &mut self,
+        position: &mut Position,
+        count: usize,
+        mut each: impl FnMut(Tuple, Flow),
+    ) -> Result<(), KernelError> {
+        self.reader.flows.walk(&mut position.0, count, &mut self.flows).map_err(reading)?;
+        tuples(&self.flows).for_each(|(tuple, flow)| each(tuple, flow));
+        Ok(())
+    }
+
+    /// A flow, as it is now.
+    pub(crate) fn flow(&self, tuple: &Tuple) -> Result<Option<Flow>, KernelError> {
+        let mut value = [0; Flow::SIZE];
+        let found = self.reader.flows.get_into(tuple, &mut value).map_err(reading)?;
+        Ok(Flow::from_bytes(&value).filter(|_| found))
+    }
+
+    /// What numbers stand for now.
+    pub(crate) fn places(&self) -> Arc<Places> {
+        self.reader.places.load_full()
+    }
+
+    /// The program's clock.
+    pub(crate) fn now(&self) -> Result<u32, KernelError> {
+        self.reader.instances.ticks().now().map_err(|source| KernelError::Clock { source })
+    }
+
+    /// Writes flows of the other node. After an error nobody knows which of them were written.
+    pub(crate) fn put<'a>(
+        &mut self,
+        flows: impl IntoIterator<Item = (&'a Tuple, Told<'a>)>,
+        mut refused: impl FnMut(&Tuple),
+    ) -> Result<Written, KernelError> {
+        self.renumber();
+        let (places, now) = (Arc::clone(&self.places), self.now()?);
+        let mut written = Written::default();
+        self.flows.clear();
+        self.by_endpoint.values_mut().for_each(Batch::clear);
+        for (tuple, told) in flows {
+            let Some(key) = FlowKey::from_bytes(tuple) else { continue };
+            let placed = places.place(&key, &told, now).map_err(Refusal::from);
+            match placed.and_then(|place| self.add(tuple, place, now)) {
+                Ok(()) => continue,
+                Err(Refusal::Misfit) => written.misfits += 1,
+                Err(Refusal::Taken) => written.taken += 1,
+                Err(Refusal::Kept) => written.kept += 1,
+                Err(Refusal::Failed(error)) => return Err(error),
+            }
+            refused(tuple);
+        }
+        // A flow in the table has its port.
+        for (endpoint, batch) in &mut self.by_endpoint {
+            if batch.count > 0 {
+                let slots = self.slots.get(endpoint);
+                // An array has room.
+                let put = slots.map_or(Ok(()), |slots| slots.put_all(batch, |_| {}));
+                put.map_err(|source| failed("writing ports of the other node's flows", source))?;
+                batch.clear();
+            }
+        }
+        let (tuples, _) = self.flows.keys.as_chunks();
+        let put = self.reader.flows.put_all(&self.flows, |place| {
+            written.full += 1;
+            tuples.get(place).into_iter().for_each(&mut refused);
+        });
+        put.map_err(|source| failed("writing flows of the other node", source))?;
+        written.applied = self.flows.count as u64 - written.full;
+        Ok(written)
+    }
+
+    /// Deletes flows that the other node says are over; how many there were.
+    pub(crate) fn delete<'a>(
+        &mut self,
+        tuples: impl IntoIterator<Item = &'a Tuple>,
+    ) -> Result<u64, KernelError> {
+        self.flows.clear();
+        tuples.into_iter().for_each(|tuple| self.flows.keys.extend_from_slice(tuple));
+        let deleted = self.reader.flows.delete_all(&self.flows.keys);
+        Ok(deleted.map_err(|source| failed("deleting flows of the other node", source))? as u64)
+    }
+
+    /// Adds a flow to those that are about to be written.
+    fn add(&mut self, tuple: &Tuple, place: Place, now: u32) -> Result<(), Refusal> {
+        if self.flow(tuple)?.is_some_and(|present| Places::keeps(&present, &place, now)) {
+            return Err(Refusal::Kept);
+        }
+        if let Some((endpoint, port, slot)) = place.slot {
+            // Those of a target that is new here may not be there yet.
+            let Some(slots) = self.slots_of(endpoint)? else { return Err(Refusal::Misfit) };
+            let bytes = port.to_ne_bytes();
+            let present = slots.get(&bytes).map_err(|source| failed("reading a port", source))?;
+            let present = present.and_then(|bytes| Slot::from_bytes(&bytes)).unwrap_or_default();
+            let service = |number| self.reader.services.get(&u32::from(number)).ok().flatten();
+            if !present.is_of(&slot) && expiry::is_slot_busy(&present, service, now) {
+                return Err(Refusal::Taken);
+            }
+            let batch = self.by_endpoint.entry(endpoint).or_default();
+            batch.keys.extend_from_slice(&bytes);
+            slot.put(&mut batch.values);
+            batch.count += 1;
+        }
+        self.flows.keys.extend_from_slice(tuple);
+        place.flow.put(&mut self.flows.values);
+        self.flows.count += 1;
+        Ok(())
+    }
+
+    fn slots_of(&mut self, endpoint: u32) -> Result<Option<&Map>, KernelError> {
+        if !self.slots.contains_key(&endpoint) {
+            let path = self.folder.join(format!("{SLOTS_PREFIX}{endpoint}"));
+            let map = match Map::open(&path) {
+                Ok(map) => map,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                Err(source) => return Err(failed("opening an endpoint's ports", source)),
+            };
+            let (found, wanted) = (map.shape(), slots_shape());
+            if (found.value_size, found.max_entries) != (wanted.value_size, NAT_PORTS) {
+                return Err(KernelError::MapDiffers { path, found, wanted });
+            }
+            self.slots.insert(endpoint, map);
+        }
+        Ok(self.slots.get(&endpoint))
+    }
+
+    /// Takes over other numbers of things.
+    fn renumber(&mut self) {
+        let places = self.reader.places.load_full();
+        if !Arc::ptr_eq(&places, &self.places) {
+            self.places = places;
+            self.slots.clear();
+            self.by_endpoint.clear();
+        }
+    }
+}
+
+/// Why a flow is not written.
+enum Refusal {
+    Misfit,
+    Taken,
+    Kept,
+    Failed(KernelError),
+}
+
+impl From<Misfit> for Refusal {
+    fn from(misfit: Misfit) -> Self {
+        tracing::trace!(%misfit, "a flow of the other node has no place here");
+        Self::Misfit
+    }
+}
+
+impl From<KernelError> for Refusal {
+    fn from(error: KernelError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The flows of a batch.
+pub(super) fn tuples(batch: &Batch) -> impl Iterator<Item = (Tuple, Flow)> + '_ {
+    let (keys, _) = batch.keys.as_chunks();
+    let values = batch.values.chunks_exact(Flow::SIZE).take(batch.count);
+    keys.iter().zip(values).filter_map(|(key, value)| Some((*key, Flow::from_bytes(value)?)))
+}
+
+fn failed(action: &str, source: std::io::Error) -> KernelError {
+    KernelError::Map { action: action.to_owned(), source }
+}

@@ -1,0 +1,32 @@
+//! What an interface's driver does with packets before anybody sees them.
+
+use std::os::fd::AsRawFd;
+
+/// `SIOCETHTOOL`, the command "get flags", and the flag of large receive offload.
+const REQUEST: libc::Ioctl = 0x8946;
+const GET_FLAGS: u32 = 0x25;
+const LARGE_RECEIVE: u32 = 1 << 15;
+
+#[repr(C)]
+struct Value {
+    command: u32,
+    data: u32,
+}
+
+/// Whether an interface joins packets in a way that cannot be undone (LRO); none if it does not say.
+pub(super) fn large_receive(interface: &str) -> Option<bool> {
+    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).ok()?;
+    let mut value = Value { command: GET_FLAGS, data: 0 };
+    // SAFETY: all of it zero is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return None;
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *place = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut value).cast();
+    // SAFETY: the kernel reads the name, and writes the one value that the request points to.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), REQUEST, std::ptr::from_mut(&mut request)) };
+    (result == 0).then_some(value.data & LARGE_RECEIVE != 0)
+}

@@ -1,0 +1,157 @@
+//! Deletes flows that are over and tells replication of them and of those in use, on a thread of its own: a walk through the whole
+//! table every few seconds, in batches, with pauses in between that keep it to a twentieth of a processor; without them when the table is nearly full.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use lbd_core::forward::abi::{Abi, Affinity, AffinityKey, FlowKey, Service};
+use lbd_core::forward::expiry;
+use lbd_core::forward::plan::Gone;
+use lbd_core::forward::refresh::{WALK, Walks};
+
+use super::KernelError;
+use super::bpf::{Batch, Cursor};
+use super::copies::{Report, tuples};
+use super::flows::{Census, Reader, reading, typed};
+use super::thread::Signal;
+
+/// Flows looked at with one call.
+const BATCH: usize = 4096;
+
+/// A pause is so many times as long as the batch before it took, up to the maximum.
+const PAUSE_FACTOR: u32 = 19;
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// How often the thread looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Runs until the signal says stop.
+pub(super) fn run(reader: &Arc<Reader>, signal: &Arc<Signal>) {
+    let (mut full, mut walks) = (false, Walks::default());
+    // Maps of another layout are empty at first, but the flows of the one before are there already.
+    while !reader.written.load(Ordering::Acquire) && !signal.stopped() {
+        std::thread::sleep(LOOK);
+    }
+    while !signal.stopped() {
+        let begin = Instant::now();
+        let gone = reader.gone.load_full();
+        let walked = walk(reader, signal, full, gone.as_deref(), &mut walks).and_then(|census| {
+            if let Some(gone) = gone.as_deref() {
+                forget_clients(reader, signal, gone)?;
+            }
+            Ok(census)
+        });
+        match walked {
+            Ok(census) => {
+                if gone.is_some() && !signal.stopped() {
+                    reader.gone.store(None);
+                }
+                let max = u64::from(reader.flows.shape().max_entries);
+                full = census.all * 10 > max * 9;
+                reader.census.store(Arc::new(census));
+            }
+            Err(error) => tracing::warn!(%error, "cannot look for flows that are over"),
+        }
+        let every = if full { Duration::ZERO } else { WALK };
+        while begin.elapsed() < every && !signal.stopped() {
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// One walk through all flows.
+fn walk(
+    reader: &Reader,
+    signal: &Signal,
+    full: bool,
+    gone: Option<&Gone>,
+    walks: &mut Walks,
+) -> Result<Census, KernelError> {
+    let mut services = reader.services.all()?;
+    let (mut cursor, mut batch) = (Cursor::default(), Batch::default());
+    let mut census = Census::default();
+    let mut over: Vec<u8> = Vec::with_capacity(BATCH * FlowKey::SIZE);
+    walks.begin(now(reader)?);
+    while !cursor.done && !signal.stopped() {
+        let begin = Instant::now();
+        let now = now(reader)?;
+        let reports = reader.reports.load();
+        let (mut used, mut ended) = (Vec::new(), Vec::new());
+        reader.flows.walk(&mut cursor, BATCH, &mut batch).map_err(reading)?;
+        over.clear();
+        for (tuple, flow) in tuples(&batch) {
+            let service = service_of(reader, &mut services, flow.service)?;
+            if expiry::is_over(&flow, &service, now) || gone.is_some_and(|gone| gone.is_in(&flow)) {
+                over.extend_from_slice(&tuple);
+                if reports.is_some() {
+                    ended.push(tuple);
+                }
+                continue;
+            }
+            let told = |key: FlowKey| walks.is_told(&key, &flow, &service);
+            if reports.is_some() && FlowKey::from_bytes(&tuple).is_some_and(told) {
+                used.push(tuple);
+            }
+            census.all += 1;
+            *census.services.entry(flow.service).or_default() += 1;
+            *census.targets.entry(flow.target).or_default() += 1;
+        }
+        if !over.is_empty() {
+            let deleted = reader.flows.delete_all(&over).map_err(|source| KernelError::Map {
+                action: "deleting flows that are over".to_owned(),
+                source,
+            })?;
+            reader.expired.fetch_add(deleted as u64, Ordering::Relaxed);
+        }
+        if let Some(reports) = &*reports {
+            reports.send(Report::Used(used));
+            reports.send(Report::Ended(ended));
+        }
+        if !full {
+            std::thread::sleep((begin.elapsed() * PAUSE_FACTOR).min(PAUSE_MAX));
+        }
+    }
+    Ok(census)
+}
+
+fn now(reader: &Reader) -> Result<u32, KernelError> {
+    reader.instances.ticks().now().map_err(|source| KernelError::Clock { source })
+}
+
+/// The service of a flow. One that was not there when the walk began may be by now.
+fn service_of(
+    reader: &Reader,
+    known: &mut BTreeMap<u32, Service>,
+    index: u16,
+) -> Result<Service, KernelError> {
+    let service = known.entry(u32::from(index)).or_default();
+    if service.mode == 0 {
+        *service = reader.services.get(&u32::from(index))?.unwrap_or_default();
+    }
+    Ok(*service)
+}
+
+/// Deletes what is remembered of clients under numbers that are gone.
+fn forget_clients(reader: &Reader, signal: &Signal, gone: &Gone) -> Result<(), KernelError> {
+    let failed =
+        |source| KernelError::Map { action: "walking through remembered clients".to_owned(), source };
+    let (mut cursor, mut batch) = (Cursor::default(), Batch::default());
+    let mut over: Vec<u8> = Vec::new();
+    while !cursor.done && !signal.stopped() {
+        let begin = Instant::now();
+        reader.affinity.walk(&mut cursor, BATCH, &mut batch).map_err(failed)?;
+        over.clear();
+        for (key, value) in typed::<AffinityKey, Affinity>(&batch) {
+            if gone.is_in_affinity(&key, &value) {
+                key.put(&mut over);
+            }
+        }
+        if !over.is_empty() {
+            reader.affinity.delete_all(&over).map_err(failed)?;
+        }
+        std::thread::sleep((begin.elapsed() * PAUSE_FACTOR).min(PAUSE_MAX));
+    }
+    Ok(())
+}

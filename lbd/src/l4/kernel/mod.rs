@@ -1,0 +1,129 @@
+//! Forwarding in the kernel: the program of `lbd/bpf` loaded, attached, and told by its maps what to do.
+//!
+//! Packets never come here. [`load`] brings the program into the kernel and finds the maps that a former life left, [`attach`] puts
+//! it on interfaces, [`ways`] knows how targets are reached, [`sync`] writes what `lbd_core::forward` makes of configuration,
+//! groups and ways; [`instances`] is for `vrrpd`, which says what this node owns, [`expiry`] deletes flows that are over, [`flows`] reads what the
+//! program has noted, [`copies`] exchanges flows with the other node, and [`doctor`] looks at the host.
+//!
+//! All of it runs on threads of its own: system calls for a million flows must not keep the control runtime, and
+//! nothing here is in a packet's way.
+
+mod attach;
+mod bpf;
+mod checks;
+mod copies;
+mod doctor;
+mod ethtool;
+mod expiry;
+mod features;
+mod flows;
+mod instances;
+mod load;
+mod maps;
+mod netlink;
+mod object;
+mod settings;
+mod sync;
+mod thread;
+mod ticks;
+mod trace;
+mod view;
+mod ways;
+
+use std::io;
+use std::path::PathBuf;
+
+pub(crate) use bpf::Shape;
+pub(crate) use checks::CheckOf;
+pub(crate) use copies::{Copies, FlowTables, Position, Report, Reports, Written};
+pub(crate) use doctor::{DoctorOptions, doctor};
+pub(crate) use features::Version;
+pub(crate) use flows::{ListError, Listing, Sum};
+pub(crate) use instances::Offer;
+pub(crate) use netlink::NetlinkError;
+pub(crate) use thread::{Kernel, Prepared, lack, wanted};
+pub(crate) use view::KernelView;
+
+/// Why the kernel does not forward.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KernelError {
+    /// Too old.
+    #[error("kernel forwarding needs Linux {oldest} or newer, this is {found}; use mode tcp or udp here")]
+    Version {
+        /// What runs here.
+        found: Version,
+        /// The oldest that will do.
+        oldest: Version,
+    },
+    /// Not permitted.
+    #[error(
+        "kernel forwarding needs CAP_BPF and CAP_NET_ADMIN; run as root, or give the unit both (AmbientCapabilities=)"
+    )]
+    Capabilities,
+    /// No file system for pins.
+    #[error(
+        "kernel forwarding needs a BPF file system, and mounting one failed: {source}; `mount -t bpf bpf /sys/fs/bpf`"
+    )]
+    Bpffs {
+        /// Why not.
+        source: io::Error,
+    },
+    /// A folder of pins.
+    #[error("cannot use {}: {source}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel does not take the program.
+    #[error("cannot load the forwarding program: {reason}")]
+    Load {
+        /// Why not.
+        reason: String,
+    },
+    /// Somebody else's map in the place of ours.
+    #[error(
+        "{} is not the map that it should be ({found:?} instead of {wanted:?}); `lbd doctor --remove` clears the way",
+        path.display()
+    )]
+    MapDiffers {
+        /// Where.
+        path: PathBuf,
+        /// What is there.
+        found: Shape,
+        /// What should be.
+        wanted: Shape,
+    },
+    /// A map.
+    #[error("{action} failed: {source}")]
+    Map {
+        /// What was being done.
+        action: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An interface.
+    #[error("cannot attach the forwarding program to {interface}: {reason}")]
+    Attach {
+        /// Which.
+        interface: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The network.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The kernel's clock.
+    #[error("cannot read the kernel's clock: {source}")]
+    Clock {
+        /// Why not.
+        source: io::Error,
+    },
+    /// A thread.
+    #[error("cannot start a thread for kernel forwarding: {source}")]
+    Thread {
+        /// Why not.
+        source: io::Error,
+    },
+}

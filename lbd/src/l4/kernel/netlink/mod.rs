@@ -1,0 +1,267 @@
+//! The ways to targets, by netlink: interfaces, the kernel's choice of a route, and neighbours with their Ethernet addresses.
+//!
+//! Requests wait for their answer at most [`ANSWER_TIMEOUT`]. The sockets belong to the network namespace of the thread that
+//! opens them.
+
+mod monitor;
+mod wire;
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+};
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+
+pub(super) use monitor::{Change, Monitor};
+use wire::{Answer, Answers};
+
+/// How long an answer of the kernel is awaited.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The largest datagram of the kernel: it fills what is offered to it, up to 32 KiB.
+const DATAGRAM_MAX: usize = 64 * 1024;
+
+/// Datagrams read for one request before it is given up. Neighbour tables of routers have tens of thousands of entries.
+const DATAGRAMS_MAX: usize = 65_536;
+
+/// Tries of a dump that changed while it was read.
+const DUMP_TRIES: usize = 4;
+
+/// Why a request has failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NetlinkError {
+    /// No socket.
+    #[error("opening a netlink socket failed: {0}")]
+    Open(#[source] io::Error),
+    /// The kernel refused.
+    #[error("{action} failed: {source}")]
+    Refused {
+        /// What was being done.
+        action: String,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Its index.
+    pub(crate) index: u32,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its Ethernet address; none if it has no such.
+    pub(crate) mac: Option<[u8; 6]>,
+    /// In bytes.
+    pub(crate) mtu: u32,
+    /// Whether it is administratively up.
+    pub(crate) up: bool,
+    /// The interface below it, of a VLAN or macvlan.
+    pub(crate) below: Option<u32>,
+    /// What kind of device it is: `veth`, `vlan`, `bridge`…; empty for hardware.
+    pub(crate) kind: String,
+}
+
+/// The kernel's choice of a way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// The interface.
+    pub(crate) index: u32,
+    /// The next router; none on the same network.
+    pub(crate) gateway: Option<IpAddr>,
+    /// The source that the kernel would choose.
+    pub(crate) source: Option<IpAddr>,
+    /// The MTU of the route, if it has one of its own.
+    pub(crate) mtu: Option<u32>,
+    /// Whether it leads out of an interface, and not to this host itself or nowhere.
+    pub(crate) unicast: bool,
+    /// Whether it leads to this host itself.
+    pub(crate) local: bool,
+}
+
+/// A neighbour on a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Neighbour {
+    /// The interface.
+    pub(crate) index: u32,
+    /// Its address.
+    pub(crate) ip: IpAddr,
+    /// Its Ethernet address, if known.
+    pub(crate) mac: Option<[u8; 6]>,
+    /// `NUD_*` bits.
+    pub(crate) state: u16,
+}
+
+impl Neighbour {
+    /// Whether its Ethernet address may be used.
+    pub(crate) fn usable(&self) -> bool {
+        const VALID: u16 = libc::NUD_REACHABLE
+            | libc::NUD_STALE
+            | libc::NUD_DELAY
+            | libc::NUD_PROBE
+            | libc::NUD_PERMANENT
+            | libc::NUD_NOARP;
+        self.mac.is_some() && self.state & VALID != 0
+    }
+
+    /// Whether the kernel has not heard of it for some time.
+    pub(crate) fn stale(&self) -> bool {
+        self.state
+            & (libc::NUD_REACHABLE
+                | libc::NUD_DELAY
+                | libc::NUD_PROBE
+                | libc::NUD_PERMANENT
+                | libc::NUD_NOARP)
+            == 0
+    }
+}
+
+/// A socket for requests.
+#[derive(Debug)]
+pub(super) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Netlink {
+    /// Opens a socket in the network namespace of the calling thread.
+    pub(super) fn open() -> Result<Self, NetlinkError> {
+        let open = || -> io::Result<Socket> {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            let timeout = TimeVal::new(i64::try_from(ANSWER_TIMEOUT.as_secs()).unwrap_or(1), 0);
+            setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &timeout)?;
+            setsockopt(&socket.as_fd(), sockopt::SendTimeout, &timeout)?;
+            Ok(socket)
+        };
+        Ok(Self { socket: open().map_err(NetlinkError::Open)?, sequence: 0, buffer: vec![0; DATAGRAM_MAX] })
+    }
+
+    /// All interfaces.
+    pub(super) fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        let answers = self.dump(&wire::get_links(), "listing the interfaces")?;
+        Ok(answers.into_iter().filter_map(Answer::link).collect())
+    }
+
+    /// All neighbours of both families.
+    pub(super) fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
+        let answers = self.dump(&wire::get_neighbours(), "listing the neighbours")?;
+        Ok(answers.into_iter().filter_map(Answer::neighbour).collect())
+    }
+
+    /// The addresses of all interfaces, with the interface's index.
+    pub(super) fn addresses(&mut self) -> Result<Vec<(IpAddr, u32)>, NetlinkError> {
+        let answers = self.dump(&wire::get_addresses(), "listing the addresses")?;
+        Ok(answers.into_iter().filter_map(Answer::address).collect())
+    }
+
+    /// The way that the kernel would send a packet to `destination`; none if there is no route.
+    pub(super) fn route(&mut self, destination: IpAddr) -> Result<Option<Route>, NetlinkError> {
+        match self.exchange(&wire::get_route(destination), 0) {
+            Ok(answers) => Ok(answers.list.into_iter().find_map(Answer::route)),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL | libc::ENODEV)
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(source) => Err(NetlinkError::Refused {
+                action: format!("looking up the route to {destination}"),
+                source,
+            }),
+        }
+    }
+
+    /// Has the kernel look for a neighbour, or look after one that it has not heard of for some time.
+    pub(super) fn probe(&mut self, index: u32, ip: IpAddr) -> Result<(), NetlinkError> {
+        let answer = self.exchange(&wire::use_neighbour(index, ip), NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK);
+        match answer {
+            Ok(_) => Ok(()),
+            // The interface went away or down meanwhile: its own notification says so.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENETDOWN | libc::EINVAL)) =>
+            {
+                Ok(())
+            }
+            Err(source) => {
+                Err(NetlinkError::Refused { action: format!("looking for neighbour {ip}"), source })
+            }
+        }
+    }
+
+    /// A dump, again if something changed meanwhile.
+    fn dump(&mut self, request: &Message, action: &str) -> Result<Vec<Answer>, NetlinkError> {
+        let mut tries = 1;
+        loop {
+            let answers = self
+                .exchange(request, NLM_F_DUMP)
+                .map_err(|source| NetlinkError::Refused { action: action.to_owned(), source })?;
+            if !answers.interrupted || tries == DUMP_TRIES {
+                return Ok(answers.list);
+            }
+            tries += 1;
+        }
+    }
+
+    /// Sends one request and reads its answers to the end.
+    fn exchange(&mut self, request: &Message, flags: u16) -> io::Result<Answers> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = NetlinkMessage::from(request.clone());
+        message.header.flags = NLM_F_REQUEST | flags;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        let mut answers = Answers::default();
+        // A request for one thing is answered by that thing alone.
+        let single = flags & (NLM_F_DUMP | NLM_F_ACK) == 0;
+        for _ in 0..DATAGRAMS_MAX {
+            let mut space = self.buffer.as_mut_slice();
+            let (length, sender) = self.socket.recv_from(&mut space, 0).map_err(no_answer)?;
+            if sender.port_number() != 0 {
+                continue;
+            }
+            let ended = answers.take(self.buffer.get(..length).unwrap_or_default(), self.sequence)?;
+            if ended || (single && !answers.list.is_empty()) {
+                return Ok(answers);
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "the answer has no end"))
+    }
+}
+
+/// A receive timeout reads as "resource temporarily unavailable", which says nothing.
+fn no_answer(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return io::Error::new(io::ErrorKind::TimedOut, "the kernel did not answer in time");
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_found_and_a_route_to_oneself_leads_nowhere_else() {
+        let mut netlink = Netlink::open().unwrap();
+        let links = netlink.links().unwrap();
+        let loopback = links.iter().find(|link| link.name == "lo").expect("every network has it");
+        assert!(loopback.index == 1 && loopback.mtu > 0, "{loopback:?}");
+        let route = netlink.route(IpAddr::from([127, 0, 0, 1])).unwrap().expect("loopback has a route");
+        assert!(!route.unicast && route.local, "{route:?}");
+        netlink.neighbours().unwrap();
+    }
+}

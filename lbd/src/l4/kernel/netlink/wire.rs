@@ -1,0 +1,283 @@
+//! Netlink messages: requests as the kernel reads them, and answers reduced to what is used here.
+//!
+//! Answers are read attribute by attribute, taking just those that are known and needed: a kernel newer than this code adds
+//! attributes.
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{
+    NLA_ALIGNTO, NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
+};
+use netlink_packet_route::address::{AddressHeader, AddressMessage};
+use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkLayerType, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+
+use super::{Link, Neighbour, Route};
+
+/// The length of a message's header, in bytes.
+const HEADER_LEN: usize = 16;
+
+/// The metric that is an MTU, among those of a route.
+const METRIC_MTU: u16 = 2;
+
+/// The kind, in what a link says about its device.
+const INFO_KIND: u16 = 1;
+
+/// One message of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Link(Link),
+    Route(Route),
+    Address(IpAddr, u32),
+    Neighbour(Neighbour),
+    NeighbourGone(Neighbour),
+}
+
+impl Answer {
+    pub(super) fn link(self) -> Option<Link> {
+        if let Self::Link(link) = self { Some(link) } else { None }
+    }
+
+    pub(super) fn route(self) -> Option<Route> {
+        if let Self::Route(route) = self { Some(route) } else { None }
+    }
+
+    pub(super) fn address(self) -> Option<(IpAddr, u32)> {
+        if let Self::Address(address, index) = self { Some((address, index)) } else { None }
+    }
+
+    pub(super) fn neighbour(self) -> Option<Neighbour> {
+        if let Self::Neighbour(neighbour) = self { Some(neighbour) } else { None }
+    }
+
+    /// The message with this type and payload; none for what is of no interest or does not decode.
+    pub(super) fn parse(message_type: u16, payload: &[u8]) -> Option<Self> {
+        match message_type {
+            libc::RTM_NEWLINK => parse_link(payload).map(Self::Link),
+            libc::RTM_NEWROUTE => parse_route(payload).map(Self::Route),
+            libc::RTM_NEWADDR => parse_address(payload),
+            libc::RTM_NEWNEIGH => parse_neighbour(payload).map(Self::Neighbour),
+            libc::RTM_DELNEIGH => parse_neighbour(payload).map(Self::NeighbourGone),
+            _ => None,
+        }
+    }
+}
+
+/// The answers to one request.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    pub(super) list: Vec<Answer>,
+    /// Something changed while the kernel was listing.
+    pub(super) interrupted: bool,
+}
+
+impl Answers {
+    /// Takes one datagram; true at the end of the answer. Left-overs of an earlier request are passed over.
+    pub(super) fn take(&mut self, datagram: &[u8], sequence: u32) -> io::Result<bool> {
+        for message in Messages(datagram) {
+            if message.sequence != sequence {
+                continue;
+            }
+            self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+            match message.message_type {
+                NLMSG_ERROR | NLMSG_DONE => {
+                    // An acknowledgement is an error of number 0; the end of a dump may carry an error too.
+                    let code = message.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                    return if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(true) };
+                }
+                other => self.list.extend(Answer::parse(other, message.payload)),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// One message within a datagram.
+pub(super) struct RawMessage<'a> {
+    pub(super) message_type: u16,
+    flags: u16,
+    sequence: u32,
+    pub(super) payload: &'a [u8],
+}
+
+/// The messages of a datagram; ends early where one does not hold together.
+pub(super) struct Messages<'a>(pub(super) &'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = RawMessage<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let bytes: &'a [u8] = self.0;
+        let header = NetlinkBuffer::new_checked(&bytes).ok()?;
+        let length = usize::try_from(header.length()).ok()?;
+        let message = RawMessage {
+            message_type: header.message_type(),
+            flags: header.flags(),
+            sequence: header.sequence_number(),
+            payload: bytes.get(HEADER_LEN..length)?,
+        };
+        self.0 = bytes.get(length.next_multiple_of(NLA_ALIGNTO)..).unwrap_or_default();
+        Some(message)
+    }
+}
+
+/// The attributes in `bytes`, kind and value; ends early where one does not hold together.
+fn attributes(bytes: Option<&[u8]>) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = bytes.unwrap_or_default();
+    std::iter::from_fn(move || {
+        let header = rest.first_chunk::<NLA_HEADER_SIZE>()?;
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let kind = u16::from_ne_bytes([header[2], header[3]]) & NLA_TYPE_MASK;
+        let value = rest.get(NLA_HEADER_SIZE..length)?;
+        rest = rest.get(length.next_multiple_of(NLA_ALIGNTO)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+fn ip(value: &[u8]) -> Option<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(value) {
+        return Some(IpAddr::from(octets));
+    }
+    <[u8; 16]>::try_from(value).ok().map(IpAddr::from)
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
+}
+
+fn parse_link(payload: &[u8]) -> Option<Link> {
+    let header = LinkHeader::parse(payload).ok()?;
+    if header.interface_family != AddressFamily::Unspec {
+        // A bridge speaks of its ports in the same messages.
+        return None;
+    }
+    let mut link = Link {
+        index: header.index,
+        name: String::new(),
+        mac: None,
+        mtu: 0,
+        up: header.flags.contains(LinkFlags::Up),
+        below: None,
+        kind: String::new(),
+    };
+    for (kind, value) in attributes(payload.get(16..)) {
+        match kind {
+            libc::IFLA_IFNAME => link.name = text(value),
+            libc::IFLA_ADDRESS if header.link_layer_type == LinkLayerType::Ether => {
+                link.mac = value.try_into().ok();
+            }
+            libc::IFLA_MTU => link.mtu = number(value)?,
+            libc::IFLA_LINK => link.below = number(value),
+            libc::IFLA_LINKINFO => {
+                let kind = attributes(Some(value)).find(|(kind, _)| *kind == INFO_KIND);
+                link.kind = kind.map(|(_, name)| text(name)).unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn parse_route(payload: &[u8]) -> Option<Route> {
+    let header = RouteHeader::parse(payload).ok()?;
+    let mut route = Route {
+        index: 0,
+        gateway: None,
+        source: None,
+        mtu: None,
+        unicast: header.kind == RouteType::Unicast,
+        local: header.kind == RouteType::Local,
+    };
+    for (kind, value) in attributes(payload.get(12..)) {
+        match kind {
+            libc::RTA_OIF => route.index = number(value)?,
+            libc::RTA_GATEWAY => route.gateway = ip(value),
+            // An IPv4 route by way of an IPv6 router: the family, then the address.
+            libc::RTA_VIA => route.gateway = ip(value.get(2..)?),
+            libc::RTA_PREFSRC => route.source = ip(value),
+            libc::RTA_METRICS => {
+                let mtu = attributes(Some(value)).find(|(metric, _)| *metric == METRIC_MTU);
+                route.mtu = mtu.and_then(|(_, value)| number(value)).filter(|mtu| *mtu > 0);
+            }
+            _ => {}
+        }
+    }
+    Some(route)
+}
+
+fn parse_address(payload: &[u8]) -> Option<Answer> {
+    let header = AddressHeader::parse(payload).ok()?;
+    let (mut local, mut address) = (None, None);
+    for (kind, value) in attributes(payload.get(8..)) {
+        match kind {
+            libc::IFA_LOCAL => local = ip(value),
+            libc::IFA_ADDRESS => address = ip(value),
+            _ => {}
+        }
+    }
+    // On a point-to-point interface `IFA_ADDRESS` is the other end's.
+    Some(Answer::Address(local.or(address)?, header.index))
+}
+
+fn parse_neighbour(payload: &[u8]) -> Option<Neighbour> {
+    let header = NeighbourHeader::parse(payload).ok()?;
+    if !matches!(header.family, AddressFamily::Inet | AddressFamily::Inet6) {
+        return None;
+    }
+    let (mut address, mut mac) = (None, None);
+    for (kind, value) in attributes(payload.get(12..)) {
+        match kind {
+            libc::NDA_DST => address = ip(value),
+            libc::NDA_LLADDR => mac = value.try_into().ok(),
+            _ => {}
+        }
+    }
+    Some(Neighbour { index: header.ifindex, ip: address?, mac, state: header.state.into() })
+}
+
+fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}
+
+pub(super) fn get_links() -> Message {
+    Message::GetLink(LinkMessage::default())
+}
+
+pub(super) fn get_addresses() -> Message {
+    Message::GetAddress(AddressMessage::default())
+}
+
+pub(super) fn get_neighbours() -> Message {
+    Message::GetNeighbour(NeighbourMessage::default())
+}
+
+pub(super) fn get_route(destination: IpAddr) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(destination);
+    message.header.destination_prefix_length = if destination.is_ipv6() { 128 } else { 32 };
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::from(destination)));
+    Message::GetRoute(message)
+}
+
+/// Says that the neighbour is in use: the kernel looks for one that it does not know, and after one that is stale.
+pub(super) fn use_neighbour(index: u32, ip: IpAddr) -> Message {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(ip);
+    message.header.ifindex = index;
+    message.header.flags = NeighbourFlags::Use;
+    let address = match ip {
+        IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
+        IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
+    };
+    message.attributes.push(NeighbourAttribute::Destination(address));
+    Message::NewNeighbour(message)
+}

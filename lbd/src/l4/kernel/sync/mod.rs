@@ -1,0 +1,389 @@
+//! The thread that keeps the kernel's maps as configuration, groups and network want them.
+//!
+//! Whatever changes, it makes all of the maps' contents anew and writes what is different: there is one way to every state, and
+//! nothing to be forgotten on it.
+
+pub(super) mod gather;
+mod write;
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use common::config::Attach;
+use lbd_core::forward::abi::{LINK_OURS, LINK_VIRTUAL_MAC, LINKS_MAX, Link};
+use lbd_core::forward::copies::Places;
+use lbd_core::forward::plan::{self, Check, Contents, Gone, Indexes, Input};
+use lbd_core::health::HealthState;
+use lbd_core::target::TargetKey;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::attach::{Attachments, Part, Place, Wanted};
+use super::checks::Checks;
+use super::features::Features;
+use super::flows::{Names, Reader};
+use super::instances::{Instances, Offers};
+use super::load::Loaded;
+use super::maps::Maps;
+use super::thread::Signal;
+use super::view::{InterfaceView, KernelView, TroubleView};
+use super::ways::Ways;
+use super::{KernelError, attach, load, settings};
+use crate::shared::Shared;
+use write::Written;
+
+/// What failed is tried again after this time.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Changes are taken together that come within this time: a flapping route must not keep a processor busy.
+const PACE: Duration = Duration::from_millis(5);
+
+/// How long a restarted `lbd` lets a former life's choices stand, until its checks know the targets.
+const FIRST_CHECKS_MAX: Duration = Duration::from_secs(2);
+
+/// Everything is looked at again after this time, whatever has been told.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// The loopback interface, in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// Whom it tells what it has come to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outlets {
+    /// Whoever asks.
+    pub(super) view: Arc<ArcSwapOption<KernelView>>,
+    /// The link to `vrrpd`.
+    pub(super) offers: Offers,
+    /// The health checks.
+    pub(super) checks: Checks,
+}
+
+/// The thread's state.
+pub(super) struct Sync {
+    shared: Arc<Shared>,
+    signal: Arc<Signal>,
+    outlets: Outlets,
+    loaded: Loaded,
+    maps: Maps,
+    ways: Ways,
+    attachments: Attachments,
+    written: Written,
+    links: BTreeMap<u32, Link>,
+    indexes: Indexes,
+    saved_indexes: Vec<u8>,
+    /// Numbers whose flows are being deleted.
+    going: Option<Gone>,
+    /// A former life's choices, in this layout or another, stand still.
+    waiting: bool,
+    instances: Arc<Instances>,
+    reader: Arc<Reader>,
+    kernel: String,
+    failures: u64,
+    /// Failures are logged when they begin, not each time.
+    failing: bool,
+}
+
+/// What is handed to the thread.
+pub(super) struct Parts {
+    pub(super) loaded: Loaded,
+    pub(super) maps: Maps,
+    pub(super) ways: Ways,
+    pub(super) features: Features,
+    pub(super) instances: Arc<Instances>,
+    pub(super) reader: Arc<Reader>,
+    written: Written,
+}
+
+impl Parts {
+    /// Reads what a former life has left.
+    pub(super) fn read(
+        loaded: Loaded,
+        maps: Maps,
+        ways: Ways,
+        features: Features,
+        instances: Arc<Instances>,
+        reader: Arc<Reader>,
+    ) -> Result<Self, KernelError> {
+        let written = Written::read(&maps)?;
+        Ok(Self { loaded, maps, ways, features, instances, reader, written })
+    }
+
+    /// The key that a former life has left.
+    pub(super) fn hash_key(&self) -> Option<[u64; 2]> {
+        let config = self.maps.config.get(&0).ok().flatten()?;
+        (config.hash_key != [0; 2]).then_some(config.hash_key)
+    }
+}
+
+impl Sync {
+    /// Ready to run.
+    pub(super) fn new(parts: Parts, shared: Arc<Shared>, signal: Arc<Signal>, outlets: Outlets) -> Self {
+        let Parts { loaded, maps, ways, features, instances, reader, written } = parts;
+        let saved_indexes = maps.load_indexes().unwrap_or_default();
+        Self {
+            attachments: Attachments::new(&loaded.node_folder, features.tcx()),
+            indexes: Indexes::from_bytes(&saved_indexes),
+            kernel: features.version.to_string(),
+            links: BTreeMap::new(),
+            waiting: written.serves() || loaded.has_old(),
+            going: None,
+            failures: 0,
+            failing: false,
+            shared,
+            signal,
+            outlets,
+            loaded,
+            maps,
+            ways,
+            written,
+            saved_indexes,
+            instances,
+            reader,
+        }
+    }
+
+    /// Runs until the signal says stop, and then removes everything from the kernel.
+    pub(super) fn run(mut self) {
+        let end = Instant::now() + FIRST_CHECKS_MAX;
+        while !self.signal.stopped() {
+            self.waiting = self.waiting && self.undecided() && Instant::now() < end;
+            let troubles = self.pass();
+            self.publish(troubles);
+            self.wait(self.waiting.then_some(end));
+        }
+        let run_dir = self.shared.run_dir.clone();
+        drop(self);
+        if let Err(error) = load::remove_all(&run_dir) {
+            tracing::warn!(%error, "cannot remove what the kernel was given");
+        }
+    }
+
+    /// Brings everything up to date; answers what does not work.
+    fn pass(&mut self) -> Vec<TroubleView> {
+        let mut troubles = Vec::new();
+        match self.update(&mut troubles) {
+            Ok(()) => self.failing = false,
+            Err(error) => {
+                self.failures += 1;
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!(%error, "kernel forwarding is not up to date; trying again");
+                }
+                troubles.push(TroubleView { what: "kernel forwarding".to_owned(), why: error.to_string() });
+            }
+        }
+        troubles
+    }
+
+    fn update(&mut self, troubles: &mut Vec<TroubleView>) -> Result<(), KernelError> {
+        self.ways.follow()?;
+        let snapshot = self.shared.snapshot.load_full();
+        let config = &*snapshot.config;
+        let groups = gather::groups(&self.shared, &snapshot);
+        let hops = gather::hops(&mut self.ways, config, &groups, troubles)?;
+        let wanted = gather::interfaces(&self.ways, config, &self.shared.life.node, &hops, troubles);
+        let own = self.ways.addresses_at(|index| wanted.contains_key(&index));
+        let absent = gather::absent(&mut self.ways, config)?;
+        let input = Input {
+            file: config,
+            node: gather::node_number(config, &self.shared.life.node),
+            key: snapshot.hash_key,
+            clock: self.instances.clock()?,
+            groups: &groups,
+            hops: &hops,
+            own: &own,
+            absent: &absent,
+        };
+        let contents = plan::contents(&input, &mut self.indexes);
+        self.let_go();
+        self.save_indexes()?;
+        let left_out = contents.left_out.iter();
+        troubles.extend(left_out.map(|it| TroubleView { what: it.what.clone(), why: it.why.to_owned() }));
+        self.instances.offer(&self.outlets.offers, &contents.instances);
+        self.name(&contents);
+        if self.waiting {
+            self.written.write_for_checks(&self.maps, &contents)?;
+        } else {
+            self.written.write(&self.maps, &contents)?;
+            self.reader.written.store(true, Ordering::Release);
+            self.place(&contents);
+        }
+        let translates = [false, true].map(|ipv6| gather::translates(config, ipv6));
+        self.attach(&wanted, translates, gather::checks_through_vips(config), troubles)?;
+        self.tell_checks(contents.checks, troubles);
+        Ok(())
+    }
+
+    /// Tells the health checks how they reach their targets, now that everything for it is in its place.
+    fn tell_checks(&self, mut checks: BTreeMap<TargetKey, Check>, troubles: &mut Vec<TroubleView>) {
+        if !self.attachments.present().contains_key(&(Part::CheckOut, LOOPBACK)) {
+            checks.values_mut().for_each(|check| *check = check.without_program());
+        }
+        for (target, check) in &checks {
+            if let Some(why) = check.trouble() {
+                troubles.push(TroubleView { what: format!("target {target}"), why });
+            }
+        }
+        self.outlets.checks.set(checks);
+    }
+
+    /// Numbers that have stood for nothing for some time may stand for something else, once no flow has them any more.
+    fn let_go(&mut self) {
+        if let Some(gone) = &self.going {
+            if self.reader.gone.load().is_some() {
+                return;
+            }
+            self.indexes.release(gone);
+            self.going = None;
+        }
+        let gone = self.indexes.gone(self.shared.clock.now().at);
+        if !gone.is_empty() {
+            self.reader.gone.store(Some(Arc::new(gone.clone())));
+            self.going = Some(gone);
+        }
+    }
+
+    /// Before anything has a number, it is kept for a later life.
+    fn save_indexes(&mut self) -> Result<(), KernelError> {
+        let bytes = self.indexes.to_bytes();
+        if bytes != self.saved_indexes {
+            self.maps.save_indexes(&bytes)?;
+            self.saved_indexes = bytes;
+        }
+        Ok(())
+    }
+
+    fn name(&self, contents: &Contents) {
+        let names =
+            Names { services: contents.service_names.clone(), targets: contents.target_names.clone() };
+        if **self.reader.names.load() != names {
+            self.reader.names.store(Arc::new(names));
+        }
+    }
+
+    /// Says where flows of the other node belong, now that the maps have it all.
+    fn place(&self, contents: &Contents) {
+        let places = Places::of(contents);
+        if **self.reader.places.load() != places {
+            self.reader.places.store(Arc::new(places));
+        }
+    }
+
+    /// Has the program on these interfaces; it knows an interface before it is there. IPv4 and IPv6 packets may have to be
+    /// translated.
+    fn attach(
+        &mut self,
+        wanted: &BTreeMap<u32, (Wanted, bool)>,
+        [ipv4, ipv6]: [bool; 2],
+        checks: bool,
+        troubles: &mut Vec<TroubleView>,
+    ) -> Result<(), KernelError> {
+        // Programs of another layout go on until these know as much.
+        let held = (self.waiting && self.loaded.has_old()).then_some(Part::Forward);
+        let mut interfaces = BTreeMap::new();
+        let mut places: BTreeMap<Place, Wanted> = BTreeMap::new();
+        for (&index, (interface, virtual_mac)) in wanted {
+            let Some(link) = self.ways.link_at(index) else { continue };
+            if index >= LINKS_MAX {
+                let why = format!("its index {index} is beyond {}", LINKS_MAX - 1);
+                troubles.push(TroubleView { what: interface.name.clone(), why });
+                continue;
+            }
+            let flags = if *virtual_mac { LINK_OURS | LINK_VIRTUAL_MAC } else { LINK_OURS };
+            let entry = Link { mac: link.mac.unwrap_or_default(), flags, mtu: link.mtu, ..Link::default() };
+            if self.links.get(&index) != Some(&entry) {
+                self.maps.links.put(&index, &entry)?;
+                self.links.insert(index, entry);
+            }
+            if let Err(why) = settings::allow_forwarding(&interface.name, ipv4, ipv6) {
+                troubles.push(TroubleView { what: interface.name.clone(), why });
+            }
+            places.insert((Part::Forward, index), interface.clone());
+            // Programs of another layout may know nothing of these checks.
+            if checks && (interface.way == Attach::Xdp || held.is_some()) {
+                let purpose = "answers to health checks".to_owned();
+                places.insert((Part::CheckIn, index), Wanted { purpose, ..interface.clone() });
+            }
+            interfaces.insert(index, interface.clone());
+        }
+        if let Some(link) = self.ways.link_at(LOOPBACK).filter(|_| checks) {
+            let way = interfaces.values().next().map_or(Attach::Auto, |interface| interface.way);
+            let purpose = "health checks through virtual IPs".to_owned();
+            places.insert((Part::CheckOut, LOOPBACK), Wanted { name: link.name.clone(), way, purpose });
+            if let Err(why) = settings::accept_answers() {
+                troubles.push(TroubleView { what: link.name.clone(), why });
+            }
+        }
+        if held.is_none() {
+            self.loaded.copy_old();
+        }
+        let failures = self.attachments.sync(&mut self.loaded.ebpf, &places, held);
+        if failures.is_empty() && held.is_none() {
+            self.loaded.forget_old();
+        }
+        for error in failures {
+            self.failures += 1;
+            troubles.push(TroubleView { what: "attaching".to_owned(), why: error.to_string() });
+        }
+        let gone: Vec<u32> = self.links.keys().filter(|it| !interfaces.contains_key(it)).copied().collect();
+        for index in gone {
+            self.maps.links.put(&index, &Link::default())?;
+            self.links.remove(&index);
+        }
+        Ok(())
+    }
+
+    fn publish(&self, troubles: Vec<TroubleView>) {
+        let interface = |attached: &attach::Attached| InterfaceView {
+            name: attached.name.clone(),
+            attached: attached.how.name().to_owned(),
+            why: attached.why.clone(),
+            purpose: attached.purpose.clone(),
+        };
+        let before = self.outlets.view.load_full();
+        for trouble in &troubles {
+            if before.as_ref().is_none_or(|before| !before.troubles.contains(trouble)) {
+                tracing::warn!(what = trouble.what, why = trouble.why, "kernel forwarding");
+            }
+        }
+        self.outlets.view.store(Some(Arc::new(KernelView {
+            kernel: self.kernel.clone(),
+            folder: self.loaded.folder.display().to_string(),
+            interfaces: self.attachments.present().values().map(interface).collect(),
+            troubles,
+            flows_max: self.reader.flows.shape().max_entries,
+            flows: 0,
+            failures: self.failures,
+        })));
+    }
+
+    /// Waits until something has changed, or something is to be looked at again, but not beyond `end`.
+    fn wait(&mut self, end: Option<Instant>) {
+        let now = Instant::now();
+        let retry = self.outlets.view.load().as_ref().is_some_and(|view| !view.troubles.is_empty());
+        let mut until = now + if retry { RETRY } else { LOOK };
+        until = until.min(end.unwrap_or(until));
+        if let Some(look) = self.ways.next_look(now) {
+            until = until.min(look);
+        }
+        let left = until.saturating_duration_since(now) + Duration::from_micros(999);
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut fds = [
+            PollFd::new(self.signal.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.ways.as_fd(), PollFlags::POLLIN),
+        ];
+        // An interrupted wait ends early, which does no harm.
+        poll(&mut fds, timeout).ok();
+        std::thread::sleep(PACE);
+        self.signal.taken();
+    }
+
+    /// Whether there are targets that the checks do not know yet.
+    fn undecided(&self) -> bool {
+        let snapshot = self.shared.snapshot.load();
+        let mut states = snapshot.groups.iter().flat_map(|group| group.states());
+        states.any(|(_, state)| state == HealthState::Undecided)
+    }
+}

@@ -1,0 +1,86 @@
+//! What the link to the other node has counted.
+
+use std::fmt;
+
+use super::{Labels, Out, flag};
+use crate::peer::{PeerLink, ReplicationView};
+use crate::replication::StateView;
+
+/// Encodes it, where there is another node to replicate with.
+pub(super) fn encode(out: &mut Out<'_>, peer: &PeerLink) -> fmt::Result {
+    let ReplicationView { link: Some(link), state, .. } = peer.view() else { return Ok(()) };
+    let stats = peer.stats();
+    out.gauge(
+        "peer_connected",
+        "Whether there is a session with the other node",
+        flag(link.state == "connected"),
+    )?;
+    out.gauge("peer_listening", "Whether the other node can connect to this one", flag(link.listening))?;
+    out.counter("peer_attempts", "Connections to the other node begun", link.attempts)?;
+    let help = "Connections to the other node that did not become a session";
+    out.counters("peer_attempts_failed", help, labelled("reason", stats.failed.each()))?;
+    let help = "Connections to the link's address that did not become a session";
+    out.counters("peer_connections_refused", help, labelled("reason", stats.refused.each()))?;
+    out.counter("peer_sessions", "Sessions with the other node", link.sessions)?;
+    out.counters("peer_sessions_ended", "Sessions by how they ended", labelled("end", stats.ended.each()))?;
+    let messages = [("in", link.messages_in), ("out", link.messages_out)];
+    out.counters("peer_messages", "Messages", labelled("direction", messages))?;
+    let bytes = [("in", link.bytes_in), ("out", link.bytes_out)];
+    out.counters("peer_bytes", "Bytes of messages, before TLS", labelled("direction", bytes))?;
+    out.gauge("peer_queue_bytes", "Bytes that wait to be sent", link.queued_bytes as f64)?;
+    out.gauge("peer_queue_bytes_max", "Bytes that may wait to be sent", link.queued_bytes_max as f64)?;
+    let lag = link.queued_for_ms as f64 / 1000.0;
+    out.gauge("peer_queue_lag_seconds", "How long the first message in the queue has waited", lag)?;
+    state.map_or(Ok(()), |state| encode_state(out, &state))
+}
+
+/// What is replicated.
+fn encode_state(out: &mut Out<'_>, state: &StateView) -> fmt::Result {
+    let synced = flag(state.state == "synced");
+    out.gauge("replication_synced", "Whether this node has what the other one has", synced)?;
+    out.gauge(
+        "replication_peer_synced",
+        "Whether the other node has what this one has",
+        flag(state.peer_synced),
+    )?;
+    if let Some(differs) = state.config_differs {
+        out.gauge("replication_same_config", "Whether both have the same configuration", flag(!differs))?;
+    }
+    let lag = state.lag_ms as f64 / 1000.0;
+    out.gauge("replication_lag_seconds", "Age of the oldest change that is not sent yet", lag)?;
+    out.gauge("replication_dirty", "Changes that wait to be sent", state.dirty as f64)?;
+    let unacknowledged = state.unacknowledged_bytes as f64;
+    out.gauge(
+        "replication_unacknowledged_bytes",
+        "Bytes sent and not yet written by the other node",
+        unacknowledged,
+    )?;
+    let entries = state.entries.iter();
+    let entries = entries.map(|(table, count)| (vec![("table", table.as_str())], *count as f64));
+    out.gauges("replication_entries", "Entries of either node known", entries)?;
+    let entries =
+        [("in", &state.received), ("out", &state.sent)].into_iter().flat_map(|(direction, tables)| {
+            let labels = move |table| vec![("table", table), ("direction", direction)];
+            tables.iter().map(move |(table, count)| (labels(table.as_str()), *count))
+        });
+    out.counters("replication_changes", "Entries, new and changed ones", entries)?;
+    let deletions = [("in", state.deletions_received), ("out", state.deletions_sent)];
+    out.counters("replication_deletions", "Entries that were over", labelled("direction", deletions))?;
+    let skipped = state.skipped.iter().map(|(reason, count)| (vec![("reason", reason.as_str())], *count));
+    out.counters("replication_skipped", "Entries received that were not applied", skipped)?;
+    let snapshots = [("in", state.snapshots_received), ("out", state.snapshots_sent)];
+    out.counters("replication_snapshots", "Snapshots told to their end", labelled("direction", snapshots))?;
+    out.counter("replication_resyncs", "Snapshots begun anew because too much waited", state.resyncs)?;
+    out.counter("replication_swept", "Entries that the other node had no longer", state.swept)?;
+    out.counter("replication_adopted", "Entries of a former life of the other node", state.adopted)?;
+    out.counter("replication_not_replicated", "Changes without room in the tables", state.not_replicated)?;
+    out.counter("replication_reports_lost", "Reports of flows without room", state.reports_lost)?;
+    out.counter("replication_untold", "Changes of flows without room to be told", state.untold)
+}
+
+fn labelled(
+    label: &'static str,
+    counts: impl IntoIterator<Item = (&'static str, u64)>,
+) -> impl Iterator<Item = (Labels<'static>, u64)> {
+    counts.into_iter().map(move |(value, count)| (vec![(label, value)], count))
+}

@@ -1,0 +1,142 @@
+//! The daemon's link: started, kept, replaced and stopped as the configuration says.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use common::config::{Auth, Config, load_key};
+use tokio::sync::watch;
+
+use super::{Link, LinkError, Settings, Stats, Timing};
+use crate::replication::{self, Shown, StateView};
+use crate::shared::Shared;
+
+/// The port that both nodes listen on; the same as that of `vrrpd`'s datagrams.
+const PORT: u16 = 7112;
+
+/// The link, whether it runs or not.
+#[derive(Debug, Default)]
+pub(crate) struct PeerLink {
+    state: Mutex<State>,
+    stats: Arc<Stats>,
+    shown: Shown,
+    behind: watch::Sender<bool>,
+    waits: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum State {
+    Running(Box<Link>),
+    /// For this reason.
+    Off(String),
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Off("lbd is starting".to_owned())
+    }
+}
+
+impl PeerLink {
+    /// Has the link as `config` says; one whose settings are the same goes on. Waits for the old one's end, for about 100 ms. What goes
+    /// wrong is logged and shown; the daemon serves all the same.
+    pub(crate) fn apply(&self, shared: &Arc<Shared>) {
+        let config = Arc::clone(&shared.snapshot.load().config);
+        let mut state = self.locked();
+        let wanted = match settings(&config, &shared.life.node) {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                // A configuration without a link is none that failed: what runs is then to end.
+                if let LinkError::NotConfigured(why) = error {
+                    *state = State::Off(why.to_owned());
+                    self.behind.send_replace(false);
+                } else {
+                    tracing::error!("the link to the other node stays as it was: {error}");
+                    if let State::Off(why) = &mut *state {
+                        *why = error.to_string();
+                    }
+                }
+                return;
+            }
+        };
+        // Other VRRP software has nothing to tell, and is to give the role back as it always does.
+        self.waits.store(config.vrrp.iter().any(|vrrp| vrrp.auth == Auth::Hmac), Ordering::Relaxed);
+        if matches!(&*state, State::Running(link) if *link.settings() == wanted) {
+            return;
+        }
+        // Ended before the next one begins: its address is to be free, and only one counts.
+        *state = State::default();
+        self.behind.send_replace(self.waits.load(Ordering::Relaxed));
+        let outlets = replication::Outlets {
+            shown: Arc::clone(&self.shown),
+            behind: self.behind.clone(),
+            waits: Arc::clone(&self.waits),
+        };
+        let own = Arc::clone(shared);
+        let drive = move |port| replication::drive(port, own, outlets);
+        *state = match Link::start(wanted, Arc::clone(&self.stats), drive) {
+            Ok(link) => State::Running(Box::new(link)),
+            Err(error) => {
+                tracing::error!("{error}");
+                self.behind.send_replace(false);
+                State::Off(error.to_string())
+            }
+        };
+    }
+
+    /// Whether the other node has what this one does not know yet, as far as replication goes.
+    pub(crate) fn behind(&self) -> watch::Receiver<bool> {
+        self.behind.subscribe()
+    }
+
+    /// Ends it.
+    pub(crate) fn stop(&self) {
+        *self.locked() = State::Off("lbd is stopping".to_owned());
+    }
+
+    /// What it runs with, or why it does not.
+    pub(super) fn settings(&self) -> Result<Settings, String> {
+        match &*self.locked() {
+            State::Running(link) => Ok(link.settings().clone()),
+            State::Off(why) => Err(why.clone()),
+        }
+    }
+
+    /// How far replication is; nothing while it does not run.
+    pub(super) fn shown(&self) -> Option<Arc<StateView>> {
+        self.shown.load_full()
+    }
+
+    /// What it has counted since the daemon's start.
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        // Whatever step was the last, the state is one of the two.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the configuration says of the link.
+fn settings(config: &Config, node: &str) -> Result<Settings, LinkError> {
+    let (Some(own), Some(peer)) = (config.node(node), config.peer_of(node)) else {
+        return Err(LinkError::NotConfigured("the configuration has no second [[node]]"));
+    };
+    let (Some(own_address), Some(peer_address)) = (own.peer_address, peer.peer_address) else {
+        return Err(LinkError::NotConfigured("the [[node]]s have no peer_address"));
+    };
+    let Some(key) = load_key(&config.pair)? else {
+        return Err(LinkError::NotConfigured(
+            "[pair] has no key_file, and without a key neither node can know the other",
+        ));
+    };
+    Ok(Settings {
+        node: own.name.clone(),
+        peer: peer.name.clone(),
+        own_address: SocketAddr::new(own_address, PORT),
+        peer_address: SocketAddr::new(peer_address, PORT),
+        key,
+        timing: Timing::default(),
+    })
+}

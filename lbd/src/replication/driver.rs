@@ -1,0 +1,357 @@
+//! The loop.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use common::time::{Duration, Instant};
+use lbd_core::replication::{Action, Apply, Entry, Key, NAMES_MAX, Replica, Settings, State, Table};
+use tokio::sync::watch;
+
+use super::flows::{Flows, SCAN};
+use super::{Outlets, StateView};
+use crate::l4::kernel::{self, Copies, KernelError, Report};
+use crate::peer::{Port, SendError, Session};
+use crate::random;
+use crate::shared::Shared;
+
+/// So many names, and those that stand for nothing any more are forgotten.
+const NAMES_ENOUGH: usize = NAMES_MAX / 2;
+
+/// So long a session waits for the kernel's part to be ready.
+const READY_MAX: Duration = Duration::from_secs(5);
+
+/// How often that is looked at.
+const READY_LOOK: Duration = Duration::from_millis(10);
+
+/// What is shown is this old at most.
+const SHOW_EVERY: Duration = Duration::from_millis(100);
+
+/// Drives replication for as long as the link runs.
+pub(crate) async fn drive(port: Port, shared: Arc<Shared>, outlets: Outlets) {
+    let mut driver = Driver::new(shared, outlets);
+    while driver.step(&port).await {}
+    driver.outlets.shown.store(None);
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    outlets: Outlets,
+    replica: Replica,
+    session: Option<Session>,
+    /// A message that the session has no room for.
+    waiting: Option<Vec<u8>>,
+    flows: Option<Flows>,
+    kernel: watch::Receiver<Option<Arc<Copies>>>,
+    config_hash: watch::Receiver<u64>,
+    show_at: Instant,
+    /// No session waits longer than this for what it is about.
+    ready_by: Instant,
+    failing: bool,
+    /// There is more to be read for a snapshot.
+    scanning: bool,
+}
+
+impl Driver {
+    fn new(shared: Arc<Shared>, outlets: Outlets) -> Self {
+        let now = shared.clock.now();
+        let mut config_hash = shared.config_hash.subscribe();
+        config_hash.mark_unchanged();
+        let mut kernel = shared.kernel.copies();
+        kernel.mark_changed();
+        Self {
+            replica: replica(&shared),
+            session: None,
+            waiting: None,
+            flows: None,
+            kernel,
+            config_hash,
+            show_at: now.at,
+            ready_by: now.at + READY_MAX,
+            failing: false,
+            scanning: false,
+            shared,
+            outlets,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.shared.clock.now().at
+    }
+
+    /// Waits until something happens and sees to it; false once the link has stopped.
+    async fn step(&mut self, port: &Port) -> bool {
+        self.work();
+        let ready = self.is_ready();
+        let deadline = self.deadline().into_iter().chain((!ready).then(|| self.now() + READY_LOOK)).min();
+        let left = deadline.map(|deadline| deadline.since(self.now()));
+        let wants_bytes = self.replica.wants_bytes();
+        let Self { session, flows, kernel, config_hash, waiting, .. } = self;
+        tokio::select! {
+            next = port.session(), if ready => {
+                let Some(next) = next else { return false };
+                *session = Some(next);
+                *waiting = None;
+                let now = self.now();
+                self.replica.connected(now);
+            }
+            message = receive(session.as_ref()), if wants_bytes => {
+                match message {
+                    Some(message) => self.received(&message),
+                    None => self.disconnected(),
+                }
+            }
+            () = room(session.as_ref()), if waiting.is_some() => {}
+            report = told(flows.as_mut()) => self.take_report(report),
+            changed = kernel.changed() => {
+                // Its sender lives in `shared`.
+                debug_assert!(changed.is_ok());
+                self.kernel_changed();
+            }
+            changed = config_hash.changed() => {
+                debug_assert!(changed.is_ok());
+                let hash = *config_hash.borrow_and_update();
+                self.replica.reconfigured(hash);
+            }
+            () = sleep(left) => {
+                let now = self.now();
+                self.replica.timeout(now);
+            }
+        }
+        true
+    }
+
+    /// Whether what comes has a place to be written to. A snapshot of flows before that would be refused, flow by flow.
+    fn is_ready(&self) -> bool {
+        let idle = || !kernel::wanted(&self.shared.snapshot.load().config);
+        let ready = self.flows.as_ref().map_or_else(idle, Flows::are_ready);
+        ready || self.session.is_some() || self.now() >= self.ready_by
+    }
+
+    /// Does everything that can be done now.
+    fn work(&mut self) {
+        let now = self.now();
+        if let Some(flows) = &mut self.flows {
+            let taken = flows.take_news(&mut self.replica, now);
+            self.note(taken);
+        }
+        self.scanning = false;
+        while let Some(action) = self.replica.poll(now) {
+            self.scanning = matches!(action, Action::Scan(_));
+            self.act(action, now);
+            // A table of millions is not read in one go: what comes meanwhile has its turn.
+            if self.scanning {
+                break;
+            }
+        }
+        if self.flows.as_mut().is_some_and(Flows::may_fit_now) && self.session.is_some() {
+            self.disconnected();
+        }
+        self.transmit(now);
+        let behind = self.outlets.waits.load(Ordering::Relaxed) && self.replica.state() != State::Synced;
+        self.outlets.behind.send_if_modified(|told| std::mem::replace(told, behind) != behind);
+        if self.show_at <= now {
+            self.show(now);
+        }
+    }
+
+    fn act(&mut self, action: Action, now: Instant) {
+        match action {
+            Action::Apply(apply) => self.apply(&apply, now),
+            Action::Scan(scan) => match &mut self.flows {
+                Some(flows) if scan.table == Table::Flows => {
+                    let scanned = flows.scan(&mut self.replica, now, &scan);
+                    let failed = scanned.is_err();
+                    self.note(scanned);
+                    // An answer that is not whole would have the peer delete what it lacks.
+                    if failed {
+                        self.disconnected();
+                    }
+                }
+                _ => self.replica.scanned(now, scan.id, &[], None),
+            },
+            // Nobody announces a ring so far: each node makes its own from the same targets.
+            Action::PrepareRing { name, generation } => self.replica.ring_ready(name, generation),
+            Action::SwitchRing { .. } => {}
+            Action::Disconnect(reason) => {
+                tracing::error!("replication with the other node stops for now: {reason}");
+                self.disconnected();
+            }
+        }
+    }
+
+    fn apply(&mut self, apply: &Apply, now: Instant) {
+        let (mut puts, mut remaining, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        for live in &apply.puts {
+            match live.entry {
+                Entry::Flow(flow) if self.flows.is_some() => {
+                    puts.push(flow);
+                    remaining.push(live.remaining.unwrap_or_default());
+                }
+                // No live table for it.
+                entry => refused.push(entry.key()),
+            }
+        }
+        let deletes = apply.deletes.iter().filter_map(|key| match key {
+            Key::Flow(tuple) => Some(*tuple),
+            _ => None,
+        });
+        let deletes: Vec<_> = deletes.collect();
+        if let Some(flows) = &mut self.flows {
+            let applied = flows.apply(&self.replica, &puts, &remaining, &deletes, &mut refused);
+            let failed = applied.is_err();
+            self.note(applied);
+            // The peer is to tell everything once more.
+            if failed {
+                refused = apply.puts.iter().map(|live| live.entry.key()).collect();
+                self.disconnected();
+            }
+        }
+        self.replica.applied(now, apply.id, &refused);
+        if let Some(flows) = &mut self.flows {
+            let told = flows.tell_kept(&mut self.replica, now);
+            self.note(told);
+        }
+    }
+
+    fn received(&mut self, message: &[u8]) {
+        let now = self.now();
+        if let Some(flows) = &mut self.flows {
+            let taken = flows.take_news_now(&mut self.replica, now);
+            self.note(taken);
+        }
+        self.replica.received(now, message);
+    }
+
+    fn transmit(&mut self, now: Instant) {
+        let Some(session) = &self.session else { return };
+        let mut next = self.waiting.take();
+        loop {
+            let message = next.take().or_else(|| {
+                let mut bytes = Vec::new();
+                self.replica.poll_transmit(now, &mut bytes).then_some(bytes)
+            });
+            let Some(message) = message else { return };
+            match session.send(message) {
+                Ok(()) => {}
+                Err(SendError::Full(message)) => {
+                    self.waiting = Some(message);
+                    return;
+                }
+                Err(SendError::Ended | SendError::Length(_)) => {
+                    self.disconnected();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn disconnected(&mut self) {
+        (self.session, self.waiting) = (None, None);
+        let now = self.now();
+        self.replica.disconnected(now);
+        self.show(now);
+    }
+
+    fn take_report(&mut self, report: Option<Report>) {
+        let now = self.now();
+        let (Some(flows), Some(report)) = (&mut self.flows, report) else { return };
+        let taken = flows.take_report(&mut self.replica, now, report);
+        self.note(taken);
+    }
+
+    /// The kernel has begun to forward, or has stopped.
+    fn kernel_changed(&mut self) {
+        let copies = self.kernel.borrow_and_update().clone();
+        // What was told before had no place, and what is known is of maps that are gone: the next session begins with everything.
+        self.flows = None;
+        self.disconnected();
+        self.replica = replica(&self.shared);
+        self.ready_by = self.now() + READY_MAX;
+        match copies.map(Flows::open).transpose() {
+            Ok(flows) => self.flows = flows,
+            Err(error) => self.note(Err(error)),
+        }
+    }
+
+    /// Failures of the kernel's maps are logged when they begin.
+    fn note(&mut self, result: Result<(), KernelError>) {
+        match result {
+            Ok(()) => self.failing = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!(%error, "flows are not replicated");
+                }
+            }
+        }
+    }
+
+    fn show(&mut self, now: Instant) {
+        self.show_at = now + SHOW_EVERY;
+        let stats = self.replica.stats(now);
+        if stats.names > NAMES_ENOUGH {
+            self.forget_names();
+        }
+        let flows = self.flows.as_ref();
+        let view = StateView::of(
+            &stats,
+            now,
+            flows.map(|flows| flows.written).unwrap_or_default(),
+            flows.map(|flows| [flows.untold(), flows.lost_reports()]).unwrap_or_default(),
+        );
+        self.outlets.shown.store(Some(Arc::new(view)));
+    }
+
+    /// Of services and targets that are gone.
+    fn forget_names(&mut self) {
+        let Some(flows) = &mut self.flows else { return };
+        self.replica.forget_names(|_, name| flows.knows(name));
+        flows.forget_names();
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let news = self.flows.as_ref().and_then(Flows::deadline);
+        let show = self.session.is_some().then_some(self.show_at);
+        let scan = self.scanning.then_some(Instant::ZERO);
+        [self.replica.deadline(), news, show, scan].into_iter().flatten().min()
+    }
+}
+
+/// One that knows nothing.
+fn replica(shared: &Shared) -> Replica {
+    let now = shared.clock.now();
+    let (hash, generation) = (*shared.config_hash.borrow(), now.unix.as_nanos() / 1000);
+    let (node, boot, key) = (&shared.life.node, random::number(), random::hash_key());
+    let mut settings = Settings::new(node, boot, hash, key, generation);
+    settings.tables[Table::Flows.index()] = shared.snapshot.load().config.kernel.max_flows;
+    settings.scan_limit = SCAN;
+    settings.dirty_max = settings.tables.iter().map(|&size| size as usize).sum();
+    Replica::new(settings, now.at)
+}
+
+async fn receive(session: Option<&Session>) -> Option<Vec<u8>> {
+    match session {
+        Some(session) => session.receive().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn room(session: Option<&Session>) {
+    match session {
+        Some(session) => session.room().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn told(flows: Option<&mut Flows>) -> Option<Report> {
+    match flows {
+        Some(flows) => flows.told().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep(left: Option<Duration>) {
+    match left {
+        Some(left) => tokio::time::sleep(left).await,
+        None => std::future::pending().await,
+    }
+}

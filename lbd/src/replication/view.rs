@@ -1,0 +1,117 @@
+//! What the API and `lbd status` show of replication. Fields are only ever added.
+
+use std::collections::BTreeMap;
+
+use common::time::Instant;
+use lbd_core::replication::{Stats, Table};
+use serde::{Deserialize, Serialize};
+
+use crate::l4::kernel::Written;
+
+/// How far replication is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StateView {
+    /// What this node has of the other's: `cold`, `syncing`, `synced` or `stale`.
+    pub(crate) state: String,
+    /// For how long.
+    pub(crate) for_ms: u64,
+    /// Whether the other node has all of this one's.
+    pub(crate) peer_synced: bool,
+    /// Whether the other node has another configuration; null before it was heard.
+    pub(crate) config_differs: Option<bool>,
+    /// The other node's configuration hash, if it was heard.
+    pub(crate) peer_config_hash: Option<String>,
+    /// The protocol's minor version that is spoken, if the other node was heard.
+    pub(crate) protocol_minor: Option<u16>,
+    /// Age of the oldest change that is not sent yet.
+    pub(crate) lag_ms: u64,
+    /// Changes that wait to be sent.
+    pub(crate) dirty: usize,
+    /// Bytes sent and not acknowledged.
+    pub(crate) unacknowledged_bytes: usize,
+    /// Entries known, by table.
+    pub(crate) entries: BTreeMap<String, u64>,
+    /// Entries sent since the start, by table.
+    pub(crate) sent: BTreeMap<String, u64>,
+    /// Entries received since the start, by table.
+    pub(crate) received: BTreeMap<String, u64>,
+    /// Deletions sent since the start.
+    pub(crate) deletions_sent: u64,
+    /// Deletions received since the start.
+    pub(crate) deletions_received: u64,
+    /// Entries received that were not applied, by reason.
+    pub(crate) skipped: BTreeMap<String, u64>,
+    /// Snapshots sent to their end.
+    pub(crate) snapshots_sent: u64,
+    /// Snapshots received to their end.
+    pub(crate) snapshots_received: u64,
+    /// Snapshots begun anew because too much was waiting.
+    pub(crate) resyncs: u64,
+    /// Entries that the other node no longer had.
+    pub(crate) swept: u64,
+    /// Entries taken over from a former life of the other node.
+    pub(crate) adopted: u64,
+    /// Changes that found no room in the tables of what is replicated.
+    pub(crate) not_replicated: u64,
+    /// Reports of the walk through all flows that found no room.
+    pub(crate) reports_lost: u64,
+    /// Changes that the kernel's program had no room to tell of.
+    pub(crate) untold: u64,
+}
+
+impl StateView {
+    /// As it is now.
+    pub(super) fn of(
+        stats: &Stats,
+        now: Instant,
+        written: Written,
+        [untold, reports_lost]: [u64; 2],
+    ) -> Self {
+        let counters = &stats.counters;
+        let by_table = |count: &dyn Fn(Table) -> u64| {
+            Table::ALL.into_iter().map(|table| (table.name().to_owned(), count(table))).collect()
+        };
+        let ms = |time: common::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let skipped = counters.skipped;
+        let skipped = [
+            ("older", skipped.older),
+            ("unknown_table", skipped.unknown_table),
+            ("unknown_name", skipped.unknown_name),
+            ("generation", skipped.generation),
+            ("table_full", skipped.table_full),
+            ("no_service_or_target", written.misfits),
+            ("port_taken", written.taken),
+            ("flows_full", written.full),
+            ("used_here", written.kept),
+            (
+                "other",
+                skipped.refused.saturating_sub(written.misfits + written.taken + written.full + written.kept),
+            ),
+        ];
+        Self {
+            state: stats.state.name().to_owned(),
+            for_ms: ms(now.since(stats.since)),
+            peer_synced: stats.peer_synced,
+            config_differs: stats.peer.as_ref().map(|_| stats.config_differs),
+            peer_config_hash: stats.peer.as_ref().map(|peer| crate::reload::hash_text(peer.config_hash)),
+            protocol_minor: stats.peer.as_ref().map(|peer| peer.minor),
+            lag_ms: ms(stats.lag),
+            dirty: stats.dirty,
+            unacknowledged_bytes: stats.unacknowledged,
+            entries: by_table(&|table| stats.ledger[table.index()] as u64),
+            sent: by_table(&|table| counters.sent.entries[table.index()]),
+            received: by_table(&|table| counters.received.entries[table.index()]),
+            deletions_sent: counters.sent.deletions.iter().sum(),
+            deletions_received: counters.received.deletions.iter().sum(),
+            skipped: skipped.map(|(reason, count)| (reason.to_owned(), count)).into(),
+            snapshots_sent: counters.snapshots_sent,
+            snapshots_received: counters.snapshots_received,
+            resyncs: counters.resyncs,
+            swept: counters.swept,
+            adopted: counters.adopted,
+            not_replicated: counters.local_full + counters.names_refused,
+            reports_lost,
+            untold,
+        }
+    }
+}
