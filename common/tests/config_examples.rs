@@ -70,6 +70,13 @@ fn active_active_has_opposite_priorities() {
 }
 
 #[test]
+fn ecmp_announces_single_addresses() {
+    let config = example("ecmp.toml");
+    assert!(config.vrrp[0].vips.iter().all(|vip| vip.prefix_len() == vip.max_prefix_len()));
+    assert_eq!(config.target_groups[0].algorithm, Algorithm::FlowHash, "the same table on every node");
+}
+
+#[test]
 fn full_reads_every_key() {
     let config = example("full.toml");
     let vrrp = &config.vrrp[0];
@@ -194,6 +201,7 @@ fn every_example_passes_check() {
     let known = [
         "active-active.toml",
         "active-passive.toml",
+        "ecmp.toml",
         "edge.toml",
         "full.toml",
         "kernel.toml",

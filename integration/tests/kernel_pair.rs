@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use integration::lab::Result;
 use integration::lab::addresses::mac_text;
-use integration::lab::clock::wait_until;
+use integration::lab::clock::{Window, now, wait_until};
 use integration::lab::config::Instance;
 use kernel_pair_support::*;
 use nix::sys::signal::Signal;
@@ -63,7 +63,7 @@ fn only_the_owner_forwards() -> Result<()> {
             watch.namespace().inside(connect).is_ok_and(|it| it.err() == Some(ErrorKind::TimedOut))
         })?;
     }
-    served(&lab)?;
+    served(&lab, &vips())?;
     lab.finish()
 }
 
@@ -87,6 +87,7 @@ fn a_planned_switchover_and_the_return_break_no_connection() -> Result<()> {
 fn the_death_of_a_node_and_its_return_break_no_connection() -> Result<()> {
     let lab = forwarding("kernel pair death", every("100ms"))?;
     let load = Load::begin(&lab, WITH_ONE_LOST)?;
+    let before = now();
     for daemon in ["vrrpd", "lbd"] {
         lab.a().signal(daemon, Signal::SIGKILL)?;
     }
@@ -95,6 +96,7 @@ fn the_death_of_a_node_and_its_return_break_no_connection() -> Result<()> {
     }
     lab.b().wait_role("web", "active", LIMIT)?;
     owned_by(&lab, lab.b())?;
+    let death = Window { before, after: now() };
     takes_new_ones(lab.b())?;
     load.steady()?;
     for daemon in ["lbd", "vrrpd"] {
@@ -103,7 +105,7 @@ fn the_death_of_a_node_and_its_return_break_no_connection() -> Result<()> {
     settled(&lab, lab.a())?;
     takes_new_ones(lab.a())?;
     load.steady()?;
-    load.end()?;
+    load.end_after_deaths(&[death])?;
     lab.finish()
 }
 
@@ -112,6 +114,7 @@ fn a_node_that_returns_preempts_when_it_knows_the_connections() -> Result<()> {
     let lab = forwarding("kernel pair behind", every("100ms"))?;
     let [a, b] = lab.nodes();
     let load = Load::begin(&lab, WITH_ONE_LOST)?;
+    let before = now();
     for daemon in ["vrrpd", "lbd"] {
         a.signal(daemon, Signal::SIGKILL)?;
         a.wait_end(daemon, LIMIT)?;
@@ -120,6 +123,8 @@ fn a_node_that_returns_preempts_when_it_knows_the_connections() -> Result<()> {
     let cut = "table inet cut {\nchain in {\ntype filter hook input priority 0\ntcp dport 7112 drop\ntcp sport 7112 drop\n}\n}\n";
     a.namespace().run_with("nft", &["-f", "-"], cut)?;
     b.wait_role("web", "active", LIMIT)?;
+    owned_by(&lab, b)?;
+    let death = Window { before, after: now() };
     for daemon in ["lbd", "vrrpd"] {
         a.start_daemon(daemon)?;
     }
@@ -138,7 +143,7 @@ fn a_node_that_returns_preempts_when_it_knows_the_connections() -> Result<()> {
     settled(&lab, a)?;
     takes_new_ones(a)?;
     load.steady()?;
-    load.end()?;
+    load.end_after_deaths(&[death])?;
     lab.finish()
 }
 

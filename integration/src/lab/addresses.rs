@@ -3,13 +3,14 @@
 //! | host | IPv4 | IPv6 | MAC |
 //! |---|---|---|---|
 //! | nodes `a`, `b` | 10.77.0.1, .2 | fd77::1, ::2 | 02:7d:00:00:00:01, :02 |
+//! | `c`, `d` (optional) | 10.77.0.3, .4 | fd77::3, ::4 | 02:7d:00:00:00:03, :04 |
 //! | targets `t1`… | 10.77.0.11… | fd77::11… | 02:7d:00:00:00:0b… |
 //! | VIPs | 10.77.0.50… | fd77::50… | |
 //! | client | 10.77.0.100 to .107 | fd77::100 to ::107 | 02:7d:00:00:00:64 |
 //! | what the watcher asks as | 10.77.0.192 to .223 | fd77::192 to ::223 | |
 //! | watcher | 10.77.0.250 | fd77::250 | 02:7d:00:00:00:fa |
 //! | gateway (optional) | 10.77.0.254 | fd77::254 | 02:7d:00:00:00:fe |
-//! | peer link of `a`, `b` | 10.0.255.1, .2 /24 | | |
+//! | peer link of `a`, `b`… | 10.0.255.1, .2… /24 | | |
 //!
 //! The last group of an IPv6 address shows the decimal digits of the IPv4 one.
 
@@ -26,6 +27,8 @@ pub const TARGETS_MAX: u8 = 30;
 /// How many addresses the watcher asks as, in turn.
 pub const ASKING_ADDRESSES: u8 = 32;
 
+/// The nodes have the numbers from 1 to this one.
+pub(crate) const NODES_MAX: u8 = 4;
 pub(crate) const TARGET_FIRST: u8 = 11;
 pub(crate) const VIP_FIRST: u8 = 50;
 pub(crate) const CLIENT_FIRST: u8 = 100;

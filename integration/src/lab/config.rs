@@ -12,6 +12,7 @@ pub const KEY: &str = "746474647464746474647464746474647464746474647464746474647
 /// 10.77.0.50 and fd77::50, adverts of 100 ms signed with the lab's key, and no services.
 #[derive(Clone, Debug)]
 pub struct PairConfig {
+    second_pair: bool,
     instances: Vec<Instance>,
     services: String,
     groups: String,
@@ -25,7 +26,7 @@ pub struct Instance {
     pub name: String,
     /// Its VRID.
     pub vrid: u8,
-    /// The priorities of `a` and `b`.
+    /// The priorities of `a` and `b`, or of `c` and `d`.
     pub priority: (u8, u8),
     /// Its VIPs; each gets the LAN's prefix length.
     pub vips: Vec<IpAddr>,
@@ -70,7 +71,20 @@ impl PairConfig {
     /// A configuration with these instances.
     #[must_use]
     pub const fn new(instances: Vec<Instance>) -> Self {
-        Self { instances, services: String::new(), groups: String::new(), extra: String::new() }
+        Self {
+            second_pair: false,
+            instances,
+            services: String::new(),
+            groups: String::new(),
+            extra: String::new(),
+        }
+    }
+
+    /// Makes it one of nodes `c` and `d`.
+    #[must_use]
+    pub const fn second_pair(mut self) -> Self {
+        self.second_pair = true;
+        self
     }
 
     /// Adds a service that forwards to a target group. `listen` is as in the file, e.g. `@web:80`; `extra` holds
@@ -113,11 +127,12 @@ impl PairConfig {
 impl fmt::Display for PairConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[pair]\nname = \"lab\"\nkey_file = \"pair.key\"\n")?;
-        for (node, number) in [("a", 1), ("b", 2)] {
+        let nodes = if self.second_pair { [("c", 3), ("d", 4)] } else { [("a", 1), ("b", 2)] };
+        for (node, number) in nodes {
             write!(f, "\n[[node]]\nname = \"{node}\"\npeer_address = \"10.0.255.{number}\"\n")?;
         }
         for instance in &self.instances {
-            instance.fmt(f)?;
+            instance.write(f, nodes.map(|(node, _)| node))?;
         }
         f.write_str(&self.services)?;
         f.write_str(&self.groups)?;
@@ -125,17 +140,17 @@ impl fmt::Display for PairConfig {
     }
 }
 
-impl fmt::Display for Instance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Instance {
+    fn write(&self, f: &mut fmt::Formatter<'_>, nodes: [&str; 2]) -> fmt::Result {
         let mut vips = String::new();
         for vip in &self.vips {
             let prefix = if vip.is_ipv4() { LAN_PREFIX_V4 } else { LAN_PREFIX_V6 };
             let comma = if vips.is_empty() { "" } else { ", " };
             write!(vips, "{comma}\"{vip}/{prefix}\"")?;
         }
-        let (a, b) = self.priority;
+        let ((first, second), [a, b]) = (self.priority, nodes);
         writeln!(f, "\n[[vrrp]]\nname = {:?}\ninterface = \"eth0\"\nvrid = {}", self.name, self.vrid)?;
-        writeln!(f, "priority = {{ a = {a}, b = {b} }}\nvips = [{vips}]")?;
+        writeln!(f, "priority = {{ {a} = {first}, {b} = {second} }}\nvips = [{vips}]")?;
         writeln!(f, "advert_interval = {:?}\npreempt = {}", self.advert_interval, self.preempt)?;
         writeln!(f, "preempt_delay = {:?}\ntransport = {:?}", self.preempt_delay, self.transport)?;
         writeln!(f, "auth = {:?}\n{}", self.auth, self.extra)

@@ -44,11 +44,17 @@ pub use switch::{Direction, Switch};
 pub use target::Target;
 
 use addresses::{
-    CLIENT_ADDRESSES, CLIENT_FIRST, GATEWAY, LAN_PREFIX_V4, LAN_PREFIX_V6, TARGET_FIRST, TARGETS_MAX, WATCHER,
+    CLIENT_ADDRESSES, CLIENT_FIRST, GATEWAY, LAN_PREFIX_V4, LAN_PREFIX_V6, NODES_MAX, TARGET_FIRST,
+    TARGETS_MAX, WATCHER,
 };
 use error::Context;
 use netns::Namespace;
 use registry::Entry;
+
+/// What a pair's configuration is called in the lab's directory.
+const CONFIG: &str = "pair.toml";
+/// The second pair's.
+const SECOND_CONFIG: &str = "pair-2.toml";
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -57,6 +63,7 @@ pub struct LabBuilder {
     targets: u8,
     target_servers: bool,
     gateway: bool,
+    second_pair: bool,
 }
 
 impl LabBuilder {
@@ -81,6 +88,13 @@ impl LabBuilder {
         self
     }
 
+    /// Adds the nodes of another pair on the same network, `c` and `d`.
+    #[must_use]
+    pub const fn second_pair(mut self) -> Self {
+        self.second_pair = true;
+        self
+    }
+
     /// Builds it. Takes a quarter of a second or so.
     ///
     /// # Errors
@@ -97,8 +111,11 @@ impl LabBuilder {
     fn build_in(self, entry: Entry) -> Result<Lab> {
         let logs = entry.dir.join("logs");
         fs::create_dir_all(&logs).doing(|| format!("making {}", logs.display()))?;
-        let mut plan = vec![("a".to_owned(), 1), ("b".to_owned(), 2), ("client".to_owned(), CLIENT_FIRST)];
-        plan.push(("watch".to_owned(), WATCHER));
+        let mut plan = vec![("a".to_owned(), 1), ("b".to_owned(), 2)];
+        if self.second_pair {
+            plan.extend([("c".to_owned(), 3), ("d".to_owned(), NODES_MAX)]);
+        }
+        plan.extend([("client".to_owned(), CLIENT_FIRST), ("watch".to_owned(), WATCHER)]);
         plan.extend((0..self.targets).map(|index| (format!("t{}", index + 1), TARGET_FIRST + index)));
         if self.gateway {
             plan.push(("gw".to_owned(), GATEWAY));
@@ -111,7 +128,7 @@ impl LabBuilder {
         let switch = Switch::new(switch)?;
         let mut hosts = Vec::new();
         for ((name, number), mut namespace) in plan.into_iter().zip(namespaces) {
-            if number <= 2 {
+            if number <= NODES_MAX {
                 boot(&mut namespace, &name, &entry.dir)?;
             }
             hosts.push((name, number, namespace));
@@ -125,8 +142,16 @@ impl LabBuilder {
         let mut hosts =
             hosts.into_iter().map(|(name, number, namespace)| Host::new(&name, number, namespace, &logs));
         let mut next = |name: &str| hosts.next().ok_or_else(|| missing(name));
-        let a = Node::new(next("a")?, &entry.dir)?;
-        let b = Node::new(next("b")?, &entry.dir)?;
+        let config = entry.dir.join(CONFIG);
+        let a = Node::new(next("a")?, &entry.dir, &config)?;
+        let b = Node::new(next("b")?, &entry.dir, &config)?;
+        let mut second_pair = Vec::new();
+        if self.second_pair {
+            let config = entry.dir.join(SECOND_CONFIG);
+            for name in ["c", "d"] {
+                second_pair.push(Node::new(next(name)?, &entry.dir, &config)?);
+            }
+        }
         let client = next("client")?;
         let watch = next("watch")?;
         let mut targets = Vec::new();
@@ -142,7 +167,7 @@ impl LabBuilder {
                 target.wait_ready()?;
             }
         }
-        Ok(Lab { a, b, client, watch, targets, gateway, switch, entry, finished: false })
+        Ok(Lab { a, b, second_pair, client, watch, targets, gateway, switch, entry, finished: false })
     }
 }
 
@@ -154,6 +179,7 @@ impl LabBuilder {
 pub struct Lab {
     a: Node,
     b: Node,
+    second_pair: Vec<Node>,
     client: Host,
     watch: Host,
     targets: Vec<Target>,
@@ -167,7 +193,13 @@ impl Lab {
     /// Starts describing a lab; `label` is for people who list labs.
     #[must_use]
     pub fn builder(label: &str) -> LabBuilder {
-        LabBuilder { label: label.to_owned(), targets: 2, target_servers: true, gateway: false }
+        LabBuilder {
+            label: label.to_owned(),
+            targets: 2,
+            target_servers: true,
+            gateway: false,
+            second_pair: false,
+        }
     }
 
     /// Node `a`.
@@ -182,7 +214,13 @@ impl Lab {
         &self.b
     }
 
-    /// Both nodes.
+    /// Nodes `c` and `d`, if they were asked for.
+    #[must_use]
+    pub fn second_pair(&self) -> &[Node] {
+        &self.second_pair
+    }
+
+    /// Both nodes of the pair, or of the first one.
     #[must_use]
     pub const fn nodes(&self) -> [&Node; 2] {
         [&self.a, &self.b]
@@ -237,7 +275,12 @@ impl Lab {
     /// Every host.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
         let fixed: [&Host; 4] = [&self.a, &self.b, &self.client, &self.watch];
-        fixed.into_iter().chain(self.targets.iter().map(|target| &**target)).chain(&self.gateway)
+        let second = self.second_pair.iter().map(|node| &**node);
+        fixed
+            .into_iter()
+            .chain(second)
+            .chain(self.targets.iter().map(|target| &**target))
+            .chain(&self.gateway)
     }
 
     /// Where its configuration, logs and captures are.
@@ -260,12 +303,24 @@ impl Lab {
         self.write_config_text(&config.render())
     }
 
+    /// Like [`Lab::write_config_text`], for the second pair.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] when it cannot be written.
+    pub fn write_second_config_text(&self, text: &str) -> Result<PathBuf> {
+        self.write_config_as(SECOND_CONFIG, text)
+    }
+
     /// Like [`Lab::write_config`], with the file's text.
     ///
     /// # Errors
     /// [`LabError::Io`] when it cannot be written.
     pub fn write_config_text(&self, text: &str) -> Result<PathBuf> {
-        let path = self.dir().join("pair.toml");
+        self.write_config_as(CONFIG, text)
+    }
+
+    fn write_config_as(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.dir().join(name);
         let key = self.dir().join("pair.key");
         fs::write(&key, config::KEY).doing(|| format!("writing {}", key.display()))?;
         // A daemon may refuse a key that others can read.

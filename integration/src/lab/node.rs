@@ -28,10 +28,10 @@ pub struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(host: Host, dir: &Path) -> Result<Self> {
+    pub(crate) fn new(host: Host, dir: &Path, config: &Path) -> Result<Self> {
         let run_dir = dir.join(format!("run-{}", host.name()));
         fs::create_dir_all(&run_dir).doing(|| format!("making {}", run_dir.display()))?;
-        Ok(Self { host, run_dir, config: dir.join("pair.toml") })
+        Ok(Self { host, run_dir, config: config.to_owned() })
     }
 
     /// Its `--run-dir`, where the daemons' sockets are.

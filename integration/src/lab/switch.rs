@@ -76,7 +76,7 @@ impl Switch {
     }
 
     /// Its namespace: `lan` carries the LAN's frames, `peers` the peer link's, and each host's port has its name
-    /// (`a`, `client`, …; `a-peer` and `b-peer` on the peer link).
+    /// (`a`, `client`, …; `a-peer`, `b-peer`… on the peer link).
     #[must_use]
     pub const fn namespace(&self) -> &Namespace {
         &self.namespace
@@ -180,7 +180,7 @@ impl Blocked {
 
 /// The peer link's port of a node; other hosts have none.
 pub(crate) fn peer_port(host: &str) -> Option<String> {
-    (host == "a" || host == "b").then(|| format!("{host}-peer"))
+    ["a", "b", "c", "d"].contains(&host).then(|| format!("{host}-peer"))
 }
 
 fn cable(lines: &mut String, port: &str, device: &str, mac: &str, namespace: &str, bridge: &str) {
