@@ -45,7 +45,8 @@ fn dies(node: &Node) -> Result<()> {
 
 /// Starts long-lived connections through both modes.
 fn connections(lab: &Lab, count: usize) -> Result<Vec<EchoProbe>> {
-    let servers = vips().into_iter().flat_map(|vip| [DSR_ECHO, NAT_ECHO].map(|port| SocketAddr::new(vip, port)));
+    let servers =
+        vips().into_iter().flat_map(|vip| [DSR_ECHO, NAT_ECHO].map(|port| SocketAddr::new(vip, port)));
     let probes = servers.map(|server| EchoProbe::start(lab.client(), EchoSettings::new(server, count)));
     let probes: Vec<_> = probes.collect::<Result<_>>()?;
     probes.iter().try_for_each(|probe| probe.wait_exchanges(3, LIMIT))?;
@@ -69,7 +70,8 @@ fn exchange(sockets: &[UdpSocket]) -> Result<()> {
     for (number, socket) in sockets.iter().enumerate() {
         wait_until(&format!("an answer to client {number}"), LIMIT, || {
             let mut answer = [0; 16];
-            socket.send(b"hello").is_ok() && socket.recv(&mut answer).is_ok_and(|length| &answer[..length] == b"hello")
+            socket.send(b"hello").is_ok()
+                && socket.recv(&mut answer).is_ok_and(|length| &answer[..length] == b"hello")
         })?;
     }
     Ok(())
@@ -156,7 +158,12 @@ fn a_link_that_flaps_and_a_peer_that_restarts_move_no_role() -> Result<()> {
     dies(a)?;
     b.wait_role("web", "active", LIMIT)?;
     owned_by(&lab, b)?;
-    probes.into_iter().chain(more).collect::<Vec<_>>().into_iter().try_for_each(|probe| all_survived(vec![probe]))?;
+    probes
+        .into_iter()
+        .chain(more)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .try_for_each(|probe| all_survived(vec![probe]))?;
     lab.finish()
 }
 
@@ -170,7 +177,9 @@ fn a_kernel_part_that_starts_later_is_told_everything() -> Result<()> {
     let (without, _) = whole.split_once("[[service]]").expect("there are services");
     lab.write_config_text(without)?;
     assert_eq!(b.send("lbd", "POST", "/v1/reload", "")?.status, 200);
-    wait_until("b to forward nothing", LIMIT, || kernel(b)["interfaces"].as_array().is_none_or(Vec::is_empty))?;
+    wait_until("b to forward nothing", LIMIT, || {
+        kernel(b)["interfaces"].as_array().is_none_or(Vec::is_empty)
+    })?;
     let more = connections(&lab, 50)?;
     wait_until("both to say that their configurations differ", LIMIT, || {
         lab.nodes().iter().all(|node| replication(node)["config_differs"] == true)
@@ -231,10 +240,12 @@ fn a_table_that_is_full_on_one_side_is_counted_and_harms_nobody() -> Result<()> 
     // And a new one is served, by a.
     for vip in vips() {
         let server = SocketAddr::new(vip, NAT_ECHO);
-        lab.client().namespace().inside(|| echo(server))?.map_err(|error| error.kind()).unwrap_or_else(|kind| {
-            assert_ne!(kind, ErrorKind::ConnectionRefused, "{server}");
-            panic!("{server}: {kind}");
-        });
+        lab.client().namespace().inside(|| echo(server))?.map_err(|error| error.kind()).unwrap_or_else(
+            |kind| {
+                assert_ne!(kind, ErrorKind::ConnectionRefused, "{server}");
+                panic!("{server}: {kind}");
+            },
+        );
     }
     lab.finish()
 }

@@ -38,9 +38,6 @@ pub(crate) const WITH_ANSWERS_LOST: Duration = Duration::from_secs(8);
 /// So long a connection may have begun before its node's death without the other node knowing of it, on a machine that is busy.
 const UNTOLD: Duration = Duration::from_millis(50);
 
-/// So many of those that a probe begins may be lost at once: it begins one each 4 ms, and most are over by then.
-const UNTOLD_MAX: usize = 3;
-
 /// How many long-lived connections each family has to each service.
 pub(crate) const CONNECTIONS: usize = 32;
 
@@ -275,11 +272,7 @@ impl Load {
                         && deaths.iter().any(began_then)
                 };
                 let untold = report.attempts.iter().filter(is_untold).count();
-                assert!(
-                    report.failed() == untold && untold <= UNTOLD_MAX * deaths.len(),
-                    "{what}: {}",
-                    report.summary()
-                );
+                assert!(report.failed() == untold, "{what}, {untold} untold: {}", report.summary());
             }
         }
         Ok(())
