@@ -71,12 +71,16 @@ fn pair(label: &str, way: &str, tunnel: Option<Tunnel>, extra: &str) -> Result<(
         ends.extend(tunnel.map(|tunnel| TunnelEnd::start(target, tunnel)).transpose()?);
     }
     lab.write_config(&config(&lab, way).raw(extra))?;
+    start(&lab)?;
+    Ok((lab, ends))
+}
+
+fn start(lab: &Lab) -> Result<()> {
     for node in lab.nodes() {
         node.start_lbd()?;
         node.start_vrrpd()?;
     }
-    agreed(&lab, lab.a())?;
-    Ok((lab, ends))
+    agreed(lab, lab.a())
 }
 
 /// What `lbd` of a node says of a target.
@@ -236,6 +240,96 @@ fn by_filters_of_clsact() -> Result<()> {
         let target = target(lab.a(), "web4", "t1");
         target["health"] == "healthy" && target["last_check"]["via"] == "target"
     })?;
+    lab.finish()
+}
+
+/// The program in the driver takes what comes first; the answers of targets get in by a program behind it.
+#[test]
+fn by_the_driver() -> Result<()> {
+    let lab = Lab::builder("checks-xdp").targets(2).build()?;
+    // Checksums that somebody else was to fill in are lost on the way through XDP: everybody makes his own.
+    for host in lab.hosts() {
+        host.run("ethtool", &["-K", "eth0", "tx", "off"])?;
+    }
+    // A veth takes what its peer's program sends only if it polls, which GRO has it do.
+    for port in ["a", "b"] {
+        lab.switch().namespace().run("ethtool", &["-K", port, "gro", "on"])?;
+    }
+    lab.targets().iter().try_for_each(take_vips)?;
+    lab.write_config(&config(&lab, "l2").raw("[kernel]\nattach = \"xdp\"\n"))?;
+    start(&lab)?;
+    found_out(&lab, &[("web", PORT), ("echo", ECHO_PORT)], lose_vips, take_vips)?;
+    for node in lab.nodes() {
+        let status: Value = node.get("lbd", "/v1/status")?.json()?;
+        let attached = &status["kernel"]["interfaces"];
+        let by_driver = attached.as_array().is_some_and(|all| all.iter().any(|it| it["attached"] == "xdp"));
+        assert!(by_driver, "{attached}");
+    }
+    lab.finish()
+}
+
+/// gRPC's health service, on one port as it is and on the other with TLS.
+const GRPC_SERVER: &str = r#"
+import sys, grpc
+from concurrent import futures
+
+handler = grpc.unary_unary_rpc_method_handler(lambda request, context: bytes([8, 1]))
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
+server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": handler})])
+key, certificate = (open(path, "rb").read() for path in sys.argv[3:5])
+server.add_insecure_port("[::]:" + sys.argv[1])
+server.add_secure_port("[::]:" + sys.argv[2], grpc.ssl_server_credentials([(key, certificate)]))
+server.start()
+server.wait_for_termination()
+"#;
+
+#[test]
+fn by_handshakes_of_tls_and_by_grpc() -> Result<()> {
+    const PLAIN: u16 = 50051;
+    const SECURE: u16 = 50052;
+    let lab = Lab::builder("checks-tls").targets(2).build()?;
+    let [key, certificate] =
+        ["server.key", "server.pem"].map(|name| lab.dir().join(name).display().to_string());
+    let subject = ["-subj", "/CN=shop.test", "-keyout", &key, "-out", &certificate];
+    let curve = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    lab.targets()[0].run("openssl", &[&curve[..], &subject[..]].concat())?;
+    for target in lab.targets() {
+        take_vips(target)?;
+        // Debian's interpreter is the one that has Debian's modules.
+        let mut command = target.command("/usr/bin/python3");
+        command.args(["-c", GRPC_SERVER, &PLAIN.to_string(), &SECURE.to_string(), &key, &certificate]);
+        target.start("grpc", command)?;
+    }
+    let mut config = PairConfig::new(vec![Instance::default()]);
+    let mut services = Vec::new();
+    for vip in vips() {
+        for (name, port, health) in [("tls", SECURE, "tls = true"), ("grpc", PLAIN, "grpc = \"\"")] {
+            let name = format!("{name}{}", family(vip));
+            let server = SocketAddr::new(vip, port);
+            let targets =
+                lab.targets().iter().map(|target| SocketAddr::new(address(target, vip.is_ipv4()), port));
+            let targets: Vec<SocketAddr> = targets.collect();
+            let health = format!("health = {{ {health}, {RHYTHM} }}");
+            config = config
+                .service(&name, "dsr", &server.to_string(), &name, "dsr = \"l2\"")
+                .target_group(&name, &targets, &health);
+            services.push((name, server));
+        }
+    }
+    lab.write_config(&config)?;
+    start(&lab)?;
+    let first = &lab.targets()[0];
+    let both = |states: [&str; 2]| {
+        services.iter().try_for_each(|(group, server)| {
+            until(&lab, group, "t1", states[0], *server)?;
+            until(&lab, group, "t2", states[1], *server)
+        })
+    };
+    both(["healthy", "healthy"])?;
+    lose_vips(first)?;
+    both(["unhealthy", "healthy"])?;
+    take_vips(first)?;
+    both(["healthy", "healthy"])?;
     lab.finish()
 }
 
