@@ -38,10 +38,11 @@ static __always_inline int decide_quickly(struct packet *packet, struct service 
 		if (silent > most || flow->copied)
 			return 0;
 		if (has_slots(service)) {
-			struct slot *slot = own_slot(packet, target, flow->port);
+			__u64 control;
+			struct slot *slot = own_slot(packet, target, flow->port, &control);
 			if (!slot)
 				return 0;
-			slot_touch(slot, slot_control(slot), packet->now, STATE_ESTABLISHED);
+			slot_touch(slot, control, packet->now, STATE_ESTABLISHED);
 		}
 		flow->seen = packet->now;
 	}
@@ -81,14 +82,15 @@ static __always_inline __u32 follow(struct packet *packet, struct flow *flow, in
 		packet->reason = DROP_UNHEALTHY;
 		return VERDICT_ANSWER;
 	}
-	struct slot *slot = has_slots(service) ? own_slot(packet, target, flow->port) : NULL;
+	__u64 control = 0;
+	struct slot *slot = has_slots(service) ? own_slot(packet, target, flow->port, &control) : NULL;
 	if (has_slots(service) && !slot)
 		return VERDICT_MISS;
 	if (packet->flags & PACKET_ICMP)
 		return VERDICT_FORWARD;
 	__u8 state = flow->state | state_of(packet, STATE_CLIENT_FIN) | (established ? STATE_ESTABLISHED : 0);
 	/* The slot first: a flow in a state that its slot does not have could outlive it. The next packet tries again. */
-	if (slot && !slot_touch(slot, slot_control(slot), packet->now, state))
+	if (slot && !slot_touch(slot, control, packet->now, state))
 		state = flow->state;
 	if (flow_touch(flow, packet->now, state) && settings)
 		tell(settings, &packet->key, flow);
@@ -126,9 +128,10 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 	packet->client = slot->client;
 	packet->port = slot->client_port;
 	packet->vip_port = slot->vip_port;
-	/* Somebody else may have taken the slot meanwhile, after it was free. */
+	/* Somebody else may have taken the slot meanwhile, after it was free or over: with a state that has nothing of the old one. */
 	__u64 after = slot_control(slot);
-	if (SLOT_LOCKED(after) || SLOT_SERVICE(after) != packet->service)
+	if (SLOT_LOCKED(after) || SLOT_SERVICE(after) != packet->service ||
+	    (SLOT_STATE(after) & SLOT_STATE(control)) != SLOT_STATE(control))
 		return VERDICT_MISS;
 	__u8 state = state_of(packet, STATE_TARGET_FIN);
 	int fresh = age(packet->now, SLOT_SEEN(after)) < REFRESH_TICKS;
@@ -194,7 +197,19 @@ static __always_inline __u32 answer_to_client(struct packet *packet, const struc
 	return VERDICT_MISS;
 }
 
-/* Whether a packet is an answer from a target, and for whom. */
+static __noinline __u32 answer_from(struct packet *packet, const struct config *settings, struct endpoint *endpoint, __u32 *has_slots)
+{
+	__u32 verdict = VERDICT_MISS;
+	if (endpoint->index) {
+		*has_slots = 1;
+		verdict = answer_to_slot(packet, settings, endpoint->index);
+	}
+	if (verdict == VERDICT_MISS && endpoint->candidates_count)
+		verdict = answer_to_client(packet, settings, endpoint);
+	return verdict;
+}
+
+/* Whether a packet is an answer from a target, and for whom. A target may be one of a port for some services and of any for others. */
 __noinline int answer(struct packet *packet, __u32 service_port)
 {
 	struct config *settings = AT(config, 0);
@@ -202,16 +217,15 @@ __noinline int answer(struct packet *packet, __u32 service_port)
 		return VERDICT_PASS;
 	struct endpoint_key key = { packet->key.source, packet->key.source_port, packet->key.protocol, 0 };
 	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &key);
-	if (!endpoint && settings->flags & CONFIG_HAS_ANY_PORT) {
+	__u32 has_slots = 0;
+	__u32 verdict = endpoint ? answer_from(packet, settings, endpoint, &has_slots) : VERDICT_MISS;
+	if (verdict == VERDICT_MISS && settings->flags & CONFIG_HAS_ANY_PORT) {
 		key.port = 0;
 		endpoint = bpf_map_lookup_elem(&endpoints, &key);
+		if (endpoint)
+			verdict = answer_from(packet, settings, endpoint, &has_slots);
 	}
-	if (!endpoint)
-		return VERDICT_MISS;
-	__u32 verdict = endpoint->index ? answer_to_slot(packet, settings, endpoint->index) : VERDICT_MISS;
-	if (verdict == VERDICT_MISS && endpoint->candidates_count)
-		verdict = answer_to_client(packet, settings, endpoint);
-	if (verdict == VERDICT_MISS && endpoint->index && !service_port && is_of_other_node(packet, settings)) {
+	if (verdict == VERDICT_MISS && has_slots && !service_port && is_of_other_node(packet, settings)) {
 		packet->reason = DROP_UNKNOWN_FLOW;
 		return VERDICT_DROP;
 	}
@@ -253,21 +267,24 @@ static __always_inline void store(struct packet *packet, const struct service *s
 		flow.state = STATE_UDP;
 	count_new(packet);
 	if (reuse) {
-		/* Its place in the table is there already, so it need not prove itself. */
+		/* Its place in the table is there already, so it need not prove itself. The other node hears of it when it has. */
 		if (!is_syn(packet))
 			flow.state |= STATE_ESTABLISHED;
-		if (!bpf_map_update_elem(&flows, &key, &flow, BPF_ANY))
+		if (!bpf_map_update_elem(&flows, &key, &flow, BPF_ANY) && flow.state)
 			tell(settings, &key, &flow);
 		return;
 	}
-	if (packet->tcp_flags & TCP_RST || !may_store(settings, packet->now)) {
+	if (packet->tcp_flags & TCP_RST) {
 		count_unstored(packet);
 		return;
 	}
+	/* Without it nobody would know whom the target's answer is for, so that no bound is kept but that of the table. */
 	if (service->flags & SERVICE_PRESERVE_CLIENT)
 		bpf_map_update_elem(&pending, &key, &flow, BPF_ANY);
-	else
+	else if (may_store(settings, packet->now))
 		half_open_store(packet->hash, &key, &flow);
+	else
+		count_unstored(packet);
 }
 
 /* A packet of no flow in the table: half-open, or new. */
@@ -311,7 +328,7 @@ __noinline int decide_new(struct packet *packet, __u32 reuse)
 		packet->reason = DROP_NO_TARGET;
 		return VERDICT_DROP;
 	}
-	if (has_slots(service) && !take_port(packet, target->endpoint, 1)) {
+	if (has_slots(service) && !take_port(packet, target->endpoint, reuse && !is_syn(packet))) {
 		packet->reason = DROP_NO_PORT;
 		return packet->key.protocol == PROTOCOL_TCP ? VERDICT_ANSWER : VERDICT_DROP;
 	}

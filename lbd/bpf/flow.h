@@ -76,7 +76,8 @@ static __always_inline struct flow *half_open_flow(__u64 hash, const struct flow
 	return NULL;
 }
 
-/* Remembers a half-open flow in the place of the one that was silent longest; empty ways have been so since the start. */
+/* Remembers a half-open flow: in the place of the one of its key, which may have had another target, or else of the one that was silent
+ * longest; empty ways have been so since the start. */
 static __always_inline void half_open_store(__u64 hash, const struct flow_key *key, const struct flow *flow)
 {
 	struct half_open_set *set = half_open_set_of(hash);
@@ -84,9 +85,14 @@ static __always_inline void half_open_store(__u64 hash, const struct flow_key *k
 		return;
 	/* Of those that are equally old, not always the same: in a flood many are of this very tick. */
 	struct half_open_way *place = &set->ways[(hash >> 40) % HALF_OPEN_WAYS];
-	for (int way = 0; way < HALF_OPEN_WAYS; way++)
+	for (int way = 0; way < HALF_OPEN_WAYS; way++) {
+		if (same_key(&set->ways[way].key, key)) {
+			place = &set->ways[way];
+			break;
+		}
 		if (age(flow->seen, set->ways[way].flow.seen) > age(flow->seen, place->flow.seen))
 			place = &set->ways[way];
+	}
 	place->key = *key;
 	place->flow = *flow;
 }

@@ -6,6 +6,7 @@
 #define TANDEM_FRAGMENT_H
 
 #include "packet.h"
+#include "time.h"
 
 static __always_inline struct fragment_key fragment_key_of(const struct packet *packet)
 {
@@ -35,7 +36,7 @@ __noinline int fragment_find(struct packet *packet)
 		return VERDICT_PASS;
 	struct fragment_key key = fragment_key_of(packet);
 	struct fragment *fragment = bpf_map_lookup_elem(&fragments, &key);
-	if (fragment && packet->now - fragment->seen <= FRAGMENT_TICKS) {
+	if (fragment && age(packet->now, fragment->seen) <= FRAGMENT_TICKS) {
 		packet->key.source_port = fragment->source_port;
 		packet->key.destination_port = fragment->destination_port;
 		return VERDICT_MISS;

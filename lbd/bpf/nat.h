@@ -86,11 +86,12 @@ static __always_inline int slot_claim(struct slot *slot, __u64 control, const st
 	return 1;
 }
 
+/* Candidates are a stride of the flow's own apart: neighbours would fill up in clusters, and then few flows find a free one though
+ * there are many. An odd stride comes to each of NAT_TRIES places once: HALF_PORTS is a multiple of 2^9. */
 static __always_inline __u16 candidate_port(__u64 hash, __u32 half, __u32 number)
 {
-	__u32 place = (__u32)(hash >> 32) % HALF_PORTS + number;
-	if (place >= HALF_PORTS)
-		place -= HALF_PORTS;
+	__u32 stride = ((hash >> 8) & 0x3fff) | 1;
+	__u32 place = ((__u32)(hash >> 32) % HALF_PORTS + stride * number) % HALF_PORTS;
 	return NAT_PORT_FIRST + half * HALF_PORTS + place;
 }
 
@@ -152,10 +153,27 @@ static __always_inline void search_ports(struct found *found, const struct packe
 	}
 }
 
+/* Makes a slot that is a packet's already that of the new flow which the packet begins, or of a flow that is not in the table. Returns
+ * whether it still is the packet's: it may have been over, and somebody else's by now. */
+static __always_inline int keep_port(struct slot *slot, const struct packet *packet, __u8 state)
+{
+	for (int number = 0; number < 2; number++) {
+		__u64 control = slot_control(slot);
+		if (SLOT_LOCKED(control) || !slot_is_of(slot, packet))
+			return 0;
+		/* A new flow has nothing of the one before it, whose end would soon free the slot for others. */
+		int again = is_syn(packet) || is_over(SLOT_STATE(control)) || slot_is_free(control, packet->now);
+		__u64 next = SLOT_CONTROL(packet->now, packet->service, again ? state : SLOT_STATE(control) | state);
+		if (__sync_val_compare_and_swap(&slot->control, control, next) == control)
+			return 1;
+	}
+	return 0;
+}
+
 /* Finds or takes the source port of a packet towards its target: into `port`. A packet that does not open a connection may
- * belong to one that came through the other node, whose ports are the other half. `create` is 0 where only a port that
- * the flow has already will do. Returns whether there is one. */
-__noinline int take_port(struct packet *packet, __u32 endpoint, __u32 create)
+ * belong to one that came through the other node, whose ports are the other half. `established` is what its flow is going to be.
+ * Returns whether there is one. */
+__noinline int take_port(struct packet *packet, __u32 endpoint, __u32 established)
 {
 	struct config *settings = AT(config, 0);
 	if (!packet || !settings)
@@ -171,31 +189,31 @@ __noinline int take_port(struct packet *packet, __u32 endpoint, __u32 create)
 			found = other;
 	}
 	__u32 port = found.own ?: found.free ?: found.old;
-	if (!port || (!found.own && !create))
+	if (!port)
 		return 0;
 	struct slot *slot = slot_of(endpoint, port);
 	struct target *target = AT(targets, packet->target);
 	if (!slot || !target)
 		return 0;
 	packet->port = htons(port);
+	__u8 state = (packet->key.protocol == PROTOCOL_UDP ? STATE_UDP : 0) | (established ? STATE_ESTABLISHED : 0);
+	if (found.own)
+		return keep_port(slot, packet, state);
 	__u64 control = slot_control(slot);
-	if (found.own) {
-		slot_touch(slot, control, packet->now, 0);
-		/* It may have been over, and somebody else's by now. */
-		return !SLOT_LOCKED(slot_control(slot)) && slot_is_of(slot, packet);
-	}
 	/* Both looked at before, and once more by the exchange: a slot in use is never taken. */
 	if (control && found.free && !slot_is_free(control, packet->now))
 		return 0;
-	return slot_claim(slot, control, packet, target->port ?: packet->key.destination_port,
-			  packet->key.protocol == PROTOCOL_UDP ? STATE_UDP : 0);
+	return slot_claim(slot, control, packet, target->port ?: packet->key.destination_port, state);
 }
 
-/* The slot of a packet's flow, if it still is. */
-static __always_inline struct slot *own_slot(const struct packet *packet, const struct target *target, __be16 port)
+/* The slot of a packet's flow, if it still is, and its control word when it was. */
+static __always_inline struct slot *own_slot(const struct packet *packet, const struct target *target, __be16 port, __u64 *control)
 {
 	struct slot *slot = slot_of(target->endpoint, ntohs(port));
-	if (!slot || SLOT_LOCKED(slot_control(slot)) || !slot_is_of(slot, packet))
+	if (!slot)
+		return NULL;
+	*control = slot_control(slot);
+	if (SLOT_LOCKED(*control) || !slot_is_of(slot, packet))
 		return NULL;
 	return slot;
 }

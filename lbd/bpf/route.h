@@ -37,6 +37,8 @@ static __always_inline int ask_route(void *ctx, const struct packet *packet)
 		query.source[0] = query.source[3];
 		query.destination[0] = query.destination[3];
 	}
+	/* The shortest there is: whether this packet is too large is not the kernel's to say here, which the way's MTU is. */
+	query.tot_len = 1;
 	long result = bpf_fib_lookup(ctx, &query, sizeof(query), 0);
 	route->until = packet->now;
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
@@ -49,6 +51,8 @@ static __always_inline int ask_route(void *ctx, const struct packet *packet)
 	route->mtu = link && link->mtu ? link->mtu : 1500;
 	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return ROUTE_UNRESOLVED;
+	if (query.tot_len > 1)
+		route->mtu = query.tot_len;
 	route->until = packet->now + ROUTE_TICKS;
 	return 1;
 }

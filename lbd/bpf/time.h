@@ -38,10 +38,12 @@ static __always_inline int owns(__u8 index)
 	return until >= OWNED_ALWAYS || bpf_ktime_get_boot_ns() < until;
 }
 
-/* The time at which a former owner has gone on for long enough now, if its ownership ended by then. */
+/* The time at which a former owner has gone on for long enough now, if its ownership ended by then. Soon after the host's start that is
+ * its beginning, before which nobody owned anything. */
 static __always_inline __s64 drained(const struct config *settings, __u64 jiffies)
 {
-	return jiffies * settings->jiffy_ns + settings->boot_offset_ns - settings->drain_ns;
+	__s64 time = jiffies * settings->jiffy_ns + settings->boot_offset_ns - settings->drain_ns;
+	return time < 0 ? 0 : time;
 }
 
 /* Whether this node goes on with flows that it knows: as the owner, or as a former one for a while. */

@@ -24,7 +24,7 @@
 #define CANDIDATES_MAX 4       /* VIP and port pairs behind which an endpoint stands with its clients' addresses */
 #define NAT_PORT_FIRST 1024
 #define NAT_PORTS 64512        /* 1024..65535; node 0 allocates from the lower half, node 1 from the upper one */
-#define NAT_TRIES 16           /* candidates looked at for one flow */
+#define NAT_TRIES 32           /* candidates looked at for one flow */
 #define LINKS_MAX 4096         /* by interface index */
 
 struct address { union { __u8 bytes[16]; __u32 words[4]; }; };

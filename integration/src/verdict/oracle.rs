@@ -362,7 +362,8 @@ impl Oracle {
                 return Expected::counted(Outcome::Drop, Reason::NotActive);
             }
             let gone = matches!(self.world.at(known.target).health, Health::Absent | Health::Unhealthy);
-            if gone && tuple.protocol == TCP && self.world.of(service).reset_unhealthy {
+            let opens = flags & (SYN | ACK) == SYN;
+            if gone && tuple.protocol == TCP && !opens && self.world.of(service).reset_unhealthy {
                 return Expected::counted(Outcome::Reset, Reason::Unhealthy);
             }
             flow = flow.filter(|_| !gone);
@@ -533,7 +534,8 @@ impl Oracle {
     pub fn candidates(&self, tuple: &Tuple, node: u8) -> impl Iterator<Item = u16> + use<> {
         let hash = self.world.hash_key().flow(tuple.protocol, tuple.client, tuple.service);
         let (base, first) = (1024 + 32_256 * u64::from(node), (hash >> 32) % 32_256);
-        (0..16).filter_map(move |next| u16::try_from(base + (first + next) % 32_256).ok())
+        let stride = (hash >> 8) % 16_384 | 1;
+        (0..32).filter_map(move |next| u16::try_from(base + (first + next * stride) % 32_256).ok())
     }
 
     /// Keeps what a client's packet says.

@@ -55,7 +55,7 @@ constants! {
     /// Slots of an endpoint.
     NAT_PORTS: u32 = 64_512;
     /// Ports looked at for one flow.
-    NAT_TRIES: u32 = 16;
+    NAT_TRIES: u32 = 32;
     /// Size of `links`, by interface index.
     LINKS_MAX: u32 = 4096;
     /// [`Config::flags`]: there are endpoints.
