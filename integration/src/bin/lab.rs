@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use integration::lab::clock::wait_until;
 use integration::lab::registry::{Entry, labs, sweep};
-use integration::lab::{Host, Lab, machine_of};
+use integration::lab::{Host, Lab, echo_forever, machine_of};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
@@ -56,6 +56,15 @@ enum Action {
         #[arg(long)]
         lab: Option<String>,
     },
+    #[command(hide = true)]
+    Echo(Echo),
+}
+
+/// Echoes on a port: the targets of labs with thousands of connections run this.
+#[derive(clap::Args)]
+struct Echo {
+    /// TCP and UDP, both families
+    port: u16,
 }
 
 fn main() -> Result<()> {
@@ -82,6 +91,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Action::Exec { host, command, lab } => exec(&host, &command, lab.as_deref()),
+        Action::Echo(Echo { port }) => Ok(echo_forever(port)?),
     }
 }
 

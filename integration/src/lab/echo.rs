@@ -1,4 +1,4 @@
-//! The targets' echo server, TCP and UDP, both families: one thread, level-triggered.
+//! The targets' echo server, TCP and UDP, both families: one thread, level-triggered; or a process of its own.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
@@ -20,6 +20,17 @@ const BACKLOG: i32 = 4096;
 /// How much one connection may have waiting to be sent back; beyond it reading waits, and the client with it.
 const UNSENT_BYTES_MAX: usize = 256 << 10;
 const STOP_CHECK_MS: u16 = 50;
+
+/// Echoes on a port of the network that this process is in, until the process ends. What is connected takes descriptors of this
+/// process: a host of thousands of connections runs it as one of its own.
+///
+/// # Errors
+/// [`super::LabError::Io`] when the port is taken.
+pub fn echo_forever(port: u16) -> Result<()> {
+    let server = bind(port).doing(|| format!("binding the echo server's port {port}"))?;
+    server.run(&AtomicBool::new(false));
+    Ok(())
+}
 
 /// A bound server, not yet running.
 pub(super) struct Server {

@@ -26,6 +26,9 @@ pub enum Fault {
     Unplugged(String),
     /// An address is removed from a host's `eth0` by hand.
     AddressRemoved(String, IpAddr),
+    /// Every process on a node is killed (SIGKILL), all stopped before so that none can tell of another's death. Its kernel, its links
+    /// and what they hold live on. Healing it does nothing: who started the daemons starts them again.
+    Killed(String),
     /// A node loses its power: from one moment on nothing passes either link, and then every process on it is killed
     /// (its daemons with all their children). Healing it boots a fresh machine on the same cables: no addresses but
     /// its own, no routes, no BPF programs or maps, no processes.
@@ -76,6 +79,13 @@ impl Lab {
             Fault::Isolated(host) => self.block_all(host, true),
             Fault::Unplugged(host) => self.plug_all(host, false),
             Fault::AddressRemoved(host, address) => self.host(host)?.remove_address(*address),
+            Fault::Killed(host) => {
+                let node = self.node(host)?;
+                let (window, ()) = Window::around(|| node.namespace().kill_all_at_once())?;
+                node.namespace().kill_all()?;
+                node.forget_daemons();
+                Ok(window)
+            }
             Fault::PowerLoss(host) => {
                 let node = self.node(host)?;
                 let window = self.block_all(host, true)?;
@@ -110,6 +120,10 @@ impl Lab {
             Fault::Isolated(host) => self.block_all(host, false),
             Fault::Unplugged(host) => self.plug_all(host, true),
             Fault::AddressRemoved(host, address) => self.host(host)?.add_address(*address),
+            Fault::Killed(host) => {
+                self.node(host)?;
+                Ok(Window::around(|| Ok(()))?.0)
+            }
             Fault::PowerLoss(host) => {
                 self.rebuild(self.node(host)?)?;
                 self.block_all(host, false)

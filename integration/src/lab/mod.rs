@@ -36,6 +36,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+pub use echo::echo_forever;
 pub use error::{LabError, Result};
 pub use host::Host;
 pub use node::{Node, binary};

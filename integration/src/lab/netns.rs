@@ -250,6 +250,19 @@ impl Namespace {
         delete(&self.name)
     }
 
+    /// Kills every process in it as if in one moment: each is stopped first, children before those that started them and could
+    /// notice, so that none acts on the death of another.
+    pub(crate) fn kill_all_at_once(&self) -> Result<()> {
+        let pids = self.pids()?;
+        for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+            for pid in pids.iter().rev() {
+                // It may have ended since.
+                kill(Pid::from_raw(*pid), signal).ok();
+            }
+        }
+        Ok(())
+    }
+
     /// Kills every process in it, again and again until none is left (one may have forked meanwhile).
     pub(crate) fn kill_all(&self) -> Result<()> {
         kill_until_none(|| self.pids(), &self.name)

@@ -136,10 +136,17 @@ impl Drop for Daemon {
     }
 }
 
-/// Lets this process and all it starts have as many descriptors as permitted: probes need thousands.
+/// How many descriptors are enough: both ends of ten thousand connections, with room for more.
+const DESCRIPTORS: u64 = 65_536;
+
+/// Lets this process and all it starts have as many descriptors as permitted: probes, and the targets' ends of what they
+/// connect, need tens of thousands. Root may have more than it was given; where it may not, the given limit has to do.
 pub(crate) fn raise_descriptor_limit() -> Result<()> {
     let doing = || "raising the limit of open files".to_owned();
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).doing(doing)?;
+    if hard < DESCRIPTORS && setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).is_ok() {
+        return Ok(());
+    }
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).doing(doing)
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +14,7 @@ use super::error::{Context, Result};
 use super::host::Host;
 use super::http;
 use super::netns::Worker;
+use super::node::binary;
 
 /// The ports nginx answers on.
 pub(super) const HTTP_PORTS: [u16; 2] = [80, 8080];
@@ -23,7 +24,7 @@ pub(super) const ECHO_PORT: u16 = 7;
 const START_LIMIT: Duration = Duration::from_secs(5);
 
 /// One target. nginx answers every request with 200, the header `X-Target: NAME` and the name and a line end as its
-/// body (`/health` with `ok`, `/large` with 1 MiB); the echo server sends back what it is sent.
+/// body (`/health` with `ok`, `/large` with 1 MiB, `/files/…` with what was published); the echo server sends back what it is sent.
 #[derive(Debug)]
 pub struct Target {
     host: Host,
@@ -74,6 +75,18 @@ impl Target {
         self.host.start("nginx", command).map(drop)
     }
 
+    /// Lets nginx, which has been started, serve a file of the lab's directory as `/files/NAME`, with the name it has there.
+    ///
+    /// # Errors
+    /// [`super::LabError::Io`] when there is no such file.
+    pub fn publish(&self, file: &Path) -> Result<()> {
+        let files = self.dir.join("pages").join("files");
+        let link = files.join(file.file_name().unwrap_or_default());
+        // Without another copy of what may be large.
+        let linked = fs::create_dir_all(&files).and_then(|()| fs::hard_link(file, &link));
+        linked.doing(|| format!("publishing {} as {}", file.display(), link.display()))
+    }
+
     /// Starts the echo server.
     ///
     /// # Errors
@@ -84,6 +97,25 @@ impl Target {
         let worker = self.host.namespace().worker(&name, move |stop| server.run(stop))?;
         *self.echo.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker);
         Ok(())
+    }
+
+    /// Ends the echo server, which has been started, and starts it again as a process of its own: the other ends of thousands of
+    /// connections then take no descriptors of this process.
+    ///
+    /// # Errors
+    /// [`super::LabError::Unknown`] when the lab's own program has not been built, [`super::LabError::Timeout`] when it does not
+    /// listen.
+    pub fn move_echo_out(&self) -> Result<()> {
+        self.stop_echo();
+        let mut command = self.host.command(&binary("tandem-lab")?.to_string_lossy());
+        command.args(["echo", &ECHO_PORT.to_string()]);
+        self.host.start("echo", command)?;
+        let own = SocketAddr::from(([127, 0, 0, 1], ECHO_PORT));
+        self.host.namespace().inside(|| {
+            wait_until(&format!("echo on {} to listen", self.host.name()), START_LIMIT, || {
+                TcpStream::connect(own).is_ok()
+            })
+        })?
     }
 
     /// Ends the echo server: its connections are closed.
@@ -159,6 +191,7 @@ http {{
 {listen}    add_header X-Target {name} always;
     location = /health {{ return 200 \"ok\\n\"; }}
     location = /large {{ root {dir}/pages; }}
+    location /files/ {{ root {dir}/pages; }}
     location / {{ return 200 \"{name}\\n\"; }}
   }}
 }}

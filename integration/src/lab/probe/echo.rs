@@ -1,5 +1,6 @@
 //! Long-lived connections that keep talking.
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,11 @@ use crate::lab::netns::Worker;
 /// A message: a number in hexadecimal and a line end.
 const MESSAGE_LEN: usize = 17;
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// About so many messages are sent at once; those of more connections are spread over the interval, so that none waits for thousands
+/// of others.
+const BURST: usize = 64;
+/// The least time between bursts.
+const BURST_INTERVAL_MIN: Duration = Duration::from_millis(1);
 const TICK: u64 = u64::MAX;
 
 /// How an [`EchoProbe`] probes.
@@ -31,7 +37,8 @@ pub struct EchoSettings {
     pub destination: SocketAddr,
     /// How many connections.
     pub connections: usize,
-    /// The time between the messages of each connection; the next is sent only after the last came back.
+    /// The time between the messages of each connection, whose turns are spread over it; the next is sent only after the last came
+    /// back.
     pub interval: Duration,
     /// A connection whose message has not come back for this long is broken.
     pub stall_limit: Duration,
@@ -86,6 +93,16 @@ impl EchoReport {
         self.connections.iter().map(|connection| connection.exchanges).sum()
     }
 
+    /// How many broke in each way.
+    #[must_use]
+    pub fn breaks(&self) -> BTreeMap<Failure, usize> {
+        let mut kinds = BTreeMap::new();
+        for (_, failure) in self.connections.iter().filter_map(|connection| connection.broken) {
+            *kinds.entry(failure).or_default() += 1;
+        }
+        kinds
+    }
+
     /// One line for people.
     #[must_use]
     pub fn summary(&self) -> String {
@@ -130,11 +147,31 @@ impl EchoProbe {
     /// [`crate::lab::LabError::Timeout`] when they have not within `limit`.
     pub fn wait_exchanges(&self, count: u64, limit: Duration) -> Result<()> {
         let before = self.snapshot();
+        // How many of them are known to be there: thousands are not looked at again each time.
+        let mut done = 0;
         wait_until(&format!("{count} messages on each connection"), limit, || {
-            let now = self.snapshot();
-            let mut pairs = now.connections.iter().zip(&before.connections);
-            pairs.all(|(now, before)| now.broken.is_some() || now.exchanges >= before.exchanges + count)
+            let now = lock(&self.report);
+            let pairs = now.connections.iter().zip(&before.connections).skip(done);
+            let there = pairs.take_while(|(now, before)| {
+                now.broken.is_some() || now.exchanges >= before.exchanges + count
+            });
+            done += there.count();
+            done == before.connections.len()
         })
+    }
+
+    /// How many have broken so far.
+    #[must_use]
+    pub fn broken(&self) -> usize {
+        lock(&self.report).broken()
+    }
+
+    /// Begins anew to look for the longest stall, and returns the longest until now.
+    pub fn forget_stalls(&self) -> Duration {
+        let mut report = lock(&self.report);
+        let longest = report.worst_stall();
+        report.connections.iter_mut().for_each(|connection| connection.worst_stall = Duration::ZERO);
+        longest
     }
 
     /// What is known so far.
@@ -168,13 +205,17 @@ struct Engine {
     lines: Vec<Line>,
     epoll: Epoll,
     ticker: Ticker,
+    /// How many lines have their turn at each beat of the ticker, and which of them is the next.
+    turns: usize,
+    next: usize,
     report: Arc<Mutex<EchoReport>>,
 }
 
 impl Engine {
     fn new(settings: EchoSettings, sockets: Vec<Socket>, report: Arc<Mutex<EchoReport>>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let ticker = Ticker::new(settings.interval)?;
+        let (beat, turns) = turns(sockets.len(), settings.interval);
+        let ticker = Ticker::new(beat)?;
         epoll.add(&ticker, EpollEvent::new(EpollFlags::EPOLLIN, TICK))?;
         let mut lines = Vec::new();
         for (index, socket) in sockets.into_iter().enumerate() {
@@ -182,7 +223,7 @@ impl Engine {
             epoll.add(&socket, EpollEvent::new(interest, index as u64))?;
             lines.push(Line { socket, sent: None, next: 0, received: Vec::new(), open: true });
         }
-        Ok(Self { settings, lines, epoll, ticker, report })
+        Ok(Self { settings, lines, epoll, ticker, turns, next: 0, report })
     }
 
     fn run(&mut self, stop: &AtomicBool) {
@@ -194,9 +235,8 @@ impl Engine {
                     Ok(index) if index < self.lines.len() => self.receive(index),
                     // The ticker, whose data is no index.
                     _ => {
-                        if self.ticker.beats() > 0 {
-                            self.send_all();
-                        }
+                        let beats = usize::try_from(self.ticker.beats()).unwrap_or(usize::MAX);
+                        self.send_next(beats.saturating_mul(self.turns).min(self.lines.len()));
                     }
                 }
             }
@@ -207,9 +247,12 @@ impl Engine {
         }
     }
 
-    fn send_all(&mut self) {
+    /// Gives the next lines their turn.
+    fn send_next(&mut self, count: usize) {
         let time = now();
-        for index in 0..self.lines.len() {
+        for _ in 0..count {
+            let index = self.next;
+            self.next = (index + 1) % self.lines.len();
             let line = &mut self.lines[index];
             if !line.open {
                 continue;
@@ -278,6 +321,15 @@ impl Engine {
     }
 }
 
+/// How often there are turns, and how many lines have theirs each time, so that each line has one in every interval.
+fn turns(lines: usize, interval: Duration) -> (Duration, usize) {
+    let bursts = lines.div_ceil(BURST).max(1);
+    let beat = (interval / u32::try_from(bursts).unwrap_or(u32::MAX)).max(BURST_INTERVAL_MIN.min(interval));
+    // As many beats as there are in an interval, in full.
+    let beats = usize::try_from(interval.as_nanos() / beat.as_nanos().max(1)).unwrap_or(1).max(1);
+    (beat, lines.div_ceil(beats))
+}
+
 fn connect(settings: &EchoSettings) -> io::Result<Vec<Socket>> {
     let sources = client_addresses(settings.destination.ip());
     let mut sockets = Vec::new();
@@ -309,6 +361,18 @@ fn lock(report: &Mutex<EchoReport>) -> MutexGuard<'_, EchoReport> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_line_has_one_turn_in_an_interval() {
+        let ms = Duration::from_millis;
+        assert_eq!(turns(1, ms(10)), (ms(10), 1));
+        assert_eq!(turns(64, ms(10)), (ms(10), 64));
+        assert_eq!(turns(640, ms(10)), (ms(1), 64));
+        assert_eq!(turns(10_000, ms(10)), (ms(1), 1000), "more often than each millisecond nothing is sent");
+        let (beat, each) = turns(10_000, ms(1000));
+        let beats = ms(1000).as_nanos() / beat.as_nanos();
+        assert!(beats * each as u128 >= 10_000 && each <= BURST + 1, "{beats} times {each}");
+    }
 
     #[test]
     fn messages_are_numbers() {

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`ConnectProbe`] | whether new connections are served, one every millisecond |
 //! | [`EchoProbe`] | whether established connections live on |
+//! | [`DownloadProbe`] | whether a download in progress goes on, and is whole at its end |
 //! | [`Watcher`] | which node answers for a VIP on the LAN, and what is announced |
 //! | [`RoleWatcher`] | which role each node's `vrrpd` reports |
 
 mod connect;
+mod download;
 mod echo;
 mod frames;
 mod report;
@@ -17,6 +19,7 @@ mod ticker;
 mod watch;
 
 pub use connect::{ConnectMode, ConnectProbe, ConnectSettings};
+pub use download::{DownloadProbe, DownloadReport, DownloadSettings, sha256};
 pub use echo::{EchoConnection, EchoProbe, EchoReport, EchoSettings};
 pub use report::{Attempt, ConnectReport, Failure, Gap};
 pub use role::{RoleChange, RoleReport, RoleWatcher, Seen};
