@@ -12,11 +12,14 @@ use clap::{Parser, Subcommand, ValueEnum};
 use integration::bench_flap;
 use integration::bench_hop;
 use integration::bench_l4;
+use integration::bench_survive::{self, Case, Forth};
 use integration::bench_tcp::{self, Load, Proxy, Settings};
 use integration::bench_udp;
 use integration::report::comparison::{Row, noise_max, render, render_misses};
 use integration::report::statistics::ms;
-use integration::scenario::{Event, Family, Record, System, balancer_version, run, vrrp_version};
+use integration::scenario::{
+    Event, Family, Record, System, balancer_version, conntrackd_version, run, vrrp_version,
+};
 use serde::Serialize;
 
 /// Measures Tandem, and other software in the same lab.
@@ -41,6 +44,8 @@ enum Action {
     L4(L4),
     /// What a hop through the kernel costs real traffic, beside nftables and HAProxy
     Hop(Hop),
+    /// What survives when roles move, beside keepalived with HAProxy and with conntrackd
+    Survive(Survive),
 }
 
 #[derive(clap::Args)]
@@ -121,6 +126,22 @@ struct Hop {
 }
 
 #[derive(clap::Args)]
+struct Survive {
+    /// How often each event is done to each system
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Only what has this in its name (as in "sigkill nat Tandem" or "back-and-forth"); may be repeated
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Write every run and the rows of the tables to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Exit with 1 when Tandem missed a target
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(clap::Args)]
 struct L4 {
     /// How often everything is measured
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -195,6 +216,7 @@ fn main() -> Result<ExitCode> {
         Action::Flap(arguments) => flap(&arguments),
         Action::L4(arguments) => l4(&arguments),
         Action::Hop(arguments) => hop(&arguments),
+        Action::Survive(arguments) => survive(&arguments),
     }
 }
 
@@ -312,6 +334,72 @@ fn hop(arguments: &Hop) -> Result<ExitCode> {
         println!("targets missed:\n{missed}");
     }
     Ok(ExitCode::from(u8::from(arguments.check && !missed.is_empty())))
+}
+
+fn survive(arguments: &Survive) -> Result<ExitCode> {
+    let (Some(keepalived), Some(haproxy), Some(conntrackd)) =
+        (vrrp_version(), balancer_version(), conntrackd_version())
+    else {
+        bail!("keepalived, haproxy and conntrackd have to be installed: `scripts/setup test` does that");
+    };
+    let rivals = format!("keepalived {keepalived}, HAProxy {haproxy}, conntrackd {conntrackd}");
+    let chosen =
+        |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|text| name.contains(text));
+    println!("beside {rivals}\n");
+    let begun = Instant::now();
+    let (mut outcomes, mut forth, mut broken) = (Vec::new(), Vec::new(), Vec::new());
+    let mut failed = |what: &str, error: &dyn std::fmt::Display| {
+        eprintln!("{what}: {error}");
+        broken.push(format!("{what}: {error}"));
+    };
+    for number in 1..=arguments.runs {
+        for case in Case::all().into_iter().filter(|case| chosen(&case.name())) {
+            let what = format!("{} {number}", case.name());
+            match case.run() {
+                Ok(outcome) => {
+                    println!("{what}: {outcome}");
+                    outcomes.push(outcome);
+                }
+                Err(error) => failed(&what, &error),
+            }
+        }
+        for system in [System::Tandem, System::Rival, System::Conntrackd] {
+            let what = format!("back-and-forth {}", system.name());
+            if !chosen(&what) {
+                continue;
+            }
+            match Forth::run(system) {
+                Ok(run) => {
+                    println!("{what} {number}: {run}");
+                    forth.push(run);
+                }
+                Err(error) => failed(&what, &error),
+            }
+        }
+    }
+    let (rows, forth_rows) = (bench_survive::rows(&outcomes), bench_survive::forth_rows(&forth));
+    println!("\n{rivals}; {} runs each, adverts every 100 ms\n", arguments.runs);
+    if !rows.is_empty() {
+        println!(
+            "survived: median / fewest; stall: from sending a message to having it back, median / longest\n"
+        );
+        println!("{}", bench_survive::render(&rows));
+    }
+    if !forth_rows.is_empty() {
+        println!("back and forth, with new connections and with such that last; the worst of all runs\n");
+        println!("{}", bench_survive::render_forth(&forth_rows));
+    }
+    println!("took {} min", ms(begun.elapsed() / 60_000));
+    let results = serde_json::json!({
+        "rivals": rivals, "runs": arguments.runs, "failures_to_run": broken, "rows": rows, "back_and_forth": forth_rows,
+        "back_and_forth_runs": forth,
+    });
+    write_json(arguments.json.as_deref(), &results)?;
+    let missed = bench_survive::render_misses(&rows, &forth_rows);
+    if !missed.is_empty() {
+        println!("targets missed:\n{missed}");
+    }
+    Ok(ExitCode::from(u8::from(arguments.check && !(missed.is_empty() && broken.is_empty()))))
 }
 
 fn failover(arguments: &Failover) -> Result<ExitCode> {

@@ -1,5 +1,5 @@
-//! A pair in namespaces, load, a planned switchover, a power loss, and the node's return: `scripts/demo` runs this. All the while
-//! there are long-lived connections to services that the kernel forwards.
+//! A pair in namespaces, load, a planned switchover, a power loss, and the node's return: `scripts/demo` runs this. In a second act
+//! there are long-lived connections and downloads through each mode, while the role moves and while a node dies.
 #![expect(clippy::print_stdout, reason = "a command for people, who read its standard output")]
 
 use std::collections::BTreeMap;
@@ -16,13 +16,13 @@ use common::time::Instant;
 use integration::lab::addresses::{Mac, vip4, vip6};
 use integration::lab::clock::{Window, now};
 use integration::lab::fault::Fault;
-use integration::lab::probe::{RoleWatcher, Seen};
+use integration::lab::probe::{DownloadProbe, EchoProbe, EchoSettings, RoleWatcher, Seen};
 use integration::lab::timeline::{EventKind, Timeline};
 use integration::lab::{Node, binary};
-use integration::report::page::{self, Chapter, Lasting};
+use integration::report::page::{self, Act, After, Chapter, Lasting};
 use integration::report::statistics::ms;
 use integration::report::table::{Align, Table};
-use integration::scenario::lasting::{self, Connections};
+use integration::scenario::lasting::{self, Bulk, Mode};
 use integration::scenario::{INSTANCE, Observation, Observer, PORT, Pair, PairSettings, System};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -30,9 +30,14 @@ use nix::sys::signal::{SigSet, Signal};
 const LIMIT: Duration = Duration::from_secs(20);
 /// Connections served in a row before the next thing happens: a second of them.
 const STEADY: usize = 1000;
+/// Of the second act: connections through each mode, and the time between two messages of one of them.
+const CONNECTIONS: usize = 200;
+const MESSAGE_INTERVAL: Duration = Duration::from_millis(100);
+/// What each download has got before the first event, and has to get after each.
+const PIECE: u64 = 2 << 20;
 const ROLE_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Two nodes, four nginx targets, load, and three events.
+/// Two nodes, four nginx targets, load, and what happens to nodes, in two acts.
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Arguments {
@@ -53,8 +58,13 @@ struct Step {
     event: Window,
     /// When it was over.
     over: Instant,
-    /// How many of the long-lived connections of each service went on.
-    alive: Vec<usize>,
+}
+
+/// What lasts through one mode.
+struct Lines {
+    mode: Mode,
+    connections: EchoProbe,
+    download: DownloadProbe,
 }
 
 fn main() -> Result<()> {
@@ -75,32 +85,31 @@ fn main() -> Result<()> {
         &[vip4(0).into(), vip6(0).into()],
         Duration::from_millis(100),
     );
-    settings.targets = 4;
+    settings.targets = lasting::TARGETS;
     settings.group_extra =
         "health = { http = \"/health\", interval = \"500ms\", timeout = \"200ms\" }".to_owned();
-    settings.more = lasting::add_services;
+    settings.lasting = true;
     let pair = Pair::start(settings)?;
     println!("the pair is up after {:.1} s: node a is active, b is backup", (now() - begun).as_secs_f64());
-    println!("load: one new connection every millisecond from the client to http://{}/", vip4(0));
-    let connections = Connections::begin(&pair)?;
-    println!(
-        "and {} long-lived connections to each of two services that the kernel forwards, dsr and nat\n",
-        lasting::CONNECTIONS
-    );
+    let bulk = lasting::prepare(&pair)?;
+    println!("load: one new connection every millisecond from the client to http://{}/\n", vip4(0));
 
     let observer = Observer::start_with(&pair, vip4(0).into(), ROLE_INTERVAL)?;
-    let steps = perform(&pair, &observer, &connections)?;
+    let (steps, act) = perform(&pair, &observer, &bulk)?;
     let timeline_end = now();
     let observation = observer.stop()?;
     let chapters = chapters(&pair, &observation, &steps, timeline_end);
-    let lasting = connections.end(steps.iter().map(|step| step.alive.as_slice()))?;
     print_results(&observation, &chapters);
-    print_lasting(&chapters, &lasting);
+    print_lasting(&chapters, &act);
     let timeline = timeline(&observation, &steps, &pair);
-    write_page(&arguments.html, &page::render(&timeline, &observation, &chapters, &lasting))?;
+    write_page(&arguments.html, &page::render(&timeline, &observation, &chapters, &act))?;
     println!("the timeline, drawn: {}", arguments.html.display());
     println!("took {:.0} s", (now() - begun).as_secs_f64());
     if arguments.keep {
+        // The second act ends with a node that has no power.
+        pair.lab().heal(&Fault::power_loss(pair.lab().b().name()))?;
+        pair.start_node(pair.lab().b())?;
+        pair.wait_settled()?;
         explain_reaching(&pair)?;
         println!("ready");
         ends.wait().context("waiting for a signal")?;
@@ -109,7 +118,7 @@ fn main() -> Result<()> {
 }
 
 /// Does everything while roles are printed as they change.
-fn perform(pair: &Pair, observer: &Observer, connections: &Connections) -> Result<Vec<Step>> {
+fn perform(pair: &Pair, observer: &Observer, bulk: &Bulk) -> Result<(Vec<Step>, Act)> {
     let begun = now();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -117,23 +126,22 @@ fn perform(pair: &Pair, observer: &Observer, connections: &Connections) -> Resul
             let done = &done;
             scope.spawn(move || print_roles(roles, begun, done));
         }
-        let steps = events(pair, observer, connections, begun);
+        let played = events(pair, observer, begun).and_then(|mut steps| {
+            let act = second_act(pair, observer, bulk, begun, &mut steps)?;
+            Ok((steps, act))
+        });
         done.store(true, Ordering::Release);
-        steps
+        played
     })
 }
 
-fn events(pair: &Pair, observer: &Observer, connections: &Connections, begun: Instant) -> Result<Vec<Step>> {
+/// The first act: new connections only.
+fn events(pair: &Pair, observer: &Observer, begun: Instant) -> Result<Vec<Step>> {
     let [a, b] = pair.lab().nodes();
     let mut steps = Vec::new();
     observer.wait_steady(STEADY)?;
     for (from, to, name) in [(a, b, "planned switchover, a to b"), (b, a, "planned switchover, b to a")] {
-        say(begun, &format!("on {}: vrrpd switchover {INSTANCE}", from.name()));
-        let before = now();
-        let answer = switch_over(from)?;
-        let event = Window { before, after: now() };
-        say(begun, answer.trim());
-        settle(observer, to, from, event)?;
+        let event = move_role(observer, from, to, begun)?;
         steps.push(Step {
             name,
             description: "The other node takes over and announces the virtual IP before the first one lets go of it.",
@@ -141,7 +149,6 @@ fn events(pair: &Pair, observer: &Observer, connections: &Connections, begun: In
             kind: EventKind::Action,
             event,
             over: now(),
-            alive: connections.alive()?,
         });
     }
     let fault = Fault::power_loss(a.name());
@@ -157,7 +164,6 @@ fn events(pair: &Pair, observer: &Observer, connections: &Connections, begun: In
         kind: EventKind::Fault,
         event,
         over: now(),
-        alive: connections.alive()?,
     });
     say(begun, "node a gets power again and boots");
     pair.lab().heal(&fault)?;
@@ -172,9 +178,106 @@ fn events(pair: &Pair, observer: &Observer, connections: &Connections, begun: In
         kind: EventKind::Heal,
         event,
         over: now(),
-        alive: connections.alive()?,
     });
     Ok(steps)
+}
+
+/// The second act: what lasts through each mode, while the role moves and while the node dies that has it then.
+fn second_act(
+    pair: &Pair,
+    observer: &Observer,
+    bulk: &Bulk,
+    begun: Instant,
+    steps: &mut Vec<Step>,
+) -> Result<Act> {
+    let (lab, first) = (pair.lab(), steps.len());
+    let [a, b] = lab.nodes();
+    say(
+        begun,
+        &format!(
+            "{CONNECTIONS} long-lived connections and a download of {} MiB through each mode",
+            lasting::FILE_MIB
+        ),
+    );
+    let start = |mode: &Mode| {
+        let settings =
+            EchoSettings { interval: MESSAGE_INTERVAL, ..EchoSettings::new(mode.echo_server(), CONNECTIONS) };
+        let connections = EchoProbe::start(lab.client(), settings)?;
+        Ok(Lines { mode: *mode, connections, download: bulk.download(lab, *mode)? })
+    };
+    let lines: Vec<Lines> = Mode::ALL.iter().map(start).collect::<Result<_>>()?;
+    let mut after = vec![Vec::new(); lines.len()];
+    let act_begun = now();
+    go_on(&lines)?;
+
+    let event = move_role(observer, a, b, begun)?;
+    for (all, one) in after.iter_mut().zip(go_on(&lines)?) {
+        all.push(one);
+    }
+    steps.push(Step {
+        name: "with connections that last: planned switchover, a to b",
+        description: "The same as before, now with hundreds of connections and downloads in progress.",
+        host: a.name().to_owned(),
+        kind: EventKind::Action,
+        event,
+        over: now(),
+    });
+
+    say(begun, "node b, which is active now, loses power");
+    let event = lab.inject(&Fault::power_loss(b.name()))?;
+    observer.wait_announced(a.mac(), event.before, LIMIT)?;
+    observer.wait_role(a.name(), "active", LIMIT)?;
+    observer.wait_steady(STEADY)?;
+    for (all, one) in after.iter_mut().zip(go_on(&lines)?) {
+        all.push(one);
+    }
+    steps.push(Step {
+        name: "with connections that last: power loss of the active node",
+        description: "a knows the connections of nat and dsr and goes on with them. What b had in its own sockets is gone with b.",
+        host: b.name().to_owned(),
+        kind: EventKind::Fault,
+        event,
+        over: now(),
+    });
+    let ended = now();
+    let end = |(line, after): (Lines, Vec<After>)| {
+        let download = line.download.finish(LIMIT)?;
+        Ok(Lasting {
+            name: line.mode.name().to_owned(),
+            description: line.mode.description().to_owned(),
+            after,
+            echo: line.connections.stop()?,
+            whole: download.is_whole(&bulk.sha256),
+            download,
+        })
+    };
+    let lasting = lines.into_iter().zip(after).map(end).collect::<Result<_>>()?;
+    Ok(Act { first, begun: act_begun, ended, lasting })
+}
+
+/// Waits until everything that lasts has gone on, or is broken; what there is then of each mode.
+fn go_on(lines: &[Lines]) -> Result<Vec<After>> {
+    for line in lines {
+        line.connections.wait_exchanges(5, LIMIT)?;
+        line.download.wait_bytes(PIECE, LIMIT)?;
+    }
+    let after = |line: &Lines| After {
+        alive: CONNECTIONS - line.connections.broken(),
+        worst_stall: line.connections.forget_stalls(),
+        downloads: !line.download.is_over(),
+    };
+    Ok(lines.iter().map(after).collect())
+}
+
+/// Has a node hand over, and waits until the other one serves alone.
+fn move_role(observer: &Observer, from: &Node, to: &Node, begun: Instant) -> Result<Window> {
+    say(begun, &format!("on {}: vrrpd switchover {INSTANCE}", from.name()));
+    let before = now();
+    let answer = switch_over(from)?;
+    let event = Window { before, after: now() };
+    say(begun, answer.trim());
+    settle(observer, to, from, event)?;
+    Ok(event)
 }
 
 /// Waits until `active` serves alone and `backup` is backup.
@@ -276,16 +379,23 @@ fn print_results(observation: &Observation, chapters: &[Chapter]) {
     println!("{} connections, served: {}", observation.connects.attempts.len(), targets.join(", "));
 }
 
-fn print_lasting(chapters: &[Chapter], lasting: &[Lasting]) {
-    let mut columns = vec![("of the long-lived connections went on after", Align::Left)];
-    columns.extend(lasting.iter().map(|one| (one.name.as_str(), Align::Right)));
+fn print_lasting(chapters: &[Chapter], act: &Act) {
+    let mut columns = vec![("what lasts, and the longest wait for a message", Align::Left)];
+    columns.extend(act.lasting.iter().map(|one| (one.name.as_str(), Align::Right)));
     let mut table = Table::new(&columns);
-    for (index, chapter) in chapters.iter().enumerate() {
-        let alive = lasting.iter().map(|one| format!("{} of {}", one.alive[index], one.connections));
-        table.row(std::iter::once(chapter.name.clone()).chain(alive).collect());
+    for (index, chapter) in chapters.iter().skip(act.first).enumerate() {
+        let cell = |one: &Lasting| {
+            let Some(after) = one.after.get(index) else { return String::new() };
+            let stall =
+                if after.alive == 0 { String::new() } else { format!(", {} ms", ms(after.worst_stall)) };
+            format!("{} of {}{stall}", after.alive, one.connections())
+        };
+        table.row(std::iter::once(chapter.name.clone()).chain(act.lasting.iter().map(cell)).collect());
     }
+    let downloads = act.lasting.iter().map(Lasting::download_text);
+    table.row(std::iter::once("the download".to_owned()).chain(downloads).collect());
     println!("\n{}", table.render());
-    for one in lasting {
+    for one in &act.lasting {
         println!("{}: {}", one.name, one.description);
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use common::time::Instant;
 
-use super::page::Chapter;
-use crate::lab::probe::{Attempt, Seen};
+use super::page::{Act, Chapter};
+use crate::lab::probe::{Attempt, DownloadReport, EchoReport, Seen};
 use crate::scenario::{INSTANCE, Observation};
 
 const WIDTH: f64 = 960.0;
@@ -15,6 +15,10 @@ const LEFT: f64 = 120.0;
 const LANE: f64 = 22.0;
 const GAP: f64 = 8.0;
 const BARS: f64 = 64.0;
+/// How high what lasts is drawn, of which there are several lanes.
+const LOW_BARS: f64 = 36.0;
+/// So many bars across a lane.
+const BUCKETS: usize = 280;
 /// A served connection this slow is drawn as high as the lane allows.
 const SLOW_MS: f64 = 50.0;
 
@@ -35,7 +39,7 @@ pub(super) fn overview(
 ) -> String {
     let mut canvas = Canvas::new(from, to);
     for (index, chapter) in chapters.iter().enumerate() {
-        canvas.mark(chapter.event.before, &(index + 1).to_string());
+        canvas.mark(chapter.event.before, &(index + 1).to_string(), BARS);
     }
     canvas.y += 18.0;
     canvas.rates(observation);
@@ -54,13 +58,33 @@ pub(super) fn close_up(observation: &Observation, chapter: &Chapter) -> String {
         (settled + Duration::from_millis(100)).clamp(Duration::from_millis(240), Duration::from_secs(3));
     let end = chapter.close_up_until.unwrap_or(event + tail).max(event + tail);
     let mut canvas = Canvas::new(event.before(lead), end.min(observation.ended));
-    canvas.mark(event, "event");
+    canvas.mark(event, "event", BARS);
     canvas.y += 18.0;
     canvas.connections(&observation.connects.attempts);
     canvas.roles(observation);
     canvas.owners(observation, std::slice::from_ref(chapter));
     canvas.axis(event);
     canvas.finish(&chapter.name, std::slice::from_ref(chapter))
+}
+
+/// What lasted: of each mode the connections that were there, and the bytes of the download.
+pub(super) fn lasting(observation: &Observation, chapters: &[Chapter], act: &Act) -> String {
+    let mut canvas = Canvas::new(act.begun, act.ended);
+    let lanes = f64::from(u32::try_from(2 * act.lasting.len()).unwrap_or(0));
+    for (index, chapter) in chapters.iter().enumerate() {
+        let name = (act.first + index + 1).to_string();
+        canvas.mark(chapter.event.before, &name, lanes * (LOW_BARS + GAP) - GAP);
+    }
+    canvas.y += 18.0;
+    for one in &act.lasting {
+        let name = super::page::escaped(&one.name);
+        canvas.survivors(&format!("{} × {name}", one.connections()), &one.echo);
+        canvas.download(&format!("{name} download"), &one.download);
+    }
+    canvas.roles(observation);
+    canvas.owners(observation, chapters);
+    canvas.axis(act.begun);
+    canvas.finish("What lasts", chapters)
 }
 
 impl Canvas {
@@ -82,10 +106,10 @@ impl Canvas {
         write!(self.body, "<text x=\"0\" y=\"{y:.0}\" class=\"name\">{text}</text>").ok();
     }
 
-    /// A vertical line behind everything that is drawn later, with a name above it.
-    fn mark(&mut self, at: Instant, name: &str) {
+    /// A vertical line behind everything that is drawn later, with a name above it. `bars`: how high the lanes of bars are together.
+    fn mark(&mut self, at: Instant, name: &str, bars: f64) {
         let x = self.x(at);
-        let bottom = self.y + 18.0 + BARS + 3.0 * (LANE + GAP) + GAP;
+        let bottom = self.y + 18.0 + bars + 3.0 * (LANE + GAP) + GAP;
         write!(
             self.body,
             "<line x1=\"{x:.1}\" y1=\"16\" x2=\"{x:.1}\" y2=\"{bottom:.0}\" class=\"mark\"/>\
@@ -117,21 +141,11 @@ impl Canvas {
     /// How many connections were served and failed in each small stretch.
     fn rates(&mut self, observation: &Observation) {
         self.label("connections", BARS);
-        let buckets = 280;
-        let mut counts = vec![(0_u32, 0_u32); buckets];
+        let mut counts = vec![(0_u32, 0_u32); BUCKETS];
         let mut most = 1;
-        let width = self.span() / 280.0;
         for attempt in &observation.connects.attempts {
-            if !(self.from..self.to).contains(&attempt.start) {
-                continue;
-            }
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a time within the drawing by the width of a bucket: below their number"
-            )]
-            let index = ((attempt.start - self.from).as_secs_f64() / width) as usize;
-            let (good, bad) = &mut counts[index.min(buckets - 1)];
+            let Some(index) = self.bucket(attempt.start) else { continue };
+            let (good, bad) = &mut counts[index];
             if attempt.failure.is_some() {
                 *bad += 1;
             } else {
@@ -140,7 +154,7 @@ impl Canvas {
             most = most.max(*good + *bad);
         }
         let (mut good_path, mut bad_path) = (String::new(), String::new());
-        let step = (WIDTH - LEFT) / 280.0;
+        let step = bar_step();
         let bottom = self.y + BARS;
         let mut x = LEFT + step / 2.0;
         for (good, bad) in counts {
@@ -158,11 +172,86 @@ impl Canvas {
         self.paths(&good_path, &bad_path, step * 0.8);
     }
 
+    /// In which bar of a lane a moment is; none if it is not drawn.
+    fn bucket(&self, at: Instant) -> Option<usize> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a time within the drawing as a share of it: below the number of bars"
+        )]
+        let index = ((at - self.from).as_secs_f64() / self.span() * f64::from(bars())) as usize;
+        (self.from..self.to).contains(&at).then(|| index.min(BUCKETS - 1))
+    }
+
+    /// How many connections are there in each stretch, and over them those that have broken.
+    fn survivors(&mut self, name: &str, echo: &EchoReport) {
+        self.label(name, LOW_BARS);
+        let all = echo.connections.len();
+        let mut broken = vec![0_u32; BUCKETS];
+        let ends = echo.connections.iter().filter_map(|connection| connection.broken);
+        for (at, _) in ends {
+            let index = if at < self.from { Some(0) } else { self.bucket(at) };
+            if let Some(index) = index {
+                broken[index] += 1;
+            }
+        }
+        let each = LOW_BARS / f64::from(u32::try_from(all).unwrap_or(u32::MAX).max(1));
+        let (mut good, mut bad, mut gone) = (String::new(), String::new(), 0);
+        let (top, bottom) = (self.y, self.y + LOW_BARS);
+        let mut x = LEFT + bar_step() / 2.0;
+        for now in broken {
+            gone += now;
+            let lost = f64::from(gone) * each;
+            write!(good, "M{x:.1} {bottom:.0}v-{:.1}", LOW_BARS - lost).ok();
+            if gone > 0 {
+                // A single one among hundreds is what people look for.
+                write!(bad, "M{x:.1} {top:.0}v{:.1}", lost.max(3.0)).ok();
+            }
+            x += bar_step();
+        }
+        self.lane(&good, &bad, bar_step() * 0.8, LOW_BARS);
+    }
+
+    /// How many bytes came in each stretch; from where it broke on, a line.
+    fn download(&mut self, name: &str, download: &DownloadReport) {
+        self.label(name, LOW_BARS);
+        let (mut counts, mut before) = (vec![0_u32; BUCKETS], 0);
+        for (at, bytes) in &download.progress {
+            if let Some(index) = self.bucket(*at) {
+                counts[index] += u32::try_from(bytes - before).unwrap_or(u32::MAX);
+            }
+            before = *bytes;
+        }
+        // At the end it takes what is left at once, which would leave the rest of the lane empty: what is more is cut off.
+        let mut sorted: Vec<u32> = counts.iter().copied().filter(|count| *count > 0).collect();
+        sorted.sort_unstable();
+        let usual = f64::from(sorted.get(sorted.len() / 2).copied().unwrap_or(1)) * 1.5;
+        let broken = download
+            .broken
+            .map(|(at, _)| if at < self.from { 0 } else { self.bucket(at).unwrap_or(BUCKETS) });
+        let (mut good, mut bad) = (String::new(), String::new());
+        let bottom = self.y + LOW_BARS;
+        let mut x = LEFT + bar_step() / 2.0;
+        for (index, count) in counts.into_iter().enumerate() {
+            let height = (f64::from(count) / usual).min(1.0) * LOW_BARS;
+            write!(good, "M{x:.1} {bottom:.0}v-{height:.1}").ok();
+            if broken.is_some_and(|broken| index >= broken) {
+                write!(bad, "M{x:.1} {bottom:.0}v-3").ok();
+            }
+            x += bar_step();
+        }
+        self.lane(&good, &bad, bar_step() * 0.8, LOW_BARS);
+    }
+
     fn paths(&mut self, good: &str, bad: &str, width: f64) {
+        self.lane(good, bad, width, BARS);
+    }
+
+    fn lane(&mut self, good: &str, bad: &str, width: f64, height: f64) {
         for (path, class) in [(good, "good"), (bad, "bad")] {
             write!(self.body, "<path d=\"{path}\" class=\"{class}\" stroke-width=\"{width:.1}\"/>").ok();
         }
-        self.y += BARS + GAP;
+        self.y += height + GAP;
     }
 
     /// A lane for each node: what its `vrrpd` said.
@@ -263,6 +352,16 @@ impl Canvas {
             height = self.y + 2.0,
         )
     }
+}
+
+/// How many bars there are across a lane.
+fn bars() -> u32 {
+    u32::try_from(BUCKETS).unwrap_or(u32::MAX)
+}
+
+/// How far the bars are from each other.
+fn bar_step() -> f64 {
+    (WIDTH - LEFT) / f64::from(bars())
 }
 
 /// A time for the axis: seconds when the ticks are whole seconds or tenths far apart, else milliseconds.

@@ -10,8 +10,9 @@ use super::draw;
 use super::statistics::ms;
 use crate::lab::addresses::Mac;
 use crate::lab::clock::Window;
+use crate::lab::probe::{DownloadReport, EchoReport};
 use crate::lab::timeline::{EventKind, Timeline};
-use crate::scenario::{Measured, Observation};
+use crate::scenario::{Measured, Observation, failure_name};
 
 /// One event of a run.
 #[derive(Clone, Debug)]
@@ -30,19 +31,66 @@ pub struct Chapter {
     pub names: BTreeMap<Mac, String>,
 }
 
-/// Connections that were there before the first event.
+/// What lasted, or did not, while roles moved: connections and a download through each mode.
+#[derive(Clone, Debug)]
+pub struct Act {
+    /// Which chapter is the first of it; all later ones are too.
+    pub first: usize,
+    /// When all connections were there.
+    pub begun: Instant,
+    /// When it was over.
+    pub ended: Instant,
+    /// Each mode.
+    pub lasting: Vec<Lasting>,
+}
+
+/// Connections and a download through a service, all there before the first event of the act.
 #[derive(Clone, Debug)]
 pub struct Lasting {
     /// The service.
     pub name: String,
     /// How it forwards, and what that means for them.
     pub description: String,
-    /// How many there were.
-    pub connections: usize,
-    /// How many of them went on after each event.
-    pub alive: Vec<usize>,
-    /// The longest time that a message of one that never broke took to come back.
+    /// What came of them after each event.
+    pub after: Vec<After>,
+    /// The connections, as they were in the end.
+    pub echo: EchoReport,
+    /// The download, as it was in the end.
+    pub download: DownloadReport,
+    /// Whether that is the whole file, with the right sum.
+    pub whole: bool,
+}
+
+/// What was left after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct After {
+    /// Connections that went on.
+    pub alive: usize,
+    /// The longest time that a message of one of these took to come back.
     pub worst_stall: Duration,
+    /// Whether the download went on.
+    pub downloads: bool,
+}
+
+impl Lasting {
+    /// How many connections there were.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.echo.connections.len()
+    }
+
+    /// What became of the download, in a few words.
+    #[must_use]
+    pub fn download_text(&self) -> String {
+        let bytes = self.download.bytes >> 20;
+        match &self.download.broken {
+            Some((_, failure)) => {
+                format!("{} after {bytes} of {} MiB", failure_name(*failure), self.download.length >> 20)
+            }
+            None if self.whole => format!("{bytes} MiB, sum right"),
+            None => format!("{bytes} MiB, WRONG SUM"),
+        }
+    }
 }
 
 const STYLE: &str = "
@@ -59,18 +107,14 @@ svg text { font: 12px system-ui, sans-serif; fill: var(--ink); } svg .name { fil
 .good { stroke: var(--good); fill: none; } .bad { stroke: var(--bad); fill: none; } .mark { stroke: var(--ink); stroke-dasharray: 3 3; } .axis { stroke: var(--line); }
 .active { fill: var(--active); } .backup { fill: var(--backup); } .init, .silent { fill: var(--init); } .fault { fill: var(--fault); } .off { fill: var(--off); }
 .owner { fill: var(--backup); } .both { fill: var(--bad); } svg .active-text, svg .both-text { fill: #ffffff; } svg .off-text { fill: var(--soft); }
+b.gone { color: var(--bad); }
 .key span { margin-right: 1.2rem; white-space: nowrap; } .key i { display: inline-block; width: .8rem; height: .8rem; border-radius: 3px; margin-right: .35rem; vertical-align: -1px; }
 details { margin-top: 2.5rem; } summary { cursor: pointer; }
 ";
 
 /// The page.
 #[must_use]
-pub fn render(
-    timeline: &Timeline,
-    observation: &Observation,
-    chapters: &[Chapter],
-    lasting: &[Lasting],
-) -> String {
+pub fn render(timeline: &Timeline, observation: &Observation, chapters: &[Chapter], act: &Act) -> String {
     let title = escaped(&timeline.title);
     let mut body = format!("<h1>{title}</h1>\n");
     let attempts = observation.connects.attempts.len();
@@ -84,7 +128,7 @@ pub fn render(
     )
     .ok();
     body.push_str(&results(chapters));
-    body.push_str(&lasting_table(chapters, lasting));
+    body.push_str(&second_act(observation, chapters, act));
     body.push_str("<h2>The whole run</h2>\n");
     body.push_str(KEY);
     body.push_str(&draw::overview(
@@ -140,35 +184,50 @@ fn results(chapters: &[Chapter]) -> String {
     table + "</table>\n"
 }
 
-fn lasting_table(chapters: &[Chapter], lasting: &[Lasting]) -> String {
-    if lasting.is_empty() {
-        return String::new();
-    }
-    let mut text = "<h2>Connections that last</h2>\n<p>Through services that the kernel forwards, without a proxy. Each was made before \
-                    the first event, and sends a message every 10 ms that has to come back.</p>\n<ul>\n"
-        .to_owned();
-    for one in lasting {
+fn second_act(observation: &Observation, chapters: &[Chapter], act: &Act) -> String {
+    let own = chapters.get(act.first..).unwrap_or_default();
+    let connections = act.lasting.first().map_or(0, Lasting::connections);
+    let mut text = format!(
+        "<h2>What lasts</h2>\n<p>Through each mode {connections} connections, each with a message every 100 ms that has to come back, and a \
+         download in progress. All were there before event {}.</p>\n<ul>\n",
+        act.first + 1
+    );
+    for one in &act.lasting {
         writeln!(text, "<li><b>{}</b>: {}</li>", escaped(&one.name), escaped(&one.description)).ok();
     }
-    text.push_str("</ul>\n<table>\n<tr><th>went on after</th>");
-    for one in lasting {
+    text.push_str("</ul>\n<table>\n<tr><th>went on after, with the longest wait for a message</th>");
+    for one in &act.lasting {
         write!(text, "<th class=\"number\">{}</th>", escaped(&one.name)).ok();
     }
     text.push_str("</tr>\n");
-    for (index, chapter) in chapters.iter().enumerate() {
-        write!(text, "<tr><td>{}</td>", escaped(&chapter.name)).ok();
-        for one in lasting {
-            let alive = one.alive.get(index).copied().unwrap_or_default();
-            write!(text, "<td class=\"number\">{alive} of {}</td>", one.connections).ok();
+    for (index, chapter) in own.iter().enumerate() {
+        write!(text, "<tr><td>{} · {}</td>", act.first + index + 1, escaped(&chapter.name)).ok();
+        for one in &act.lasting {
+            let cell = one.after.get(index).map_or_else(String::new, |after| survivors(one, *after));
+            write!(text, "<td class=\"number\">{cell}</td>").ok();
         }
         text.push_str("</tr>\n");
     }
-    text.push_str("<tr><td class=\"soft\">longest wait for a message</td>");
-    for one in lasting {
-        write!(text, "<td class=\"number soft\">{} ms</td>", ms(one.worst_stall)).ok();
+    text.push_str("<tr><td>the download</td>");
+    for one in &act.lasting {
+        write!(text, "<td class=\"number\">{}</td>", escaped(&one.download_text())).ok();
     }
-    text + "</tr>\n</table>\n"
+    text.push_str("</tr>\n</table>\n");
+    text.push_str(LASTING_KEY);
+    text + &draw::lasting(observation, own, act)
 }
+
+/// `200 of 200, 12 ms`; in red when some are gone.
+fn survivors(lasting: &Lasting, after: After) -> String {
+    let all = lasting.connections();
+    let (alive, gone) = (after.alive, after.alive < all);
+    let count = format!("{alive} of {all}");
+    let count = if gone { format!("<b class=\"gone\">{count}</b>") } else { count };
+    if alive == 0 { count } else { format!("{count}, {} ms", ms(after.worst_stall)) }
+}
+
+const LASTING_KEY: &str = "<p class=\"key soft\"><span><i style=\"background:var(--good)\"></i>connections that go on; bytes of the download</span>\
+<span><i style=\"background:var(--bad)\"></i>broken</span></p>\n";
 
 /// Every event, in a list that opens on demand; the announcements, which are repeated, are left out.
 fn events(timeline: &Timeline) -> String {
@@ -199,7 +258,9 @@ pub(super) fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::lab::addresses::{mac, vip4};
-    use crate::lab::probe::{Attempt, ConnectReport, Failure, RoleChange, RoleReport, Seen, WatchReport};
+    use crate::lab::probe::{
+        Attempt, ConnectReport, EchoConnection, Failure, RoleChange, RoleReport, Seen, WatchReport,
+    };
 
     fn at(ms: u64) -> Instant {
         Instant::from_nanos(ms * 1_000_000)
@@ -246,27 +307,37 @@ mod tests {
         let mut timeline = Timeline::begin("Tandem");
         timeline.add_roles(&observation.roles);
         timeline.end();
+        let mut connections = vec![EchoConnection::default(); 32];
+        connections[7].broken = Some((at(1100), Failure::Reset));
+        let download = DownloadReport {
+            bytes: 3 << 20,
+            length: 3 << 20,
+            progress: (0..20).map(|step| (at(step * 100), step << 17)).collect(),
+            ..DownloadReport::default()
+        };
         let lasting = Lasting {
             name: "nat <1>".to_owned(),
             description: "rewrites".to_owned(),
-            connections: 32,
-            alive: vec![31],
-            worst_stall: Duration::from_millis(420),
+            after: vec![After { alive: 31, worst_stall: Duration::from_millis(420), downloads: true }],
+            echo: EchoReport { connections },
+            download,
+            whole: true,
         };
-        let page = render(&timeline, &observation, &[chapter], &[lasting]);
+        let act = Act { first: 0, begun: at(100), ended: at(1900), lasting: vec![lasting] };
+        let page = render(&timeline, &observation, &[chapter], &act);
 
         assert!(page.contains("2000 new connections through 10.77.0.50 to nginx"), "{page}");
         assert!(page.contains("7 failed."));
-        assert!(
-            page.contains("31 of 32") && page.contains("nat &lt;1&gt;") && page.contains("420 ms"),
-            "{page}"
-        );
+        for shown in ["31 of 32</b>, 420 ms", "nat &lt;1&gt;", "3 MiB, sum right"] {
+            assert!(page.contains(shown), "{shown}: {page}");
+        }
         assert!(page.contains("power &lt;off&gt;") && !page.contains("<off>"));
-        // Seven bars of the failed ones in the close-up; in the overview they share one.
+        // One connection is gone for 800 of 1800 ms, which 280 bars show. Seven bars of the failed ones in the close-up; in the overview
+        // they share one.
         let bad =
             page.split("class=\"bad\"").map(|before| before.rsplit("<path d=").next().unwrap_or_default());
         let bars: Vec<usize> = bad.map(|path| path.matches('M').count()).collect();
-        assert_eq!(bars[..2], [1, 7], "{bars:?}");
+        assert_eq!(bars[..4], [125, 0, 1, 7], "{bars:?}");
         for outside in ["http://", "https://", "src=", "url(", "@import"] {
             assert!(!page.contains(outside), "{outside}");
         }

@@ -1,119 +1,202 @@
-//! Long-lived connections through services that the kernel forwards, and which of them go on.
+//! What lasts while roles move: connections that keep talking and downloads in progress, through services of each mode, and which
+//! of them go on.
 
+use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::time::Duration;
 
-use super::Pair;
+use serde::{Deserialize, Serialize};
+
+use super::pair::System;
+use super::{PORT, Pair};
 use crate::lab::addresses::vip4;
 use crate::lab::clock::wait_until;
 use crate::lab::config::PairConfig;
-use crate::lab::probe::{EchoProbe, EchoSettings};
-use crate::lab::{Lab, Result};
-use crate::report::page::Lasting;
+use crate::lab::error::Context;
+use crate::lab::probe::{DownloadProbe, DownloadSettings, sha256};
+use crate::lab::{Lab, Result, Target};
 
-/// How many to each service.
-pub const CONNECTIONS: usize = 64;
-
-/// Until the services are there, and until all connections have had something come back or are broken: longer than a packet that was
-/// lost several times takes.
+/// Until the services are there.
 const LIMIT: Duration = Duration::from_secs(30);
-
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The file that is downloaded.
+const FILE: &str = "bulk";
+/// Its length in MiB: what comes in 16 s of a [`DownloadProbe`]'s pace, or at once when it hurries.
+pub const FILE_MIB: usize = 64;
+/// How many targets [`add_services`] takes.
+pub const TARGETS: u8 = 4;
 
-/// A service that the kernel forwards, to the echo servers of some of the targets.
-struct Forwarded {
-    name: &'static str,
-    description: &'static str,
-    keys: &'static str,
-    /// At the VIP; `dsr` leaves it as it is.
-    port: u16,
-    /// The first of its targets, and the one after the last. Who has the VIP for `dsr` takes no packet of `nat` from it.
-    targets: (usize, usize),
+/// How a service forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// By a proxy, which ends the client's connection and makes another.
+    Tcp,
+    /// In the kernel, with addresses and ports rewritten.
+    Nat,
+    /// In the kernel, unchanged; the target answers the client itself.
+    Dsr,
 }
 
-const FORWARDED: [Forwarded; 2] = [
-    Forwarded {
-        name: "dsr",
-        description: "packets go on to the target as they are, and it answers the client itself. Both nodes would choose the same \
-                      target, so whoever has the virtual IP can go on with a connection.",
-        keys: "dsr = \"l2\"",
-        port: 7,
-        targets: (0, 2),
-    },
-    Forwarded {
-        name: "nat",
-        description: "addresses and ports are rewritten, and back in the answers. The nodes tell each other of their \
-                      connections, so whoever takes over goes on with them from the same ports.",
-        keys: "",
-        port: 7007,
-        targets: (2, 4),
-    },
-];
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Nat, Self::Dsr];
 
-/// Adds the services. Takes four targets.
+    /// Its name, as in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Nat => "nat",
+            Self::Dsr => "dsr",
+        }
+    }
+
+    /// What a system of this kind does, and what that means for connections when roles move.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Tcp => {
+                "a proxy ends the client's connection and makes one of its own to a target. Both live in the sockets of one node: \
+                 they outlast a planned move only if that node still gets their packets, and nothing can save them when it dies."
+            }
+            Self::Nat => {
+                "addresses and ports are rewritten, and back in the answers. The nodes tell each other of their \
+                 connections, so whoever takes over goes on with them from the same ports."
+            }
+            Self::Dsr => {
+                "packets go on to the target as they are, and it answers the client itself. Both nodes would choose the same \
+                 target, so whoever has the virtual IP can go on with a connection."
+            }
+        }
+    }
+
+    /// The echo service: `dsr` leaves the port as it is.
+    #[must_use]
+    pub fn echo_server(self) -> SocketAddr {
+        let port = match self {
+            Self::Tcp => 7070,
+            Self::Nat => 7007,
+            Self::Dsr => 7,
+        };
+        SocketAddr::from((vip4(0), port))
+    }
+
+    /// The service of the targets' nginx.
+    #[must_use]
+    pub fn http_server(self) -> SocketAddr {
+        let port = match self {
+            Self::Tcp => PORT,
+            Self::Nat => 8081,
+            Self::Dsr => 8080,
+        };
+        SocketAddr::from((vip4(0), port))
+    }
+
+    /// The first of its targets, and the one after the last. Who has the VIP for `dsr` takes no packet of `nat` from it.
+    const fn target_numbers(self) -> Range<usize> {
+        match self {
+            Self::Tcp => 0..4,
+            Self::Nat => 2..4,
+            Self::Dsr => 0..2,
+        }
+    }
+
+    /// Its targets in a lab.
+    #[must_use]
+    pub fn targets(self, lab: &Lab) -> &[Target] {
+        &lab.targets()[self.target_numbers()]
+    }
+
+    /// The modes that a system has.
+    #[must_use]
+    pub const fn of(system: System) -> &'static [Self] {
+        match system {
+            System::Tandem => &Self::ALL,
+            System::Rival => &[Self::Tcp],
+            System::Conntrackd => &[Self::Nat],
+        }
+    }
+}
+
+/// Adds the services that a pair's configuration does not have anyway. Takes [`TARGETS`] targets.
 #[must_use]
 pub fn add_services(lab: &Lab, mut config: PairConfig) -> PairConfig {
-    for it in &FORWARDED {
-        let targets: Vec<SocketAddr> =
-            lab.targets()[it.targets.0..it.targets.1].iter().map(|target| target.echo_address()).collect();
-        let listen = format!("{}:{}", vip4(0), it.port);
-        config =
-            config.service(it.name, it.name, &listen, it.name, it.keys).target_group(it.name, &targets, "");
+    for mode in Mode::ALL {
+        let keys = if mode == Mode::Dsr { "dsr = \"l2\"" } else { "" };
+        let mut add = |what: &str, listen: SocketAddr, targets: Vec<SocketAddr>| {
+            let name = format!("{}-{what}", mode.name());
+            let with_service =
+                std::mem::take(&mut config).service(&name, mode.name(), &listen.to_string(), &name, keys);
+            config = with_service.target_group(&name, &targets, "");
+        };
+        add("echo", mode.echo_server(), mode.targets(lab).iter().map(|it| it.echo_address()).collect());
+        // The pair serves this one already.
+        if mode != Mode::Tcp {
+            add("http", mode.http_server(), mode.targets(lab).iter().map(|it| it.http_address()).collect());
+        }
     }
     config
 }
 
-/// The connections to each of the services.
-#[derive(Debug)]
-pub struct Connections(Vec<EchoProbe>);
+/// What is needed to download.
+#[derive(Clone, Debug)]
+pub struct Bulk {
+    /// SHA-256 of the file, in hexadecimal.
+    pub sha256: String,
+}
 
-impl Connections {
-    /// Prepares the targets, and connects.
+impl Bulk {
+    /// Begins to download through a service.
     ///
     /// # Errors
-    /// [`crate::lab::LabError`] when a service does not come to be forwarded.
-    pub fn begin(pair: &Pair) -> Result<Self> {
-        let (lab, mut probes) = (pair.lab(), Vec::new());
-        for target in &lab.targets()[FORWARDED[0].targets.0..FORWARDED[0].targets.1] {
+    /// [`crate::lab::LabError::Io`] when it cannot connect.
+    pub fn download(&self, lab: &Lab, mode: Mode) -> Result<DownloadProbe> {
+        let settings = DownloadSettings::new(mode.http_server(), &format!("/files/{FILE}"));
+        DownloadProbe::start(lab.client(), settings)
+    }
+}
+
+/// Prepares the targets for the modes of a pair's system, and waits until each service is forwarded.
+///
+/// # Errors
+/// [`crate::lab::LabError`] when the file cannot be written, or a service does not come to be forwarded.
+pub fn prepare(pair: &Pair) -> Result<Bulk> {
+    let lab = pair.lab();
+    let modes = Mode::of(pair.settings().system);
+    if modes.contains(&Mode::Dsr) {
+        for target in Mode::Dsr.targets(lab) {
             target.accept_vip(vip4(0))?;
         }
-        for it in &FORWARDED {
-            let server = SocketAddr::from((vip4(0), it.port));
+    }
+    let (file, bytes) = (lab.dir().join(FILE), noise(FILE_MIB << 20));
+    fs::write(&file, &bytes).doing(|| format!("writing {}", file.display()))?;
+    for target in lab.targets() {
+        target.publish(&file)?;
+        target.move_echo_out()?;
+    }
+    for mode in modes {
+        for server in [mode.echo_server(), mode.http_server()] {
             let connects = || TcpStream::connect_timeout(&server, PATIENCE).is_ok();
             wait_until(&format!("{server} to be forwarded"), LIMIT, || {
                 lab.client().namespace().inside(connects).unwrap_or(false)
             })?;
-            probes.push(EchoProbe::start(lab.client(), EchoSettings::new(server, CONNECTIONS))?);
         }
-        Ok(Self(probes))
     }
+    Ok(Bulk { sha256: sha256(&bytes) })
+}
 
-    /// How many go on after what was done, of each service: each has messages come back, or is broken.
-    ///
-    /// # Errors
-    /// [`crate::lab::LabError::Timeout`] when one is neither.
-    pub fn alive(&self) -> Result<Vec<usize>> {
-        let count = |probe: &EchoProbe| {
-            probe.wait_exchanges(5, LIMIT)?;
-            Ok(CONNECTIONS - probe.snapshot().broken())
-        };
-        self.0.iter().map(count).collect()
+/// Bytes of which none tells the next: what is missing, doubled or in the wrong place changes their sum. (Marsaglia's xorshift.)
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut words = Vec::with_capacity(length + 8);
+    while words.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        words.extend_from_slice(&state.to_ne_bytes());
     }
-
-    /// Ends; with what [`Self::alive`] said after each event.
-    ///
-    /// # Errors
-    /// [`crate::lab::LabError::Io`] when a probe failed.
-    pub fn end<'a>(self, alive: impl Iterator<Item = &'a [usize]> + Clone) -> Result<Vec<Lasting>> {
-        let end = |(number, (it, probe)): (usize, (&Forwarded, EchoProbe))| {
-            Ok(Lasting {
-                name: it.name.to_owned(),
-                description: it.description.to_owned(),
-                connections: CONNECTIONS,
-                alive: alive.clone().map(|counts| counts.get(number).copied().unwrap_or_default()).collect(),
-                worst_stall: probe.stop()?.worst_stall(),
-            })
-        };
-        FORWARDED.iter().zip(self.0).enumerate().map(end).collect()
-    }
+    words.truncate(length);
+    words
 }

@@ -4,18 +4,21 @@
 //! [`run`] does one [`Event`] to a fresh pair and says in a [`Record`] what came of it. Nothing here waits for a time
 //! to pass: every step ends with a condition, and a condition that does not come true in its limit is a finding.
 
+pub(crate) mod conntrackd;
 mod event;
 pub mod lasting;
 mod observe;
 mod pair;
-mod rival;
+pub(crate) mod rival;
 mod run;
 
+pub use conntrackd::version as conntrackd_version;
 pub use event::{Event, Target};
+pub(crate) use observe::failure_name;
 pub use observe::{Answerer, Measured, Observation, Observer};
 pub use pair::{Family, Pair, PairSettings, System};
 pub use rival::{balancer_version, vrrp_version};
-pub use run::{Record, RoleStep, run};
+pub use run::{Record, RoleStep, hand_over, run};
 
 use std::thread;
 use std::time::Duration;
@@ -32,7 +35,7 @@ pub const PORT: u16 = 80;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Waits until `check` is true, looking every 10 ms.
-fn wait(what: &str, limit: Duration, mut check: impl FnMut() -> bool) -> Result<()> {
+pub(crate) fn wait(what: &str, limit: Duration, mut check: impl FnMut() -> bool) -> Result<()> {
     let start = now();
     while !check() {
         let waited = now() - start;

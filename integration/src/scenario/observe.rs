@@ -54,7 +54,7 @@ impl Observer {
         let lab = pair.lab();
         let roles = match pair.settings().system {
             System::Tandem => Some(RoleWatcher::start(lab, &[INSTANCE], role_interval)?),
-            System::Rival => None,
+            System::Rival | System::Conntrackd => None,
         };
         let watcher = Watcher::start(lab, WatchSettings::new(&pair.settings().vips))?;
         let probe = ConnectProbe::start(lab.client(), ConnectSettings::http(SocketAddr::new(vip, PORT)))?;
@@ -256,7 +256,7 @@ fn longest_step(report: &ConnectReport, from: Instant, until: Instant, served_on
     starts.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }
 
-fn failure_name(failure: Failure) -> String {
+pub(crate) fn failure_name(failure: Failure) -> String {
     match failure {
         Failure::Refused => "refused".to_owned(),
         Failure::Reset => "reset".to_owned(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{INSTANCE, PORT, rival, wait};
+use super::{INSTANCE, PORT, lasting, rival, wait};
 use crate::lab::addresses::{vip4, vip6};
 use crate::lab::config::{Instance, PairConfig};
 use crate::lab::{Lab, Node, Result};
@@ -21,6 +21,8 @@ pub enum System {
     Tandem,
     /// keepalived and HAProxy, as Debian has them.
     Rival,
+    /// keepalived, nftables and conntrackd, as Debian has them.
+    Conntrackd,
 }
 
 impl System {
@@ -30,6 +32,7 @@ impl System {
         match self {
             Self::Tandem => "Tandem",
             Self::Rival => "keepalived + HAProxy",
+            Self::Conntrackd => "keepalived + nftables + conntrackd",
         }
     }
 
@@ -38,16 +41,17 @@ impl System {
     pub const fn vrrp_program(self) -> &'static str {
         match self {
             Self::Tandem => "vrrpd",
-            Self::Rival => "keepalived",
+            Self::Rival | Self::Conntrackd => "keepalived",
         }
     }
 
-    /// The program that forwards connections.
+    /// The program that forwards connections, or without which they are not carried over.
     #[must_use]
     pub const fn balancer_program(self) -> &'static str {
         match self {
             Self::Tandem => "lbd",
             Self::Rival => "haproxy",
+            Self::Conntrackd => "conntrackd",
         }
     }
 }
@@ -102,8 +106,8 @@ pub struct PairSettings {
     pub targets: u8,
     /// Further lines of the target group, for ours.
     pub group_extra: String,
-    /// Adds to the configuration, for ours.
-    pub more: fn(&Lab, PairConfig) -> PairConfig,
+    /// Whether there are services for what lasts (see [`lasting`]), which take [`lasting::TARGETS`] targets.
+    pub lasting: bool,
 }
 
 impl PairSettings {
@@ -119,7 +123,7 @@ impl PairSettings {
             rival_tracks: false,
             targets: 2,
             group_extra: String::new(),
-            more: |_, config| config,
+            lasting: false,
         }
     }
 }
@@ -176,7 +180,7 @@ impl Pair {
                 node.spawn_daemon("vrrpd")?;
                 node.spawn_daemon("lbd").map(drop)
             }
-            System::Rival => rival::start(self, node),
+            System::Rival | System::Conntrackd => rival::start(self, node),
         }
     }
 
@@ -224,7 +228,7 @@ impl Pair {
         let config = PairConfig::new(vec![instance])
             .service("shop", "tcp", &listen, "shop", "")
             .target_group("shop", &self.target_addresses(), &self.settings.group_extra);
-        (self.settings.more)(&self.lab, config)
+        if self.settings.lasting { lasting::add_services(&self.lab, config) } else { config }
     }
 
     /// The targets' HTTP servers.

@@ -1,4 +1,5 @@
-//! keepalived and HAProxy as the pair's software, set up the way their manuals and most operators do.
+//! keepalived with HAProxy, or with nftables and conntrackd, as the pair's software, set up the way their manuals and most
+//! operators do.
 //!
 //! - VRRP version 3, the same VRID, priorities and interval; both nodes start as BACKUP.
 //! - HAProxy in TCP mode, round robin to the same targets, without checks, as our side has none either.
@@ -19,8 +20,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::pair::Pair;
-use super::{INSTANCE, PORT, wait};
+use super::lasting::Mode;
+use super::pair::{Pair, System};
+use super::{INSTANCE, PORT, conntrackd, wait};
 use crate::lab::addresses::{LAN_PREFIX_V4, LAN_PREFIX_V6};
 use crate::lab::clock::Window;
 use crate::lab::reference::{Haproxy, HaproxyService};
@@ -32,17 +34,16 @@ const MAINTENANCE_COST: u8 = 150;
 const PID_FILES: [&str; 2] = ["keepalived.pid", "keepalived-vrrp.pid"];
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// Starts both programs on a node.
+/// Starts what forwards on a node, and then keepalived.
 pub(super) fn start(pair: &Pair, node: &Node) -> Result<()> {
-    let services =
-        vec![HaproxyService { mode: "tcp".to_owned(), port: PORT, targets: pair.target_addresses() }];
-    Haproxy { services }.start(node)?;
-    let own = SocketAddr::from(([127, 0, 0, 1], PORT));
-    wait(&format!("haproxy on {} to listen", node.name()), START_LIMIT, || {
-        let connected = node.namespace().inside(|| TcpStream::connect(own).is_ok());
-        connected.unwrap_or(false)
-    })?;
     let dir = node.run_dir();
+    let notify = match pair.settings().system {
+        System::Conntrackd => conntrackd::start(pair, node)?,
+        System::Tandem | System::Rival => {
+            start_haproxy(pair, node)?;
+            String::new()
+        }
+    };
     write(&maintenance_file(node), "0\n")?;
     // A boot empties /run, where keepalived has its process ids: it takes a number that is in use again for itself.
     for file in PID_FILES {
@@ -53,7 +54,7 @@ pub(super) fn start(pair: &Pair, node: &Node) -> Result<()> {
         }
     }
     let file = dir.join("keepalived.conf");
-    write(&file, &config(pair, node))?;
+    write(&file, &config(pair, node, &notify))?;
     let mut command = node.command("keepalived");
     command.args(["--dont-fork", "--log-console", "--log-detail", "--vrrp", "--use-file"]).arg(&file);
     command.arg("--pid").arg(dir.join(PID_FILES[0]));
@@ -61,7 +62,23 @@ pub(super) fn start(pair: &Pair, node: &Node) -> Result<()> {
     node.start("keepalived", command).map(drop)
 }
 
-fn config(pair: &Pair, node: &Node) -> String {
+fn start_haproxy(pair: &Pair, node: &Node) -> Result<()> {
+    let service = |port, targets| HaproxyService { mode: "tcp".to_owned(), port, targets };
+    let mut services = vec![service(PORT, pair.target_addresses())];
+    if pair.settings().lasting {
+        let targets = Mode::Tcp.targets(pair.lab()).iter().map(|target| target.echo_address());
+        services.push(service(Mode::Tcp.echo_server().port(), targets.collect()));
+    }
+    Haproxy { services }.start(node)?;
+    let own = SocketAddr::from(([127, 0, 0, 1], PORT));
+    wait(&format!("haproxy on {} to listen", node.name()), START_LIMIT, || {
+        let connected = node.namespace().inside(|| TcpStream::connect(own).is_ok());
+        connected.unwrap_or(false)
+    })
+}
+
+/// `notify`: further lines of the instance.
+fn config(pair: &Pair, node: &Node, notify: &str) -> String {
     let settings = pair.settings();
     let priority = if node.name() == "a" { 200 } else { 100 };
     let interval = settings.advert_interval.as_secs_f64();
@@ -104,7 +121,7 @@ track_file maintenance {{
   virtual_router_id 51
   priority {priority}
   advert_int {interval}
-{nopreempt}{track}  track_file {{
+{nopreempt}{track}{notify}  track_file {{
     maintenance weight -1
   }}
   virtual_ipaddress {{
@@ -114,6 +131,12 @@ track_file maintenance {{
         node_name = node.name(),
         file = file.display(),
     )
+}
+
+/// Gives a node that was retired its priority back: with `preempt` it takes over again when it has the higher one.
+pub(super) fn employ(node: &Node) -> Result<Window> {
+    let file = maintenance_file(node);
+    Ok(Window::around(|| write(&file, "0\n"))?.0)
 }
 
 /// Lowers a node's priority below the other's, which the other then answers by taking over.
@@ -157,7 +180,7 @@ fn maintenance_file(node: &Node) -> PathBuf {
     node.run_dir().join("maintenance")
 }
 
-fn write(path: &PathBuf, text: &str) -> Result<()> {
+pub(super) fn write(path: &PathBuf, text: &str) -> Result<()> {
     fs::write(path, text)
         .map_err(|source| LabError::Io { doing: format!("writing {}", path.display()), source })
 }

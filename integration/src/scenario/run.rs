@@ -144,7 +144,7 @@ impl Run<'_> {
 
     fn inject(&self, active: &Node, other: &Node) -> Result<Window> {
         let lab = self.pair.lab();
-        let rival = self.system == System::Rival;
+        let rival = self.system != System::Tandem;
         let vrrp = self.system.vrrp_program();
         match self.event {
             Event::Switchover | Event::Switchover10Ms if rival => rival::retire(active),
@@ -198,7 +198,7 @@ impl Run<'_> {
         let vip = self.family.vip();
         let released = !stopped.holds(vip)?;
         match self.system {
-            System::Rival => rival::signal_all(stopped, Signal::SIGCONT)?,
+            System::Rival | System::Conntrackd => rival::signal_all(stopped, Signal::SIGCONT)?,
             System::Tandem => stopped.signal("vrrpd", Signal::SIGCONT)?,
         };
         self.note(observer.wait_role(stopped.name(), "backup", TAKEOVER_LIMIT))?;
@@ -224,6 +224,19 @@ impl Run<'_> {
             }
             other => other,
         }
+    }
+}
+
+/// Moves the active role from this node to the other, as planned: by command, or by the rival's priorities.
+///
+/// # Errors
+/// [`LabError::Answer`] when our daemon refuses.
+pub fn hand_over(pair: &Pair, from: &Node) -> Result<Window> {
+    match pair.settings().system {
+        System::Tandem => switch_over(from),
+        System::Rival | System::Conntrackd if from.name() == pair.lab().a().name() => rival::retire(from),
+        // The other way it is enough that the one with the higher priority may have it.
+        System::Rival | System::Conntrackd => rival::employ(pair.lab().peer_of(from)),
     }
 }
 
