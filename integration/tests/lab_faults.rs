@@ -103,6 +103,27 @@ fn every_link_fault_cuts_its_link_and_heals() -> Result<()> {
 }
 
 #[test]
+fn killing_a_node_takes_its_processes_and_nothing_else() -> Result<()> {
+    let lab = Lab::builder("killed").targets(1).target_servers(false).build()?;
+    let (a, client) = (lab.a(), lab.client());
+    a.add_address(vip4(0))?;
+    // Whoever outlives a child for a moment leaves a trace of it.
+    let trace = lab.dir().join("trace");
+    let mut command = a.command("sh");
+    command.arg("-c").arg(format!("(trap '' TERM; sleep 1000); touch {}", trace.display()));
+    a.start("mourner", command)?;
+    wait_until("the child to be there", LIMIT, || a.namespace().pids().is_ok_and(|pids| pids.len() > 1))?;
+    a.run("mkdir", &["/sys/fs/bpf/pinned"])?;
+
+    lab.inject(&Fault::Killed("a".to_owned()))?;
+    assert_eq!(a.namespace().pids()?.len(), 0);
+    assert!(!a.running("mourner") && !trace.exists(), "one acted on the death of another");
+    assert!(reaches(client, a) && a.holds(vip4(0))?, "the kernel lives on with what it holds");
+    a.run("test", &["-d", "/sys/fs/bpf/pinned"])?;
+    lab.finish()
+}
+
+#[test]
 fn power_loss_takes_everything_and_power_brings_a_fresh_machine() -> Result<()> {
     let lab = Lab::builder("power").targets(1).target_servers(false).build()?;
     let (a, client) = (lab.a(), lab.client());

@@ -8,7 +8,8 @@ use integration::lab::addresses::{mac, vip4, vip6};
 use integration::lab::clock::{now, wait_until};
 use integration::lab::fault::Fault;
 use integration::lab::probe::{
-    ConnectMode, ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, Failure, WatchSettings, Watcher,
+    ConnectMode, ConnectProbe, ConnectSettings, DownloadProbe, DownloadSettings, EchoProbe, EchoSettings,
+    Failure, WatchSettings, Watcher, sha256,
 };
 use integration::lab::reference::{Haproxy, HaproxyService, Keepalived};
 use integration::lab::timeline::{EventKind, Timeline};
@@ -82,6 +83,54 @@ fn a_blocked_port_shows_as_a_gap_of_the_detection_time() -> Result<()> {
     assert_eq!((&back.events, &back.series[0]), (&timeline.events, &timeline.series[0]));
     let served: f64 = back.series[0].points.iter().map(|(_, count)| count).sum();
     assert!((served - f64::from(u32::try_from(report.succeeded()).expect("a few thousand"))).abs() < 0.5);
+    lab.finish()
+}
+
+#[test]
+fn a_download_is_paced_and_whole_or_broken() -> Result<()> {
+    let lab = Lab::builder("download").targets(1).build()?;
+    let target = &lab.targets()[0];
+    let (file, bytes) = (
+        lab.dir().join("file"),
+        (0..8 << 20).map(|at: u32| at.to_le_bytes()[at as usize % 4]).collect::<Vec<_>>(),
+    );
+    std::fs::write(&file, &bytes).expect("the lab's directory can be written to");
+    target.publish(&file)?;
+    let settings = DownloadSettings::new(target.http_address(), "/files/file");
+    let start = || DownloadProbe::start(lab.client(), settings.clone());
+    let (whole, broken) = (start()?, start()?);
+    let (begun, some) = (now(), 1 << 20);
+    whole.wait_bytes(some, LIMIT)?;
+    let rate = some * 1_000_000_000 / u64::try_from((now() - begun).as_nanos()).unwrap_or(u64::MAX);
+    assert!(!whole.is_over() && rate < 2 * settings.bytes_per_second, "{rate} bytes a second");
+    let whole = whole.finish(LIMIT)?;
+    assert!(whole.is_whole(&sha256(&bytes)), "{whole:?}");
+    assert!(!whole.is_whole(&sha256(&bytes[1..])));
+
+    broken.wait_bytes(1, LIMIT)?;
+    target.stop("nginx")?;
+    let broken = broken.finish(LIMIT)?;
+    assert!(broken.broken.is_some() && !broken.is_whole(&sha256(&bytes)), "{broken:?}");
+    lab.finish()
+}
+
+#[test]
+fn the_messages_of_many_connections_all_come_back() -> Result<()> {
+    let lab = Lab::builder("many").targets(1).build()?;
+    let target = &lab.targets()[0];
+    target.move_echo_out()?;
+    let settings = EchoSettings {
+        interval: Duration::from_millis(200),
+        ..EchoSettings::new(target.echo_address(), 2000)
+    };
+    let probe = EchoProbe::start(lab.client(), settings)?;
+    probe.wait_exchanges(5, LIMIT)?;
+    assert_eq!(probe.broken(), 0);
+    target.stop("echo")?;
+    wait_until("every connection to break", LIMIT, || probe.broken() == 2000)?;
+    let report = probe.stop()?;
+    assert!(report.connections.iter().all(|connection| connection.exchanges >= 5), "{}", report.summary());
+    assert_eq!(report.breaks().values().sum::<usize>(), 2000);
     lab.finish()
 }
 
