@@ -264,6 +264,9 @@ fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
             let other = state.peer_config_hash.as_deref().unwrap_or_default();
             writeln!(out, "          the other node runs another configuration, {other}: compare the files")?;
         }
+        if let Some(trouble) = &state.trouble {
+            writeln!(out, "          flows are not replicated: {trouble}")?;
+        }
     }
     if let Some(error) = &link.listen_error {
         writeln!(out, "          {error}")?;

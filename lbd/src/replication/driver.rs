@@ -23,6 +23,12 @@ const READY_MAX: Duration = Duration::from_secs(5);
 /// How often that is looked at.
 const READY_LOOK: Duration = Duration::from_millis(10);
 
+/// The pause between attempts to open the kernel's maps.
+const OPEN_EVERY: Duration = Duration::from_secs(1);
+
+/// Why flows are not replicated while the kernel's maps are not there or hold no service.
+const NO_PLACE: &str = "the kernel does not forward yet, so flows of the other node have no place";
+
 /// What is shown is this old at most.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
 
@@ -41,12 +47,15 @@ struct Driver {
     /// A message that the session has no room for.
     waiting: Option<Vec<u8>>,
     flows: Option<Flows>,
+    /// The kernel's maps could not be opened: when that is tried again.
+    open_at: Option<Instant>,
     kernel: watch::Receiver<Option<Arc<Copies>>>,
     config_hash: watch::Receiver<u64>,
     show_at: Instant,
     /// No session waits longer than this for what it is about.
     ready_by: Instant,
-    failing: bool,
+    /// Why flows are not replicated, if they are not.
+    failing: Option<String>,
     /// There is more to be read for a snapshot.
     scanning: bool,
 }
@@ -63,11 +72,12 @@ impl Driver {
             session: None,
             waiting: None,
             flows: None,
+            open_at: None,
             kernel,
             config_hash,
             show_at: now.at,
             ready_by: now.at + READY_MAX,
-            failing: false,
+            failing: None,
             scanning: false,
             shared,
             outlets,
@@ -122,14 +132,21 @@ impl Driver {
 
     /// Whether what comes has a place to be written to. A snapshot of flows before that would be refused, flow by flow.
     fn is_ready(&self) -> bool {
+        self.has_place() || self.session.is_some() || self.now() >= self.ready_by
+    }
+
+    /// Whether the kernel's part is there, or none is wanted.
+    fn has_place(&self) -> bool {
         let idle = || !kernel::wanted(&self.shared.snapshot.load().config);
-        let ready = self.flows.as_ref().map_or_else(idle, Flows::are_ready);
-        ready || self.session.is_some() || self.now() >= self.ready_by
+        self.flows.as_ref().map_or_else(idle, Flows::are_ready)
     }
 
     /// Does everything that can be done now.
     fn work(&mut self) {
         let now = self.now();
+        if self.open_at.is_some_and(|at| at <= now) {
+            self.open_flows();
+        }
         if let Some(flows) = &mut self.flows {
             let taken = flows.take_news(&mut self.replica, now);
             self.note(taken);
@@ -147,7 +164,7 @@ impl Driver {
             self.disconnected();
         }
         self.transmit(now);
-        let behind = self.outlets.waits.load(Ordering::Relaxed) && self.replica.state() != State::Synced;
+        let behind = is_behind(self.outlets.waits.load(Ordering::Relaxed), self.replica.state(), self.has_place());
         self.outlets.behind.send_if_modified(|told| std::mem::replace(told, behind) != behind);
         if self.show_at <= now {
             self.show(now);
@@ -261,26 +278,47 @@ impl Driver {
 
     /// The kernel has begun to forward, or has stopped.
     fn kernel_changed(&mut self) {
-        let copies = self.kernel.borrow_and_update().clone();
-        // What was told before had no place, and what is known is of maps that are gone: the next session begins with everything.
+        self.kernel.mark_unchanged();
         self.flows = None;
+        self.forget();
+        self.ready_by = self.now() + READY_MAX;
+        self.open_flows();
+    }
+
+    /// What was told before had no place, or what is known is of maps that are gone: the next session begins with everything.
+    fn forget(&mut self) {
         self.disconnected();
         self.replica = replica(&self.shared);
-        self.ready_by = self.now() + READY_MAX;
+    }
+
+    /// Opens the kernel's maps, if it forwards; if that fails, in a moment once more.
+    fn open_flows(&mut self) {
+        self.open_at = None;
+        let copies = self.kernel.borrow().clone();
         match copies.map(Flows::open).transpose() {
-            Ok(flows) => self.flows = flows,
-            Err(error) => self.note(Err(error)),
+            Ok(flows) => {
+                // The other node's flows found no place meanwhile.
+                self.forget();
+                self.flows = flows;
+                self.note(Ok(()));
+            }
+            Err(error) => {
+                self.open_at = Some(self.now() + OPEN_EVERY);
+                self.note(Err(error));
+            }
         }
     }
 
     /// Failures of the kernel's maps are logged when they begin.
     fn note(&mut self, result: Result<(), KernelError>) {
         match result {
-            Ok(()) => self.failing = false,
+            Ok(()) => self.failing = None,
             Err(error) => {
-                if !std::mem::replace(&mut self.failing, true) {
+                if self.failing.is_none() {
                     tracing::error!(%error, "flows are not replicated");
+                    self.show_at = Instant::ZERO;
                 }
+                self.failing = Some(error.to_string());
             }
         }
     }
@@ -297,6 +335,7 @@ impl Driver {
             now,
             flows.map(|flows| flows.written).unwrap_or_default(),
             flows.map(|flows| [flows.untold(), flows.lost_reports()]).unwrap_or_default(),
+            self.failing.clone().or_else(|| (!self.has_place()).then(|| NO_PLACE.to_owned())),
         );
         self.outlets.shown.store(Some(Arc::new(view)));
     }
@@ -312,8 +351,14 @@ impl Driver {
         let news = self.flows.as_ref().and_then(Flows::deadline);
         let show = self.session.is_some().then_some(self.show_at);
         let scan = self.scanning.then_some(Instant::ZERO);
-        [self.replica.deadline(), news, show, scan].into_iter().flatten().min()
+        [self.replica.deadline(), news, show, scan, self.open_at].into_iter().flatten().min()
     }
+}
+
+/// Whether this node lacks something of the other's. Without a place for flows, it has refused them all, and is in step with the other
+/// node all the same.
+fn is_behind(waits: bool, state: State, has_place: bool) -> bool {
+    waits && (state != State::Synced || !has_place)
 }
 
 /// One that knows nothing.
@@ -353,5 +398,20 @@ async fn sleep(left: Option<Duration>) {
     match left {
         Some(left) => tokio::time::sleep(left).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_place_for_flows_is_behind_although_in_step() {
+        assert!(is_behind(true, State::Synced, false));
+        assert!(!is_behind(true, State::Synced, true));
+        for state in [State::Cold, State::Syncing, State::Stale] {
+            assert!(is_behind(true, state, true), "{state:?}");
+            assert!(!is_behind(false, state, false), "{state:?}: the other node says nothing that could be lacked");
+        }
     }
 }

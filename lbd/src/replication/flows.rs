@@ -82,9 +82,10 @@ impl Flows {
         })
     }
 
-    /// Whether the maps hold services, so that what comes for them has a place.
+    /// Whether the maps hold services, so that what comes for them has a place. As of when news were taken last or
+    /// [`Self::may_fit_now`] was asked: whatever found no place before is then told anew.
     pub(super) fn are_ready(&self) -> bool {
-        !self.tables.places().is_empty()
+        !self.places.is_empty()
     }
 
     /// News that the program had no room for.

@@ -57,6 +57,8 @@ pub(crate) struct StateView {
     pub(crate) reports_lost: u64,
     /// Changes that the kernel's program had no room to tell of.
     pub(crate) untold: u64,
+    /// Why flows are not replicated now; null if they are, or if the kernel is to forward none.
+    pub(crate) trouble: Option<String>,
 }
 
 impl StateView {
@@ -66,6 +68,7 @@ impl StateView {
         now: Instant,
         written: Written,
         [untold, reports_lost]: [u64; 2],
+        trouble: Option<String>,
     ) -> Self {
         let counters = &stats.counters;
         let by_table = |count: &dyn Fn(Table) -> u64| {
@@ -112,6 +115,7 @@ impl StateView {
             not_replicated: counters.local_full + counters.names_refused,
             reports_lost,
             untold,
+            trouble,
         }
     }
 }
