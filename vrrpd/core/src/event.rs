@@ -180,4 +180,6 @@ pub enum HandoverFailure {
     TimedOut,
     /// The peer is not able to take over.
     Refused,
+    /// The peer lacks connections that this node knows of, and they would not survive.
+    Behind,
 }

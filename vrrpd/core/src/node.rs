@@ -29,6 +29,7 @@ use crate::settings::{Destination, ROUTERS_MAX, RouterSettings, Settings};
 use crate::track::LbdState;
 
 pub use input::{Input, InterfaceState, SwitchoverError};
+pub use switchover::CATCH_UP_MAX;
 
 use health::InstanceHealth;
 use link::Link;
@@ -140,6 +141,8 @@ pub struct Node {
     /// The node was not run for a while, and what it reads now may be old; until the next timeout.
     late: bool,
     stopping: bool,
+    /// While stopping: until when a peer that is behind is waited for.
+    leave_by: Instant,
     finished: bool,
     unmatched_drops: BTreeMap<&'static str, u64>,
     actions: VecDeque<Action>,
@@ -165,6 +168,7 @@ impl Node {
             next_handover_id: 1,
             late: false,
             stopping: false,
+            leave_by: now.at,
             finished: false,
             unmatched_drops: BTreeMap::new(),
             actions: VecDeque::new(),
@@ -198,7 +202,8 @@ impl Node {
         let routers = self.entries.values().flat_map(Entry::deadlines);
         let health = self.health.iter().filter_map(InstanceHealth::deadline);
         let link = self.link.iter().map(Link::deadline);
-        routers.chain(health).chain(link).min()
+        let leave = (self.stopping && self.leave_by > self.now.at).then_some(self.leave_by);
+        routers.chain(health).chain(link).chain(leave).min()
     }
 
     /// The virtual routers with their slots.

@@ -80,6 +80,9 @@ pub enum Body {
         /// Which routers, at most 64.
         routers: Vec<RouterKey>,
     },
+    /// "I lack connections that you know of": with each heartbeat of a node that is behind. A release that does not know it
+    /// drops it.
+    Behind,
 }
 
 /// A node's report of itself.

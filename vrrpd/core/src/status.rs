@@ -48,6 +48,8 @@ pub struct PeerLinkStatus {
     pub configured: bool,
     /// Whether the peer was heard lately.
     pub alive: bool,
+    /// Whether it said that it lacks connections that this node knows of.
+    pub behind: bool,
     /// Milliseconds since it was heard; absent if never.
     pub last_heard_ms_ago: Option<u64>,
     /// The peer's configuration hash, hexadecimal.

@@ -73,5 +73,8 @@ pub(crate) const fn handover(reason: HandoverFailure) -> &'static str {
         HandoverFailure::NoPeer => "the other node is not heard on the peer link",
         HandoverFailure::TimedOut => "the other node did not answer in time",
         HandoverFailure::Refused => "the other node is not able to take over",
+        HandoverFailure::Behind => {
+            "the other node does not know of all connections yet, and those would break; wait until `lbd status` there says \"synced\", or have it move all the same with `vrrpd maintenance on` here"
+        }
     }
 }

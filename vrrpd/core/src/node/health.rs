@@ -97,6 +97,9 @@ impl Node {
     }
 
     pub(super) fn set_behind(&mut self, behind: bool) {
+        if behind && !self.behind {
+            self.heartbeat_soon();
+        }
         self.behind = behind;
         self.entries.values_mut().for_each(|entry| entry.router.set_behind(behind));
     }

@@ -145,6 +145,7 @@ const fn failure_text(failure: HandoverFailure) -> &'static str {
         }
         HandoverFailure::TimedOut => "it did not answer in time",
         HandoverFailure::Refused => "it is not able to (see its status)",
+        HandoverFailure::Behind => "it lacks connections that this node knows of (see its lbd's status)",
     }
 }
 

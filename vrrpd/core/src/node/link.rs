@@ -39,6 +39,8 @@ pub(super) struct Link {
     opener: Opener,
     next_heartbeat: Instant,
     pub(super) heard: Option<Heard>,
+    /// When the peer last said that it is behind.
+    behind_at: Option<Instant>,
     pub(super) alive: bool,
     pub(super) drops: BTreeMap<&'static str, u64>,
 }
@@ -61,6 +63,7 @@ impl Link {
             opener: Opener::new(key, &settings.peer, boot),
             next_heartbeat: at,
             heard: None,
+            behind_at: None,
             alive: false,
             drops: BTreeMap::new(),
         })
@@ -88,6 +91,13 @@ impl Node {
     pub(super) fn peer_can_take_over(&self, slot: Slot) -> bool {
         let view = self.entries.get(&slot).and_then(|entry| entry.peer);
         self.peer_alive() && view.is_some_and(|peer| matches!(peer.role, Role::Backup | Role::Active))
+    }
+
+    /// Whether the peer is alive and lacks connections that this node knows of. It says so with each heartbeat.
+    pub(super) fn peer_is_behind(&self) -> bool {
+        let Some(link) = &self.link else { return false };
+        let (Some(heard), Some(said)) = (&link.heard, link.behind_at) else { return false };
+        link.alive && self.now.at.since(said) <= heard.interval * 5 / 2
     }
 
     /// Whether the peer is alive and less healthy than this node.
@@ -157,6 +167,9 @@ impl Node {
             interval_ms: u32::try_from(interval.as_millis()).unwrap_or(u32::MAX),
             routers,
         }));
+        if self.behind {
+            self.send_peer(Body::Behind);
+        }
     }
 
     pub(super) fn peer_datagram(&mut self, bytes: &[u8]) {
@@ -169,6 +182,7 @@ impl Node {
         let Some(link) = &mut self.link else { return };
         match opened {
             Ok(Body::Heartbeat(heartbeat)) => self.heartbeat(heartbeat),
+            Ok(Body::Behind) => link.behind_at = Some(self.now.at),
             // What waited while we did not run may be long past. An offer that still stands is repeated, and a release that
             // was meant leaves silence behind.
             Ok(Body::Offer { .. } | Body::Release { .. }) if self.late => {}

@@ -62,6 +62,7 @@ impl Node {
         PeerLinkStatus {
             configured: true,
             alive: link.alive,
+            behind: self.peer_is_behind(),
             last_heard_ms_ago: heard.map(|heard| millis(self.now.at.since(heard.at))),
             config_hash: heard.map(|heard| format!("{:016x}", heard.config_hash)),
             same_config: heard.map(|heard| heard.config_hash == self.settings.config_hash),

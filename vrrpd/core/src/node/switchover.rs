@@ -3,12 +3,17 @@
 use common::ipc::Role;
 use common::time::{Duration, Instant};
 
-use super::{Action, Node, SwitchoverError};
+use super::{Action, Entry, Node, SwitchoverError};
 use crate::event::{HandoverFailure, Reason};
 use crate::handover::Purpose;
+use crate::track::LbdState;
 
 /// Requests under way at once.
 const REQUESTS_MAX: usize = 16;
+
+/// How long a node that stops waits for a peer that is behind to learn of the connections it lacks. Together with the handover itself
+/// that is less than the 10 s after which `vrrpd` ends in any case.
+pub const CATCH_UP_MAX: Duration = Duration::from_secs(4);
 
 /// The switchovers that somebody waits for.
 #[derive(Debug, Default)]
@@ -84,6 +89,10 @@ impl Node {
         if slots.iter().any(|&slot| self.peer_is_less_healthy(slot)) {
             return Err(SwitchoverError::Failed(HandoverFailure::Refused));
         }
+        // The connections that it lacks would break, and nothing presses.
+        if self.peer_is_behind() {
+            return Err(SwitchoverError::Failed(HandoverFailure::Behind));
+        }
         let handovers: Vec<_> = slots.into_iter().map(|slot| (slot, self.new_handover_id())).collect();
         let open = handovers.iter().map(|&(_, id)| id).collect();
         self.switchovers.requests.push(Request { token, started: self.now.at, open, failure: None });
@@ -95,17 +104,27 @@ impl Node {
     }
 
     pub(super) fn shutdown(&mut self) {
+        if !self.stopping {
+            self.leave_by = self.now.at + CATCH_UP_MAX;
+        }
         self.stopping = true;
+    }
+
+    /// Begins what ends each router, unless its successor is still to learn of connections.
+    fn leave(&mut self) {
+        // Without this node's `lbd` it learns of none.
+        let learns = self.lbd != LbdState::Absent && self.peer_is_behind() && self.now.at < self.leave_by;
         for slot in self.slot_list() {
-            let id = self.new_handover_id();
             let able = self.peer_can_take_over(slot);
-            self.drive(slot, |router, at, out| {
-                if router.role() == Role::Active {
-                    router.hand_over(at, id, Purpose::Shutdown, able, out);
-                } else {
-                    router.stop(Reason::Shutdown, out);
-                }
-            });
+            let waits = able && learns;
+            let leaves = |entry: &Entry| {
+                let running = entry.router.handover().map(|handover| handover.purpose);
+                entry.router.role() == Role::Active && running != Some(Purpose::Shutdown)
+            };
+            if self.entries.get(&slot).is_some_and(leaves) && !waits {
+                let id = self.new_handover_id();
+                self.drive(slot, |router, at, out| router.hand_over(at, id, Purpose::Shutdown, able, out));
+            }
         }
     }
 
@@ -120,7 +139,8 @@ impl Node {
         if !self.stopping || self.finished {
             return;
         }
-        // A router that lost its role in another way (the warden, a stall, a failed address) has none to hand over.
+        self.leave();
+        // A router that has no role, or lost it in another way (the warden, a stall, a failed address), has none to hand over.
         for slot in self.slot_list() {
             self.drive(slot, |router, _, out| {
                 if router.role() != Role::Active {

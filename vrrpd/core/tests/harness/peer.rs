@@ -62,6 +62,13 @@ impl Peer {
         self.say(lab, Body::Heartbeat(heartbeat))
     }
 
+    /// A heartbeat of a node that is behind.
+    pub(crate) fn beat_behind(&mut self, lab: &mut Lab) -> Vec<Action> {
+        let mut actions = self.beat(lab);
+        actions.extend(self.say(lab, Body::Behind));
+        actions
+    }
+
     /// A heartbeat that says this role and severity.
     pub(crate) fn beat_as(&mut self, lab: &mut Lab, role: Role, severity: u8) -> Vec<Action> {
         self.report.role = role;

@@ -14,7 +14,7 @@ use crate::switchover::{active, offered_id};
 
 const GATEWAY: &str = "192.0.2.254";
 
-fn serving() -> LbdState {
+pub(crate) fn serving() -> LbdState {
     LbdState::Alive(LbdHealth { workers_alive: 2, workers_expected: 2, services_without_targets: vec![] })
 }
 

@@ -26,6 +26,8 @@ enum Happening {
     FrameNoise(Vec<u8>),
     PeerNoise(Vec<u8>),
     Beat { role: u8, severity: u8, adverts: u8 },
+    PeerBehind,
+    Behind(bool),
     Offer(u64),
     Taken(u64),
     Refused(u64),
@@ -55,6 +57,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => vec(any::<u8>(), 0..120).prop_map(PeerNoise),
         4 => (0_u8..4, 0_u8..64, 0_u8..9)
             .prop_map(|(role, severity, adverts)| Beat { role, severity, adverts }),
+        1 => Just(PeerBehind),
+        1 => any::<bool>().prop_map(Behind),
         2 => (0_u64..6).prop_map(Offer),
         2 => (0_u64..12).prop_map(Taken),
         1 => (0_u64..12).prop_map(Refused),
@@ -163,6 +167,8 @@ fn happen(lab: &mut Lab, peer: &mut Peer, happening: Happening) {
             peer.report.adverts_sent += u64::from(adverts);
             peer.beat_as(lab, role(number), severity);
         }
+        Happening::PeerBehind => drop(peer.beat_behind(lab)),
+        Happening::Behind(behind) => drop(lab.input(Input::Behind(behind))),
         Happening::Offer(id) => drop(peer.say(lab, Body::Offer { router, id })),
         Happening::Taken(id) => drop(peer.say(lab, Body::Taken { router, id })),
         Happening::Refused(id) => drop(peer.say(lab, Body::Refused { router, id })),

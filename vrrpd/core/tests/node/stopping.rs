@@ -3,10 +3,11 @@
 use common::ipc::Role;
 use vrrpd_core::event::{Event, Reason};
 use vrrpd_core::handover::resign_bound;
-use vrrpd_core::node::{Action, Input};
+use vrrpd_core::node::{Action, CATCH_UP_MAX, Input};
 use vrrpd_core::peer::Body;
 
 use crate::harness::*;
+use crate::health::serving;
 use crate::switchover::{active, offered_id};
 
 fn finished(actions: &[Action]) -> bool {
@@ -171,4 +172,54 @@ fn stopping_at_once_frees_the_addresses_on_both_links() {
     assert_eq!(priorities(&actions), [0]);
     let release = Body::Release { routers: vec![peer.router()] };
     assert!(peer.hear_words(&actions).contains(&release));
+}
+
+/// An active router with a live `lbd`, whose peer is behind.
+fn ahead() -> (Lab, Peer) {
+    let (mut lab, mut peer) = active();
+    lab.input(Input::Lbd(serving()));
+    peer.beat_behind(&mut lab);
+    (lab, peer)
+}
+
+#[test]
+fn a_peer_that_is_behind_is_given_time_to_catch_up() {
+    let (mut lab, mut peer) = ahead();
+    assert_eq!(peer.hear_words(&lab.input(Input::Shutdown)), []);
+    for _ in 0..10 {
+        let actions = lab.run_for(ms(100));
+        assert!(!adverts(&actions).is_empty(), "it serves meanwhile");
+        let actions = untimed(actions);
+        assert_eq!(peer.hear_words(&actions), []);
+        peer.beat_behind(&mut lab);
+    }
+    let mut words = Vec::new();
+    for _ in 0..3 {
+        words.extend(peer.hear_words(&untimed(lab.run_for(ms(100)))));
+        let actions = peer.beat(&mut lab);
+        words.extend(peer.hear_words(&actions));
+    }
+    assert!(matches!(words[..], [Body::Offer { .. }, ..]), "{words:?}");
+}
+
+#[test]
+fn a_peer_that_stays_behind_is_not_waited_for_longer() {
+    let (mut lab, mut peer) = ahead();
+    let begin = lab.at();
+    lab.input(Input::Shutdown);
+    let offered = loop {
+        peer.beat_behind(&mut lab);
+        let actions = untimed(lab.run_for(ms(50)));
+        if !peer.hear_words(&actions).is_empty() {
+            break lab.at();
+        }
+    };
+    assert!((CATCH_UP_MAX..=CATCH_UP_MAX + ms(50)).contains(&offered.since(begin)), "{offered:?}");
+}
+
+#[test]
+fn without_its_lbd_nobody_catches_up_and_nobody_waits() {
+    let (mut lab, mut peer) = active();
+    peer.beat_behind(&mut lab);
+    offered_id(&mut peer, &lab.input(Input::Shutdown));
 }

@@ -231,3 +231,39 @@ fn nothing_is_announced_while_the_role_is_on_offer() {
     lab.input(Input::Switchover { instance: INSTANCE, token: 3 });
     assert!(frames(&untimed(lab.run_for(quick))).is_empty());
 }
+
+#[test]
+fn a_request_waits_for_a_peer_that_is_behind() {
+    let (mut lab, mut peer) = active();
+    peer.beat_behind(&mut lab);
+    assert!(lab.node.status().peer_link.behind);
+    let actions = ask(&mut lab);
+    assert_eq!(result(&actions), Some(Err(SwitchoverError::Failed(HandoverFailure::Behind))));
+    assert_eq!(peer.hear_words(&actions), []);
+    // It has caught up: it beats, and does not say that any more.
+    for _ in 0..3 {
+        peer.hear(&untimed(lab.run_for(ms(100))));
+        peer.beat(&mut lab);
+    }
+    assert!(!lab.node.status().peer_link.behind);
+    offered_id(&mut peer, &ask(&mut lab));
+}
+
+#[test]
+fn an_unhealthy_node_leaves_to_one_that_is_behind() {
+    let (mut lab, mut peer) = active();
+    peer.beat_behind(&mut lab);
+    offered_id(&mut peer, &lab.input(Input::Maintenance(true)));
+}
+
+#[test]
+fn a_node_that_is_behind_says_so_with_each_heartbeat() {
+    let (mut lab, mut peer) = active();
+    let behind = |bodies: &[Body]| bodies.iter().filter(|body| **body == Body::Behind).count();
+    assert_eq!(behind(&peer.hear(&untimed(lab.run_for(ms(300))))), 0);
+    lab.input(Input::Behind(true));
+    assert_eq!(behind(&peer.hear(&untimed(lab.run_for(ms(1))))), 1, "at once");
+    assert_eq!(behind(&peer.hear(&untimed(lab.run_for(ms(300))))), 3);
+    lab.input(Input::Behind(false));
+    assert_eq!(behind(&peer.hear(&untimed(lab.run_for(ms(300))))), 0);
+}
