@@ -129,8 +129,10 @@ struct Report {
     waiting: Option<LbdState>,
     /// Likewise the latest map, or that there is none.
     ownership: Option<Option<Ownership>>,
-    /// Likewise whether this node lacks what the other one has.
+    /// Likewise whether this node lacks what the other one has. What an `lbd` said of that holds beyond its end.
     behind: Option<bool>,
+    /// The connection has not said that yet.
+    silent: bool,
 }
 
 /// What is new with `lbd` since the last look.
@@ -241,7 +243,11 @@ impl Server {
 
     /// Has the loop told what is new. A map stays when the connection ends: what forwards outlives `lbd` too.
     fn take(&mut self, news: News) {
-        self.report.behind = news.behind.or(self.report.behind);
+        self.report.silent &= news.behind.is_none();
+        // One that replicates nothing does not say it at all; one that does says it first.
+        let replicates_nothing = self.report.silent && news.health.is_some();
+        self.report.behind = news.behind.or(replicates_nothing.then_some(false)).or(self.report.behind);
+        self.report.silent &= !replicates_nothing;
         if let Some(health) = news.health {
             self.report.waiting = Some(LbdState::Alive(health));
         }
@@ -267,8 +273,7 @@ impl Server {
         self.current = None;
         self.counters.connected.store(false, Ordering::Relaxed);
         self.report.waiting = Some(LbdState::Absent);
-        // The next one may replicate nothing.
-        self.report.behind = Some(false);
+        // What it lacked is lacking still: where `lbd` is not tracked, its death would have this node preempt the other.
         // The loop is told first, then the log.
         self.flush_report();
         self.count(end);
@@ -311,6 +316,7 @@ impl Server {
         if self.current.replace(stream).is_some() {
             tracing::info!("it replaces the former connection of lbd");
         }
+        self.report.silent = true;
         self.take(news);
         if let Some(end) = self.current.as_ref().and_then(Stream::end) {
             self.lose(&end);

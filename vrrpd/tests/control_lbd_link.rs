@@ -251,7 +251,16 @@ fn the_loop_hears_whether_this_node_is_behind() {
         lbd.send(&ToVrrpd::Replication { behind: told });
         behind(told);
     }
+    lbd.send(&ToVrrpd::Health(health(1)));
+    assert_eq!(linked.next_told().1, LbdState::Alive(health(1)));
+    // It dies: what it lacked, nobody has got since.
     drop(lbd);
+    assert_eq!(linked.next_told().1, LbdState::Absent);
+    assert!(linked.cell.latest().status.behind);
+    // The next one says nothing of it until it is well: it replicates nothing.
+    let mut next = linked.greeted();
+    next.send(&ToVrrpd::Health(health(2)));
+    assert_eq!(linked.next_told().1, LbdState::Alive(health(2)));
     behind(false);
 }
 
