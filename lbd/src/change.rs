@@ -8,6 +8,7 @@ use lbd_core::group::{Admin, Roster, RosterError};
 use tokio::sync::oneshot;
 
 use crate::reload::Parts;
+use crate::replication::Heed;
 use crate::snapshot::{Carry, Group, Snapshot};
 use crate::summary;
 
@@ -119,6 +120,36 @@ impl Parts {
         self.shared.groups_changed();
         summary::update(&self.shared);
         Ok(())
+    }
+
+    /// Makes what the other node's administrators want of targets this node's. Answers for each whether there is such a target.
+    pub(crate) fn heed(&mut self, heeds: Vec<Heed>) -> Vec<bool> {
+        let now = self.shared.clock.now().at;
+        let snapshot = self.shared.snapshot.load_full();
+        let mut reweighted = false;
+        let mut heed = |Heed { group: name, target, word }: Heed| {
+            let Some(group) = snapshot.group(&name) else { return false };
+            let Some(index) = group.targets.iter().position(|known| known.key.id == target) else {
+                return false;
+            };
+            let before = group.view(now, index);
+            let weight = before.filter(|view| view.weight_overridden).map(|view| view.weight);
+            // Each change goes through all targets of the group, and most words say what is so.
+            if before.is_none_or(|view| view.admin != word.admin) || weight != word.weight {
+                group.set(now, index, Some(word.admin), Some(word.weight));
+                reweighted |= weight != word.weight;
+                let (state, weight) = (word.admin.name(), word.weight);
+                tracing::info!(group = name, target, state, ?weight, "target set by the other node");
+            }
+            true
+        };
+        let known = heeds.into_iter().map(&mut heed).collect();
+        if reweighted {
+            self.rebuild();
+        }
+        self.shared.groups_changed();
+        summary::update(&self.shared);
+        known
     }
 
     fn change_roster(

@@ -47,6 +47,7 @@
 //! | `tandem_lbd_target_serving` | gauge | `group`, `target`, `address` | 1 if new connections may go there |
 //! | `tandem_lbd_target_usable` | gauge | the same | 1 if it is ready, healthy and not ejected |
 //! | `tandem_lbd_target_health` | gauge | the same and `state` (`healthy`, `unhealthy`, `undecided`, `unchecked`) | 1 for what its checks say |
+//! | `tandem_lbd_target_health_differs` | gauge | the same | 1 if the other node's checks say something else, for comparison only; absent without a session with it |
 //! | `tandem_lbd_target_weight` | gauge | the same | the weight in force |
 //! | `tandem_lbd_target_share` | gauge | the same | weight × 256, less during a slow start, 0 for nothing |
 //! | `tandem_lbd_target_ejections_total` | counter | the same and `result` (`ejected`, `refused`) | ejections, and those that `max_percent` did not allow; a reload keeps them |
@@ -94,10 +95,12 @@
 //! | `tandem_lbd_replication_lag_seconds` | gauge | | age of the oldest change that is not sent yet |
 //! | `tandem_lbd_replication_dirty` | gauge | | changes that wait to be sent |
 //! | `tandem_lbd_replication_unacknowledged_bytes` | gauge | | bytes sent that the other node has not written yet |
-//! | `tandem_lbd_replication_entries` | gauge | `table` (`flows` and those to come) | entries of either node known |
+//! | `tandem_lbd_replication_entries` | gauge | `table` (`flows`, `sticky`, `udp_sessions`, `rates`, `targets`, `health`) | entries of either node known |
+//! | `tandem_lbd_replication_peer_entries` | gauge | `table` (`rates`, `health`) | the other node's own entries, which stand beside this one's |
 //! | `tandem_lbd_replication_changes_total` | counter | `table`, `direction` (`in`, `out`) | entries, new and changed ones |
 //! | `tandem_lbd_replication_deletions_total` | counter | `direction` | entries that were over |
-//! | `tandem_lbd_replication_skipped_total` | counter | `reason` (`older`: than what is here, `unknown_table`, `unknown_name`, `generation`, `table_full`, `no_service_or_target`: another configuration, `port_taken`, `flows_full`, `used_here`: this node's own was used later, `other`) | entries received that were not applied |
+//! | `tandem_lbd_replication_skipped_total` | counter | `reason` (`older`: than what is here, `unknown_table`, `unknown_name`, `generation`, `table_full`, `no_service_or_target`: another configuration, `invalid`: says what cannot be, `port_taken`, `flows_full`, `used_here`: this node's own was used later, `other`) | entries received that were not applied |
+//! | `tandem_lbd_replication_refused_total` | counter | `table` | entries received that name what this node does not know, or say what cannot be; those of flows are in `replication_skipped` |
 //! | `tandem_lbd_replication_snapshots_total` | counter | `direction` | everything that a node has, told to its end |
 //! | `tandem_lbd_replication_resyncs_total` | counter | | times that this began anew because too much was waiting |
 //! | `tandem_lbd_replication_swept_total` | counter | | entries deleted because the other node had them no longer |
@@ -129,6 +132,7 @@ use prometheus_client::registry::Registry;
 
 use crate::discover::Directory;
 use crate::l4::{End, Refusal};
+use crate::peer::PeerLink;
 use crate::reload::hash_text;
 use crate::shared::Shared;
 use crate::snapshot::{Group, Service, Target};
@@ -159,7 +163,7 @@ impl Collector for Now {
         encode_discovery(&mut out, &shared.discovery)?;
         let now = shared.clock.now().at;
         encode_groups(&mut out, &snapshot.groups, now)?;
-        encode_targets(&mut out, &snapshot.groups, now)?;
+        encode_targets(&mut out, &snapshot.groups, now, &shared.peer)?;
         durations::encode_services(&mut out, &snapshot.services)?;
         kernel::encode(&mut out, &shared.kernel)?;
         peer::encode(&mut out, &shared.peer)
@@ -454,7 +458,7 @@ fn encode_traffic(out: &mut Out<'_>, targets: &[Labelled<'_>]) -> fmt::Result {
     )
 }
 
-fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant) -> fmt::Result {
+fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant, peer: &PeerLink) -> fmt::Result {
     let all = groups.iter().flat_map(|group| group.targets.iter().zip(group.views(now)));
     let targets: Vec<Labelled<'_>> = all
         .filter_map(|(target, view)| {
@@ -477,6 +481,11 @@ fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant) -> fmt
         HealthState::ALL.map(|state| (it.labels_and("state", state.name()), flag(state == it.view.health)))
     });
     out.gauges("target_health", "What its checks say", health)?;
+    let differs = targets.iter().filter_map(|it| {
+        let other = peer.health(&it.target.key.group, &it.target.key.id)?;
+        Some((it.labels(), flag(other != it.view.health)))
+    });
+    out.gauges("target_health_differs", "Whether the other node's checks say something else", differs)?;
     out.gauges("target_weight", "The weight in force", gauges(|it| f64::from(it.view.weight)))?;
     let share = gauges(|it| f64::from(it.view.share));
     out.gauges("target_share", "Weight times 256, less during a slow start, 0 for nothing", share)?;

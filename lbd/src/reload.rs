@@ -10,7 +10,7 @@ use common::config::{self, Config, ConfigError, Mode, load};
 use lbd_core::reload::Difference;
 use lbd_core::target::TargetKey;
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::access_log::{AccessLogError, AccessLogs};
 use crate::api::{ApiError, ApiServer};
@@ -19,6 +19,7 @@ use crate::discover::{Discoverer, Ticket};
 use crate::l4::kernel::{KernelError, Prepared};
 use crate::l4::{BindError, bind_all, udp};
 use crate::prober::{self, Prober, UnusableCheck};
+use crate::replication::Heed;
 use crate::shared::Shared;
 use crate::snapshot::{Carry, Snapshot, Target, hash_key};
 use crate::worker::{Command, Workers};
@@ -104,6 +105,8 @@ pub(crate) struct Parts {
     pub(crate) api: ApiServer,
     /// The search for targets.
     pub(crate) discoverer: Discoverer,
+    /// Where changes are asked for.
+    pub(crate) requests: mpsc::Sender<Request>,
 }
 
 impl Parts {
@@ -211,7 +214,8 @@ impl Parts {
     /// Has the link to the other node as the configuration in force says. A link that stays the same goes on.
     pub(crate) async fn apply_peer(&self) {
         let shared = Arc::clone(&self.shared);
-        let apply = move || shared.peer.apply(&shared);
+        let requests = self.requests.clone();
+        let apply = move || shared.peer.apply(&shared, &requests);
         if let Err(error) = tokio::task::spawn_blocking(apply).await {
             tracing::error!(%error, "the link to the other node was not started");
         }
@@ -289,6 +293,8 @@ pub(crate) enum Request {
     Reload(oneshot::Sender<Result<ReloadReport, ReloadError>>),
     /// Make a change, and answer how it went.
     Change(Asked, Reply),
+    /// Make what the other node's administrators want of targets this node's, and answer for each whether there is such a target.
+    Heed(Vec<Heed>, oneshot::Sender<Vec<bool>>),
     /// Use these discovered targets.
     Discovered {
         /// The target group.

@@ -9,6 +9,7 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use common::config::Mode;
 use common::ipc::LbdHealth;
+use lbd_core::bell::Bell;
 use lbd_core::health::HealthState;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -47,7 +48,10 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
     let workers = workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let now = unix_now();
     let clock = Clock::new();
-    let life = Life { node, workers, alarm: Arc::default() };
+    let news = Arc::new(Notify::new());
+    let ring = Arc::clone(&news);
+    let bell = Arc::new(Bell::new(move || ring.notify_one()));
+    let life = Life { node, workers, alarm: Arc::default(), bell };
     let kernel = Kernel::default();
     let prepared = kernel.prepare(&config, &options.run_dir)?;
     // The flows of a former life go on to the same targets.
@@ -85,7 +89,7 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
         control: ControlCounters::default(),
         discovery: Arc::default(),
         kernel,
-        peer: PeerLink::default(),
+        peer: PeerLink::new(news),
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -109,10 +113,10 @@ async fn control(
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let (requests, mut received) = mpsc::channel(REQUESTS_MAX);
     let discoverer = Discoverer::new(Arc::clone(&shared.discovery), requests.clone());
-    let api = ApiServer::start(&shared, requests).await?;
+    let api = ApiServer::start(&shared, requests.clone()).await?;
     let workers = Workers::start(&shared).context("cannot start the worker threads")?;
     let mut parts =
-        Parts { shared: Arc::clone(&shared), workers, prober: Prober::default(), api, discoverer };
+        Parts { shared: Arc::clone(&shared), workers, prober: Prober::default(), api, discoverer, requests };
     parts.prober.update(&shared, &shared.snapshot.load());
     parts.update_discovery();
     first_targets(&mut parts, &mut received).await;
@@ -173,6 +177,7 @@ async fn perform(parts: &mut Parts, request: Request) {
     match request {
         Request::Reload(reply) => drop(reply.send(parts.reload().await)),
         Request::Change(asked, reply) => drop(reply.send(parts.change(asked))),
+        Request::Heed(heeds, reply) => drop(reply.send(parts.heed(heeds))),
         Request::Discovered { group, targets, ticket } => {
             if ticket.is_wanted() {
                 parts.discovered(&group, targets);

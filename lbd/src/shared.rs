@@ -125,6 +125,8 @@ impl Shared {
         self.health_changed.notify_one();
         self.life.alarm.notify.notify_one();
         self.kernel.wake();
+        self.peer.groups_changed.store(true, Ordering::Release);
+        self.life.bell.ring();
     }
 
     /// The removed targets.

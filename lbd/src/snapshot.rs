@@ -12,6 +12,7 @@ use common::config::{self, Config, Mode, SniRule, load_key};
 use common::hash::HashKey;
 use common::time::Now;
 use lbd_core::admission::ConnectionCount;
+use lbd_core::bell::Bell;
 use lbd_core::sources::SourceCounts;
 use lbd_core::target::TargetKey;
 
@@ -98,6 +99,8 @@ pub(crate) struct Life {
     pub(crate) workers: usize,
     /// What targets raise when their connections fail too often.
     pub(crate) alarm: Arc<Alarm>,
+    /// Rung when something has changed that the other node is to hear of.
+    pub(crate) bell: Arc<Bell>,
 }
 
 /// What a new snapshot takes over from the time before it.

@@ -341,7 +341,7 @@ fn target_rows(group: &GroupView) -> Vec<Vec<String>> {
             target.address.to_string(),
             target.weight.to_string(),
             state(target),
-            target.health.clone(),
+            health(target),
             since.to_string(),
             target.connections_open.to_string(),
             target.connections_total.to_string(),
@@ -355,6 +355,14 @@ fn target_rows(group: &GroupView) -> Vec<Vec<String>> {
         ]
     };
     group.targets.iter().map(row).collect()
+}
+
+/// What a target's checks say, and what those of the other node do if that is something else.
+fn health(target: &TargetView) -> String {
+    match target.peer_health.as_ref().filter(|other| **other != target.health) {
+        Some(other) => format!("{} (other node: {other})", target.health),
+        None => target.health.clone(),
+    }
 }
 
 /// What a target is doing, in a word or two.

@@ -204,6 +204,10 @@ pub(crate) struct TargetView {
     pub(crate) health: String,
     /// When that changed last, in milliseconds since the Unix epoch.
     pub(crate) since_unix_ms: u64,
+    /// What the other node's checks say, for comparison: each node goes by its own. Null without a session with the other node, or if
+    /// it has no such target.
+    #[serde(default)]
+    pub(crate) peer_health: Option<String>,
     /// The last check.
     pub(crate) last_check: Option<CheckView>,
     /// Milliseconds until its ejection ends; null for one that is not ejected.
@@ -433,6 +437,9 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         zone: None,
         health: name(view.map_or(HealthState::Undecided, |view| view.health).name()),
         since_unix_ms: view.map_or(0, |view| view.since.as_millis()),
+        peer_health: view
+            .and_then(|_| shared.peer.health(&target.key.group, &target.key.id))
+            .map(|state| state.name().to_owned()),
         last_check: check,
         ejected_for_ms: view.and_then(|view| view.ejected_for).map(ms),
         ejected_until_unix_ms: view

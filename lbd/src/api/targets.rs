@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use common::config::{self, parse_targets};
-use lbd_core::group::{Admin, RosterError};
+use lbd_core::group::{Admin, RosterError, WEIGHT_MAX};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
@@ -17,9 +17,6 @@ use super::handlers::{Context, answer};
 use crate::change::{Asked, Change, ChangeError};
 use crate::reload::Request;
 use crate::view;
-
-/// The largest weight.
-const WEIGHT_MAX: u16 = 256;
 
 /// The body of `PATCH`.
 #[derive(Debug, Deserialize)]

@@ -58,6 +58,9 @@ fn encode_state(out: &mut Out<'_>, state: &StateView) -> fmt::Result {
     let entries = state.entries.iter();
     let entries = entries.map(|(table, count)| (vec![("table", table.as_str())], *count as f64));
     out.gauges("replication_entries", "Entries of either node known", entries)?;
+    let own = state.peer_entries.iter().filter(|(table, _)| ["rates", "health"].contains(&table.as_str()));
+    let own = own.map(|(table, count)| (vec![("table", table.as_str())], *count as f64));
+    out.gauges("replication_peer_entries", "The other node's own entries, beside this one's", own)?;
     let entries =
         [("in", &state.received), ("out", &state.sent)].into_iter().flat_map(|(direction, tables)| {
             let labels = move |table| vec![("table", table), ("direction", direction)];
@@ -68,6 +71,9 @@ fn encode_state(out: &mut Out<'_>, state: &StateView) -> fmt::Result {
     out.counters("replication_deletions", "Entries that were over", labelled("direction", deletions))?;
     let skipped = state.skipped.iter().map(|(reason, count)| (vec![("reason", reason.as_str())], *count));
     out.counters("replication_skipped", "Entries received that were not applied", skipped)?;
+    let refused = state.refused.iter().map(|(table, count)| (vec![("table", table.as_str())], *count));
+    let help = "Entries received that name what is unknown here, or say what cannot be";
+    out.counters("replication_refused", help, refused)?;
     let snapshots = [("in", state.snapshots_received), ("out", state.snapshots_sent)];
     out.counters("replication_snapshots", "Snapshots told to their end", labelled("direction", snapshots))?;
     out.counter("replication_resyncs", "Snapshots begun anew because too much waited", state.resyncs)?;

@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use common::config::{Auth, Config, load_key};
-use tokio::sync::watch;
+use lbd_core::health::HealthState;
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Link, LinkError, Settings, Stats, Timing};
-use crate::replication::{self, Shown, StateView};
+use crate::reload::Request;
+use crate::replication::{self, Memory, PeerHealth, Shown, StateView};
 use crate::shared::Shared;
 
 /// The port that both nodes listen on; the same as that of `vrrpd`'s datagrams.
@@ -22,6 +25,11 @@ pub(crate) struct PeerLink {
     shown: Shown,
     behind: watch::Sender<bool>,
     waits: Arc<AtomicBool>,
+    health: Arc<ArcSwap<PeerHealth>>,
+    memory: Arc<Memory>,
+    news: Arc<Notify>,
+    /// What is known of the targets has changed since replication looked at it.
+    pub(crate) groups_changed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -38,9 +46,14 @@ impl Default for State {
 }
 
 impl PeerLink {
+    /// A link that has not begun, which `news` has look at what has changed.
+    pub(crate) fn new(news: Arc<Notify>) -> Self {
+        Self { news, ..Self::default() }
+    }
+
     /// Has the link as `config` says; one whose settings are the same goes on. Waits for the old one's end, for about 100 ms. What goes
     /// wrong is logged and shown; the daemon serves all the same.
-    pub(crate) fn apply(&self, shared: &Arc<Shared>) {
+    pub(crate) fn apply(&self, shared: &Arc<Shared>, requests: &mpsc::Sender<Request>) {
         let config = Arc::clone(&shared.snapshot.load().config);
         let mut state = self.locked();
         let wanted = match settings(&config, &shared.life.node) {
@@ -71,6 +84,10 @@ impl PeerLink {
             shown: Arc::clone(&self.shown),
             behind: self.behind.clone(),
             waits: Arc::clone(&self.waits),
+            health: Arc::clone(&self.health),
+            requests: requests.clone(),
+            memory: Arc::clone(&self.memory),
+            news: Arc::clone(&self.news),
         };
         let own = Arc::clone(shared);
         let drive = move |port| replication::drive(port, own, outlets);
@@ -87,6 +104,11 @@ impl PeerLink {
     /// Whether the other node has what this one does not know yet, as far as replication goes.
     pub(crate) fn behind(&self) -> watch::Receiver<bool> {
         self.behind.subscribe()
+    }
+
+    /// What the other node's checks say of a target; none if it is not connected, or does not say.
+    pub(crate) fn health(&self, group: &str, target: &str) -> Option<HealthState> {
+        self.health.load().get(group)?.get(target).copied()
     }
 
     /// Ends it.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use common::time::{Duration, Instant};
-use lbd_core::replication::{Action, Apply, Entry, Key, NAMES_MAX, Replica, Settings, State, Table};
+use lbd_core::replication::{Action, Apply, Entry, Key, NAMES_MAX, Name, Replica, Settings, State, Table};
 use tokio::sync::watch;
 
 use super::flows::{Flows, SCAN};
+use super::tables::{Heeding, Tables};
 use super::{Outlets, StateView};
 use crate::l4::kernel::{self, Copies, KernelError, Report};
 use crate::peer::{Port, SendError, Session};
@@ -19,6 +20,9 @@ const NAMES_ENOUGH: usize = NAMES_MAX / 2;
 
 /// So long a session waits for the kernel's part to be ready.
 const READY_MAX: Duration = Duration::from_secs(5);
+
+/// So long what has changed waits for other changes: looking for each would cost more than the changes do.
+const NEWS_PAUSE: Duration = Duration::from_millis(2);
 
 /// How often that is looked at.
 const READY_LOOK: Duration = Duration::from_millis(10);
@@ -49,9 +53,14 @@ struct Driver {
     flows: Option<Flows>,
     /// The kernel's maps could not be opened: when that is tried again.
     open_at: Option<Instant>,
+    tables: Tables,
+    /// What is written of the other node's entries waits for the control loop.
+    heeding: Option<Heeding>,
     kernel: watch::Receiver<Option<Arc<Copies>>>,
     config_hash: watch::Receiver<u64>,
     show_at: Instant,
+    /// When what has changed here is to be told, if something has.
+    news_at: Option<Instant>,
     /// No session waits longer than this for what it is about.
     ready_by: Instant,
     /// Why flows are not replicated, if they are not.
@@ -73,9 +82,12 @@ impl Driver {
             waiting: None,
             flows: None,
             open_at: None,
+            tables: Tables::new(&shared, &outlets),
+            heeding: None,
             kernel,
             config_hash,
             show_at: now.at,
+            news_at: Some(now.at),
             ready_by: now.at + READY_MAX,
             failing: None,
             scanning: false,
@@ -95,7 +107,8 @@ impl Driver {
         let deadline = self.deadline().into_iter().chain((!ready).then(|| self.now() + READY_LOOK)).min();
         let left = deadline.map(|deadline| deadline.since(self.now()));
         let wants_bytes = self.replica.wants_bytes();
-        let Self { session, flows, kernel, config_hash, waiting, .. } = self;
+        let Self { session, flows, kernel, config_hash, waiting, heeding, .. } = self;
+        let news = Arc::clone(&self.outlets.news);
         tokio::select! {
             next = port.session(), if ready => {
                 let Some(next) = next else { return false };
@@ -112,6 +125,8 @@ impl Driver {
             }
             () = room(session.as_ref()), if waiting.is_some() => {}
             report = told(flows.as_mut()) => self.take_report(report),
+            known = heeded(heeding.as_mut()) => self.heeded(&known),
+            () = news.notified() => self.take_news(),
             changed = kernel.changed() => {
                 // Its sender lives in `shared`.
                 debug_assert!(changed.is_ok());
@@ -151,6 +166,9 @@ impl Driver {
             let taken = flows.take_news(&mut self.replica, now);
             self.note(taken);
         }
+        if self.news_at.is_some_and(|at| at <= now) {
+            self.take_news_now(now);
+        }
         self.scanning = false;
         while let Some(action) = self.replica.poll(now) {
             self.scanning = matches!(action, Action::Scan(_));
@@ -160,7 +178,8 @@ impl Driver {
                 break;
             }
         }
-        if self.flows.as_mut().is_some_and(Flows::may_fit_now) && self.session.is_some() {
+        let may_fit = self.flows.as_mut().is_some_and(Flows::may_fit_now) | self.tables.may_fit_now();
+        if may_fit && self.session.is_some() {
             self.disconnected();
         }
         self.transmit(now);
@@ -184,7 +203,8 @@ impl Driver {
                         self.disconnected();
                     }
                 }
-                _ => self.replica.scanned(now, scan.id, &[], None),
+                None if scan.table == Table::Flows => self.replica.scanned(now, scan.id, &[], None),
+                _ => self.tables.scan(&mut self.replica, now, &scan),
             },
             // Nobody announces a ring so far: each node makes its own from the same targets.
             Action::PrepareRing { name, generation } => self.replica.ring_ready(name, generation),
@@ -198,6 +218,7 @@ impl Driver {
 
     fn apply(&mut self, apply: &Apply, now: Instant) {
         let (mut puts, mut remaining, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        let mut words = Vec::new();
         for live in &apply.puts {
             match live.entry {
                 Entry::Flow(flow) if self.flows.is_some() => {
@@ -205,14 +226,17 @@ impl Driver {
                     remaining.push(live.remaining.unwrap_or_default());
                 }
                 // No live table for it.
-                entry => refused.push(entry.key()),
+                Entry::Flow(flow) => refused.push(Key::Flow(flow.tuple)),
+                _ => self.tables.put(&self.replica, live, now, &mut words, &mut refused),
             }
         }
-        let deletes = apply.deletes.iter().filter_map(|key| match key {
-            Key::Flow(tuple) => Some(*tuple),
-            _ => None,
-        });
-        let deletes: Vec<_> = deletes.collect();
+        let mut deletes = Vec::new();
+        for key in &apply.deletes {
+            match key {
+                Key::Flow(tuple) => deletes.push(*tuple),
+                key => self.tables.delete(&self.replica, key, &mut words),
+            }
+        }
         if let Some(flows) = &mut self.flows {
             let applied = flows.apply(&self.replica, &puts, &remaining, &deletes, &mut refused);
             let failed = applied.is_err();
@@ -223,7 +247,23 @@ impl Driver {
                 self.disconnected();
             }
         }
-        self.replica.applied(now, apply.id, &refused);
+        if words.is_empty() {
+            self.applied(apply.id, &refused);
+        } else {
+            self.heeding = Some(self.tables.heed(apply.id, words, refused));
+        }
+    }
+
+    /// The control loop has made the changes that were asked for, where it knew the targets.
+    fn heeded(&mut self, known: &[bool]) {
+        let Some(heeding) = self.heeding.take() else { return };
+        let (id, refused) = self.tables.heeded(&self.replica, heeding, known);
+        self.applied(id, &refused);
+    }
+
+    fn applied(&mut self, id: u64, refused: &[Key]) {
+        let now = self.now();
+        self.replica.applied(now, id, refused);
         if let Some(flows) = &mut self.flows {
             let told = flows.tell_kept(&mut self.replica, now);
             self.note(told);
@@ -236,7 +276,25 @@ impl Driver {
             let taken = flows.take_news_now(&mut self.replica, now);
             self.note(taken);
         }
+        self.take_news_now(now);
         self.replica.received(now, message);
+    }
+
+    /// Something has changed here; what else changes in this moment is taken together with it.
+    fn take_news(&mut self) {
+        let at = self.now() + NEWS_PAUSE;
+        self.news_at.get_or_insert(at);
+    }
+
+    /// Tells of what has changed here.
+    fn take_news_now(&mut self, now: Instant) {
+        // What is being written is neither as it was nor as it will be.
+        if self.heeding.is_none() {
+            self.news_at = None;
+            if self.tables.take_news(&mut self.replica, now) {
+                self.news_at = Some(now);
+            }
+        }
     }
 
     fn transmit(&mut self, now: Instant) {
@@ -287,8 +345,11 @@ impl Driver {
 
     /// What was told before had no place, or what is known is of maps that are gone: the next session begins with everything.
     fn forget(&mut self) {
+        self.heeding = None;
         self.disconnected();
         self.replica = replica(&self.shared);
+        self.tables.begin_anew();
+        self.news_at = Some(Instant::ZERO);
     }
 
     /// Opens the kernel's maps, if it forwards; if that fails, in a moment once more.
@@ -330,9 +391,11 @@ impl Driver {
             self.forget_names();
         }
         let flows = self.flows.as_ref();
+        self.tables.show_health(&self.replica, &stats, self.session.is_some());
         let view = StateView::of(
             &stats,
             now,
+            &self.tables.refused,
             flows.map(|flows| flows.written).unwrap_or_default(),
             flows.map(|flows| [flows.untold(), flows.lost_reports()]).unwrap_or_default(),
             self.failing.clone().or_else(|| (!self.has_place()).then(|| NO_PLACE.to_owned())),
@@ -342,16 +405,21 @@ impl Driver {
 
     /// Of services and targets that are gone.
     fn forget_names(&mut self) {
-        let Some(flows) = &mut self.flows else { return };
-        self.replica.forget_names(|_, name| flows.knows(name));
-        flows.forget_names();
+        let Self { flows, tables, replica, .. } = self;
+        let in_flows = |name: &Name| flows.as_ref().is_some_and(|flows| flows.knows(name));
+        replica.forget_names(|_, name| in_flows(name) || tables.knows(name));
+        if let Some(flows) = flows {
+            flows.forget_names();
+        }
+        tables.forget_names();
     }
 
     fn deadline(&self) -> Option<Instant> {
         let news = self.flows.as_ref().and_then(Flows::deadline);
         let show = self.session.is_some().then_some(self.show_at);
         let scan = self.scanning.then_some(Instant::ZERO);
-        [self.replica.deadline(), news, show, scan, self.open_at].into_iter().flatten().min()
+        let own_news = self.news_at.filter(|_| self.heeding.is_none());
+        [self.replica.deadline(), news, own_news, show, scan, self.open_at].into_iter().flatten().min()
     }
 }
 
@@ -390,6 +458,13 @@ async fn room(session: Option<&Session>) {
 async fn told(flows: Option<&mut Flows>) -> Option<Report> {
     match flows {
         Some(flows) => flows.told().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn heeded(heeding: Option<&mut Heeding>) -> Vec<bool> {
+    match heeding {
+        Some(heeding) => heeding.answered().await,
         None => std::future::pending().await,
     }
 }

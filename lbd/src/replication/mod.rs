@@ -5,21 +5,28 @@
 
 mod driver;
 mod flows;
+mod ids;
+mod tables;
 mod view;
+mod words;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use arc_swap::ArcSwapOption;
-use tokio::sync::watch;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::reload::Request;
 
 pub(crate) use driver::drive;
+pub(crate) use tables::{Heed, PeerHealth};
 pub(crate) use view::StateView;
+pub(crate) use words::Memory;
 
 /// What replication shows of itself; nothing while it does not run.
 pub(crate) type Shown = Arc<ArcSwapOption<StateView>>;
 
-/// Whom it tells what it has come to.
+/// Whom it tells what it has come to, and where it hears of this node's changes.
 #[derive(Debug)]
 pub(crate) struct Outlets {
     /// Whoever asks.
@@ -28,4 +35,12 @@ pub(crate) struct Outlets {
     pub(crate) behind: watch::Sender<bool>,
     /// Whether it is to be told at all.
     pub(crate) waits: Arc<AtomicBool>,
+    /// What the other node's health checks say.
+    pub(crate) health: Arc<ArcSwap<PeerHealth>>,
+    /// Who makes the changes of targets that the other node tells of.
+    pub(crate) requests: mpsc::Sender<Request>,
+    /// What was said of targets, which outlives the link.
+    pub(crate) memory: Arc<Memory>,
+    /// Rung when something has changed in one of the tables.
+    pub(crate) news: Arc<Notify>,
 }

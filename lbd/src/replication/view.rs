@@ -6,6 +6,7 @@ use common::time::Instant;
 use lbd_core::replication::{Stats, Table};
 use serde::{Deserialize, Serialize};
 
+use super::tables::Refused;
 use crate::l4::kernel::Written;
 
 /// How far replication is.
@@ -31,6 +32,12 @@ pub(crate) struct StateView {
     pub(crate) unacknowledged_bytes: usize,
     /// Entries known, by table.
     pub(crate) entries: BTreeMap<String, u64>,
+    /// In tables in which each node has its own, the other node's, by table; 0 for the other tables.
+    #[serde(default)]
+    pub(crate) peer_entries: BTreeMap<String, u64>,
+    /// Entries received that name what this node does not know, or say what cannot be, by table; flows are in `skipped`.
+    #[serde(default)]
+    pub(crate) refused: BTreeMap<String, u64>,
     /// Entries sent since the start, by table.
     pub(crate) sent: BTreeMap<String, u64>,
     /// Entries received since the start, by table.
@@ -66,6 +73,7 @@ impl StateView {
     pub(super) fn of(
         stats: &Stats,
         now: Instant,
+        refused: &Refused,
         written: Written,
         [untold, reports_lost]: [u64; 2],
         trouble: Option<String>,
@@ -82,13 +90,21 @@ impl StateView {
             ("unknown_name", skipped.unknown_name),
             ("generation", skipped.generation),
             ("table_full", skipped.table_full),
-            ("no_service_or_target", written.misfits),
+            ("no_service_or_target", written.misfits + refused.unknown),
+            ("invalid", refused.invalid),
             ("port_taken", written.taken),
             ("flows_full", written.full),
             ("used_here", written.kept),
             (
                 "other",
-                skipped.refused.saturating_sub(written.misfits + written.taken + written.full + written.kept),
+                skipped.refused.saturating_sub(
+                    written.misfits
+                        + written.taken
+                        + written.full
+                        + written.kept
+                        + refused.unknown
+                        + refused.invalid,
+                ),
             ),
         ];
         Self {
@@ -102,6 +118,8 @@ impl StateView {
             dirty: stats.dirty,
             unacknowledged_bytes: stats.unacknowledged,
             entries: by_table(&|table| stats.ledger[table.index()] as u64),
+            peer_entries: by_table(&|table| stats.peer_values[table.index()] as u64),
+            refused: by_table(&|table| refused.by_table[table.index()]),
             sent: by_table(&|table| counters.sent.entries[table.index()]),
             received: by_table(&|table| counters.received.entries[table.index()]),
             deletions_sent: counters.sent.deletions.iter().sum(),

@@ -35,7 +35,7 @@ pub(crate) struct Group {
 /// The part of a group that reloads keep.
 #[derive(Debug)]
 pub(crate) struct GroupShared {
-    /// Which targets get what; none before the first configuration is in force. Only the control runtime locks it.
+    /// Which targets get what; none before the first configuration is in force. Only the control runtime and the link's thread lock it.
     state: Mutex<Option<group::Group>>,
     roster: Mutex<Roster>,
     panics: AtomicBool,
@@ -158,6 +158,11 @@ impl Group {
         (0..self.targets.len()).map(view).collect()
     }
 
+    /// The same of one target.
+    pub(crate) fn view(&self, now: Instant, index: usize) -> Option<group::View> {
+        self.shared.lock().as_ref().and_then(|state| state.view(now, index))
+    }
+
     /// When something is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.shared.lock().as_ref().and_then(group::Group::deadline)
@@ -194,6 +199,13 @@ impl Group {
                 state.set_weight(now, index, weight);
             }
         });
+    }
+
+    /// Shows what administrators want of each target, and the weight that they gave it.
+    pub(crate) fn each_said(&self, mut visit: impl FnMut(&str, group::Admin, Option<u16>)) {
+        if let Some(state) = &*self.shared.lock() {
+            state.said().for_each(|(id, admin, weight)| visit(id, admin, weight));
+        }
     }
 
     /// Ejects the targets whose connections have failed too often.

@@ -24,6 +24,7 @@ mod queue;
 mod real;
 mod relay;
 mod reload;
+mod replication;
 mod server;
 mod set;
 mod simulate;

@@ -12,12 +12,17 @@ use crate::support::{Config, Folder, Lbd, connect, end_of, eventually, own_ip, p
 /// What both nodes' files have in common.
 fn config(node: &str, [a, b]: [Ipv4Addr; 2], target: &Server) -> Config {
     let mut config = Config::new(if node == "a" { a } else { b }, &[target.address]);
-    config.head = format!(
-        "[pair]\nkey_file = \"pair.key\"\n\n[[node]]\nname = \"a\"\npeer_address = \"{a}\"\n\n\
-         [[node]]\nname = \"b\"\npeer_address = \"{b}\"\n\n"
-    );
+    config.head = head([a, b]);
     config.node = Some(node.to_owned());
     config
+}
+
+/// The pair, with these addresses of the nodes on the link.
+pub(crate) fn head([a, b]: [Ipv4Addr; 2]) -> String {
+    format!(
+        "[pair]\nkey_file = \"pair.key\"\n\n[[node]]\nname = \"a\"\npeer_address = \"{a}\"\n\n\
+         [[node]]\nname = \"b\"\npeer_address = \"{b}\"\n\n"
+    )
 }
 
 fn write_key(folder: &Folder, digit: char) {
@@ -26,7 +31,7 @@ fn write_key(folder: &Folder, digit: char) {
     fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
 }
 
-fn start(config: &Config, digit: char) -> Lbd {
+pub(crate) fn start(config: &Config, digit: char) -> Lbd {
     let folder = Folder::new();
     write_key(&folder, digit);
     Lbd::start_in(folder, config)

@@ -29,7 +29,13 @@ pub enum Admin {
     Maint,
 }
 
+/// The largest weight.
+pub const WEIGHT_MAX: u16 = 256;
+
 impl Admin {
+    /// All of them. The place of each stays what it is: it is the state's number between the nodes of a pair.
+    pub const ALL: [Self; 3] = [Self::Ready, Self::Drain, Self::Maint];
+
     /// The state's name in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -17,7 +17,7 @@ use common::time::{Duration, Instant, Now, UnixTime};
 
 pub use ejection::EjectSettings;
 use member::Member;
-pub use member::{Admin, SHARE_OF_WEIGHT_ONE, Spec, Standing};
+pub use member::{Admin, SHARE_OF_WEIGHT_ONE, Spec, Standing, WEIGHT_MAX};
 pub use roster::{ADDED_MAX, Origin, Roster, RosterError};
 pub use select::Mode;
 use select::{Candidate, select};
@@ -282,6 +282,11 @@ impl Group {
     pub fn weight_overrides(&self) -> HashMap<&str, u16> {
         let weights = self.members.iter().filter_map(|it| Some((it.spec.id.as_str(), it.weight?)));
         weights.collect()
+    }
+
+    /// The name of each target, with what the administrator wants of it and the weight that he gave it, if he did.
+    pub fn said(&self) -> impl Iterator<Item = (&str, Admin, Option<u16>)> {
+        self.members.iter().map(|member| (member.spec.id.as_str(), member.admin, member.weight))
     }
 
     /// When the connections of a target are to be closed; none for one that is ready.

@@ -82,6 +82,12 @@ impl Table {
         }
     }
 
+    /// Whether people make the entries, seldom and by word of mouth: of two nodes that did not hear of each other, the later
+    /// change is to count, so generations follow the clock here, at the price of some bytes for each.
+    pub(super) const fn has_words(self) -> bool {
+        matches!(self, Self::Targets)
+    }
+
     /// Whether each node has values of its own here, which stand beside the other's and never replace them.
     #[must_use]
     pub const fn is_per_node(self) -> bool {

@@ -23,7 +23,9 @@
 //! *Versions.* Each change gets a generation, larger than any that its node has given or heard of (a Lamport clock), and has an owner: the
 //! node that made it. The later one stays, a tie goes to the greater node name, so both nodes end up with the same whatever the
 //! order in which they hear of it. Generations begin with the wall clock, so that a restarted node's changes count as
-//! later than what it did in its former life; nothing but that depends on the clock.
+//! later than what it did in its former life; nothing but that depends on the clock. What people say of targets has generations that
+//! are never behind the wall clock: where the nodes did not hear of each other, the word that was said later, by the clock of the node
+//! that it was said to, is the one that stays.
 //!
 //! *Full snapshot with each session*, of what the node owns, from scans of the live tables, by turns with changes. A
 //! scanned entry goes out only if it is still of the version that it had when it was scanned. The receiver marks what comes; at the end

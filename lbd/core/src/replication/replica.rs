@@ -31,6 +31,8 @@ pub struct Replica {
     pub(super) rings: Rings,
     /// The largest generation given or seen.
     pub(super) generation: u64,
+    /// When the generations began that it was made with.
+    made: Instant,
     /// Who the peer is, or was last.
     pub(super) peer: Option<Hello>,
     /// Whether this node's change wins when both have the same generation.
@@ -95,6 +97,7 @@ impl Replica {
             peer_values: PeerValues::new(settings.tables),
             rings: Rings::default(),
             generation: settings.generation.min(GENERATION_MAX / 2),
+            made: now,
             peer: None,
             we_win: false,
             session: None,
@@ -192,7 +195,7 @@ impl Replica {
 
     fn change(&mut self, now: Instant, live: &Live, fingerprint: Fingerprint) {
         let key = live.entry.key();
-        let generation = self.next_generation();
+        let generation = self.next_generation(key.table(), now);
         let connected = self.is_established();
         // Deleted and here again: the peer may know it still.
         let buried = self.tombstones.len() > 0 && self.tombstones.remove(fingerprint).is_some();
@@ -224,7 +227,7 @@ impl Replica {
             (Removal::Expired, Owner::Peer) => return,
             // Everything up to its last change, but nothing that the peer did since.
             (Removal::Expired, Owner::Us) => version.generation,
-            (Removal::Ended, _) => self.next_generation(),
+            (Removal::Ended, _) => self.next_generation(key.table(), now),
         };
         if !record.is_shared() || self.dirty.is_new(fingerprint) {
             self.dirty.remove(fingerprint);
@@ -392,8 +395,14 @@ impl Replica {
     }
 
     /// Larger than all that were ever given or seen.
-    fn next_generation(&mut self) -> u64 {
-        self.generation = (self.generation + 1).min(GENERATION_MAX);
+    fn next_generation(&mut self, table: Table, now: Instant) -> u64 {
+        let mut next = self.generation + 1;
+        if table.has_words() {
+            let passed = u64::try_from((now - self.made).as_nanos() / 1000).unwrap_or(u64::MAX);
+            let clock = self.settings.generation.min(GENERATION_MAX / 2).saturating_add(passed);
+            next = next.max(clock);
+        }
+        self.generation = next.min(GENERATION_MAX);
         self.generation
     }
 

@@ -1,0 +1,404 @@
+//! The tables other than the kernel's flows, as the core knows them.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arc_swap::ArcSwap;
+use common::time::Instant;
+use lbd_core::health::HealthState;
+use lbd_core::replication::{Cursor, Entry, Key, Live, Name, NameId, Removal, Replica, Scan, Stats, Table};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Outlets;
+use super::ids::Ids;
+use super::words::{Memory, Word};
+use crate::reload::Request;
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
+
+/// Names of the other node's that this one does not know, at most: they are looked for after each change of the configuration.
+const STRANGERS_MAX: usize = 1024;
+
+/// What the other node's health checks say, by group and target.
+pub(crate) type PeerHealth = HashMap<String, HashMap<String, HealthState>>;
+
+/// A word on a target, on its way into the control loop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Heed {
+    /// The target's group.
+    pub(crate) group: String,
+    /// Its id.
+    pub(crate) target: String,
+    /// What is wanted of it.
+    pub(crate) word: Word,
+}
+
+/// A word with the entry that it comes from, and whether that is over.
+pub(super) type Told = (Key, Heed, bool);
+
+/// What was asked of the control loop.
+pub(super) struct Heeding {
+    /// Of the [`lbd_core::replication::Apply`] that waits for it.
+    id: u64,
+    words: Vec<Told>,
+    refused: Vec<Key>,
+    answer: Pin<Box<dyn Future<Output = Vec<bool>>>>,
+}
+
+/// What became of the other node's entries, beside what the core counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Refused {
+    /// This node does not know what they name.
+    pub(super) unknown: u64,
+    /// They say what cannot be.
+    pub(super) invalid: u64,
+    /// Both, by [`Table::index`].
+    pub(super) by_table: [u64; Table::COUNT],
+}
+
+/// The live tables.
+pub(super) struct Tables {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+    memory: Arc<Memory>,
+    snapshot: Arc<Snapshot>,
+    ids: Ids,
+    /// What was told of the health checks, and in which walk it was met last.
+    health: HashMap<NameId, (u8, u64)>,
+    walks: u64,
+    strangers: HashSet<Name>,
+    /// Some of the strangers are known by now.
+    acquainted: bool,
+    shown_health: Arc<ArcSwap<PeerHealth>>,
+    /// What the shown health depends on, as it was when it was shown.
+    health_of: Option<[u64; 4]>,
+    pub(super) refused: Refused,
+}
+
+impl Tables {
+    pub(super) fn new(shared: &Arc<Shared>, outlets: &Outlets) -> Self {
+        shared.life.bell.listen(true);
+        shared.peer.groups_changed.store(true, Ordering::Release);
+        Self {
+            snapshot: shared.snapshot.load_full(),
+            requests: outlets.requests.clone(),
+            memory: Arc::clone(&outlets.memory),
+            ids: Ids::default(),
+            health: HashMap::new(),
+            walks: 0,
+            strangers: HashSet::new(),
+            acquainted: false,
+            shown_health: Arc::clone(&outlets.health),
+            health_of: None,
+            refused: Refused::default(),
+            shared: Arc::clone(shared),
+        }
+    }
+
+    /// There is another replica, which knows nothing.
+    pub(super) fn begin_anew(&mut self) {
+        self.ids.clear();
+        self.health.clear();
+        self.shared.peer.groups_changed.store(true, Ordering::Release);
+    }
+
+    /// Names have been forgotten, and may get other numbers.
+    pub(super) fn forget_names(&mut self) {
+        self.ids.clear();
+        self.health.clear();
+        self.shared.peer.groups_changed.store(true, Ordering::Release);
+    }
+
+    /// Tells the core what has changed here; whether there is more.
+    pub(super) fn take_news(&mut self, replica: &mut Replica, now: Instant) -> bool {
+        self.shared.life.bell.take();
+        self.look_at_snapshot();
+        if self.shared.peer.groups_changed.swap(false, Ordering::AcqRel) {
+            self.take_words(replica, now);
+            self.take_health(replica, now);
+        }
+        false
+    }
+
+    /// What administrators have said since.
+    fn take_words(&mut self, replica: &mut Replica, now: Instant) {
+        let Self { memory, snapshot, ids, .. } = self;
+        memory.words().compare(snapshot, |group, id, word| {
+            if let Some(live) = live_word(replica, ids, group, id, word) {
+                replica.changed(now, &live);
+            }
+        });
+    }
+
+    /// What the health checks say by now.
+    fn take_health(&mut self, replica: &mut Replica, now: Instant) {
+        self.walks += 1;
+        for group in &self.snapshot.groups {
+            for target in &group.targets {
+                let Some(name) = self.ids.target(replica, &group.config.name, &target.key.id) else {
+                    continue;
+                };
+                let state = health_number(target.health());
+                let known = self.health.insert(name, (state, self.walks));
+                if known.is_none_or(|(known, _)| known != state) {
+                    let entry = Entry::Health { target: name, state };
+                    replica.changed(now, &Live { entry, remaining: None });
+                }
+            }
+        }
+        let walks = self.walks;
+        self.health.retain(|&name, &mut (_, met)| {
+            if met != walks {
+                replica.deleted(now, &Key::Health(name), Removal::Ended);
+            }
+            met == walks
+        });
+    }
+
+    /// Answers a scan.
+    pub(super) fn scan(&mut self, replica: &mut Replica, now: Instant, scan: &Scan) {
+        let mut found = Vec::new();
+        let next = match scan.table {
+            Table::Targets => self.scan_words(replica, scan, &mut found),
+            Table::Health => {
+                let states = self.health.iter().map(|(&target, &(state, _))| Entry::Health { target, state });
+                found.extend(states.map(|entry| Live { entry, remaining: None }));
+                None
+            }
+            Table::Flows | Table::Sticky | Table::UdpSessions | Table::Rates => None,
+        };
+        replica.scanned(now, scan.id, &found, next);
+    }
+
+    fn scan_words(&mut self, replica: &mut Replica, scan: &Scan, found: &mut Vec<Live>) -> Option<Cursor> {
+        let words = self.memory.words();
+        let last = read_pair(&scan.cursor.0);
+        let mut at = None;
+        let mut count = 0;
+        for (group, id, word) in words.after(last, scan.limit) {
+            found.extend(live_word(replica, &mut self.ids, group, id, word));
+            at = Some((group, id));
+            count += 1;
+        }
+        at.filter(|_| count == scan.limit).map(|(group, id)| Cursor(write_pair(group, id)))
+    }
+
+    /// Writes an entry of the other node's; those of targets are to be [heeded](Self::heed). Puts it into `refused` if it has no place.
+    pub(super) fn put(
+        &mut self,
+        replica: &Replica,
+        live: &Live,
+        _now: Instant,
+        heeds: &mut Vec<Told>,
+        refused: &mut Vec<Key>,
+    ) {
+        let fits = match live.entry {
+            Entry::Target { target, state, weight } => {
+                self.target_of(replica, target).and_then(|(group, target)| {
+                    let word = Word::of(state, weight).ok_or(Misfit::Invalid)?;
+                    heeds.push((live.entry.key(), Heed { group, target, word }, false));
+                    Ok(())
+                })
+            }
+            Entry::Health { state, .. } => {
+                let is_state = usize::from(state) < HealthState::ALL.len();
+                if is_state { Ok(()) } else { Err(Misfit::Invalid) }
+            }
+            Entry::Flow(_) | Entry::Sticky { .. } | Entry::UdpSession { .. } | Entry::Rate { .. } => {
+                Err(Misfit::Unknown)
+            }
+        };
+        if let Err(misfit) = fits {
+            self.refuse(replica, live.entry, misfit);
+            refused.push(live.entry.key());
+        }
+    }
+
+    /// Deletes an entry that the other node says is over.
+    pub(super) fn delete(&mut self, replica: &Replica, key: &Key, heeds: &mut Vec<Told>) {
+        if let Key::Target(target) = *key
+            && let Ok((group, target)) = self.target_of(replica, target)
+        {
+            heeds.push((*key, Heed { group, target, word: Word::default() }, true));
+        }
+    }
+
+    /// Has the control loop heed what the other node says of targets.
+    pub(super) fn heed(&self, id: u64, words: Vec<Told>, refused: Vec<Key>) -> Heeding {
+        let (reply, answer) = oneshot::channel();
+        let heeds = words.iter().map(|(_, heed, _)| heed.clone()).collect();
+        let requests = self.requests.clone();
+        let answer = async move {
+            // It fails when the daemon stops; then there is no answer either.
+            drop(requests.send(Request::Heed(heeds, reply)).await);
+            answer.await.unwrap_or_default()
+        };
+        Heeding { id, words, refused, answer: Box::pin(answer) }
+    }
+
+    /// The control loop has heeded them, as far as the targets are `known`. Answers which entries are refused of which
+    /// [`lbd_core::replication::Apply`].
+    pub(super) fn heeded(&mut self, replica: &Replica, heeding: Heeding, known: &[bool]) -> (u64, Vec<Key>) {
+        let Heeding { id, words, mut refused, .. } = heeding;
+        let memory = Arc::clone(&self.memory);
+        let mut memory = memory.words();
+        for (index, (key, heed, deleted)) in words.iter().enumerate() {
+            match (known.get(index), deleted) {
+                (Some(true), false) => memory.set(&heed.group, &heed.target, heed.word),
+                (_, true) => memory.remove(&heed.group, &heed.target),
+                _ => {
+                    if let Key::Target(target) = *key {
+                        let entry = Entry::Target { target, state: 0, weight: None };
+                        self.refuse(replica, entry, Misfit::Unknown);
+                    }
+                    refused.push(*key);
+                }
+            }
+        }
+        (id, refused)
+    }
+
+    /// Whether something of the other node's that was not known here is known by now: it is to tell everything once more.
+    pub(super) fn may_fit_now(&mut self) -> bool {
+        std::mem::take(&mut self.acquainted)
+    }
+
+    /// Whether a name is one of this node's.
+    pub(super) fn knows(&self, name: &Name) -> bool {
+        knows(&self.snapshot, name)
+    }
+
+    /// Shows what the other node's health checks say, if there is something new.
+    pub(super) fn show_health(&mut self, replica: &Replica, stats: &Stats, connected: bool) {
+        let (index, counters) = (Table::Health.index(), &stats.counters);
+        let of = connected.then(|| {
+            let (came, went) = (counters.received.entries[index], counters.received.deletions[index]);
+            [came, went, counters.snapshots_received, counters.sessions]
+        });
+        if self.health_of == of {
+            return;
+        }
+        self.health_of = of;
+        let mut health = PeerHealth::new();
+        if of.is_some() {
+            for (name, state) in replica.peer_health() {
+                let (Some(Name::Target { group, id }), Some(state)) =
+                    (replica.name_of(name), HealthState::ALL.get(usize::from(state)))
+                else {
+                    continue;
+                };
+                health.entry(group.to_string()).or_default().insert(id.to_string(), *state);
+            }
+        }
+        self.shown_health.store(Arc::new(health));
+    }
+
+    /// Group and id of a target that this node has.
+    fn target_of(&self, replica: &Replica, target: NameId) -> Result<(String, String), Misfit> {
+        match replica.name_of(target) {
+            Some(name @ Name::Target { group, id }) if self.knows(name) => {
+                Ok((group.to_string(), id.to_string()))
+            }
+            Some(Name::Target { .. }) => Err(Misfit::Unknown),
+            Some(Name::Service(_) | Name::Group(_)) | None => Err(Misfit::Invalid),
+        }
+    }
+
+    fn refuse(&mut self, replica: &Replica, entry: Entry, misfit: Misfit) {
+        self.refused.by_table[entry.key().table().index()] += 1;
+        match misfit {
+            Misfit::Invalid => self.refused.invalid += 1,
+            Misfit::Unknown => {
+                self.refused.unknown += 1;
+                for name in names_of(&entry).into_iter().filter_map(|name| replica.name_of(name)) {
+                    if self.strangers.len() < STRANGERS_MAX && !knows(&self.snapshot, name) {
+                        self.strangers.insert(name.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes over another configuration.
+    fn look_at_snapshot(&mut self) {
+        let snapshot = self.shared.snapshot.load();
+        if snapshot.generation == self.snapshot.generation {
+            return;
+        }
+        self.snapshot = Arc::clone(&snapshot);
+        self.shared.peer.groups_changed.store(true, Ordering::Release);
+        if self.strangers.iter().any(|name| knows(&self.snapshot, name)) {
+            self.strangers.clear();
+            self.acquainted = true;
+        }
+    }
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        self.shared.life.bell.listen(false);
+        self.shown_health.store(Arc::default());
+    }
+}
+
+impl Heeding {
+    /// Waits for the control loop, for whatever time; to be called until it has answered. May be cancelled.
+    pub(super) async fn answered(&mut self) -> Vec<bool> {
+        self.answer.as_mut().await
+    }
+}
+
+/// Why an entry has no place here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Misfit {
+    /// It is about something that this node does not have.
+    Unknown,
+    /// It says what cannot be.
+    Invalid,
+}
+
+/// The names that an entry refers to.
+fn names_of(entry: &Entry) -> Vec<NameId> {
+    match *entry {
+        Entry::Flow(flow) => vec![flow.service, flow.target],
+        Entry::Sticky { group, target, .. } => vec![group, target],
+        Entry::UdpSession { service, target, .. } => vec![service, target],
+        Entry::Rate { service, .. } => vec![service],
+        Entry::Target { target, .. } | Entry::Health { target, .. } => vec![target],
+    }
+}
+
+fn knows(snapshot: &Snapshot, name: &Name) -> bool {
+    match name {
+        Name::Service(name) => snapshot.services.iter().any(|service| *service.config.name == **name),
+        Name::Group(name) => snapshot.group(name).is_some(),
+        Name::Target { group, id } => {
+            let targets = snapshot.group(group).map(|group| group.targets.as_slice()).unwrap_or_default();
+            targets.iter().any(|target| *target.key.id == **id)
+        }
+    }
+}
+
+fn live_word(replica: &mut Replica, ids: &mut Ids, group: &str, id: &str, word: Word) -> Option<Live> {
+    let target = ids.target(replica, group, id)?;
+    Some(Live { entry: Entry::Target { target, state: word.state(), weight: word.weight }, remaining: None })
+}
+
+fn health_number(state: HealthState) -> u8 {
+    let index = HealthState::ALL.iter().position(|known| *known == state);
+    index.and_then(|index| u8::try_from(index).ok()).unwrap_or_default()
+}
+
+/// Two strings as the bytes of a cursor: the first one's length comes first.
+fn write_pair(one: &str, other: &str) -> Vec<u8> {
+    let length = (one.len() as u64).to_le_bytes();
+    [&length[..], one.as_bytes(), other.as_bytes()].concat()
+}
+
+fn read_pair(bytes: &[u8]) -> Option<(&str, &str)> {
+    let (length, rest) = bytes.split_first_chunk::<8>()?;
+    let (one, other) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    Some((std::str::from_utf8(one).ok()?, std::str::from_utf8(other).ok()?))
+}
