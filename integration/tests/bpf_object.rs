@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: [&str; 2] = ["lbd/bpf/forward.bpf.c", "integration/src/bench_l4/minimal.bpf.c"];
+const SOURCES: [&str; 3] =
+    ["lbd/bpf/forward.bpf.c", "lbd/bpf/chance.bpf.c", "integration/src/bench_l4/minimal.bpf.c"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()

@@ -101,7 +101,15 @@ struct bpf_redir_neigh {
 	__be32 next_hop[4];
 };
 
-struct bpf_sock { __u32 bound_dev_if, family, type, protocol, mark, priority; };
+struct bpf_sock {
+	__u32 bound_dev_if, family, type, protocol, mark, priority;
+	__be32 source_v4, source_v6[4];
+	__u32 source_port;
+	__be16 destination_port, padding;
+	__be32 destination_v4, destination_v6[4];
+	__u32 state;
+};
+#define TCP_LISTEN 10 /* a socket's state */
 struct bpf_sock_tuple {
 	union {
 		struct { __be32 source, destination; __be16 source_port, destination_port; } ipv4;
@@ -138,6 +146,10 @@ static struct bpf_sock *(*const bpf_sk_lookup_tcp)(void *ctx, struct bpf_sock_tu
 static struct bpf_sock *(*const bpf_sk_lookup_udp)(void *ctx, struct bpf_sock_tuple *tuple, __u32 size, __u64 netns,
 						   __u64 flags) = (void *)85;
 static long (*const bpf_sk_release)(struct bpf_sock *socket) = (void *)86;
+static struct bpf_sock *(*const bpf_skc_lookup_tcp)(void *ctx, struct bpf_sock_tuple *tuple, __u32 size, __u64 netns,
+						    __u64 flags) = (void *)99;
+static long (*const bpf_tcp_check_syncookie)(struct bpf_sock *socket, void *ip, __u32 ip_length, void *tcp,
+					     __u32 tcp_length) = (void *)100;
 static __u64 (*const bpf_jiffies64)(void) = (void *)118;
 static __u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)125;
 static long (*const bpf_ringbuf_output)(void *map, void *data, __u64 size, __u64 flags) = (void *)130;

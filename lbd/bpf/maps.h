@@ -6,15 +6,8 @@
 #define TANDEM_MAPS_H
 
 #include "kernel.h"
+#include "map.h"
 #include "types.h"
-
-#define MAP(name, kind, key_type, value_type, entries)                                                                  \
-	struct {                                                                                                        \
-		__uint(type, kind);                                                                                     \
-		__type(key, key_type);                                                                                  \
-		__type(value, value_type);                                                                              \
-		__uint(max_entries, entries);                                                                           \
-	} name SEC(".maps")
 
 MAP(config, BPF_MAP_TYPE_ARRAY, __u32, struct config, 1);
 MAP(vips, BPF_MAP_TYPE_HASH, struct address, struct vip, VIPS_MAX);
@@ -92,12 +85,5 @@ struct {
 	__uint(max_entries, ENDPOINTS_MAX);
 	__array(values, struct slot_array);
 } slots SEC(".maps");
-
-/* An element of an array map; the index is checked by the map. */
-#define AT(map, position)                                                                                               \
-	({                                                                                                              \
-		__u32 index_ = (position);                                                                              \
-		bpf_map_lookup_elem(&map, &index_);                                                                     \
-	})
 
 #endif

@@ -166,6 +166,7 @@ impl Parts {
         }
         self.listen_udp(added_udp).await;
         self.apply_kernel(kernel).await;
+        self.apply_chance().await;
         self.apply_peer().await;
         let sockets = (next.addresses(Mode::Tcp).count() + next.addresses(Mode::Udp).count()) * workers;
         let leaving = (streams.removed.len() + datagrams.removed.len()) * workers;
@@ -208,6 +209,15 @@ impl Parts {
         let applied = tokio::task::spawn_blocking(move || shared.kernel.apply(&shared, prepared)).await;
         if let Err(error) = applied {
             tracing::error!(%error, "kernel forwarding was not started");
+        }
+    }
+
+    /// Has the second chance of proxied connections as the configuration in force says.
+    pub(crate) async fn apply_chance(&self) {
+        let shared = Arc::clone(&self.shared);
+        let apply = move || shared.chance.apply(&shared);
+        if let Err(error) = tokio::task::spawn_blocking(apply).await {
+            tracing::error!(%error, "the second chance was not started");
         }
     }
 

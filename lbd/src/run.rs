@@ -21,7 +21,7 @@ use crate::api::ApiServer;
 use crate::cli::Options;
 use crate::clock::{Clock, unix_now};
 use crate::discover::Discoverer;
-use crate::l4::kernel::{Kernel, Prepared};
+use crate::l4::kernel::{Chance, Kernel, Prepared};
 use crate::l4::{Listeners, bind_all, udp};
 use crate::peer::PeerLink;
 use crate::prober::Prober;
@@ -90,6 +90,7 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
         discovery: Arc::default(),
         kernel,
         peer: PeerLink::new(news),
+        chance: Chance::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -127,6 +128,7 @@ async fn control(
         }
     }
     parts.listen_udp(datagrams).await;
+    parts.apply_chance().await;
     parts.apply_peer().await;
     summary::update(&shared);
     tokio::spawn(summary::run(Arc::clone(&shared)));
@@ -154,8 +156,12 @@ async fn control(
     }
     parts.workers.exit().await;
     let link = Arc::clone(&shared);
-    // It waits for the thread's end, which is near.
-    drop(tokio::task::spawn_blocking(move || link.peer.stop()).await);
+    // They wait for their threads' ends, which are near.
+    let end = move || {
+        link.peer.stop();
+        link.chance.stop(&link.run_dir);
+    };
+    drop(tokio::task::spawn_blocking(end).await);
     shared.snapshot.load().access_logs.finish();
     Ok(())
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use crate::clock::Clock;
 use crate::counters::{Counter, WorkerCounters};
 use crate::discover::Directory;
-use crate::l4::kernel::Kernel;
+use crate::l4::kernel::{Chance, Kernel};
 use crate::peer::PeerLink;
 use crate::prober::CheckCounters;
 use crate::snapshot::{LastCheck, Life, Snapshot, Target};
@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) kernel: Kernel,
     /// The link to the other node's `lbd`.
     pub(crate) peer: PeerLink,
+    /// What becomes of proxied connections when their virtual IPs move.
+    pub(crate) chance: Chance,
 }
 
 /// What is known of `vrrpd`.

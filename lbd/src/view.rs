@@ -18,7 +18,7 @@ use crate::clock::unix_now;
 use crate::counters::{Counter, ServiceCounters, Sharded, UdpCounters};
 use crate::discover::DiscoveryView;
 use crate::l4::Refusal;
-use crate::l4::kernel::{KernelView, Sum};
+use crate::l4::kernel::{ChanceView, KernelView, Sum};
 use crate::peer::ReplicationView;
 use crate::reload::hash_text;
 use crate::shared::Shared;
@@ -59,6 +59,9 @@ pub(crate) struct Status {
     /// Forwarding in the kernel; null where no service is forwarded by it.
     #[serde(default)]
     pub(crate) kernel: Option<KernelView>,
+    /// As `GET /v1/second-chance`.
+    #[serde(default)]
+    pub(crate) second_chance: Option<ChanceView>,
     /// As `GET /v1/replication`.
     #[serde(default)]
     pub(crate) replication: ReplicationView,
@@ -290,6 +293,7 @@ pub(crate) fn status(shared: &Shared) -> Status {
         vrrpd_connected: vrrpd.connected,
         roles: vrrpd.roles,
         kernel: shared.kernel.show(),
+        second_chance: shared.chance.show(),
         replication: shared.peer.view(),
         services: services(shared),
         target_groups: groups(shared),

@@ -64,6 +64,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             let begin = Instant::now();
             let ended = talk(&shared, Link::new(stream)).await;
             shared.vrrpd.send_replace(VrrpdView::default());
+            shared.chance.wake();
             if let Err(error) = ended {
                 tracing::warn!(%error, "the link to vrrpd ended");
             }
@@ -251,6 +252,7 @@ impl Link {
             });
             if changed {
                 tracing::info!(?roles, "roles changed");
+                shared.chance.wake();
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ pub mod access;
 pub mod access_log;
 pub mod admission;
 pub mod bell;
+pub mod chance;
 pub mod check;
 pub mod client_hello;
 pub mod discover;

@@ -109,6 +109,10 @@ pub(super) fn router(shared: Arc<Shared>, requests: mpsc::Sender<Request>, acces
             "/v1/replication",
             get(|State(context): State<Context>| async move { Json(context.shared.peer.view()) }),
         )
+        .route(
+            "/v1/second-chance",
+            get(|State(context): State<Context>| async move { Json(context.shared.chance.show()) }),
+        )
         .route("/v1/reload", post(reload))
         .route("/health", get(ready))
         .route("/health/live", get(|| async { Json(json!({ "live": true })) }))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use common::time::{Duration, Instant};
+use lbd_core::chance::Word;
 use lbd_core::replication::{Action, Apply, Entry, Key, NAMES_MAX, Name, Replica, Settings, State, Table};
 use tokio::sync::watch;
 
@@ -40,6 +41,7 @@ const SHOW_EVERY: Duration = Duration::from_millis(100);
 pub(crate) async fn drive(port: Port, shared: Arc<Shared>, outlets: Outlets) {
     let mut driver = Driver::new(shared, outlets);
     while driver.step(&port).await {}
+    driver.shared.chance.heard(None);
     driver.outlets.shown.store(None);
 }
 
@@ -58,6 +60,7 @@ struct Driver {
     heeding: Option<Heeding>,
     kernel: watch::Receiver<Option<Arc<Copies>>>,
     config_hash: watch::Receiver<u64>,
+    word: watch::Receiver<Word>,
     show_at: Instant,
     /// When what has changed here is to be told, if something has.
     news_at: Option<Instant>,
@@ -76,6 +79,8 @@ impl Driver {
         config_hash.mark_unchanged();
         let mut kernel = shared.kernel.copies();
         kernel.mark_changed();
+        let mut word = shared.chance.word();
+        word.mark_changed();
         Self {
             replica: replica(&shared),
             session: None,
@@ -86,6 +91,7 @@ impl Driver {
             heeding: None,
             kernel,
             config_hash,
+            word,
             show_at: now.at,
             news_at: Some(now.at),
             ready_by: now.at + READY_MAX,
@@ -107,7 +113,7 @@ impl Driver {
         let deadline = self.deadline().into_iter().chain((!ready).then(|| self.now() + READY_LOOK)).min();
         let left = deadline.map(|deadline| deadline.since(self.now()));
         let wants_bytes = self.replica.wants_bytes();
-        let Self { session, flows, kernel, config_hash, waiting, heeding, .. } = self;
+        let Self { session, flows, kernel, config_hash, word, waiting, heeding, .. } = self;
         let news = Arc::clone(&self.outlets.news);
         tokio::select! {
             next = port.session(), if ready => {
@@ -136,6 +142,11 @@ impl Driver {
                 debug_assert!(changed.is_ok());
                 let hash = *config_hash.borrow_and_update();
                 self.replica.reconfigured(hash);
+            }
+            changed = word.changed() => {
+                debug_assert!(changed.is_ok());
+                let word = word.borrow_and_update().clone();
+                self.replica.say(word);
             }
             () = sleep(left) => {
                 let now = self.now();
@@ -183,6 +194,7 @@ impl Driver {
             self.disconnected();
         }
         self.transmit(now);
+        self.shared.chance.heard(self.replica.peer_word());
         let behind = is_behind(self.outlets.waits.load(Ordering::Relaxed), self.replica.state(), self.has_place());
         self.outlets.behind.send_if_modified(|told| std::mem::replace(told, behind) != behind);
         if self.show_at <= now {
@@ -348,6 +360,7 @@ impl Driver {
         self.heeding = None;
         self.disconnected();
         self.replica = replica(&self.shared);
+        self.word.mark_changed();
         self.tables.begin_anew();
         self.news_at = Some(Instant::ZERO);
     }

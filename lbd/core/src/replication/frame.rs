@@ -10,6 +10,7 @@ use common::time::Duration;
 use common::wire::{self, WireError};
 
 use super::entry::{Address, Table, Tuple};
+use crate::chance::Word;
 
 /// Bytes of entries after which a frame is sent.
 pub const BATCH_SIZE: usize = 60 * 1024;
@@ -58,6 +59,8 @@ pub(super) enum Frame {
         name: WireName,
         generation: u64,
     },
+    /// What the sender says of its proxied connections, from minor version 2 on.
+    Word(Word),
 }
 
 /// Says which protocol is spoken. Its layout never changes; that of the body belongs to the major version.
@@ -167,7 +170,7 @@ impl Frame {
 
     /// Whether it has a sequence number: it is applied and acknowledged, and counts for the window.
     pub(super) const fn is_numbered(&self) -> bool {
-        !matches!(self, Self::Opening(_) | Self::Alive { .. } | Self::Ack(_))
+        !matches!(self, Self::Opening(_) | Self::Alive { .. } | Self::Ack(_) | Self::Word(_))
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, WireError> {

@@ -14,8 +14,12 @@ use super::settings::Settings;
 /// The protocol's major version: nodes with different ones do not understand each other.
 pub const MAJOR: u16 = 1;
 
-/// The protocol's minor version: of two, the lower one is spoken. Version 1 added the table of health states.
-pub const MINOR: u16 = 1;
+/// The protocol's minor version: of two, the lower one is spoken. Version 1 added the table of health states, version 2 what
+/// the nodes say of proxied connections.
+pub const MINOR: u16 = 2;
+
+/// The first one with [`super::Replica::say`].
+pub(super) const MINOR_OF_WORDS: u16 = 2;
 
 /// Tables that a hello may list: more than there are, for later versions.
 const TABLES_MAX: usize = 64;

@@ -54,6 +54,13 @@ impl Replica {
                 self.tombstones.acknowledged(ack.sequence);
                 return Ok(());
             }
+            Frame::Word(word) => {
+                if !word.is_within_bounds() {
+                    return Err(SessionError::Unexpected("a word beyond its limits"));
+                }
+                self.peer_word = Some(word);
+                return Ok(());
+            }
             Frame::Data(data) => {
                 incoming.take_sequence(data.sequence)?;
                 return self.take_data(data);

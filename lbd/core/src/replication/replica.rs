@@ -18,6 +18,7 @@ use super::settings::Settings;
 use super::stats::{Counters, State, Stats};
 use super::tombstones::{PURGE_INTERVAL, Tombstones};
 use super::values::PeerValues;
+use crate::chance::Word;
 
 /// One node's end of replication. See the [module](super) for how a shell drives it.
 #[derive(Debug)]
@@ -35,6 +36,10 @@ pub struct Replica {
     made: Instant,
     /// Who the peer is, or was last.
     pub(super) peer: Option<Hello>,
+    /// What this node says of its proxied connections.
+    pub(super) word: Word,
+    /// What the peer says of its own; only while there is a session.
+    pub(super) peer_word: Option<Word>,
     /// Whether this node's change wins when both have the same generation.
     pub(super) we_win: bool,
     pub(super) session: Option<Session>,
@@ -99,6 +104,8 @@ impl Replica {
             generation: settings.generation.min(GENERATION_MAX / 2),
             made: now,
             peer: None,
+            word: Word::default(),
+            peer_word: None,
             we_win: false,
             session: None,
             writing: None,
@@ -263,6 +270,23 @@ impl Replica {
     /// This node has another configuration now; the peer is told at once. Its tables stay of the size that they have.
     pub fn reconfigured(&mut self, config_hash: u64) {
         self.settings.config_hash = config_hash;
+    }
+
+    /// What this node says of its proxied connections; the peer is told at once, and after each new connection. The last word
+    /// counts: if the stream takes nothing, those before it are never sent.
+    pub fn say(&mut self, word: Word) {
+        if self.word != word {
+            self.word = word;
+            if let Some(session) = &mut self.session {
+                session.told_word = false;
+            }
+        }
+    }
+
+    /// What the peer said last of its proxied connections; nothing without a connection to it.
+    #[must_use]
+    pub const fn peer_word(&self) -> Option<&Word> {
+        self.peer_word.as_ref()
     }
 
     /// There is a connection to the peer, whichever side made it. One that there was before is over.
@@ -431,6 +455,7 @@ impl Replica {
 
     fn end_session(&mut self, reason: &SessionError, now: Instant) {
         self.session = None;
+        self.peer_word = None;
         self.counters.ended[reason.kind().index()] += 1;
         self.dirty.clear();
         self.tombstones.unsend();

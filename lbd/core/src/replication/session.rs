@@ -21,6 +21,8 @@ pub(super) struct Session {
     pub(super) greeted: bool,
     /// The hash of the configuration that the peer was told last.
     pub(super) told_hash: u64,
+    /// The peer knows this node's word.
+    pub(super) told_word: bool,
     /// The spoken minor version, once the peer's hello has been accepted.
     pub(super) minor: Option<u16>,
     pub(super) outgoing: Outgoing,
@@ -162,6 +164,7 @@ impl Session {
             began: now,
             greeted: false,
             told_hash: 0,
+            told_word: false,
             minor: None,
             outgoing: Outgoing {
                 sequence: 0,

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::frame::{Ack, Announcement, Batch, Data, Frame, Opening, WireName};
 use super::*;
+use crate::chance::{INSTANCES_MAX, Standing, Word};
 
 fn at(millis: u64) -> Instant {
     Instant::from_nanos(millis * 1_000_000)
@@ -172,7 +173,7 @@ fn what_the_peer_does_not_understand_is_refused_clearly() {
     one.received(at(1), &bytes);
     let Some(Action::Disconnect(reason)) = one.poll(at(1)) else { panic!("it was not refused") };
     assert!(reason.kind().is_refusal());
-    assert!(reason.to_string().contains("it speaks protocol version 2.3, this node 1.1"), "{reason}");
+    assert!(reason.to_string().contains("it speaks protocol version 2.3, this node 1.2"), "{reason}");
 }
 
 #[test]
@@ -195,7 +196,52 @@ fn the_previous_minor_version_and_a_later_one_are_spoken_with() {
     later.minor = 9;
     later.body.extend_from_slice(b"what version 9 has added");
     let hello = hello::accept(&later, &one.settings).unwrap();
-    assert_eq!((hello.minor, hello.minor_max, hello.generation), (1, 9, 9));
+    assert_eq!((hello.minor, hello.minor_max, hello.generation), (MINOR, 9, 9));
+}
+
+#[test]
+fn the_last_word_is_known_while_there_is_a_session() {
+    let word = |draining| {
+        let standing = Standing { instance: "web".to_owned(), mac: Some([2; 6]), may_have: true, draining };
+        Word { instances: vec![standing] }
+    };
+    let (mut one, mut other) = (replica("a", 1), replica("b", 2));
+    one.say(word(1));
+    one.connected(at(0));
+    other.connected(at(0));
+    settle(&mut one, &mut other, at(0));
+    assert_eq!((other.peer_word(), one.peer_word()), (Some(&word(1)), Some(&Word::default())));
+    one.say(word(2));
+    one.say(word(3));
+    settle(&mut one, &mut other, at(300));
+    assert_eq!(other.peer_word(), Some(&word(3)));
+    other.disconnected(at(400));
+    assert_eq!(other.peer_word(), None);
+    one.connected(at(500));
+    other.connected(at(500));
+    settle(&mut one, &mut other, at(500));
+    assert_eq!(other.peer_word(), Some(&word(3)), "it is said to each new session");
+
+    let mut settings = Settings::new("c", 3, 7, HashKey::new([2; 16]), 100);
+    settings.minor = 1;
+    let mut before = Replica::new(settings, at(0));
+    one.connected(at(600));
+    before.connected(at(600));
+    settle(&mut one, &mut before, at(600));
+    assert_eq!(
+        (before.stats(at(800)).state, before.peer_word()),
+        (State::Synced, None),
+        "it would not understand"
+    );
+
+    let beyond = Word { instances: vec![Standing::default(); INSTANCES_MAX + 1] };
+    other.connected(at(900));
+    one.connected(at(900));
+    settle(&mut one, &mut other, at(900));
+    let mut bytes = Vec::new();
+    Frame::Word(beyond).append(&mut bytes).unwrap();
+    other.received(at(1300), &bytes);
+    assert!(matches!(other.poll(at(1300)), Some(Action::Disconnect(SessionError::Unexpected(_)))));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::codec::{encode_entry, encode_key};
 use super::dirty::{Expiry, Item};
 use super::entry::{Entry, Fingerprint, Key};
 use super::frame::{Ack, Announcement, Data, ENTRIES_OF_FULL_FRAME, Frame, NAMES_PER_FRAME, WireName};
-use super::hello::opening;
+use super::hello::{MINOR_OF_WORDS, opening};
 use super::ledger::{Owner, Version};
 use super::names::{Name, NameId};
 use super::replica::Replica;
@@ -17,7 +17,7 @@ impl Replica {
     /// when what was sent before is in the socket, so that a peer that does not read makes changes wait where the latest replaces the
     /// one before.
     ///
-    /// In this order: who we are, acknowledgements, rings, then changes and snapshot by turns as far as the window goes.
+    /// In this order: who we are, acknowledgements, our word, rings, then changes and snapshot by turns as far as the window goes.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
         let Some(frame) = self.next_frame(now) else { return false };
         let start = out.len();
@@ -54,6 +54,10 @@ impl Replica {
             if session.told_hash != config_hash {
                 session.told_hash = config_hash;
                 return Some(Frame::Alive { config_hash });
+            }
+            if !session.told_word && session.minor >= Some(MINOR_OF_WORDS) {
+                session.told_word = true;
+                return Some(Frame::Word(self.word.clone()));
             }
             if let Some(frame) = self.rings.next_frame(&self.names, &mut session.outgoing) {
                 return Some(frame);

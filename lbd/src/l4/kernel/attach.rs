@@ -28,6 +28,7 @@ use super::KernelError;
 /// Where our filter is among those of an interface: early, and always in the same place.
 const PRIORITY: u16 = 7;
 const HANDLE: TcHandle = TcHandle::new(0, 0x7a);
+const HANDLE_CHANCE: TcHandle = TcHandle::new(0, 0x7b);
 
 /// The programs' names in the object.
 pub(super) const TC_PROGRAM: &str = "forward_tc";
@@ -42,10 +43,12 @@ pub(super) enum Part {
     CheckOut,
     /// Answers to health checks, where forwarding is done by XDP.
     CheckIn,
+    /// Packets of proxied connections that the other node may have.
+    Chance,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Forward, Self::CheckOut, Self::CheckIn];
+    const ALL: [Self; 4] = [Self::Forward, Self::CheckOut, Self::CheckIn, Self::Chance];
 
     /// The program in TC.
     const fn program(self) -> &'static str {
@@ -53,12 +56,13 @@ impl Part {
             Self::Forward => TC_PROGRAM,
             Self::CheckOut => "check_out",
             Self::CheckIn => "check_in",
+            Self::Chance => "second_chance",
         }
     }
 
     const fn side(self) -> TcAttachType {
         match self {
-            Self::Forward | Self::CheckIn => TcAttachType::Ingress,
+            Self::Forward | Self::CheckIn | Self::Chance => TcAttachType::Ingress,
             Self::CheckOut => TcAttachType::Egress,
         }
     }
@@ -69,6 +73,15 @@ impl Part {
             Self::Forward => "",
             Self::CheckOut => "check_out_",
             Self::CheckIn => "check_in_",
+            Self::Chance => "chance_",
+        }
+    }
+
+    /// The number of its filter of clsact: at an interface the second chance comes beside another one.
+    const fn handle(self) -> TcHandle {
+        match self {
+            Self::Forward | Self::CheckOut | Self::CheckIn => HANDLE,
+            Self::Chance => HANDLE_CHANCE,
         }
     }
 }
@@ -264,12 +277,13 @@ impl Attachments {
             Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
             Err(error) => return Err(text(error)),
         }
-        let there = SchedClassifierLink::attached(name, side, PRIORITY, HANDLE, None).map_err(text)?;
+        let there =
+            SchedClassifierLink::attached(name, side, PRIORITY, place.0.handle(), None).map_err(text)?;
         // Replaced if it is there from a former life, else made.
         let id = match program.attach_to_link(there) {
             Ok(id) => id,
             Err(_) => {
-                let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+                let options = NlOptions { priority: PRIORITY, handle: place.0.handle(), classid: None };
                 let options = TcAttachOptions::Netlink(options);
                 program.attach_with_options(name, side, options).map_err(text)?
             }
@@ -352,7 +366,7 @@ impl Pin {
         if *how == How::Clsact
             && let Some(name) = interface_name(*index)
         {
-            let link = SchedClassifierLink::attached(&name, part.side(), PRIORITY, HANDLE, None);
+            let link = SchedClassifierLink::attached(&name, part.side(), PRIORITY, part.handle(), None);
             // A filter that is gone already needs no removing; dropping the link removes it.
             drop(link);
         }

@@ -14,7 +14,7 @@ use super::features::{BPFFS, Features};
 use super::settings;
 use super::sync::gather;
 use super::ways::Ways;
-use super::{load, trace};
+use super::{chance, load, trace};
 use crate::process::RunDir;
 use crate::view::Status;
 
@@ -92,7 +92,8 @@ pub(crate) fn doctor(
 /// Takes everything out of the kernel that belongs to a run directory whose daemon does not run.
 fn remove(run_dir: &Path) -> anyhow::Result<String> {
     let _held = RunDir::take(run_dir)?;
-    let removed = load::remove_all(run_dir)?;
+    let mut removed = load::remove_all(run_dir)?;
+    removed.extend(chance::remove(run_dir)?);
     if removed.is_empty() {
         return Ok("nothing was there\n".to_owned());
     }

@@ -54,7 +54,7 @@ pub(super) struct Signal {
 }
 
 impl Signal {
-    fn new() -> Result<Self, KernelError> {
+    pub(super) fn new() -> Result<Self, KernelError> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| KernelError::Thread { source: errno.into() })?;
         Ok(Self { event, stop: AtomicBool::new(false) })
@@ -64,6 +64,12 @@ impl Signal {
     pub(super) fn wake(&self) {
         // It fails only when it has been woken 2⁶⁴ times in vain.
         self.event.write(1).ok();
+    }
+
+    /// Has the thread end.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
     }
 
     /// Takes the wake-ups so far.
@@ -216,8 +222,7 @@ impl Kernel {
     fn stop(&self) {
         let Some(running) = self.lock().take() else { return };
         self.copies.send_replace(None);
-        running.signal.stop.store(true, Ordering::Release);
-        running.signal.wake();
+        running.signal.stop();
         for thread in running.threads {
             if thread.join().is_err() {
                 tracing::error!("a thread of kernel forwarding panicked");

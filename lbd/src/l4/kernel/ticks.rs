@@ -68,7 +68,8 @@ impl Ticks {
     }
 }
 
-fn boot_ns() -> io::Result<u64> {
+/// Now, in nanoseconds of `CLOCK_BOOTTIME`.
+pub(super) fn boot_ns() -> io::Result<u64> {
     let time = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
     Ok(u64::try_from(time.num_nanoseconds()).unwrap_or_default())
 }

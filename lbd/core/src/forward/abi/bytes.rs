@@ -87,11 +87,11 @@ macro_rules! twins {
 
         /// A field's name and size.
         #[cfg(test)]
-        pub(super) type TwinField = (&'static str, usize);
+        pub(crate) type TwinField = (&'static str, usize);
 
         /// Each struct's name in C, its fields, and its size.
         #[cfg(test)]
-        pub(super) const TWINS: &[(&str, &[TwinField], usize)] =
+        pub(crate) const TWINS: &[(&str, &[TwinField], usize)] =
             &[$(($c_name, &[$((stringify!($field), <$kind as Abi>::SIZE)),*], $name::SIZE)),*];
     };
 }
@@ -107,4 +107,4 @@ macro_rules! constants {
     };
 }
 
-pub(super) use {constants, twins};
+pub(crate) use {constants, twins};

@@ -4,10 +4,10 @@
 //! host's byte order, except those of type [`Be16`], which come from packets and keep theirs. Addresses are 16 bytes in
 //! network order, IPv4 as `::ffff:a.b.c.d`. Times are [`Ticks`].
 
-mod bytes;
+pub(crate) mod bytes;
 mod structs;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod ticks;
 mod values;
 
@@ -21,7 +21,7 @@ pub use ticks::*;
 pub use values::*;
 
 /// The header itself.
-const HEADER: &str = include_str!("../../../../bpf/types.h");
+pub(crate) const HEADER: &str = include_str!("../../../../bpf/types.h");
 
 /// What tells two layouts of the maps apart: a hash of the header's text, 16 hexadecimal digits. Maps pinned by a program
 /// of another layout cannot be used by this one.

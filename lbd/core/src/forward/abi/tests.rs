@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use common::time::Duration;
 
-use super::structs::TWINS;
+use super::structs::{TWINS, TwinField};
 use super::*;
 
 /// A struct as a C compiler lays it out.
@@ -18,14 +18,15 @@ struct Layout {
 
 /// What the header declares.
 #[derive(Debug, Default)]
-struct Header {
-    defines: BTreeMap<String, u64>,
+pub(crate) struct Header {
+    pub(crate) defines: BTreeMap<String, u64>,
     structs: BTreeMap<String, Layout>,
-    drop_reasons: Vec<String>,
+    /// The names of each.
+    pub(crate) enums: BTreeMap<String, Vec<String>>,
 }
 
 impl Header {
-    fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         let mut header = Self::default();
         let mut code = String::new();
         // The one union: its words are aligned, its bytes are the same ones.
@@ -46,9 +47,9 @@ impl Header {
                     let layout = header.lay_out(body);
                     header.structs.insert(name.to_owned(), layout);
                 }
-                (Some("enum"), Some("drop_reason")) => {
+                (Some("enum"), Some(name)) => {
                     let names = body.split(',').map(|name| name.trim().to_owned());
-                    header.drop_reasons = names.filter(|name| !name.is_empty()).collect();
+                    header.enums.insert(name.to_owned(), names.filter(|name| !name.is_empty()).collect());
                 }
                 other => panic!("neither struct nor enum: {other:?}"),
             }
@@ -97,6 +98,30 @@ impl Header {
         layout
     }
 
+    /// Fails unless these are laid out as the header has them; answers the structs that are not among them.
+    pub(crate) fn compare(&self, twins: &[(&str, &[TwinField], usize)]) -> Vec<&str> {
+        let mut missing: Vec<&str> = self.structs.keys().map(String::as_str).collect();
+        for (name, fields, size) in twins {
+            let layout = self.structs.get(*name).unwrap_or_else(|| panic!("no struct {name} in the header"));
+            assert_eq!(*size, layout.size, "struct {name}");
+            let mut offset = 0;
+            let mut known = 0;
+            for (field, size) in *fields {
+                match layout.offsets.get(*field) {
+                    Some(expected) => {
+                        assert_eq!(offset, *expected, "{name}.{field}");
+                        known += 1;
+                    }
+                    None => assert_eq!(*field, "spare", "{name}.{field} is not in the header"),
+                }
+                offset += size;
+            }
+            assert_eq!(known, layout.offsets.len(), "a field of {name} is missing here");
+            missing.retain(|missing| missing != name);
+        }
+        missing
+    }
+
     /// A number, a constant, or a sum of them.
     fn number(&self, text: &str) -> usize {
         let one = |text: &str| text.parse().unwrap_or_else(|_| self.defines[text]);
@@ -126,25 +151,7 @@ fn the_header_is_read_as_a_compiler_does() {
 #[test]
 fn structs_are_laid_out_alike() {
     let header = Header::read(HEADER);
-    let mut missing: Vec<&str> = header.structs.keys().map(String::as_str).collect();
-    for (name, fields, size) in TWINS {
-        let layout = header.structs.get(*name).unwrap_or_else(|| panic!("no struct {name} in the header"));
-        assert_eq!(*size, layout.size, "struct {name}");
-        let mut offset = 0;
-        let mut known = 0;
-        for (field, size) in *fields {
-            match layout.offsets.get(*field) {
-                Some(expected) => {
-                    assert_eq!(offset, *expected, "{name}.{field}");
-                    known += 1;
-                }
-                None => assert_eq!(*field, "spare", "{name}.{field} is not in the header"),
-            }
-            offset += size;
-        }
-        assert_eq!(known, layout.offsets.len(), "a field of {name} is missing here");
-        missing.retain(|missing| missing != name);
-    }
+    let missing = header.compare(TWINS);
     for (name, size) in
         [("address", Address::SIZE), ("ring", Ring::SIZE), ("service_ports", ServicePorts::SIZE)]
     {
@@ -170,7 +177,7 @@ fn constants_are_the_same() {
 
 #[test]
 fn drop_reasons_are_the_same() {
-    let mut theirs = Header::read(HEADER).drop_reasons;
+    let mut theirs = Header::read(HEADER).enums.remove("drop_reason").unwrap();
     assert_eq!(theirs.pop().as_deref(), Some("DROP_REASONS"));
     let ours = DropReason::ALL.map(|reason| format!("DROP_{}", reason.name().to_uppercase()));
     assert_eq!(ours[..], theirs);

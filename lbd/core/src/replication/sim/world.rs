@@ -37,7 +37,7 @@ impl Variant {
             name,
             rate: rng.range(900..1101),
             offset: rng.below(1000) * SECOND,
-            minor: u16::from(!rng.chance(300)),
+            minor: if rng.chance(300) { 0 } else { super::super::MINOR },
             table_max: if roomy || rng.chance(500) { 200 } else { 10 },
             store_max: if roomy || rng.chance(500) { 1000 } else { 20 },
             // Of the 70 entries 23 can be deleted, and all tombstones have to find room.

@@ -1,9 +1,11 @@
-//! The ways to targets, by netlink: interfaces, the kernel's choice of a route, and neighbours with their Ethernet addresses.
+//! The ways to targets, by netlink: interfaces, the kernel's choice of a route, and neighbours with their Ethernet addresses. And which
+//! connections the kernel has.
 //!
 //! Requests wait for their answer at most [`ANSWER_TIMEOUT`]. The sockets belong to the network namespace of the thread that
 //! opens them.
 
 mod monitor;
+mod sockets;
 mod wire;
 
 use std::io;
@@ -21,6 +23,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
 pub(super) use monitor::{Change, Monitor};
+pub(super) use sockets::Sockets;
 use wire::{Answer, Answers};
 
 /// How long an answer of the kernel is awaited.

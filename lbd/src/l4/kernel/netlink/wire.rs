@@ -80,21 +80,23 @@ impl Answers {
     /// Takes one datagram; true at the end of the answer. Left-overs of an earlier request are passed over.
     pub(super) fn take(&mut self, datagram: &[u8], sequence: u32) -> io::Result<bool> {
         for message in Messages(datagram) {
-            if message.sequence != sequence {
-                continue;
+            match message.ended(sequence)? {
+                Ended::Other => continue,
+                Ended::Yes => return Ok(true),
+                Ended::No => self.list.extend(Answer::parse(message.message_type, message.payload)),
             }
             self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-            match message.message_type {
-                NLMSG_ERROR | NLMSG_DONE => {
-                    // An acknowledgement is an error of number 0; the end of a dump may carry an error too.
-                    let code = message.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                    return if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(true) };
-                }
-                other => self.list.extend(Answer::parse(other, message.payload)),
-            }
         }
         Ok(false)
     }
+}
+
+/// Whether a message is the end of an answer.
+pub(super) enum Ended {
+    Yes,
+    No,
+    /// It belongs to another answer.
+    Other,
 }
 
 /// One message within a datagram.
@@ -103,6 +105,23 @@ pub(super) struct RawMessage<'a> {
     flags: u16,
     sequence: u32,
     pub(super) payload: &'a [u8],
+}
+
+impl RawMessage<'_> {
+    /// Whether it ends the answer to the request of this number; with the error that it may carry.
+    pub(super) fn ended(&self, sequence: u32) -> io::Result<Ended> {
+        if self.sequence != sequence {
+            return Ok(Ended::Other);
+        }
+        match self.message_type {
+            NLMSG_ERROR | NLMSG_DONE => {
+                // An acknowledgement is an error of number 0; the end of a dump may carry an error too.
+                let code = self.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(Ended::Yes) }
+            }
+            _ => Ok(Ended::No),
+        }
+    }
 }
 
 /// The messages of a datagram; ends early where one does not hold together.

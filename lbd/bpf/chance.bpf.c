@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+/*
+ * A second chance for proxied connections: a packet for a virtual IP that this node proxies, of a connection that it does not
+ * have, goes to the other node, which may have had the virtual IP when the connection began. Its sockets go on, and answer the
+ * client directly.
+ *
+ * What came from the other node goes to the stack, whoever it is of, so that nothing goes round in circles; and each way
+ * takes a hop.
+ */
+#include "chance.h"
+
+/* Whether a frame is addressed to this node. */
+static __always_inline int to_us(const struct __sk_buff *ctx, const struct peer *peer, const struct ethernet *frame)
+{
+	__u16 family = frame->destination[2] & htons(0xff00);
+	return ctx->pkt_type == PACKET_HOST ||
+	       (peer->flags & PEER_VIRTUAL_MAC && frame->destination[0] == 0 && frame->destination[1] == htons(0x5e00) &&
+		(family == htons(0x0100) || family == htons(0x0200)));
+}
+
+static __always_inline int is_from(const struct ethernet *frame, const struct peer *peer)
+{
+	const __u16 *mac = (const void *)peer->mac;
+	return !((frame->source[0] ^ mac[0]) | (frame->source[1] ^ mac[1]) | (frame->source[2] ^ mac[2]));
+}
+
+/* To the other node, as it came but for the addresses of the frame and a hop. */
+static __always_inline int send_on(struct __sk_buff *ctx, const struct peer *peer, const struct of_connection *it)
+{
+	struct ethernet *frame = frame_start(ctx, 0);
+	struct ipv4 *v4 = (void *)(frame + 1);
+	struct ipv6 *v6 = (void *)(frame + 1);
+	if (it->v6 ? (void *)(v6 + 1) > frame_end(ctx, 0) : (void *)(v4 + 1) > frame_end(ctx, 0))
+		return TC_ACT_UNSPEC;
+	if ((it->v6 ? v6->hops : v4->hops) <= 1) {
+		count(CHANCE_HOPS);
+		return TC_ACT_UNSPEC;
+	}
+	if (it->v6)
+		v6->hops--;
+	else
+		decrement_v4(v4);
+	set_macs(frame, peer->mac, peer->own_mac);
+	count(it->error ? CHANCE_SENT_ERROR : CHANCE_SENT);
+	return bpf_redirect(peer->ifindex, 0);
+}
+
+SEC("classifier") int second_chance(struct __sk_buff *ctx)
+{
+	struct of_connection it = {};
+	if (!parse(ctx, &it))
+		return TC_ACT_UNSPEC;
+	struct proxied *proxied = bpf_map_lookup_elem(&proxied_at, &it.key);
+	if (!proxied)
+		return TC_ACT_UNSPEC;
+	struct peer *peer = AT(peers, proxied->peer);
+	if (!peer || !peer->until || peer->ifindex != ctx->ifindex)
+		return TC_ACT_UNSPEC;
+	struct ethernet *frame = frame_start(ctx, 0);
+	if ((void *)(frame + 1) > frame_end(ctx, 0) || !to_us(ctx, peer, frame))
+		return TC_ACT_UNSPEC;
+	if (is_from(frame, peer)) {
+		count(CHANCE_RECEIVED);
+		return TC_ACT_UNSPEC;
+	}
+	if (bpf_ktime_get_boot_ns() >= *(volatile __u64 *)&peer->until || is_known(ctx, &it))
+		return TC_ACT_UNSPEC;
+	return send_on(ctx, peer, &it);
+}
+
+char licence[] SEC("license") = "Dual MIT/GPL";

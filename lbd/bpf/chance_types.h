@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * What the maps of the second chance hold: the interface between its program and `lbd`. `lbd_core::chance::abi` is its twin
+ * in Rust, and a test compares them. Addresses and ports are as in types.h.
+ */
+#ifndef TANDEM_CHANCE_TYPES_H
+#define TANDEM_CHANCE_TYPES_H
+
+#include "types.h"
+
+#define PROXIED_MAX 4096       /* addresses and ports that are proxied */
+#define PEERS_MAX 64           /* index 0 is nobody */
+
+/* proxied_at: where `lbd` accepts connections at virtual IPs, and which entry of `peers` has the other node there */
+struct proxied_key { struct address address; __be16 port; __u16 spare; };
+struct proxied { __u32 peer; };
+
+/* peers[index]: the other node in the network of a VRRP instance. */
+struct peer {
+	__u64 until;             /* it may have connections before this time, in nanoseconds of CLOCK_BOOTTIME */
+	__u32 ifindex;           /* the interface of the virtual IPs */
+	__u8 mac[6], own_mac[6]; /* its address there, and this node's */
+	__u8 flags;              /* PEER_* */
+	__u8 spare[7];
+};
+#define PEER_VIRTUAL_MAC 1     /* 00:00:5e:00:01:xx and 00:00:5e:00:02:xx are this node's too */
+
+/* chances[event], per CPU: packets for what is proxied. Those of this node's own connections are not counted. */
+enum chance {
+	CHANCE_SENT,             /* of no connection here: to the other node */
+	CHANCE_SENT_ERROR,       /* the same, an ICMP error about one */
+	CHANCE_RECEIVED,         /* from the other node: to the stack, known or not */
+	CHANCE_COOKIE,           /* ends the handshake of a SYN cookie of this node */
+	CHANCE_HOPS,             /* would have gone to the other node, but has no hop left: to the stack */
+	CHANCES
+};
+
+#endif

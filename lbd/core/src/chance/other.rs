@@ -1,0 +1,59 @@
+//! What the other node may have, as it says itself.
+
+use std::collections::BTreeMap;
+
+use common::time::{Duration, Instant};
+
+use super::{Standing, Word};
+
+/// What the other node said holds for so long after it was last heard of. A link that is cut for a moment breaks no connection;
+/// a node that is gone gets nothing any more after that, and clients whose connections it had are told.
+pub const LEASE: Duration = Duration::from_secs(10);
+
+/// The other node.
+#[derive(Clone, Debug, Default)]
+pub struct Other {
+    standings: BTreeMap<String, Standing>,
+    until: BTreeMap<String, Instant>,
+    connected: bool,
+}
+
+impl Other {
+    /// It has said this; nothing means that there is no connection to it.
+    pub fn heard(&mut self, now: Instant, word: Option<&Word>) {
+        self.connected = word.is_some();
+        if let Some(word) = word {
+            let standings = word.instances.iter().map(|it| (it.instance.clone(), it.clone()));
+            self.standings = standings.collect();
+        }
+        self.renew(now);
+    }
+
+    /// While it is connected, what it said last goes on to be true. To be called more often than every [`LEASE`].
+    pub fn renew(&mut self, now: Instant) {
+        self.until.retain(|_, until| now < *until);
+        if self.connected {
+            let may = self.standings.values().filter(|standing| standing.may_have);
+            self.until.extend(may.map(|standing| (standing.instance.clone(), now + LEASE)));
+        }
+    }
+
+    /// Until when it may have connections of an instance; none if it has none.
+    #[must_use]
+    pub fn until(&self, instance: &str) -> Option<Instant> {
+        self.until.get(instance).copied()
+    }
+
+    /// Its Ethernet address in the network of an instance.
+    #[must_use]
+    pub fn mac(&self, instance: &str) -> Option<[u8; 6]> {
+        self.standings.get(instance)?.mac
+    }
+
+    /// How many connections of an instance it serves for this node, as it said last; 0 without a connection to it.
+    #[must_use]
+    pub fn draining(&self, instance: &str) -> u32 {
+        let standing = self.standings.get(instance).filter(|_| self.connected);
+        standing.map_or(0, |standing| standing.draining)
+    }
+}

@@ -1,0 +1,83 @@
+//! What this node has and says of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::time::{Duration, Instant};
+
+use super::{INSTANCES_MAX, Standing, Word};
+
+/// After the virtual IPs have left, connections may come up for so long: those whose handshake was under way. A client repeats its
+/// last step after a second, and again after two.
+pub const LINGER: Duration = Duration::from_secs(5);
+
+/// This node's instances.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    instances: BTreeMap<String, Instance>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Instance {
+    mac: Option<[u8; 6]>,
+    owner: bool,
+    /// When the virtual IPs left, as long as it matters.
+    left: Option<Instant>,
+    draining: u32,
+}
+
+impl Own {
+    /// These are the instances with proxied services, and this node's Ethernet addresses in their networks.
+    pub fn configured(&mut self, instances: &BTreeMap<String, Option<[u8; 6]>>) {
+        self.instances.retain(|name, _| instances.contains_key(name));
+        for (name, mac) in instances.iter().take(INSTANCES_MAX) {
+            self.instances.entry(name.clone()).or_default().mac = *mac;
+        }
+    }
+
+    /// This node has the virtual IPs of these instances now.
+    pub fn owns(&mut self, now: Instant, owned: &BTreeSet<String>) {
+        for (name, instance) in &mut self.instances {
+            let owner = owned.contains(name);
+            if owner {
+                (instance.left, instance.draining) = (None, 0);
+            } else if instance.owner {
+                instance.left = Some(now);
+            }
+            instance.owner = owner;
+        }
+    }
+
+    /// The instances whose connections are to be counted: those that have left and may have any.
+    pub fn to_count(&self) -> impl Iterator<Item = &str> {
+        self.instances.iter().filter(|(_, it)| it.left.is_some()).map(|(name, _)| name.as_str())
+    }
+
+    /// So many connections there are of the instances [to be counted](Self::to_count); none of those that are missing.
+    pub fn counted(&mut self, now: Instant, counts: &BTreeMap<String, u32>) {
+        for (name, instance) in &mut self.instances {
+            let Some(left) = instance.left else { continue };
+            instance.draining = counts.get(name).copied().unwrap_or(0);
+            if instance.draining == 0 && now - left >= LINGER {
+                instance.left = None;
+            }
+        }
+    }
+
+    /// When the virtual IPs of an instance left whose connections are still served.
+    #[must_use]
+    pub fn left(&self, instance: &str) -> Option<Instant> {
+        self.instances.get(instance)?.left
+    }
+
+    /// What the other node is to know.
+    #[must_use]
+    pub fn word(&self) -> Word {
+        let standing = |(name, instance): (&String, &Instance)| Standing {
+            instance: name.clone(),
+            mac: instance.mac,
+            may_have: instance.owner || instance.left.is_some(),
+            draining: instance.draining,
+        };
+        Word { instances: self.instances.iter().map(standing).collect() }
+    }
+}

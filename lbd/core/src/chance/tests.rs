@@ -1,0 +1,162 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::time::{Duration, Instant};
+
+use super::abi::{ALL_CONSTANTS, CHANCES, HEADER, TWINS};
+use super::*;
+use crate::forward::abi;
+
+fn at(ms: u64) -> Instant {
+    Instant::ZERO + Duration::from_millis(ms)
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn counts(counts: &[(&str, u32)]) -> BTreeMap<String, u32> {
+    counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}
+
+#[test]
+fn the_twins_are_the_headers() {
+    let theirs = abi::tests::Header::read(abi::HEADER);
+    let both = abi::tests::Header::read(&format!("{}{HEADER}", abi::HEADER));
+    let missing = both.compare(TWINS);
+    assert!(missing.iter().all(|name| !["proxied_key", "proxied", "peer"].contains(name)), "{missing:?}");
+    let mut defines = both.defines;
+    defines.retain(|name, _| !theirs.defines.contains_key(name));
+    let ours: BTreeMap<String, u64> =
+        ALL_CONSTANTS.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    assert_eq!(ours, defines);
+    let expected: Vec<String> = CHANCES.map(|name| format!("CHANCE_{}", name.to_uppercase())).into();
+    assert_eq!(both.enums["chance"], [expected, vec!["CHANCES".to_owned()]].concat());
+}
+
+/// A node with the instance `web`.
+fn node() -> Own {
+    let mut own = Own::default();
+    own.configured(&BTreeMap::from([("web".to_owned(), Some([2; 6]))]));
+    own
+}
+
+#[test]
+fn a_backup_has_nothing_and_an_owner_may_have_anything() {
+    let mut own = node();
+    let standing = |may_have, draining| {
+        let instance = "web".to_owned();
+        Word { instances: vec![Standing { instance, mac: Some([2; 6]), may_have, draining }] }
+    };
+    assert_eq!(own.word(), standing(false, 0));
+    own.owns(at(0), &names(&["web", "of another configuration"]));
+    assert_eq!(own.word(), standing(true, 0));
+    assert_eq!(own.to_count().count(), 0, "the other node need not know how many");
+
+    own.owns(at(1000), &names(&[]));
+    assert_eq!(own.to_count().collect::<Vec<_>>(), ["web"]);
+    own.counted(at(1001), &counts(&[("web", 0)]));
+    assert_eq!(own.word(), standing(true, 0), "a handshake may be under way");
+    own.counted(at(2000), &counts(&[("web", 7)]));
+    assert_eq!(own.word(), standing(true, 7));
+    own.counted(at(60_000), &counts(&[("web", 1)]));
+    assert_eq!((own.word(), own.left("web")), (standing(true, 1), Some(at(1000))));
+    own.counted(at(61_000), &counts(&[]));
+    assert_eq!((own.word(), own.left("web")), (standing(false, 0), None));
+    assert_eq!(own.to_count().count(), 0);
+}
+
+#[test]
+fn who_gets_the_virtual_ips_back_drains_nothing() {
+    let mut own = node();
+    own.owns(at(0), &names(&["web"]));
+    own.owns(at(1000), &names(&[]));
+    own.counted(at(2000), &counts(&[("web", 7)]));
+    own.owns(at(3000), &names(&["web"]));
+    assert_eq!((own.word().instances[0].draining, own.left("web")), (0, None));
+    own.owns(at(9000), &names(&[]));
+    assert_eq!(own.left("web"), Some(at(9000)), "the last time counts");
+    own.configured(&BTreeMap::new());
+    assert_eq!(own.word(), Word::default());
+}
+
+#[test]
+fn what_the_other_node_said_holds_while_it_is_there() {
+    let mut other = Other::default();
+    assert_eq!(other.until("web"), None);
+    let word = |may_have, draining| {
+        let instance = "web".to_owned();
+        Word { instances: vec![Standing { instance, mac: Some([3; 6]), may_have, draining }] }
+    };
+    other.heard(at(0), Some(&word(true, 7)));
+    assert_eq!((other.until("web"), other.until("mail")), (Some(at(0) + LEASE), None));
+    assert_eq!((other.mac("web"), other.draining("web")), (Some([3; 6]), 7));
+    other.renew(at(4000));
+    assert_eq!(other.until("web"), Some(at(4000) + LEASE));
+
+    other.heard(at(5000), None);
+    assert_eq!((other.until("web"), other.draining("web")), (Some(at(4000) + LEASE), 0));
+    other.renew(at(13_999));
+    assert!(other.until("web").is_some() && other.mac("web").is_some());
+    other.renew(at(14_000));
+    assert_eq!(other.until("web"), None, "it is gone");
+
+    other.heard(at(20_000), Some(&word(true, 1)));
+    other.heard(at(21_000), Some(&word(false, 0)));
+    assert_eq!(other.until("web"), Some(at(20_000) + LEASE), "what is closing still needs its last packets");
+    other.renew(at(30_000));
+    assert_eq!(other.until("web"), None);
+}
+
+#[test]
+fn a_word_has_bounds() {
+    let many = |count: usize, length: usize| Word {
+        instances: (0..count)
+            .map(|_| Standing { instance: "x".repeat(length), ..Standing::default() })
+            .collect(),
+    };
+    assert!(many(INSTANCES_MAX, 256).is_within_bounds());
+    assert!(!many(INSTANCES_MAX + 1, 1).is_within_bounds() && !many(1, 257).is_within_bounds());
+}
+
+mod places {
+    use std::path::Path;
+
+    use common::config::Config;
+
+    use super::super::abi::Proxied;
+    use super::super::plan::{places, proxied};
+
+    const PAIR: &str = "[[node]]\nname = \"a\"\n[[node]]\nname = \"b\"\n\
+        [[vrrp]]\nname = \"mail\"\ninterface = \"eth1\"\nvrid = 2\npriority = { a = 100, b = 200 }\nvips = [\"192.0.2.20/24\"]\n\
+        [[vrrp]]\nname = \"web\"\ninterface = { a = \"eth0\", b = \"ens3\" }\nvrid = 1\npriority = { a = 200, b = 100 }\n\
+        vips = [\"192.0.2.10/24\", \"2001:db8::10/64\"]\n";
+
+    fn service(name: &str, mode: &str, listen: &str) -> String {
+        format!("[[service]]\nname = \"{name}\"\nmode = \"{mode}\"\nlisten = [{listen}]\nforward = \"g\"\n")
+    }
+
+    fn config(services: &[String]) -> Config {
+        let group = "[[target_group]]\nname = \"g\"\ntargets = [{ address = \"192.0.2.99:80\" }]\n";
+        let text = format!("{PAIR}{}{group}", services.concat());
+        common::config::parse(&text, Path::new("pair.toml")).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    #[test]
+    fn virtual_ips_of_connections_have_a_place() {
+        let services = [
+            service("shop", "tcp", "\"@web:443\", \"192.0.2.10:80\""),
+            service("names", "udp", "\"@web:53\""),
+            service("mail", "nat", "\"@mail:25\""),
+        ];
+        let config = config(&services);
+        let places = places(&config, "b");
+        assert_eq!(places.keys().collect::<Vec<_>>(), ["web"], "mail is the kernel's");
+        let web = &places["web"];
+        assert_eq!((web.index, web.interface.as_str()), (2, "ens3"));
+        let expected = ["192.0.2.10:80", "192.0.2.10:443", "[2001:db8::10]:443"];
+        assert_eq!(web.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+        let (proxied, beyond) = proxied(&places);
+        assert_eq!((proxied.len(), beyond), (3, 0));
+        assert!(proxied.values().all(|it| *it == Proxied { peer: 2 }));
+    }
+}

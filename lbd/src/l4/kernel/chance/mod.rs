@@ -1,0 +1,159 @@
+//! The second chance of proxied connections: `lbd/bpf/chance.bpf.c` at the interfaces of virtual IPs that are proxied.
+//!
+//! A thread of its own, `lbd-chance`, knows what this node owns (from `vrrpd`), which connections the kernel still has at virtual IPs that
+//! left, and what the other node's `lbd` says of its own; `lbd_core::chance` makes of it what the program is told. Where the program
+//! cannot run, everything else goes on, and the status says why connections do not survive a move.
+//!
+//! What is attached is pinned beside the forwarding program's, in a folder of its own. A killed `lbd` leaves it there; it does
+//! nothing once [`LEASE`](lbd_core::chance::LEASE) is over.
+
+mod maps;
+mod task;
+mod view;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwapOption;
+use lbd_core::chance::{Word, plan};
+use tokio::sync::watch;
+
+use super::KernelError;
+use super::attach;
+use super::features::Features;
+use super::load::node_folder;
+use super::thread::Signal;
+use crate::shared::Shared;
+use maps::Counted;
+use task::Task;
+pub(crate) use view::ChanceView;
+
+/// The second chance, whether it runs or not.
+#[derive(Debug, Default)]
+pub(crate) struct Chance {
+    running: Mutex<Option<Running>>,
+    outlets: Outlets,
+    heard: Arc<ArcSwapOption<Word>>,
+}
+
+/// Whom it tells what it has come to.
+#[derive(Clone, Debug, Default)]
+struct Outlets {
+    /// Whoever asks.
+    view: Arc<ArcSwapOption<ChanceView>>,
+    /// The other node.
+    word: watch::Sender<Word>,
+}
+
+#[derive(Debug)]
+struct Running {
+    signal: Arc<Signal>,
+    counted: Counted,
+    thread: JoinHandle<()>,
+}
+
+impl Chance {
+    /// Has it run if the configuration in force has anything for it. What goes wrong is shown, and keeps nothing else from running.
+    pub(crate) fn apply(&self, shared: &Arc<Shared>) {
+        let config = Arc::clone(&shared.snapshot.load().config);
+        let wanted = !plan::places(&config, &shared.life.node).is_empty();
+        let runs = self.lock().is_some();
+        if wanted && !runs {
+            if let Err(error) = self.start(shared) {
+                tracing::warn!("proxied connections do not survive a move of their virtual IPs: {error}");
+                self.outlets.view.store(Some(Arc::new(ChanceView::off(error.to_string()))));
+            }
+        } else if runs && !wanted {
+            self.stop(&shared.run_dir);
+        }
+        self.wake();
+    }
+
+    /// Ends it, and takes the program off.
+    pub(crate) fn stop(&self, run_dir: &Path) {
+        if let Some(running) = self.lock().take() {
+            running.signal.stop();
+            if running.thread.join().is_err() {
+                tracing::error!("the thread of the second chance had failed; please report it");
+            }
+        }
+        self.outlets.view.store(None);
+        self.outlets.word.send_replace(Word::default());
+        if let Err(error) = remove(run_dir) {
+            tracing::warn!(%error, "cannot take the program of the second chance off");
+        }
+    }
+
+    /// Has it look at everything anew. Cheap, and may be called from anywhere.
+    pub(crate) fn wake(&self) {
+        if let Some(running) = &*self.lock() {
+            running.signal.wake();
+        }
+    }
+
+    /// What this node says to the other one, now and from now on.
+    pub(crate) fn word(&self) -> watch::Receiver<Word> {
+        self.outlets.word.subscribe()
+    }
+
+    /// What the other node says; nothing without a connection to it.
+    pub(crate) fn heard(&self, word: Option<&Word>) {
+        if self.heard.load().as_deref() != word {
+            self.heard.store(word.cloned().map(Arc::new));
+            self.wake();
+        }
+    }
+
+    /// What it does; none while there is nothing for it.
+    pub(crate) fn show(&self) -> Option<ChanceView> {
+        let view = ChanceView::clone(&*self.outlets.view.load_full()?);
+        let packets = self.lock().as_ref().map(|running| running.counted.by_name()).unwrap_or_default();
+        Some(ChanceView { packets, ..view })
+    }
+
+    fn start(&self, shared: &Arc<Shared>) -> Result<(), KernelError> {
+        let features = Features::of_host();
+        features.lack()?;
+        let signal = Arc::new(Signal::new()?);
+        let (task, counted) = Task::new(
+            Arc::clone(shared),
+            Arc::clone(&signal),
+            self.outlets.clone(),
+            Arc::clone(&self.heard),
+            features,
+        )?;
+        let built = std::thread::Builder::new().name("lbd-chance".to_owned()).spawn(move || task.run());
+        let thread = built.map_err(|source| KernelError::Thread { source })?;
+        *self.lock() = Some(Running { signal, counted, thread });
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
+        // It is only ever replaced as a whole.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where what is attached is pinned.
+fn folder(run_dir: &Path) -> PathBuf {
+    let node = node_folder(run_dir);
+    let name = node.file_name().unwrap_or_default().to_string_lossy();
+    node.with_file_name(format!("{name}_chance"))
+}
+
+/// Takes the program off all interfaces. Answers what was removed.
+pub(super) fn remove(run_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let folder = folder(run_dir);
+    let mut removed = Vec::new();
+    for pin in attach::pins(&folder) {
+        pin.detach()?;
+        removed.push(pin.path);
+    }
+    if folder.is_dir() {
+        fs::remove_dir(&folder).map_err(|source| KernelError::Folder { path: folder.clone(), source })?;
+        removed.push(folder);
+    }
+    Ok(removed)
+}

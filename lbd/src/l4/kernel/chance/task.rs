@@ -1,0 +1,254 @@
+//! The thread.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use aya::Ebpf;
+use common::ipc::Role;
+use common::time::Instant;
+use lbd_core::chance::abi::{PEER_VIRTUAL_MAC, Peer};
+use lbd_core::chance::plan::{self, Place as Network};
+use lbd_core::chance::{Other, Own, Word};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::super::attach::{Attachments, Part, Place, Wanted};
+use super::super::features::{Features, mount_bpffs};
+use super::super::netlink::Sockets;
+use super::super::thread::Signal;
+use super::super::ticks::boot_ns;
+use super::super::view::{InterfaceView, TroubleView};
+use super::super::ways::Ways;
+use super::super::{KernelError, attach};
+use super::maps::{self, Counted, Maps};
+use super::view::{ChanceView, InstanceChanceView};
+use super::{Outlets, folder};
+use crate::shared::Shared;
+
+/// Everything is looked at again after this time, whatever has been told: connections are counted, what the other node said is renewed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Changes are taken together that come within this time.
+const PACE: Duration = Duration::from_millis(2);
+
+/// The thread's state.
+pub(super) struct Task {
+    shared: Arc<Shared>,
+    signal: Arc<Signal>,
+    outlets: Outlets,
+    heard: Arc<ArcSwapOption<Word>>,
+    last_heard: Option<Arc<Word>>,
+    ebpf: Ebpf,
+    maps: Maps,
+    ways: Ways,
+    sockets: Sockets,
+    attachments: Attachments,
+    own: Own,
+    other: Other,
+    /// Failures are logged when they begin, not each time.
+    failing: bool,
+}
+
+impl Task {
+    /// Ready to run.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        signal: Arc<Signal>,
+        outlets: Outlets,
+        heard: Arc<ArcSwapOption<Word>>,
+        features: Features,
+    ) -> Result<(Self, Counted), KernelError> {
+        mount_bpffs()?;
+        let folder = folder(&shared.run_dir);
+        std::fs::create_dir_all(&folder)
+            .map_err(|source| KernelError::Folder { path: folder.clone(), source })?;
+        let (ebpf, maps, counted) = maps::load()?;
+        let task = Self {
+            ebpf,
+            maps,
+            ways: Ways::open()?,
+            sockets: Sockets::open()?,
+            attachments: Attachments::new(&folder, features.tcx()),
+            own: Own::default(),
+            other: Other::default(),
+            failing: false,
+            last_heard: None,
+            shared,
+            signal,
+            outlets,
+            heard,
+        };
+        Ok((task, counted))
+    }
+
+    /// Runs until the signal says stop.
+    pub(super) fn run(mut self) {
+        while !self.signal.stopped() {
+            let mut troubles = Vec::new();
+            match self.pass(&mut troubles) {
+                Ok(()) => self.failing = false,
+                Err(error) => {
+                    if !std::mem::replace(&mut self.failing, true) {
+                        tracing::error!(%error, "the second chance is not up to date; trying again");
+                    }
+                    troubles.push(TroubleView { what: "second chance".to_owned(), why: error.to_string() });
+                }
+            }
+            self.publish(troubles);
+            self.wait();
+        }
+    }
+
+    fn pass(&mut self, troubles: &mut Vec<TroubleView>) -> Result<(), KernelError> {
+        self.ways.follow()?;
+        let config = Arc::clone(&self.shared.snapshot.load().config);
+        let networks = plan::places(&config, &self.shared.life.node);
+        let (proxied, beyond) = plan::proxied(&networks);
+        if beyond > 0 {
+            let why =
+                format!("{beyond} addresses and ports are too many, their connections do not survive a move");
+            troubles.push(TroubleView { what: "second chance".to_owned(), why });
+        }
+        self.maps.write_proxied(proxied)?;
+        self.attach(&networks, config.kernel.attach, troubles);
+        let now = self.shared.clock.now().at;
+        self.look_at_own(now, &networks)?;
+        self.hear(now);
+        let peers = self.peers(now, &networks)?;
+        self.maps.write_peers(&peers)
+    }
+
+    /// What this node has, and tells.
+    fn look_at_own(&mut self, now: Instant, networks: &BTreeMap<String, Network>) -> Result<(), KernelError> {
+        let mac = |network: &Network| self.ways.link(&network.interface).and_then(|link| link.mac);
+        let macs = networks.iter().map(|(name, network)| (name.clone(), mac(network))).collect();
+        self.own.configured(&macs);
+        let roles = &self.shared.vrrpd.borrow().roles.clone();
+        let active = roles.iter().filter(|(_, role)| **role == Role::Active);
+        self.own.owns(now, &active.map(|(name, _)| name.clone()).collect());
+        let of: BTreeMap<SocketAddr, &str> = {
+            let left: BTreeSet<&str> = self.own.to_count().collect();
+            let left = networks.iter().filter(|(name, _)| left.contains(name.as_str()));
+            left.flat_map(|(name, it)| it.addresses.iter().map(|at| (*at, name.as_str()))).collect()
+        };
+        if !of.is_empty() {
+            let counts = self.sockets.count(|local| of.get(&local).map(|name| (*name).to_owned()))?;
+            self.own.counted(now, &counts);
+        }
+        let word = self.own.word();
+        self.outlets.word.send_if_modified(|said| {
+            let changed = *said != word;
+            *said = word;
+            changed
+        });
+        Ok(())
+    }
+
+    /// What the other node has said meanwhile.
+    fn hear(&mut self, now: Instant) {
+        let heard = self.heard.load_full();
+        let same = match (&heard, &self.last_heard) {
+            (Some(new), Some(old)) => Arc::ptr_eq(new, old),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            self.other.renew(now);
+        } else {
+            self.other.heard(now, heard.as_deref());
+            self.last_heard = heard;
+        }
+    }
+
+    /// What the program is to know of the other node.
+    fn peers(
+        &self,
+        now: Instant,
+        networks: &BTreeMap<String, Network>,
+    ) -> Result<BTreeMap<u32, Peer>, KernelError> {
+        let boot = boot_ns().map_err(|source| KernelError::Clock { source })?;
+        let mut peers = BTreeMap::new();
+        for (name, network) in networks {
+            let Some(link) = self.ways.link(&network.interface) else { continue };
+            let (Some(mac), Some(own_mac)) = (self.other.mac(name), link.mac) else { continue };
+            // Where a lease is renewed with each pass, most packets find the one before: it is only ever longer.
+            let left = self.other.until(name).map(|until| u64::try_from((until - now).as_nanos()));
+            let until = left.map_or(0, |left| boot.saturating_add(left.unwrap_or(u64::MAX)));
+            let flags = if network.virtual_mac { PEER_VIRTUAL_MAC } else { 0 };
+            let peer = Peer { until, ifindex: link.index, mac, own_mac, flags, ..Peer::default() };
+            peers.insert(network.index, peer);
+        }
+        Ok(peers)
+    }
+
+    fn attach(
+        &mut self,
+        networks: &BTreeMap<String, Network>,
+        way: common::config::Attach,
+        troubles: &mut Vec<TroubleView>,
+    ) {
+        let mut wanted: BTreeMap<Place, Wanted> = BTreeMap::new();
+        for (instance, network) in networks {
+            let Some(link) = self.ways.link(&network.interface) else {
+                let what = format!("interface {}", network.interface);
+                let why = format!("there is no such interface, for the virtual IPs of {instance}");
+                troubles.push(TroubleView { what, why });
+                continue;
+            };
+            let fresh = || Wanted { name: link.name.clone(), way, purpose: String::new() };
+            let place = wanted.entry((Part::Chance, link.index)).or_insert_with(fresh);
+            let comma = if place.purpose.is_empty() { "the second chance of " } else { ", " };
+            place.purpose = format!("{}{comma}{instance}", place.purpose);
+        }
+        for error in self.attachments.sync(&mut self.ebpf, &wanted, None) {
+            troubles.push(TroubleView { what: "attaching".to_owned(), why: error.to_string() });
+        }
+    }
+
+    fn publish(&self, troubles: Vec<TroubleView>) {
+        let interface = |attached: &attach::Attached| InterfaceView {
+            name: attached.name.clone(),
+            attached: attached.how.name().to_owned(),
+            why: attached.why.clone(),
+            purpose: attached.purpose.clone(),
+        };
+        let instance = |standing: &lbd_core::chance::Standing| {
+            let name = &standing.instance;
+            let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+            let view = InstanceChanceView {
+                draining: standing.draining,
+                draining_by_peer: self.other.draining(name),
+                sends: self.other.until(name).is_some(),
+                peer_mac: self.other.mac(name).map(mac),
+            };
+            (name.clone(), view)
+        };
+        let before = self.outlets.view.load_full();
+        for trouble in &troubles {
+            if before.as_ref().is_none_or(|before| !before.troubles.contains(trouble)) {
+                tracing::warn!(what = trouble.what, why = trouble.why, "second chance");
+            }
+        }
+        self.outlets.view.store(Some(Arc::new(ChanceView {
+            off_because: None,
+            interfaces: self.attachments.present().values().map(interface).collect(),
+            troubles,
+            instances: self.own.word().instances.iter().map(instance).collect(),
+            packets: BTreeMap::new(),
+        })));
+    }
+
+    fn wait(&mut self) {
+        let mut fds = [
+            PollFd::new(self.signal.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.ways.as_fd(), PollFlags::POLLIN),
+        ];
+        // An interrupted wait ends early, which does no harm.
+        poll(&mut fds, PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::MAX)).ok();
+        std::thread::sleep(PACE);
+        self.signal.taken();
+    }
+}

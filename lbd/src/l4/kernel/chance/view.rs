@@ -1,0 +1,43 @@
+//! What the API, `lbd status` and the metrics show of the second chance. Fields are only ever added.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::view::{InterfaceView, TroubleView};
+
+/// `GET /v1/second-chance`; null where no virtual IP is proxied, or there is no other node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ChanceView {
+    /// Why proxied connections do not survive a move; null if they do.
+    pub(crate) off_because: Option<String>,
+    /// The interfaces that the program is on.
+    pub(crate) interfaces: Vec<InterfaceView>,
+    /// What does not work.
+    pub(crate) troubles: Vec<TroubleView>,
+    /// VRRP instances with proxied services, by name.
+    pub(crate) instances: BTreeMap<String, InstanceChanceView>,
+    /// Packets for what is proxied: `sent` to the other node, `sent_error` (ICMP), `received` from it, `cookie` (ends a handshake with a
+    /// SYN cookie here), `hops` (not sent on, for none was left).
+    pub(crate) packets: BTreeMap<String, u64>,
+}
+
+/// A VRRP instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InstanceChanceView {
+    /// Connections that this node serves although the virtual IPs are not here any more.
+    pub(crate) draining: u32,
+    /// Connections that the other node serves although the virtual IPs are not there any more, as it says.
+    pub(crate) draining_by_peer: u32,
+    /// Whether packets of connections that are not here are sent on to the other node.
+    pub(crate) sends: bool,
+    /// The other node's Ethernet address in the instance's network, as it says.
+    pub(crate) peer_mac: Option<String>,
+}
+
+impl ChanceView {
+    /// It does not run.
+    pub(super) fn off(why: String) -> Self {
+        Self { off_because: Some(why), ..Self::default() }
+    }
+}
