@@ -76,7 +76,7 @@ fn both_forward_and_each_goes_on_for_the_other() -> Result<()> {
     let all: Vec<IpAddr> = [0, 1].into_iter().flat_map(vips_of).collect();
     served(&lab, &all)?;
     let [a, b] = lab.nodes();
-    let load = Load::begin_at(&lab, &all, WITH_ONE_LOST, WITH_ANSWERS_LOST)?;
+    let load = Load::begin_at(&lab, &all, WITH_ONE_LOST)?;
     let each_has_its_own = || {
         takes_new_ones_of(a, 0)?;
         takes_new_ones_of(b, 1)?;

@@ -70,7 +70,7 @@ fn only_the_owner_forwards() -> Result<()> {
 #[test]
 fn a_planned_switchover_and_the_return_break_no_connection() -> Result<()> {
     let lab = forwarding("kernel pair switchover", every("100ms"))?;
-    let load = Load::begin(&lab, WITH_ONE_LOST)?;
+    let load = Load::begin(&lab, WITHOUT_LOSS)?;
     for (from, to) in [(lab.a(), lab.b()), (lab.b(), lab.a())] {
         let (good, _, complaint) = vrrpd(from, &["switchover", "web"]);
         assert!(good, "{complaint}");

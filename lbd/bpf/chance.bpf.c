@@ -18,12 +18,6 @@ static __always_inline int to_us(const struct __sk_buff *ctx, const struct peer 
 		(family == htons(0x0100) || family == htons(0x0200)));
 }
 
-static __always_inline int is_from(const struct ethernet *frame, const struct peer *peer)
-{
-	const __u16 *mac = (const void *)peer->mac;
-	return !((frame->source[0] ^ mac[0]) | (frame->source[1] ^ mac[1]) | (frame->source[2] ^ mac[2]));
-}
-
 /* To the other node, as it came but for the addresses of the frame and a hop. */
 static __always_inline int send_on(struct __sk_buff *ctx, const struct peer *peer, const struct of_connection *it)
 {
@@ -59,7 +53,7 @@ SEC("classifier") int second_chance(struct __sk_buff *ctx)
 	struct ethernet *frame = frame_start(ctx, 0);
 	if ((void *)(frame + 1) > frame_end(ctx, 0) || !to_us(ctx, peer, frame))
 		return TC_ACT_UNSPEC;
-	if (is_from(frame, peer)) {
+	if (is_from(frame, peer->mac)) {
 		count(CHANCE_RECEIVED);
 		return TC_ACT_UNSPEC;
 	}

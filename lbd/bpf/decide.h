@@ -97,15 +97,22 @@ static __always_inline __u32 follow(struct packet *packet, struct flow *flow, in
 	return VERDICT_FORWARD;
 }
 
-/* Whether a packet from a target can be for a flow that the other node has begun and not told of yet. The target will send it again. */
-static __always_inline int is_of_other_node(const struct packet *packet, const struct config *settings)
+/* Where a packet from a target can be for a flow that the other node has begun and not told of yet: to that node, or nowhere, since the
+ * stack would reset the connection. The target sends again what is dropped. */
+static __always_inline __u32 to_other_node(struct packet *packet, const struct config *settings)
 {
 	__u32 port = ntohs(packet->key.destination_port);
 	if (!(settings->flags & CONFIG_REPLICATED) || packet->flags & PACKET_ICMP || port < NAT_PORT_FIRST)
-		return 0;
+		return VERDICT_MISS;
 	__u32 half = port - NAT_PORT_FIRST >= HALF_PORTS;
-	struct address vip __attribute__((aligned(8))) = packet->key.destination;
-	return half != (settings->node & 1) && bpf_map_lookup_elem(&vips, &vip);
+	struct address address __attribute__((aligned(8))) = packet->key.destination;
+	struct vip *vip = half == (settings->node & 1) ? NULL : bpf_map_lookup_elem(&vips, &address);
+	struct vip_address *back = vip ? AT(vip_addresses, vip->index) : NULL;
+	if (!back)
+		return VERDICT_MISS;
+	packet->vip = vip->index;
+	packet->reason = DROP_UNKNOWN_FLOW;
+	return back->other_ifindex ? VERDICT_OTHER : VERDICT_DROP;
 }
 
 /* An answer of a target to a VIP as source: who has the port that it is for? */
@@ -225,11 +232,7 @@ __noinline int answer(struct packet *packet, __u32 service_port)
 		if (endpoint)
 			verdict = answer_from(packet, settings, endpoint, &has_slots);
 	}
-	if (verdict == VERDICT_MISS && has_slots && !service_port && is_of_other_node(packet, settings)) {
-		packet->reason = DROP_UNKNOWN_FLOW;
-		return VERDICT_DROP;
-	}
-	return verdict;
+	return verdict == VERDICT_MISS && has_slots && !service_port ? to_other_node(packet, settings) : verdict;
 }
 
 /* A flow that is half-open: it becomes a real one with a second packet that does not open it. */

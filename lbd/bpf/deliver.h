@@ -62,6 +62,20 @@ static __always_inline int leave(void *ctx, const int xdp, const struct packet *
 	return transmit(ctx, xdp, ifindex);
 }
 
+/* To the other node, as it came. What comes from there stops here: that node does not know its flow either. */
+static __always_inline int send_to_other(void *ctx, const int xdp, struct packet *packet)
+{
+	struct vip_address *vip = AT(vip_addresses, packet->vip);
+	__u64 *count = AT(sent_to_other, 0);
+	struct ethernet *frame = frame_start(ctx, xdp);
+	if (!vip || !count || (void *)(frame + 1) > frame_end(ctx, xdp) || is_from(frame, vip->other_mac))
+		return dropped(packet, xdp, packet->reason);
+	*count += 1;
+	sample(packet, VERDICT_OTHER);
+	set_macs(frame, vip->other_mac, vip->own_mac);
+	return leave(ctx, xdp, packet, vip->other_ifindex);
+}
+
 static __always_inline int nat_to_target(void *ctx, const int xdp, struct packet *packet, const struct target *target)
 {
 	if (unlikely(packet->flags & PACKET_ICMP))

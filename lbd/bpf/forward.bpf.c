@@ -33,6 +33,8 @@ static __always_inline int forward_other(void *ctx, const int xdp, struct packet
 		return return_packet(ctx, xdp, packet);
 	case VERDICT_ANSWER:
 		return answered(ctx, xdp, packet, packet->reason, OF_KIND(reset, packet));
+	case VERDICT_OTHER:
+		return send_to_other(ctx, xdp, packet);
 	case VERDICT_DROP:
 		return dropped(packet, xdp, packet->reason);
 	default:

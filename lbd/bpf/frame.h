@@ -7,6 +7,12 @@
 
 #include "headers.h"
 
+static __always_inline int is_from(const struct ethernet *frame, const __u8 source[6])
+{
+	const __u16 *mac = (const void *)source;
+	return !((frame->source[0] ^ mac[0]) | (frame->source[1] ^ mac[1]) | (frame->source[2] ^ mac[2]));
+}
+
 static __always_inline void set_macs(struct ethernet *frame, const __u8 destination[6], const __u8 source[6])
 {
 	const __u16 *to = (const void *)destination, *from = (const void *)source;

@@ -29,6 +29,7 @@ MAP(routes, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct route, ROUTES);
 MAP(service_stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct service_stats, SERVICES_MAX);
 MAP(target_stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct target_stats, TARGETS_MAX);
 MAP(check_stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct check_stats, 1);
+MAP(sent_to_other, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, 1); /* packets, by VERDICT_OTHER */
 MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, DROP_REASONS);
 
 struct {

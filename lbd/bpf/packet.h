@@ -13,6 +13,7 @@ enum verdict {
 	VERDICT_RETURN,          /* from a target to `client` */
 	VERDICT_DROP,            /* for `reason` */
 	VERDICT_ANSWER,          /* dropped for `reason`, and the client is told */
+	VERDICT_OTHER,           /* from a target for a flow of the other node: to that one, or dropped for `reason` */
 	VERDICT_MISS,            /* within decide.h: nobody's so far */
 	VERDICT_NEW,             /* the same: of no flow in the table */
 	VERDICT_AGAIN,           /* the same: of a flow that is over, or whose target is */

@@ -64,8 +64,13 @@ struct vip {
 	struct range ranges[RANGES_MAX]; /* host order, both ends included; the first that fits; any port is 0..65535 */
 };
 
-/* vip_addresses[vip]: the way back from a VIP's index */
-struct vip_address { struct address address; __u8 instance; __u8 spare[7]; };
+/* vip_addresses[vip]: the way back from a VIP's index, and the other node in its network: not known with an interface of 0 */
+struct vip_address {
+	struct address address;
+	__u8 instance, spare[3];
+	__u32 other_ifindex;
+	__u8 other_mac[6], own_mac[6];
+};
 
 /* listeners: exact address and port -> listening; looked at before the ranges */
 struct listener { struct address address; __be16 port; __u8 protocol; __u8 spare; };
@@ -267,7 +272,7 @@ struct event {
 	__u32 ifindex, length;
 	__u16 service, target;
 	__u8 reason;             /* drop_reason */
-	__u8 verdict;            /* 0 passed, 1 forwarded to a target, 2 returned to a client, 3 dropped, 4 answered */
+	__u8 verdict;            /* 0 passed, 1 forwarded to a target, 2 returned to a client, 3 dropped, 4 answered, 5 sent to the other node */
 	__u8 tcp_flags;
 	__u8 spare;
 };

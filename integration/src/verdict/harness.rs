@@ -29,7 +29,7 @@ const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// The MAC address of the next hop towards clients, from which their packets come too.
 pub const CLIENTS: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
 
-const TABLES: [&str; 21] = [
+const TABLES: [&str; 22] = [
     "config",
     "instances",
     "vips",
@@ -51,6 +51,7 @@ const TABLES: [&str; 21] = [
     "links",
     "drops",
     "check_stats",
+    "sent_to_other",
 ];
 const STATE: [&str; 4] = ["processors", "routes", "service_stats", "target_stats"];
 const CLEARED: [&str; 9] =
@@ -61,7 +62,7 @@ const QUIET_JIFFIES: u64 = 50;
 /// A tick, in nanoseconds.
 pub(super) const TICK_NS: u64 = 62_500_000;
 /// Arrays, and how many of their elements the tests use at most.
-const ZEROED: [(&str, u32); 10] = [
+const ZEROED: [(&str, u32); 11] = [
     ("half_open", 4096),
     ("routes", 1024),
     ("services", 64),
@@ -71,6 +72,7 @@ const ZEROED: [(&str, u32); 10] = [
     ("target_stats", 64),
     ("drops", REASONS),
     ("check_stats", 1),
+    ("sent_to_other", 1),
     ("processors", 1),
 ];
 

@@ -188,6 +188,8 @@ pub struct World {
     pub checks: bool,
     /// Flows are told to another node.
     pub replicated: bool,
+    /// The interface by which the other node is reached, and its Ethernet address.
+    pub other: Option<(u32, [u8; 6])>,
 }
 
 impl World {
@@ -206,6 +208,7 @@ impl World {
             roles: vec![Role::Active, Role::Active],
             checks: false,
             replicated: false,
+            other: None,
         }
     }
 

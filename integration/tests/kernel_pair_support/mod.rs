@@ -31,10 +31,6 @@ pub(crate) const WITHOUT_LOSS: Duration = Duration::from_millis(950);
 /// And one whose first packet came to a node that was no longer, or not yet, to forward.
 pub(crate) const WITH_ONE_LOST: Duration = Duration::from_millis(2500);
 
-/// And one through `nat` while roles move more often than a client repeats itself: where a target's answer comes to a node that has not
-/// begun the connection, the client has to begin once more, after 1, 3 and 7 s.
-pub(crate) const WITH_ANSWERS_LOST: Duration = Duration::from_secs(8);
-
 /// So long a connection may have begun before its node's death without the other node knowing of it, on a machine that is busy.
 const UNTOLD: Duration = Duration::from_millis(50);
 
@@ -195,21 +191,11 @@ impl Load {
     /// Begins: a new connection each millisecond, alternating between the services, and long-lived ones. A new one may take so
     /// long.
     pub(crate) fn begin(lab: &Lab, patience: Duration) -> Result<Self> {
-        Self::begin_at(lab, &vips(), patience, patience)
-    }
-
-    /// The same, with another patience for new connections through `nat`.
-    pub(crate) fn begin_with(lab: &Lab, patience: Duration, nat_patience: Duration) -> Result<Self> {
-        Self::begin_at(lab, &vips(), patience, nat_patience)
+        Self::begin_at(lab, &vips(), patience)
     }
 
     /// The same at these VIPs.
-    pub(crate) fn begin_at(
-        lab: &Lab,
-        vips: &[IpAddr],
-        patience: Duration,
-        nat_patience: Duration,
-    ) -> Result<Self> {
+    pub(crate) fn begin_at(lab: &Lab, vips: &[IpAddr], patience: Duration) -> Result<Self> {
         let new = |port, patience| {
             let probe = |vip: &IpAddr| {
                 let mut settings = ConnectSettings::http(SocketAddr::new(*vip, port));
@@ -230,7 +216,7 @@ impl Load {
             dsr_known: known(DSR_ECHO)?,
             nat_known: known(NAT_ECHO)?,
             dsr_new: new(DSR_HTTP, patience)?,
-            nat_new: new(NAT_HTTP, nat_patience)?,
+            nat_new: new(NAT_HTTP, patience)?,
         };
         load.steady()?;
         Ok(load)

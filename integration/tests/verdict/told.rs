@@ -1,11 +1,11 @@
 //! What the program tells of its flows for the other node, and what it makes of the other node's.
 
 use integration::verdict::compare::Pair;
-use integration::verdict::harness::Entry;
+use integration::verdict::harness::{Entry, Verdict};
 use integration::verdict::oracle::reason::Reason;
 use integration::verdict::oracle::{Expected, Outcome, Tuple};
 use integration::verdict::packet::{ACK, FIN, RST, SYN, TCP, UDP};
-use integration::verdict::sample::{Path, answer, nats, paths};
+use integration::verdict::sample::{OWN, Path, answer, nats, paths};
 use integration::verdict::world::*;
 
 use crate::each;
@@ -101,6 +101,23 @@ fn an_answer_for_a_flow_that_the_other_node_has_not_told_of_is_not_reset() {
                     Expected::pass()
                 };
                 pair.does(&answer(sent, flags).frame(), &expected);
+            }
+        }
+        if !path.preserve {
+            // Where the other node is known, it has the answer: but not once more what it has sent here.
+            let other = [2, 0, 0, 0, 0, 0xbb];
+            pair.tell(|world| {
+                world.node = 0;
+                world.other = Some((1, other));
+            });
+            for sent in &sent {
+                let frame = answer(sent, SYN | ACK).frame();
+                let done = pair.harness.run(pair.program, &frame);
+                assert_eq!((done.verdict, done.drops.as_slice()), (Verdict::Send, &[][..]));
+                assert_eq!(done.frame[..12], [other, OWN].concat());
+                assert_eq!(done.frame[12..], frame[12..], "all but the frame's addresses is as it came");
+                let back = [&frame[..6], &other, &frame[12..]].concat();
+                pair.does(&back, &Expected::counted(Outcome::Drop, Reason::UnknownFlow));
             }
         }
         pair.tell(|world| {

@@ -23,6 +23,12 @@ pub(super) fn encode(out: &mut Out<'_>, kernel: &Kernel) -> fmt::Result {
     let checks = ["sent", "returned", "dropped"].into_iter().zip(totals.checks);
     let checks = checks.map(|(what, count)| (vec![("what", what)], count));
     out.counters("kernel_check_packets", "Packets of health checks through virtual IPs", checks)?;
+    let sent = totals.sent_to_other;
+    out.counter(
+        "kernel_sent_to_other",
+        "Answers of targets sent on to the node that has begun their flows",
+        sent,
+    )?;
     let services: Vec<(Labels<'_>, Sum)> =
         totals.services.iter().map(|(name, sum)| (vec![("service", name.as_str())], *sum)).collect();
     encode_sums(out, "kernel_service", &services)?;

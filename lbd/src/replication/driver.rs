@@ -195,7 +195,8 @@ impl Driver {
         }
         self.transmit(now);
         self.shared.chance.heard(self.replica.peer_word());
-        let behind = is_behind(self.outlets.waits.load(Ordering::Relaxed), self.replica.state(), self.has_place());
+        let behind =
+            is_behind(self.outlets.waits.load(Ordering::Relaxed), self.replica.state(), self.has_place());
         self.outlets.behind.send_if_modified(|told| std::mem::replace(told, behind) != behind);
         if self.show_at <= now {
             self.show(now);
@@ -499,7 +500,10 @@ mod tests {
         assert!(!is_behind(true, State::Synced, true));
         for state in [State::Cold, State::Syncing, State::Stale] {
             assert!(is_behind(true, state, true), "{state:?}");
-            assert!(!is_behind(false, state, false), "{state:?}: the other node says nothing that could be lacked");
+            assert!(
+                !is_behind(false, state, false),
+                "{state:?}: the other node says nothing that could be lacked"
+            );
         }
     }
 }

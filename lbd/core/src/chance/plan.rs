@@ -1,14 +1,14 @@
-//! Which addresses and ports are proxied, and in which networks.
+//! Which addresses and ports are proxied, and in which networks the nodes send each other what is of the other's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use common::config::{Config, Mode};
+use common::config::{Config, Listen, Mode, Service};
 
 use super::abi::{PROXIED_MAX, Proxied, ProxiedKey};
 use crate::forward::abi::Be16;
 
-/// A VRRP instance with proxied services.
+/// A VRRP instance with services that are proxied, or whose targets answer to the virtual IP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Its index in `peers`, from 1 on.
@@ -17,11 +17,12 @@ pub struct Place {
     pub interface: String,
     /// Whether virtual routers' Ethernet addresses are used.
     pub virtual_mac: bool,
-    /// Where connections are accepted.
+    /// Where connections are accepted; none with services of `nat` only.
     pub addresses: BTreeSet<SocketAddr>,
 }
 
-/// The instances that have proxied services, by name; none without another node.
+/// The instances whose packets may come to the wrong node, by name; none without another node. Those of `dsr` are right wherever they
+/// come to.
 #[must_use]
 pub fn places(config: &Config, node: &str) -> BTreeMap<String, Place> {
     let mut places = BTreeMap::new();
@@ -42,7 +43,11 @@ pub fn places(config: &Config, node: &str) -> BTreeMap<String, Place> {
             any.chain(own).map(move |vip| SocketAddr::new(*vip, port)).collect::<Vec<_>>()
         };
         let addresses: BTreeSet<SocketAddr> = listens.iter().flat_map(at).collect();
-        if !addresses.is_empty() {
+        let translates = |service: &Service| {
+            let here = |listen: &Listen| listen.instance.as_deref() == Some(vrrp.name.as_str());
+            service.mode == Mode::Nat && service.listen.iter().any(here)
+        };
+        if !addresses.is_empty() || config.services.iter().any(translates) {
             let place =
                 Place { index, interface: interface.clone(), virtual_mac: vrrp.virtual_mac, addresses };
             places.insert(vrrp.name.clone(), place);

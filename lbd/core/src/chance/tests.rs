@@ -150,7 +150,8 @@ mod places {
         ];
         let config = config(&services);
         let places = places(&config, "b");
-        assert_eq!(places.keys().collect::<Vec<_>>(), ["web"], "mail is the kernel's");
+        assert_eq!(places.keys().collect::<Vec<_>>(), ["mail", "web"]);
+        assert!(places["mail"].addresses.is_empty(), "mail is the kernel's");
         let web = &places["web"];
         assert_eq!((web.index, web.interface.as_str()), (2, "ens3"));
         let expected = ["192.0.2.10:80", "192.0.2.10:443", "[2001:db8::10]:443"];

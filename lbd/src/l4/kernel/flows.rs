@@ -45,6 +45,7 @@ pub(crate) struct Reader {
     target_stats: Table<u32, TargetStats>,
     drops: Table<u32, u64>,
     check_stats: Table<u32, CheckStats>,
+    sent_to_other: Table<u32, u64>,
     pub(super) instances: Arc<Instances>,
     pub(super) names: ArcSwap<Names>,
     pub(super) places: ArcSwap<Places>,
@@ -129,6 +130,7 @@ impl Reader {
             target_stats: Table::open(folder, "target_stats")?,
             drops: Table::open(folder, "drops")?,
             check_stats: Table::open(folder, "check_stats")?,
+            sent_to_other: Table::open(folder, "sent_to_other")?,
             instances,
             names: ArcSwap::default(),
             places: ArcSwap::default(),
@@ -227,6 +229,7 @@ impl Reader {
             totals.checks[1] += it.returned;
             totals.checks[2] += it.dropped;
         }
+        totals.sent_to_other = self.sent_to_other.get_each(&0).unwrap_or_default().into_iter().sum();
         totals.drops =
             (0..).zip(DropReason::ALL).skip(1).map(|(index, it)| (it.name(), self.drops(index))).collect();
         totals
@@ -244,6 +247,8 @@ pub(crate) struct Totals {
     pub(crate) drops: Vec<(&'static str, u64)>,
     /// Packets of health checks through virtual IPs: to targets, back, and dropped for want of a way.
     pub(crate) checks: [u64; 3],
+    /// Answers of targets sent to the other node, which had begun their flows.
+    pub(crate) sent_to_other: u64,
 }
 
 /// Counters of a service or a target.

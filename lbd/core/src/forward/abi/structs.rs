@@ -75,7 +75,13 @@ twins! {
         /// Index of its instance.
         instance: u8,
         /// Zeros.
-        spare: [u8; 7],
+        spare: [u8; 3],
+        /// The interface by which the other node is reached in the VIP's network; 0 where it is not known.
+        other_ifindex: u32,
+        /// The other node's address there.
+        other_mac: [u8; 6],
+        /// This node's.
+        own_mac: [u8; 6],
     }
 
     /// Value of `listeners`.

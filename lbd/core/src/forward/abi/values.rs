@@ -285,13 +285,16 @@ pub enum Verdict {
     Dropped,
     /// Answered.
     Answered,
+    /// Sent to the other node.
+    SentToOther,
 }
 
 impl Verdict {
     /// The one of this number.
     #[must_use]
     pub fn of(number: u8) -> Option<Self> {
-        let all = [Self::Passed, Self::Forwarded, Self::Returned, Self::Dropped, Self::Answered];
+        let all =
+            [Self::Passed, Self::Forwarded, Self::Returned, Self::Dropped, Self::Answered, Self::SentToOther];
         all.get(usize::from(number)).copied()
     }
 
@@ -304,6 +307,7 @@ impl Verdict {
             Self::Returned => "returned",
             Self::Dropped => "dropped",
             Self::Answered => "answered",
+            Self::SentToOther => "sent to the other node",
         }
     }
 }

@@ -217,7 +217,11 @@ impl<'a> Builder<'a> {
         };
         let vip = self.out.vips.entry(address).or_default();
         (vip.index, vip.instance) = (index, instance);
-        let back = VipAddress { address, instance, ..VipAddress::default() };
+        let other = listen.instance.as_ref().and_then(|name| self.input.others.get(name));
+        let mut back = VipAddress { address, instance, ..VipAddress::default() };
+        if let Some(other) = other {
+            (back.other_ifindex, back.other_mac, back.own_mac) = (other.ifindex, other.mac, other.own_mac);
+        }
         self.out.vip_addresses.insert(u32::from(index), back);
         for port in listen.ports() {
             self.out.service_ports.set(port);

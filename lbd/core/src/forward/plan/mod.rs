@@ -55,6 +55,19 @@ pub struct Input<'a> {
     pub own: &'a BTreeSet<(u32, IpAddr)>,
     /// The virtual IPs that are not on this host, neither as addresses nor as local routes.
     pub absent: &'a BTreeSet<IpAddr>,
+    /// The other node in the network of each VRRP instance, where it is known.
+    pub others: &'a BTreeMap<String, OtherNode>,
+}
+
+/// Where the other node is in a network of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherNode {
+    /// The interface there.
+    pub ifindex: u32,
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+    /// This node's.
+    pub own_mac: [u8; 6],
 }
 
 /// A target of a group.

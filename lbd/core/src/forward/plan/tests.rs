@@ -24,6 +24,7 @@ struct Net {
     hops: BTreeMap<IpAddr, Hop>,
     own: BTreeSet<(u32, IpAddr)>,
     absent: BTreeSet<IpAddr>,
+    others: BTreeMap<String, OtherNode>,
 }
 
 impl Net {
@@ -46,8 +47,8 @@ impl Net {
     fn plan(&self, file: &File, indexes: &mut Indexes) -> Contents {
         let key = HashKey::new([7; 16]);
         let clock = KernelClock::of(4_000_000, 1000, 5_000_000_000);
-        let Self { groups, hops, own, absent } = self;
-        let input = Input { file, node: 1, key, clock, groups, hops, own, absent };
+        let Self { groups, hops, own, absent, others } = self;
+        let input = Input { file, node: 1, key, clock, groups, hops, own, absent, others };
         contents(&input, indexes)
     }
 

@@ -1,4 +1,5 @@
-//! The second chance of proxied connections: `lbd/bpf/chance.bpf.c` at the interfaces of virtual IPs that are proxied.
+//! The second chance of proxied connections: `lbd/bpf/chance.bpf.c` at the interfaces of virtual IPs that are proxied; and where the
+//! other node is, to which the forwarding program sends what targets answer to connections that it has begun.
 //!
 //! A thread of its own, `lbd-chance`, knows what this node owns (from `vrrpd`), which connections the kernel still has at virtual IPs that
 //! left, and what the other node's `lbd` says of its own; `lbd_core::chance` makes of it what the program is told. Where the program
@@ -11,13 +12,15 @@ mod maps;
 mod task;
 mod view;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use lbd_core::chance::{Word, plan};
+use lbd_core::forward::plan::OtherNode;
 use tokio::sync::watch;
 
 use super::KernelError;
@@ -45,6 +48,8 @@ struct Outlets {
     view: Arc<ArcSwapOption<ChanceView>>,
     /// The other node.
     word: watch::Sender<Word>,
+    /// The thread of the forwarding program: the other node in the network of each instance.
+    others: Arc<ArcSwap<BTreeMap<String, OtherNode>>>,
 }
 
 #[derive(Debug)]
@@ -81,6 +86,7 @@ impl Chance {
         }
         self.outlets.view.store(None);
         self.outlets.word.send_replace(Word::default());
+        self.outlets.others.store(Arc::default());
         if let Err(error) = remove(run_dir) {
             tracing::warn!(%error, "cannot take the program of the second chance off");
         }
@@ -104,6 +110,11 @@ impl Chance {
             self.heard.store(word.cloned().map(Arc::new));
             self.wake();
         }
+    }
+
+    /// Where the other node is, by VRRP instance, as far as that is known.
+    pub(crate) fn others(&self) -> Arc<BTreeMap<String, OtherNode>> {
+        self.outlets.others.load_full()
     }
 
     /// What it does; none while there is nothing for it.

@@ -13,6 +13,7 @@ use common::time::Instant;
 use lbd_core::chance::abi::{PEER_VIRTUAL_MAC, Peer};
 use lbd_core::chance::plan::{self, Place as Network};
 use lbd_core::chance::{Other, Own, Word};
+use lbd_core::forward::plan::OtherNode;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::attach::{Attachments, Part, Place, Wanted};
@@ -118,7 +119,23 @@ impl Task {
         self.look_at_own(now, &networks)?;
         self.hear(now);
         let peers = self.peers(now, &networks)?;
-        self.maps.write_peers(&peers)
+        self.maps.write_peers(&peers)?;
+        self.tell_forwarding(&peers, &networks);
+        Ok(())
+    }
+
+    /// Where the other node is concerns the forwarding program, too.
+    fn tell_forwarding(&self, peers: &BTreeMap<u32, Peer>, networks: &BTreeMap<String, Network>) {
+        let other = |(name, network): (&String, &Network)| {
+            let peer = peers.get(&network.index)?;
+            let other = OtherNode { ifindex: peer.ifindex, mac: peer.mac, own_mac: peer.own_mac };
+            Some((name.clone(), other))
+        };
+        let others: BTreeMap<String, OtherNode> = networks.iter().filter_map(other).collect();
+        if **self.outlets.others.load() != others {
+            self.outlets.others.store(Arc::new(others));
+            self.shared.kernel.wake();
+        }
     }
 
     /// What this node has, and tells.
@@ -191,7 +208,7 @@ impl Task {
         troubles: &mut Vec<TroubleView>,
     ) {
         let mut wanted: BTreeMap<Place, Wanted> = BTreeMap::new();
-        for (instance, network) in networks {
+        for (instance, network) in networks.iter().filter(|(_, network)| !network.addresses.is_empty()) {
             let Some(link) = self.ways.link(&network.interface) else {
                 let what = format!("interface {}", network.interface);
                 let why = format!("there is no such interface, for the virtual IPs of {instance}");

@@ -195,6 +195,7 @@ impl Sync {
             hops: &hops,
             own: &own,
             absent: &absent,
+            others: &self.shared.chance.others(),
         };
         let contents = plan::contents(&input, &mut self.indexes);
         self.let_go();
