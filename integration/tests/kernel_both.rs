@@ -65,6 +65,7 @@ fn shared(lab: &Lab) -> Result<()> {
         active(lab, place, node)?;
         ready(node)?;
         synced(node)?;
+        may_hand_over(node)?;
     }
     Ok(())
 }

@@ -139,6 +139,7 @@ fn without_lbd_the_lease_is_renewed() -> Result<()> {
     takes_new_ones(lab.a())?;
     assert_eq!((not_active(lab.a()), unanswered(lab.a())), (0, 0));
     synced(lab.b())?;
+    may_hand_over(lab.a())?;
     // And it is a restarted lbd's vrrpd that gives it up.
     let (good, _, complaint) = vrrpd(lab.a(), &["switchover", "web"]);
     assert!(good, "{complaint}");
