@@ -4,6 +4,7 @@
 pub mod bench_flap;
 pub mod bench_hop;
 pub mod bench_l4;
+pub mod bench_replication;
 pub mod bench_survive;
 pub mod bench_tcp;
 pub mod bench_udp;

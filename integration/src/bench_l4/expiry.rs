@@ -101,7 +101,7 @@ fn flow() -> [u8; 16] {
 }
 
 /// The table of flows that a process has open.
-fn flows_of(pid: i32) -> Result<MapData> {
+pub(crate) fn flows_of(pid: i32) -> Result<MapData> {
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();
         let Some(id) = text.lines().find_map(|line| line.strip_prefix("map_id:")) else { continue };

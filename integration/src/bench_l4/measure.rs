@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, ArrayOfMaps, Map, MapData, PerCpuArray, ProgramArray};
+use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_gettime};
@@ -71,18 +72,27 @@ impl Packets {
     }
 }
 
-/// A TCP packet of a flow to the VIP. Flows are in no order that a table or a cache could make use of.
-fn frame(number: u32) -> [u8; FRAME_LENGTH] {
+/// Whom a packet of a flow comes from. Flows are in no order that a table or a cache could make use of.
+#[must_use]
+pub const fn client(number: u32) -> SocketAddrV4 {
     let mixed = number.wrapping_mul(0x9e37_79b1) ^ 0x5bd1_e995;
+    // Clients of 10.0.0.0/12, each with some ports.
+    let [first, second, third, fourth] = (0x0a00_0000 | mixed >> 12).to_be_bytes();
+    let [_, _, high, low] = (0x8000 | mixed & 0xfff).to_be_bytes();
+    SocketAddrV4::new(Ipv4Addr::new(first, second, third, fourth), u16::from_be_bytes([high, low]))
+}
+
+/// A TCP packet of a flow to a service, by way of a host.
+fn frame(number: u32, host: [u8; 6], service: SocketAddrV4) -> [u8; FRAME_LENGTH] {
+    let client = client(number);
     let mut bytes = [0; FRAME_LENGTH];
-    bytes[..6].copy_from_slice(&MAC);
+    bytes[..6].copy_from_slice(&host);
     bytes[6..12].copy_from_slice(&[2, 0, 0, 0, 9, 9]);
     bytes[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 50, 0, 0, 0x40, 0, 64, 6]);
-    // Clients of 10.0.0.0/12, each with some ports.
-    bytes[26..30].copy_from_slice(&(0x0a00_0000 | mixed >> 12).to_be_bytes());
-    bytes[30..34].copy_from_slice(&VIP.ip().octets());
-    bytes[34..36].copy_from_slice(&(0x8000 | mixed & 0xfff).to_be_bytes()[2..]);
-    bytes[36..38].copy_from_slice(&VIP.port().to_be_bytes());
+    bytes[26..30].copy_from_slice(&client.ip().octets());
+    bytes[30..34].copy_from_slice(&service.ip().octets());
+    bytes[34..36].copy_from_slice(&client.port().to_be_bytes());
+    bytes[36..38].copy_from_slice(&service.port().to_be_bytes());
     bytes[46] = 0x50;
     bytes
 }
@@ -93,6 +103,14 @@ impl Meter {
     /// # Errors
     /// What the kernel said.
     pub fn new(flows: u32) -> Result<Self> {
+        Self::to(flows, MAC, VIP)
+    }
+
+    /// With frames of so many flows to another service, by way of a host.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn to(flows: u32, host: [u8; 6], service: SocketAddrV4) -> Result<Self> {
         let mut object = EbpfLoader::new().map_max_entries("known", flows.max(1 << 20)).load_file(MINIMAL)?;
         for name in ["shim", "nothing", "minimal", "minimal_new"] {
             let program = object.program_mut(name).with_context(|| format!("no program {name}"))?;
@@ -101,13 +119,27 @@ impl Meter {
         let map = object.map_mut("frames").context("no map frames")?;
         let mut frames: Array<_, [u8; FRAME_LENGTH]> = map.try_into()?;
         for number in 0..flows {
-            frames.set(number, frame(number), 0)?;
+            frames.set(number, frame(number, host, service), 0)?;
         }
         Ok(Self { object })
     }
 
-    /// Nanoseconds for a packet with the shim's own.
-    fn run(&mut self, program: &ProgramFd, packets: Packets) -> Result<f64> {
+    /// Has the shim at an interface of the calling thread's network, which nothing comes to. The kernel knows it then as a program that
+    /// runs; else each run would wait until every processor has taken notice of it, and once more of its end.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn stay_known(&mut self, interface: u32) -> Result<()> {
+        let shim = self.object.program_mut("shim").context("no program shim")?;
+        <&mut Xdp>::try_from(shim)?.attach_to_if_index(interface, XdpMode::Skb)?;
+        Ok(())
+    }
+
+    /// Runs a program on packets: nanoseconds of the thread for each, with the shim's own.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn run(&mut self, program: &ProgramFd, packets: Packets) -> Result<f64> {
         let map = self.object.map_mut("measured").context("no map measured")?;
         ProgramArray::try_from(map)?.set(0, program, 0)?;
         let map = self.object.map_mut("runs").context("no map runs")?;

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use integration::bench_flap;
 use integration::bench_hop;
 use integration::bench_l4;
+use integration::bench_replication;
 use integration::bench_survive::{self, Case, Forth};
 use integration::bench_tcp::{self, Load, Proxy, Settings};
 use integration::bench_udp;
@@ -46,6 +47,8 @@ enum Action {
     Hop(Hop),
     /// What survives when roles move, beside keepalived with HAProxy and with conntrackd
     Survive(Survive),
+    /// What replicating flows does and costs
+    Replication(Replication),
 }
 
 #[derive(clap::Args)]
@@ -142,6 +145,22 @@ struct Survive {
 }
 
 #[derive(clap::Args)]
+struct Replication {
+    /// How often everything is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Only this: nat or dsr; may be repeated
+    #[arg(long, value_name = "MODE", value_parser = replicated)]
+    only: Vec<bench_replication::Subject>,
+    /// Write every run to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Exit with 1 when a target was missed
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(clap::Args)]
 struct L4 {
     /// How often everything is measured
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -208,6 +227,11 @@ fn subject(name: &str) -> Result<bench_l4::Subject, String> {
     found.ok_or_else(|| "there are l2, ipip and nat".to_owned())
 }
 
+fn replicated(name: &str) -> Result<bench_replication::Subject, String> {
+    let found = bench_replication::Subject::ALL.into_iter().find(|subject| subject.name() == name);
+    found.ok_or_else(|| "there are nat and dsr".to_owned())
+}
+
 fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Action::Failover(arguments) => failover(&arguments),
@@ -217,6 +241,7 @@ fn main() -> Result<ExitCode> {
         Action::L4(arguments) => l4(&arguments),
         Action::Hop(arguments) => hop(&arguments),
         Action::Survive(arguments) => survive(&arguments),
+        Action::Replication(arguments) => replication(&arguments),
     }
 }
 
@@ -330,6 +355,32 @@ fn hop(arguments: &Hop) -> Result<ExitCode> {
         &serde_json::json!({ "versions": bench_hop::versions(), "runs": arguments.runs, "rows": rows }),
     )?;
     let missed = bench_hop::render_misses(&rows);
+    if !missed.is_empty() {
+        println!("targets missed:\n{missed}");
+    }
+    Ok(ExitCode::from(u8::from(arguments.check && !missed.is_empty())))
+}
+
+fn replication(arguments: &Replication) -> Result<ExitCode> {
+    let chosen =
+        |subject: &bench_replication::Subject| arguments.only.is_empty() || arguments.only.contains(subject);
+    println!(
+        "what begins flows and the lbd that tells of them on processor 0, the other node's lbd on processor 1\n"
+    );
+    let mut runs = Vec::new();
+    for _ in 0..arguments.runs {
+        for subject in bench_replication::Subject::ALL.into_iter().filter(chosen) {
+            runs.push(bench_replication::run(subject, |line| println!("{line}"))?);
+        }
+    }
+    println!(
+        "\nmedians of {} runs; lost: the most. flows/s of a core: by the processor time of the slower lbd;",
+        arguments.runs
+    );
+    println!("share: the sender's time for a flow, of the program's for a connection of ten packets\n");
+    println!("{}", bench_replication::render(&runs));
+    write_json(arguments.json.as_deref(), &runs)?;
+    let missed = bench_replication::render_misses(&runs);
     if !missed.is_empty() {
         println!("targets missed:\n{missed}");
     }

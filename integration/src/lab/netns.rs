@@ -12,7 +12,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -194,6 +194,25 @@ impl Namespace {
             Ok(value) => value.doing(|| format!("entering {}", self.name)),
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+
+    /// Runs `body` on a thread in this namespace and, where it is a machine, among its mounts: with its `/sys` and what is pinned there.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] when it cannot be entered.
+    ///
+    /// # Panics
+    /// When `body` does.
+    pub fn inside_machine<T: Send>(&self, body: impl FnOnce() -> T + Send) -> Result<T> {
+        let mounts = self.machine.as_ref().map(|machine| Arc::clone(&machine.mounts));
+        let enter = move || -> nix::Result<()> {
+            let Some(mounts) = mounts else { return Ok(()) };
+            // Threads share their root and working directory, which no other mount namespace has.
+            unshare(CloneFlags::CLONE_FS)?;
+            setns(&*mounts, CloneFlags::CLONE_NEWNS)
+        };
+        let doing = || format!("entering the mounts of {}", self.name);
+        self.inside(|| enter().map(|()| body()).doing(doing))?
     }
 
     /// Sets kernel parameters of this namespace, each a path below `/proc/sys/net` with its value.

@@ -1,0 +1,84 @@
+//! What replication of flows does and costs: a real pair of which one node's program is run on packets that begin flows
+//! (`BPF_PROG_RUN`), so many each second, and the other node's table is watched for them.
+//!
+//! Each node has a processor of its own: what begins the flows, and would be the network's interrupts on a real host, shares that of the
+//! `lbd` that tells of them. Only flows that the kernel's program has told of by itself count: nothing is written to any map by hand.
+
+mod network;
+mod row;
+mod snapshot;
+mod source;
+mod stage;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+pub use row::{render, render_misses};
+pub use snapshot::Snapshot;
+pub use stage::Stage;
+
+use network::Network;
+use source::Source;
+
+/// The processors: of the node that forwards and tells, and of the one that is told.
+const PROCESSORS: [usize; 2] = [0, 1];
+
+/// How flows are forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// With a port of the VIP each, which the other node has to know too.
+    Nat,
+    /// Unchanged.
+    Dsr,
+}
+
+impl Subject {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Nat, Self::Dsr];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Dsr => "dsr",
+        }
+    }
+}
+
+/// What is asked of the nodes one after the other: new flows each second, and for how many seconds. Together it is [`FLOWS`].
+const OFFERED: [(u32, u32); 4] = [(20_000, 5), (100_000, 2), (200_000, 2), (300_000, 1)];
+/// All flows, which are then the snapshot of a node that knows nothing.
+const FLOWS: u32 = 1_000_000;
+
+/// One run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// How the flows are forwarded.
+    pub subject: Subject,
+    /// Each rate.
+    pub stages: Vec<Stage>,
+    /// A cold node, told of everything.
+    pub snapshot: Snapshot,
+}
+
+/// Measures one subject once, and tells `progress` what it has. Needs root and two processors.
+///
+/// # Errors
+/// What the lab or the kernel said.
+pub fn run(subject: Subject, mut progress: impl FnMut(&str)) -> Result<Run> {
+    let network = Network::build(subject)?;
+    let mut source = Source::open(network.a(), network.lab().watch(), FLOWS)?;
+    let (mut stages, mut first) = (Vec::new(), 0);
+    for (rate, seconds) in OFFERED {
+        let stage = stage::run(&network, &mut source, first, rate, seconds)?;
+        progress(&format!("{}: {stage}", subject.name()));
+        stages.push(stage);
+        first += rate * seconds;
+    }
+    let snapshot = snapshot::run(&network)?;
+    progress(&format!("{}: {snapshot}", subject.name()));
+    network.finish()?;
+    Ok(Run { subject, stages, snapshot })
+}

@@ -1,0 +1,135 @@
+//! The pair.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{PROCESSORS, Subject};
+use crate::bench_tcp::load::stay_on;
+use crate::lab::addresses::vip4;
+use crate::lab::clock::wait_until;
+use crate::lab::config::{Instance, PairConfig};
+use crate::lab::probe::{EchoProbe, EchoSettings};
+use crate::lab::{Lab, Node};
+use crate::scenario::INSTANCE;
+use crate::scenario::lasting::{self, Mode};
+
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+
+/// The port of the service whose flows are begun.
+const PORT: u16 = 9000;
+/// Ports of each target: a node has half of the VIP's ports towards each, and a million flows use a part of them.
+const PORTS_OF_TARGET: u16 = 32;
+/// The table has room for twice as many flows as there are.
+const KERNEL: &str = "\n[kernel]\nmax_flows = 2000000\nnew_flows_per_second = 10000000\n";
+/// Connections of the traffic that goes on meanwhile.
+const CONNECTIONS: usize = 64;
+
+pub(super) struct Network {
+    lab: Lab,
+}
+
+/// The service whose flows are begun.
+pub(super) const fn service() -> SocketAddrV4 {
+    SocketAddrV4::new(vip4(0), PORT)
+}
+
+impl Network {
+    /// Brings the pair up: `a` is active, both are synced.
+    pub(super) fn build(subject: Subject) -> Result<Self> {
+        stay_on(PROCESSORS[0]).context("choosing a processor for the load")?;
+        let lab = Lab::builder("bench replication").targets(lasting::TARGETS).build()?;
+        for target in Mode::Dsr.targets(&lab) {
+            target.accept_vip(vip4(0))?;
+        }
+        let instance = Instance { vips: vec![vip4(0).into()], ..Instance::default() };
+        let config = lasting::add_services(&lab, PairConfig::new(vec![instance]));
+        let (mode, extra) = match subject {
+            Subject::Nat => (Mode::Nat, ""),
+            Subject::Dsr => (Mode::Dsr, "dsr = \"l2\""),
+        };
+        let address = |host: Ipv4Addr, number| match subject {
+            Subject::Nat => SocketAddr::from((host, 10_000 + number)),
+            // A packet is left as it is, its port too.
+            Subject::Dsr => SocketAddr::from((host, PORT)),
+        };
+        let hosts = mode.targets(&lab).iter().map(|target| target.v4());
+        let numbers = if subject == Subject::Nat { PORTS_OF_TARGET } else { 1 };
+        let targets: Vec<SocketAddr> =
+            hosts.flat_map(|host| (0..numbers).map(move |number| address(host, number))).collect();
+        let config = config
+            .service("begun", mode.name(), &service().to_string(), "begun", extra)
+            .target_group("begun", &targets, "")
+            .raw(KERNEL);
+        lab.write_config(&config)?;
+        let network = Self { lab };
+        for (node, processor) in network.lab.nodes().into_iter().zip(PROCESSORS) {
+            start(node, processor)?;
+        }
+        network.lab.a().wait_role(INSTANCE, "active", LIMIT)?;
+        for node in network.lab.nodes() {
+            wait_synced(node)?;
+        }
+        Ok(network)
+    }
+
+    pub(super) const fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    pub(super) const fn a(&self) -> &Node {
+        self.lab.a()
+    }
+
+    pub(super) const fn b(&self) -> &Node {
+        self.lab.b()
+    }
+
+    /// Traffic of clients through the node that forwards.
+    pub(super) fn traffic(&self) -> Result<EchoProbe> {
+        let probe =
+            EchoProbe::start(self.lab.client(), EchoSettings::new(Mode::Dsr.echo_server(), CONNECTIONS))?;
+        probe.wait_exchanges(10, LIMIT)?;
+        Ok(probe)
+    }
+
+    pub(super) fn finish(self) -> Result<()> {
+        Ok(self.lab.finish()?)
+    }
+}
+
+/// Starts a node's daemons, `lbd` on one processor.
+pub(super) fn start(node: &Node, processor: usize) -> Result<i32> {
+    let processor = processor.to_string();
+    node.spawn_daemon("vrrpd")?;
+    let pid = node.spawn_daemon("lbd")?;
+    // Before it has threads, which have what the one has that starts them.
+    node.run("taskset", &["-apc", &processor, &pid.to_string()])?;
+    Ok(pid.as_raw())
+}
+
+/// The process id of a node's `lbd`.
+pub(super) fn lbd(node: &Node) -> Result<i32> {
+    for pid in node.namespace().pids()? {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if name.trim() == "lbd" {
+            return Ok(pid);
+        }
+    }
+    anyhow::bail!("no lbd runs on {}", node.name())
+}
+
+/// What a node says of replication; null while it says nothing.
+pub(super) fn state(node: &Node) -> serde_json::Value {
+    let answer = node.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());
+    answer.map(|answer: serde_json::Value| answer["state"].clone()).unwrap_or_default()
+}
+
+fn wait_synced(node: &Node) -> Result<()> {
+    wait_until(&format!("{} to be synced", node.name()), LIMIT, || {
+        let state = state(node);
+        state["state"] == "synced" && state["peer_synced"] == true
+    })?;
+    Ok(())
+}
