@@ -138,3 +138,63 @@ pub fn render_misses(runs: &[Run]) -> String {
     }
     missed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Snapshot;
+    use super::*;
+
+    fn stage(offered: u32, lag_ms: u64) -> Stage {
+        Stage {
+            offered,
+            begun: offered,
+            begun_in: Duration::from_secs(1),
+            arrived: offered,
+            missing: 0,
+            told: offered.into(),
+            untold: 0,
+            arrived_in: Duration::from_secs(1),
+            lag: [1, lag_ms, lag_ms].map(Duration::from_millis),
+            sender_ns: 40.0,
+            receiver_ns: 2500.0,
+            forwarding_ns: 1000.0,
+            known_ns: 100.0,
+        }
+    }
+
+    fn run(lag_ms: u64, synced_ms: u64) -> Run {
+        let snapshot = Snapshot {
+            flows: FLOWS.into(),
+            synced_in: Duration::from_millis(synced_ms),
+            since_start: Duration::from_millis(synced_ms),
+            sender: Duration::ZERO,
+            receiver: Duration::ZERO,
+            stall_before: Duration::ZERO,
+            stall: Duration::ZERO,
+            broken: 0,
+        };
+        let stages = vec![stage(20_000, 5), stage(200_000, lag_ms)];
+        Run { subject: Subject::Nat, stages, snapshot }
+    }
+
+    #[test]
+    fn each_target_is_looked_at() {
+        let good = [run(19, 4000)];
+        assert_eq!(render_misses(&good), "");
+        let table = render(&good);
+        // 40 ns of 1000 + 8 * 100, and 10⁹ / 2500 flows.
+        assert!(table.contains("2 %") && table.contains("400000"), "{table}");
+
+        let late = render_misses(&[run(21, 5100)]);
+        assert_eq!(
+            late,
+            "  nat: not 200000 flows/s, all told, with a lag of 20.0 ms\n  nat: a snapshot takes 5.1 s\n"
+        );
+        let mut lost = run(19, 4000);
+        lost.stages[1].arrived -= 1;
+        assert_eq!(render_misses(&[lost]).lines().count(), 1);
+        let mut dear = run(19, 4000);
+        dear.stages[0].sender_ns = 180.0;
+        assert_eq!(render_misses(&[dear]), "  nat: replication takes 10 % of forwarding's own time\n");
+    }
+}

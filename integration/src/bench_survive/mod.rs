@@ -99,6 +99,14 @@ impl Case {
     /// # Errors
     /// [`crate::lab::LabError`] when the pair cannot be brought up, or the event cannot be done.
     pub fn run(self) -> Result<Outcome> {
-        trial::run(self)
+        self.run_with(self.connections())
+    }
+
+    /// The same with another number of connections.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_with(self, connections: usize) -> Result<Outcome> {
+        trial::run(self, connections)
     }
 }

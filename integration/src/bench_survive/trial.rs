@@ -82,15 +82,14 @@ pub(super) fn pair(label: &str, system: System) -> Result<(Pair, Bulk)> {
     Ok((pair, bulk))
 }
 
-pub(super) fn run(case: Case) -> Result<Outcome> {
+pub(super) fn run(case: Case, connections: usize) -> Result<Outcome> {
     let (pair, bulk) = pair(&format!("survive {}", case.name()), case.system)?;
     let lab = pair.lab();
     let mut problems = Problems::default();
-    let connections = case.connections();
     let probe = EchoProbe::start(lab.client(), echo_settings(case.mode.echo_server(), connections))?;
     let download = bulk.download(lab, case.mode)?;
     probe.wait_exchanges(2, LIMIT)?;
-    problems.note(known(lab, case))?;
+    problems.note(known(lab, case, connections))?;
     download.wait_bytes(PIECE, LIMIT)?;
     let watcher = Watcher::start(lab, WatchSettings::new(&[vip4(0).into()]))?;
     let [active, other] = lab.nodes();
@@ -120,8 +119,8 @@ pub(super) fn echo_settings(server: SocketAddr, connections: usize) -> EchoSetti
 }
 
 /// Waits until the other node knows the connections that it could go on with.
-fn known(lab: &Lab, case: Case) -> Result<()> {
-    let (node, wanted) = (lab.b(), case.connections() as u64);
+fn known(lab: &Lab, case: Case, connections: usize) -> Result<()> {
+    let (node, wanted) = (lab.b(), connections as u64);
     let what = format!("{} to know {wanted} connections", node.name());
     match case.system {
         System::Tandem if case.mode != Mode::Tcp => wait(&what, TAKEOVER_LIMIT, || {

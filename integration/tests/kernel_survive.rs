@@ -1,0 +1,43 @@
+//! What the kernel forwards survives a node: hundreds of connections and a download in progress, when every process of the active node
+//! is killed at once, the one that watches the others too, and when it loses its power.
+
+use integration::bench_survive::{Case, Strike};
+use integration::lab::Result;
+use integration::scenario::System;
+use integration::scenario::lasting::Mode;
+
+const CONNECTIONS: usize = 500;
+
+fn survives(strike: Strike, mode: Mode) -> Result<()> {
+    let outcome = Case { strike, mode, system: System::Tandem }.run_with(CONNECTIONS)?;
+    assert_eq!(outcome.survived, CONNECTIONS, "{outcome}");
+    assert!(outcome.download_whole && outcome.detection.is_some(), "{outcome}");
+    assert!(outcome.problems.is_empty(), "{outcome}");
+    Ok(())
+}
+
+#[test]
+fn nat_survives_the_death_of_every_process() -> Result<()> {
+    survives(Strike::Sigkill, Mode::Nat)
+}
+
+#[test]
+fn dsr_survives_the_death_of_every_process() -> Result<()> {
+    survives(Strike::Sigkill, Mode::Dsr)
+}
+
+#[test]
+fn nat_survives_a_power_loss() -> Result<()> {
+    survives(Strike::PowerLoss, Mode::Nat)
+}
+
+#[test]
+fn dsr_survives_a_power_loss() -> Result<()> {
+    survives(Strike::PowerLoss, Mode::Dsr)
+}
+
+#[test]
+fn both_survive_a_switchover() -> Result<()> {
+    survives(Strike::Switchover, Mode::Nat)?;
+    survives(Strike::Switchover, Mode::Dsr)
+}
