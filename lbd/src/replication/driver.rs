@@ -189,14 +189,15 @@ impl Driver {
                 break;
             }
         }
-        let may_fit = self.flows.as_mut().is_some_and(Flows::may_fit_now) | self.tables.may_fit_now();
+        let may_fit = self.flows.as_mut().is_some_and(|flows| flows.may_fit_now(now)) | self.tables.may_fit_now();
         if may_fit && self.session.is_some() {
             self.disconnected();
         }
         self.transmit(now);
         self.shared.chance.heard(self.replica.peer_word());
-        let behind =
-            is_behind(self.outlets.waits.load(Ordering::Relaxed), self.replica.state(), self.has_place());
+        let waits = self.outlets.waits.load(Ordering::Relaxed);
+        let lacks = !self.has_place() || self.flows.as_ref().is_some_and(Flows::lacks);
+        let behind = is_behind(waits, self.replica.state(), lacks);
         self.outlets.behind.send_if_modified(|told| std::mem::replace(told, behind) != behind);
         if self.show_at <= now {
             self.show(now);
@@ -337,6 +338,9 @@ impl Driver {
         (self.session, self.waiting) = (None, None);
         let now = self.now();
         self.replica.disconnected(now);
+        if let Some(flows) = &mut self.flows {
+            flows.forget_misfits();
+        }
         self.show(now);
     }
 
@@ -437,10 +441,10 @@ impl Driver {
     }
 }
 
-/// Whether this node lacks something of the other's. Without a place for flows, it has refused them all, and is in step with the other
-/// node all the same.
-fn is_behind(waits: bool, state: State, has_place: bool) -> bool {
-    waits && (state != State::Synced || !has_place)
+/// Whether this node is behind. One that `lacks` flows of the other's because they had no place in it has refused them, and is in step
+/// with the other node all the same.
+fn is_behind(waits: bool, state: State, lacks: bool) -> bool {
+    waits && (state != State::Synced || lacks)
 }
 
 /// One that knows nothing.
@@ -496,14 +500,11 @@ mod tests {
 
     #[test]
     fn who_has_no_place_for_flows_is_behind_although_in_step() {
-        assert!(is_behind(true, State::Synced, false));
-        assert!(!is_behind(true, State::Synced, true));
+        assert!(is_behind(true, State::Synced, true));
+        assert!(!is_behind(true, State::Synced, false));
         for state in [State::Cold, State::Syncing, State::Stale] {
-            assert!(is_behind(true, state, true), "{state:?}");
-            assert!(
-                !is_behind(false, state, false),
-                "{state:?}: the other node says nothing that could be lacked"
-            );
+            assert!(is_behind(true, state, false), "{state:?}");
+            assert!(!is_behind(false, state, true), "{state:?}: the other node says nothing that could be lacked");
         }
     }
 }

@@ -22,6 +22,9 @@ const NEWS_PAUSE: Duration = Duration::from_millis(5);
 /// Flows read with one call for a scan.
 pub(super) const SCAN: usize = 4096;
 
+/// Between times that the other node is to tell everything once more.
+const ANEW_PAUSE: Duration = Duration::from_secs(5);
+
 /// The flows, while the kernel forwards.
 pub(super) struct Flows {
     copies: Arc<Copies>,
@@ -41,8 +44,10 @@ pub(super) struct Flows {
     kept: Vec<Tuple>,
     /// Some of the peer's found no place since everything was told last.
     misfits: bool,
-    /// There are other services or targets since that was looked at.
-    renumbered: bool,
+    /// There are more services or targets since that was looked at.
+    more_places: bool,
+    /// The other node is not asked for everything before.
+    anew_at: Instant,
     /// What became of the peer's.
     pub(super) written: Written,
 }
@@ -77,7 +82,8 @@ impl Flows {
             found: Vec::new(),
             kept: Vec::new(),
             misfits: false,
-            renumbered: false,
+            more_places: false,
+            anew_at: Instant::ZERO,
             written: Written::default(),
         })
     }
@@ -98,9 +104,10 @@ impl Flows {
         self.sender.lost()
     }
 
-    /// When news are to be taken again, if some wait.
+    /// When news are to be taken again, if some wait, or everything is to be told.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.more.then(|| self.resume.unwrap_or(Instant::ZERO))
+        let news = self.more.then(|| self.resume.unwrap_or(Instant::ZERO));
+        news.into_iter().chain(self.lacks().then_some(self.anew_at)).min()
     }
 
     /// Waits until the walk through all flows reports something, or the program has news, which is no report. May be cancelled.
@@ -235,10 +242,30 @@ impl Flows {
         self.take_report(replica, at, Report::Used(kept))
     }
 
-    /// Whether something of the peer's that found no place may have one by now: it is to tell everything once more.
-    pub(super) fn may_fit_now(&mut self) -> bool {
+    /// Whether something of the peer's that found no place may have one by now.
+    pub(super) const fn lacks(&self) -> bool {
+        self.misfits && self.more_places
+    }
+
+    /// The next session begins with everything.
+    pub(super) const fn forget_misfits(&mut self) {
+        self.misfits = false;
+    }
+
+    /// Whether the peer is to tell everything once more now, because of that. It costs both nodes something, so there is a time between.
+    pub(super) fn may_fit_now(&mut self, now: Instant) -> bool {
         self.renumber();
-        std::mem::take(&mut self.renumbered) && std::mem::take(&mut self.misfits)
+        if !self.lacks() {
+            // What is misfit from now on has been looked for there.
+            self.more_places = false;
+            return false;
+        }
+        if now < self.anew_at {
+            return false;
+        }
+        self.anew_at = now + ANEW_PAUSE;
+        (self.misfits, self.more_places) = (false, false);
+        true
     }
 
     /// Whether a name is still one of this node's services and targets.
@@ -255,9 +282,9 @@ impl Flows {
     fn renumber(&mut self) {
         let places = self.tables.places();
         if !Arc::ptr_eq(&places, &self.places) {
+            self.more_places |= places.has_more_than(&self.places);
             self.places = places;
             self.names.clear();
-            self.renumbered = true;
         }
     }
 }

@@ -4,6 +4,7 @@
 //! and its target is named by its id. Clocks are each node's own too, so it is told how long a flow lasts, and not since when.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use super::abi::{
@@ -61,13 +62,21 @@ pub struct Place {
 /// Whose targets are in a ring, and their numbers by id.
 type Members = (Arc<str>, HashMap<Arc<str>, u16>);
 
-/// What numbers and addresses stand for on this node.
+/// What a target's number stands for, as far as flows have it in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Placed {
+    endpoint: u16,
+    port: Be16,
+}
+
+/// What numbers and addresses stand for on this node. Neither whether a target is well nor the way to it is in this: that changes all the
+/// time, and no flow's place with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     listeners: HashMap<Listener, Listening>,
     vips: HashMap<Address, Vip>,
     services: HashMap<u16, (Arc<str>, Service)>,
-    targets: HashMap<u16, Target>,
+    targets: HashMap<u16, Placed>,
     /// Group and id.
     names: HashMap<u16, (Arc<str>, Arc<str>)>,
     rings: HashMap<u16, Members>,
@@ -89,16 +98,35 @@ impl Places {
         let small = |index: &u32| u16::try_from(*index).ok();
         let service = |(index, service): (&u32, &Service)| {
             let number = small(index)?;
-            Some((number, (shared(contents.service_names.get(&number)?), *service)))
+            // Of the way to targets, too.
+            let service = Service { mss_max: 0, ..*service };
+            Some((number, (shared(contents.service_names.get(&number)?), service)))
+        };
+        let target = |(index, target): (&u32, &Target)| {
+            Some((small(index)?, Placed { endpoint: target.endpoint, port: target.port }))
         };
         Self {
             listeners: contents.listeners.iter().map(|(key, value)| (*key, *value)).collect(),
             vips: contents.vips.iter().map(|(key, value)| (*key, *value)).collect(),
             services: contents.services.iter().filter_map(service).collect(),
-            targets: contents.targets.iter().filter_map(|(at, it)| Some((small(at)?, *it))).collect(),
+            targets: contents.targets.iter().filter_map(target).collect(),
             rings: contents.ring_targets.iter().filter_map(ring).collect(),
             names,
         }
+    }
+
+    /// Whether flows may have a place here that had none, or another one, in `before`. What is only gone gives none to any.
+    #[must_use]
+    pub fn has_more_than(&self, before: &Self) -> bool {
+        let members = |(ring, (group, numbers)): (&u16, &Members)| {
+            let before = before.rings.get(ring).filter(|(before, _)| before == group);
+            before.is_none_or(|(_, before)| has_more(numbers, before))
+        };
+        has_more(&self.listeners, &before.listeners)
+            || has_more(&self.vips, &before.vips)
+            || has_more(&self.services, &before.services)
+            || has_more(&self.targets, &before.targets)
+            || self.rings.iter().any(members)
     }
 
     /// Whether a flow that is here already is to stay as it is, although the other node told of `place` for it: this node's own that was used
@@ -205,4 +233,9 @@ impl Places {
         };
         Some((ranges.into_iter().find(fits)?.service, vip.index))
     }
+}
+
+/// Whether something is in `now` that is not in `before`, or is another there.
+fn has_more<K: Eq + Hash, V: PartialEq>(now: &HashMap<K, V>, before: &HashMap<K, V>) -> bool {
+    now.iter().any(|(key, value)| before.get(key) != Some(value))
 }

@@ -92,3 +92,31 @@ fn what_has_no_place_is_told_apart() {
     );
     assert_eq!(long.unwrap().flow.seen, NOW);
 }
+
+#[test]
+fn what_a_target_is_like_and_the_way_to_it_move_no_place() {
+    let file = example();
+    let before = Net::of(&file).plan(&file, &mut Indexes::default());
+    let mut after = before.clone();
+    for target in after.targets.values_mut() {
+        (target.state, target.ifindex, target.mtu) = (TARGET_UNHEALTHY, 7, 1400);
+        (target.source_mac, target.destination_mac) = ([1; 6], [2; 6]);
+    }
+    after.services.values_mut().for_each(|service| service.mss_max = 1300);
+    assert_eq!(Places::of(&after), Places::of(&before));
+}
+
+#[test]
+fn only_what_was_missing_gives_more_flows_a_place() {
+    let groups = |targets: &str| group("n", targets, "");
+    let services = |listen: &str| service("n", "nat", listen, "");
+    let mut used = Indexes::default();
+    let mut places = |file: &File| Places::of(&Net::of(file).plan(file, &mut used));
+    let one = places(&file(&services("\"@db:80\""), &groups("10.0.1.1:8080")));
+    let target = places(&file(&services("\"@db:80\""), &groups("10.0.1.1:8080 10.0.1.2:8080")));
+    let port = places(&file(&services("\"@db:80\", \"@db:81\""), &groups("10.0.1.1:8080")));
+    for more in [&target, &port] {
+        assert!(more.has_more_than(&one) && !one.has_more_than(more), "{more:?}");
+    }
+    assert!(one.has_more_than(&Places::default()) && !one.has_more_than(&one));
+}
