@@ -107,7 +107,7 @@
 //! | `tandem_lbd_replication_swept_total` | counter | | entries deleted because the other node had them no longer |
 //! | `tandem_lbd_replication_adopted_total` | counter | | entries taken over from a former life of the other node |
 //! | `tandem_lbd_replication_not_replicated_total` | counter | | changes that found no room in the tables of what is replicated |
-//! | `tandem_lbd_replication_reports_lost_total` | counter | | reports of the walk through all flows that found no room; flows that are used go on to be told |
+//! | `tandem_lbd_replication_reports_lost_total` | counter | | reports of the walk through all flows that found no room; flows that are used go on to be told, and for those that are over a session begins anew |
 //! | `tandem_lbd_replication_untold_total` | counter | | changes of flows that the kernel's program had no room to tell of; the next walk through all flows finds them |
 
 mod durations;

@@ -189,7 +189,7 @@ impl Driver {
                 break;
             }
         }
-        let may_fit = self.flows.as_mut().is_some_and(|flows| flows.may_fit_now(now)) | self.tables.may_fit_now();
+        let may_fit = self.flows.as_mut().is_some_and(|flows| flows.must_begin_anew(now)) | self.tables.may_fit_now();
         if may_fit && self.session.is_some() {
             self.disconnected();
         }
@@ -339,7 +339,7 @@ impl Driver {
         let now = self.now();
         self.replica.disconnected(now);
         if let Some(flows) = &mut self.flows {
-            flows.forget_misfits();
+            flows.begin_anew();
         }
         self.show(now);
     }

@@ -46,6 +46,8 @@ pub(super) struct Flows {
     misfits: bool,
     /// There are more services or targets since that was looked at.
     more_places: bool,
+    /// Reports of what is over that were lost before this session.
+    ends_missed: u64,
     /// The other node is not asked for everything before.
     anew_at: Instant,
     /// What became of the peer's.
@@ -83,13 +85,14 @@ impl Flows {
             kept: Vec::new(),
             misfits: false,
             more_places: false,
+            ends_missed: 0,
             anew_at: Instant::ZERO,
             written: Written::default(),
         })
     }
 
     /// Whether the maps hold services, so that what comes for them has a place. As of when news were taken last or
-    /// [`Self::may_fit_now`] was asked: whatever found no place before is then told anew.
+    /// [`Self::must_begin_anew`] was asked: whatever found no place before is then told anew.
     pub(super) fn are_ready(&self) -> bool {
         !self.places.is_empty()
     }
@@ -107,7 +110,8 @@ impl Flows {
     /// When news are to be taken again, if some wait, or everything is to be told.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let news = self.more.then(|| self.resume.unwrap_or(Instant::ZERO));
-        news.into_iter().chain(self.lacks().then_some(self.anew_at)).min()
+        let anew = (self.lacks() || self.has_missed_ends()).then_some(self.anew_at);
+        news.into_iter().chain(anew).min()
     }
 
     /// Waits until the walk through all flows reports something, or the program has news, which is no report. May be cancelled.
@@ -242,30 +246,35 @@ impl Flows {
         self.take_report(replica, at, Report::Used(kept))
     }
 
+    /// Whether reports of what is over were lost, so that it is taken for what goes on, on both nodes.
+    fn has_missed_ends(&self) -> bool {
+        self.sender.lost_ends() != self.ends_missed
+    }
+
     /// Whether something of the peer's that found no place may have one by now.
     pub(super) const fn lacks(&self) -> bool {
         self.misfits && self.more_places
     }
 
     /// The next session begins with everything.
-    pub(super) const fn forget_misfits(&mut self) {
+    pub(super) fn begin_anew(&mut self) {
         self.misfits = false;
+        self.ends_missed = self.sender.lost_ends();
     }
 
-    /// Whether the peer is to tell everything once more now, because of that. It costs both nodes something, so there is a time between.
-    pub(super) fn may_fit_now(&mut self, now: Instant) -> bool {
+    /// Whether both nodes are to tell everything once more now, because of either. It costs them something, so there is a time between.
+    pub(super) fn must_begin_anew(&mut self, now: Instant) -> bool {
         self.renumber();
         if !self.lacks() {
             // What is misfit from now on has been looked for there.
             self.more_places = false;
-            return false;
         }
-        if now < self.anew_at {
-            return false;
+        let due = (self.lacks() || self.has_missed_ends()) && now >= self.anew_at;
+        if due {
+            self.anew_at = now + ANEW_PAUSE;
+            self.begin_anew();
         }
-        self.anew_at = now + ANEW_PAUSE;
-        (self.misfits, self.more_places) = (false, false);
-        true
+        due
     }
 
     /// Whether a name is still one of this node's services and targets.

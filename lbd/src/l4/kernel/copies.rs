@@ -6,11 +6,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use aya::maps::{Map as AyaMap, MapData, RingBuf};
 use lbd_core::forward::abi::{Abi, Flow, FlowKey, NAT_PORTS, Slot};
 use lbd_core::forward::copies::{Misfit, Place, Places, Told, Tuple};
 use lbd_core::forward::expiry;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::KernelError;
@@ -36,11 +38,12 @@ impl Report {
     }
 }
 
-/// Where the walk reports to, without ever waiting.
+/// Where the walk reports to. It waits there for a moment only, and only with what nobody would tell later.
 #[derive(Debug)]
 pub(crate) struct Reports {
     queue: Sender<Report>,
     lost: AtomicU64,
+    lost_ends: AtomicU64,
 }
 
 /// More than the ring of news has room for.
@@ -49,23 +52,45 @@ const NEWS_WAITING_MAX: usize = 1 << 17;
 /// Reports that wait, at most; each is of 4,096 flows at most.
 const REPORTS_MAX: usize = 64;
 
+/// So long a report of what has ended waits for room, and so often it looks for it.
+const ROOM_MAX: Duration = Duration::from_secs(1);
+const ROOM_LOOK: Duration = Duration::from_millis(2);
+
 impl Reports {
     /// A way to report, and its other end.
     pub(crate) fn new() -> (Arc<Self>, Receiver<Report>) {
         let (queue, reports) = channel(REPORTS_MAX);
-        (Arc::new(Self { queue, lost: AtomicU64::new(0) }), reports)
+        (Arc::new(Self { queue, lost: AtomicU64::new(0), lost_ends: AtomicU64::new(0) }), reports)
     }
 
-    /// Reports that found no room: flows that are used go on to be told, the copies of those that are not last shorter, and those of
-    /// what has ended end by themselves.
+    /// Reports that found no room: flows that are used go on to be told. Those of [`Self::lost_ends`] among them.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// Of these, reports of flows that are over, which replication takes for ones that go on until everything is told anew.
+    pub(crate) fn lost_ends(&self) -> u64 {
+        self.lost_ends.load(Ordering::Relaxed)
+    }
+
+    /// Waits for room for up to a second with what has ended, and not at all with what is used.
     pub(super) fn send(&self, report: Report) {
-        if !report.is_empty() && self.queue.try_send(report).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        if report.is_empty() {
+            return;
         }
+        let is_end = matches!(report, Report::Ended(_));
+        let until = Instant::now() + ROOM_MAX;
+        let mut waiting = report;
+        loop {
+            waiting = match self.queue.try_send(waiting) {
+                Ok(()) => return,
+                Err(TrySendError::Full(report)) if is_end && Instant::now() < until => report,
+                Err(_) => break,
+            };
+            std::thread::sleep(ROOM_LOOK);
+        }
+        self.lost.fetch_add(1, Ordering::Relaxed);
+        self.lost_ends.fetch_add(u64::from(is_end), Ordering::Relaxed);
     }
 }
 
@@ -373,4 +398,35 @@ pub(super) fn tuples(batch: &Batch) -> impl Iterator<Item = (Tuple, Flow)> + '_ 
 
 fn failed(action: &str, source: std::io::Error) -> KernelError {
     KernelError::Map { action: action.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_ended_waits_for_room_and_is_counted_if_there_is_none() {
+        let (reports, mut queue) = Reports::new();
+        let used = || Report::Used(vec![[0; 40]]);
+        (0..REPORTS_MAX).for_each(|_| reports.send(used()));
+        assert_eq!(reports.lost(), 0);
+        reports.send(used());
+        assert_eq!([reports.lost(), reports.lost_ends()], [1, 0]);
+        // Nobody takes anything.
+        reports.send(Report::Ended(vec![[1; 40]]));
+        assert_eq!([reports.lost(), reports.lost_ends()], [2, 1]);
+        let (sender, full) = (Arc::clone(&reports), std::sync::mpsc::channel());
+        let walk = std::thread::spawn(move || {
+            full.0.send(()).unwrap();
+            sender.send(Report::Ended(vec![[2; 40]]));
+        });
+        full.1.recv().unwrap();
+        let mut last = queue.try_recv().unwrap();
+        walk.join().unwrap();
+        while let Ok(report) = queue.try_recv() {
+            last = report;
+        }
+        assert!(matches!(last, Report::Ended(tuples) if tuples == [[2; 40]]));
+        assert_eq!([reports.lost(), reports.lost_ends()], [2, 1]);
+    }
 }
