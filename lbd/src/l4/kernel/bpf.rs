@@ -108,9 +108,21 @@ impl Map {
 
     /// Makes an array to be put into an array of maps.
     pub(super) fn new_array(name: &str, value_size: u32, max_entries: u32) -> io::Result<Self> {
+        Self::create(name, KIND_ARRAY, [4, value_size], max_entries)
+    }
+
+    /// Makes a hash table like the program's.
+    #[cfg(test)]
+    pub(super) fn new_hash(name: &str, sizes: [u32; 2], max_entries: u32) -> io::Result<Self> {
+        const KIND_HASH: u32 = 1;
+        Self::create(name, KIND_HASH, sizes, max_entries)
+    }
+
+    /// Sizes are those of key and value.
+    fn create(name: &str, kind: u32, [key_size, value_size]: [u32; 2], max_entries: u32) -> io::Result<Self> {
         let mut attribute = Create {
-            kind: KIND_ARRAY,
-            key_size: 4,
+            kind,
+            key_size,
             value_size,
             max_entries,
             flags: 0,

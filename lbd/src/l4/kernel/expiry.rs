@@ -6,19 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lbd_core::forward::abi::{Abi, Affinity, AffinityKey, FlowKey, Service};
+use lbd_core::forward::abi::{Abi, Affinity, AffinityKey, Flow, FlowKey, Service};
+use lbd_core::forward::copies::Tuple;
 use lbd_core::forward::expiry;
 use lbd_core::forward::plan::Gone;
 use lbd_core::forward::refresh::{WALK, Walks};
 
 use super::KernelError;
-use super::bpf::{Batch, Cursor};
+use super::bpf::{Batch, Cursor, Map};
 use super::copies::{Report, tuples};
 use super::flows::{Census, Reader, reading, typed};
 use super::thread::Signal;
 
 /// Flows looked at with one call.
 const BATCH: usize = 4096;
+
+/// Flows that were found to be over are looked at once more, so many at once, before they are deleted: that, and not a whole batch, is
+/// the time in which one may begin anew unseen, or be written by replication.
+const DELETED_AT_ONCE: usize = 32;
 
 /// A pause is so many times as long as the batch before it took, up to the maximum.
 const PAUSE_FACTOR: u32 = 19;
@@ -72,22 +77,19 @@ fn walk(
     let mut services = reader.services.all()?;
     let (mut cursor, mut batch) = (Cursor::default(), Batch::default());
     let mut census = Census::default();
-    let mut over: Vec<u8> = Vec::with_capacity(BATCH * FlowKey::SIZE);
+    let mut over: Vec<Tuple> = Vec::with_capacity(BATCH);
     walks.begin(now(reader)?);
     while !cursor.done && !signal.stopped() {
         let begin = Instant::now();
         let now = now(reader)?;
         let reports = reader.reports.load();
-        let (mut used, mut ended) = (Vec::new(), Vec::new());
+        let mut used = Vec::new();
         reader.flows.walk(&mut cursor, BATCH, &mut batch).map_err(reading)?;
         over.clear();
         for (tuple, flow) in tuples(&batch) {
             let service = service_of(reader, &mut services, flow.service)?;
-            if expiry::is_over(&flow, &service, now) || gone.is_some_and(|gone| gone.is_in(&flow)) {
-                over.extend_from_slice(&tuple);
-                if reports.is_some() {
-                    ended.push(tuple);
-                }
+            if is_over(&flow, &service, now, gone) {
+                over.push(tuple);
                 continue;
             }
             let told = |key: FlowKey| walks.is_told(&key, &flow, &service);
@@ -98,22 +100,45 @@ fn walk(
             *census.services.entry(flow.service).or_default() += 1;
             *census.targets.entry(flow.target).or_default() += 1;
         }
-        if !over.is_empty() {
-            let deleted = reader.flows.delete_all(&over).map_err(|source| KernelError::Map {
-                action: "deleting flows that are over".to_owned(),
-                source,
+        for some in over.chunks(DELETED_AT_ONCE) {
+            let deleted = delete_over(&reader.flows, some, |flow| {
+                let service = services.get(&u32::from(flow.service)).copied().unwrap_or_default();
+                is_over(flow, &service, now, gone)
             })?;
             reader.expired.fetch_add(deleted as u64, Ordering::Relaxed);
         }
         if let Some(reports) = &*reports {
             reports.send(Report::Used(used));
-            reports.send(Report::Ended(ended));
+            // Those that went on after all are still there, which whoever hears of them finds.
+            reports.send(Report::Ended(over.clone()));
         }
         if !full {
             std::thread::sleep((begin.elapsed() * PAUSE_FACTOR).min(PAUSE_MAX));
         }
     }
     Ok(census)
+}
+
+fn is_over(flow: &Flow, service: &Service, now: u32, gone: Option<&Gone>) -> bool {
+    expiry::is_over(flow, service, now) || gone.is_some_and(|gone| gone.is_in(flow))
+}
+
+/// Deletes those of some flows that are `over` by now, and says how many.
+fn delete_over(flows: &Map, tuples: &[Tuple], over: impl Fn(&Flow) -> bool) -> Result<usize, KernelError> {
+    let (mut value, mut keys) = ([0; Flow::SIZE], Vec::with_capacity(tuples.len() * FlowKey::SIZE));
+    for tuple in tuples {
+        let found = flows.get_into(tuple, &mut value).map_err(reading)?;
+        if found && Flow::from_bytes(&value).is_some_and(|flow| over(&flow)) {
+            keys.extend_from_slice(tuple);
+        }
+    }
+    if keys.is_empty() {
+        return Ok(0);
+    }
+    flows.delete_all(&keys).map_err(|source| KernelError::Map {
+        action: "deleting flows that are over".to_owned(),
+        source,
+    })
 }
 
 fn now(reader: &Reader) -> Result<u32, KernelError> {
@@ -154,4 +179,33 @@ fn forget_clients(reader: &Reader, signal: &Signal, gone: &Gone) -> Result<(), K
         std::thread::sleep((begin.elapsed() * PAUSE_FACTOR).min(PAUSE_MAX));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use lbd_core::forward::abi::STATE_ESTABLISHED;
+
+    use super::*;
+
+    #[test]
+    fn what_goes_on_after_it_was_found_over_is_not_deleted() {
+        let sizes = [FlowKey::SIZE as u32, Flow::SIZE as u32];
+        let map = Map::new_hash("test", sizes, 8).unwrap();
+        let service = Service { established_ticks: 100, ..Service::default() };
+        let put = |tuple: Tuple, seen: u32, copied: u8| {
+            let mut value = Vec::new();
+            Flow { seen, copied, state: STATE_ESTABLISHED, ..Flow::default() }.put(&mut value);
+            map.put(&tuple, &value).unwrap();
+        };
+        let over = |flow: &Flow| is_over(flow, &service, 1000, None);
+        // Three were over when the walk came by; then one was written by replication, one had a packet, and one is gone by itself.
+        let tuples = [1, 2, 3, 4].map(|number| [number; 40]);
+        put(tuples[0], 10, 0);
+        put(tuples[1], 990, 1);
+        put(tuples[2], 1003, 0);
+        assert_eq!(delete_over(&map, &tuples, over).unwrap(), 1);
+        let left = tuples.map(|tuple| map.get(&tuple).unwrap().is_some());
+        assert_eq!(left, [false, true, true, false]);
+        assert_eq!(delete_over(&map, &tuples, over).unwrap(), 0);
+    }
 }
