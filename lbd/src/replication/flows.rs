@@ -207,8 +207,8 @@ impl Flows {
         Ok(())
     }
 
-    /// Writes the peer's flows, and deletes those that it says are over; puts those that are refused into `refused`. After an error
-    /// nobody knows which were written.
+    /// Deletes the flows that the peer says are over, and writes its others; puts those that are refused into `refused`. After an error
+    /// nobody knows which were written; as many as can be are deleted, for nobody would ask for that again.
     pub(super) fn apply(
         &mut self,
         replica: &Replica,
@@ -222,6 +222,7 @@ impl Flows {
             let remaining = ticks_of(*remaining);
             Some((&flow.tuple, Told { group, target: id, port: flow.port, state: flow.state, remaining }))
         });
+        let deleted = self.tables.delete(deletes);
         let Self { tables, kept, .. } = self;
         kept.clear();
         let written = tables.put(told, |tuple| {
@@ -233,8 +234,7 @@ impl Flows {
         }
         self.misfits |= written.misfits > 0;
         self.written.add(written);
-        self.tables.delete(deletes)?;
-        Ok(())
+        deleted.map(drop)
     }
 
     /// Tells the peer of flows that are this node's own and were used later than what it told of them.
