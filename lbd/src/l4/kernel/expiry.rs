@@ -1,5 +1,6 @@
 //! Deletes flows that are over and tells replication of them and of those in use, on a thread of its own: a walk through the whole
-//! table every few seconds, in batches, with pauses in between that keep it to a twentieth of a processor; without them when the table is nearly full.
+//! table every few seconds, in batches, with pauses in between that keep it to a twentieth of a processor; to half of one where a large table
+//! would else be walked through too slowly for copies of flows with short time-outs; without pauses when the table is nearly full.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +29,9 @@ const DELETED_AT_ONCE: usize = 32;
 /// A pause is so many times as long as the batch before it took, up to the maximum.
 const PAUSE_FACTOR: u32 = 19;
 const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// It is so many times as long at least.
+const PAUSE_FACTOR_MIN: u32 = 1;
 
 /// How often the thread looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
@@ -59,7 +63,11 @@ pub(super) fn run(reader: &Arc<Reader>, signal: &Arc<Signal>) {
             }
             Err(error) => tracing::warn!(%error, "cannot look for flows that are over"),
         }
-        let every = if full { Duration::ZERO } else { WALK };
+        let every = match reader.reports.load().is_some() {
+            _ if full => Duration::ZERO,
+            true => walks.interval(),
+            false => WALK,
+        };
         while begin.elapsed() < every && !signal.stopped() {
             std::thread::sleep(LOOK);
         }
@@ -79,6 +87,8 @@ fn walk(
     let mut census = Census::default();
     let mut over: Vec<Tuple> = Vec::with_capacity(BATCH);
     walks.begin(now(reader)?);
+    let batches = u32::try_from(reader.census.load().all / BATCH as u64 + 1).unwrap_or(u32::MAX);
+    let share = walks.longest() / batches;
     while !cursor.done && !signal.stopped() {
         let begin = Instant::now();
         let now = now(reader)?;
@@ -92,8 +102,8 @@ fn walk(
                 over.push(tuple);
                 continue;
             }
-            let told = |key: FlowKey| walks.is_told(&key, &flow, &service);
-            if reports.is_some() && FlowKey::from_bytes(&tuple).is_some_and(told) {
+            let mut told = |key: FlowKey| walks.is_told(&key, &flow, &service);
+            if reports.is_some() && FlowKey::from_bytes(&tuple).is_some_and(&mut told) {
                 used.push(tuple);
             }
             census.all += 1;
@@ -113,10 +123,16 @@ fn walk(
             reports.send(Report::Ended(over.clone()));
         }
         if !full {
-            std::thread::sleep((begin.elapsed() * PAUSE_FACTOR).min(PAUSE_MAX));
+            std::thread::sleep(pause(begin.elapsed(), reports.is_some().then_some(share)));
         }
     }
     Ok(census)
+}
+
+/// The pause after a batch that took so long, if that and the pause together are to be no longer than `share`.
+fn pause(took: Duration, share: Option<Duration>) -> Duration {
+    let pause = (took * PAUSE_FACTOR).min(PAUSE_MAX);
+    share.map_or(pause, |share| pause.min(share.saturating_sub(took)).max((took * PAUSE_FACTOR_MIN).min(PAUSE_MAX)))
 }
 
 fn is_over(flow: &Flow, service: &Service, now: u32, gone: Option<&Gone>) -> bool {
@@ -186,6 +202,17 @@ mod tests {
     use lbd_core::forward::abi::STATE_ESTABLISHED;
 
     use super::*;
+
+    #[test]
+    fn a_pause_leaves_the_walk_its_time_and_others_the_processor() {
+        let ms = Duration::from_millis;
+        assert_eq!(pause(ms(2), None), ms(38));
+        assert_eq!(pause(ms(9), None), PAUSE_MAX);
+        assert_eq!(pause(ms(2), Some(ms(60))), ms(38));
+        assert_eq!(pause(ms(2), Some(ms(30))), ms(28));
+        assert_eq!(pause(ms(2), Some(ms(3))), ms(2), "half of a processor and no more");
+        assert_eq!(pause(ms(500), Some(ms(3))), PAUSE_MAX);
+    }
 
     #[test]
     fn what_goes_on_after_it_was_found_over_is_not_deleted() {
