@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use common::key::PairKey;
 use tokio::sync::watch;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{JoinError, LocalSet, spawn_local};
 
 use error::LinkError;
 pub(crate) use port::Port;
@@ -125,21 +125,24 @@ impl Link {
         let thread = std::thread::Builder::new().name("lbd-peer".to_owned()).spawn(move || {
             let slot = Arc::new(Slot::default());
             let port = Port(Arc::clone(&slot));
+            let _ending = Ending { slot: Arc::clone(&slot), stats: Arc::clone(&stats) };
             let tasks = LocalSet::new();
             tasks.block_on(&runtime, async {
                 let hub = Hub::new(copy, identity, stats, Arc::clone(&slot));
-                spawn_local(listen::run(Rc::clone(&hub)));
-                spawn_local(dial::run(Rc::clone(&hub)));
+                let listening = spawn_local(listen::run(Rc::clone(&hub)));
+                let dialling = spawn_local(dial::run(Rc::clone(&hub)));
                 let mut drive = pin!(drive(port));
                 tokio::select! {
                     () = &mut drive => {}
+                    // A link that no longer does one of them is none.
+                    Err(failed) = listening => fail(failed),
+                    Err(failed) = dialling => fail(failed),
                     // Fails when the handle is gone, which is the same.
                     _ = stopped.wait_for(|stop| *stop) => {}
                 }
                 // The driver's session is ended before the driver is, so that it counts as what it is.
                 hub.stop().await;
             });
-            slot.close();
         });
         Ok(Self { settings, stop, thread: Some(thread.map_err(LinkError::Start)?) })
     }
@@ -147,6 +150,31 @@ impl Link {
     /// What it was started with.
     pub(crate) const fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Whether it has ended by itself: its thread has failed, or its driver has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+/// However the thread ends, there are no more sessions, and nothing shows one.
+struct Ending {
+    slot: Arc<Slot>,
+    stats: Arc<Stats>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.slot.close();
+        self.stats.stopped();
+    }
+}
+
+/// A part of the link has failed, and so has its thread.
+fn fail(part: JoinError) {
+    if let Ok(panic) = part.try_into_panic() {
+        std::panic::resume_unwind(panic);
     }
 }
 

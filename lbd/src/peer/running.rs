@@ -14,6 +14,10 @@ use crate::reload::Request;
 use crate::replication::{self, Memory, PeerHealth, Shown, StateView};
 use crate::shared::Shared;
 
+/// Why there is none, where its thread has failed.
+const FAILED: &str =
+    "its thread has failed (please report what the log says); a reload of lbd starts it anew";
+
 /// The port that both nodes listen on; the same as that of `vrrpd`'s datagrams.
 const PORT: u16 = 7112;
 
@@ -74,7 +78,7 @@ impl PeerLink {
         };
         // Other VRRP software has nothing to tell, and is to give the role back as it always does.
         self.waits.store(config.vrrp.iter().any(|vrrp| vrrp.auth == Auth::Hmac), Ordering::Relaxed);
-        if matches!(&*state, State::Running(link) if *link.settings() == wanted) {
+        if matches!(&*state, State::Running(link) if *link.settings() == wanted && !link.is_over()) {
             return;
         }
         // Ended before the next one begins: its address is to be free, and only one counts.
@@ -119,6 +123,7 @@ impl PeerLink {
     /// What it runs with, or why it does not.
     pub(super) fn settings(&self) -> Result<Settings, String> {
         match &*self.locked() {
+            State::Running(link) if link.is_over() => Err(FAILED.to_owned()),
             State::Running(link) => Ok(link.settings().clone()),
             State::Off(why) => Err(why.clone()),
         }

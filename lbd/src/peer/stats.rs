@@ -148,7 +148,8 @@ impl Stats {
     /// The link has stopped.
     pub(super) fn stopped(&self) {
         self.listening.store(false, Ordering::Relaxed);
-        self.locked().listen_error = None;
+        let mut state = self.locked();
+        (state.listen_error, state.session) = (None, None);
     }
 
     pub(super) fn session_began(&self, dialled: bool, pipes: &Arc<Pipes>) {

@@ -39,10 +39,25 @@ const SHOW_EVERY: Duration = Duration::from_millis(100);
 
 /// Drives replication for as long as the link runs.
 pub(crate) async fn drive(port: Port, shared: Arc<Shared>, outlets: Outlets) {
+    let _life = Life(Arc::clone(&shared), outlets.clone());
     let mut driver = Driver::new(shared, outlets);
     while driver.step(&port).await {}
-    driver.shared.chance.heard(None);
-    driver.outlets.shown.store(None);
+}
+
+/// While replication is driven.
+struct Life(Arc<Shared>, Outlets);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        let Self(shared, outlets) = self;
+        shared.chance.heard(None);
+        outlets.shown.store(None);
+        if std::thread::panicking() {
+            // From now on nobody would say it.
+            outlets.behind.send_replace(outlets.waits.load(Ordering::Relaxed));
+            tracing::error!("replication has failed and ends; please report it; a reload of lbd starts it anew");
+        }
+    }
 }
 
 struct Driver {
@@ -497,6 +512,30 @@ async fn sleep(left: Option<Duration>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replication_that_fails_leaves_a_node_behind_and_shows_nothing() {
+        for waits in [true, false] {
+            let outlets = Outlets {
+                shown: Arc::default(),
+                behind: watch::Sender::new(false),
+                waits: Arc::new(waits.into()),
+            };
+            let view = || outlets.shown.store(Some(Arc::default()));
+            view();
+            drop(Life(outlets.clone()));
+            assert!(outlets.shown.load().is_none() && !*outlets.behind.borrow(), "an end as planned");
+            view();
+            let life = Life(outlets.clone());
+            let failed = std::thread::spawn(move || {
+                let _life = life;
+                panic!("as a test");
+            });
+            assert!(failed.join().is_err());
+            assert!(outlets.shown.load().is_none());
+            assert_eq!(*outlets.behind.borrow(), waits);
+        }
+    }
 
     #[test]
     fn who_has_no_place_for_flows_is_behind_although_in_step() {

@@ -27,7 +27,7 @@ pub(crate) use words::Memory;
 pub(crate) type Shown = Arc<ArcSwapOption<StateView>>;
 
 /// Whom it tells what it has come to, and where it hears of this node's changes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Outlets {
     /// Whoever asks.
     pub(crate) shown: Shown,

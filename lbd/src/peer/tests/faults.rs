@@ -1,5 +1,6 @@
 //! What may happen to a link.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use common::rng::Rng;
@@ -7,6 +8,7 @@ use common::rng::Rng;
 use super::super::session::End;
 use super::proxy::{PROXY_PORT, Proxy};
 use super::support::{Node, PATIENCE, nowhere, pair, receive, run, send, sessions, soon, until};
+use super::super::{Link, Stats};
 
 #[test]
 fn a_remainder_of_a_host_that_lost_its_power_is_replaced() {
@@ -88,5 +90,23 @@ fn a_link_that_breaks_at_any_byte_never_brings_a_wrong_message() {
         assert!(
             a.ended(End::Cut) + a.ended(End::Truncated) + b.ended(End::Cut) + b.ended(End::Truncated) > 0
         );
+    });
+}
+
+#[test]
+fn a_link_whose_driver_fails_is_over_and_shows_no_session() {
+    let (a, b) = pair();
+    let (b, stats) = (Node::start(&b), Arc::<Stats>::default());
+    let link = Link::start(a, Arc::clone(&stats), |port| async move {
+        let session = port.session().await;
+        assert!(session.is_none(), "the failure of this test");
+    });
+    let link = link.unwrap();
+    run(async {
+        until("the end", || link.is_over()).await;
+        assert!(stats.sessions.get() == 1 && stats.state().session.is_none() && !stats.is_listening());
+        // What it had is free for another one.
+        let again = Node::start(link.settings());
+        sessions(&again, &b).await;
     });
 }
