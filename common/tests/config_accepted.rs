@@ -225,3 +225,16 @@ fn kernel_and_proxy_share_a_group_that_both_can_use() {
     let config = alone(&services, targets).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.target_groups[0].algorithm, config::Algorithm::FlowHash);
 }
+
+#[test]
+fn nodes_with_a_key_and_addresses_replicate() {
+    let service = "[[service]]\nname = \"s\"\nmode = \"tcp\"\nlisten = [\"127.0.0.1:80\"]\nforward = \"g\"\n\
+        [[target_group]]\nname = \"g\"\ntargets = [{ address = \"192.0.2.1:1\" }]\n";
+    let replicates = |nodes: &str| accept(&format!("{nodes}{service}")).is_replicated();
+    assert!(replicates(NODES));
+    let unlinked = NODES.replace("peer_address = \"198.51.100.1\"\n", "");
+    let unlinked = unlinked.replace("peer_address = \"198.51.100.2\"\n", "");
+    assert!(!replicates(&unlinked), "they cannot reach each other");
+    assert!(!replicates(&NODES.replace("key_file = \"/etc/tandem/pair.key\"\n", "")));
+    assert!(!replicates(""));
+}

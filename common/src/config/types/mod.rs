@@ -55,10 +55,11 @@ impl Config {
         self.nodes.iter().find(|node| node.name != name)
     }
 
-    /// Whether the nodes tell each other of connections and sessions: a pair with a key does.
+    /// Whether the nodes tell each other of connections and sessions: a pair with a key does whose nodes have addresses for each other.
     #[must_use]
     pub fn is_replicated(&self) -> bool {
-        self.nodes.len() == 2 && self.pair.key_file.is_some()
+        let linked = self.nodes.iter().all(|node| node.peer_address.is_some());
+        self.nodes.len() == 2 && linked && self.pair.key_file.is_some()
     }
 
     /// The target group with this name.
