@@ -118,7 +118,7 @@ mod tests {
         for _ in 0..50 {
             let count = rng.below(20);
             let lengths: Vec<u64> =
-                (0..count).map(|_| *rng.pick(&[1, 2, 100, 4000, 65_536, 66_560])).collect();
+                (0..count).map(|_| *rng.pick(&[1, 2, 100, 4000, 65_536, MESSAGE_BYTES_MAX as u64])).collect();
             let sent: Vec<Vec<u8>> = lengths
                 .iter()
                 .map(|&length| (0..length).map(|_| rng.next_u64().to_le_bytes()[0]).collect())

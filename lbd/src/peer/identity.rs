@@ -232,8 +232,27 @@ mod tests {
     #[test]
     fn debug_shows_no_secret() {
         let key = PairKey::new([7; 32]);
-        let text = format!("{:?}", Identity::new(&key, "a", "b").unwrap());
-        let seed = key.derive_for_node(KeyUse::Replication, "a");
-        assert!(!text.contains(&format!("{:?}", &seed[..4]).trim_matches(['[', ']']).to_owned()));
+        let identity = Identity::new(&key, "a", "b").unwrap();
+        let own = key.derive_for_node(KeyUse::Replication, "a");
+        for text in [format!("{identity:?}"), format!("{identity:#?}"), format!("{identity:x?}")] {
+            let text = text.replace(char::is_whitespace, "").to_lowercase();
+            for secret in [&own, key.bytes()] {
+                let part = &secret[..4];
+                let joined = |each: fn(&u8) -> String, between: &str| {
+                    part.iter().map(each).collect::<Vec<_>>().join(between)
+                };
+                let hexadecimal: fn(&u8) -> String = |byte| format!("{byte:02x}");
+                let ways = [
+                    joined(u8::to_string, ","),
+                    joined(hexadecimal, ""),
+                    joined(hexadecimal, ":"),
+                    joined(|byte| format!("{byte:x}"), ","),
+                    joined(|byte| format!("0x{byte:x}"), ","),
+                ];
+                for way in ways {
+                    assert!(!text.contains(&way), "{way} is in {text}");
+                }
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@
 //! The link decides nothing about roles or traffic: without it, both go on as they are.
 //!
 //! Bounds: two queues of a mebibyte and buffers of some 400 KiB for a session, 8 handshakes at once of 3 s each, 50 in a second. Messages have
-//! 66,560 bytes at most. A peer that reads nothing for 10 s is given up ([`End::Stalled`]), one whose host is silent for 5 s
+//! 98,308 bytes at most. A peer that reads nothing for 10 s is given up ([`End::Stalled`]), one whose host is silent for 5 s
 //! ([`End::Silent`]). Each is counted in [`Stats`].
 
 mod backoff;
