@@ -5,7 +5,7 @@
  * client directly.
  *
  * What came from the other node goes to the stack, whoever it is of, so that nothing goes round in circles; and each way
- * takes a hop.
+ * takes a hop. Where this node has the virtual IPs, such a packet has come back, and ends here.
  */
 #include "chance.h"
 
@@ -54,6 +54,12 @@ SEC("classifier") int second_chance(struct __sk_buff *ctx)
 	if ((void *)(frame + 1) > frame_end(ctx, 0) || !to_us(ctx, peer, frame))
 		return TC_ACT_UNSPEC;
 	if (is_from(frame, peer->mac)) {
+		/* While its `vrrpd` starts anew, the other node may lack its route to itself, and forward what it was sent (with early
+		 * demultiplexing it drops it). The stack's reset would end a connection that is well. */
+		if (peer->flags & PEER_HAS_NOT && !is_known(ctx, &it)) {
+			count(CHANCE_BACK);
+			return TC_ACT_SHOT;
+		}
 		count(CHANCE_RECEIVED);
 		return TC_ACT_UNSPEC;
 	}

@@ -24,6 +24,7 @@ struct peer {
 	__u8 spare[7];
 };
 #define PEER_VIRTUAL_MAC 1     /* 00:00:5e:00:01:xx and 00:00:5e:00:02:xx are this node's too */
+#define PEER_HAS_NOT 2         /* this node has the virtual IPs, the other one has not */
 
 /* chances[event], per CPU: packets for what is proxied. Those of this node's own connections are not counted. */
 enum chance {
@@ -31,6 +32,7 @@ enum chance {
 	CHANCE_SENT_ERROR,       /* the same, an ICMP error about one */
 	CHANCE_RECEIVED,         /* from the other node: to the stack, known or not */
 	CHANCE_COOKIE,           /* ends the handshake of a SYN cookie of this node */
+	CHANCE_BACK,             /* came back from the other node, which did not take it for its own: dropped */
 	CHANCE_HOPS,             /* would have gone to the other node, but has no hop left: to the stack */
 	CHANCES
 };

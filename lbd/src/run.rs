@@ -22,7 +22,7 @@ use crate::cli::Options;
 use crate::clock::{Clock, unix_now};
 use crate::discover::Discoverer;
 use crate::l4::kernel::{Chance, Kernel, Prepared};
-use crate::l4::{Listeners, bind_all, udp};
+use crate::l4::{Departures, Listeners, bind_all, udp};
 use crate::peer::PeerLink;
 use crate::prober::Prober;
 use crate::reload::{Parts, Request, load_for_node};
@@ -91,6 +91,7 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
         kernel,
         peer: PeerLink::new(news),
         chance: Chance::default(),
+        departures: Departures::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use crate::clock::Clock;
 use crate::counters::{Counter, WorkerCounters};
 use crate::discover::Directory;
+use crate::l4::Departures;
 use crate::l4::kernel::{Chance, Kernel};
 use crate::peer::PeerLink;
 use crate::prober::CheckCounters;
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) peer: PeerLink,
     /// What becomes of proxied connections when their virtual IPs move.
     pub(crate) chance: Chance,
+    /// When virtual IPs left.
+    pub(crate) departures: Departures,
 }
 
 /// What is known of `vrrpd`.

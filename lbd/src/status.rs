@@ -196,6 +196,7 @@ fn write_table(out: &mut String, status: &Status) -> std::fmt::Result {
     let vrrpd = if status.vrrpd_connected { roles.join(", ") } else { "not connected".to_owned() };
     writeln!(out, "vrrpd     {vrrpd}")?;
     write_peer(out, status)?;
+    write_chance(out, status)?;
     let mut rows = vec![
         ["SERVICE", "LISTEN", "GROUP", "TARGETS", "OPEN", "TOTAL", "REFUSED"].map(str::to_owned).to_vec(),
     ];
@@ -279,6 +280,22 @@ fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
             at(last.unix_ms),
             last.message
         )?;
+    }
+    Ok(())
+}
+
+/// What becomes of proxied connections when their virtual IPs move.
+fn write_chance(out: &mut String, status: &Status) -> std::fmt::Result {
+    let Some(chance) = &status.second_chance else { return Ok(()) };
+    if let Some(why) = &chance.off_because {
+        return writeln!(out, "draining  no: connections do not survive a move of their virtual IPs, {why}");
+    }
+    for (instance, it) in &chance.instances {
+        let (here, there) = (it.draining, it.draining_by_peer);
+        writeln!(out, "draining  {instance}: {here} connections here, {there} on the other node")?;
+    }
+    for trouble in &chance.troubles {
+        writeln!(out, "          {}: {}", trouble.what, trouble.why)?;
     }
     Ok(())
 }

@@ -13,7 +13,8 @@ use crate::worker::{Command, Workers};
 /// How long `vrrpd` gets to move the VIPs to the other node before this one stops accepting.
 const HANDOVER_MAX: Duration = Duration::from_secs(2);
 
-/// How long open connections may go on.
+/// How long open connections may go on, if their addresses are still here: there is no other node, or it did not take over. Those whose
+/// virtual IPs moved have their group's `drain_timeout`.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// How long the workers get to accept what is queued and to close their sockets.
@@ -32,11 +33,11 @@ pub(crate) async fn gracefully(shared: &Shared, workers: &Workers) -> u64 {
     hand_over(shared).await;
     workers.send_all(|| Command::UnlistenAll).await;
     until(UNLISTEN_MAX, || shared.listening() == 0).await;
-    let open = shared.open_connections();
+    let (open, grace) = (shared.open_connections(), grace(shared));
     if open > 0 {
-        tracing::info!(open, grace = ?GRACE, "waiting for open connections to end");
+        tracing::info!(open, ?grace, "waiting for open connections to end");
     }
-    until(GRACE, || shared.open_connections() == 0).await;
+    until(grace, || shared.open_connections() == 0).await;
     let left = shared.open_connections();
     if left > 0 {
         tracing::warn!(connections = left, "closing the connections that have not ended");
@@ -53,6 +54,18 @@ async fn hand_over(shared: &Shared) {
     if timeout(HANDOVER_MAX, gone).await.is_err() {
         tracing::warn!("the other node did not take over in time; stopping all the same");
     }
+}
+
+/// How long open connections may go on.
+fn grace(shared: &Shared) -> Duration {
+    /// Until all have been looked at, and closed.
+    const SWEPT: Duration = Duration::from_secs(2);
+    let roles = &shared.vrrpd.borrow().roles;
+    let config = &shared.snapshot.load().config;
+    let moved = !roles.is_empty() && !roles.values().any(|&role| role == Role::Active);
+    let timeouts = config.target_groups.iter().map(|group| group.drain_timeout);
+    let longest = timeouts.max().filter(|_| moved && config.peer_of(&shared.life.node).is_some());
+    longest.map_or(GRACE, |longest| longest + SWEPT)
 }
 
 /// Waits until `reached` says yes, or the time is over.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::executor::Executor;
-use crate::l4::{BufferPool, Complaints, Connections, End, Pool, Socket, accept_loop, udp};
+use crate::l4::{BufferPool, Complaints, Connections, Departure, End, Pool, Socket, accept_loop, udp};
 use crate::shared::{Shared, WorkerShared};
 use crate::snapshot::{Group, Service, Snapshot};
 
@@ -143,6 +143,7 @@ struct Routes {
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     generation: u64,
     by_address: HashMap<(Mode, SocketAddr), Rc<Route>>,
+    departures: HashMap<IpAddr, Rc<Departure>>,
     pools: HashMap<String, Rc<Pool>>,
 }
 
@@ -160,27 +161,34 @@ impl Worker {
     /// Where connections or datagrams to `address` go now.
     pub(crate) fn route(&self, mode: Mode, address: SocketAddr) -> Option<Rc<Route>> {
         let mut routes = self.routes.borrow_mut();
-        routes.refresh(self.index);
+        routes.refresh(self);
         routes.by_address.get(&(mode, address)).map(Rc::clone)
+    }
+
+    /// When a virtual IP left, now and later; none of another address.
+    pub(crate) fn departure(&self, ip: IpAddr) -> Option<Rc<Departure>> {
+        let mut routes = self.routes.borrow_mut();
+        routes.refresh(self);
+        routes.departures.get(&ip).map(Rc::clone)
     }
 
     /// The target group of this name as it is now.
     pub(crate) fn pool(&self, group: &str) -> Option<Rc<Pool>> {
         let mut routes = self.routes.borrow_mut();
-        routes.refresh(self.index);
+        routes.refresh(self);
         routes.pools.get(group).map(Rc::clone)
     }
 }
 
 impl Routes {
     /// Takes the snapshot in use, if it is another one by now.
-    fn refresh(&mut self, worker: usize) {
+    fn refresh(&mut self, worker: &Worker) {
         let snapshot = self.snapshot.load();
         if snapshot.generation == self.generation {
             return;
         }
         self.generation = snapshot.generation;
-        let pool = |group: &Arc<Group>| Rc::new(Pool::new(group, snapshot.hash_key, worker));
+        let pool = |group: &Arc<Group>| Rc::new(Pool::new(group, snapshot.hash_key, worker.index));
         let pools: HashMap<String, Rc<Pool>> =
             snapshot.groups.iter().map(|group| (group.config.name.clone(), pool(group))).collect();
         // Every service's groups are among the snapshot's.
@@ -201,6 +209,11 @@ impl Routes {
             self.by_address.extend(keys.map(|key| (key, Rc::clone(&route))));
         }
         self.pools = pools;
+        let departures = snapshot.config.vrrp.iter().flat_map(|vrrp| {
+            let departure = Rc::new(worker.all.departures.of(&vrrp.name));
+            vrrp.vips.iter().map(move |vip| (vip.addr(), Rc::clone(&departure)))
+        });
+        self.departures = departures.collect();
     }
 }
 
@@ -232,7 +245,13 @@ fn run(
     all.workers[index].beat(all.clock.now_ms());
     drop(started.send(Ok(())));
     let snapshot = Cache::new(Arc::clone(&shared.snapshot));
-    let routes = Routes { snapshot, generation: 0, by_address: HashMap::new(), pools: HashMap::new() };
+    let routes = Routes {
+        snapshot,
+        generation: 0,
+        by_address: HashMap::new(),
+        departures: HashMap::new(),
+        pools: HashMap::new(),
+    };
     let worker = Rc::new(Worker {
         index,
         connections: Rc::default(),

@@ -9,6 +9,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use super::End;
+use super::departures::Leave;
 use crate::snapshot::Target;
 
 /// Into how many slices a sweep over the whole table is cut. With a slice for each tick of 20 ms every connection is
@@ -47,6 +48,7 @@ struct Slots {
 #[derive(Debug)]
 pub(crate) struct Control {
     target: Arc<Target>,
+    leave: Option<Leave>,
     idle_ms: u64,
     active_ms: Cell<u64>,
     verdict: Cell<Option<End>>,
@@ -109,7 +111,8 @@ impl Control {
 
     fn sweep(&self, now_ms: u64) {
         let silent_ms = now_ms.saturating_sub(self.active_ms.get());
-        if self.target.close_at_ms() <= now_ms {
+        let left = self.leave.as_ref().is_some_and(|leave| leave.is_due(now_ms));
+        if left || self.target.close_at_ms() <= now_ms {
             self.close(End::Drained);
         } else if silent_ms >= self.idle_ms {
             self.close(End::Idle);
@@ -144,9 +147,10 @@ impl Connections {
     }
 
     /// Enters a connection to `target` that may be silent for `idle_ms`.
-    pub(crate) fn enter(self: &Rc<Self>, target: Arc<Target>, idle_ms: u64) -> Entry {
+    pub(crate) fn enter(self: &Rc<Self>, target: Arc<Target>, leave: Option<Leave>, idle_ms: u64) -> Entry {
         let control = Rc::new(Control {
             target,
+            leave,
             idle_ms,
             active_ms: Cell::new(self.now_ms()),
             verdict: Cell::new(None),

@@ -6,6 +6,7 @@ mod buffers;
 mod choose;
 mod connect;
 mod connections;
+mod departures;
 mod guard;
 mod journal;
 pub(crate) mod kernel;
@@ -23,6 +24,7 @@ pub(crate) use accept::accept_loop;
 pub(crate) use buffers::BufferPool;
 pub(crate) use choose::Pool;
 pub(crate) use connections::Connections;
+pub(crate) use departures::{Departure, Departures};
 pub(crate) use guard::Guard;
 pub(crate) use listen::{BindError, Listeners, bind_all};
 pub(crate) use preamble::Complaints;
@@ -46,7 +48,7 @@ pub(crate) enum End {
     TargetReset,
     /// No byte for `timeout.idle`.
     Idle,
-    /// Its target was removed, and `drain_timeout` has passed.
+    /// Its target was removed, or its virtual IP has left, and `drain_timeout` has passed.
     Drained,
     /// The daemon stopped, and the grace has passed.
     Stopped,

@@ -13,6 +13,7 @@ use socket2::SockRef;
 use super::admission::Seat;
 use super::choose::{Ends, Occupied};
 use super::connect::{Reached, Way, reach};
+use super::departures::Leave;
 use super::journal::{Journal, Relayed};
 use super::refusal::Refusal;
 use super::relay::Relay;
@@ -37,7 +38,9 @@ struct Ahead {
 /// Finds out where a connection goes, connects, and relays until it has ended.
 pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, listen: SocketAddr) {
     let mut journal = Journal::begin(&seat.route, peer, listen);
-    let (reached, ahead) = match prepare(&mut seat, &client, peer, listen, &mut journal).await {
+    // A listener on all addresses does not say which one the client came to.
+    let local = if listen.ip().is_unspecified() { client.local_addr().unwrap_or(listen) } else { listen };
+    let (reached, ahead) = match prepare(&mut seat, &client, peer, local, &mut journal).await {
         Ok(prepared) => prepared,
         Err(refusal) => {
             reset_on_close(SockRef::from(&client));
@@ -59,7 +62,9 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
     }
     let timeouts = &seat.route.service.config.timeout;
     let idle_ms = u64::try_from(timeouts.idle.as_millis()).unwrap_or(u64::MAX);
-    let entry = worker.connections.enter(Arc::clone(&occupied.target), idle_ms);
+    let drain_ms = u64::try_from(occupied.pool.group.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
+    let leave = worker.departure(local.ip()).map(|departure| Leave { departure, drain_ms });
+    let entry = worker.connections.enter(Arc::clone(&occupied.target), leave, idle_ms);
     let control = &entry.control;
     let mut relay =
         pin!(Relay::new(client, reached.stream, worker, timeouts, seat.counters(), at_target, control));
@@ -79,11 +84,9 @@ async fn prepare(
     seat: &mut Seat,
     client: &Socket,
     peer: SocketAddr,
-    listen: SocketAddr,
+    local: SocketAddr,
     journal: &mut Journal,
 ) -> Result<(Reached, Ahead), Refusal> {
-    // A listener on all addresses does not say which one the client came to.
-    let local = if listen.ip().is_unspecified() { client.local_addr().unwrap_or(listen) } else { listen };
     let mut ends = Ends { client: peer, local, protocol: PROTOCOL };
     let guard = &seat.route.service.guard;
     let proxied = guard.trusts(peer.ip());

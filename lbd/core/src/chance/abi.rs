@@ -10,6 +10,8 @@ constants! {
     PEERS_MAX: u32 = 64;
     /// [`Peer::flags`]: the MAC addresses of virtual routers are this node's too.
     PEER_VIRTUAL_MAC: u8 = 1;
+    /// [`Peer::flags`]: this node has the virtual IPs, the other one has not.
+    PEER_HAS_NOT: u8 = 2;
 }
 
 twins! {
@@ -47,7 +49,7 @@ twins! {
 }
 
 /// What the program counts, in the order of `chances`; the names are those of the metrics.
-pub const CHANCES: [&str; 5] = ["sent", "sent_error", "received", "cookie", "hops"];
+pub const CHANCES: [&str; 6] = ["sent", "sent_error", "received", "cookie", "back", "hops"];
 
 #[cfg(test)]
 pub(super) const HEADER: &str = include_str!("../../../bpf/chance_types.h");

@@ -15,7 +15,7 @@ mod tests;
 use bincode::{Decode, Encode};
 
 pub use other::{LEASE, Other};
-pub use own::{LINGER, Own};
+pub use own::{Interface, LINGER, Own};
 
 /// Instances in a [`Word`]: as many as the program's `peers` has room for.
 pub const INSTANCES_MAX: usize = abi::PEERS_MAX as usize - 1;

@@ -10,6 +10,15 @@ use super::{INSTANCES_MAX, Standing, Word};
 /// last step after a second, and again after two.
 pub const LINGER: Duration = Duration::from_secs(5);
 
+/// This node's side of an instance's network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Its Ethernet address, if it has one.
+    pub mac: Option<[u8; 6]>,
+    /// Whether packets for the virtual IPs are for this host: it has local routes to them. Without those nothing gets to connections.
+    pub local: bool,
+}
+
 /// This node's instances.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
@@ -18,7 +27,7 @@ pub struct Own {
 
 #[derive(Clone, Debug, Default)]
 struct Instance {
-    mac: Option<[u8; 6]>,
+    interface: Interface,
     owner: bool,
     /// When the virtual IPs left, as long as it matters.
     left: Option<Instant>,
@@ -26,11 +35,11 @@ struct Instance {
 }
 
 impl Own {
-    /// These are the instances with proxied services, and this node's Ethernet addresses in their networks.
-    pub fn configured(&mut self, instances: &BTreeMap<String, Option<[u8; 6]>>) {
+    /// These are the instances with proxied services, and how this node is in their networks.
+    pub fn configured(&mut self, instances: &BTreeMap<String, Interface>) {
         self.instances.retain(|name, _| instances.contains_key(name));
-        for (name, mac) in instances.iter().take(INSTANCES_MAX) {
-            self.instances.entry(name.clone()).or_default().mac = *mac;
+        for (name, interface) in instances.iter().take(INSTANCES_MAX) {
+            self.instances.entry(name.clone()).or_default().interface = *interface;
         }
     }
 
@@ -74,8 +83,8 @@ impl Own {
     pub fn word(&self) -> Word {
         let standing = |(name, instance): (&String, &Instance)| Standing {
             instance: name.clone(),
-            mac: instance.mac,
-            may_have: instance.owner || instance.left.is_some(),
+            mac: instance.interface.mac,
+            may_have: instance.interface.local && (instance.owner || instance.left.is_some()),
             draining: instance.draining,
         };
         Word { instances: self.instances.iter().map(standing).collect() }

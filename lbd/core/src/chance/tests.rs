@@ -36,7 +36,7 @@ fn the_twins_are_the_headers() {
 /// A node with the instance `web`.
 fn node() -> Own {
     let mut own = Own::default();
-    own.configured(&BTreeMap::from([("web".to_owned(), Some([2; 6]))]));
+    own.configured(&BTreeMap::from([("web".to_owned(), Interface { mac: Some([2; 6]), local: true })]));
     own
 }
 
@@ -63,6 +63,19 @@ fn a_backup_has_nothing_and_an_owner_may_have_anything() {
     own.counted(at(61_000), &counts(&[]));
     assert_eq!((own.word(), own.left("web")), (standing(false, 0), None));
     assert_eq!(own.to_count().count(), 0);
+}
+
+#[test]
+fn connections_without_a_route_to_them_are_none() {
+    let mut own = node();
+    own.owns(at(0), &names(&["web"]));
+    own.owns(at(1000), &names(&[]));
+    own.counted(at(2000), &counts(&[("web", 7)]));
+    let mac = Some([2; 6]);
+    own.configured(&BTreeMap::from([("web".to_owned(), Interface { mac, local: false })]));
+    assert!(!own.word().instances[0].may_have);
+    own.configured(&BTreeMap::from([("web".to_owned(), Interface { mac, local: true })]));
+    assert!(own.word().instances[0].may_have);
 }
 
 #[test]

@@ -47,9 +47,10 @@ pub(super) fn load() -> Result<(Ebpf, Maps, Counted), KernelError> {
 }
 
 fn open(ebpf: &Ebpf, name: &str) -> Result<Map, KernelError> {
-    let data = match ebpf.map(name) {
-        Some(Loaded::HashMap(data) | Loaded::Array(data) | Loaded::PerCpuArray(data)) => data,
-        _ => return Err(KernelError::Load { reason: format!("the object has no map {name}") }),
+    let (Some(Loaded::HashMap(data)) | Some(Loaded::Array(data)) | Some(Loaded::PerCpuArray(data))) =
+        ebpf.map(name)
+    else {
+        return Err(KernelError::Load { reason: format!("the object has no map {name}") });
     };
     let own = data.fd().as_fd().try_clone_to_owned();
     own.and_then(Map::from_fd)

@@ -31,7 +31,7 @@ use super::thread::Signal;
 use crate::shared::Shared;
 use maps::Counted;
 use task::Task;
-pub(crate) use view::ChanceView;
+pub(crate) use view::{ChanceView, InstanceChanceView};
 
 /// The second chance, whether it runs or not.
 #[derive(Debug, Default)]

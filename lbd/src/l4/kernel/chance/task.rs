@@ -10,9 +10,9 @@ use arc_swap::ArcSwapOption;
 use aya::Ebpf;
 use common::ipc::Role;
 use common::time::Instant;
-use lbd_core::chance::abi::{PEER_VIRTUAL_MAC, Peer};
+use lbd_core::chance::abi::{PEER_HAS_NOT, PEER_VIRTUAL_MAC, Peer};
 use lbd_core::chance::plan::{self, Place as Network};
-use lbd_core::chance::{Other, Own, Word};
+use lbd_core::chance::{Interface, Other, Own, Word};
 use lbd_core::forward::plan::OtherNode;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -27,6 +27,7 @@ use super::super::{KernelError, attach};
 use super::maps::{self, Counted, Maps};
 use super::view::{ChanceView, InstanceChanceView};
 use super::{Outlets, folder};
+use crate::clock::ms_of;
 use crate::shared::Shared;
 
 /// Everything is looked at again after this time, whatever has been told: connections are counted, what the other node said is renewed.
@@ -48,6 +49,8 @@ pub(super) struct Task {
     sockets: Sockets,
     attachments: Attachments,
     own: Own,
+    /// Instances whose virtual IPs are here.
+    owned: BTreeSet<String>,
     other: Other,
     /// Failures are logged when they begin, not each time.
     failing: bool,
@@ -74,6 +77,7 @@ impl Task {
             sockets: Sockets::open()?,
             attachments: Attachments::new(&folder, features.tcx()),
             own: Own::default(),
+            owned: BTreeSet::new(),
             other: Other::default(),
             failing: false,
             last_heard: None,
@@ -140,12 +144,20 @@ impl Task {
 
     /// What this node has, and tells.
     fn look_at_own(&mut self, now: Instant, networks: &BTreeMap<String, Network>) -> Result<(), KernelError> {
-        let mac = |network: &Network| self.ways.link(&network.interface).and_then(|link| link.mac);
-        let macs = networks.iter().map(|(name, network)| (name.clone(), mac(network))).collect();
-        self.own.configured(&macs);
-        let roles = &self.shared.vrrpd.borrow().roles.clone();
-        let active = roles.iter().filter(|(_, role)| **role == Role::Active);
-        self.own.owns(now, &active.map(|(name, _)| name.clone()).collect());
+        let mut interfaces = BTreeMap::new();
+        for (name, network) in networks {
+            let mac = self.ways.link(&network.interface).and_then(|link| link.mac);
+            let mut local = true;
+            for address in &network.addresses {
+                local &= self.ways.is_local(address.ip())?;
+            }
+            interfaces.insert(name.clone(), Interface { mac, local });
+        }
+        self.own.configured(&interfaces);
+        let roles = self.shared.vrrpd.borrow().roles.clone();
+        let active = roles.into_iter().filter(|(_, role)| *role == Role::Active);
+        self.owned = active.map(|(name, _)| name).collect();
+        self.own.owns(now, &self.owned);
         let of: BTreeMap<SocketAddr, &str> = {
             let left: BTreeSet<&str> = self.own.to_count().collect();
             let left = networks.iter().filter(|(name, _)| left.contains(name.as_str()));
@@ -154,6 +166,9 @@ impl Task {
         if !of.is_empty() {
             let counts = self.sockets.count(|local| of.get(&local).map(|name| (*name).to_owned()))?;
             self.own.counted(now, &counts);
+        }
+        for name in networks.keys() {
+            self.shared.departures.of(name).set(self.own.left(name).map(ms_of));
         }
         let word = self.own.word();
         self.outlets.word.send_if_modified(|said| {
@@ -194,7 +209,8 @@ impl Task {
             // Where a lease is renewed with each pass, most packets find the one before: it is only ever longer.
             let left = self.other.until(name).map(|until| u64::try_from((until - now).as_nanos()));
             let until = left.map_or(0, |left| boot.saturating_add(left.unwrap_or(u64::MAX)));
-            let flags = if network.virtual_mac { PEER_VIRTUAL_MAC } else { 0 };
+            let virtual_mac = if network.virtual_mac { PEER_VIRTUAL_MAC } else { 0 };
+            let flags = virtual_mac | if self.owned.contains(name) { PEER_HAS_NOT } else { 0 };
             let peer = Peer { until, ifindex: link.index, mac, own_mac, flags, ..Peer::default() };
             peers.insert(network.index, peer);
         }

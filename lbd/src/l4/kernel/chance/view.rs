@@ -17,7 +17,7 @@ pub(crate) struct ChanceView {
     pub(crate) troubles: Vec<TroubleView>,
     /// VRRP instances with proxied services, by name.
     pub(crate) instances: BTreeMap<String, InstanceChanceView>,
-    /// Packets for what is proxied: `sent` to the other node, `sent_error` (ICMP), `received` from it, `cookie` (ends a handshake with a
+    /// Packets for what is proxied: `sent` to the other node, `sent_error` (ICMP), `received` from it, `back` (came back from it, dropped), `cookie` (ends a handshake with a
     /// SYN cookie here), `hops` (not sent on, for none was left).
     pub(crate) packets: BTreeMap<String, u64>,
 }

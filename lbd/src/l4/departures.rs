@@ -1,0 +1,74 @@
+//! When virtual IPs left this node: connections that they brought go on, for `drain_timeout` of the group that serves them.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Not left.
+const HERE: u64 = u64::MAX;
+
+/// The departures of the VRRP instances.
+#[derive(Debug, Default)]
+pub(crate) struct Departures(Mutex<BTreeMap<String, Departure>>);
+
+/// When the virtual IPs of one instance left. A worker has one handle of its own for all of its connections, so that they do not count in
+/// memory that it shares with others.
+#[derive(Clone, Debug)]
+pub(crate) struct Departure(Arc<AtomicU64>);
+
+impl Departures {
+    /// That of an instance. Takes a lock: once for each configuration, not for each connection.
+    pub(crate) fn of(&self, instance: &str) -> Departure {
+        // Entries are only added.
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || Departure(Arc::new(AtomicU64::new(HERE)));
+        all.entry(instance.to_owned()).or_insert_with(fresh).clone()
+    }
+}
+
+impl Departure {
+    /// They left at this time of the process's clock; none if they are here, or their connections are over.
+    pub(crate) fn set(&self, left_ms: Option<u64>) {
+        self.0.store(left_ms.unwrap_or(HERE), Ordering::Relaxed);
+    }
+
+    /// Whether they left so long ago.
+    fn is_past(&self, now_ms: u64, drain_ms: u64) -> bool {
+        self.0.load(Ordering::Relaxed).saturating_add(drain_ms) <= now_ms
+    }
+}
+
+/// What ends a connection some time after the virtual IP that brought it has left.
+#[derive(Debug)]
+pub(crate) struct Leave {
+    /// The virtual IP's instance.
+    pub(crate) departure: Rc<Departure>,
+    /// How long it may go on.
+    pub(crate) drain_ms: u64,
+}
+
+impl Leave {
+    /// Whether its time is over.
+    pub(crate) fn is_due(&self, now_ms: u64) -> bool {
+        self.departure.is_past(now_ms, self.drain_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_ends_when_its_address_left_long_ago() {
+        let departures = Departures::default();
+        let departure = departures.of("web");
+        let leave = Leave { departure: Rc::new(departures.of("web")), drain_ms: 1000 };
+        assert!(!leave.is_due(u64::MAX - 1));
+        departure.set(Some(500));
+        assert_eq!([1499, 1500].map(|now| leave.is_due(now)), [false, true]);
+        departures.of("mail").set(Some(0));
+        departure.set(None);
+        assert!(!leave.is_due(1500));
+    }
+}
