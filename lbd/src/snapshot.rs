@@ -13,7 +13,9 @@ use common::hash::HashKey;
 use common::time::Now;
 use lbd_core::admission::ConnectionCount;
 use lbd_core::bell::Bell;
+use lbd_core::replication::Tuple;
 use lbd_core::sources::SourceCounts;
+use lbd_core::sticky::StickyTable;
 use lbd_core::target::TargetKey;
 
 pub(crate) use group::Group;
@@ -78,16 +80,27 @@ pub(crate) struct ServiceShared {
     pub(crate) sources: SourceCounts,
     /// What the workers count.
     pub(crate) counters: Sharded<ServiceCounters>,
+    /// Which target each session has on whichever node, while the other node is to know; of a `udp` service.
+    pub(crate) sessions: StickyTable<Tuple>,
 }
 
+/// Sessions of a service that the nodes tell each other of, at most.
+pub(crate) const TOLD_SESSIONS_MAX: u32 = 131_072;
+
 impl ServiceShared {
-    fn new(workers: usize) -> Self {
+    fn new(service: &config::Service, life: &Life) -> Self {
         Self {
             open: ConnectionCount::default(),
             sources: SourceCounts::default(),
-            counters: Sharded::new(workers),
+            counters: Sharded::new(life.workers),
+            sessions: StickyTable::new(told_sessions(service), service.timeout.idle, &life.bell),
         }
     }
+}
+
+/// Sessions of this service that the nodes tell each other of, at most.
+fn told_sessions(service: &config::Service) -> usize {
+    if service.mode == Mode::Udp { service.limits.max_connections.min(TOLD_SESSIONS_MAX) as usize } else { 1 }
 }
 
 /// What stays the same for as long as the daemon runs.
@@ -174,13 +187,13 @@ impl Snapshot {
             // A valid configuration forwards to its own groups only.
             let Some(group) = groups_by_name.get(&service.forward) else { continue };
             let named = |rule: &SniRule| Some((rule.clone(), Arc::clone(groups_by_name.get(&rule.forward)?)));
-            let fresh = || Arc::new(ServiceShared::new(carry.life.workers));
+            let fresh = || Arc::new(ServiceShared::new(service, &carry.life));
             let before = carry.services.get(&service.name);
             let built = Arc::new(Service {
                 config: service.clone(),
                 group: Arc::clone(group),
                 rules: service.rules.iter().filter_map(named).collect(),
-                guard: Guard::new(service, before.map(|before| &before.guard)),
+                guard: Guard::new(service, before.map(|before| &before.guard), &carry.life.bell),
                 access_log: service.access_log.as_ref().and_then(|log| carry.access_logs.sink(log)),
                 shared: before.map_or_else(fresh, |before| Arc::clone(&before.shared)),
             });
@@ -205,6 +218,10 @@ impl Snapshot {
     pub(crate) fn adopt(&self, now: Now) {
         for group in &self.groups {
             group.adopt(now);
+        }
+        for service in &self.services {
+            let sessions = &service.shared.sessions;
+            sessions.reconfigure(told_sessions(&service.config), service.config.timeout.idle);
         }
     }
 

@@ -30,3 +30,4 @@ pub mod sticky;
 pub mod summary;
 pub mod target;
 pub mod udp_sessions;
+pub mod watched;

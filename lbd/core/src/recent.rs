@@ -97,6 +97,50 @@ impl<K: Hash + Eq + Clone, V> Recent<K, V> {
         Some((key, value))
     }
 
+    /// The value of `key`, without using it.
+    pub fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        let &place = self.places.get(key)?;
+        self.slots[place as usize].entry.as_ref().map(|(_, value)| value)
+    }
+
+    /// The same to be changed.
+    pub fn get_mut<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        let &place = self.places.get(key)?;
+        self.slots[place as usize].entry.as_mut().map(|(_, value)| value)
+    }
+
+    /// Takes out an entry.
+    pub fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<(K, V)>
+    where
+        K: Borrow<Q>,
+    {
+        let place = self.places.remove(key)?;
+        self.unlink(place);
+        self.free.push(place);
+        self.slots[place as usize].entry.take()
+    }
+
+    /// Visits the entries of up to `max` slots from `slot` on; answers where to go on, `None` at the end. An entry stays in its slot, so
+    /// none that is there all the time is left out.
+    pub fn scan(&self, slot: usize, max: usize, mut visit: impl FnMut(&K, &V)) -> Option<usize> {
+        let end = slot.saturating_add(max).min(self.slots.len());
+        let slots = self.slots.get(slot..end).unwrap_or_default();
+        slots.iter().filter_map(|slot| slot.entry.as_ref()).for_each(|(key, value)| visit(key, value));
+        (end < self.slots.len()).then_some(end)
+    }
+
+    /// How many entries there may be.
+    #[must_use]
+    pub const fn max(&self) -> usize {
+        self.max
+    }
+
     /// Changes the bound; answers how many entries had to go.
     pub fn set_max(&mut self, max: usize) -> usize {
         self.max = max.clamp(1, NONE as usize);
@@ -149,7 +193,7 @@ mod tests {
         /// The same as a plain list, the one used last first.
         #[test]
         fn as_a_list(
-            max in 1_usize..8, steps in proptest::collection::vec((0_u8..4, 0_u8..12), 0..300),
+            max in 1_usize..8, steps in proptest::collection::vec((0_u8..5, 0_u8..12), 0..300),
         ) {
             let mut table = Recent::new(max);
             let mut list: Vec<(u8, usize)> = Vec::new();
@@ -178,8 +222,18 @@ mod tests {
                             list.insert(0, entry);
                         }
                     }
+                    3 => prop_assert_eq!(table.remove(&key), at.map(|at| list.remove(at))),
                     _ => prop_assert_eq!(table.remove_oldest(), list.pop()),
                 }
+                prop_assert_eq!(table.get(&key).copied(), list.iter().find(|entry| entry.0 == key).map(|entry| entry.1));
+                let (mut found, mut slot) = (Vec::new(), Some(0));
+                while let Some(at) = slot {
+                    slot = table.scan(at, 3, |&key, &value| found.push((key, value)));
+                }
+                found.sort_unstable();
+                let mut sorted = list.clone();
+                sorted.sort_unstable();
+                prop_assert_eq!(found, sorted);
                 prop_assert_eq!(table.iter().map(|(&key, &value)| (key, value)).collect::<Vec<_>>(), &list[..]);
                 prop_assert_eq!(table.oldest().map(|(&key, &value)| (key, value)), list.last().copied());
                 prop_assert!(table.len() == list.len() && table.is_empty() == list.is_empty());

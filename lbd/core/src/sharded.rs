@@ -38,6 +38,11 @@ impl<T> Parts<T> {
         self.parts.iter().map(lock)
     }
 
+    /// The part of this number, if there is one.
+    pub(crate) fn at(&self, index: usize) -> Option<MutexGuard<'_, T>> {
+        self.parts.get(index).map(lock)
+    }
+
     /// How many entries each part may have when all may have `entries`.
     pub(crate) fn entries_each(&self, entries: usize) -> usize {
         entries.div_ceil(self.parts.len())

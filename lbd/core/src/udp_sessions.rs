@@ -296,13 +296,14 @@ impl<T, H: BuildHasher> Sessions<T, H> {
         self.take(id.index).map(|session| session.value)
     }
 
-    /// Looks at the next slice of the table, and takes out the sessions that have ended. [`SLICES`] calls look at every
-    /// session once.
+    /// Looks at the next slice of the table, and takes out the sessions that have ended; shows those that go on to `lives`, with the time
+    /// of their last datagram. [`SLICES`] calls look at every session once.
     pub fn sweep(
         &mut self,
         now_ms: u64,
         idle_ms: u64,
         standing: impl Fn(&T) -> Standing,
+        mut lives: impl FnMut(&T, u64),
         mut ended: impl FnMut(T, SessionEnd),
     ) {
         let count = self.slots.len();
@@ -318,6 +319,7 @@ impl<T, H: BuildHasher> Sessions<T, H> {
             } else if matches!(standing(&session.value), Standing::Until(end_ms) if end_ms <= now_ms) {
                 SessionEnd::Drained
             } else {
+                lives(&session.value, session.active_ms);
                 continue;
             };
             // The index comes from a table whose size fits.

@@ -77,7 +77,7 @@ impl Pool {
     }
 
     /// Takes a place at a target if it still has one.
-    fn take(self: &Rc<Self>, index: usize) -> Option<Occupied> {
+    pub(crate) fn take(self: &Rc<Self>, index: usize) -> Option<Occupied> {
         let target = &self.group.targets[index];
         let occupied = target.open_now.admit(target.max_connections());
         occupied.then(|| Occupied { target: Arc::clone(target), pool: Rc::clone(self), index })
@@ -113,7 +113,7 @@ impl Pool {
 pub(crate) fn occupy(worker: &Worker, pool: &Rc<Pool>, ends: &Ends, tried: &[usize]) -> Choice {
     let Some(sticky) = &pool.group.sticky else { return pool.pick(ends, tried) };
     let (client, now) = (ends.client.ip(), worker.clock().at());
-    let before = sticky.table.find(client, now);
+    let before = sticky.table.find(&client, now);
     let usable = |&index: &usize| !tried.contains(&index) && pool.group.targets[index].share() > 0;
     let home = before.as_ref().and_then(|id| sticky.index(id)).filter(usable);
     if let Some(index) = home {
@@ -127,7 +127,7 @@ pub(crate) fn occupy(worker: &Worker, pool: &Rc<Pool>, ends: &Ends, tried: &[usi
         Choice::Occupied(occupied) => occupied,
         other => return other,
     };
-    let decided = sticky.table.enter(client, sticky.id(picked.index), before.as_deref(), now);
+    let decided = sticky.table.enter(&client, sticky.id(picked.index), before.as_deref(), now);
     // Another connection of the same client may have been sent elsewhere at this very moment.
     let same = sticky.index(&decided).filter(|index| *index != picked.index).filter(usable);
     Choice::Occupied(same.and_then(|index| pool.take(index)).unwrap_or(picked))

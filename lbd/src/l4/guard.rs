@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use common::config::{self, RateKey};
+use common::config::{self, RateKey, RateScope};
 use common::time::Instant;
 use ipnet::IpNet;
 use lbd_core::access::{AccessEntry, AccessList};
+use lbd_core::bell::Bell;
 use lbd_core::rate::{Bucket, RateLimit, SOURCES_MAX, SourceBuckets};
 use lbd_core::sni::SniRules;
 
@@ -21,15 +22,18 @@ pub(crate) struct Guard {
     pub(crate) sni: SniRules,
 }
 
+/// The buckets of a rate.
 #[derive(Debug)]
-enum Limiter {
+pub(crate) enum Limiter {
+    /// One for all clients.
     Service(Bucket),
+    /// One for each source.
     Source(SourceBuckets),
 }
 
 impl Guard {
     /// The guard of a service. The buckets of a rate that has not changed are those of `before`.
-    pub(crate) fn new(service: &config::Service, before: Option<&Self>) -> Self {
+    pub(crate) fn new(service: &config::Service, before: Option<&Self>, bell: &Arc<Bell>) -> Self {
         let lists = &service.access;
         let entry = |entry: &config::AccessEntry, allowed| AccessEntry {
             network: entry.network,
@@ -44,7 +48,7 @@ impl Guard {
         Self {
             access: list(entries),
             trusted: list(trusted),
-            rate: service.rate.map(|rate| (rate, limiter(rate, before))),
+            rate: service.rate.map(|rate| (rate, limiter(rate, before, bell))),
             sni: SniRules::new(service.rules.iter().map(|rule| rule.sni.iter().map(String::as_str))),
         }
     }
@@ -78,6 +82,12 @@ impl Guard {
         }
     }
 
+    /// The buckets of a rate that both nodes keep together.
+    pub(crate) fn pair_rate(&self) -> Option<&Limiter> {
+        let (rate, limiter) = self.rate.as_ref()?;
+        (rate.scope == RateScope::Pair).then_some(limiter)
+    }
+
     /// Sources whose bucket was forgotten for want of room, before it was full again.
     pub(crate) fn rate_sources_forgotten(&self) -> u64 {
         match self.rate.as_ref().map(|(_, limiter)| &**limiter) {
@@ -87,15 +97,19 @@ impl Guard {
     }
 }
 
-fn limiter(rate: config::Rate, before: Option<&Guard>) -> Arc<Limiter> {
+fn limiter(rate: config::Rate, before: Option<&Guard>, bell: &Arc<Bell>) -> Arc<Limiter> {
     if let Some((same, limiter)) = before.and_then(|guard| guard.rate.as_ref())
         && *same == rate
     {
         return Arc::clone(limiter);
     }
     let limit = RateLimit::new(rate.requests, rate.per);
-    Arc::new(match rate.key {
-        RateKey::Service => Limiter::Service(Bucket::new(limit)),
-        RateKey::SourceIp => Limiter::Source(SourceBuckets::new(limit, SOURCES_MAX)),
+    Arc::new(match (rate.key, rate.scope) {
+        (RateKey::Service, RateScope::Node) => Limiter::Service(Bucket::new(limit)),
+        (RateKey::Service, RateScope::Pair) => Limiter::Service(Bucket::watched(limit, bell)),
+        (RateKey::SourceIp, RateScope::Node) => Limiter::Source(SourceBuckets::new(limit, SOURCES_MAX)),
+        (RateKey::SourceIp, RateScope::Pair) => {
+            Limiter::Source(SourceBuckets::watched(limit, SOURCES_MAX, bell))
+        }
     })
 }

@@ -25,7 +25,7 @@ pub(crate) use buffers::BufferPool;
 pub(crate) use choose::Pool;
 pub(crate) use connections::Connections;
 pub(crate) use departures::{Departure, Departures};
-pub(crate) use guard::Guard;
+pub(crate) use guard::{Guard, Limiter};
 pub(crate) use listen::{BindError, Listeners, bind_all};
 pub(crate) use preamble::Complaints;
 pub(crate) use queue::Queue;

@@ -419,6 +419,7 @@ impl Driver {
 
     fn show(&mut self, now: Instant) {
         self.show_at = now + SHOW_EVERY;
+        self.tables.expire(now);
         let stats = self.replica.stats(now);
         if stats.names > NAMES_ENOUGH {
             self.forget_names();
@@ -469,6 +470,10 @@ fn replica(shared: &Shared) -> Replica {
     let (node, boot, key) = (&shared.life.node, random::number(), random::hash_key());
     let mut settings = Settings::new(node, boot, hash, key, generation);
     settings.tables[Table::Flows.index()] = shared.snapshot.load().config.kernel.max_flows;
+    let snapshot = shared.snapshot.load();
+    let largest = |sizes: &mut dyn Iterator<Item = u32>| sizes.fold(0, u32::saturating_add).max(131_072);
+    let sticky = snapshot.groups.iter().filter_map(|group| Some(group.config.sticky.as_ref()?.max_entries));
+    settings.tables[Table::Sticky.index()] = largest(&mut sticky.into_iter());
     settings.scan_limit = SCAN;
     settings.dirty_max = settings.tables.iter().map(|&size| size as usize).sum();
     Replica::new(settings, now.at)

@@ -3,6 +3,7 @@
 //! It runs on the link's thread, and everything it does there is short: reading what the kernel's program tells of its flows, asking the
 //! core, and writing what came from the peer, a frame at a time.
 
+mod clients;
 mod driver;
 mod flows;
 mod ids;

@@ -6,20 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
-use common::time::Instant;
+use common::time::{Duration, Instant};
 use lbd_core::health::HealthState;
 use lbd_core::replication::{Cursor, Entry, Key, Live, Name, NameId, Removal, Replica, Scan, Stats, Table};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Outlets;
 use super::ids::Ids;
 use super::words::{Memory, Word};
+use super::{Outlets, clients};
 use crate::reload::Request;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
 /// Names of the other node's that this one does not know, at most: they are looked for after each change of the configuration.
 const STRANGERS_MAX: usize = 1024;
+
+/// How often what has run out is taken out: so long it is counted at most although it is over.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 
 /// What the other node's health checks say, by group and target.
 pub(crate) type PeerHealth = HashMap<String, HashMap<String, HealthState>>;
@@ -72,6 +75,14 @@ pub(super) struct Tables {
     /// Some of the strangers are known by now.
     acquainted: bool,
     shown_health: Arc<ArcSwap<PeerHealth>>,
+    /// News that were lost for want of room.
+    lost: u64,
+    /// Some of them have not been made good for yet.
+    owes: bool,
+    /// When what has run out is taken out.
+    expire_at: Instant,
+    /// The other node's life whose counts are known.
+    peer_boot: Option<u64>,
     /// What the shown health depends on, as it was when it was shown.
     health_of: Option<[u64; 4]>,
     pub(super) refused: Refused,
@@ -91,6 +102,10 @@ impl Tables {
             strangers: HashSet::new(),
             acquainted: false,
             shown_health: Arc::clone(&outlets.health),
+            lost: 0,
+            owes: false,
+            expire_at: Instant::ZERO,
+            peer_boot: None,
             health_of: None,
             refused: Refused::default(),
             shared: Arc::clone(shared),
@@ -119,7 +134,24 @@ impl Tables {
             self.take_words(replica, now);
             self.take_health(replica, now);
         }
-        false
+        let more = clients::take_news(&self.snapshot, &mut self.ids, replica, now);
+        let lost = clients::lost(&self.snapshot);
+        self.owes |= lost > self.lost;
+        self.lost = lost;
+        // A snapshot that began anew with each loss would never come to its end.
+        if self.owes && replica.peer_is_synced() {
+            self.owes = false;
+            replica.resync(now);
+        }
+        more
+    }
+
+    /// Takes out what has run out, now and then.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.expire_at <= now {
+            self.expire_at = now + EXPIRE_EVERY;
+            clients::expire(&self.snapshot, now);
+        }
     }
 
     /// What administrators have said since.
@@ -167,7 +199,17 @@ impl Tables {
                 found.extend(states.map(|entry| Live { entry, remaining: None }));
                 None
             }
-            Table::Flows | Table::Sticky | Table::UdpSessions | Table::Rates => None,
+            Table::Sticky => {
+                clients::scan_sticky(&self.snapshot, &mut self.ids, replica, now, scan, &mut found)
+            }
+            Table::UdpSessions => {
+                clients::scan_sessions(&self.snapshot, &mut self.ids, replica, now, scan, &mut found)
+            }
+            Table::Rates => {
+                clients::scan_rates(&self.snapshot, &mut self.ids, replica, now, scan, &mut found)
+            }
+            // It is the kernel's.
+            Table::Flows => None,
         };
         replica.scanned(now, scan.id, &found, next);
     }
@@ -190,7 +232,7 @@ impl Tables {
         &mut self,
         replica: &Replica,
         live: &Live,
-        _now: Instant,
+        now: Instant,
         heeds: &mut Vec<Told>,
         refused: &mut Vec<Key>,
     ) {
@@ -206,9 +248,24 @@ impl Tables {
                 let is_state = usize::from(state) < HealthState::ALL.len();
                 if is_state { Ok(()) } else { Err(Misfit::Invalid) }
             }
-            Entry::Flow(_) | Entry::Sticky { .. } | Entry::UdpSession { .. } | Entry::Rate { .. } => {
-                Err(Misfit::Unknown)
+            Entry::Sticky { group, source, target } => {
+                let names = (replica.name_of(group), source, replica.name_of(target));
+                clients::put_sticky(&self.snapshot, names, live.remaining, now)
             }
+            Entry::UdpSession { tuple, service, target } => {
+                let names = (&tuple, replica.name_of(service), replica.name_of(target));
+                clients::put_session(&self.snapshot, names, live.remaining, now)
+            }
+            Entry::Rate { service, source, total } => {
+                if self.peer_boot != replica.peer_boot() {
+                    self.peer_boot = replica.peer_boot();
+                    clients::other_began_anew(&self.snapshot);
+                }
+                let names = (replica.name_of(service), source);
+                clients::put_rate(&self.snapshot, names, total, live.remaining, now)
+            }
+            // It is the kernel's.
+            Entry::Flow(_) => Err(Misfit::Unknown),
         };
         if let Err(misfit) = fits {
             self.refuse(replica, live.entry, misfit);
@@ -218,10 +275,18 @@ impl Tables {
 
     /// Deletes an entry that the other node says is over.
     pub(super) fn delete(&mut self, replica: &Replica, key: &Key, heeds: &mut Vec<Told>) {
-        if let Key::Target(target) = *key
-            && let Ok((group, target)) = self.target_of(replica, target)
-        {
-            heeds.push((*key, Heed { group, target, word: Word::default() }, true));
+        match *key {
+            Key::Target(target) => {
+                if let Ok((group, target)) = self.target_of(replica, target) {
+                    heeds.push((*key, Heed { group, target, word: Word::default() }, true));
+                }
+            }
+            Key::Sticky { group, source } => {
+                clients::delete_sticky(&self.snapshot, replica.name_of(group), source);
+            }
+            Key::UdpSession(tuple) => clients::delete_session(&self.snapshot, &tuple),
+            // Of these each node has its own, and the first is the kernel's.
+            Key::Flow(_) | Key::Rate { .. } | Key::Health(_) => {}
         }
     }
 
@@ -352,7 +417,7 @@ impl Heeding {
 
 /// Why an entry has no place here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Misfit {
+pub(super) enum Misfit {
     /// It is about something that this node does not have.
     Unknown,
     /// It says what cannot be.

@@ -100,7 +100,8 @@ impl Group {
         let targets = group.targets.iter().map(|target| carry.target(&group.name, target)).collect();
         let plan = plan(&group, before.map(|it| &**it), carry);
         let sticky = group.sticky.map(|settings| {
-            Stickiness::new(settings, &group.targets, before.and_then(|it| it.sticky.as_ref()))
+            let before = before.and_then(|it| it.sticky.as_ref());
+            Stickiness::new(settings, &group.targets, before, &carry.life.bell)
         });
         Self {
             settings: settings(&group, zone_of(config, &carry.life.node)),

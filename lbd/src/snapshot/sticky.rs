@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use common::config;
+use lbd_core::bell::Bell;
 use lbd_core::sticky::StickyTable;
 
 /// How clients of a group come back to their target.
@@ -18,10 +19,15 @@ pub(crate) struct Stickiness {
 
 impl Stickiness {
     /// For a group's targets, in their order.
-    pub(super) fn new(settings: config::Sticky, targets: &[config::Target], before: Option<&Self>) -> Self {
+    pub(super) fn new(
+        settings: config::Sticky,
+        targets: &[config::Target],
+        before: Option<&Self>,
+        bell: &Arc<Bell>,
+    ) -> Self {
         let entries_max = settings.max_entries as usize;
         let table = before.map_or_else(
-            || Arc::new(StickyTable::new(entries_max, settings.ttl)),
+            || Arc::new(StickyTable::new(entries_max, settings.ttl, bell)),
             |before| Arc::clone(&before.table),
         );
         let ids: Vec<Arc<str>> = targets.iter().map(|target| Arc::from(target.id.as_str())).collect();

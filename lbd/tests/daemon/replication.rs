@@ -1,12 +1,16 @@
 //! What the two daemons of a pair know of each other's tables.
 
+use std::collections::{BTreeMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::clients::{beside, fetch_from};
 use crate::peer;
 use crate::server::Server;
-use crate::support::{Config, Lbd, eventually, metric, own_ip, ping};
+use crate::support::{Config, Lbd, eventually, free, metric, own_ip, ping};
+use crate::udp::{self, Answering};
 
 /// Two nodes with the same targets, each on an address of its own.
 pub(crate) struct Pair {
@@ -55,6 +59,11 @@ pub(crate) fn state(lbd: &Lbd) -> Value {
     let (code, body) = lbd.ask("GET", "/v1/replication");
     assert_eq!(code, 200, "{body}");
     serde_json::from_str::<Value>(&body).unwrap()["state"].clone()
+}
+
+/// Waits until a node knows so many entries of a table.
+fn counts(lbd: &Lbd, table: &str, count: usize) {
+    eventually(&format!("there are {count} {table}"), || state(lbd)["entries"][table] == count);
 }
 
 fn servers(count: usize) -> Vec<Server> {
@@ -106,7 +115,7 @@ fn what_is_said_of_a_target_holds_on_both_nodes() {
     // That it is ready again is a word, too.
     set(b, "t0", &json!({ "state": "ready" }));
     becomes(a, &["ready 1", "ready 0*", "ready 1"]);
-    assert_eq!(state(a)["entries"]["targets"], 2);
+    counts(a, "targets", 2);
     // A node that begins with nothing gets it all from the other one.
     set(a, "t2", &json!({ "state": "maint", "weight": 256 }));
     let all = ["ready 1", "ready 0*", "maint 256*"];
@@ -196,7 +205,7 @@ fn each_node_shows_what_the_other_one_s_checks_say_and_goes_by_its_own() {
         assert!(!String::from_utf8(lbd.command(&["status"]).stdout).unwrap().contains("other node:"));
     }
     // For one of the nodes a target is where nobody answers.
-    addresses[1] = crate::support::free(pair.ips[1]);
+    addresses[1] = free(pair.ips[1]);
     pair.configs[1].targets[1].1 = addresses[1];
     assert_eq!(pair.nodes[1].reload(&pair.configs[1]).0, 200);
     let [a, b] = &pair.nodes;
@@ -211,4 +220,196 @@ fn each_node_shows_what_the_other_one_s_checks_say_and_goes_by_its_own() {
     // What the other node said last is nothing to compare with.
     pair.nodes[1].kill();
     eventually("it is forgotten", || seen(&pair.nodes[0]) == ["healthy null"; 2]);
+}
+
+const NAMES: [&str; 4] = ["w", "x", "y", "z"];
+
+fn named(ip: Ipv4Addr) -> [Server; 4] {
+    NAMES.map(|name| Server::named((ip, 0).into(), name))
+}
+
+/// The sticky clients that a node knows, with the ids of their targets.
+fn sticky(lbd: &Lbd) -> BTreeMap<String, String> {
+    clients(lbd).into_iter().map(|(source, (target, _))| (source, target)).collect()
+}
+
+/// The same with the rest of their time, in milliseconds.
+fn clients(lbd: &Lbd) -> BTreeMap<String, (String, u64)> {
+    let shown: Value = serde_json::from_str(&lbd.ask("GET", "/v1/sticky").1).unwrap();
+    let client = |client: &Value| {
+        let text = |key: &str| client[key].as_str().unwrap().to_owned();
+        (text("source"), (text("target"), client["remaining_ms"].as_u64().unwrap()))
+    };
+    shown[0]["clients"].as_array().unwrap().iter().map(client).collect()
+}
+
+#[test]
+fn clients_keep_their_target_on_the_other_node() {
+    let ip = own_ip();
+    let servers = named(ip);
+    let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
+    let mut pair = Pair::start(&addresses, |config| {
+        config.group = "algorithm = \"random\"\nsticky = { by = \"source_ip\" }".to_owned();
+    });
+    let sources: Vec<_> = (0..40).map(|number| beside(ip, number)).collect();
+    let homes = |lbd: &Lbd, sources: &[Ipv4Addr]| -> Vec<String> {
+        sources.iter().map(|&source| fetch_from(source, lbd.address).unwrap()).collect()
+    };
+    let first = homes(&pair.nodes[0], &sources[..30]);
+    eventually("the other node knows them", || sticky(&pair.nodes[1]).len() == 30);
+    assert_eq!(homes(&pair.nodes[1], &sources[..30]), first);
+    // Ten more begin at the other node.
+    let more = homes(&pair.nodes[1], &sources[30..]);
+    let all = [first, more].concat();
+    eventually("the first one knows those, too", || sticky(&pair.nodes[0]).len() == 40);
+    counts(&pair.nodes[0], "sticky", 40);
+    assert_eq!(homes(&pair.nodes[0], &sources), all);
+    // Whoever of them dies, and comes back with nothing.
+    for node in [0, 1] {
+        pair.restart(node);
+        assert_eq!(homes(&pair.nodes[node], &sources), all);
+        assert_eq!(sticky(&pair.nodes[1 - node]), sticky(&pair.nodes[node]));
+    }
+    // One that only a target's failure moves is told, too.
+    let gone = sources.iter().zip(&all).filter(|(_, home)| *home == "w").count();
+    assert!(gone > 0);
+    let [a, b] = &pair.nodes;
+    set(a, "t0", &json!({ "state": "maint" }));
+    let moved = homes(a, &sources);
+    assert!(!moved.iter().any(|home| home == "w"));
+    eventually("both know the new ones", || sticky(a) == sticky(b));
+    set(a, "t0", &json!({ "state": "ready" }));
+    becomes(b, &["ready 1"; 4]);
+    assert_eq!(homes(b, &sources), moved);
+}
+
+#[test]
+fn what_is_left_of_a_client_s_time_is_told_and_both_tables_keep_their_bound() {
+    let ip = own_ip();
+    let servers = named(ip);
+    let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
+    let mut pair = Pair::start(&addresses, |config| {
+        config.group = "sticky = { by = \"source_ip\", ttl = \"20s\", max_entries = 10 }".to_owned();
+    });
+    let fetch = |lbd: &Lbd, number| fetch_from(beside(ip, number), lbd.address).unwrap();
+    let begin = Instant::now();
+    fetch(&pair.nodes[0], 0);
+    eventually("the other node knows it", || sticky(&pair.nodes[1]).len() == 1);
+    eventually("a second has passed", || begin.elapsed() > Duration::from_secs(1));
+    pair.restart(1);
+    let left = || clients(&pair.nodes[1]).values().map(|client| client.1).collect::<Vec<_>>();
+    let passed = u64::try_from(begin.elapsed().as_millis()).unwrap();
+    let left = left();
+    // A node that counted anew would say 20 s.
+    assert!(left.len() == 1 && left[0] <= 19_000 && left[0] + passed + 2000 >= 20_000, "{left:?} {passed}");
+    // Coming back makes it last longer on both.
+    fetch(&pair.nodes[1], 0);
+    eventually("it lasts longer", || clients(&pair.nodes[0]).values().all(|client| client.1 > 19_000));
+    for number in 0..30 {
+        fetch(&pair.nodes[usize::from(number % 2)], number);
+        assert!(pair.nodes.iter().all(|lbd| sticky(lbd).len() <= 10));
+    }
+    let [a, b] = &pair.nodes;
+    let last = beside(ip, 29).to_string();
+    eventually("both have the last one", || [a, b].iter().all(|lbd| sticky(lbd).contains_key(&last)));
+    assert!(metric(a, "tandem_lbd_group_sticky_forgotten_total").values().sum::<u64>() > 0);
+    // What made room on one node is known there no longer, and what both know they know alike.
+    for lbd in [a, b] {
+        eventually("no more is known than there is", || state(lbd)["entries"]["sticky"] == sticky(lbd).len());
+    }
+    let (one, other) = (sticky(a), sticky(b));
+    assert!(one.len() >= 5 && other.len() >= 5, "{one:?} {other:?}");
+    assert!(one.iter().all(|(source, home)| other.get(source).is_none_or(|known| known == home)));
+}
+
+#[test]
+fn sessions_of_udp_go_on_with_their_target_on_the_other_node() {
+    let targets_at = own_ip();
+    let targets = NAMES.map(|name| Answering::named(targets_at, name));
+    let addresses: Vec<SocketAddr> = targets.iter().map(|target| target.address).collect();
+    let mut pair = Pair::start(&addresses, |config| {
+        config.mode = "udp".to_owned();
+        config.service = "timeout = { idle = \"30s\" }".to_owned();
+        config.group = "algorithm = \"random\"".to_owned();
+    });
+    let taken_over = pair.configs[0].listen.clone();
+    let clients: Vec<_> = (0..40).map(|_| udp::client(targets_at, pair.nodes[0].address)).collect();
+    let home = |client: &std::net::UdpSocket| String::from_utf8(udp::insist(client, b"?")).unwrap();
+    let homes: Vec<String> = clients.iter().map(home).collect();
+    assert!(homes.iter().collect::<HashSet<_>>().len() > 1);
+    counts(&pair.nodes[1], "udp_sessions", 40);
+    // The targets drain meanwhile: sessions there are may go on, on whichever node.
+    set(&pair.nodes[0], "t3", &json!({ "state": "drain" }));
+    becomes(&pair.nodes[1], &["ready 1", "ready 1", "ready 1", "drain 1"]);
+    pair.nodes[0].kill();
+    pair.configs[1].listen.extend(&taken_over);
+    assert_eq!(pair.nodes[1].reload(&pair.configs[1]).0, 200);
+    assert_eq!(clients.iter().map(home).collect::<Vec<_>>(), homes);
+    // And back: the first node begins with nothing.
+    pair.configs[0].listen = vec![free(pair.ips[0])];
+    pair.restart(0);
+    counts(&pair.nodes[0], "udp_sessions", 40);
+    pair.nodes[1].kill();
+    pair.configs[0].listen.extend(&taken_over);
+    assert_eq!(pair.nodes[0].reload(&pair.configs[0]).0, 200);
+    assert_eq!(clients.iter().map(home).collect::<Vec<_>>(), homes);
+}
+
+#[test]
+fn a_udp_session_that_ends_is_forgotten_by_both_and_one_that_goes_on_is_not() {
+    let ip = own_ip();
+    let target = Answering::echo(ip);
+    let pair = Pair::start(&[target.address], |config| {
+        config.mode = "udp".to_owned();
+        config.service = "timeout = { idle = \"1s\" }".to_owned();
+    });
+    let [a, b] = &pair.nodes;
+    let (lively, silent) = (udp::client(ip, a.address), udp::client(ip, a.address));
+    for client in [&lively, &silent] {
+        udp::insist(client, b"?");
+    }
+    counts(b, "udp_sessions", 2);
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(3) {
+        udp::insist(&lively, b"?");
+        assert!(state(b)["entries"]["udp_sessions"].as_u64() >= Some(1));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    counts(b, "udp_sessions", 1);
+    for lbd in [a, b] {
+        counts(lbd, "udp_sessions", 0);
+    }
+}
+
+#[test]
+fn both_nodes_together_keep_to_a_rate_of_the_pair() {
+    for (key, scope, admitted) in
+        [("source_ip", "pair", 10), ("service", "pair", 10), ("source_ip", "node", 20)]
+    {
+        let ip = own_ip();
+        let server = Server::named((ip, 0).into(), "in");
+        let mut pair = Pair::start(&[server.address], |config| {
+            config.service =
+                format!("rate = {{ key = \"{key}\", requests = 10, per = \"1h\", scope = \"{scope}\" }}");
+        });
+        let client = beside(ip, 1);
+        let mut count = 0;
+        for turn in 0..30 {
+            let lbd = &pair.nodes[turn % 2];
+            if fetch_from(client, lbd.address).is_ok_and(|text| text == "in") {
+                count += 1;
+                let told = |lbd: &Lbd| state(lbd)["dirty"] == 0 && state(lbd)["unacknowledged_bytes"] == 0;
+                let peer = &pair.nodes[1 - turn % 2];
+                let turns = u64::try_from(turn / 2 + 1).unwrap();
+                eventually("the other node has heard of it", || {
+                    scope == "node" || told(lbd) && state(peer)["received"]["rates"].as_u64() >= Some(turns)
+                });
+            }
+        }
+        assert_eq!(count, admitted, "{key} {scope}");
+        // A node that begins with nothing knows that nothing is left.
+        pair.restart(1);
+        let refused = fetch_from(client, pair.nodes[1].address).is_err();
+        assert_eq!(refused, scope == "pair", "{key} {scope}");
+    }
 }

@@ -9,7 +9,7 @@ use super::value::{RawListen, listen, parse_size};
 use super::{name, text, unavailable};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
-use crate::config::types::{AccessLog, AccessLogFormat, Dsr, Limits, OnUnhealthy, Rate, RateKey};
+use crate::config::types::{AccessLog, AccessLogFormat, Dsr, Limits, OnUnhealthy, Rate, RateKey, RateScope};
 use crate::time::Duration;
 
 /// `[[service]]`.
@@ -55,7 +55,7 @@ const MODES: &[(&str, &str)] =
 const ON_UNHEALTHY: &[(&str, OnUnhealthy)] = &[("reset", OnUnhealthy::Reset), ("move", OnUnhealthy::Move)];
 const TLS_VERSIONS: &[(&str, ())] = &[("1.2", ()), ("1.3", ())];
 const RATE_KEYS: &[(&str, RateKey)] = &[("source_ip", RateKey::SourceIp), ("service", RateKey::Service)];
-const RATE_SCOPES: &[(&str, &str)] = &[("node", "node"), ("pair", "pair")];
+const RATE_SCOPES: &[(&str, RateScope)] = &[("node", RateScope::Node), ("pair", RateScope::Pair)];
 const LOG_FORMATS: &[(&str, AccessLogFormat)] =
     &[("json", AccessLogFormat::Json), ("line", AccessLogFormat::Line)];
 
@@ -202,14 +202,10 @@ fn rate(cursor: &Cursor<'_>, out: &mut Problems) -> Option<Rate> {
     let key = table.required("key", out).and_then(|c| c.word(RATE_KEYS, out));
     let requests = table.required("requests", out).and_then(|c| c.integer(1_u32, 1_000_000_000, out));
     let per = table.required("per", out).and_then(|c| c.duration(MS, DAY, out));
-    if let Some(scope) = table.get("scope")
-        && let Some(word) = scope.word(RATE_SCOPES, out)
-        && *word.get_ref() != "node"
-    {
-        scope.not_available(Some(word.get_ref()), out);
-    }
+    let scope = table.get("scope").and_then(|c| c.word(RATE_SCOPES, out));
     table.finish(out);
-    Some(Rate { key: key?.into_inner(), requests: requests?, per: per?.into_inner() })
+    let scope = scope.map(At::into_inner).unwrap_or_default();
+    Some(Rate { key: key?.into_inner(), requests: requests?, per: per?.into_inner(), scope })
 }
 
 fn networks(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<Vec<At<ipnet::IpNet>>>> {

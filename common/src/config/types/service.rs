@@ -220,6 +220,19 @@ pub struct Rate {
     pub requests: u32,
     /// In this time; 1 ms to 1 day.
     pub per: Duration,
+    /// Whose admissions are counted together.
+    pub scope: RateScope,
+}
+
+/// Which nodes a rate is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RateScope {
+    /// Each node admits as many.
+    #[default]
+    Node,
+    /// Both nodes together do, as far as they hear of each other.
+    Pair,
 }
 
 /// What a rate counts together.

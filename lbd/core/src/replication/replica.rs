@@ -249,6 +249,26 @@ impl Replica {
         }
     }
 
+    /// Changes were lost before they could be told: the snapshot begins anew, and finds them.
+    pub fn resync(&mut self, now: Instant) {
+        if self.is_established() {
+            self.counters.resyncs += 1;
+            self.begin_snapshot(now);
+        }
+    }
+
+    /// Whether the peer has acknowledged a complete snapshot in the present session.
+    #[must_use]
+    pub fn peer_is_synced(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.outgoing.snapshot.stage == Stage::Acknowledged)
+    }
+
+    /// Which life of the peer's it is, or was last; none before it was heard.
+    #[must_use]
+    pub fn peer_boot(&self) -> Option<u64> {
+        self.peer.as_ref().map(|peer| peer.boot)
+    }
+
     /// What the peer has admitted of a rate limit: to be added to what this node has.
     #[must_use]
     pub fn peer_rate(&self, service: NameId, source: super::Address) -> u64 {

@@ -24,10 +24,15 @@ fn sweep_all<T: Copy>(
     now_ms: u64,
     standing: impl Fn(&T) -> Standing,
 ) -> Vec<(T, SessionEnd)> {
-    let mut ended = Vec::new();
+    let (mut ended, mut lived) = (Vec::new(), 0);
     for _ in 0..SLICES {
-        table.sweep(now_ms, IDLE_MS, &standing, |value, end| ended.push((value, end)));
+        let lives = |_: &T, active_ms| {
+            assert!(active_ms + IDLE_MS > now_ms);
+            lived += 1;
+        };
+        table.sweep(now_ms, IDLE_MS, &standing, lives, |value, end| ended.push((value, end)));
     }
+    assert!(lived >= table.len());
     ended
 }
 

@@ -93,7 +93,7 @@ impl Hub {
     /// Ends all sessions.
     pub(super) fn close(&mut self, end: SessionEnd) {
         for session in self.sessions.drain() {
-            session.end(end);
+            session.end(end, end == SessionEnd::Stopped);
         }
     }
 
@@ -104,7 +104,16 @@ impl Hub {
         let idle_ms = u64::try_from(idle).unwrap_or(u64::MAX);
         let idle_ms = if self.lingering { idle_ms.min(LINGER_MS) } else { idle_ms };
         let now_ms = self.worker.connections.now_ms();
-        self.sessions.sweep(now_ms, idle_ms, |session| session.upstream.standing(), Session::end);
+        let now = self.worker.clock().at();
+        // Whoever takes over from a node that stops is to know its sessions still.
+        let stays = self.lingering;
+        self.sessions.sweep(
+            now_ms,
+            idle_ms,
+            |session| session.upstream.standing(),
+            |session, active_ms| session.go_on(active_ms, idle_ms, now),
+            |session, end| session.end(end, stays),
+        );
     }
 
     /// Receives a batch from clients and sends it on.
@@ -339,13 +348,17 @@ impl Hub {
             &session.value.seat,
             &self.route.default,
             &self.ends(&key),
-            Some(&old),
+            (Some(&old), None),
             &mut Way::default(),
         );
         let refusal = match reached {
             Ok(upstream) => {
                 self.counters().udp.moved.add(1);
-                self.sessions.settle(id, |session| session.upstream = upstream);
+                let now = self.worker.clock().at();
+                self.sessions.settle(id, |session| {
+                    session.upstream = upstream;
+                    session.tell(Some(&old), now);
+                });
                 return self.watch(id, readable).is_some();
             }
             Err(refusal) => refusal,
@@ -365,7 +378,7 @@ impl Hub {
         }
         self.route.refuse(&self.worker, refusal);
         if let Some(session) = self.sessions.remove(id) {
-            session.end(SessionEnd::NoTarget);
+            session.end(SessionEnd::NoTarget, false);
         }
         false
     }

@@ -8,6 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use lbd_core::forward::abi::{Abi, FlowKey};
+use lbd_core::replication::Tuple;
+use lbd_core::sticky::StickyTable;
 use lbd_core::udp_sessions::{SessionEnd, Standing};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -30,7 +33,13 @@ pub(super) struct Session {
     pub(super) upstream: Upstream,
     journal: Journal,
     relayed: Cell<Relayed>,
+    tuple: Tuple,
+    /// The last datagram of which it was told that the session goes on.
+    told_ms: Cell<u64>,
 }
+
+/// So many times in its idle time it is told that a session goes on.
+const TOLD_PARTS: u64 = 8;
 
 /// How many datagrams a socket's queue had no room for, as last told.
 #[derive(Debug, Default)]
@@ -48,14 +57,27 @@ impl Session {
     pub(super) fn begin(worker: &Rc<Worker>, route: &Rc<Route>, ends: &Ends) -> Result<Self, Refusal> {
         let mut journal = Journal::begin(route, ends.client, ends.local);
         let mut way = Way::default();
+        let tuple = tuple(ends);
+        // Where the other node had it, if it had.
+        let sessions = &route.service.shared.sessions;
+        let listened_to = sessions.is_listened_to();
+        let now = worker.clock().at();
+        let home = if listened_to { sessions.find(&tuple, now) } else { None };
         let begun = Seat::take(worker, route, ends.client.ip()).and_then(|seat| {
-            let reached = reach(&seat, &route.default, ends, None, &mut way);
+            let reached = reach(&seat, &route.default, ends, (None, home.as_deref()), &mut way);
             let upstream = reached.map_err(|refusal| route.refuse(worker, refusal))?;
             Ok((seat, upstream))
         });
         journal.tried(&way, begun.as_ref().ok().map(|(_, upstream)| &upstream.occupied));
         match begun {
-            Ok((seat, upstream)) => Ok(Self { seat, upstream, journal, relayed: Cell::default() }),
+            Ok((seat, upstream)) => {
+                if listened_to {
+                    let id = Arc::from(upstream.target().key.id.as_str());
+                    sessions.enter(&tuple, &id, home.as_deref(), now);
+                }
+                let told_ms = Cell::new(worker.connections.now_ms());
+                Ok(Self { seat, upstream, journal, relayed: Cell::default(), tuple, told_ms })
+            }
             Err(refusal) => {
                 journal.refused(route, refusal);
                 Err(refusal)
@@ -82,8 +104,35 @@ impl Session {
         self.upstream.target().counters.of(self.seat.worker.index)
     }
 
-    /// Counts and logs how it ended.
-    pub(super) fn end(self, end: SessionEnd) {
+    /// Tells of its target, which is no longer `old`.
+    pub(super) fn tell(&self, old: Option<&Arc<Target>>, now: common::time::Instant) {
+        let sessions = self.sessions();
+        if sessions.is_listened_to() {
+            let id = Arc::from(self.upstream.target().key.id.as_str());
+            sessions.enter(&self.tuple, &id, old.map(|old| old.key.id.as_str()), now);
+        }
+    }
+
+    /// Tells now and then that it goes on, as its last datagram shows.
+    pub(super) fn go_on(&self, active_ms: u64, idle_ms: u64, now: common::time::Instant) {
+        if active_ms.saturating_sub(self.told_ms.get()) < idle_ms / TOLD_PARTS {
+            return;
+        }
+        self.told_ms.set(active_ms);
+        if self.sessions().is_listened_to() && self.sessions().find(&self.tuple, now).is_none() {
+            self.tell(None, now);
+        }
+    }
+
+    fn sessions(&self) -> &StickyTable<Tuple> {
+        &self.seat.route.service.shared.sessions
+    }
+
+    /// Counts and logs how it ended. If its entry `stays`, the other node may go on with it.
+    pub(super) fn end(self, end: SessionEnd, stays: bool) {
+        if !stays && self.sessions().is_listened_to() {
+            self.sessions().leave(&self.tuple);
+        }
         self.seat.counters().udp.ends[end.index()].add(1);
         self.journal.ended(&self.seat, self.upstream.target(), end.name(), self.relayed.get());
     }
@@ -115,14 +164,7 @@ impl Upstream {
 
     /// How its target stands.
     pub(super) fn standing(&self) -> Standing {
-        let target = &self.occupied.target;
-        if target.failed() {
-            return Standing::Gone;
-        }
-        match target.close_at_ms() {
-            u64::MAX => Standing::Serves,
-            end_ms => Standing::Until(end_ms),
-        }
+        standing(&self.occupied.target)
     }
 
     /// The target could not be reached; it is counted.
@@ -143,13 +185,13 @@ impl Drop for Upstream {
     }
 }
 
-/// Opens a socket to a target that takes a new session, but not to `except`. There is nothing to wait for: whether anybody
-/// is there shows only with the first datagram.
+/// Opens a socket to a target that takes a new session, but not to `except`, and to the one of the id `home` if that serves the sessions
+/// it has. There is nothing to wait for: whether anybody is there shows only with the first datagram.
 pub(super) fn reach(
     seat: &Seat,
     pool: &Rc<Pool>,
     ends: &Ends,
-    except: Option<&Arc<Target>>,
+    (except, home): (Option<&Arc<Target>>, Option<&str>),
     way: &mut Way,
 ) -> Result<Upstream, Refusal> {
     let place = |target: &Arc<Target>| pool.group.targets.iter().position(|it| Arc::ptr_eq(it, target));
@@ -159,7 +201,10 @@ pub(super) fn reach(
         if attempt > 0 {
             seat.counters().retries.add(1);
         }
-        let occupied = match occupy(&seat.worker, pool, ends, &tried) {
+        let at_home = home.filter(|_| attempt == 0).and_then(|home| occupy_home(&seat.worker, pool, home));
+        let choice =
+            at_home.map_or_else(|| occupy(&seat.worker, pool, ends, &tried), |home| Choice::Occupied(home));
+        let occupied = match choice {
             Choice::Occupied(occupied) => occupied,
             // A datagram does not wait in a queue: by the time there is room its sender has sent it again.
             Choice::Full => return Err(Refusal::TargetsFull),
@@ -184,6 +229,35 @@ pub(super) fn reach(
         }
     }
     Err(Refusal::NoTarget)
+}
+
+/// Takes a place at the target of this id if it serves the sessions that it has: it may be on its way out.
+fn occupy_home(worker: &Worker, pool: &Rc<Pool>, home: &str) -> Option<Occupied> {
+    let index = pool.group.targets.iter().position(|target| target.key.id == home)?;
+    match standing(&pool.group.targets[index]) {
+        Standing::Serves => {}
+        Standing::Until(end_ms) if end_ms > worker.connections.now_ms() => {}
+        Standing::Until(_) | Standing::Gone => return None,
+    }
+    pool.take(index)
+}
+
+/// How a target stands to the sessions that it has.
+fn standing(target: &Target) -> Standing {
+    if target.failed() {
+        return Standing::Gone;
+    }
+    match target.close_at_ms() {
+        u64::MAX => Standing::Serves,
+        end_ms => Standing::Until(end_ms),
+    }
+}
+
+/// What names a session on both nodes.
+fn tuple(ends: &Ends) -> Tuple {
+    let key = FlowKey::new(ends.protocol, ends.client, ends.local);
+    // As many bytes as it has.
+    key.to_bytes().try_into().unwrap_or([0; 40])
 }
 
 fn report(worker: &Worker, target: &Target, error: &io::Error) {

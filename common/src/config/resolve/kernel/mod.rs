@@ -11,7 +11,9 @@ use super::nodes::Nodes;
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{At, RawFile, RawInterfaces, RawKernel, RawService, shown};
-use crate::config::types::{FlowTimeouts, Forwarding, Kernel, Listen, Method, Mode, PerNode, RateKey};
+use crate::config::types::{
+    FlowTimeouts, Forwarding, Kernel, Listen, Method, Mode, PerNode, RateKey, RateScope,
+};
 use crate::time::Duration;
 
 /// The longest time a flow can be remembered.
@@ -162,6 +164,10 @@ fn check_service(service: &RawService, mode: &At<&'static str>, out: &mut Proble
         if rate.key == RateKey::Service {
             let why = "new flows are counted for each client address only, key = \"source_ip\"";
             refused.push(("service.rate.key".to_owned(), span.clone(), why));
+        }
+        if rate.scope == RateScope::Pair {
+            let why = "the kernel of each node counts for itself";
+            refused.push(("service.rate.scope".to_owned(), span.clone(), why));
         }
         if rate.per < TICK {
             let why = "it counts time in steps of 62.5ms, write a longer one";

@@ -1,0 +1,382 @@
+//! The tables that the workers share and that are about clients: which target one comes back to, which target a session has, and how much
+//! of a rate is used up. Each is read and written where it is; what has changed, it remembers itself.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use common::config::Mode;
+use common::time::{Duration, Instant};
+use lbd_core::forward::abi::{Abi, Address, FlowKey};
+use lbd_core::rate::Told;
+use lbd_core::replication::{Cursor, Entry, Key, Live, Name, NameId, Removal, Replica, Scan, Tuple};
+use lbd_core::sticky::StickyTable;
+use lbd_core::watched::Place;
+
+use super::ids::Ids;
+use super::tables::Misfit;
+use crate::l4::Limiter;
+use crate::snapshot::{Group, Service, Snapshot};
+
+/// IP's number of UDP.
+const UDP: u8 = 17;
+
+/// The source of a limit that all clients share.
+const ALL_CLIENTS: [u8; 16] = [0; 16];
+
+/// What has changed, as the core is told of it.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    puts: Vec<Live>,
+    deletes: Vec<Key>,
+}
+
+impl News {
+    fn tell(&mut self, replica: &mut Replica, now: Instant) {
+        replica.changed_all(now, &self.puts);
+        for key in &self.deletes {
+            replica.deleted(now, key, Removal::Expired);
+        }
+        self.puts.clear();
+        self.deletes.clear();
+    }
+}
+
+/// Tells the core what has changed in all of them; whether there is more.
+pub(super) fn take_news(snapshot: &Snapshot, ids: &mut Ids, replica: &mut Replica, now: Instant) -> bool {
+    let mut news = News::default();
+    let mut more = false;
+    for (group, table) in sticky_tables(snapshot) {
+        let Some(id) = ids.group(replica, &group.config.name) else { continue };
+        more |= table.take_news(now, |&source, entry| match entry {
+            Some((target, left)) => {
+                news.puts.extend(sticky(replica, ids, &group.config.name, id, source, target, left));
+            }
+            None => news.deletes.push(Key::Sticky { group: id, source: Address::from(source).0 }),
+        });
+        news.tell(replica, now);
+    }
+    for (service, table) in session_tables(snapshot) {
+        let Some(id) = ids.service(replica, &service.config.name) else { continue };
+        more |= table.take_news(now, |tuple, entry| match entry {
+            Some((target, left)) => {
+                news.puts.extend(session(replica, ids, service, id, tuple, target, left));
+            }
+            None => news.deletes.push(Key::UdpSession(*tuple)),
+        });
+        news.tell(replica, now);
+    }
+    for (service, limiter) in limiters(snapshot) {
+        let Some(id) = ids.service(replica, &service.config.name) else { continue };
+        match limiter {
+            Limiter::Service(bucket) => {
+                news.puts.extend(bucket.take_news(now).map(|told| rate(id, ALL_CLIENTS, told)));
+            }
+            Limiter::Source(buckets) => {
+                more |= buckets.take_news(now, |source, told| {
+                    let source = Address::from(source).0;
+                    match told {
+                        Some(told) => news.puts.push(rate(id, source, told)),
+                        None => news.deletes.push(Key::Rate { service: id, source }),
+                    }
+                });
+            }
+        }
+        news.tell(replica, now);
+    }
+    more
+}
+
+/// News that were lost for want of room, over all of them.
+pub(super) fn lost(snapshot: &Snapshot) -> u64 {
+    let sticky: u64 = sticky_tables(snapshot).map(|(_, table)| table.news_lost()).sum();
+    let sessions: u64 = session_tables(snapshot).map(|(_, table)| table.news_lost()).sum();
+    let rates = limiters(snapshot).map(|(_, limiter)| match limiter {
+        Limiter::Service(_) => 0,
+        Limiter::Source(buckets) => buckets.news_lost(),
+    });
+    sticky + sessions + rates.sum::<u64>()
+}
+
+/// Takes out what has run out, so that neither node remembers it any longer.
+pub(super) fn expire(snapshot: &Snapshot, now: Instant) {
+    sticky_tables(snapshot).for_each(|(_, table)| table.expire(now));
+    session_tables(snapshot).for_each(|(_, table)| table.expire(now));
+    for (_, limiter) in limiters(snapshot) {
+        if let Limiter::Source(buckets) = limiter {
+            buckets.expire(now);
+        }
+    }
+}
+
+/// The other node's process is another one: it counts anew.
+pub(super) fn other_began_anew(snapshot: &Snapshot) {
+    for (_, limiter) in limiters(snapshot) {
+        match limiter {
+            Limiter::Service(bucket) => bucket.other_began_anew(),
+            Limiter::Source(buckets) => buckets.other_began_anew(),
+        }
+    }
+}
+
+/// Finds the sticky clients for a scan.
+pub(super) fn scan_sticky(
+    snapshot: &Snapshot,
+    ids: &mut Ids,
+    replica: &mut Replica,
+    now: Instant,
+    scan: &Scan,
+    found: &mut Vec<Live>,
+) -> Option<Cursor> {
+    let tables = sticky_tables(snapshot).map(|(group, table)| (group.config.name.as_str(), table));
+    walk(tables, scan, found, |name, table, place, max, found| {
+        let id = ids.group(replica, name)?;
+        table.scan(place, max, now, |&source, target, left| {
+            found.extend(sticky(replica, ids, name, id, source, target, left));
+        })
+    })
+}
+
+/// Finds the sessions for a scan.
+pub(super) fn scan_sessions(
+    snapshot: &Snapshot,
+    ids: &mut Ids,
+    replica: &mut Replica,
+    now: Instant,
+    scan: &Scan,
+    found: &mut Vec<Live>,
+) -> Option<Cursor> {
+    let tables = session_tables(snapshot).map(|it| (it.0.config.name.as_str(), it));
+    walk(tables, scan, found, |name, (service, table), place, max, found| {
+        let id = ids.service(replica, name)?;
+        table.scan(place, max, now, |tuple, target, left| {
+            found.extend(session(replica, ids, service, id, tuple, target, left));
+        })
+    })
+}
+
+/// Finds the rates for a scan.
+pub(super) fn scan_rates(
+    snapshot: &Snapshot,
+    ids: &mut Ids,
+    replica: &mut Replica,
+    now: Instant,
+    scan: &Scan,
+    found: &mut Vec<Live>,
+) -> Option<Cursor> {
+    let tables = limiters(snapshot).map(|(service, limiter)| (service.config.name.as_str(), limiter));
+    walk(tables, scan, found, |name, limiter, place, max, found| {
+        let id = ids.service(replica, name)?;
+        match limiter {
+            Limiter::Service(bucket) => {
+                let told = Some(bucket.told(now)).filter(|told| told.total > 0);
+                found.extend(told.map(|told| rate(id, ALL_CLIENTS, told)));
+                None
+            }
+            Limiter::Source(buckets) => buckets.scan(place, max, now, |source, told| {
+                found.push(rate(id, Address::from(source).0, told));
+            }),
+        }
+    })
+}
+
+/// Enters the other node's sticky client.
+pub(super) fn put_sticky(
+    snapshot: &Snapshot,
+    (group, source, target): (Option<&Name>, [u8; 16], Option<&Name>),
+    remaining: Option<Duration>,
+    now: Instant,
+) -> Result<(), Misfit> {
+    let (Some(Name::Group(group)), Some(Name::Target { group: its, id })) = (group, target) else {
+        return Err(Misfit::Invalid);
+    };
+    if group != its {
+        return Err(Misfit::Invalid);
+    }
+    let remaining = remaining.ok_or(Misfit::Invalid)?;
+    let sticky = snapshot.group(group).and_then(|group| group.sticky.as_ref()).ok_or(Misfit::Unknown)?;
+    let index = sticky.index(id).ok_or(Misfit::Unknown)?;
+    sticky.table.put(&Address(source).ip(), sticky.id(index), remaining, now);
+    Ok(())
+}
+
+/// Deletes one.
+pub(super) fn delete_sticky(snapshot: &Snapshot, group: Option<&Name>, source: [u8; 16]) {
+    if let Some(Name::Group(group)) = group
+        && let Some(sticky) = snapshot.group(group).and_then(|group| group.sticky.as_ref())
+    {
+        sticky.table.withdraw(&Address(source).ip());
+    }
+}
+
+/// Enters the target of the other node's session.
+pub(super) fn put_session(
+    snapshot: &Snapshot,
+    (tuple, service, target): (&Tuple, Option<&Name>, Option<&Name>),
+    remaining: Option<Duration>,
+    now: Instant,
+) -> Result<(), Misfit> {
+    let (Some(Name::Service(service)), Some(Name::Target { group, id })) = (service, target) else {
+        return Err(Misfit::Invalid);
+    };
+    let key = FlowKey::from_bytes(tuple).ok_or(Misfit::Invalid)?;
+    if (key.protocol, key.spare) != (UDP, [0; 3]) {
+        return Err(Misfit::Invalid);
+    }
+    let remaining = remaining.ok_or(Misfit::Invalid)?;
+    let (service, table) =
+        session_tables(snapshot).find(|(known, _)| *known.config.name == **service).ok_or(Misfit::Unknown)?;
+    let its = &service.group;
+    let known = its.targets.iter().any(|target| *target.key.id == **id);
+    if *its.config.name != **group || !known {
+        return Err(Misfit::Unknown);
+    }
+    table.put(tuple, id, remaining, now);
+    Ok(())
+}
+
+/// Deletes it, whosever it is: a tuple is that of one service.
+pub(super) fn delete_session(snapshot: &Snapshot, tuple: &Tuple) {
+    session_tables(snapshot).for_each(|(_, table)| table.withdraw(tuple));
+}
+
+/// Takes what the other node has admitted.
+pub(super) fn put_rate(
+    snapshot: &Snapshot,
+    (service, source): (Option<&Name>, [u8; 16]),
+    total: u64,
+    remaining: Option<Duration>,
+    now: Instant,
+) -> Result<(), Misfit> {
+    let Some(Name::Service(service)) = service else { return Err(Misfit::Invalid) };
+    let told = Told { total, remaining: remaining.ok_or(Misfit::Invalid)? };
+    let limiter = limiters(snapshot).find(|(known, _)| *known.config.name == **service).map(|it| it.1);
+    match limiter {
+        Some(Limiter::Service(bucket)) if source == ALL_CLIENTS => bucket.put(told, now),
+        Some(Limiter::Source(buckets)) if source != ALL_CLIENTS => {
+            buckets.put(Address(source).ip(), told, now);
+        }
+        // Another configuration.
+        _ => return Err(Misfit::Unknown),
+    }
+    Ok(())
+}
+
+fn sticky_tables(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Group>, &StickyTable)> {
+    snapshot.groups.iter().filter_map(|group| Some((group, &*group.sticky.as_ref()?.table)))
+}
+
+fn session_tables(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Service>, &StickyTable<Tuple>)> {
+    let services = snapshot.services.iter().filter(|service| service.config.mode == Mode::Udp);
+    services.map(|service| (service, &service.shared.sessions))
+}
+
+fn limiters(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Service>, &Limiter)> {
+    snapshot.services.iter().filter_map(|service| Some((service, service.guard.pair_rate()?)))
+}
+
+fn sticky(
+    replica: &mut Replica,
+    ids: &mut Ids,
+    name: &str,
+    group: NameId,
+    source: IpAddr,
+    target: &str,
+    remaining: Duration,
+) -> Option<Live> {
+    let target = ids.target(replica, name, target)?;
+    let entry = Entry::Sticky { group, source: Address::from(source).0, target };
+    Some(Live { entry, remaining: Some(remaining) })
+}
+
+fn session(
+    replica: &mut Replica,
+    ids: &mut Ids,
+    of: &Service,
+    service: NameId,
+    tuple: &Tuple,
+    target: &str,
+    remaining: Duration,
+) -> Option<Live> {
+    let target = ids.target(replica, &of.group.config.name, target)?;
+    let entry = Entry::UdpSession { tuple: *tuple, service, target };
+    Some(Live { entry, remaining: Some(remaining) })
+}
+
+fn rate(service: NameId, source: [u8; 16], told: Told) -> Live {
+    Live { entry: Entry::Rate { service, source, total: told.total }, remaining: Some(told.remaining) }
+}
+
+/// Goes on with a walk through tables, in the order of their names, until enough was found.
+fn walk<'a, T: Copy>(
+    tables: impl Iterator<Item = (&'a str, T)>,
+    scan: &Scan,
+    found: &mut Vec<Live>,
+    mut visit: impl FnMut(&'a str, T, Place, usize, &mut Vec<Live>) -> Option<Place>,
+) -> Option<Cursor> {
+    let (from, place) = read_cursor(&scan.cursor.0).unwrap_or_default();
+    let mut tables: Vec<(&str, T)> = tables.filter(|(name, _)| *name >= from).collect();
+    tables.sort_unstable_by_key(|(name, _)| *name);
+    for (name, table) in tables {
+        let left = scan.limit.saturating_sub(found.len());
+        if left == 0 {
+            return Some(Cursor(write_cursor(name, Place::default())));
+        }
+        let place = if name == from { place } else { Place::default() };
+        if let Some(next) = visit(name, table, place, left, found) {
+            return Some(Cursor(write_cursor(name, next)));
+        }
+    }
+    None
+}
+
+fn write_cursor(name: &str, place: Place) -> Vec<u8> {
+    [&place.part.to_le_bytes()[..], &place.slot.to_le_bytes(), name.as_bytes()].concat()
+}
+
+fn read_cursor(bytes: &[u8]) -> Option<(&str, Place)> {
+    let (part, rest) = bytes.split_first_chunk()?;
+    let (slot, name) = rest.split_first_chunk()?;
+    let place = Place { part: u32::from_le_bytes(*part), slot: u64::from_le_bytes(*slot) };
+    Some((std::str::from_utf8(name).ok()?, place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lbd_core::replication::Table;
+
+    #[test]
+    fn a_walk_through_tables_finds_all_of_each() {
+        let tables = [("b", 5_u64), ("a", 0), ("c", 7), ("ab", 1)];
+        for limit in 1..15 {
+            let (mut all, mut cursor) = (Vec::new(), Some(Cursor::default()));
+            while let Some(at) = cursor {
+                let scan = Scan { id: 1, table: Table::Rates, cursor: at, limit };
+                let mut found = Vec::new();
+                cursor = walk(tables.iter().copied(), &scan, &mut found, |name, count, place, max, found| {
+                    for slot in place.slot..count {
+                        if found.len() >= max {
+                            return Some(Place { part: 3, slot });
+                        }
+                        all.push((name, slot));
+                        let entry = Entry::Rate { service: some_id(), source: [0; 16], total: slot };
+                        found.push(Live { entry, remaining: None });
+                    }
+                    None
+                });
+                assert!(found.len() <= limit);
+            }
+            let expected = [("ab", 1), ("b", 5), ("c", 7)];
+            let expected =
+                expected.into_iter().flat_map(|(name, count)| (0..count).map(move |slot| (name, slot)));
+            assert!(all.into_iter().eq(expected), "{limit}");
+        }
+    }
+
+    fn some_id() -> NameId {
+        use common::hash::HashKey;
+        use lbd_core::replication::Settings;
+        let settings = Settings::new("a", 1, 1, HashKey::new([0; 16]), 1);
+        Replica::new(settings, Instant::ZERO).name(Name::Service("x".into())).unwrap()
+    }
+}
