@@ -11,7 +11,7 @@ use integration::lab::config::Instance;
 use integration::lab::{Lab, Node, Result};
 use kernel_pair_support::*;
 use nix::sys::signal::Signal;
-use pair_support::{LIMIT, every, vips, vrrpd};
+use pair_support::{LIMIT, caught_up, every, vips, vrrpd};
 
 /// `a` is to be active for the first, `b` for the second.
 const NAMES: [&str; 2] = ["web", "shop"];
@@ -65,9 +65,8 @@ fn shared(lab: &Lab) -> Result<()> {
         active(lab, place, node)?;
         ready(node)?;
         synced(node)?;
-        may_hand_over(node)?;
     }
-    Ok(())
+    caught_up(lab)
 }
 
 #[test]

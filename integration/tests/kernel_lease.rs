@@ -16,7 +16,7 @@ use integration::lab::{Node, Result};
 use kernel_pair_support::*;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pair_support::{LIMIT, agreed, every, owned_by, vips, vrrpd};
+use pair_support::{LIMIT, agreed, caught_up, every, owned_by, vips, vrrpd};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -138,8 +138,7 @@ fn without_lbd_the_lease_is_renewed() -> Result<()> {
     ready(lab.a())?;
     takes_new_ones(lab.a())?;
     assert_eq!((not_active(lab.a()), unanswered(lab.a())), (0, 0));
-    synced(lab.b())?;
-    may_hand_over(lab.a())?;
+    caught_up(&lab)?;
     // And it is a restarted lbd's vrrpd that gives it up.
     let (good, _, complaint) = vrrpd(lab.a(), &["switchover", "web"]);
     assert!(good, "{complaint}");

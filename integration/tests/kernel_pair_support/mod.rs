@@ -11,7 +11,7 @@ use integration::lab::config::{Instance, PairConfig};
 use integration::lab::probe::{Attempt, ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, Failure};
 use integration::lab::{Lab, Node, Result, Target, http};
 
-use crate::pair_support::{LIMIT, agreed, owned_by, status, vips};
+use crate::pair_support::{LIMIT, agreed, caught_up, owned_by, vips};
 
 /// `dsr`: HTTP and the echo server of the targets, on the ports that they have there.
 pub(crate) const DSR_HTTP: u16 = 80;
@@ -104,16 +104,9 @@ pub(crate) fn settled(lab: &Lab, active: &Node) -> Result<()> {
     for node in lab.nodes() {
         ready(node)?;
         synced(node)?;
-        may_hand_over(node)?;
     }
+    caught_up(lab)?;
     served(lab, &vips())
-}
-
-/// Waits until a node's `vrrpd` would hand the other one a role: it has heard that it lacks nothing.
-pub(crate) fn may_hand_over(node: &Node) -> Result<()> {
-    wait_until(&format!("{} to hear that the other node lacks nothing", node.name()), LIMIT, || {
-        status(node).is_some_and(|status| status["peer_link"]["behind"] == false)
-    })
 }
 
 /// Waits until a node has all flows of the other one.

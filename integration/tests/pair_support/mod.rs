@@ -64,13 +64,22 @@ pub(crate) fn serving(label: &str, instance: Instance) -> Result<Lab> {
     Ok(lab)
 }
 
-/// Starts all four daemons and waits until `a` serves.
+/// Starts all four daemons and waits until `a` serves and `b` may be asked to.
 pub(crate) fn start_all(lab: &Lab) -> Result<()> {
     for node in lab.nodes() {
         node.start_lbd()?;
         node.start_vrrpd()?;
     }
-    settled(lab, lab.a())
+    settled(lab, lab.a())?;
+    caught_up(lab)
+}
+
+/// Waits until neither node lacks connections of the other's, nor takes the other one for lacking some: it is then handed the role.
+pub(crate) fn caught_up(lab: &Lab) -> Result<()> {
+    let knows = |status: Value| status["behind"] == false && status["peer_link"]["behind"] == false;
+    wait_until("the nodes to know each other's connections", LIMIT, || {
+        lab.nodes().iter().all(|node| status(node).is_some_and(knows))
+    })
 }
 
 /// Waits until this node is active with the VIPs, the other one stands by without them, they know of each other, and the

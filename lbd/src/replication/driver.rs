@@ -55,7 +55,9 @@ impl Drop for Life {
         if std::thread::panicking() {
             // From now on nobody would say it.
             outlets.behind.send_replace(outlets.waits.load(Ordering::Relaxed));
-            tracing::error!("replication has failed and ends; please report it; a reload of lbd starts it anew");
+            tracing::error!(
+                "replication has failed and ends; please report it; a reload of lbd starts it anew"
+            );
         }
     }
 }
@@ -204,7 +206,8 @@ impl Driver {
                 break;
             }
         }
-        let may_fit = self.flows.as_mut().is_some_and(|flows| flows.must_begin_anew(now)) | self.tables.may_fit_now();
+        let may_fit =
+            self.flows.as_mut().is_some_and(|flows| flows.must_begin_anew(now)) | self.tables.may_fit_now();
         if may_fit && self.session.is_some() {
             self.disconnected();
         }
@@ -548,7 +551,10 @@ mod tests {
         assert!(!is_behind(true, State::Synced, false));
         for state in [State::Cold, State::Syncing, State::Stale] {
             assert!(is_behind(true, state, false), "{state:?}");
-            assert!(!is_behind(false, state, true), "{state:?}: the other node says nothing that could be lacked");
+            assert!(
+                !is_behind(false, state, true),
+                "{state:?}: the other node says nothing that could be lacked"
+            );
         }
     }
 }

@@ -92,8 +92,8 @@ impl Walks {
         self.shortest.map_or(u32::MAX, |shortest| (shortest / TOLD_TIMES).max(WALK_TICKS_MIN))
     }
 
-    /// Whether a flow is to be told in this walk: one of this node's that was used since its last turn.
-    #[must_use]
+    /// Whether a flow is to be told in this walk: one of this node's that was used since its last turn. Notes its time-out, by which
+    /// the next walks are as fast as they have to be.
     pub fn is_told(&mut self, key: &FlowKey, flow: &Flow, service: &Service) -> bool {
         // What has become of a copy, the other node tells; what ends has been told when it did.
         let lives = flow.state & (STATE_ESTABLISHED | STATE_RESET) == STATE_ESTABLISHED;
@@ -200,7 +200,7 @@ mod tests {
         let mut walks = Walks::default();
         let mut after = |flows: &[(u32, Flow)]| {
             for (most, flow) in flows {
-                let _ = walks.is_told(&key(0), flow, &service(*most));
+                walks.is_told(&key(0), flow, &service(*most));
             }
             walks.begin(0);
             [walks.interval(), walks.longest()].map(|it| it.as_millis())
@@ -231,7 +231,7 @@ mod tests {
         let is_told = |at: &u32| {
             walks.begin(*at);
             // Another one has walks be short.
-            let _ = walks.is_told(&key(port), &flow(*at), &service(64));
+            walks.is_told(&key(port), &flow(*at), &service(64));
             // Before that it is some other use.
             let flow = flow(seen.min(*at));
             walks.is_told(&key(port), &flow, &service(most)) && *at >= seen

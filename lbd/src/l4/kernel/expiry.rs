@@ -132,7 +132,9 @@ fn walk(
 /// The pause after a batch that took so long, if that and the pause together are to be no longer than `share`.
 fn pause(took: Duration, share: Option<Duration>) -> Duration {
     let pause = (took * PAUSE_FACTOR).min(PAUSE_MAX);
-    share.map_or(pause, |share| pause.min(share.saturating_sub(took)).max((took * PAUSE_FACTOR_MIN).min(PAUSE_MAX)))
+    share.map_or(pause, |share| {
+        pause.min(share.saturating_sub(took)).max((took * PAUSE_FACTOR_MIN).min(PAUSE_MAX))
+    })
 }
 
 fn is_over(flow: &Flow, service: &Service, now: u32, gone: Option<&Gone>) -> bool {
@@ -151,10 +153,9 @@ fn delete_over(flows: &Map, tuples: &[Tuple], over: impl Fn(&Flow) -> bool) -> R
     if keys.is_empty() {
         return Ok(0);
     }
-    flows.delete_all(&keys).map_err(|source| KernelError::Map {
-        action: "deleting flows that are over".to_owned(),
-        source,
-    })
+    flows
+        .delete_all(&keys)
+        .map_err(|source| KernelError::Map { action: "deleting flows that are over".to_owned(), source })
 }
 
 fn now(reader: &Reader) -> Result<u32, KernelError> {
@@ -216,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_goes_on_after_it_was_found_over_is_not_deleted() {
-        let sizes = [FlowKey::SIZE as u32, Flow::SIZE as u32];
+        let sizes = [FlowKey::SIZE, Flow::SIZE].map(|size| size.try_into().unwrap());
         let map = Map::new_hash("test", sizes, 8).unwrap();
         let service = Service { established_ticks: 100, ..Service::default() };
         let put = |tuple: Tuple, seen: u32, copied: u8| {

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use common::rng::Rng;
 
 use super::super::session::End;
+use super::super::{Link, Stats};
 use super::proxy::{PROXY_PORT, Proxy};
 use super::support::{Node, PATIENCE, nowhere, pair, receive, run, send, sessions, soon, until};
-use super::super::{Link, Stats};
 
 #[test]
 fn a_remainder_of_a_host_that_lost_its_power_is_replaced() {
