@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use integration::lab::clock::{now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
+use integration::lab::fault::Fault;
 use integration::lab::probe::{EchoProbe, EchoReport, EchoSettings, WatchSettings, Watcher};
 use integration::lab::{Lab, Node, Result, Target};
+use lbd_core::chance::LEASE;
 use nix::sys::signal::Signal;
 use pair_support::{LIMIT, agreed, every, owned_by, start_all, vips, vrrpd};
 use serde_json::Value;
@@ -78,13 +80,16 @@ fn drains(lab: &Lab, node: &Node, count: usize) -> Result<()> {
     })
 }
 
-/// So many connections of each family that say something now and then.
+/// So many connections of each family that say something now and then. Those of one probe do so all at once, so there are several: what a
+/// connection waits for shall not be the others.
 fn echoes(lab: &Lab, connections: usize) -> Result<Vec<EchoProbe>> {
-    let probe = |vip| {
-        let settings = EchoSettings::new(SocketAddr::new(vip, ECHO), connections);
+    const TOGETHER: usize = 50;
+    let probe = |vip, first| {
+        let settings = EchoSettings::new(SocketAddr::new(vip, ECHO), TOGETHER.min(connections - first));
         EchoProbe::start(lab.client(), EchoSettings { interval: INTERVAL, ..settings })
     };
-    vips().into_iter().map(probe).collect()
+    let firsts = || (0..connections).step_by(TOGETHER);
+    vips().into_iter().flat_map(|vip| firsts().map(move |first| probe(vip, first))).collect()
 }
 
 /// Waits until each has been answered some more.
@@ -96,9 +101,11 @@ fn steady(echoes: &[EchoProbe]) -> Result<()> {
 fn end(echoes: Vec<EchoProbe>) -> Result<Vec<EchoReport>> {
     let reports = echoes.into_iter().map(EchoProbe::stop).collect::<Result<Vec<_>>>()?;
     for report in &reports {
-        println!("{}", report.summary());
         assert_eq!(report.broken(), 0, "{}", report.summary());
     }
+    let worst = reports.iter().map(EchoReport::worst_stall).max().unwrap_or_default();
+    let connections: usize = reports.iter().map(|report| report.connections.len()).sum();
+    println!("{connections} connections, worst stall {worst:?}");
     Ok(reports)
 }
 
@@ -277,6 +284,52 @@ fn quiet(lab: &Lab) -> Result<Vec<TcpStream>> {
         stream
     };
     lab.client().namespace().inside(move || vips().into_iter().map(connect).collect())
+}
+
+/// Whether a node's `lbd` has a session with the other one.
+fn is_linked(node: &Node) -> bool {
+    let view: Option<Value> = node.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());
+    view.is_some_and(|view| view["link"]["state"] == "connected")
+}
+
+#[test]
+fn a_cut_link_between_the_nodes_costs_no_connection() -> Result<()> {
+    let lab = proxying("chance link", every("100ms"), "")?;
+    let [a, b] = lab.nodes();
+    let probes = echoes(&lab, 20)?;
+    steady(&probes)?;
+    switch(&lab, a)?;
+    steady(&probes)?;
+    lab.inject(&Fault::PeerBlocked)?;
+    wait_until("b to have lost a", LIMIT, || !is_linked(b))?;
+    // Longer than what a said holds without being asked.
+    let lost = now();
+    while now() - lost < LEASE + Duration::from_secs(3) {
+        steady(&probes)?;
+    }
+    assert_eq!(chance(b)["instances"]["web"]["sends"], true);
+    end(probes)?;
+    lab.finish()
+}
+
+#[test]
+fn a_dead_node_is_sent_nothing() -> Result<()> {
+    let lab = proxying("chance death", every("100ms"), "")?;
+    let [a, b] = lab.nodes();
+    let mut streams = quiet(&lab)?;
+    switch(&lab, a)?;
+    streams.iter_mut().for_each(exchange);
+    lab.inject(&Fault::power_loss("a"))?;
+    wait_until("b to have lost a", LIMIT, || !is_linked(b))?;
+    let lost = now();
+    wait_until("b to send nothing more to a", LIMIT, || chance(b)["instances"]["web"]["sends"] == false)?;
+    assert!(now() - lost < LEASE, "nobody answered for it");
+    // So the clients learn that their connections are gone.
+    for stream in &mut streams {
+        let told = stream.write_all(b"hello").and_then(|()| stream.read(&mut [0; 5]));
+        assert_eq!(told.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset));
+    }
+    lab.finish()
 }
 
 #[test]

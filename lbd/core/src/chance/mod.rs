@@ -12,13 +12,18 @@ pub mod plan;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use bincode::{Decode, Encode};
 
-pub use other::{LEASE, Other};
+pub use other::{ALONE_MAX, LEASE, Other};
 pub use own::{Interface, LINGER, Own};
 
 /// Instances in a [`Word`]: as many as the program's `peers` has room for.
 pub const INSTANCES_MAX: usize = abi::PEERS_MAX as usize - 1;
+
+/// Addresses in a [`Standing`].
+pub const ADDRESSES_MAX: usize = 4;
 
 /// What a node says to the other one of its proxied connections. Each word replaces the one before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -34,6 +39,9 @@ pub struct Standing {
     pub instance: String,
     /// The Ethernet address of this node's interface for it; none if it has no such.
     pub mac: Option<[u8; 6]>,
+    /// This node's own addresses in the instance's network, by which the other one finds out whether it is there when the link between
+    /// them is not.
+    pub addresses: Vec<IpAddr>,
     /// Whether there may be connections here through the instance's virtual IPs, counted or not.
     pub may_have: bool,
     /// Connections counted that this node serves although the virtual IPs are no longer here.
@@ -47,6 +55,8 @@ impl Word {
         /// Longer than any name in a configuration.
         const NAME_LENGTH_MAX: usize = 256;
         self.instances.len() <= INSTANCES_MAX
-            && self.instances.iter().all(|standing| standing.instance.len() <= NAME_LENGTH_MAX)
+            && self.instances.iter().all(|standing| {
+                standing.instance.len() <= NAME_LENGTH_MAX && standing.addresses.len() <= ADDRESSES_MAX
+            })
     }
 }

@@ -1,6 +1,7 @@
 //! What the other node may have, as it says itself.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use common::time::{Duration, Instant};
 
@@ -10,12 +11,17 @@ use super::{Standing, Word};
 /// a node that is gone gets nothing any more after that, and clients whose connections it had are told.
 pub const LEASE: Duration = Duration::from_secs(10);
 
+/// And where the other node is still seen in the network of an instance, for so long: as long as any connection may be drained.
+pub const ALONE_MAX: Duration = Duration::from_secs(3600);
+
 /// The other node.
 #[derive(Clone, Debug, Default)]
 pub struct Other {
     standings: BTreeMap<String, Standing>,
     until: BTreeMap<String, Instant>,
     connected: bool,
+    /// When it was last connected.
+    last: Instant,
 }
 
 impl Other {
@@ -26,16 +32,33 @@ impl Other {
             let standings = word.instances.iter().map(|it| (it.instance.clone(), it.clone()));
             self.standings = standings.collect();
         }
-        self.renew(now);
+        self.renew(now, |_| None);
     }
 
-    /// While it is connected, what it said last goes on to be true. To be called more often than every [`LEASE`].
-    pub fn renew(&mut self, now: Instant) {
+    /// While it is connected, what it said last goes on to be true. If it is not, the network is asked: `present` says of an instance
+    /// whether the other node is there, or was found not to be. To be called more often than every [`LEASE`].
+    pub fn renew(&mut self, now: Instant, present: impl Fn(&str) -> Option<bool>) {
         self.until.retain(|_, until| now < *until);
         if self.connected {
+            self.last = now;
             let may = self.standings.values().filter(|standing| standing.may_have);
             self.until.extend(may.map(|standing| (standing.instance.clone(), now + LEASE)));
+            return;
         }
+        let alone = now - self.last;
+        self.until.retain(|instance, until| {
+            let present = present(instance);
+            if present == Some(true) && alone < ALONE_MAX {
+                *until = now + LEASE;
+            }
+            present != Some(false)
+        });
+    }
+
+    /// The instances for which the network is to be asked, and the other node's addresses there.
+    pub fn to_look_for(&self) -> impl Iterator<Item = (&str, &[IpAddr])> {
+        let instances = self.until.keys().filter(|_| !self.connected);
+        instances.filter_map(|name| Some((name.as_str(), self.standings.get(name)?.addresses.as_slice())))
     }
 
     /// Until when it may have connections of an instance; none if it has none.

@@ -1,20 +1,23 @@
 //! What this node has and says of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use common::time::{Duration, Instant};
 
-use super::{INSTANCES_MAX, Standing, Word};
+use super::{ADDRESSES_MAX, INSTANCES_MAX, Standing, Word};
 
 /// After the virtual IPs have left, connections may come up for so long: those whose handshake was under way. A client repeats its
 /// last step after a second, and again after two.
 pub const LINGER: Duration = Duration::from_secs(5);
 
 /// This node's side of an instance's network.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
     /// Its Ethernet address, if it has one.
     pub mac: Option<[u8; 6]>,
+    /// Its addresses that are no virtual IPs; the first of them count.
+    pub addresses: Vec<IpAddr>,
     /// Whether packets for the virtual IPs are for this host: it has local routes to them. Without those nothing gets to connections.
     pub local: bool,
 }
@@ -39,7 +42,7 @@ impl Own {
     pub fn configured(&mut self, instances: &BTreeMap<String, Interface>) {
         self.instances.retain(|name, _| instances.contains_key(name));
         for (name, interface) in instances.iter().take(INSTANCES_MAX) {
-            self.instances.entry(name.clone()).or_default().interface = *interface;
+            self.instances.entry(name.clone()).or_default().interface = interface.clone();
         }
     }
 
@@ -84,6 +87,7 @@ impl Own {
         let standing = |(name, instance): (&String, &Instance)| Standing {
             instance: name.clone(),
             mac: instance.interface.mac,
+            addresses: instance.interface.addresses.iter().take(ADDRESSES_MAX).copied().collect(),
             may_have: instance.interface.local && (instance.owner || instance.left.is_some()),
             draining: instance.draining,
         };

@@ -33,10 +33,15 @@ fn the_twins_are_the_headers() {
     assert_eq!(both.enums["chance"], [expected, vec!["CHANCES".to_owned()]].concat());
 }
 
+fn interface(local: bool) -> Interface {
+    let addresses = (1..=5).map(|last| [192, 0, 2, last].into()).collect();
+    Interface { mac: Some([2; 6]), addresses, local }
+}
+
 /// A node with the instance `web`.
 fn node() -> Own {
     let mut own = Own::default();
-    own.configured(&BTreeMap::from([("web".to_owned(), Interface { mac: Some([2; 6]), local: true })]));
+    own.configured(&BTreeMap::from([("web".to_owned(), interface(true))]));
     own
 }
 
@@ -45,7 +50,9 @@ fn a_backup_has_nothing_and_an_owner_may_have_anything() {
     let mut own = node();
     let standing = |may_have, draining| {
         let instance = "web".to_owned();
-        Word { instances: vec![Standing { instance, mac: Some([2; 6]), may_have, draining }] }
+        // The first of its addresses.
+        let addresses = (1..=4).map(|last| [192, 0, 2, last].into()).collect();
+        Word { instances: vec![Standing { instance, mac: Some([2; 6]), addresses, may_have, draining }] }
     };
     assert_eq!(own.word(), standing(false, 0));
     own.owns(at(0), &names(&["web", "of another configuration"]));
@@ -71,10 +78,9 @@ fn connections_without_a_route_to_them_are_none() {
     own.owns(at(0), &names(&["web"]));
     own.owns(at(1000), &names(&[]));
     own.counted(at(2000), &counts(&[("web", 7)]));
-    let mac = Some([2; 6]);
-    own.configured(&BTreeMap::from([("web".to_owned(), Interface { mac, local: false })]));
+    own.configured(&BTreeMap::from([("web".to_owned(), interface(false))]));
     assert!(!own.word().instances[0].may_have);
-    own.configured(&BTreeMap::from([("web".to_owned(), Interface { mac, local: true })]));
+    own.configured(&BTreeMap::from([("web".to_owned(), interface(true))]));
     assert!(own.word().instances[0].may_have);
 }
 
@@ -98,25 +104,44 @@ fn what_the_other_node_said_holds_while_it_is_there() {
     assert_eq!(other.until("web"), None);
     let word = |may_have, draining| {
         let instance = "web".to_owned();
-        Word { instances: vec![Standing { instance, mac: Some([3; 6]), may_have, draining }] }
+        let addresses = vec![[192, 0, 2, 1].into()];
+        Word { instances: vec![Standing { instance, mac: Some([3; 6]), addresses, may_have, draining }] }
     };
     other.heard(at(0), Some(&word(true, 7)));
     assert_eq!((other.until("web"), other.until("mail")), (Some(at(0) + LEASE), None));
     assert_eq!((other.mac("web"), other.draining("web")), (Some([3; 6]), 7));
-    other.renew(at(4000));
+    other.renew(at(4000), |_| Some(false));
     assert_eq!(other.until("web"), Some(at(4000) + LEASE));
 
     other.heard(at(5000), None);
     assert_eq!((other.until("web"), other.draining("web")), (Some(at(4000) + LEASE), 0));
-    other.renew(at(13_999));
+    other.renew(at(13_999), |_| None);
     assert!(other.until("web").is_some() && other.mac("web").is_some());
-    other.renew(at(14_000));
+    other.renew(at(14_000), |_| None);
     assert_eq!(other.until("web"), None, "it is gone");
+
+    other.heard(at(15_000), Some(&word(true, 1)));
+    assert_eq!(other.to_look_for().count(), 0, "it says itself that it is there");
+    other.heard(at(16_000), None);
+    assert_eq!(other.to_look_for().collect::<Vec<_>>(), [("web", &[[192, 0, 2, 1].into()][..])]);
+    for second in 17..19 {
+        other.renew(at(second * 1000), |_| Some(true));
+        assert_eq!(other.until("web"), Some(at(second * 1000) + LEASE), "only the link is cut");
+    }
+    let mut long = other.clone();
+    for second in 19..7200 {
+        long.renew(at(second * 1000), |_| Some(true));
+        // The last time that it is asked for, and the lease from then.
+        let over = at(second * 1000) >= at(14_000) + ALONE_MAX + LEASE;
+        assert_eq!(long.until("web").is_none(), over, "{second} s");
+    }
+    other.renew(at(19_000), |_| Some(false));
+    assert_eq!((other.until("web"), other.to_look_for().count()), (None, 0), "the host is gone");
 
     other.heard(at(20_000), Some(&word(true, 1)));
     other.heard(at(21_000), Some(&word(false, 0)));
     assert_eq!(other.until("web"), Some(at(20_000) + LEASE), "what is closing still needs its last packets");
-    other.renew(at(30_000));
+    other.renew(at(30_000), |_| None);
     assert_eq!(other.until("web"), None);
 }
 
@@ -129,6 +154,9 @@ fn a_word_has_bounds() {
     };
     assert!(many(INSTANCES_MAX, 256).is_within_bounds());
     assert!(!many(INSTANCES_MAX + 1, 1).is_within_bounds() && !many(1, 257).is_within_bounds());
+    let mut addresses = many(1, 1);
+    addresses.instances[0].addresses = vec![[192, 0, 2, 1].into(); ADDRESSES_MAX + 1];
+    assert!(!addresses.is_within_bounds());
 }
 
 mod places {

@@ -202,7 +202,13 @@ fn the_previous_minor_version_and_a_later_one_are_spoken_with() {
 #[test]
 fn the_last_word_is_known_while_there_is_a_session() {
     let word = |draining| {
-        let standing = Standing { instance: "web".to_owned(), mac: Some([2; 6]), may_have: true, draining };
+        let standing = Standing {
+            instance: "web".to_owned(),
+            mac: Some([2; 6]),
+            may_have: true,
+            draining,
+            addresses: Vec::new(),
+        };
         Word { instances: vec![standing] }
     };
     let (mut one, mut other) = (replica("a", 1), replica("b", 2));

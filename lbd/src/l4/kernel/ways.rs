@@ -203,6 +203,19 @@ impl Ways {
         self.addresses.iter().map(|(ip, index)| (*index, *ip)).filter(|(index, _)| indexes(*index)).collect()
     }
 
+    /// Has the kernel find out whether a host is there.
+    pub(super) fn ask(&mut self, index: u32, ip: IpAddr) -> Result<(), NetlinkError> {
+        match self.neighbours.get(&(index, ip)) {
+            Some(known) if known.usable() => self.netlink.ask(index, ip),
+            _ => self.netlink.probe(index, ip),
+        }
+    }
+
+    /// Whether a host is there, as far as the kernel knows.
+    pub(super) fn present(&self, index: u32, ip: IpAddr) -> Option<bool> {
+        self.neighbours.get(&(index, ip))?.present()
+    }
+
     /// Whether packets for an address are for this host.
     pub(super) fn is_local(&mut self, ip: IpAddr) -> Result<bool, NetlinkError> {
         Ok(self.route(ip)?.is_some_and(|route| route.local))

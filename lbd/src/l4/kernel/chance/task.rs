@@ -1,7 +1,7 @@
 //! The thread.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,9 @@ use crate::shared::Shared;
 /// Everything is looked at again after this time, whatever has been told: connections are counted, what the other node said is renewed.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// While the link to the other node is cut, it is asked so often in the virtual IPs' network whether it is there. The kernel tries for 3 s.
+const ASK_AGAIN: Duration = Duration::from_secs(4);
+
 /// Changes are taken together that come within this time.
 const PACE: Duration = Duration::from_millis(2);
 
@@ -52,6 +55,8 @@ pub(super) struct Task {
     /// Instances whose virtual IPs are here.
     owned: BTreeSet<String>,
     other: Other,
+    /// When the kernel was asked whether the other node is there, while the link to it is cut.
+    asked: BTreeMap<(u32, IpAddr), Instant>,
     /// Failures are logged when they begin, not each time.
     failing: bool,
 }
@@ -79,6 +84,7 @@ impl Task {
             own: Own::default(),
             owned: BTreeSet::new(),
             other: Other::default(),
+            asked: BTreeMap::new(),
             failing: false,
             last_heard: None,
             shared,
@@ -120,8 +126,9 @@ impl Task {
         self.maps.write_proxied(proxied)?;
         self.attach(&networks, config.kernel.attach, troubles);
         let now = self.shared.clock.now().at;
-        self.look_at_own(now, &networks)?;
-        self.hear(now);
+        let vips = config.vrrp.iter().flat_map(|vrrp| &vrrp.vips).map(|vip| vip.addr()).collect();
+        self.look_at_own(now, &networks, &vips)?;
+        self.hear(now, &networks)?;
         let peers = self.peers(now, &networks)?;
         self.maps.write_peers(&peers)?;
         self.tell_forwarding(&peers, &networks);
@@ -143,15 +150,23 @@ impl Task {
     }
 
     /// What this node has, and tells.
-    fn look_at_own(&mut self, now: Instant, networks: &BTreeMap<String, Network>) -> Result<(), KernelError> {
+    fn look_at_own(
+        &mut self,
+        now: Instant,
+        networks: &BTreeMap<String, Network>,
+        vips: &BTreeSet<IpAddr>,
+    ) -> Result<(), KernelError> {
         let mut interfaces = BTreeMap::new();
         for (name, network) in networks {
-            let mac = self.ways.link(&network.interface).and_then(|link| link.mac);
+            let link = self.ways.link(&network.interface);
+            let (mac, index) = (link.and_then(|link| link.mac), link.map(|link| link.index));
+            let all = self.ways.addresses_at(|at| Some(at) == index).into_iter().map(|(_, ip)| ip);
+            let addresses = all.filter(|ip| !vips.contains(ip)).collect();
             let mut local = true;
             for address in &network.addresses {
                 local &= self.ways.is_local(address.ip())?;
             }
-            interfaces.insert(name.clone(), Interface { mac, local });
+            interfaces.insert(name.clone(), Interface { mac, addresses, local });
         }
         self.own.configured(&interfaces);
         let roles = self.shared.vrrpd.borrow().roles.clone();
@@ -180,19 +195,50 @@ impl Task {
     }
 
     /// What the other node has said meanwhile.
-    fn hear(&mut self, now: Instant) {
+    fn hear(&mut self, now: Instant, networks: &BTreeMap<String, Network>) -> Result<(), KernelError> {
         let heard = self.heard.load_full();
         let same = match (&heard, &self.last_heard) {
             (Some(new), Some(old)) => Arc::ptr_eq(new, old),
             (None, None) => true,
             _ => false,
         };
-        if same {
-            self.other.renew(now);
-        } else {
+        if !same {
             self.other.heard(now, heard.as_deref());
             self.last_heard = heard;
+            self.asked.clear();
         }
+        let mut present = BTreeMap::new();
+        let looked_for = self.other.to_look_for().map(|(name, at)| (name.to_owned(), at.to_vec()));
+        for (name, addresses) in looked_for.collect::<Vec<_>>() {
+            present.insert(name.clone(), self.look_for(now, networks.get(&name), &addresses)?);
+        }
+        self.other.renew(now, |name| present.get(name).copied().flatten());
+        Ok(())
+    }
+
+    /// Whether the other node answers at one of its addresses in a network; none before it had the time to. It is asked again and again.
+    fn look_for(
+        &mut self,
+        now: Instant,
+        network: Option<&Network>,
+        addresses: &[IpAddr],
+    ) -> Result<Option<bool>, KernelError> {
+        let link = network.and_then(|network| self.ways.link(&network.interface));
+        let Some(index) = link.map(|link| link.index) else { return Ok(None) };
+        let mut all = Vec::new();
+        for &ip in addresses {
+            let asked = self.asked.get(&(index, ip)).copied();
+            if asked.is_none_or(|asked| now - asked >= ASK_AGAIN) {
+                self.ways.ask(index, ip)?;
+                self.asked.insert((index, ip), now);
+            }
+            // What was known before it was asked is no answer.
+            all.push(asked.and_then(|_| self.ways.present(index, ip)));
+        }
+        if all.contains(&Some(true)) {
+            return Ok(Some(true));
+        }
+        Ok((!all.is_empty() && all.iter().all(|it| *it == Some(false))).then_some(false))
     }
 
     /// What the program is to know of the other node.

@@ -115,6 +115,14 @@ impl Neighbour {
         self.mac.is_some() && self.state & VALID != 0
     }
 
+    /// Whether it has been heard lately; none while it is being asked.
+    pub(crate) fn present(&self) -> Option<bool> {
+        if self.state & (libc::NUD_REACHABLE | libc::NUD_PERMANENT | libc::NUD_NOARP) != 0 {
+            return Some(true);
+        }
+        (self.state & libc::NUD_FAILED != 0).then_some(false)
+    }
+
     /// Whether the kernel has not heard of it for some time.
     pub(crate) fn stale(&self) -> bool {
         self.state
@@ -188,8 +196,16 @@ impl Netlink {
 
     /// Has the kernel look for a neighbour, or look after one that it has not heard of for some time.
     pub(super) fn probe(&mut self, index: u32, ip: IpAddr) -> Result<(), NetlinkError> {
-        let answer = self.exchange(&wire::use_neighbour(index, ip), NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK);
-        match answer {
+        self.look_for(&wire::use_neighbour(index, ip), ip)
+    }
+
+    /// Has the kernel ask a neighbour that it knows whether it is there, whenever it was last heard.
+    pub(super) fn ask(&mut self, index: u32, ip: IpAddr) -> Result<(), NetlinkError> {
+        self.look_for(&wire::ask_neighbour(index, ip), ip)
+    }
+
+    fn look_for(&mut self, request: &Message, ip: IpAddr) -> Result<(), NetlinkError> {
+        match self.exchange(request, NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK) {
             Ok(_) => Ok(()),
             // The interface went away or down meanwhile: its own notification says so.
             Err(error)

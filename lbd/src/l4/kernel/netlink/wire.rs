@@ -12,7 +12,7 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressHeader, AddressMessage};
 use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkLayerType, LinkMessage};
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
@@ -289,14 +289,26 @@ pub(super) fn get_route(destination: IpAddr) -> Message {
 
 /// Says that the neighbour is in use: the kernel looks for one that it does not know, and after one that is stale.
 pub(super) fn use_neighbour(index: u32, ip: IpAddr) -> Message {
+    let mut message = neighbour(index, ip);
+    message.header.flags = NeighbourFlags::Use;
+    Message::NewNeighbour(message)
+}
+
+/// Has the kernel ask a neighbour that it knows whether it is there, whenever it was last heard.
+pub(super) fn ask_neighbour(index: u32, ip: IpAddr) -> Message {
+    let mut message = neighbour(index, ip);
+    message.header.state = NeighbourState::Probe;
+    Message::NewNeighbour(message)
+}
+
+fn neighbour(index: u32, ip: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family(ip);
     message.header.ifindex = index;
-    message.header.flags = NeighbourFlags::Use;
     let address = match ip {
         IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
         IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
     };
     message.attributes.push(NeighbourAttribute::Destination(address));
-    Message::NewNeighbour(message)
+    message
 }
