@@ -266,7 +266,8 @@ impl SourceBuckets {
         watched::lost(&self.parts)
     }
 
-    /// Visits about `max` sources from `place` on of which this node has admitted something; answers where to go on, `None` at the end.
+    /// Visits about `max` sources from `place` on whose bucket is not full, or of which this node has admitted something; answers where to go
+    /// on, `None` at the end. A node that begins anew is to know what is left of a bucket from which only it had taken.
     pub fn scan(
         &self,
         place: Place,
@@ -275,8 +276,9 @@ impl SourceBuckets {
         mut visit: impl FnMut(IpAddr, Told),
     ) -> Option<Place> {
         watched::scan(&self.parts, place, max, |&source, bucket| {
-            if bucket.total > 0 {
-                visit(source, bucket.told(now));
+            let told = bucket.told(now);
+            if told.total > 0 || !told.remaining.is_zero() {
+                visit(source, told);
             }
         })
     }
@@ -387,6 +389,12 @@ mod tests {
             tell(&nodes[node], &nodes[1 - node], now);
         }
         assert_eq!(admitted, 10 + 29, "a bucket, and what came back in half a minute");
+        // What is left of a bucket from which only the other node has taken is known, too.
+        let only = SourceBuckets::watched(limit, 100, &heard());
+        only.put(B, Told { total: 8, remaining: Duration::from_secs(8) }, at_ms(1000));
+        let mut found = Vec::new();
+        only.scan(Place::default(), 100, at_ms(3000), |source, told| found.push((source, told)));
+        assert_eq!(found, [(B, Told { total: 0, remaining: Duration::from_secs(6) })]);
         // A node that begins anew knows what the other one has admitted, and does not count it twice.
         let fresh = SourceBuckets::watched(limit, 100, &heard());
         let now = at_ms(30_500);

@@ -331,7 +331,10 @@ mod tests {
         StickyTable::new(100, TTL, &Arc::new(bell))
     }
 
-    fn news(table: &StickyTable, seconds: u64) -> Vec<(IpAddr, Option<(Arc<str>, u64)>)> {
+    /// A client, with its target and how long that lasts, in seconds.
+    type Told = (IpAddr, Option<(Arc<str>, u64)>);
+
+    fn news(table: &StickyTable, seconds: u64) -> Vec<Told> {
         let mut news = Vec::new();
         while table.take_news(at(seconds), |key, entry| {
             news.push((*key, entry.map(|(target, left)| (Arc::clone(target), left.as_secs()))));

@@ -168,7 +168,7 @@ pub(super) fn scan_rates(
         let id = ids.service(replica, name)?;
         match limiter {
             Limiter::Service(bucket) => {
-                let told = Some(bucket.told(now)).filter(|told| told.total > 0);
+                let told = Some(bucket.told(now)).filter(|told| told.total > 0 || !told.remaining.is_zero());
                 found.extend(told.map(|told| rate(id, ALL_CLIENTS, told)));
                 None
             }
@@ -343,7 +343,9 @@ fn read_cursor(bytes: &[u8]) -> Option<(&str, Place)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lbd_core::replication::Table;
+    use crate::snapshot::{Carry, Life};
+    use common::hash::HashKey;
+    use lbd_core::replication::{Settings, Table};
 
     #[test]
     fn a_walk_through_tables_finds_all_of_each() {
@@ -373,9 +375,114 @@ mod tests {
         }
     }
 
+    /// A node with a sticky group, a session service and rates.
+    fn snapshot() -> Snapshot {
+        let text = r#"
+            [[service]]
+            name = "web"
+            mode = "tcp"
+            listen = ["192.0.2.10:80"]
+            forward = "pool"
+            rate = { key = "source_ip", requests = 5, per = "1h", scope = "pair" }
+            [[service]]
+            name = "all"
+            mode = "tcp"
+            listen = ["192.0.2.10:81"]
+            forward = "plain"
+            rate = { key = "service", requests = 5, per = "1h" }
+            [[service]]
+            name = "dns"
+            mode = "udp"
+            listen = ["192.0.2.10:53"]
+            forward = "plain"
+            [[target_group]]
+            name = "pool"
+            targets = [{ id = "s1", address = "192.0.2.20:80" }]
+            sticky = { by = "source_ip", ttl = "60s" }
+            [[target_group]]
+            name = "plain"
+            targets = [{ id = "p1", address = "192.0.2.20:53" }]
+        "#;
+        let config = common::config::parse(text, std::path::Path::new("test.toml"));
+        let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+        let life = Life { node: "a".to_owned(), workers: 1, alarm: Arc::default(), bell: Arc::default() };
+        Snapshot::build(Arc::new(config), &Carry::nothing(life, HashKey::new([1; 16])))
+    }
+
+    const NOW: Instant = Instant::from_nanos(5_000_000_000);
+
+    #[test]
+    fn what_the_other_node_tells_is_looked_at_before_it_is_written() {
+        let snapshot = snapshot();
+        let group = |name: &str| Name::Group(name.into());
+        let service = |name: &str| Name::Service(name.into());
+        let target = |group: &str, id: &str| Name::Target { group: group.into(), id: id.into() };
+        let long = Some(Duration::MAX);
+        let source = Address::from(IpAddr::from([198, 51, 100, 1])).0;
+
+        let sticky =
+            |of: &Name, to: &Name, left| put_sticky(&snapshot, (Some(of), source, Some(to)), left, NOW);
+        assert_eq!(sticky(&group("pool"), &target("pool", "s1"), long), Ok(()));
+        assert_eq!(sticky(&group("pool"), &target("pool", "s9"), long), Err(Misfit::Unknown));
+        assert_eq!(sticky(&group("none"), &target("none", "s1"), long), Err(Misfit::Unknown));
+        assert_eq!(sticky(&group("plain"), &target("plain", "p1"), long), Err(Misfit::Unknown));
+        assert_eq!(sticky(&group("pool"), &target("plain", "p1"), long), Err(Misfit::Invalid));
+        assert_eq!(sticky(&service("web"), &target("pool", "s1"), long), Err(Misfit::Invalid));
+        assert_eq!(sticky(&group("pool"), &group("pool"), long), Err(Misfit::Invalid));
+        assert_eq!(sticky(&group("pool"), &target("pool", "s1"), None), Err(Misfit::Invalid));
+        assert_eq!(put_sticky(&snapshot, (None, source, None), long, NOW), Err(Misfit::Invalid));
+        let table = &snapshot.group("pool").unwrap().sticky.as_ref().unwrap().table;
+        let known = table.entries(9, NOW);
+        assert_eq!(
+            (known.len(), known[0].remaining),
+            (1, Duration::from_secs(60)),
+            "no longer than one of its own"
+        );
+        delete_sticky(&snapshot, Some(&group("none")), source);
+        delete_sticky(&snapshot, Some(&service("pool")), source);
+        delete_sticky(&snapshot, None, source);
+        assert_eq!(table.len(), 1);
+        delete_sticky(&snapshot, Some(&group("pool")), source);
+        assert_eq!(table.len(), 0);
+
+        let tuple = |protocol| -> Tuple {
+            let key = FlowKey::new(
+                protocol,
+                "198.51.100.1:4000".parse().unwrap(),
+                "192.0.2.10:53".parse().unwrap(),
+            );
+            key.to_bytes().try_into().unwrap()
+        };
+        let session = |tuple: &Tuple, of: &Name, to: &Name, left| {
+            put_session(&snapshot, (tuple, Some(of), Some(to)), left, NOW)
+        };
+        let (dns, p1) = (service("dns"), target("plain", "p1"));
+        assert_eq!(session(&tuple(17), &dns, &p1, long), Ok(()));
+        assert_eq!(session(&tuple(6), &dns, &p1, long), Err(Misfit::Invalid));
+        assert_eq!(session(&[255; 40], &dns, &p1, long), Err(Misfit::Invalid));
+        assert_eq!(session(&tuple(17), &dns, &p1, None), Err(Misfit::Invalid));
+        assert_eq!(session(&tuple(17), &p1, &dns, long), Err(Misfit::Invalid));
+        assert_eq!(session(&tuple(17), &service("web"), &target("pool", "s1"), long), Err(Misfit::Unknown));
+        assert_eq!(session(&tuple(17), &dns, &target("pool", "s1"), long), Err(Misfit::Unknown));
+        assert_eq!(session(&tuple(17), &dns, &target("plain", "p2"), long), Err(Misfit::Unknown));
+        delete_session(&snapshot, &tuple(6));
+        assert_eq!(session_tables(&snapshot).map(|it| it.1.len()).collect::<Vec<_>>(), [1]);
+        delete_session(&snapshot, &tuple(17));
+        assert_eq!(session_tables(&snapshot).map(|it| it.1.len()).collect::<Vec<_>>(), [0]);
+
+        let rate = |of: &Name, source, left| put_rate(&snapshot, (Some(of), source), u64::MAX, left, NOW);
+        assert_eq!(rate(&service("web"), source, long), Ok(()));
+        assert_eq!(rate(&service("web"), source, None), Err(Misfit::Invalid));
+        assert_eq!(rate(&group("web"), source, long), Err(Misfit::Invalid));
+        assert_eq!(rate(&service("web"), ALL_CLIENTS, long), Err(Misfit::Unknown), "each source has its own");
+        assert_eq!(rate(&service("all"), ALL_CLIENTS, long), Err(Misfit::Unknown), "each node has its own");
+        assert_eq!(rate(&service("none"), source, long), Err(Misfit::Unknown));
+        let guard = &snapshot.services[0].guard;
+        assert!(!guard.within_rate(Address(source).ip(), NOW), "as empty as can be, and no emptier");
+        assert!(guard.within_rate(Address(source).ip(), NOW + Duration::from_secs(721)));
+    }
+
     fn some_id() -> NameId {
-        use common::hash::HashKey;
-        use lbd_core::replication::Settings;
         let settings = Settings::new("a", 1, 1, HashKey::new([0; 16]), 1);
         Replica::new(settings, Instant::ZERO).name(Name::Service("x".into())).unwrap()
     }

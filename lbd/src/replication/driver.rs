@@ -41,6 +41,8 @@ const SHOW_EVERY: Duration = Duration::from_millis(100);
 pub(crate) async fn drive(port: Port, shared: Arc<Shared>, outlets: Outlets) {
     let _life = Life(Arc::clone(&shared), outlets.clone());
     let mut driver = Driver::new(shared, outlets);
+    // Before anything is told: what is told to a replica that is then replaced counts as older than everything.
+    driver.kernel_changed();
     while driver.step(&port).await {}
 }
 
@@ -94,8 +96,7 @@ impl Driver {
         let now = shared.clock.now();
         let mut config_hash = shared.config_hash.subscribe();
         config_hash.mark_unchanged();
-        let mut kernel = shared.kernel.copies();
-        kernel.mark_changed();
+        let kernel = shared.kernel.copies();
         let mut word = shared.chance.word();
         word.mark_changed();
         Self {

@@ -71,6 +71,62 @@ fn pair() -> (Replica, Replica) {
     (one, other)
 }
 
+/// Answers like [`settle`], with the one word that each node's live table has.
+fn settle_words(replicas: [&mut Replica; 2], words: &mut [Live; 2], mut now: Instant) {
+    let [one, other] = replicas;
+    for _ in 0..20 {
+        now = now + Duration::from_millis(6);
+        transmit(one, other, now);
+        transmit(other, one, now);
+        for (place, replica) in [&mut *one, &mut *other].into_iter().enumerate() {
+            while let Some(action) = replica.poll(now) {
+                match action {
+                    Action::Apply(apply) => {
+                        if let [Live { entry: Entry::Target { state, weight, .. }, .. }] = apply.puts[..]
+                            && let Entry::Target { target, .. } = words[place].entry
+                        {
+                            words[place].entry = Entry::Target { target, state, weight };
+                        }
+                        replica.applied(now, apply.id, &[]);
+                    }
+                    Action::Scan(scan) if scan.table == Table::Targets => {
+                        replica.scanned(now, scan.id, &words[place..=place], None);
+                    }
+                    Action::Scan(scan) => replica.scanned(now, scan.id, &[], None),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn of_words_said_apart_the_later_one_stays_however_many_there_were_before() {
+    for (later, expected) in [(0, 1), (1, 2)] {
+        let mut replicas = [replica("a", 1), replica("b", 2)];
+        let target = Name::Target { group: Arc::from("shop"), id: Arc::from("s1") };
+        let mut words = [1, 2].map(|state| {
+            let target = replicas[state - 1].name(target.clone()).unwrap();
+            let state = u8::try_from(state).unwrap();
+            Live { entry: Entry::Target { target, state, weight: None }, remaining: None }
+        });
+        // The one says it again and again, the other one once, and then.
+        for _ in 0..1000 {
+            replicas[1 - later].changed(at(100), &words[1 - later]);
+        }
+        replicas[later].changed(at(102), &words[later]);
+        let [one, other] = &mut replicas;
+        one.connected(at(200));
+        other.connected(at(200));
+        settle_words([one, other], &mut words, at(200));
+        let states = words.map(|word| match word.entry {
+            Entry::Target { state, .. } => state,
+            _ => 0,
+        });
+        assert_eq!(states, [expected; 2]);
+    }
+}
+
 #[test]
 fn another_configuration_is_told_at_once() {
     let (mut one, mut other) = pair();

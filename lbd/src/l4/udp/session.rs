@@ -202,8 +202,7 @@ pub(super) fn reach(
             seat.counters().retries.add(1);
         }
         let at_home = home.filter(|_| attempt == 0).and_then(|home| occupy_home(&seat.worker, pool, home));
-        let choice =
-            at_home.map_or_else(|| occupy(&seat.worker, pool, ends, &tried), |home| Choice::Occupied(home));
+        let choice = at_home.map_or_else(|| occupy(&seat.worker, pool, ends, &tried), Choice::Occupied);
         let occupied = match choice {
             Choice::Occupied(occupied) => occupied,
             // A datagram does not wait in a queue: by the time there is room its sender has sent it again.
