@@ -253,14 +253,32 @@ fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
         }
     }
     if let Some(state) = &status.replication.state {
-        let flows = state.entries.get("flows").copied().unwrap_or(0);
+        let count = |table: &str, what: &str| {
+            let count = state.entries.get(table).copied().unwrap_or(0);
+            (count > 0 || table == "flows").then(|| format!("{count} {what}"))
+        };
+        let shared = [
+            count("flows", "flows"),
+            count("sticky", "sticky clients"),
+            count("udp_sessions", "UDP sessions"),
+            count("targets", "words on targets"),
+        ];
+        let shared: Vec<String> = shared.into_iter().flatten().collect();
+        let refused: u64 = state.refused.values().sum();
         let back = if state.peer_synced { "" } else { ", the other node is not" };
         let waiting = state.dirty;
         writeln!(
             out,
-            "          {}{back}; {flows} flows of both, {waiting} changes to be sent",
-            state.state
+            "          {}{back}; {} of both, {waiting} changes to be sent",
+            state.state,
+            shared.join(", ")
         )?;
+        if refused > 0 {
+            writeln!(
+                out,
+                "          {refused} entries of the other node's had no place here: compare the files"
+            )?;
+        }
         if state.config_differs == Some(true) {
             let other = state.peer_config_hash.as_deref().unwrap_or_default();
             writeln!(out, "          the other node runs another configuration, {other}: compare the files")?;

@@ -1,7 +1,7 @@
 //! The loop.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::time::{Duration, Instant};
 use lbd_core::chance::Word;
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::flows::{Flows, SCAN};
 use super::tables::{Heeding, Tables};
-use super::{Outlets, StateView};
+use super::{Outlets, Shown, StateView};
 use crate::l4::kernel::{self, Copies, KernelError, Report};
 use crate::peer::{Port, SendError, Session};
 use crate::random;
@@ -39,24 +39,43 @@ const SHOW_EVERY: Duration = Duration::from_millis(100);
 
 /// Drives replication for as long as the link runs.
 pub(crate) async fn drive(port: Port, shared: Arc<Shared>, outlets: Outlets) {
-    let _life = Life(Arc::clone(&shared), outlets.clone());
+    let _life = Life::new(&outlets);
+    let _heard = Heard(Arc::clone(&shared));
     let mut driver = Driver::new(shared, outlets);
     // Before anything is told: what is told to a replica that is then replaced counts as older than everything.
     driver.kernel_changed();
     while driver.step(&port).await {}
 }
 
+/// While the other node can be heard.
+struct Heard(Arc<Shared>);
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        self.0.chance.heard(None);
+    }
+}
+
 /// While replication is driven.
-struct Life(Arc<Shared>, Outlets);
+struct Life {
+    shown: Shown,
+    behind: watch::Sender<bool>,
+    waits: Arc<AtomicBool>,
+}
+
+impl Life {
+    fn new(outlets: &Outlets) -> Self {
+        let Outlets { shown, behind, waits, .. } = outlets;
+        Self { shown: Arc::clone(shown), behind: behind.clone(), waits: Arc::clone(waits) }
+    }
+}
 
 impl Drop for Life {
     fn drop(&mut self) {
-        let Self(shared, outlets) = self;
-        shared.chance.heard(None);
-        outlets.shown.store(None);
+        self.shown.store(None);
         if std::thread::panicking() {
             // From now on nobody would say it.
-            outlets.behind.send_replace(outlets.waits.load(Ordering::Relaxed));
+            self.behind.send_replace(self.waits.load(Ordering::Relaxed));
             tracing::error!(
                 "replication has failed and ends; please report it; a reload of lbd starts it anew"
             );
@@ -525,24 +544,22 @@ mod tests {
     #[test]
     fn replication_that_fails_leaves_a_node_behind_and_shows_nothing() {
         for waits in [true, false] {
-            let outlets = Outlets {
-                shown: Arc::default(),
-                behind: watch::Sender::new(false),
-                waits: Arc::new(waits.into()),
-            };
-            let view = || outlets.shown.store(Some(Arc::default()));
+            let (shown, behind) = (Shown::default(), watch::Sender::new(false));
+            let life =
+                || Life { shown: Arc::clone(&shown), behind: behind.clone(), waits: Arc::new(waits.into()) };
+            let view = || shown.store(Some(Arc::default()));
             view();
-            drop(Life(outlets.clone()));
-            assert!(outlets.shown.load().is_none() && !*outlets.behind.borrow(), "an end as planned");
+            drop(life());
+            assert!(shown.load().is_none() && !*behind.borrow(), "an end as planned");
             view();
-            let life = Life(outlets.clone());
+            let life = life();
             let failed = std::thread::spawn(move || {
                 let _life = life;
                 panic!("as a test");
             });
             assert!(failed.join().is_err());
-            assert!(outlets.shown.load().is_none());
-            assert_eq!(*outlets.behind.borrow(), waits);
+            assert!(shown.load().is_none());
+            assert_eq!(*behind.borrow(), waits);
         }
     }
 

@@ -170,6 +170,8 @@ fn words_on_targets_that_only_one_node_has_are_refused_and_come_with_the_target(
     set(a, "t0", &json!({ "state": "drain" }));
     becomes(b, &["drain 1", "ready 1"]);
     eventually("it is counted", || state(b)["refused"]["targets"] == 1);
+    let table = String::from_utf8(b.command(&["status"]).stdout).unwrap();
+    assert!(table.contains("1 entries of the other node's had no place here"), "{table}");
     assert_eq!(state(b)["skipped"]["no_service_or_target"], 1);
     assert_eq!(metric(b, "tandem_lbd_replication_refused_total")["{table=\"targets\"}"], 1);
     pair.configs[1].targets.push(("t2".to_owned(), addresses[2], 1));
@@ -262,6 +264,8 @@ fn clients_keep_their_target_on_the_other_node() {
     let all = [first, more].concat();
     eventually("the first one knows those, too", || sticky(&pair.nodes[0]).len() == 40);
     counts(&pair.nodes[0], "sticky", 40);
+    let table = String::from_utf8(pair.nodes[0].command(&["status"]).stdout).unwrap();
+    assert!(table.contains("0 flows, 40 sticky clients of both, "), "{table}");
     assert_eq!(homes(&pair.nodes[0], &sources), all);
     // Whoever of them dies, and comes back with nothing.
     for node in [0, 1] {
