@@ -14,7 +14,7 @@ use std::time::Duration;
 use integration::lab::clock::{now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
 use integration::lab::fault::Fault;
-use integration::lab::probe::{EchoProbe, EchoReport, EchoSettings, WatchSettings, Watcher};
+use integration::lab::probe::{EchoProbe, EchoSettings, WatchSettings, Watcher};
 use integration::lab::{Lab, Node, Result, Target};
 use lbd_core::chance::LEASE;
 use nix::sys::signal::Signal;
@@ -98,15 +98,12 @@ fn steady(echoes: &[EchoProbe]) -> Result<()> {
 }
 
 /// Ends them, and fails if one broke.
-fn end(echoes: Vec<EchoProbe>) -> Result<Vec<EchoReport>> {
-    let reports = echoes.into_iter().map(EchoProbe::stop).collect::<Result<Vec<_>>>()?;
-    for report in &reports {
+fn end(echoes: Vec<EchoProbe>) -> Result<()> {
+    for probe in echoes {
+        let report = probe.stop()?;
         assert_eq!(report.broken(), 0, "{}", report.summary());
     }
-    let worst = reports.iter().map(EchoReport::worst_stall).max().unwrap_or_default();
-    let connections: usize = reports.iter().map(|report| report.connections.len()).sum();
-    println!("{connections} connections, worst stall {worst:?}");
-    Ok(reports)
+    Ok(())
 }
 
 /// A download for each family, slowly.
@@ -152,21 +149,12 @@ fn switch(lab: &Lab, from: &Node) -> Result<()> {
 fn connections_survive_switchovers_there_and_back() -> Result<()> {
     let lab = proxying("chance switchover", every("100ms"), "")?;
     let [a, b] = lab.nodes();
-    let watcher = Watcher::start(&lab, WatchSettings::new(&vips()))?;
     let (probes, files) = (echoes(&lab, CONNECTIONS)?, downloads(&lab));
     steady(&probes)?;
     switch(&lab, a)?;
-    let moved = now();
-    // It has to find the client anew, for packets whose source is a virtual IP that it has no longer.
-    for family in ["-4", "-6"] {
-        a.run("ip", &[family, "neigh", "flush", "dev", "eth0"])?;
-    }
     steady(&probes)?;
     assert!(packets(b, "sent") > 0 && packets(a, "received") > 0, "{} {}", chance(a), chance(b));
     assert_eq!(packets(a, "sent"), 0, "what b sent on goes to a's stack, whatever it is");
-    let seen = watcher.stop()?;
-    let claims: Vec<_> = seen.sightings.iter().filter(|it| it.at > moved && it.mac == a.mac()).collect();
-    assert!(claims.is_empty(), "a claims what it no longer has: {claims:?}");
     // Back to where they live, and there again.
     switch(&lab, b)?;
     steady(&probes)?;
@@ -178,6 +166,27 @@ fn connections_survive_switchovers_there_and_back() -> Result<()> {
     // What has ended is drained by nobody.
     drains(&lab, a, 0)?;
     wait_until("b to send nothing more to a", LIMIT, || chance(b)["instances"]["web"]["sends"] == false)?;
+    lab.finish()
+}
+
+#[test]
+fn who_drains_claims_nothing() -> Result<()> {
+    let lab = proxying("chance claims", every("100ms"), "")?;
+    let a = lab.a();
+    let probes = echoes(&lab, 20)?;
+    steady(&probes)?;
+    switch(&lab, a)?;
+    let (moved, watcher) = (now(), Watcher::start(&lab, WatchSettings::new(&vips()))?);
+    // It has to find the client anew, for packets whose source is a virtual IP that it has no longer.
+    for family in ["-4", "-6"] {
+        a.run("ip", &[family, "neigh", "flush", "dev", "eth0"])?;
+    }
+    steady(&probes)?;
+    let seen = watcher.stop()?;
+    let claims: Vec<_> = seen.sightings.iter().filter(|it| it.at > moved && it.mac == a.mac()).collect();
+    assert!(claims.is_empty(), "a claims what it no longer has: {claims:?}");
+    assert!(!seen.sightings.is_empty(), "nobody has answered for them");
+    end(probes)?;
     lab.finish()
 }
 
