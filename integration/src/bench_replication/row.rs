@@ -22,7 +22,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn of<'a>(runs: &'a [Run], subject: Subject) -> impl Iterator<Item = &'a Run> {
+fn of(runs: &[Run], subject: Subject) -> impl Iterator<Item = &Run> {
     runs.iter().filter(move |run| run.subject == subject)
 }
 
