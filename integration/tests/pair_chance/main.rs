@@ -94,7 +94,14 @@ fn echoes(lab: &Lab, connections: usize) -> Result<Vec<EchoProbe>> {
 
 /// Waits until each has been answered some more.
 fn steady(echoes: &[EchoProbe]) -> Result<()> {
-    echoes.iter().try_for_each(|probe| probe.wait_exchanges(4, LIMIT))
+    let counts = || {
+        let reports = echoes.iter().map(EchoProbe::snapshot);
+        reports.flat_map(|report| report.connections).map(|it| it.broken.map_or(it.exchanges, |_| u64::MAX))
+    };
+    let before: Vec<u64> = counts().collect();
+    wait_until("messages on each connection", LIMIT, || {
+        counts().zip(&before).all(|(now, before)| now >= before.saturating_add(4))
+    })
 }
 
 /// Ends them, and fails if one broke.
