@@ -59,7 +59,7 @@ impl Mode {
         match self {
             Self::Tcp => {
                 "a proxy ends the client's connection and makes one of its own to a target. Both live in the sockets of one node: \
-                 they outlast a planned move only if that node still gets their packets, and nothing can save them when it dies."
+                 after a planned move the other one sends it their packets, but nothing can save them when it dies."
             }
             Self::Nat => {
                 "addresses and ports are rewritten, and back in the answers. The nodes tell each other of their \

@@ -534,7 +534,7 @@ impl Oracle {
     pub fn candidates(&self, tuple: &Tuple, node: u8) -> impl Iterator<Item = u16> + use<> {
         let hash = self.world.hash_key().flow(tuple.protocol, tuple.client, tuple.service);
         let (base, first) = (1024 + 32_256 * u64::from(node), (hash >> 32) % 32_256);
-        let stride = (hash >> 8) % 16_384 | 1;
+        let stride = ((hash >> 8) % 16_384) | 1;
         (0..32).filter_map(move |next| u16::try_from(base + (first + next * stride) % 32_256).ok())
     }
 
