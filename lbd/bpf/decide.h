@@ -8,6 +8,14 @@
 
 #include "choose.h"
 
+/* Whether anybody listens on a port at any address. */
+static __always_inline int is_service_port(__be16 port)
+{
+	struct service_ports *ports = AT(service_ports, 0);
+	__u16 number = ntohs(port);
+	return ports && ports->words[number / 64] >> (number % 64) & 1;
+}
+
 /* Whether a packet's flow uses ports of its own towards targets. */
 static __always_inline int has_slots(const struct service *service)
 {
@@ -226,7 +234,9 @@ __noinline int answer(struct packet *packet, __u32 service_port)
 	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &key);
 	__u32 has_slots = 0;
 	__u32 verdict = endpoint ? answer_from(packet, settings, endpoint, &has_slots) : VERDICT_MISS;
-	if (verdict == VERDICT_MISS && settings->flags & CONFIG_HAS_ANY_PORT) {
+	/* A target of any port answers from the one that the client asked for. What comes from another one is no answer of it: such a host may be
+	 * a client of other services here. */
+	if (verdict == VERDICT_MISS && settings->flags & CONFIG_HAS_ANY_PORT && is_service_port(packet->key.source_port)) {
 		key.port = 0;
 		endpoint = bpf_map_lookup_elem(&endpoints, &key);
 		if (endpoint)

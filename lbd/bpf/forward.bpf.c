@@ -8,13 +8,6 @@
 #include "parse.h"
 #include "solicit.h"
 
-static __always_inline int is_service_port(__be16 port)
-{
-	struct service_ports *ports = AT(service_ports, 0);
-	__u16 number = ntohs(port);
-	return ports && ports->words[number / 64] >> (number % 64) & 1;
-}
-
 /* What is not known quickly. */
 static __always_inline int forward_other(void *ctx, const int xdp, struct packet *packet, __u32 service_port)
 {

@@ -37,6 +37,9 @@ const REQUESTS_MAX: usize = 64;
 /// How long the link to `vrrpd` waits for the first check of every target, so that it does not begin with a guess.
 const FIRST_CHECKS_MAX: Duration = Duration::from_secs(1);
 
+/// What the other node is told last is sent within this.
+const LAST_WORD: Duration = Duration::from_millis(50);
+
 /// Runs the daemon until it is told to stop.
 pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::Result<()> {
     logging::start();
@@ -159,8 +162,10 @@ async fn control(
     let link = Arc::clone(&shared);
     // They wait for their threads' ends, which are near.
     let end = move || {
-        link.peer.stop();
         link.chance.stop(&link.run_dir);
+        // Its last word, that nothing is left here, is on its way to the other node.
+        std::thread::sleep(LAST_WORD);
+        link.peer.stop();
     };
     drop(tokio::task::spawn_blocking(end).await);
     shared.snapshot.load().access_logs.finish();

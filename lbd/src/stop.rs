@@ -64,7 +64,8 @@ fn grace(shared: &Shared) -> Duration {
     let config = &shared.snapshot.load().config;
     let moved = !roles.is_empty() && !roles.values().any(|&role| role == Role::Active);
     let timeouts = config.target_groups.iter().map(|group| group.drain_timeout);
-    let longest = timeouts.max().filter(|_| moved && config.peer_of(&shared.life.node).is_some());
+    // Without the other node sending on what is for them, they are dead already.
+    let longest = timeouts.max().filter(|_| moved && shared.chance.knows_the_other_node());
     longest.map_or(GRACE, |longest| longest + SWEPT)
 }
 

@@ -267,8 +267,11 @@ impl Oracle {
             let uses = |service: &&Service| service.members.iter().any(|member| member.0 == index);
             self.world.services.iter().filter(uses).any(|service| service.nat && !service.preserve)
         };
+        // One of any port answers from the one that the client asked for.
+        let asked =
+            |port| self.world.listens.iter().any(|listen| (listen.ports.0..=listen.ports.1).contains(&port));
         let is_endpoint = (1..).zip(&self.world.targets).any(|(index, target)| {
-            let port = target.port == 0 || target.port == from.port();
+            let port = if target.port == 0 { asked(from.port()) } else { target.port == from.port() };
             target.protocol == tuple.protocol && target.address == from.ip() && port && translates(index)
         });
         let opens = tuple.protocol == TCP && flags & (SYN | ACK) == SYN;
@@ -279,7 +282,7 @@ impl Oracle {
             && to.port() >= 1024
             && half != self.world.node
             && self.world.vips.iter().any(|(vip, _)| *vip == to.ip())
-            && !self.world.listens.iter().any(|listen| (listen.ports.0..=listen.ports.1).contains(&to.port()))
+            && !asked(to.port())
     }
 
     /// Some service has this VIP and protocol.

@@ -1,11 +1,13 @@
 //! What the program tells of its flows for the other node, and what it makes of the other node's.
 
+use std::net::SocketAddr;
+
 use integration::verdict::compare::Pair;
 use integration::verdict::harness::{Entry, Verdict};
 use integration::verdict::oracle::reason::Reason;
 use integration::verdict::oracle::{Expected, Outcome, Tuple};
-use integration::verdict::packet::{ACK, FIN, RST, SYN, TCP, UDP};
-use integration::verdict::sample::{OWN, Path, answer, nats, paths};
+use integration::verdict::packet::{ACK, FIN, Packet, RST, SYN, TCP, UDP};
+use integration::verdict::sample::{OWN, PORTS, Path, answer, from_target, nats, paths};
 use integration::verdict::world::*;
 
 use crate::each;
@@ -74,6 +76,27 @@ fn what_the_target_says_is_told_too() {
         pair.sends(&path.udp(901).frame());
         pair.sends(&path.udp(901).frame());
         assert_eq!(states(pair, &tuple), [ESTABLISHED | DATAGRAMS]);
+    });
+}
+
+/// Targets without a port answer from the port that the client asked for, and from no other.
+#[test]
+fn a_target_that_is_a_client_here_is_not_taken_for_one_that_answers() {
+    each(nats(), |path, pair| {
+        pair.tell(|world| {
+            world.replicated = true;
+            world.targets.iter_mut().for_each(|target| target.port = 0);
+        });
+        let target = pair.oracle.world.targets[0].address;
+        let from = |port: u16, flags| {
+            let ends = (SocketAddr::new(target, port), SocketAddr::new(path.vip, 40_000));
+            from_target(Packet::tcp(ends.0, ends.1, flags)).frame()
+        };
+        pair.does(&from(50_123, ACK), &Expected::pass());
+        if !path.preserve {
+            let lost = Expected::counted(Outcome::Drop, Reason::UnknownFlow);
+            pair.does(&from(PORTS.0, SYN | ACK), &lost);
+        }
     });
 }
 

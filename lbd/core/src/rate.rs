@@ -66,7 +66,10 @@ impl RateLimit {
     /// The same of whichever is known.
     fn take_told(self, full_at: u64, now: u64, before: Option<u64>, told: Told) -> u64 {
         match before.and_then(|before| told.total.checked_sub(before)) {
-            Some(admitted) => self.take_others(full_at, now, admitted),
+            // Its bucket may be another one than before, of the same source and with a total that is no smaller: then that is too few.
+            Some(admitted) => {
+                self.take_others(full_at, now, admitted).max(self.take_rest(full_at, now, told.remaining))
+            }
             // Another bucket than the one that was told of before.
             None => self.take_rest(full_at, now, told.remaining),
         }
@@ -237,6 +240,10 @@ impl SourceBuckets {
             let before = bucket.others.filter(|before| before.1 == life).map(|before| before.0);
             bucket.full_at = self.limit.take_told(bucket.full_at, now, before, told);
             bucket.others = others;
+            return;
+        }
+        // A full one would only take another one's place.
+        if told.remaining == Duration::ZERO {
             return;
         }
         let full_at = self.limit.take_rest(0, now, told.remaining);

@@ -33,9 +33,9 @@ impl Departure {
         self.0.store(left_ms.unwrap_or(HERE), Ordering::Relaxed);
     }
 
-    /// Whether they left so long ago.
-    fn is_past(&self, now_ms: u64, drain_ms: u64) -> bool {
-        self.0.load(Ordering::Relaxed).saturating_add(drain_ms) <= now_ms
+    /// Whether they left so long ago, or so long ago a connection came that began only after that.
+    fn is_past(&self, now_ms: u64, since_ms: u64, drain_ms: u64) -> bool {
+        self.0.load(Ordering::Relaxed).max(since_ms).saturating_add(drain_ms) <= now_ms
     }
 }
 
@@ -44,6 +44,8 @@ impl Departure {
 pub(crate) struct Leave {
     /// The virtual IP's instance.
     pub(crate) departure: Rc<Departure>,
+    /// When the connection began, by the process's clock.
+    pub(crate) since_ms: u64,
     /// How long it may go on.
     pub(crate) drain_ms: u64,
 }
@@ -51,7 +53,7 @@ pub(crate) struct Leave {
 impl Leave {
     /// Whether its time is over.
     pub(crate) fn is_due(&self, now_ms: u64) -> bool {
-        self.departure.is_past(now_ms, self.drain_ms)
+        self.departure.is_past(now_ms, self.since_ms, self.drain_ms)
     }
 }
 
@@ -63,10 +65,12 @@ mod tests {
     fn a_connection_ends_when_its_address_left_long_ago() {
         let departures = Departures::default();
         let departure = departures.of("web");
-        let leave = Leave { departure: Rc::new(departures.of("web")), drain_ms: 1000 };
+        let leave = |since_ms| Leave { departure: Rc::new(departures.of("web")), since_ms, drain_ms: 1000 };
+        let (leave, late) = (leave(100), leave(700));
         assert!(!leave.is_due(u64::MAX - 1));
         departure.set(Some(500));
         assert_eq!([1499, 1500].map(|now| leave.is_due(now)), [false, true]);
+        assert_eq!([1699, 1700].map(|now| late.is_due(now)), [false, true], "it began after that");
         departures.of("mail").set(Some(0));
         departure.set(None);
         assert!(!leave.is_due(1500));

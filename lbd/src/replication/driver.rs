@@ -226,8 +226,8 @@ impl Driver {
                 break;
             }
         }
-        let may_fit =
-            self.flows.as_mut().is_some_and(|flows| flows.must_begin_anew(now)) | self.tables.may_fit_now();
+        let may_fit = self.flows.as_mut().is_some_and(|flows| flows.must_begin_anew(now))
+            | self.tables.may_fit_now(now);
         if may_fit && self.session.is_some() {
             self.disconnected();
         }
@@ -476,7 +476,8 @@ impl Driver {
         let show = self.session.is_some().then_some(self.show_at);
         let scan = self.scanning.then_some(Instant::ZERO);
         let own_news = self.news_at.filter(|_| self.heeding.is_none());
-        [self.replica.deadline(), news, own_news, show, scan, self.open_at].into_iter().flatten().min()
+        let known = self.tables.deadline();
+        [self.replica.deadline(), news, own_news, show, scan, self.open_at, known].into_iter().flatten().min()
     }
 }
 

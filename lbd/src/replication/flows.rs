@@ -23,7 +23,7 @@ const NEWS_PAUSE: Duration = Duration::from_millis(5);
 pub(super) const SCAN: usize = 4096;
 
 /// Between times that the other node is to tell everything once more.
-const ANEW_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const ANEW_PAUSE: Duration = Duration::from_secs(5);
 
 /// The flows, while the kernel forwards.
 pub(super) struct Flows {

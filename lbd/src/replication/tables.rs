@@ -11,6 +11,7 @@ use lbd_core::health::HealthState;
 use lbd_core::replication::{Cursor, Entry, Key, Live, Name, NameId, Removal, Replica, Scan, Stats, Table};
 use tokio::sync::{mpsc, oneshot};
 
+use super::flows::ANEW_PAUSE;
 use super::ids::Ids;
 use super::words::{Memory, Word};
 use super::{Outlets, clients};
@@ -74,6 +75,8 @@ pub(super) struct Tables {
     strangers: HashSet<Name>,
     /// Some of the strangers are known by now.
     acquainted: bool,
+    /// Not before that is it to tell everything once more.
+    anew_at: Instant,
     shown_health: Arc<ArcSwap<PeerHealth>>,
     /// News that were lost for want of room.
     lost: u64,
@@ -101,6 +104,7 @@ impl Tables {
             walks: 0,
             strangers: HashSet::new(),
             acquainted: false,
+            anew_at: Instant::ZERO,
             shown_health: Arc::clone(&outlets.health),
             lost: 0,
             owes: false,
@@ -326,8 +330,18 @@ impl Tables {
     }
 
     /// Whether something of the other node's that was not known here is known by now: it is to tell everything once more.
-    pub(super) fn may_fit_now(&mut self) -> bool {
-        std::mem::take(&mut self.acquainted)
+    pub(super) fn may_fit_now(&mut self, now: Instant) -> bool {
+        let may = self.acquainted && self.anew_at <= now;
+        if may {
+            self.acquainted = false;
+            self.anew_at = now + ANEW_PAUSE;
+        }
+        may
+    }
+
+    /// When that is to be asked, if it is.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.acquainted.then_some(self.anew_at)
     }
 
     /// Whether a name is one of this node's.

@@ -89,8 +89,8 @@ impl Node {
         if slots.iter().any(|&slot| self.peer_is_less_healthy(slot)) {
             return Err(SwitchoverError::Failed(HandoverFailure::Refused));
         }
-        // The connections that it lacks would break, and nothing presses.
-        if self.peer_is_behind() {
+        // The connections that it lacks would break, and nothing presses. Without this node's `lbd` it learns of none.
+        if self.lbd != LbdState::Absent && self.peer_is_behind() {
             return Err(SwitchoverError::Failed(HandoverFailure::Behind));
         }
         let handovers: Vec<_> = slots.into_iter().map(|slot| (slot, self.new_handover_id())).collect();

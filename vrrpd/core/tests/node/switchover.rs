@@ -6,6 +6,7 @@ use vrrpd_core::event::{Event, HandoverFailure, Reason};
 use vrrpd_core::handover::{OFFER_BOUND, OFFER_INTERVAL, resign_bound};
 use vrrpd_core::node::{Action, Input, SwitchoverError};
 use vrrpd_core::peer::Body;
+use vrrpd_core::track::LbdState;
 
 use crate::harness::*;
 
@@ -235,6 +236,7 @@ fn nothing_is_announced_while_the_role_is_on_offer() {
 #[test]
 fn a_request_waits_for_a_peer_that_is_behind() {
     let (mut lab, mut peer) = active();
+    lab.input(Input::Lbd(crate::health::serving()));
     peer.beat_behind(&mut lab);
     assert!(lab.node.status().peer_link.behind);
     let actions = ask(&mut lab);
@@ -246,6 +248,14 @@ fn a_request_waits_for_a_peer_that_is_behind() {
         peer.beat(&mut lab);
     }
     assert!(!lab.node.status().peer_link.behind);
+    offered_id(&mut peer, &ask(&mut lab));
+}
+
+#[test]
+fn a_request_does_not_wait_for_a_peer_that_nobody_teaches() {
+    let (mut lab, mut peer) = active();
+    lab.input(Input::Lbd(LbdState::Absent));
+    peer.beat_behind(&mut lab);
     offered_id(&mut peer, &ask(&mut lab));
 }
 

@@ -78,7 +78,9 @@ impl Chance {
 
     /// Ends it, and takes the program off.
     pub(crate) fn stop(&self, run_dir: &Path) {
-        if let Some(running) = self.lock().take() {
+        // Nobody else waits for the thread's end.
+        let running = self.lock().take();
+        if let Some(running) = running {
             running.signal.stop();
             if running.thread.join().is_err() {
                 tracing::error!("the thread of the second chance had failed; please report it");
@@ -115,6 +117,11 @@ impl Chance {
     /// Where the other node is, by VRRP instance, as far as that is known.
     pub(crate) fn others(&self) -> Arc<BTreeMap<String, OtherNode>> {
         self.outlets.others.load_full()
+    }
+
+    /// Whether it runs, and has heard of the other node: connections whose virtual IPs have left may go on.
+    pub(crate) fn knows_the_other_node(&self) -> bool {
+        self.lock().is_some() && !self.others().is_empty()
     }
 
     /// What it does; none while there is nothing for it.

@@ -12,7 +12,7 @@ use common::ipc::Role;
 use common::time::Instant;
 use lbd_core::chance::abi::{PEER_HAS_NOT, PEER_VIRTUAL_MAC, Peer};
 use lbd_core::chance::plan::{self, Place as Network};
-use lbd_core::chance::{Interface, Other, Own, Word};
+use lbd_core::chance::{Interface, LEASE, Other, Own, Word};
 use lbd_core::forward::plan::OtherNode;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -59,6 +59,12 @@ pub(super) struct Task {
     asked: BTreeMap<(u32, IpAddr), Instant>,
     /// Failures are logged when they begin, not each time.
     failing: bool,
+    /// What a former life has attached goes on until this one knows as much as that did, or until this time.
+    held_until: Option<Instant>,
+    /// When connections were counted last, and of which instances.
+    counted: Option<(Instant, BTreeSet<String>)>,
+    /// Why they cannot be counted, if they cannot.
+    uncounted: Option<KernelError>,
 }
 
 impl Task {
@@ -75,6 +81,8 @@ impl Task {
         std::fs::create_dir_all(&folder)
             .map_err(|source| KernelError::Folder { path: folder.clone(), source })?;
         let (ebpf, maps, counted) = maps::load()?;
+        let now = shared.clock.now().at;
+        let held_until = (!attach::pins(&folder).is_empty()).then(|| now + LEASE);
         let task = Self {
             ebpf,
             maps,
@@ -86,6 +94,9 @@ impl Task {
             other: Other::default(),
             asked: BTreeMap::new(),
             failing: false,
+            held_until,
+            counted: None,
+            uncounted: None,
             last_heard: None,
             shared,
             signal,
@@ -123,15 +134,22 @@ impl Task {
                 format!("{beyond} addresses and ports are too many, their connections do not survive a move");
             troubles.push(TroubleView { what: "second chance".to_owned(), why });
         }
-        self.maps.write_proxied(proxied)?;
-        self.attach(&networks, config.kernel.attach, troubles);
         let now = self.shared.clock.now().at;
         let vips = config.vrrp.iter().flat_map(|vrrp| &vrrp.vips).map(|vip| vip.addr()).collect();
         self.look_at_own(now, &networks, &vips)?;
+        if let Some(error) = &self.uncounted {
+            troubles.push(TroubleView { what: "counting connections".to_owned(), why: error.to_string() });
+        }
         self.hear(now, &networks)?;
         let peers = self.peers(now, &networks)?;
+        // The program knows where the other node is before it sends anything there.
         self.maps.write_peers(&peers)?;
+        self.maps.write_proxied(proxied)?;
         self.tell_forwarding(&peers, &networks);
+        if self.last_heard.is_some() || self.held_until.is_some_and(|until| until <= now) {
+            self.held_until = None;
+        }
+        self.attach(&networks, config.kernel.attach, troubles);
         Ok(())
     }
 
@@ -178,9 +196,23 @@ impl Task {
             let left = networks.iter().filter(|(name, _)| left.contains(name.as_str()));
             left.flat_map(|(name, it)| it.addresses.iter().map(|at| (*at, name.as_str()))).collect()
         };
-        if !of.is_empty() {
-            let counts = self.sockets.count(|local| of.get(&local).map(|name| (*name).to_owned()))?;
-            self.own.counted(now, &counts);
+        let left: BTreeSet<String> = self.own.to_count().map(str::to_owned).collect();
+        let is_due = |(at, counted): &(Instant, BTreeSet<String>)| now - *at >= LOOK || *counted != left;
+        if !left.is_empty() && self.counted.as_ref().is_none_or(is_due) {
+            // With none to look for there are none: the kernel need not be asked.
+            let counts = if of.is_empty() {
+                Ok(BTreeMap::new())
+            } else {
+                self.sockets.count(|local| of.get(&local).map(|name| (*name).to_owned()))
+            };
+            self.uncounted = match counts {
+                Ok(counts) => {
+                    self.own.counted(now, &counts);
+                    None
+                }
+                Err(error) => Some(error.into()),
+            };
+            self.counted = Some((now, left));
         }
         for name in networks.keys() {
             self.shared.departures.of(name).set(self.own.left(name).map(ms_of));
@@ -282,7 +314,8 @@ impl Task {
             let comma = if place.purpose.is_empty() { "the second chance of " } else { ", " };
             place.purpose = format!("{}{comma}{instance}", place.purpose);
         }
-        for error in self.attachments.sync(&mut self.ebpf, &wanted, None) {
+        let held = self.held_until.map(|_| Part::Chance);
+        for error in self.attachments.sync(&mut self.ebpf, &wanted, held) {
             troubles.push(TroubleView { what: "attaching".to_owned(), why: error.to_string() });
         }
     }
