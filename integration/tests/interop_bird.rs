@@ -108,9 +108,7 @@ fn spread_over(router: &Host, nodes: &[&Node]) -> Result<()> {
 
 /// Packets of the services that a node has forwarded.
 fn forwarded(node: &Node) -> u64 {
-    let text = node.get("lbd", "/metrics").map(|answer| answer.body).unwrap_or_default();
-    let lines = text.lines().filter(|line| line.starts_with("tandem_lbd_kernel_service_packets_total{"));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    node.counted("tandem_lbd_kernel_service_packets_total", "direction=").unwrap_or_default()
 }
 
 /// Waits until these nodes forward, and the client is served steadily.

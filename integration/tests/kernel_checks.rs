@@ -187,13 +187,6 @@ fn take_vips(target: &Target) -> Result<()> {
     vips().into_iter().try_for_each(|vip| target.accept_vip(vip))
 }
 
-/// The sum of a counter of a node's kernel over all label sets that have this text.
-fn counted(node: &Node, metric: &str, labels: &str) -> Result<u64> {
-    let text = node.get("lbd", "/metrics")?.body;
-    let values = text.lines().filter(|line| line.starts_with(metric) && line.contains(labels));
-    Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
-}
-
 #[test]
 fn without_the_vip_a_target_gets_nothing() -> Result<()> {
     let (lab, _) = pair("checks-l2", "l2", None, "")?;
@@ -202,9 +195,9 @@ fn without_the_vip_a_target_gets_nothing() -> Result<()> {
             until(&lab, &format!("web{}", family(vip)), "t1", "healthy", SocketAddr::new(vip, PORT))?;
         }
         // Nobody has asked for anything yet: all packets are those of checks, and count for no service.
-        assert_eq!(counted(node, "tandem_lbd_kernel_service_packets_total", "direction=")?, 0);
-        let sent = counted(node, "tandem_lbd_kernel_check_packets_total", "sent")?;
-        let returned = counted(node, "tandem_lbd_kernel_check_packets_total", "returned")?;
+        assert_eq!(node.counted("tandem_lbd_kernel_service_packets_total", "direction=")?, 0);
+        let sent = node.counted("tandem_lbd_kernel_check_packets_total", "sent")?;
+        let returned = node.counted("tandem_lbd_kernel_check_packets_total", "returned")?;
         assert!(sent > 0 && returned > 0, "{sent} sent, {returned} returned");
     }
     found_out(&lab, &[("web", PORT), ("echo", ECHO_PORT)], lose_vips, take_vips)?;

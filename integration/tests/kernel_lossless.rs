@@ -188,9 +188,7 @@ impl Load {
 
 /// Packets that node `a` did not forward, for whatever reason.
 fn drops(lab: &Lab) -> Result<u64> {
-    let text = lab.a().get("lbd", "/metrics")?.body;
-    let lines = text.lines().filter(|line| line.starts_with("tandem_lbd_kernel_drops_total"));
-    Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
+    lab.a().counted("tandem_lbd_kernel_drops_total", "reason=")
 }
 
 #[test]

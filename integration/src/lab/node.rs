@@ -136,6 +136,16 @@ impl Node {
         self.host.namespace().inside(|| http::tcp(server, "GET", path, "", API_LIMIT))?
     }
 
+    /// The sum of a counter of `lbd` over all label sets that have this text.
+    ///
+    /// # Errors
+    /// As [`http::unix`].
+    pub fn counted(&self, metric: &str, labels: &str) -> Result<u64> {
+        let text = self.get("lbd", "/metrics")?.body;
+        let values = text.lines().filter(|line| line.starts_with(metric) && line.contains(labels));
+        Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
+    }
+
     /// The role `vrrpd` reports for an instance; `None` when it does not answer or has no such instance.
     #[must_use]
     pub fn role(&self, instance: &str) -> Option<String> {

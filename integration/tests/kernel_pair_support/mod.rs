@@ -166,9 +166,7 @@ pub(crate) fn echo(server: SocketAddr) -> std::io::Result<()> {
 
 /// A counter of a node's kernel, all label sets that have this text together.
 pub(crate) fn counted(node: &Node, metric: &str, labels: &str) -> u64 {
-    let text = node.get("lbd", "/metrics").map(|answer| answer.body).unwrap_or_default();
-    let values = text.lines().filter(|line| line.starts_with(metric) && line.contains(labels));
-    values.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    node.counted(metric, labels).unwrap_or_default()
 }
 
 /// Packets of the VIPs' services that a node has forwarded.
@@ -197,7 +195,7 @@ impl Load {
 
     /// The same at these VIPs.
     pub(crate) fn begin_at(lab: &Lab, vips: &[IpAddr], patience: Duration) -> Result<Self> {
-        let new = |port, patience| {
+        let new = |port| {
             let probe = |vip: &IpAddr| {
                 let mut settings = ConnectSettings::http(SocketAddr::new(*vip, port));
                 // Four probes together make it one each millisecond.
@@ -216,8 +214,8 @@ impl Load {
         let load = Self {
             dsr_known: known(DSR_ECHO)?,
             nat_known: known(NAT_ECHO)?,
-            dsr_new: new(DSR_HTTP, patience)?,
-            nat_new: new(NAT_HTTP, patience)?,
+            dsr_new: new(DSR_HTTP)?,
+            nat_new: new(NAT_HTTP)?,
         };
         load.steady()?;
         Ok(load)

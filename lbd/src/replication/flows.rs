@@ -46,7 +46,7 @@ pub(super) struct Flows {
     misfits: bool,
     /// There are more services or targets since that was looked at.
     more_places: bool,
-    /// Reports of what is over that were lost before this session.
+    /// Reports of what is over that were lost before everything was told last.
     ends_missed: u64,
     /// The other node is not asked for everything before.
     anew_at: Instant,
