@@ -1,39 +1,25 @@
-//! Access logs: a line for each connection that has ended, written by a thread of its own so that no worker waits for a
-//! disk or a pipe.
+//! Access logs: a line for each connection that has ended.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::OpenOptions;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use common::config::{AccessLog, AccessLogFormat, Config};
 use lbd_core::access_log::Record;
 use nix::unistd::{AccessFlags, access};
 
-/// Lines that may wait for the thread that writes them; more are dropped and counted.
-const LINES_MAX: usize = 16_384;
-
-/// How long a line may stay in the buffer.
-const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
-
-/// After a failure the file is opened again, not more often than this.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+use crate::lines::{LineWriter, Place};
 
 /// How long the end of the daemon waits for a log.
 const FINISH_MAX: Duration = Duration::from_secs(1);
 
-/// Who may read an access log: it names clients.
-const FILE_MODE: u32 = 0o640;
-
 /// Why a log cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AccessLogError {
-    /// Its file.
+    /// Its file, or the thread that writes it.
     #[error("cannot write the access log {}: {source}; make its folder, or change access_log.file", path.display())]
     Open {
         /// The file.
@@ -41,16 +27,13 @@ pub(crate) enum AccessLogError {
         /// What failed.
         source: io::Error,
     },
-    /// Its thread.
-    #[error("cannot start the thread that writes an access log: {0}")]
-    Thread(io::Error),
 }
 
 /// Where the records of a service go.
 #[derive(Clone, Debug)]
 pub(crate) struct Sink {
     format: AccessLogFormat,
-    writer: Arc<Writer>,
+    writer: Arc<LineWriter>,
 }
 
 impl Sink {
@@ -61,36 +44,22 @@ impl Sink {
             // A record is plain text and numbers, which have a JSON form.
             AccessLogFormat::Json => serde_json::to_string(record).unwrap_or_default(),
         };
-        if self.writer.lines.try_send(Job::Line(line)).is_err() {
-            self.writer.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.writer.line(line);
     }
 
     /// Records lost so far of all services that log to the same place.
     pub(crate) fn dropped(&self) -> u64 {
-        self.writer.dropped.load(Ordering::Relaxed)
+        self.writer.lost()
     }
-}
-
-/// One file, or standard output, with the thread that writes it. The thread ends with the last [`Sink`].
-#[derive(Debug)]
-struct Writer {
-    lines: SyncSender<Job>,
-    dropped: Arc<AtomicU64>,
-}
-
-#[derive(Debug)]
-enum Job {
-    Line(String),
-    /// The file was moved away: go on in a new one.
-    Reopen,
-    /// Write out what came so far, and say so.
-    Flush(SyncSender<()>),
 }
 
 /// The logs of a configuration, by file; `None` is standard output.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct AccessLogs(HashMap<Option<PathBuf>, Arc<Writer>>);
+pub(crate) struct AccessLogs {
+    logs: HashMap<Option<PathBuf>, Arc<LineWriter>>,
+    /// Those of former configurations, which connections that began under them still write to.
+    former: Vec<Weak<LineWriter>>,
+}
 
 impl AccessLogs {
     /// Opens the logs of a configuration that `before` has not open yet.
@@ -106,26 +75,33 @@ impl AccessLogs {
             if logs.contains_key(&log.file) {
                 continue;
             }
-            let writer = match before.0.get(&log.file) {
+            let writer = match before.logs.get(&log.file) {
                 Some(writer) => Arc::clone(writer),
                 None => Arc::new(start(log.file.as_deref())?),
             };
             logs.insert(log.file.clone(), writer);
         }
-        Ok(Self(logs))
+        let gone = before.logs.iter().filter(|(file, _)| !logs.contains_key(*file));
+        let former = before.former.iter().filter(|writer| writer.strong_count() > 0).cloned();
+        let former = former.chain(gone.map(|(_, writer)| Arc::downgrade(writer))).collect();
+        Ok(Self { logs, former })
+    }
+
+    /// All that are written to.
+    fn writers(&self) -> impl Iterator<Item = Arc<LineWriter>> {
+        self.logs.values().cloned().chain(self.former.iter().filter_map(Weak::upgrade))
     }
 
     /// The sink for a service's setting, which was among those opened.
     pub(crate) fn sink(&self, log: &AccessLog) -> Option<Sink> {
-        let writer = self.0.get(&log.file)?;
+        let writer = self.logs.get(&log.file)?;
         Some(Sink { format: log.format, writer: Arc::clone(writer) })
     }
 
     /// Waits until everything recorded so far is written, for each log not longer than [`FINISH_MAX`].
     pub(crate) fn finish(&self) {
-        for writer in self.0.values() {
-            let (done, wait) = sync_channel(1);
-            if writer.lines.try_send(Job::Flush(done)).is_err() || wait.recv_timeout(FINISH_MAX).is_err() {
+        for writer in self.writers() {
+            if !writer.flush(FINISH_MAX) {
                 tracing::warn!("an access log is behind, its last lines are lost");
             }
         }
@@ -133,9 +109,9 @@ impl AccessLogs {
 
     /// Has each file opened anew, as log rotation asks for.
     pub(crate) fn reopen(&self) {
-        for writer in self.0.values() {
+        for writer in self.writers() {
             // A full queue: the file is opened again with the next SIGHUP.
-            if writer.lines.try_send(Job::Reopen).is_err() {
+            if !writer.reopen() {
                 tracing::warn!("an access log is behind and was not opened again");
             }
         }
@@ -163,121 +139,18 @@ fn try_to_write(path: &Path) -> io::Result<()> {
     }
 }
 
-fn start(file: Option<&Path>) -> Result<Writer, AccessLogError> {
-    let output = open(file).map_err(|source| AccessLogError::Open {
-        path: file.map(Path::to_owned).unwrap_or_default(),
+fn start(file: Option<&Path>) -> Result<LineWriter, AccessLogError> {
+    let place = file.map_or(Place::StandardOutput, |path| Place::File(path.to_owned()));
+    LineWriter::start(place, "lbd-access-log").map_err(|source| AccessLogError::Open {
+        path: file.unwrap_or(Path::new("to standard output")).to_owned(),
         source,
-    })?;
-    let (lines, jobs) = sync_channel(LINES_MAX);
-    let dropped = Arc::new(AtomicU64::new(0));
-    let log = Log {
-        file: file.map(Path::to_owned),
-        output: Some(output),
-        dropped: Arc::clone(&dropped),
-        retry_at: Instant::now(),
-    };
-    std::thread::Builder::new()
-        .name("lbd-access-log".to_owned())
-        .spawn(move || log.run(&jobs))
-        .map_err(AccessLogError::Thread)?;
-    Ok(Writer { lines, dropped })
-}
-
-type Output = BufWriter<Box<dyn Write + Send>>;
-
-fn open(file: Option<&Path>) -> io::Result<Output> {
-    let output: Box<dyn Write + Send> = match file {
-        None => Box::new(io::stdout()),
-        Some(path) => {
-            let file: File = OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)?;
-            Box::new(file)
-        }
-    };
-    Ok(BufWriter::with_capacity(64 * 1024, output))
-}
-
-/// The writing thread's side.
-struct Log {
-    file: Option<PathBuf>,
-    /// `None` after a failure.
-    output: Option<Output>,
-    dropped: Arc<AtomicU64>,
-    retry_at: Instant,
-}
-
-impl Log {
-    fn run(mut self, jobs: &Receiver<Job>) {
-        let mut flush_at = None;
-        loop {
-            let wait =
-                flush_at.map_or(Duration::MAX, |at: Instant| at.saturating_duration_since(Instant::now()));
-            match jobs.recv_timeout(wait.min(RETRY_INTERVAL)) {
-                Ok(Job::Line(line)) => {
-                    self.write(&line);
-                    flush_at = flush_at.or_else(|| Some(Instant::now() + FLUSH_INTERVAL));
-                }
-                Ok(Job::Reopen) => {
-                    self.flush();
-                    self.reopen();
-                }
-                Ok(Job::Flush(done)) => {
-                    self.flush();
-                    // Whoever asked may have stopped waiting.
-                    done.try_send(()).ok();
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.flush(),
-            }
-            if flush_at.is_some_and(|at| at <= Instant::now()) {
-                self.flush();
-                flush_at = None;
-            }
-        }
-    }
-
-    fn write(&mut self, line: &str) {
-        if self.output.is_none() && self.retry_at <= Instant::now() {
-            self.reopen();
-        }
-        let Some(output) = &mut self.output else {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        if let Err(error) = writeln!(output, "{line}") {
-            self.fail(&error);
-        }
-    }
-
-    fn flush(&mut self) {
-        if let Some(output) = &mut self.output
-            && let Err(error) = output.flush()
-        {
-            self.fail(&error);
-        }
-    }
-
-    fn reopen(&mut self) {
-        match open(self.file.as_deref()) {
-            Ok(output) => self.output = Some(output),
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    /// What is in the buffer is lost; how many lines that are, nobody knows: at least one is counted.
-    fn fail(&mut self, error: &io::Error) {
-        let file = self.file.as_deref().unwrap_or(Path::new("standard output")).display().to_string();
-        tracing::error!(file, %error, "cannot write an access log; trying again every second");
-        self.dropped.fetch_add(1, Ordering::Relaxed);
-        self.retry_at = Instant::now() + RETRY_INTERVAL;
-        if let Some(output) = self.output.take() {
-            // Its buffer is not written once more on drop.
-            drop(output.into_parts());
-        }
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use common::time::{Duration as Span, UnixTime};
     use lbd_core::access_log::Phases;
@@ -355,16 +228,25 @@ mod tests {
         assert!(error.to_string().contains("/nonexistent/tandem/access.log"), "{error}");
     }
 
+    /// A connection that began before a reload ends after it.
     #[test]
-    fn a_full_disk_loses_lines_and_says_how_many_at_least() {
-        let setting = AccessLog { format: AccessLogFormat::Line, file: Some("/dev/full".into()) };
-        let logs = AccessLogs::open([&setting].into_iter(), &AccessLogs::default()).unwrap();
-        let sink = logs.sink(&setting).unwrap();
-        let begin = Instant::now();
-        while sink.dropped() == 0 {
-            sink.record(&record("lost"));
-            assert!(begin.elapsed() < Duration::from_secs(10));
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    fn the_file_of_a_former_configuration_is_opened_anew_while_somebody_writes_there() {
+        let folder = folder("former");
+        let setting =
+            |name: &str| AccessLog { format: AccessLogFormat::Line, file: Some(folder.join(name)) };
+        let (old, new) = (setting("old.log"), setting("new.log"));
+        let before = AccessLogs::open([&old].into_iter(), &AccessLogs::default()).unwrap();
+        let sink = before.sink(&old).unwrap();
+        let after = AccessLogs::open([&new].into_iter(), &before).unwrap();
+        drop(before);
+        std::fs::rename(folder.join("old.log"), folder.join("old.log.1")).unwrap();
+        after.reopen();
+        sink.record(&record("late"));
+        after.finish();
+        assert!(std::fs::read_to_string(folder.join("old.log")).unwrap().contains("late"));
+        drop(sink);
+        let later = AccessLogs::open([&new].into_iter(), &after).unwrap();
+        assert_eq!((later.former.len(), later.writers().count()), (0, 1));
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -14,6 +14,7 @@ mod discover;
 mod executor;
 mod groups;
 mod l4;
+mod lines;
 mod logging;
 mod metrics;
 mod peer;

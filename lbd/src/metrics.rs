@@ -12,13 +12,14 @@
 //! | `tandem_lbd_api_connections_refused_total` | counter | | API connections closed because too many were open |
 //! | `tandem_lbd_vrrpd_connected` | gauge | | 1 while `vrrpd` is connected |
 //! | `tandem_lbd_vrrpd_connects_total` | counter | | connections to `vrrpd` made |
+//! | `tandem_lbd_log_lines_lost_total` | counter | | lines of the log that were lost because standard error was not read |
 //! | `tandem_lbd_checks_delayed_total` | counter | | health checks that had to wait because too many were under way |
 //! | `tandem_lbd_check_failures_total` | counter | `reason` (`connect`, `timeout`, `closed`, `tls`, `answer`, `malformed`, `too_large`, `local`) | health checks that failed |
 //! | `tandem_lbd_role` | gauge | `instance`, `role` | 1 for the role this node has, as `vrrpd` says |
 //! | `tandem_lbd_service_connections_open` | gauge | `service` | client connections open now |
 //! | `tandem_lbd_service_connections_max` | gauge | `service` | the most that may be open |
 //! | `tandem_lbd_service_connections_total` | counter | `service` | client connections admitted |
-//! | `tandem_lbd_service_connections_refused_total` | counter | `service`, `reason` (`access`, `max_connections`, `max_connections_per_source`, `rate`, `proxy_header`, `client_hello`, `header_timeout`, `client_gone`, `targets_full`, `queue_full`, `queue_timeout`, `local`, `no_target`) | client connections reset before they had a target |
+//! | `tandem_lbd_service_connections_refused_total` | counter | `service`, `reason` (`access`, `max_connections`, `max_connections_per_source`, `rate`, `proxy_header`, `client_hello`, `header_timeout`, `client_gone`, `targets_full`, `queue_full`, `queue_timeout`, `local`, `connect_failed`, `connect_timeout`, `no_target`) | client connections reset before they had a target |
 //! | `tandem_lbd_service_connections_queued_total` | counter | `service` | client connections that had to wait for a target with room |
 //! | `tandem_lbd_service_rate_sources_forgotten_total` | counter | `service` | sources whose rate was forgotten because too many were known |
 //! | `tandem_lbd_group_queue_waiting` | gauge | `group` | connections that wait for a target with room now |
@@ -139,6 +140,7 @@ use prometheus_client::registry::Registry;
 
 use crate::discover::Directory;
 use crate::l4::{End, Refusal};
+use crate::logging;
 use crate::peer::PeerLink;
 use crate::reload::hash_text;
 use crate::shared::Shared;
@@ -284,6 +286,7 @@ fn encode_daemon(out: &mut Out<'_>, shared: &Shared, hash: u64) -> fmt::Result {
     let vrrpd = shared.vrrpd.borrow().clone();
     out.gauge("vrrpd_connected", "Whether vrrpd is connected", flag(vrrpd.connected))?;
     out.counter("vrrpd_connects", "Connections to vrrpd made", control.vrrpd_connects.get())?;
+    out.counter("log_lines_lost", "Log lines that standard error had no room for", logging::lost())?;
     out.counter("checks_delayed", "Health checks that had to wait", control.checks.delayed.get())?;
     let failures = Reason::ALL.into_iter().zip(&control.checks.failures);
     let failures = failures.map(|(reason, count)| (vec![("reason", reason.name())], count.get()));

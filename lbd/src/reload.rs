@@ -129,6 +129,8 @@ impl Parts {
             }
             Err(error) => {
                 self.shared.control.reloads_refused.add(1);
+                // Lists of targets are files of their own, and may well be right.
+                self.discoverer.refresh_all();
                 tracing::error!("the configuration was not reloaded, the old one stays in use:\n{error}");
             }
         }
@@ -251,7 +253,9 @@ impl Parts {
         self.shared.snapshot.store(Arc::clone(next));
         let targets = Difference::between(keys(before), keys(next));
         self.retire(before, next, &targets.removed);
-        self.prober.update(&self.shared, next);
+        // Targets that come and go are no reason to read files.
+        let reloaded = !Arc::ptr_eq(&before.config, &next.config);
+        self.prober.update(&self.shared, next, reloaded);
         targets
     }
 

@@ -42,7 +42,7 @@ const LAST_WORD: Duration = Duration::from_millis(50);
 
 /// Runs the daemon until it is told to stop.
 pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::Result<()> {
-    logging::start();
+    let _flush = logging::start().context("cannot start the thread that writes the log")?;
     let config = load_for_node(&options.config, |config| options.node_name(config))?;
     let node = options.node_name(&config);
     let run_dir = process::RunDir::take(&options.run_dir)?;
@@ -122,7 +122,7 @@ async fn control(
     let workers = Workers::start(&shared).context("cannot start the worker threads")?;
     let mut parts =
         Parts { shared: Arc::clone(&shared), workers, prober: Prober::default(), api, discoverer, requests };
-    parts.prober.update(&shared, &shared.snapshot.load());
+    parts.prober.update(&shared, &shared.snapshot.load(), true);
     parts.update_discovery();
     first_targets(&mut parts, &mut received).await;
     parts.apply_kernel(prepared).await;
@@ -192,7 +192,8 @@ async fn perform(parts: &mut Parts, request: Request) {
         Request::Heed(heeds, reply) => drop(reply.send(parts.heed(heeds))),
         Request::Discovered { group, targets, ticket } => {
             if ticket.is_wanted() {
-                parts.discovered(&group, targets);
+                parts.discovered(&group, targets.clone());
+                ticket.used(targets);
             }
             ticket.done();
         }

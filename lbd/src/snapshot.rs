@@ -177,8 +177,8 @@ impl Carry {
 impl Snapshot {
     /// Builds the snapshot of `config`. Nothing that is in use changes before [`Snapshot::adopt`].
     pub(crate) fn build(config: Arc<Config>, carry: &Carry) -> Self {
-        let built = config.target_groups.iter().map(|group| Arc::new(Group::build(group, &config, carry)));
-        let groups: Vec<Arc<Group>> = built.collect();
+        let groups: Vec<Arc<Group>> =
+            config.target_groups.iter().map(|group| Group::build(group, &config, carry)).collect();
         let groups_by_name: HashMap<String, Arc<Group>> =
             groups.iter().map(|group| (group.config.name.clone(), Arc::clone(group))).collect();
         let mut services = Vec::with_capacity(config.services.len());

@@ -188,7 +188,13 @@ impl Routes {
             return;
         }
         self.generation = snapshot.generation;
-        let pool = |group: &Arc<Group>| Rc::new(Pool::new(group, snapshot.hash_key, worker.index));
+        // A group that stays goes on where its turn is. One that has changed begins somewhere else each time: with the same
+        // target first, those at the end of a list that changes often would get less than their share.
+        let seed = (worker.index as u64).wrapping_add(snapshot.generation);
+        let pool = |group: &Arc<Group>| match self.pools.get(&group.config.name) {
+            Some(pool) if Arc::ptr_eq(&pool.group, group) => Rc::clone(pool),
+            _ => Rc::new(Pool::new(group, snapshot.hash_key, seed)),
+        };
         let pools: HashMap<String, Rc<Pool>> =
             snapshot.groups.iter().map(|group| (group.config.name.clone(), pool(group))).collect();
         // Every service's groups are among the snapshot's.

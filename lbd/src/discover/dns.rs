@@ -12,7 +12,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::rr::{RData, RecordType};
 use lbd_core::discover::dns::{
-    Addresses, Hosts, Lookup, Names, Service, from_addresses, from_services, in_order,
+    Hosts, Lookup, Names, Service, from_addresses, from_services, in_order,
 };
 use lbd_core::discover::{Answer, Failure};
 use tokio::task::JoinSet;
@@ -57,7 +57,6 @@ impl Dns {
         match &self.question {
             Question::Addresses { name, port } => {
                 let addresses = self.names.settle(name, lookup_both(&resolver, name).await)?;
-                tell_of_half(name, &addresses);
                 from_addresses(name, &addresses, *port, self.max_targets)
             }
             Question::Services { name } => {
@@ -180,20 +179,11 @@ async fn hosts(resolver: &TokioResolver, services: &[Service], names: &mut Names
         match running.join_next().await {
             Some(Ok((host, both))) => {
                 let addresses = names.settle(&host, both);
-                if let Ok(addresses) = &addresses {
-                    tell_of_half(&host, addresses);
-                }
                 hosts.insert(host, addresses);
             }
             // Only on shutdown.
             Some(Err(_)) => {}
             None => return hosts,
         }
-    }
-}
-
-fn tell_of_half(name: &str, addresses: &Addresses) {
-    if let Some(failure) = &addresses.half {
-        tracing::debug!(name, failure, "DNS answers for one address family only, the other's targets stay");
     }
 }

@@ -87,6 +87,8 @@ pub(crate) struct Directory {
 pub(crate) struct Found {
     source: String,
     state: Mutex<Discovery>,
+    /// The list that the group uses, which is behind `state` while the control loop has other things to do.
+    in_use: Mutex<Vec<Target>>,
     wake: mpsc::Sender<Wake>,
     /// The first question has ended, and what came of it is in use.
     asked: AtomicBool,
@@ -105,6 +107,11 @@ impl Found {
     pub(crate) fn state(&self) -> MutexGuard<'_, Discovery> {
         // The state machine panics nowhere, so what a poisoned lock guards is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn in_use(&self) -> MutexGuard<'_, Vec<Target>> {
+        // Replaced as a whole.
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -185,6 +192,11 @@ impl Ticket {
         !self.found.ended.load(Ordering::Relaxed)
     }
 
+    /// Says that the group uses this list now.
+    pub(crate) fn used(&self, targets: Vec<Target>) {
+        *self.found.in_use() = targets;
+    }
+
     /// Says that the list is in use, or will not be.
     pub(crate) fn done(self) {
         if self.done.send(()).is_err() {
@@ -208,8 +220,8 @@ pub(crate) enum RefreshError {
     /// It said nothing useful; the list stays.
     #[error("{0}; the targets found before stay in use")]
     Failed(Failure),
-    /// The task has ended: the group was removed in between.
-    #[error("the target group {0:?} no longer has `discover`")]
+    /// The task has ended: a reload has removed the group, or changed where its targets come from.
+    #[error("a reload has changed `discover` of the target group {0:?} meanwhile: its source was asked anew, or is gone")]
     Ended(String),
 }
 
@@ -235,7 +247,8 @@ impl Discoverer {
                     task
                 }
                 old => {
-                    let carried = old.map(|task| task.found.state().targets().to_vec());
+                    // Not what it has found last: the control loop may not have come to that, and will not now.
+                    let carried = old.map(|task| task.found.in_use().clone());
                     self.start(&group.name, discover, carried.unwrap_or_default())
                 }
             };
@@ -246,12 +259,21 @@ impl Discoverer {
         before.into_keys().collect()
     }
 
+    /// Has every source asked now, as whoever sends SIGHUP after a change of a list of targets expects.
+    pub(crate) fn refresh_all(&self) {
+        for task in self.tasks.values() {
+            // When it is full, it will be asked anyway.
+            drop(task.found.wake.try_send(None));
+        }
+    }
+
     fn start(&self, group: &str, discover: &Discover, carried: Vec<Target>) -> Task {
         let seed = RandomState::new().hash_one(group);
         let (wake, woken) = mpsc::channel(WAKES_MAX);
         let found = Arc::new(Found {
             source: described(discover),
-            state: Mutex::new(Discovery::new(Pace::of(discover), carried, seed)),
+            state: Mutex::new(Discovery::new(Pace::of(discover), carried.clone(), seed)),
+            in_use: Mutex::new(carried),
             wake,
             asked: AtomicBool::new(false),
             ended: AtomicBool::new(false),

@@ -71,13 +71,15 @@ impl Run {
     /// Takes what the source said; false when nobody is interested any more.
     async fn take(&mut self, now: Now, result: Result<Answer, Failure>) -> bool {
         let failure = result.as_ref().err().cloned();
+        let partial = result.as_ref().ok().and_then(|answer| answer.partial.clone());
         let left_out = result.as_ref().map_or((0, 0), |answer| (answer.over_limit, answer.unusable));
-        let (outcome, before, changed) = {
+        let (outcome, before, was_whole, changed) = {
             let mut state = self.found.state();
             let before = (state.status().over_limit, state.status().unusable);
+            let was_whole = state.status().stale_since.is_none();
             let outcome = state.answered(now, result);
             let changed = matches!(outcome, Outcome::Changed(_)).then(|| state.targets().to_vec());
-            (outcome, before, changed)
+            (outcome, before, was_whole, changed)
         };
         let (group, source) = (self.group.as_str(), self.found.source.as_str());
         match (&outcome, &failure) {
@@ -99,6 +101,9 @@ impl Run {
                 "no targets discovered, those found before stay in use: {failure}"
             ),
             _ => {}
+        }
+        if let Some(failure) = partial.filter(|_| was_whole) {
+            tracing::warn!(group, source, "a part of the targets stays as it was found before: {failure}");
         }
         if failure.is_none() && left_out != before && left_out != (0, 0) {
             let (over_limit, unusable) = left_out;

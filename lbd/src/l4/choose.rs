@@ -56,9 +56,9 @@ pub(crate) struct Occupied {
 const RACES_MAX: usize = 16;
 
 impl Pool {
-    /// The group for a worker, whose number keeps the workers from all beginning with the same target.
-    pub(crate) fn new(group: &Arc<Group>, hash_key: HashKey, worker: usize) -> Self {
-        let balancer = RefCell::new(group.plan.balancer(worker as u64));
+    /// The group for a worker; the seed says with which target it begins.
+    pub(crate) fn new(group: &Arc<Group>, hash_key: HashKey, seed: u64) -> Self {
+        let balancer = RefCell::new(group.plan.balancer(seed));
         Self { group: Arc::clone(group), balancer, hash_key }
     }
 

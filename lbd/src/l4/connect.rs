@@ -34,12 +34,16 @@ pub(super) struct Reached {
 }
 
 /// How the way there went.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Way {
     /// Targets tried.
     pub(super) tries: u32,
     /// The time spent waiting for a place, if one had to be waited for.
     pub(super) queued: Option<Duration>,
+    /// The last target that could not be connected.
+    pub(super) failed: Option<Arc<Target>>,
+    /// When the time to wait for a place is over, once there was a wait.
+    queue_end: Option<Instant>,
 }
 
 /// Tries targets until one is connected, no further may be tried, or the tries are used up.
@@ -76,6 +80,7 @@ pub(super) async fn reach(
             Ok(stream) => return Ok(Reached { occupied, stream }),
             Err(refusal) => refusal,
         };
+        way.failed = Some(Arc::clone(&occupied.target));
         // That took a while: the targets may be others by now.
         pool = seat.current(&pool);
         if way.tries >= pool.group.config.retry.tries() {
@@ -140,7 +145,9 @@ async fn wait(
     let Some(place) = joined else { return Err(seat.refuse(Refusal::QueueFull)) };
     seat.counters().queued.add(1);
     let begin = Instant::now();
-    let mut timeout = seat.worker.executor.sleep(settings.timeout);
+    // Also for one that comes again, because the target that it got did not answer.
+    let end = *way.queue_end.get_or_insert(begin + settings.timeout);
+    let mut timeout = seat.worker.executor.sleep(end.saturating_duration_since(begin));
     loop {
         let looks = place.may_look();
         if looks {
@@ -159,7 +166,7 @@ async fn wait(
             () = &mut timeout => return Err(seat.refuse(Refusal::QueueTimeout)),
             // A client that has only finished sending still waits for its answer; one that is gone does not.
             () = client.broken() => return Err(seat.refuse(Refusal::ClientGone)),
-            () = seat.worker.executor.sleep(LOOK), if looks => {}
+            () = seat.worker.executor.sleep(LOOK), if place.is_foremost() => {}
         }
     }
 }
@@ -191,13 +198,13 @@ async fn connect(seat: &Seat, target: &Target, ends: &Ends, speaks: bool) -> Res
             counters.connect_errors.add(1);
             target.report_failure(kind);
             tracing::debug!(target = %target.key, %error, "connect failed");
-            Err(Refusal::NoTarget)
+            Err(Refusal::ConnectFailed)
         }
         None => {
             counters.connect_timeouts.add(1);
             target.report_failure(FailureKind::Timeout);
             tracing::debug!(target = %target.key, "connect timed out");
-            Err(Refusal::NoTarget)
+            Err(Refusal::ConnectTimeout)
         }
     }
 }

@@ -88,10 +88,10 @@ impl Journal {
         details.phases.queue = way.queued;
         let before = details.phases.header.unwrap_or_default() + way.queued.unwrap_or_default();
         details.phases.connect = (way.tries > 0).then(|| (now - self.begin).saturating_sub(before));
-        details.target = reached.map(|occupied| Arc::clone(&occupied.target));
+        details.target = reached.map(|occupied| &occupied.target).or(way.failed.as_ref()).map(Arc::clone);
     }
 
-    /// The connection was refused: no target has seen it.
+    /// The connection was refused: no target has taken it.
     pub(super) fn refused(self, route: &Route, refusal: Refusal) {
         if self.details.is_some() {
             let total = self.begin.elapsed();

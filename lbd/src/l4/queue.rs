@@ -22,25 +22,31 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 struct Tickets {
     next: u64,
-    waiters: BTreeMap<u64, Waiter>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    turn: Arc<Notify>,
-    /// It has let the next one look too, until another place is given back.
-    passed: bool,
+    /// Those who look when it is their turn, by ticket.
+    waiting: BTreeMap<u64, Arc<Notify>>,
+    /// Those who have let the next one look too, until another place is given back. All of them came before any of `waiting`.
+    passed: BTreeMap<u64, Arc<Notify>>,
 }
 
 impl Tickets {
+    fn len(&self) -> usize {
+        self.waiting.len() + self.passed.len()
+    }
+
     /// The first that has not let others go ahead.
-    fn first(&self) -> Option<(u64, &Waiter)> {
-        self.waiters.iter().find(|(_, waiter)| !waiter.passed).map(|(&ticket, waiter)| (ticket, waiter))
+    fn first(&self) -> Option<u64> {
+        self.waiting.first_key_value().map(|(&ticket, _)| ticket)
+    }
+
+    /// The first of all.
+    fn foremost(&self) -> Option<u64> {
+        let passed = self.passed.first_key_value().map(|(&ticket, _)| ticket);
+        passed.into_iter().chain(self.first()).min()
     }
 
     fn wake_first(&self) {
-        if let Some((_, waiter)) = self.first() {
-            waiter.turn.notify_one();
+        if let Some((_, turn)) = self.waiting.first_key_value() {
+            turn.notify_one();
         }
     }
 }
@@ -64,13 +70,13 @@ impl Queue {
         let turn = Arc::new(Notify::new());
         let ticket = {
             let mut tickets = self.tickets();
-            if tickets.waiters.len() >= max {
+            if tickets.len() >= max {
                 return None;
             }
             let ticket = tickets.next;
             tickets.next += 1;
-            tickets.waiters.insert(ticket, Waiter { turn: Arc::clone(&turn), passed: false });
-            self.waiting.store(tickets.waiters.len(), Ordering::Relaxed);
+            tickets.waiting.insert(ticket, Arc::clone(&turn));
+            self.waiting.store(tickets.len(), Ordering::Relaxed);
             ticket
         };
         // Pairs with the fence in `place_free`: either the one who gives a place back sees this waiter, or the waiter, who
@@ -84,9 +90,8 @@ impl Queue {
         fence(Ordering::SeqCst);
         if self.waiting() > 0 {
             let mut tickets = self.tickets();
-            for waiter in tickets.waiters.values_mut().take_while(|waiter| waiter.passed) {
-                waiter.passed = false;
-            }
+            let tickets = &mut *tickets;
+            tickets.waiting.append(&mut tickets.passed);
             tickets.wake_first();
         }
     }
@@ -101,14 +106,19 @@ impl Place {
     /// Whether it may look for a place: nobody has waited longer, or those who have cannot use what is free.
     pub(crate) fn may_look(&self) -> bool {
         let tickets = self.queue.tickets();
-        tickets.first().is_none_or(|(first, _)| self.ticket <= first)
+        tickets.first().is_none_or(|first| self.ticket <= first)
+    }
+
+    /// Whether nobody has waited longer.
+    pub(crate) fn is_foremost(&self) -> bool {
+        self.queue.tickets().foremost() == Some(self.ticket)
     }
 
     /// Lets the next one look too.
     pub(crate) fn pass(&self) {
         let mut tickets = self.queue.tickets();
-        if let Some(waiter) = tickets.waiters.get_mut(&self.ticket) {
-            waiter.passed = true;
+        if let Some(turn) = tickets.waiting.remove(&self.ticket) {
+            tickets.passed.insert(self.ticket, turn);
         }
         tickets.wake_first();
     }
@@ -122,9 +132,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut tickets = self.queue.tickets();
-        let was_first = tickets.first().is_some_and(|(first, _)| self.ticket <= first);
-        tickets.waiters.remove(&self.ticket);
-        self.queue.waiting.store(tickets.waiters.len(), Ordering::Relaxed);
+        let was_first = tickets.first().is_some_and(|first| self.ticket <= first);
+        tickets.waiting.remove(&self.ticket);
+        tickets.passed.remove(&self.ticket);
+        self.queue.waiting.store(tickets.len(), Ordering::Relaxed);
         if was_first {
             // More than one place may have become free meanwhile.
             tickets.wake_first();
@@ -166,6 +177,7 @@ mod tests {
         first.pass();
         second.woken().await;
         assert!(first.may_look() && second.may_look() && !third.may_look());
+        assert!(first.is_foremost() && !second.is_foremost());
         // What is given back next may be just what the first one can use.
         queue.place_free();
         first.woken().await;

@@ -27,13 +27,17 @@ pub(crate) enum Refusal {
     QueueTimeout,
     /// This host had no file, port or memory left for a connection to a target.
     Local,
-    /// No target could be reached, or none may be used.
+    /// The last target that was tried refused the connection, or could not be reached.
+    ConnectFailed,
+    /// The last target that was tried did not answer within `timeout.connect`.
+    ConnectTimeout,
+    /// No target may be used.
     NoTarget,
 }
 
 impl Refusal {
     /// How many there are.
-    pub(crate) const COUNT: usize = 13;
+    pub(crate) const COUNT: usize = 15;
 
     /// All of them, in the order of [`Self::index`].
     pub(crate) const ALL: [Self; Self::COUNT] = [
@@ -49,6 +53,8 @@ impl Refusal {
         Self::QueueFull,
         Self::QueueTimeout,
         Self::Local,
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
         Self::NoTarget,
     ];
 
@@ -72,6 +78,8 @@ impl Refusal {
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
             Self::Local => "local",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
             Self::NoTarget => "no_target",
         }
     }

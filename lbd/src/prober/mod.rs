@@ -125,15 +125,15 @@ fn is_usable(health: &Health) -> Result<(), UnusableCheck> {
 
 impl Prober {
     /// Checks what `snapshot` says from now on. Checks that stay the same go on in their rhythm; new ones begin within a quarter of
-    /// a second.
-    pub(crate) fn update(&mut self, shared: &Arc<Shared>, snapshot: &Snapshot) {
+    /// a second. With `reread`, as on a reload, the files that checks need are read again.
+    pub(crate) fn update(&mut self, shared: &Arc<Shared>, snapshot: &Snapshot, reread: bool) {
         let mut tasks_before = std::mem::take(&mut self.tasks);
         let mut checks_before = std::mem::take(&mut self.checks);
         let mut fresh = Vec::new();
         for group in &snapshot.groups {
             let Some(health) = &group.config.health else { continue };
             let before = checks_before.remove(&group.config.name);
-            let check = Check::current(health, group.config.send_proxy, before);
+            let check = Check::current(health, group.config.send_proxy, before, reread);
             for target in &group.targets {
                 let through = snapshot.config.checked_through(&group.config, target.key.address);
                 let vip = through.map(|(_, listen)| listen.address.ip());
@@ -180,9 +180,18 @@ impl Check {
     }
 
     /// The check of a group: the one of before as long as nothing about it has changed, its CA file included.
-    fn current(health: &Health, send_proxy: Option<ProxyVersion>, before: Option<Arc<Self>>) -> Arc<Self> {
+    fn current(
+        health: &Health,
+        send_proxy: Option<ProxyVersion>,
+        before: Option<Arc<Self>>,
+        reread: bool,
+    ) -> Arc<Self> {
         let same = |before: &Arc<Self>| before.health == *health && before.send_proxy == send_proxy;
-        match (Self::new(health, send_proxy), before.filter(same)) {
+        let before = match before.filter(same) {
+            Some(before) if !reread => return before,
+            before => before,
+        };
+        match (Self::new(health, send_proxy), before) {
             (Ok(new), Some(before)) if new.ca() == before.ca() => before,
             (Ok(new), _) => Arc::new(new),
             // A configuration whose files cannot be used is refused, so it has become unusable since.

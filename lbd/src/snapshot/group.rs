@@ -81,7 +81,9 @@ impl Candidates for Group {
 
 impl Group {
     /// Builds the group of a configuration. Nothing that is in use changes before [`Self::adopt`].
-    pub(super) fn build(file: &config::TargetGroup, config: &Config, carry: &Carry) -> Self {
+    ///
+    /// One that is as before is the one of before: connections hold on to the group they began with, which is large.
+    pub(super) fn build(file: &config::TargetGroup, config: &Config, carry: &Carry) -> Arc<Self> {
         let before = carry.groups.get(&file.name);
         let shared = before.map_or_else(|| Arc::new(GroupShared::new()), |it| Arc::clone(&it.shared));
         let mut roster = shared.roster().clone();
@@ -103,7 +105,7 @@ impl Group {
             let before = before.and_then(|it| it.sticky.as_ref());
             Stickiness::new(settings, &group.targets, before, &carry.life.bell)
         });
-        Self {
+        let built = Self {
             settings: settings(&group, zone_of(config, &carry.life.node)),
             config: group,
             targets,
@@ -112,7 +114,25 @@ impl Group {
             shared,
             specs,
             roster,
+        };
+        match before {
+            Some(before) if before.is_as(&built) && carry.hash_key_before == Some(carry.hash_key) => {
+                Arc::clone(before)
+            }
+            _ => Arc::new(built),
         }
+    }
+
+    /// Whether nothing differs that a connection, the checks or the API could see.
+    fn is_as(&self, other: &Self) -> bool {
+        let pairs = || self.targets.iter().zip(&other.targets);
+        self.config == other.config
+            && self.settings == other.settings
+            && self.specs == other.specs
+            && self.roster == other.roster
+            && Arc::ptr_eq(&self.plan, &other.plan)
+            && self.targets.len() == other.targets.len()
+            && pairs().all(|(one, other)| Arc::ptr_eq(one, other))
     }
 
     /// Puts the group in force: its targets get the shares that it gives them.

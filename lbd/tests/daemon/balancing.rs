@@ -29,6 +29,27 @@ fn shares_follow_weights() {
     }
 }
 
+/// A list of targets that is discovered anew all the time, say.
+#[test]
+fn changes_of_one_group_do_not_begin_the_turns_of_another_anew() {
+    let ip = own_ip();
+    let servers = ["a", "b", "c", "d"].map(|name| Server::named((ip, 0).into(), name));
+    let mut config = Config::new(ip, &servers.each_ref().map(|server| server.address));
+    config.group = format!("[[target_group]]\nname = \"other\"\ntargets = [\"{}\"]\n", free(ip));
+    let lbd = Lbd::start(&config);
+    let (_, shown) = lbd.ask("GET", "/v1/target-groups/other");
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let other = format!("/v1/target-groups/other/targets/{}", shown["targets"][0]["id"].as_str().unwrap());
+    let mut seen = HashMap::new();
+    for weight in 1..=24 {
+        *seen.entry(lbd.fetch().unwrap()).or_insert(0_usize) += 1;
+        let (code, answer) = lbd.send("PATCH", &other, &serde_json::json!({ "weight": weight }));
+        assert_eq!(code, 200, "{answer}");
+    }
+    // Of each of the two workers only an unfinished round may differ.
+    assert!(["a", "b", "c", "d"].iter().all(|name| seen[*name].abs_diff(6) <= 2), "{seen:?}");
+}
+
 #[test]
 fn a_weight_of_zero_gets_nothing() {
     let ip = own_ip();
@@ -72,7 +93,7 @@ fn without_any_target_the_client_is_reset() {
     let lbd = Lbd::start(&Config::new(ip, &[free(ip)]));
     let error = lbd.fetch().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    eventually("it is counted", || lbd.service("refused_no_target") == 1);
+    eventually("it is counted", || lbd.refused("connect_failed") == 1);
     assert_eq!(lbd.service("connections_open"), 0);
 }
 

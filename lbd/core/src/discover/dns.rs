@@ -37,7 +37,7 @@ pub struct Addresses {
     /// How long they hold.
     pub ttl: Duration,
     /// Why a family's addresses are those of a former answer.
-    pub half: Option<String>,
+    pub half: Option<Failure>,
 }
 
 /// The last good addresses of each family of the names asked for.
@@ -59,14 +59,14 @@ impl Names {
         }
         let known = self.known.entry(name.to_owned()).or_default();
         let mut addresses = Addresses { list: Vec::new(), ttl: Duration::MAX, half: None };
-        for (lookup, known) in lookups.into_iter().zip(known) {
+        for ((lookup, known), kind) in lookups.into_iter().zip(known).zip(KINDS) {
             match lookup {
                 Lookup::Found { records, ttl } => {
                     *known = records;
                     addresses.ttl = addresses.ttl.min(ttl);
                 }
                 Lookup::Missing { .. } => known.clear(),
-                Lookup::Failed(message) => addresses.half = Some(message),
+                Lookup::Failed(message) => addresses.half = Some(unanswered(name, kind, &message)),
             }
             addresses.list.extend(known.iter());
         }
@@ -85,13 +85,18 @@ impl Names {
     }
 }
 
+/// The types of the records of each family.
+const KINDS: [&str; 2] = ["A", "AAAA"];
+
+fn unanswered(name: &str, kind: &str, message: &str) -> Failure {
+    Failure::unreachable(format!("asking DNS for {kind} records of {name}: {message}"))
+}
+
 fn nothing_found(name: &str, lookups: [Lookup<IpAddr>; 2]) -> Failure {
     let mut negative = Vec::new();
-    for (lookup, kind) in lookups.into_iter().zip(["A", "AAAA"]) {
+    for (lookup, kind) in lookups.into_iter().zip(KINDS) {
         match lookup {
-            Lookup::Failed(message) => {
-                return Failure::unreachable(format!("asking DNS for {kind} records of {name}: {message}"));
-            }
+            Lookup::Failed(message) => return unanswered(name, kind, &message),
             Lookup::Missing { ttl } => negative.extend(ttl),
             Lookup::Found { .. } => {}
         }
@@ -116,7 +121,8 @@ pub fn from_addresses(
         entries.push(plain(SocketAddr::new(ip, port)));
     }
     let nothing = format!("DNS has no usable address for {name}");
-    Ok(Answer { ttl: Some(addresses.ttl), ..entries.into_answer(max_targets, &nothing)? })
+    let answer = entries.into_answer(max_targets, &nothing)?;
+    Ok(Answer { ttl: Some(addresses.ttl), partial: addresses.half.clone(), ..answer })
 }
 
 /// An SRV record (RFC 2782).
@@ -162,13 +168,14 @@ pub fn from_services(
 ) -> Result<Answer, Failure> {
     let mut entries = Entries::default();
     let mut ttl = ttl;
-    let mut failed = None;
+    let (mut failed, mut half) = (None, None);
     let first = services.first().map_or(0, |service| service.priority);
     let weights = weights(services);
     for (service, weight) in services.iter().zip(weights) {
         let addresses = match hosts.get(&service.host) {
             Some(Ok(addresses)) => {
                 ttl = ttl.min(addresses.ttl);
+                half = half.or(addresses.half.as_ref());
                 addresses.list.clone()
             }
             Some(Err(failure)) if failure.kind == FailureKind::Unreachable => {
@@ -189,7 +196,7 @@ pub fn from_services(
     }
     let nothing = format!("no host in the SRV records of {name} has a usable address");
     match (entries.into_answer(max_targets, &nothing), failed) {
-        (Ok(answer), _) => Ok(Answer { ttl: Some(ttl), ..answer }),
+        (Ok(answer), failed) => Ok(Answer { ttl: Some(ttl), partial: failed.or(half).cloned(), ..answer }),
         (Err(_), Some(failed)) => Err(failed.clone()),
         (Err(failure), None) => Err(failure),
     }
@@ -248,7 +255,9 @@ mod tests {
         names.settle("shop.", [found(&["10.0.0.1"], 60), found(&["2001:db8::1"], 60)]).unwrap();
         let half = names.settle("shop.", [found(&["10.0.0.2"], 60), failed()]).unwrap();
         assert_eq!(half.list, ["10.0.0.2".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]);
-        assert_eq!(half.half.as_deref(), Some("time-out"));
+        let failure = Failure::unreachable("asking DNS for AAAA records of shop.: time-out");
+        assert_eq!(half.half, Some(failure.clone()));
+        assert_eq!(from_addresses("shop.", &half, 80, 10).unwrap().partial, Some(failure));
         let only = names.settle("shop.", [found(&["10.0.0.2"], 60), missing(5)]).unwrap();
         assert_eq!((only.list.len(), only.half), (1, None));
         let after = names.settle("shop.", [found(&["10.0.0.2"], 60), failed()]).unwrap();
@@ -315,6 +324,7 @@ mod tests {
         ]);
         let answer = from_services("x.", &services, TTL, &hosts, &names, 10).unwrap();
         assert_eq!((addresses(&answer), answer.unusable), (vec!["10.0.0.1:80".to_owned()], 2));
+        assert_eq!(answer.partial, Some(Failure::unreachable("time-out")));
         names.keep(&BTreeSet::from(["b."]));
         let failure = from_services("x.", &services, TTL, &hosts, &names, 10).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Unreachable);

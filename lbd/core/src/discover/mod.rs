@@ -40,6 +40,8 @@ pub struct Answer {
     pub unusable: u64,
     /// Entries left out because there were more than `max_targets`.
     pub over_limit: u64,
+    /// Why a part of this is what the source said before: that part could not be asked.
+    pub partial: Option<Failure>,
 }
 
 /// Why there is no answer to take.
@@ -147,7 +149,12 @@ impl Entries {
             };
             return Err(Failure::empty(format!("{nothing}{unusable}")));
         }
-        Ok(Answer { targets: self.targets, ttl: None, unusable: self.unusable, over_limit: self.over_limit })
+        Ok(Answer {
+            targets: self.targets,
+            unusable: self.unusable,
+            over_limit: self.over_limit,
+            ..Answer::default()
+        })
     }
 }
 

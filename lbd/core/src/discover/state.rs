@@ -86,7 +86,7 @@ pub struct Status {
     pub last_success: Option<UnixTime>,
     /// The last failure, also one that is over.
     pub last_failure: Option<LastFailure>,
-    /// Since when the source fails; what is in use is what it said before.
+    /// Since when the source, or a part of it, fails; what is in use of that is what it said before.
     pub stale_since: Option<UnixTime>,
     /// What happened so far.
     pub counts: Counts,
@@ -170,12 +170,23 @@ impl Discovery {
     }
 
     fn succeeded(&mut self, now: Now, answer: Answer) -> Outcome {
-        let recovered = self.failures_in_a_row > 0;
-        self.failures_in_a_row = 0;
-        self.schedule(now, self.interval(answer.ttl));
+        let recovered = self.failures_in_a_row > 0 && answer.partial.is_none();
+        let good_for = self.interval(answer.ttl);
+        match answer.partial {
+            None => {
+                self.failures_in_a_row = 0;
+                self.status.stale_since = None;
+                self.schedule(now, good_for);
+            }
+            // What there is is taken, and the rest asked for again as after any failure.
+            Some(failure) => {
+                let wait = self.backoff().min(good_for);
+                self.note_failure(now, failure);
+                self.schedule(now, wait);
+            }
+        }
         let status = &mut self.status;
         status.last_success = Some(now.unix);
-        status.stale_since = None;
         status.targets = answer.targets.len();
         status.unusable = answer.unusable;
         status.over_limit = answer.over_limit;
@@ -195,7 +206,6 @@ impl Discovery {
         let known = self.status.last_failure.as_ref().is_some_and(|last| last.message == failure.message);
         let news = self.failures_in_a_row == 0 || !known;
         let backoff = self.backoff();
-        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         // "There is nothing" is an answer, which may say how long it holds; being unable to answer is not.
         let wait = match (failure.kind, self.pace, failure.ttl) {
             (FailureKind::Empty, Pace::Every(_), _) | (FailureKind::Empty, Pace::Ttl, Some(_)) => {
@@ -204,12 +214,17 @@ impl Discovery {
             _ => backoff,
         };
         self.schedule(now, wait);
+        self.note_failure(now, failure);
+        Outcome::Failed { news }
+    }
+
+    fn note_failure(&mut self, now: Now, failure: Failure) {
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         let status = &mut self.status;
         status.counts.failures
             [FailureKind::ALL.iter().position(|kind| *kind == failure.kind).unwrap_or(0)] += 1;
         status.stale_since = status.stale_since.or(Some(now.unix));
         status.last_failure = Some(LastFailure { at: now.unix, message: failure.message });
-        Outcome::Failed { news }
     }
 
     /// How long an answer is good for.
@@ -299,6 +314,25 @@ mod tests {
         );
         assert_eq!(discovery.status().counts.answers, 3);
         assert_eq!(discovery.status().counts.changes, 2);
+    }
+
+    #[test]
+    fn the_part_that_failed_is_asked_for_again_soon() {
+        let mut discovery = Discovery::new(Pace::Ttl, Vec::new(), 1);
+        let half = |hosts| {
+            let partial = Some(Failure::unreachable("A: time-out"));
+            Ok(Answer { partial, ..answer(hosts, Some(3600)) })
+        };
+        assert!(matches!(discovery.answered(at(1), half(&[1])), Outcome::Changed(_)));
+        about(&discovery, at(1), SECOND);
+        assert_eq!(discovery.answered(at(2), half(&[1])), Outcome::Same { recovered: false });
+        about(&discovery, at(2), 2 * SECOND);
+        let status = discovery.status();
+        assert_eq!((status.counts.failures, status.stale_since), ([2, 0, 0], Some(at(1).unix)));
+        assert_eq!(status.last_failure.as_ref().unwrap().message, "A: time-out");
+        assert!(matches!(discovery.answered(at(4), Ok(answer(&[1, 2], Some(3600)))), Outcome::Changed(_)));
+        assert_eq!(discovery.status().stale_since, None);
+        about(&discovery, at(4), 3600 * SECOND);
     }
 
     #[test]

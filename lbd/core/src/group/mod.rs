@@ -116,12 +116,18 @@ pub struct View {
     pub ejections_refused: u64,
 }
 
+/// What joins a group in its first moments was there from the beginning: where targets are discovered, a list comes after the
+/// targets that are written down.
+pub const BEGINNING: Duration = Duration::from_secs(2);
+
 /// The state of one target group.
 #[derive(Clone, Debug)]
 pub struct Group {
     settings: Settings,
     members: Vec<Member>,
     mode: Mode,
+    /// When the group began.
+    born: Instant,
     /// At most a few for each target: taken by the shell after each input.
     events: Vec<Event>,
 }
@@ -130,7 +136,8 @@ impl Group {
     /// A group that starts now.
     #[must_use]
     pub fn new(now: Now, settings: Settings, targets: Vec<Spec>) -> Self {
-        let mut group = Self { settings, members: Vec::new(), mode: Mode::None, events: Vec::new() };
+        let mut group =
+            Self { settings, members: Vec::new(), mode: Mode::None, born: now.at, events: Vec::new() };
         let settings = group.settings.clone();
         group.configure(now, settings, targets);
         // How it begins is no change.
@@ -143,7 +150,7 @@ impl Group {
     /// What is known about a target lives on as long as its id and address stay; what the administrator said about it as
     /// long as its id stays. A target that was missing from one list is a new one in the next.
     pub fn configure(&mut self, now: Now, settings: Settings, targets: Vec<Spec>) {
-        let first = self.members.is_empty();
+        let first = self.members.is_empty() || now.at.since(self.born) < BEGINNING;
         let before = std::mem::take(&mut self.members);
         let mut before: HashMap<String, Member> =
             before.into_iter().map(|member| (member.spec.id.clone(), member)).collect();

@@ -10,7 +10,7 @@ pub enum Mode {
     Normal,
     /// No target is usable, but the first checks of some have not ended: those are used.
     Starting,
-    /// No primary target is usable: backups are used.
+    /// No primary target is usable, or too few are: backups are used.
     Backup,
     /// Too few targets are usable, or none: all are used, whatever their checks say.
     Panic,
@@ -56,20 +56,34 @@ impl Candidate {
     }
 }
 
+/// Tiers there are.
+const TIERS: usize = 4;
+
 /// The mode, and for each candidate whether it gets a share.
+///
+/// The usable ones of the best tier do. While they are too small a part of their tier, those of the next one join them; if all
+/// of them together are too small a part as well, it is a panic. A tier of which none is usable does not count.
 pub(super) fn select(candidates: &[Candidate], panic_percent: u8) -> (Mode, Vec<bool>) {
     let all = |chosen: &dyn Fn(&Candidate) -> bool| candidates.iter().map(chosen).collect();
-    let best = candidates.iter().filter(|candidate| candidate.usable).map(|candidate| candidate.tier()).min();
-    if let Some(tier) = best {
-        let in_tier = |it: &&Candidate| it.eligible && it.tier() == tier;
-        let usable = candidates.iter().filter(in_tier).filter(|it| it.usable).count();
+    let mut counts = [(0, 0); TIERS];
+    for it in candidates.iter().filter(|it| it.eligible) {
+        let (usable, known) = &mut counts[it.tier()];
+        *usable += usize::from(it.usable);
         // One that has not been checked yet speaks neither way: a start is not a panic.
-        let known = candidates.iter().filter(in_tier).filter(|it| it.usable || !it.undecided).count();
-        if usable * 100 < known * usize::from(panic_percent) {
-            return (Mode::Panic, all(&|it| in_tier(&it)));
+        *known += usize::from(it.usable || !it.undecided);
+    }
+    let mut used = [false; TIERS];
+    let (mut usable, mut known) = (0, 0);
+    for (tier, counts) in counts.iter().enumerate().filter(|(_, counts)| counts.0 > 0) {
+        used[tier] = true;
+        (usable, known) = (usable + counts.0, known + counts.1);
+        if usable * 100 >= known * usize::from(panic_percent) {
+            let mode = if tier < 2 { Mode::Normal } else { Mode::Backup };
+            return (mode, all(&|it| it.usable && used[it.tier()]));
         }
-        let mode = if tier < 2 { Mode::Normal } else { Mode::Backup };
-        return (mode, all(&|it| it.usable && in_tier(&it)));
+    }
+    if usable > 0 {
+        return (Mode::Panic, all(&|it| it.eligible && used[it.tier()]));
     }
     let unchecked = |it: &Candidate| it.eligible && it.undecided;
     if candidates.iter().any(unchecked) {
@@ -112,9 +126,20 @@ mod tests {
     fn panic_begins_below_the_share_and_not_at_it() {
         assert_eq!(select(&[GOOD, BAD], 50), (Mode::Normal, vec![true, false]));
         assert_eq!(select(&[GOOD, BAD], 51), (Mode::Panic, vec![true, true]));
-        assert_eq!(select(&[GOOD, BAD, OUT, SPARE], 51), (Mode::Panic, vec![true, true, false, false]));
+        assert_eq!(select(&[GOOD, BAD, BAD, OUT], 51), (Mode::Panic, vec![true, true, true, false]));
         assert_eq!(select(&[GOOD, NEW, NEW], 100), (Mode::Normal, vec![true, false, false]));
         assert_eq!(select(&[BAD, BAD], 0), (Mode::Panic, vec![true, true]));
+    }
+
+    #[test]
+    fn before_a_panic_others_help_out() {
+        assert_eq!(select(&[GOOD, BAD, OUT, SPARE], 51), (Mode::Backup, vec![true, false, false, true]));
+        assert_eq!(select(&[GOOD, BAD, BAD, FAR, FAR], 50), (Mode::Normal, vec![true, false, false, true, true]));
+        assert_eq!(select(&[GOOD, BAD, BAD, FAR, SPARE], 50), (Mode::Normal, vec![true, false, false, true, false]));
+        let far_bad = Candidate { elsewhere: true, ..BAD };
+        assert_eq!(select(&[GOOD, BAD, BAD, FAR, far_bad], 50), (Mode::Panic, vec![true; 5]));
+        // One of which none is usable is as if it were not there.
+        assert_eq!(select(&[BAD, BAD, BAD, SPARE], 50), (Mode::Backup, vec![false, false, false, true]));
     }
 
     #[test]
@@ -149,24 +174,24 @@ mod tests {
             // Somebody serves whenever somebody may.
             prop_assert_eq!(picked.is_empty(), !candidates.iter().any(|it| it.eligible));
             let usable = |wanted: &dyn Fn(&Candidate) -> bool| candidates.iter().any(|it| it.usable && wanted(it));
-            if usable(&|it| !it.backup) {
-                prop_assert!(picked.iter().all(|it| !it.backup));
-                if usable(&|it| !it.backup && !it.elsewhere) {
-                    prop_assert!(picked.iter().all(|it| !it.elsewhere));
-                }
+            // Whoever is used although somebody better is there helps out: the better ones are all used too.
+            let worst = picked.iter().map(|it| it.tier()).max().unwrap_or_default();
+            if picked.iter().any(|it| it.usable) {
+                prop_assert!(!candidates.iter().zip(&chosen).any(|(it, &chosen)| it.usable && it.tier() < worst && !chosen));
             }
             match mode {
                 Mode::Normal => prop_assert!(picked.iter().all(|it| it.usable && !it.backup)),
-                Mode::Backup => {
-                    prop_assert!(picked.iter().all(|it| it.usable && it.backup));
-                    prop_assert!(!usable(&|it| !it.backup));
-                }
+                Mode::Backup => prop_assert!(
+                    picked.iter().all(|it| it.usable) && picked.iter().any(|it| it.backup)
+                ),
                 Mode::Starting => prop_assert!(!usable(&|_| true) && picked.iter().all(|it| it.undecided)),
                 Mode::None => prop_assert!(picked.is_empty()),
                 Mode::Panic => {
                     let known = picked.iter().filter(|it| it.usable || !it.undecided).count();
                     let good = picked.iter().filter(|it| it.usable).count();
                     prop_assert!(good * 100 < known * usize::from(panic_percent) || good == 0);
+                    // Nobody well stands by while others are used who are not.
+                    prop_assert!(!usable(&|it| !picked.contains(&it)));
                 }
             }
         }

@@ -179,6 +179,17 @@ fn a_slow_start_follows_a_recovery_and_never_the_first_start() {
 }
 
 #[test]
+fn what_is_discovered_right_after_the_start_was_there_from_the_beginning() {
+    let slow = Settings { thresholds: CHECKED, slow_start: 64 * SECOND, ..settings() };
+    let mut group = Group::new(at(0), slow.clone(), specs(1));
+    group.record_check(at(5), 0, true);
+    group.configure(at(900), slow, specs(3));
+    group.record_check(at(910), 1, true);
+    group.record_check(at(5000), 2, true);
+    assert_eq!(shares(&group), [256, 256, 256]);
+}
+
+#[test]
 fn zones_and_backups() {
     let mut targets = specs(4);
     (targets[0].zone, targets[1].zone) = (Some("here".to_owned()), Some("there".to_owned()));

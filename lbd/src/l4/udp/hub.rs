@@ -21,6 +21,7 @@ use super::session::{QueueDrops, Session, is_unreachable, reach};
 use crate::counters::ServiceCounters;
 use crate::l4::choose::Ends;
 use crate::l4::connect::Way;
+use crate::process::is_local;
 use crate::snapshot::Target;
 use crate::worker::{Route, Worker};
 
@@ -126,6 +127,10 @@ impl Hub {
                 if error.kind() != io::ErrorKind::WouldBlock {
                     self.worker.shared().counters.accept_errors.add(1);
                     tracing::debug!(address = %self.address, %error, "cannot receive datagrams");
+                    // What waits behind the error is not reported again. A host without memory is not asked without pause.
+                    if !is_local(&error) {
+                        return Progress::More;
+                    }
                 }
                 return Progress::Drained;
             }
@@ -215,7 +220,12 @@ impl Hub {
                 self.unfinished.push(id);
             }
             // The kernel is short of memory, or tells of a path that carries less.
-            Err(error) => tracing::debug!(%error, "cannot receive an answer"),
+            Err(error) => {
+                tracing::debug!(%error, "cannot receive an answer");
+                if !is_local(&error) {
+                    self.unfinished.push(id);
+                }
+            }
         }
     }
 
