@@ -10,6 +10,7 @@ pub mod config;
 pub mod hash;
 pub mod ipc;
 pub mod key;
+pub mod netlink;
 pub mod rng;
 pub mod time;
 pub mod wire;

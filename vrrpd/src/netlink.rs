@@ -37,7 +37,10 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
 pub use monitor::{Change, Monitor};
-use wire::{Answer, Answers};
+use wire::Answer;
+
+/// The answer to a request.
+type Answers = common::netlink::Answers<Answer>;
 
 /// Who put an address (`IFA_PROTO`) or a route (`RTA_PROTOCOL`) there: VRRP's IP protocol number, unused as either.
 pub const ORIGIN: u8 = 112;
@@ -433,9 +436,8 @@ impl Netlink {
         for _ in 0..DATAGRAMS_MAX {
             let mut space = self.buffer.as_mut_slice();
             let (length, sender) = self.socket.recv_from(&mut space, 0).map_err(no_answer)?;
-            if sender.port_number() == 0
-                && answers.take(self.buffer.get(..length).unwrap_or_default(), sequence)?
-            {
+            let datagram = self.buffer.get(..length).unwrap_or_default();
+            if sender.port_number() == 0 && answers.take(datagram, sequence, Answer::parse)? {
                 return Ok(answers);
             }
         }

@@ -5,11 +5,12 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use common::netlink::Messages;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::wire::{Answer, Messages};
+use super::wire::Answer;
 use super::{DATAGRAM_MAX, Link, NetlinkError};
 
 /// The kernel's queue for the watch, in bytes. At about 1 KiB for a link and 100 bytes for an address that is thousands of

@@ -1,15 +1,12 @@
-//! Netlink messages: requests as the kernel reads them, and answers reduced to what is used here.
+//! Netlink messages: requests as the kernel reads them, and answers reduced to what is used here. [`common::netlink`] frames them.
 //!
 //! Answers are read attribute by attribute, taking just those that are known and needed: a kernel newer than this code adds
 //! attributes, and an interface with many of them costs little.
 
-use std::io;
 use std::net::IpAddr;
 
+use common::netlink::{attributes, ip, number, text};
 use ipnet::IpNet;
-use netlink_packet_core::{
-    NLA_ALIGNTO, NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
-};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeader, AddressMessage, AddressScope, CacheInfo,
 };
@@ -23,9 +20,6 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::{Address, Link, ORIGIN};
-
-/// The length of a message's header, in bytes.
-const HEADER_LEN: usize = 16;
 
 /// The table of the host's own addresses.
 pub(super) const TABLE_LOCAL: u8 = libc::RT_TABLE_LOCAL;
@@ -77,88 +71,6 @@ impl Answer {
     }
 }
 
-/// The answers to one request.
-#[derive(Debug, Default)]
-pub(super) struct Answers {
-    pub(super) list: Vec<Answer>,
-    /// Something changed while the kernel was listing.
-    pub(super) interrupted: bool,
-}
-
-impl Answers {
-    /// Takes one datagram; true at the end of the answer. Left-overs of an earlier request are passed over.
-    pub(super) fn take(&mut self, datagram: &[u8], sequence: u32) -> io::Result<bool> {
-        for message in Messages(datagram) {
-            if message.sequence != sequence {
-                continue;
-            }
-            self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-            match message.message_type {
-                NLMSG_ERROR | NLMSG_DONE => {
-                    // An acknowledgement is an error of number 0; the end of a dump may carry an error too.
-                    let code = message.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                    return if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(true) };
-                }
-                other => self.list.extend(Answer::parse(other, message.payload)),
-            }
-        }
-        Ok(false)
-    }
-}
-
-/// One message within a datagram.
-pub(super) struct RawMessage<'a> {
-    pub(super) message_type: u16,
-    flags: u16,
-    sequence: u32,
-    pub(super) payload: &'a [u8],
-}
-
-/// The messages of a datagram; ends early where one does not hold together.
-pub(super) struct Messages<'a>(pub(super) &'a [u8]);
-
-impl<'a> Iterator for Messages<'a> {
-    type Item = RawMessage<'a>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let bytes: &'a [u8] = self.0;
-        let header = NetlinkBuffer::new_checked(&bytes).ok()?;
-        let length = usize::try_from(header.length()).ok()?;
-        let message = RawMessage {
-            message_type: header.message_type(),
-            flags: header.flags(),
-            sequence: header.sequence_number(),
-            payload: bytes.get(HEADER_LEN..length)?,
-        };
-        self.0 = bytes.get(length.next_multiple_of(NLA_ALIGNTO)..).unwrap_or_default();
-        Some(message)
-    }
-}
-
-/// The attributes in `bytes`, kind and value; ends early where one does not hold together.
-fn attributes(bytes: Option<&[u8]>) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut rest = bytes.unwrap_or_default();
-    std::iter::from_fn(move || {
-        let header = rest.first_chunk::<NLA_HEADER_SIZE>()?;
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let kind = u16::from_ne_bytes([header[2], header[3]]) & NLA_TYPE_MASK;
-        let value = rest.get(NLA_HEADER_SIZE..length)?;
-        rest = rest.get(length.next_multiple_of(NLA_ALIGNTO)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn number(value: &[u8]) -> Option<u32> {
-    value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
-}
-
-fn ip(value: &[u8]) -> Option<IpAddr> {
-    if let Ok(octets) = <[u8; 4]>::try_from(value) {
-        return Some(IpAddr::from(octets));
-    }
-    <[u8; 16]>::try_from(value).ok().map(IpAddr::from)
-}
-
 fn parse_link(payload: &[u8]) -> Option<Link> {
     let header = LinkHeader::parse(payload).ok()?;
     if header.interface_family != AddressFamily::Unspec {
@@ -175,10 +87,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
     };
     for (kind, value) in attributes(payload.get(16..)) {
         match kind {
-            libc::IFLA_IFNAME => {
-                let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
-                link.name = String::from_utf8_lossy(name).into_owned();
-            }
+            libc::IFLA_IFNAME => link.name = text(value),
             libc::IFLA_ADDRESS => link.mac = value.try_into().unwrap_or_default(),
             _ => {}
         }

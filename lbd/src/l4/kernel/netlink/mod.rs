@@ -24,7 +24,10 @@ use nix::sys::time::TimeVal;
 
 pub(super) use monitor::{Change, Monitor};
 pub(super) use sockets::Sockets;
-use wire::{Answer, Answers};
+use wire::Answer;
+
+/// The answer to a request.
+type Answers = common::netlink::Answers<Answer>;
 
 /// How long an answer of the kernel is awaited.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -252,7 +255,8 @@ impl Netlink {
             if sender.port_number() != 0 {
                 continue;
             }
-            let ended = answers.take(self.buffer.get(..length).unwrap_or_default(), self.sequence)?;
+            let datagram = self.buffer.get(..length).unwrap_or_default();
+            let ended = answers.take(datagram, self.sequence, Answer::parse)?;
             if ended || (single && !answers.list.is_empty()) {
                 return Ok(answers);
             }

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use common::netlink::Messages;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::wire::{Answer, Messages};
+use super::wire::Answer;
 use super::{DATAGRAM_MAX, Neighbour, NetlinkError};
 
 /// The kernel's queue for the watch, in bytes; beyond it [`Change::Overrun`] says so.

@@ -6,13 +6,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
+use common::netlink::{Ended, HEADER_LEN, Messages};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr as Port};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::wire::{Ended, Messages};
 use super::{ANSWER_TIMEOUT, DATAGRAM_MAX, NetlinkError, no_answer};
 
 /// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
@@ -25,8 +25,7 @@ const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 1
 /// Datagrams of an answer: some 100 sockets are in each.
 const DATAGRAMS_MAX: usize = 1 << 17;
 
-/// The lengths of `struct nlmsghdr` and `struct inet_diag_req_v2`.
-const HEADER: usize = 16;
+/// The length of `struct inet_diag_req_v2`.
 const REQUEST: usize = 56;
 
 /// A socket for such questions.
@@ -92,8 +91,8 @@ impl Sockets {
 
 /// A `struct inet_diag_req_v2` for all of a family.
 fn request(family: i32, sequence: u32) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER + REQUEST);
-    bytes.extend(u32::try_from(HEADER + REQUEST).unwrap_or_default().to_ne_bytes());
+    let mut bytes = Vec::with_capacity(HEADER_LEN + REQUEST);
+    bytes.extend(u32::try_from(HEADER_LEN + REQUEST).unwrap_or_default().to_ne_bytes());
     bytes.extend(BY_FAMILY.to_ne_bytes());
     bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
@@ -102,7 +101,7 @@ fn request(family: i32, sequence: u32) -> Vec<u8> {
     bytes.push(u8::try_from(libc::IPPROTO_TCP).unwrap_or_default());
     bytes.extend([0; 2]);
     bytes.extend(STATES.to_ne_bytes());
-    bytes.resize(HEADER + REQUEST, 0);
+    bytes.resize(HEADER_LEN + REQUEST, 0);
     bytes
 }
 

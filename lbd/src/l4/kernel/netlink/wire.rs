@@ -1,14 +1,11 @@
-//! Netlink messages: requests as the kernel reads them, and answers reduced to what is used here.
+//! Netlink messages: requests as the kernel reads them, and answers reduced to what is used here. [`common::netlink`] frames them.
 //!
 //! Answers are read attribute by attribute, taking just those that are known and needed: a kernel newer than this code adds
 //! attributes.
 
-use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{
-    NLA_ALIGNTO, NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
-};
+use common::netlink::{attributes, ip, number, text};
 use netlink_packet_route::address::{AddressHeader, AddressMessage};
 use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkLayerType, LinkMessage};
 use netlink_packet_route::neighbour::{
@@ -18,9 +15,6 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, Rou
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::{Link, Neighbour, Route};
-
-/// The length of a message's header, in bytes.
-const HEADER_LEN: usize = 16;
 
 /// The metric that is an MTU, among those of a route.
 const METRIC_MTU: u16 = 2;
@@ -66,111 +60,6 @@ impl Answer {
             _ => None,
         }
     }
-}
-
-/// The answers to one request.
-#[derive(Debug, Default)]
-pub(super) struct Answers {
-    pub(super) list: Vec<Answer>,
-    /// Something changed while the kernel was listing.
-    pub(super) interrupted: bool,
-}
-
-impl Answers {
-    /// Takes one datagram; true at the end of the answer. Left-overs of an earlier request are passed over.
-    pub(super) fn take(&mut self, datagram: &[u8], sequence: u32) -> io::Result<bool> {
-        for message in Messages(datagram) {
-            match message.ended(sequence)? {
-                Ended::Other => continue,
-                Ended::Yes => return Ok(true),
-                Ended::No => self.list.extend(Answer::parse(message.message_type, message.payload)),
-            }
-            self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-        }
-        Ok(false)
-    }
-}
-
-/// Whether a message is the end of an answer.
-pub(super) enum Ended {
-    Yes,
-    No,
-    /// It belongs to another answer.
-    Other,
-}
-
-/// One message within a datagram.
-pub(super) struct RawMessage<'a> {
-    pub(super) message_type: u16,
-    flags: u16,
-    sequence: u32,
-    pub(super) payload: &'a [u8],
-}
-
-impl RawMessage<'_> {
-    /// Whether it ends the answer to the request of this number; with the error that it may carry.
-    pub(super) fn ended(&self, sequence: u32) -> io::Result<Ended> {
-        if self.sequence != sequence {
-            return Ok(Ended::Other);
-        }
-        match self.message_type {
-            NLMSG_ERROR | NLMSG_DONE => {
-                // An acknowledgement is an error of number 0; the end of a dump may carry an error too.
-                let code = self.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(Ended::Yes) }
-            }
-            _ => Ok(Ended::No),
-        }
-    }
-}
-
-/// The messages of a datagram; ends early where one does not hold together.
-pub(super) struct Messages<'a>(pub(super) &'a [u8]);
-
-impl<'a> Iterator for Messages<'a> {
-    type Item = RawMessage<'a>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let bytes: &'a [u8] = self.0;
-        let header = NetlinkBuffer::new_checked(&bytes).ok()?;
-        let length = usize::try_from(header.length()).ok()?;
-        let message = RawMessage {
-            message_type: header.message_type(),
-            flags: header.flags(),
-            sequence: header.sequence_number(),
-            payload: bytes.get(HEADER_LEN..length)?,
-        };
-        self.0 = bytes.get(length.next_multiple_of(NLA_ALIGNTO)..).unwrap_or_default();
-        Some(message)
-    }
-}
-
-/// The attributes in `bytes`, kind and value; ends early where one does not hold together.
-fn attributes(bytes: Option<&[u8]>) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut rest = bytes.unwrap_or_default();
-    std::iter::from_fn(move || {
-        let header = rest.first_chunk::<NLA_HEADER_SIZE>()?;
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let kind = u16::from_ne_bytes([header[2], header[3]]) & NLA_TYPE_MASK;
-        let value = rest.get(NLA_HEADER_SIZE..length)?;
-        rest = rest.get(length.next_multiple_of(NLA_ALIGNTO)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn number(value: &[u8]) -> Option<u32> {
-    value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
-}
-
-fn ip(value: &[u8]) -> Option<IpAddr> {
-    if let Ok(octets) = <[u8; 4]>::try_from(value) {
-        return Some(IpAddr::from(octets));
-    }
-    <[u8; 16]>::try_from(value).ok().map(IpAddr::from)
-}
-
-fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 fn parse_link(payload: &[u8]) -> Option<Link> {
