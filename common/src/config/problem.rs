@@ -197,6 +197,8 @@ problems! {
     TooManyInKernel { what, max } => "service.listen: the services of mode \"nat\" and \"dsr\" have more than {max} {what}",
     /// More ranges than the program looks through.
     TooManyRanges { address, max } => "service.listen: more than {max} port ranges of {address}",
+    /// More networks than the program's table has room for.
+    TooManyNetworks { count, max } => "service.access: with this list the services of mode \"nat\" and \"dsr\" have {count} entries in the kernel's table of networks, at most {max} fit; each network takes one for each protocol, address family and instance of its service",
     /// A virtual IP without a target of its family.
     NoTargetOfFamily { address, family, group } => "service.listen: {address} is {family}, but no target of group {group} is, and mode \"nat\" does not translate between the two",
     /// A target without a virtual IP of its family.

@@ -1,5 +1,6 @@
 //! Services: where traffic arrives, what is let in, and which target group serves it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -54,6 +55,33 @@ impl Service {
             super::Method::Nat { .. } => None,
         }
     }
+
+    /// How many entries its access list takes in the kernel's table; 0 for a service that the kernel does not forward.
+    #[must_use]
+    pub fn access_entries_in_kernel(&self) -> usize {
+        let networks = self.access.allow.iter().chain(&self.access.deny).map(|entry| &entry.network);
+        if self.mode.in_kernel() { access_entries(&self.listen, networks) } else { 0 }
+    }
+}
+
+/// Entries of access lists in the kernel's table at most, of all services together: half of the table, so that a list and
+/// the one that takes its place fit in at once.
+pub const ACCESS_ENTRIES_IN_KERNEL_MAX: usize = 32_768;
+
+/// The entries of a service's access list in the kernel's table: those of the address family for each protocol, family and instance, and
+/// one for everybody else.
+pub(in crate::config) fn access_entries<'n>(
+    listen: &[Listen],
+    networks: impl Iterator<Item = &'n IpNet>,
+) -> usize {
+    let mut of_family = [0; 2];
+    networks.for_each(|network| of_family[usize::from(network.addr().is_ipv6())] += 1);
+    if of_family == [0; 2] {
+        return 0;
+    }
+    let part = |listen: &Listen| (listen.protocol, listen.address.is_ipv6(), listen.instance.clone());
+    let parts: BTreeSet<_> = listen.iter().map(part).collect();
+    parts.iter().map(|(_, ipv6, _)| 1 + of_family[usize::from(*ipv6)]).sum()
 }
 
 /// How a service's traffic is handled.

@@ -128,6 +128,13 @@ mod tests {
     }
 
     #[test]
+    fn access_lists_fit_in_beside_those_that_take_their_place() {
+        let shapes = shapes(Sizes { flows: 1 << 20, affinity: AFFINITY_MIN }).unwrap();
+        let room = usize::try_from(shapes["acl"].max_entries).unwrap();
+        assert!(room >= 2 * common::config::ACCESS_ENTRIES_IN_KERNEL_MAX, "{room}");
+    }
+
+    #[test]
     fn groups_of_the_kernel_share_one_table_of_clients() {
         let group = |name: &str, clients: u32| {
             format!(

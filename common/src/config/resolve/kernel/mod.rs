@@ -12,7 +12,8 @@ use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{At, RawFile, RawInterfaces, RawKernel, RawService, shown};
 use crate::config::types::{
-    FlowTimeouts, Forwarding, Kernel, Listen, Method, Mode, PerNode, RateKey, RateScope,
+    ACCESS_ENTRIES_IN_KERNEL_MAX, FlowTimeouts, Forwarding, Kernel, Listen, Method, Mode, PerNode, RateKey,
+    RateScope, access_entries,
 };
 use crate::time::Duration;
 
@@ -53,6 +54,7 @@ pub(super) fn check(raw: &RawFile, nodes: &Nodes<'_>, listen: &[Vec<Listen>], ou
             candidates.add(group, &with, out);
         }
     }
+    check_access(raw, listen, out);
     check_interfaces(&raw.kernel, nodes, out);
 }
 
@@ -193,6 +195,24 @@ fn why_not(key: &str, mode: &str) -> &'static str {
         Some("transparent") => "targets see the client's address anyway",
         Some("access_log") => "connections do not end here; their flows are in the API and in `lbd status`",
         _ => "connections do not end here; flows are limited by kernel.max_flows, and new ones by rate",
+    }
+}
+
+/// Notes access lists for which the kernel's table has no room.
+fn check_access(raw: &RawFile, listen: &[Vec<Listen>], out: &mut Problems) {
+    let mut entries = 0;
+    for (service, listen) in raw.services.iter().zip(listen) {
+        if !mode_of(service).is_some_and(|mode| is_in_kernel(mode.get_ref())) {
+            continue;
+        }
+        let networks = service.access.allow.iter().chain(&service.access.deny);
+        let Some(first) = networks.clone().next() else { continue };
+        entries += access_entries(listen, networks.map(|entry| &entry.get_ref().network));
+        if entries > ACCESS_ENTRIES_IN_KERNEL_MAX {
+            let (count, max) = (entries.to_string(), ACCESS_ENTRIES_IN_KERNEL_MAX.to_string());
+            out.add(first.span(), Problem::TooManyNetworks { count, max });
+            return;
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::abi::{
-    Acl, AclKey, Address, Config, Endpoint, EndpointKey, Listener, Listening, Service, ServicePorts, Target,
-    Vip, VipAddress,
+    Acl, AclKey, Address, Config, Endpoint, EndpointKey, Listener, Listening, SERVICE_ACL, Service,
+    ServicePorts, Target, Vip, VipAddress,
 };
 use super::Contents;
 
@@ -92,7 +92,16 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     let mut list: Vec<Change> = new.slots.difference(&old.slots).map(|&index| Change::Slots(index)).collect();
     list.extend(changed(&old.targets, &new.targets).map(|(&index, &it)| Change::Target(index, it)));
     list.extend(changed(&old.rings, &new.rings).map(|(&index, it)| Change::Ring(index, Arc::clone(it))));
-    list.extend(changed(&old.acl, &new.acl).map(|(&key, &it)| Change::Acl(key, it)));
+    // Of networks within each other the smallest decides. With the small ones written before those around them, and removed after
+    // them, every address is treated at any moment as the old list has it or as the new one has it, in one step.
+    list.extend(changed(&old.acl, &new.acl).rev().map(|(&key, &it)| Change::Acl(key, it)));
+    let is_looked_at = |key: &AclKey| {
+        let service = new.services.get(&u32::from(key.service.0));
+        service.is_some_and(|service| service.flags & SERVICE_ACL != 0)
+    };
+    let (looked_at, others): (Vec<AclKey>, Vec<AclKey>) =
+        missing(&old.acl, &new.acl).copied().partition(is_looked_at);
+    list.extend(looked_at.into_iter().map(Change::NoAcl));
     // What one of both has is looked for until the other is in place.
     let config = Config { flags: old.config.flags | new.config.flags, ..new.config };
     if old.config != config {
@@ -118,7 +127,7 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     list.extend(missing(&old.vip_addresses, &new.vip_addresses).map(|&index| Change::NoVipAddress(index)));
     list.extend(missing(&old.endpoints, &new.endpoints).map(|&key| Change::NoEndpoint(key)));
     list.extend(missing(&old.services, &new.services).map(|&index| Change::NoService(index)));
-    list.extend(missing(&old.acl, &new.acl).map(|&key| Change::NoAcl(key)));
+    list.extend(others.into_iter().map(Change::NoAcl));
     list.extend(missing(&old.rings, &new.rings).map(|&index| Change::NoRing(index)));
     list.extend(missing(&old.targets, &new.targets).map(|&index| Change::NoTarget(index)));
     list.extend(old.slots.difference(&new.slots).map(|&index| Change::NoSlots(index)));
@@ -132,7 +141,7 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
 fn changed<'m, K: Ord, V: PartialEq>(
     old: &'m BTreeMap<K, V>,
     new: &'m BTreeMap<K, V>,
-) -> impl Iterator<Item = (&'m K, &'m V)> {
+) -> impl DoubleEndedIterator<Item = (&'m K, &'m V)> {
     new.iter().filter(|(key, value)| old.get(key) != Some(value))
 }
 

@@ -1,5 +1,6 @@
 //! What plans hold, and that nothing refers to nothing on the way from one to the next.
 
+mod access;
 mod checks;
 mod copies;
 mod model;
