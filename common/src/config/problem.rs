@@ -199,6 +199,8 @@ problems! {
     TooManyRanges { address, max } => "service.listen: more than {max} port ranges of {address}",
     /// More networks than the program's table has room for.
     TooManyNetworks { count, max } => "service.access: with this list the services of mode \"nat\" and \"dsr\" have {count} entries in the kernel's table of networks, at most {max} fit; each network takes one for each protocol, address family and instance of its service",
+    /// One address as two targets that packets reach with the same addresses and ports.
+    TargetTwice { address, listen, other } => "target_group.targets.address: {address} has no port, and what comes to {listen} may go on to the same port as that of {other}: connections of both could have the same addresses and ports there; write its port here, too",
     /// A virtual IP without a target of its family.
     NoTargetOfFamily { address, family, group } => "service.listen: {address} is {family}, but no target of group {group} is, and mode \"nat\" does not translate between the two",
     /// A target without a virtual IP of its family.

@@ -16,7 +16,7 @@ use crate::config::types::{Algorithm, Listen, Protocol, Via};
 const CANDIDATES_MAX: usize = 4;
 
 /// A service with the addresses whose packets it forwards.
-type User<'r> = (&'r RawService, &'r Vec<Listen>);
+pub(super) type User<'r> = (&'r RawService, &'r Vec<Listen>);
 
 /// Notes keys of a group that have no meaning for the packets that `service` forwards to it.
 pub(super) fn check_group(group: &RawGroup, service: &RawService, proxied: bool, out: &mut Problems) {
@@ -174,6 +174,6 @@ impl Candidates {
     }
 }
 
-fn addresses(group: &RawGroup) -> impl Iterator<Item = &At<SocketAddr>> {
+pub(super) fn addresses(group: &RawGroup) -> impl Iterator<Item = &At<SocketAddr>> {
     group.targets.iter().filter_map(|target| target.address.as_ref())
 }

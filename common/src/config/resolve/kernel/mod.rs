@@ -1,6 +1,7 @@
 //! What services that the kernel forwards can have, what their target groups can have, and building both.
 
 mod group;
+mod twins;
 
 use std::collections::BTreeMap;
 
@@ -36,6 +37,7 @@ pub(super) fn check(raw: &RawFile, nodes: &Nodes<'_>, listen: &[Vec<Listen>], ou
     }
     let users = Users::of(raw);
     let mut candidates = group::Candidates::default();
+    let mut twins = twins::Twins::default();
     for group in &raw.groups {
         let Some(name) = &group.name else { continue };
         let in_kernel = users.in_kernel.get(name.get_ref().as_str()).map_or(&[][..], Vec::as_slice);
@@ -52,8 +54,10 @@ pub(super) fn check(raw: &RawFile, nodes: &Nodes<'_>, listen: &[Vec<Listen>], ou
             group::check_families(group, &with, proxy.is_some(), out);
             group::check_dsr_ports(group, &with, out);
             candidates.add(group, &with, out);
+            twins.add(group, &with);
         }
     }
+    twins.check(out);
     check_access(raw, listen, out);
     check_interfaces(&raw.kernel, nodes, out);
 }

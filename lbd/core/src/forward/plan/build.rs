@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::indexes::Kind;
 use super::keys::{Family, RingKey, Way};
+use super::twins::Twins;
 use super::{Contents, Indexes, Input, LeftOut};
 use crate::forward::abi::{
     Acl, AclKey, Address, Be16, CONFIG_HAS_ACL, CONFIG_HAS_ANY_PORT, CONFIG_HAS_NAT, CONFIG_REPLICATED,
@@ -36,8 +37,8 @@ pub fn contents(input: &Input<'_>, indexes: &mut Indexes) -> Contents {
 /// Who uses a ring.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Users {
-    /// Whether flows get ports of the VIP.
-    pub(super) ports: bool,
+    /// Where packets arrive whose flows get ports of the VIP.
+    pub(super) translated: Vec<Listen>,
     /// Where packets arrive whose source stays, with the service's number.
     pub(super) preserved: Vec<(Listen, u16)>,
     /// Where packets arrive.
@@ -53,6 +54,7 @@ pub(super) struct Builder<'a> {
     rings: BTreeMap<RingKey, Users>,
     ranges: BTreeMap<Address, Vec<Range>>,
     left_out: BTreeSet<LeftOut>,
+    pub(super) twins: Twins,
 }
 
 impl<'a> Builder<'a> {
@@ -75,10 +77,10 @@ impl<'a> Builder<'a> {
             }
         }
         let (rings, ranges, left_out) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { input, indexes, out, rings, ranges, left_out }
+        Self { input, indexes, out, rings, ranges, left_out, twins: Twins::default() }
     }
 
-    fn leave_out(&mut self, what: impl Into<String>, why: &'static str) {
+    pub(super) fn leave_out(&mut self, what: impl Into<String>, why: &'static str) {
         self.left_out.insert(LeftOut { what: what.into(), why });
     }
 
@@ -203,7 +205,7 @@ impl<'a> Builder<'a> {
             Method::Nat { preserve_client_ip: true } => {
                 users.preserved.extend(listen.iter().map(|listen| ((*listen).clone(), service)));
             }
-            Method::Nat { .. } => users.ports = true,
+            Method::Nat { .. } => users.translated.extend(listen.iter().map(|listen| (*listen).clone())),
             Method::Dsr(_) => {}
         }
     }
@@ -251,7 +253,9 @@ impl<'a> Builder<'a> {
         }
         let mut fitting = BTreeSet::new();
         let mut unfit: BTreeMap<String, &'static str> = BTreeMap::new();
-        for (key, users) in std::mem::take(&mut self.rings) {
+        let rings = std::mem::take(&mut self.rings);
+        self.twins = Twins::of(&rings, self.input.groups);
+        for (key, users) in rings {
             self.add_ring(&key, &users, &mut fitting, &mut unfit);
         }
         for (what, why) in unfit.into_iter().filter(|(what, _)| !fitting.contains(what)) {

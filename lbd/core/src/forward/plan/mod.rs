@@ -14,6 +14,7 @@ mod ring;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod twins;
 mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -25,6 +25,8 @@ pub(super) fn name(key: &RingKey, target: &TargetInput) -> String {
 }
 
 const FULL: &str = "the kernel's tables have no room for more targets";
+const TWIN: &str = "it has no port, and its address is also a target with one of the ports that it is asked for: connections could have the \
+    same addresses and ports there; give it its port, too";
 
 impl Builder<'_> {
     /// A ring and its targets. Notes which targets have a place in it, and why others have none.
@@ -92,6 +94,11 @@ impl Builder<'_> {
         let other = |listen: &Listen| !(listen.is_single() && listen.address.port() == port);
         if key.way != Way::Nat && port != 0 && users.listen.iter().any(other) {
             return Err("dsr leaves ports as they are, and it has another one than its service");
+        }
+        if port == 0 && key.way == Way::Nat && self.twins.has(ip, key, users) {
+            // It may have a place in another ring, and is to be heard of all the same.
+            self.leave_out(format!("{}/{}", key.group, target.id), TWIN);
+            return Err(TWIN);
         }
         let endpoint = if key.way == Way::Nat { self.add_endpoint(key, users, target)? } else { 0 };
         let number = self.indexes.get(Kind::Target, &name(key, target)).ok_or(FULL)?;
@@ -162,12 +169,13 @@ impl Builder<'_> {
             *place = candidate;
             endpoint.candidates_count += 1;
         }
-        if users.ports && endpoint.index == 0 {
+        let ports = !users.translated.is_empty();
+        if ports && endpoint.index == 0 {
             let text = format!("{} {}", target.address, key.protocol.name());
             endpoint.index = self.indexes.get(Kind::Endpoint, &text).ok_or(FULL)?;
             self.out.slots.insert(u32::from(endpoint.index));
         }
         self.out.endpoints.insert(name, endpoint);
-        Ok(if users.ports { endpoint.index } else { 0 })
+        Ok(if ports { endpoint.index } else { 0 })
     }
 }

@@ -4,6 +4,7 @@ mod access;
 mod checks;
 mod copies;
 mod model;
+mod twins;
 
 use std::path::Path;
 

@@ -1,0 +1,52 @@
+//! One address as a target with a port of its own and without.
+
+use super::*;
+
+/// What is left out where a target without a port joins one with port 8080, each with these services.
+fn left_out(listen: &str, other_listen: &str, keys: &str) -> Vec<String> {
+    let services = service("s", "nat", listen, keys) + &service("t", "nat", other_listen, keys);
+    let file = file(&services, &(group("s", "10.0.1.1:8080", "") + &group("t", "10.0.1.2", "")));
+    let mut net = Net::of(&file);
+    net.group("t").push(TargetInput {
+        id: "found".to_owned(),
+        address: "10.0.1.1:0".parse().unwrap(),
+        used: Use::Up(256),
+    });
+    let contents = net.plan(&file, &mut Indexes::default());
+    assert_whole(&Maps::of(&contents));
+    let number = |id: &str| contents.target_names.values().any(|(_, it)| it == id);
+    assert_eq!(number("found"), contents.left_out.is_empty());
+    contents.left_out.iter().map(|it| it.what.clone()).collect()
+}
+
+#[test]
+fn one_address_with_a_port_and_without_shares_no_source_port() {
+    let of = |listen, other| left_out(listen, other, "");
+    assert_eq!(of("\"192.0.2.10:80\"", "\"192.0.2.10:8080\""), ["t/found"]);
+    assert_eq!(of("\"192.0.2.10:80\"", "\"192.0.2.10:8000-8100\""), ["t/found"]);
+    // It is asked for other ports only; as another source; for datagrams.
+    assert_eq!(of("\"192.0.2.10:80\"", "\"192.0.2.10:8081\""), [""; 0]);
+    assert_eq!(of("\"192.0.2.10:80\"", "\"192.0.2.20:8080\""), [""; 0]);
+    assert_eq!(of("\"192.0.2.10:80\"", "\"192.0.2.10:8080/udp\""), [""; 0]);
+    // A client may ask both virtual IPs from one port.
+    let preserve = "preserve_client_ip = true";
+    assert_eq!(left_out("\"192.0.2.10:80\"", "\"192.0.2.20:8080\"", preserve), ["t/found"]);
+    assert_eq!(left_out("\"192.0.2.10:80\"", "\"192.0.2.20:8081\"", preserve), [""; 0]);
+}
+
+#[test]
+fn a_target_left_out_in_one_ring_is_told_of_although_it_is_in_another() {
+    let services = service("s", "nat", "\"192.0.2.10:80\"", "")
+        + &service("t", "nat", "\"192.0.2.10:8080\", \"192.0.2.10:8080/udp\"", "");
+    let file = file(&services, &(group("s", "10.0.1.2:80", "") + &group("t", "10.0.1.1", "")));
+    let mut net = Net::of(&file);
+    net.group("s").push(TargetInput {
+        id: "found".to_owned(),
+        address: "10.0.1.1:8080".parse().unwrap(),
+        used: Use::Up(256),
+    });
+    let contents = net.plan(&file, &mut Indexes::default());
+    let left_out: Vec<&str> = contents.left_out.iter().map(|it| it.what.as_str()).collect();
+    let of_group = contents.target_names.values().filter(|(group, _)| group == "t").count();
+    assert_eq!((left_out.len(), of_group), (1, 1), "{:?}", contents.left_out);
+}
