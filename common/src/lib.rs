@@ -1,5 +1,5 @@
 //! What the two Tandem daemons share: configuration, time, the keyed stream behind randomness, the choice of targets, wire
-//! framing and the messages between `lbd` and `vrrpd`.
+//! framing and the messages between `lbd` and `vrrpd`, netlink's framing, and what is kept of settings.
 //!
 //! Everything here is pure: no sockets, no clock, no async, no ambient randomness. Reading the configuration file
 //! is the one exception to "no IO", and it happens only in [`config::load`].
@@ -12,5 +12,6 @@ pub mod ipc;
 pub mod key;
 pub mod netlink;
 pub mod rng;
+pub mod saved;
 pub mod time;
 pub mod wire;

@@ -1,4 +1,5 @@
-//! The forwarding program where it is not by default: in the driver (XDP), and as a filter of clsact, as on kernels before 6.6.
+//! The forwarding program where it is not by default: in the driver (XDP), and as a filter of clsact, as on kernels before 6.6. And what
+//! happens to the settings that it needs.
 
 mod kernel_support;
 
@@ -7,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use integration::lab::clock::{patient, wait_until};
-use integration::lab::{Lab, Result, http};
+use integration::lab::{Lab, Result, binary, http};
 use nix::sys::signal::Signal;
 
 use kernel_support::{LIMIT, PATIENCE, answerer, reload_text, service, start, status, vips};
@@ -88,5 +89,43 @@ fn as_a_filter_that_stays_when_lbd_does_not() -> Result<()> {
     reload_text(&lab, &text(&lab, "auto", "mode = \"nat\""))?;
     wait_until("another way", LIMIT, || filters().is_ok_and(|it| !it.contains("handle 0x7a")))?;
     served(&lab)?;
+    lab.finish()
+}
+
+fn run_dir(lab: &Lab) -> String {
+    lab.a().run_dir().display().to_string()
+}
+
+#[test]
+fn settings_are_put_back_with_the_last_service_of_the_kernel() -> Result<()> {
+    let lab = Lab::builder("kernel-settings").targets(2).build()?;
+    let keys = ["ipv4/conf/eth0/forwarding", "ipv6/conf/eth0/forwarding", "ipv6/conf/eth0/accept_ra"];
+    lab.a().namespace().sysctl(&[(keys[0], "0"), (keys[1], "0"), (keys[2], "1")])?;
+    let settings = || -> Result<Vec<String>> {
+        let paths = keys.map(|key| format!("/proc/sys/net/{key}"));
+        let text = lab.a().run("cat", &[&paths[0], &paths[1], &paths[2]])?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
+    };
+    start(&lab, &text(&lab, "auto", "mode = \"nat\""))?;
+    served(&lab)?;
+    assert_eq!(settings()?, ["1", "1", "2"]);
+    // The program forwards on without lbd, and needs them.
+    lab.a().stop("lbd")?;
+    assert_eq!(settings()?, ["1", "1", "2"]);
+    assert!(vips().into_iter().all(|vip| answerer(&lab, vip).is_some()), "nobody is there but the kernel");
+    lab.a().start_lbd()?;
+    served(&lab)?;
+    assert_eq!(settings()?, ["1", "1", "2"]);
+    // dsr asks for no way to clients.
+    reload_text(&lab, &text(&lab, "auto", "mode = \"dsr\"\ndsr = \"l2\""))?;
+    wait_until("what was before", LIMIT, || settings().is_ok_and(|it| it == ["0", "0", "1"]))?;
+    reload_text(&lab, &text(&lab, "auto", "mode = \"nat\""))?;
+    served(&lab)?;
+    assert_eq!(settings()?, ["1", "1", "2"]);
+    lab.a().signal("lbd", Signal::SIGKILL)?;
+    lab.a().wait_end("lbd", LIMIT)?;
+    lab.a()
+        .run(&binary("lbd")?.display().to_string(), &["doctor", "--remove", "--run-dir", &run_dir(&lab)])?;
+    assert_eq!(settings()?, ["0", "0", "1"]);
     lab.finish()
 }

@@ -15,10 +15,10 @@
 //! What was there before is kept in [`FILE_NAME`] in the run directory, written before anything is changed, so that the life
 //! after a crash still knows it.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use common::saved::Saved;
 
 /// The file in the run directory: a line each with path below `/proc/sys`, value before, and value set.
 pub const FILE_NAME: &str = "sysctl.saved";
@@ -58,20 +58,13 @@ pub enum SysctlError {
     },
 }
 
-/// A value before, and the one set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Saved {
-    before: String,
-    set: String,
-}
-
 /// The settings made so far.
 #[derive(Debug)]
 pub struct Sysctls {
     /// `/proc/sys`.
     root: PathBuf,
     file: PathBuf,
-    saved: BTreeMap<String, Saved>,
+    saved: Saved,
 }
 
 impl Sysctls {
@@ -88,13 +81,7 @@ impl Sysctls {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(SysctlError::Saved { action: "reading", path: file, source }),
         };
-        // A line that is something else is not ours, and dropped.
-        let parse = |line: &str| {
-            let mut words = line.split(' ').map(str::to_owned);
-            let entry = (words.next()?, Saved { before: words.next()?, set: words.next()? });
-            words.next().is_none().then_some(entry)
-        };
-        Ok(Self { root: root.to_owned(), file, saved: text.lines().filter_map(parse).collect() })
+        Ok(Self { root: root.to_owned(), file, saved: Saved::parse(&text) })
     }
 
     /// Sets what an interface with virtual IPs needs, remembering what was. For an interface that does not exist nothing is
@@ -125,20 +112,21 @@ impl Sysctls {
     /// counts, and what failed stays in the file.
     pub fn restore(&mut self) -> Result<(), SysctlError> {
         let mut result = Ok(());
-        for (key, saved) in std::mem::take(&mut self.saved) {
-            if let Err(error) = self.put_back(&key, &saved) {
-                self.saved.insert(key, saved);
-                result = result.and(Err(error));
+        for key in self.saved.keys().map(str::to_owned).collect::<Vec<_>>() {
+            match self.put_back(&key) {
+                Ok(()) => self.saved.forget(&key),
+                Err(error) => result = result.and(Err(error)),
             }
         }
         result.and(self.store())
     }
 
-    fn put_back(&self, key: &str, saved: &Saved) -> Result<(), SysctlError> {
-        if self.read(key)?.is_some_and(|value| value == saved.set) {
-            self.write_if_there(key, &saved.before)?;
+    fn put_back(&self, key: &str) -> Result<(), SysctlError> {
+        let now = self.read(key)?;
+        match now.and_then(|now| self.saved.to_put_back(key, &now)) {
+            Some(before) => self.write_if_there(key, before),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), SysctlError> {
@@ -146,11 +134,7 @@ impl Sysctls {
         if before == value {
             return Ok(());
         }
-        // After a crash or on a new interface of the same name, what was first counts; but what someone has set since then is
-        // what they want to have back.
-        let unset = self.saved.get(key).is_none_or(|saved| before != saved.before);
-        if unset {
-            self.saved.insert(key.to_owned(), Saved { before, set: value.to_owned() });
+        if self.saved.note(key, &before, value) {
             self.store()?;
         }
         self.write_if_there(key, value)
@@ -186,13 +170,10 @@ impl Sysctls {
                 _ => Ok(()),
             };
         }
-        let mut text = String::new();
-        for (key, saved) in &self.saved {
-            // Writing to a string cannot fail.
-            writeln!(text, "{key} {} {}", saved.before, saved.set).ok();
-        }
         let new = self.file.with_extension("new");
-        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.file)).map_err(failed)
+        std::fs::write(&new, self.saved.to_text())
+            .and_then(|()| std::fs::rename(&new, &self.file))
+            .map_err(failed)
     }
 }
 

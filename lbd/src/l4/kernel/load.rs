@@ -22,6 +22,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use super::bpf::{self, Batch, Cursor, Map, Shape};
 use super::features::{BPFFS, mount_bpffs};
 use super::object::{self, OBJECT, Sizes};
+use super::settings::Settings;
 use super::{KernelError, attach};
 
 /// Elements read with one call, to be copied.
@@ -114,7 +115,7 @@ impl Loaded {
     }
 }
 
-/// Removes everything of a node: what is attached, and all maps. Answers what was removed.
+/// Removes everything of a node: what is attached, and all maps; settings are as they were before. Answers what was removed.
 pub(super) fn remove_all(run_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
     let node = node_folder(run_dir);
     let mut removed = Vec::new();
@@ -127,6 +128,9 @@ pub(super) fn remove_all(run_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
             remove_folder(&folder);
             removed.push(folder);
         }
+    }
+    if let Err(why) = Settings::open(run_dir).put_back_others() {
+        tracing::warn!("kernel settings are not as they were: {why}");
     }
     Ok(removed)
 }

@@ -28,10 +28,11 @@ use super::flows::{Names, Reader};
 use super::instances::{Instances, Offers};
 use super::load::Loaded;
 use super::maps::Maps;
+use super::settings::Settings;
 use super::thread::Signal;
 use super::view::{InterfaceView, KernelView, TroubleView};
 use super::ways::Ways;
-use super::{KernelError, attach, load, settings};
+use super::{KernelError, attach, load};
 use crate::shared::Shared;
 use write::Written;
 
@@ -74,6 +75,7 @@ pub(super) struct Sync {
     links: BTreeMap<u32, Link>,
     indexes: Indexes,
     saved_indexes: Vec<u8>,
+    settings: Settings,
     /// Numbers whose flows are being deleted.
     going: Option<Gone>,
     /// A former life's choices, in this layout or another, stand still.
@@ -129,6 +131,7 @@ impl Sync {
             kernel: features.version.to_string(),
             links: BTreeMap::new(),
             waiting: written.serves() || loaded.has_old(),
+            settings: Settings::open(&shared.run_dir),
             going: None,
             failures: 0,
             failing: false,
@@ -298,7 +301,7 @@ impl Sync {
                 self.maps.links.put(&index, &entry)?;
                 self.links.insert(index, entry);
             }
-            if let Err(why) = settings::allow_forwarding(&interface.name, ipv4, ipv6) {
+            if let Err(why) = self.settings.allow_forwarding(&interface.name, ipv4, ipv6) {
                 troubles.push(TroubleView { what: interface.name.clone(), why });
             }
             places.insert((Part::Forward, index), interface.clone());
@@ -313,7 +316,7 @@ impl Sync {
             let way = interfaces.values().next().map_or(Attach::Auto, |interface| interface.way);
             let purpose = "health checks through virtual IPs".to_owned();
             places.insert((Part::CheckOut, LOOPBACK), Wanted { name: link.name.clone(), way, purpose });
-            if let Err(why) = settings::accept_answers() {
+            if let Err(why) = self.settings.accept_answers() {
                 troubles.push(TroubleView { what: link.name.clone(), why });
             }
         }
@@ -340,6 +343,10 @@ impl Sync {
         let interface = |attached: &attach::Attached| InterfaceView {
             name: attached.name.clone(),
             attached: attached.how.name().to_owned(),
+        // Nothing is forwarded any more where it was taken off.
+        if let Err(why) = self.settings.put_back_others() {
+            troubles.push(TroubleView { what: "kernel settings".to_owned(), why });
+        }
             why: attached.why.clone(),
             purpose: attached.purpose.clone(),
         };
