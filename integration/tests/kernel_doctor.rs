@@ -6,7 +6,7 @@ mod kernel_support;
 use integration::lab::addresses::mac_text;
 use integration::lab::{Lab, Result, binary};
 
-use kernel_support::service;
+use kernel_support::{service, vips};
 
 /// Nobody is there.
 const NOBODY: &str = "10.77.0.200";
@@ -92,5 +92,39 @@ fn the_doctor_looks_at_tunnels_and_their_targets() -> Result<()> {
     let (good, said) = doctor(&lab);
     assert!(!good, "{said}");
     line(&said, "BAD   target ipip4/t1: `dsr = \"l2\"` takes targets on the same network");
+    lab.finish()
+}
+
+#[test]
+fn the_way_of_nat_goes_by_the_rules_for_its_virtual_ip() -> Result<()> {
+    let lab = Lab::builder("kernel-rules").targets(1).target_servers(false).gateway().build()?;
+    let (target, gateway) = (&lab.targets()[0], lab.gateway().expect("it was asked for"));
+    for vip in vips() {
+        lab.a().add_address(vip)?;
+        let (family, address, by) = if vip.is_ipv4() {
+            ("-4", format!("{}/32", target.v4()), gateway.v4().to_string())
+        } else {
+            ("-6", format!("{}/128", target.v6()), gateway.v6().to_string())
+        };
+        lab.a().ip(&format!("{family} rule add from {vip} lookup 100"))?;
+        lab.a().ip(&format!("{family} route add {address} via {by} dev eth0 table 100"))?;
+    }
+    let text = service(&lab, "nat", "mode = \"nat\"", &["80"], 80, "")
+        + &service(&lab, "kept", "mode = \"nat\"\npreserve_client_ip = true", &["81"], 81, "")
+        + &service(&lab, "ipip", "mode = \"dsr\"\ndsr = \"ipip\"", &["82"], 82, "");
+    lab.write_config_text(&text)?;
+    let (good, said) = doctor(&lab);
+    assert!(good, "{said}");
+    let by_gateway = format!("({})", mac_text(gateway.mac()));
+    let direct = format!("through eth0 by {},", mac_text(target.mac()));
+    for family in ["4", "6"] {
+        let way = line(&said, &format!("ok    target nat{family}/t1: "));
+        assert!(way.contains(&by_gateway), "{way}");
+        // What comes from a client has no rule.
+        for other in ["kept", "ipip"] {
+            let way = line(&said, &format!("ok    target {other}{family}/t1: "));
+            assert!(way.contains(&direct), "{way}");
+        }
+    }
     lab.finish()
 }

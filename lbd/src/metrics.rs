@@ -64,6 +64,7 @@
 //! | `tandem_lbd_kernel_attached` | gauge | `interface`, `how` (`tcx`, `clsact`, `xdp`) | 1 for each interface that the forwarding program is on; this and what follows only with services of mode `nat` or `dsr` |
 //! | `tandem_lbd_kernel_troubles` | gauge | | targets that have no way, interfaces that are missing and the like, as `lbd status` lists them |
 //! | `tandem_lbd_kernel_failures_total` | counter | | updates of the kernel's maps that failed and were tried again |
+//! | `tandem_lbd_kernel_network_failures_total` | counter | | questions about ways to targets that the kernel has not answered |
 //! | `tandem_lbd_kernel_flows` | gauge | | flows at the last count, made every few seconds |
 //! | `tandem_lbd_kernel_flows_max` | gauge | | flows that can be remembered |
 //! | `tandem_lbd_kernel_flows_expired_total` | counter | | flows deleted because they were over |

@@ -14,6 +14,8 @@ pub(super) fn encode(out: &mut Out<'_>, kernel: &Kernel) -> fmt::Result {
     out.gauges("kernel_attached", "Interfaces that the forwarding program is on", attached)?;
     out.gauge("kernel_troubles", "Targets without a way, and the like", view.troubles.len() as f64)?;
     out.counter("kernel_failures", "Updates of the kernel's maps that failed", view.failures)?;
+    let what = "Questions about the network that the kernel has not answered";
+    out.counter("kernel_network_failures", what, view.network_failures)?;
     out.gauge("kernel_flows", "Flows at the last count", view.flows as f64)?;
     out.gauge("kernel_flows_max", "Flows that can be remembered", f64::from(view.flows_max))?;
     out.counter("kernel_flows_expired", "Flows deleted because they were over", reader.expired())?;

@@ -19,6 +19,9 @@ pub(crate) struct KernelView {
     pub(crate) flows: u64,
     /// Writes of the maps that failed and were tried again.
     pub(crate) failures: u64,
+    /// Questions about the network that the kernel has not answered.
+    #[serde(default)]
+    pub(crate) network_failures: u64,
 }
 
 /// An interface.

@@ -1,12 +1,19 @@
 //! The ways to targets as the kernel sees them now: interface, Ethernet addresses, MTU. Follows every change, has the kernel
 //! look for neighbours that are not known, and keeps those in use fresh: forwarded packets do not count as use.
+//!
+//! What the kernel refuses to say of one target concerns that one alone: it keeps the way that it had. What could not be listed is
+//! listed again, sooner at first and then less often ([`BACKOFF`]), and what was known of it counts until then.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::netlink::{Change, Link, Monitor, Neighbour, Netlink, NetlinkError, Route};
+use super::netlink::{Change, Link, Listed, Monitor, Neighbour, Netlink, NetlinkError, Route};
 
 /// An unknown neighbour is asked for again after this time.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -16,6 +23,9 @@ const REFRESH: Duration = Duration::from_secs(20);
 
 /// Changes taken in one go, so that a flood of them cannot keep the thread.
 const CHANGES_MAX: usize = 4096;
+
+/// The kernel is asked for a list again after the first of these times, then after twice as long, and so on up to the second.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 
 /// A way to a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,133 +69,252 @@ pub(crate) enum NoWay {
         /// It was asked for only just now.
         patient: bool,
     },
+    /// The kernel does not say.
+    #[error("{why}{}", if .last.is_some() { "; the way that it had is kept" } else { "" })]
+    Unknown {
+        /// Why not.
+        why: String,
+        /// The way that it had.
+        last: Option<Box<Way>>,
+    },
 }
 
 /// When the kernel was asked to look for a neighbour, or after it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+struct Asked {
     /// Since then it has not been usable; if it is, the last look.
     first: Instant,
     last: Instant,
 }
 
-/// The host's network.
+/// An address that packets are sent to, and the one that they are sent from if that matters.
+type Direction = (IpAddr, Option<IpAddr>);
+
+/// What one round of [`Ways::way`] has left to the next.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    asked: HashMap<(u32, IpAddr), Asked>,
+    ways: HashMap<Direction, Way>,
+}
+
+/// Whom the network is asked of: the kernel.
+pub(super) trait Host {
+    /// All interfaces.
+    fn links(&mut self) -> Result<Listed<Link>, NetlinkError>;
+    /// The addresses of all interfaces.
+    fn addresses(&mut self) -> Result<Listed<(IpAddr, u32)>, NetlinkError>;
+    /// All neighbours.
+    fn neighbours(&mut self) -> Result<Listed<Neighbour>, NetlinkError>;
+    /// The way to an address.
+    fn route(&mut self, to: IpAddr, from: Option<IpAddr>) -> Result<Option<Route>, NetlinkError>;
+    /// Has the kernel look for a neighbour.
+    fn probe(&mut self, index: u32, ip: IpAddr) -> Result<(), NetlinkError>;
+    /// Has the kernel ask a neighbour that it knows whether it is there.
+    fn ask(&mut self, index: u32, ip: IpAddr) -> Result<(), NetlinkError>;
+    /// The next change; none if there is none now.
+    fn change(&mut self) -> Result<Option<Change>, NetlinkError>;
+}
+
+/// The kernel of a network namespace.
 #[derive(Debug)]
-pub(super) struct Ways {
+pub(super) struct Kernel {
     netlink: Netlink,
     monitor: Monitor,
+}
+
+/// What is to be listed anew.
+#[derive(Debug, Default)]
+struct Stale {
+    /// Interfaces and addresses.
+    links: bool,
+    neighbours: bool,
+    /// Times in a row that it could not be listed.
+    tries: u32,
+    /// Not before this time.
+    again: Option<Instant>,
+    /// Why it could not be.
+    why: Option<String>,
+}
+
+/// The host's network.
+#[derive(Debug)]
+pub(super) struct Ways<H = Kernel> {
+    host: H,
     links: HashMap<u32, Link>,
     addresses: HashMap<IpAddr, u32>,
     neighbours: HashMap<(u32, IpAddr), Neighbour>,
-    /// The kernel's choice for each address asked for since the last change.
-    routes: HashMap<IpAddr, Option<Route>>,
-    /// Neighbours in use, and when the kernel was last asked to look for them.
-    used: HashMap<(u32, IpAddr), Asked>,
+    /// The kernel's choice for each direction asked for since the last change.
+    routes: HashMap<Direction, Option<Route>>,
+    /// Of this round: neighbours in use with the time at which the kernel was last asked to look for them, and ways found.
+    round: Round,
+    stale: Stale,
+    /// The kernel has not answered in time since the last [`Self::follow`]: whoever else is to be asked for would wait as long.
+    deaf: bool,
+    failures: u64,
 }
 
 impl Ways {
     /// Looks at the network of the calling thread's namespace.
     pub(super) fn open() -> Result<Self, NetlinkError> {
+        // The monitor first: nothing falls between.
         let monitor = Monitor::open()?;
+        Self::of(Kernel { netlink: Netlink::open()?, monitor })
+    }
+}
+
+impl<H: Host> Ways<H> {
+    /// Looks at a host's network. What cannot be listed at all is an error, this first time.
+    fn of(host: H) -> Result<Self, NetlinkError> {
         let mut ways = Self {
-            netlink: Netlink::open()?,
-            monitor,
+            host,
             links: HashMap::new(),
             addresses: HashMap::new(),
             neighbours: HashMap::new(),
             routes: HashMap::new(),
-            used: HashMap::new(),
+            round: Round::default(),
+            stale: Stale { links: true, neighbours: true, ..Stale::default() },
+            deaf: false,
+            failures: 0,
         };
-        ways.list()?;
         ways.list_neighbours()?;
+        ways.list_links()?;
+        ways.listed(Instant::now(), None);
         Ok(ways)
     }
 
-    /// Takes what has changed; true if a way may be another one now.
-    pub(super) fn follow(&mut self) -> Result<bool, NetlinkError> {
-        let (mut ways, mut neighbours, mut overrun) = (false, false, false);
+    /// Takes what has changed; true if a way may be another one now. What goes wrong is in [`Self::trouble`], and is tried again.
+    pub(super) fn follow(&mut self, now: Instant) -> bool {
+        self.deaf = false;
+        let (mut changed, mut failed) = (false, None);
         for _ in 0..CHANGES_MAX {
-            let change = self.monitor.next().map_err(|source| NetlinkError::Refused {
-                action: "reading what has changed on the network".to_owned(),
-                source,
-            })?;
-            match change {
-                None => break,
-                Some(Change::Ways) => ways = true,
-                Some(Change::Neighbour(neighbour)) => neighbours |= self.learn(neighbour),
-                Some(Change::NeighbourGone(gone)) => {
+            match self.host.change() {
+                Ok(None) => break,
+                Ok(Some(Change::Ways)) => self.stale.links = true,
+                Ok(Some(Change::Neighbour(neighbour))) => changed |= self.learn(neighbour),
+                Ok(Some(Change::NeighbourGone(gone))) => {
                     let key = (gone.index, gone.ip);
                     self.neighbours.remove(&key);
-                    neighbours |= self.used.contains_key(&key);
+                    changed |= self.round.asked.contains_key(&key);
                 }
-                Some(Change::Overrun) => overrun = true,
+                Ok(Some(Change::Overrun)) => (self.stale.links, self.stale.neighbours) = (true, true),
+                Err(error) => {
+                    // Whatever it was, it is not told again.
+                    (self.stale.links, self.stale.neighbours) = (true, true);
+                    failed = Some(self.failed(&error));
+                    break;
+                }
             }
         }
-        if overrun {
-            self.list_neighbours()?;
+        if self.stale.links {
+            // Each is asked for again, whether or not the lists can be had.
+            self.routes.clear();
+            changed = true;
         }
-        if ways || overrun {
-            self.list()?;
+        let due = self.stale.again.is_none_or(|again| again <= now);
+        if (self.stale.links || self.stale.neighbours) && due {
+            changed = true;
+            let listed = self.list();
+            self.deaf |= listed.as_ref().is_err_and(NetlinkError::is_timeout);
+            failed = listed.err().map(|error| error.to_string()).or(failed);
+            self.listed(now, failed);
         }
-        Ok(ways || neighbours || overrun)
+        changed
+    }
+
+    /// What cannot be listed at the moment, if anything cannot: ways may be those of before.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.stale.why.as_deref()
+    }
+
+    /// Questions to the kernel that have failed.
+    pub(super) const fn failures(&self) -> u64 {
+        self.failures
     }
 
     /// Begins a round of [`Self::way`]: neighbours that it does not ask for are no longer in use.
-    pub(super) fn begin(&mut self) -> HashMap<(u32, IpAddr), Asked> {
-        std::mem::take(&mut self.used)
+    pub(super) fn begin(&mut self) -> Round {
+        std::mem::take(&mut self.round)
     }
 
-    /// The way to `target` now. What is not known is asked for, and told by a change.
+    /// The way to `target` now, of packets from an address of this host's if that is given. What is not known is asked for, and told by
+    /// a change.
     pub(super) fn way(
         &mut self,
         target: IpAddr,
-        asked: &HashMap<(u32, IpAddr), Asked>,
+        from: Option<IpAddr>,
+        before: &Round,
         now: Instant,
-    ) -> Result<Result<Way, NoWay>, NetlinkError> {
-        let Some(route) = self.route(target)? else { return Ok(Err(NoWay::NoRoute)) };
-        if !route.unicast {
-            return Ok(Err(if route.local { NoWay::Local } else { NoWay::NoRoute }));
-        }
-        let Some(link) = self.links.get(&route.index) else { return Ok(Err(NoWay::NoRoute)) };
-        let Some(source_mac) = link.mac else {
-            return Ok(Err(NoWay::NotEthernet { interface: link.name.clone() }));
+    ) -> Result<Way, NoWay> {
+        // Where the host does not have the address (yet), the kernel refuses to choose for it.
+        let from = from.filter(|from| self.is_local(*from).unwrap_or(false));
+        let direction = (target, from);
+        let kept = |why: String| {
+            let last = before.ways.get(&direction).cloned().map(Box::new);
+            NoWay::Unknown { why, last }
         };
+        let found = match self.route(direction) {
+            Ok(Some(route)) => self.way_of(target, &route, before, now),
+            Ok(None) => Err(NoWay::NoRoute),
+            Err(why) => Err(kept(why)),
+        };
+        let way = match &found {
+            Ok(way) => Some(way),
+            Err(NoWay::Unknown { last, .. }) => last.as_deref(),
+            Err(_) => None,
+        };
+        if let Some(way) = way {
+            self.round.ways.insert(direction, way.clone());
+        }
+        found
+    }
+
+    /// The way on a route.
+    fn way_of(&mut self, target: IpAddr, route: &Route, before: &Round, now: Instant) -> Result<Way, NoWay> {
+        if !route.unicast {
+            return Err(if route.local { NoWay::Local } else { NoWay::NoRoute });
+        }
+        let Some(link) = self.links.get(&route.index) else { return Err(NoWay::NoRoute) };
+        let Some(source_mac) = link.mac else {
+            return Err(NoWay::NotEthernet { interface: link.name.clone() });
+        };
+        let (interface, link_mtu) = (link.name.clone(), link.mtu);
         let neighbour = route.gateway.unwrap_or(target);
         let key = (route.index, neighbour);
+        let asked = self.round.asked.get(&key).or_else(|| before.asked.get(&key)).copied();
         let known = self.neighbours.get(&key).filter(|known| known.usable());
+        let stale = known.is_some_and(Neighbour::stale);
         let Some(destination_mac) = known.and_then(|known| known.mac) else {
-            let interface = link.name.clone();
-            let before = asked.get(&key);
-            let due = before.is_none_or(|at| now.duration_since(at.last) >= ASK_AGAIN);
-            let first = before.map_or(now, |at| at.first);
-            self.note(key, first, before.filter(|_| !due).map(|at| at.last), now)?;
+            let due = asked.is_none_or(|at| now.duration_since(at.last) >= ASK_AGAIN);
+            let first = asked.map_or(now, |at| at.first);
+            self.note(key, first, asked.filter(|_| !due).map(|at| at.last), now)
+                .map_err(|why| NoWay::Unknown { why, last: None })?;
             let patient = now.duration_since(first) < ASK_AGAIN;
-            return Ok(Err(NoWay::NoNeighbour { neighbour, interface, patient }));
+            return Err(NoWay::NoNeighbour { neighbour, interface, patient });
         };
-        let mtu = route.mtu.unwrap_or(u32::MAX).min(link.mtu);
         let way = Way {
             index: route.index,
             source_mac,
             destination_mac,
-            mtu,
+            mtu: route.mtu.unwrap_or(u32::MAX).min(link_mtu),
             source: route.source,
             gateway: route.gateway,
         };
-        let stale = known.is_some_and(Neighbour::stale);
-        let before = asked.get(&key);
-        let due = stale && before.is_none_or(|at| now.duration_since(at.last) >= REFRESH);
-        let last = before.map_or(now, |at| at.last);
-        self.note(key, now, (!due).then_some(last), now)?;
-        Ok(Ok(way))
+        let due = stale && asked.is_none_or(|at| now.duration_since(at.last) >= REFRESH);
+        let last = asked.map_or(now, |at| at.last);
+        match self.note(key, now, (!due).then_some(last), now) {
+            Ok(()) => Ok(way),
+            Err(why) => Err(NoWay::Unknown { why, last: Some(Box::new(way)) }),
+        }
     }
 
-    /// When [`Self::way`] is to be asked again without a change: to look again for neighbours.
+    /// When [`Self::way`] is to be asked again without a change: to look again for neighbours, or to list what could not be listed.
     pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
         let next = |(key, at): (&(u32, IpAddr), &Asked)| match self.neighbours.get(key) {
             Some(known) if known.usable() => known.stale().then(|| at.last + REFRESH),
             _ => Some(at.last + ASK_AGAIN),
         };
-        self.used.iter().filter_map(next).min().map(|at| at.max(now))
+        let looks = self.round.asked.iter().filter_map(next);
+        looks.chain(self.stale.again).min().map(|at| at.max(now))
     }
 
     /// The interface of this name.
@@ -203,12 +332,14 @@ impl Ways {
         self.addresses.iter().map(|(ip, index)| (*index, *ip)).filter(|(index, _)| indexes(*index)).collect()
     }
 
-    /// Has the kernel find out whether a host is there.
-    pub(super) fn ask(&mut self, index: u32, ip: IpAddr) -> Result<(), NetlinkError> {
-        match self.neighbours.get(&(index, ip)) {
-            Some(known) if known.usable() => self.netlink.ask(index, ip),
-            _ => self.netlink.probe(index, ip),
-        }
+    /// Has the kernel find out whether a host is there. False if it refuses.
+    pub(super) fn ask(&mut self, index: u32, ip: IpAddr) -> bool {
+        let asked = match self.neighbours.get(&(index, ip)) {
+            Some(known) if known.usable() => self.host.ask(index, ip),
+            _ => self.host.probe(index, ip),
+        };
+        self.failures += u64::from(asked.is_err());
+        asked.is_ok()
     }
 
     /// Whether a host is there, as far as the kernel knows.
@@ -216,9 +347,9 @@ impl Ways {
         self.neighbours.get(&(index, ip))?.present()
     }
 
-    /// Whether packets for an address are for this host.
-    pub(super) fn is_local(&mut self, ip: IpAddr) -> Result<bool, NetlinkError> {
-        Ok(self.route(ip)?.is_some_and(|route| route.local))
+    /// Whether packets for an address are for this host; an error if the kernel does not say.
+    pub(super) fn is_local(&mut self, ip: IpAddr) -> Result<bool, String> {
+        Ok(self.route((ip, None))?.is_some_and(|route| route.local))
     }
 
     /// The interface that has this address.
@@ -226,29 +357,52 @@ impl Ways {
         self.addresses.get(&address).copied()
     }
 
-    /// The kernel's choice for an address.
-    fn route(&mut self, ip: IpAddr) -> Result<Option<Route>, NetlinkError> {
-        if let Some(known) = self.routes.get(&ip) {
+    /// The kernel's choice for a direction; an error if it does not say.
+    fn route(&mut self, direction: Direction) -> Result<Option<Route>, String> {
+        if let Some(known) = self.routes.get(&direction) {
             return Ok(known.clone());
         }
-        let found = self.netlink.route(ip)?;
-        self.routes.insert(ip, found.clone());
-        Ok(found)
+        let (to, from) = direction;
+        if self.deaf {
+            return Err(format!(
+                "the route to {to} is not known: the kernel has not answered other questions in time"
+            ));
+        }
+        match self.host.route(to, from) {
+            Ok(found) => {
+                self.routes.insert(direction, found.clone());
+                Ok(found)
+            }
+            Err(error) => Err(self.failed(&error)),
+        }
     }
 
-    /// Notes that a neighbour is in use; it was last asked for at `last`, or is now.
+    /// Notes that a neighbour is in use; it was last asked for at `last`, or is now. An error if the kernel refuses.
     fn note(
         &mut self,
         key: (u32, IpAddr),
         first: Instant,
         last: Option<Instant>,
         now: Instant,
-    ) -> Result<(), NetlinkError> {
-        if last.is_none() {
-            self.netlink.probe(key.0, key.1)?;
+    ) -> Result<(), String> {
+        self.round.asked.insert(key, Asked { first, last: last.unwrap_or(now) });
+        if last.is_some() {
+            return Ok(());
         }
-        self.used.insert(key, Asked { first, last: last.unwrap_or(now) });
-        Ok(())
+        if self.deaf {
+            return Err(format!(
+                "neighbour {} is not looked for: the kernel has not answered other questions in time",
+                key.1
+            ));
+        }
+        self.host.probe(key.0, key.1).map_err(|error| self.failed(&error))
+    }
+
+    /// Counts a failure, and says what it was.
+    fn failed(&mut self, error: &NetlinkError) -> String {
+        self.failures += 1;
+        self.deaf |= error.is_timeout();
+        error.to_string()
     }
 
     /// Takes a neighbour; true if it is in use and can be used in another way than before.
@@ -259,25 +413,90 @@ impl Ways {
         let old = self.neighbours.insert(key, neighbour);
         let changed =
             old.as_ref().and_then(usable) != new || old.as_ref().map(Neighbour::stale) != Some(stale);
-        changed && self.used.contains_key(&key)
+        changed && self.round.asked.contains_key(&key)
     }
 
+    /// Lists what is to be listed anew; both, even if the first fails.
     fn list(&mut self) -> Result<(), NetlinkError> {
-        self.links = self.netlink.links()?.into_iter().map(|link| (link.index, link)).collect();
-        self.addresses = self.netlink.addresses()?.into_iter().collect();
-        self.routes.clear();
+        let neighbours = if self.stale.neighbours { self.list_neighbours() } else { Ok(()) };
+        let links = if self.stale.links { self.list_links() } else { Ok(()) };
+        neighbours.and(links)
+    }
+
+    fn list_links(&mut self) -> Result<(), NetlinkError> {
+        let (links, addresses) = (self.host.links()?, self.host.addresses()?);
+        self.stale.links = !(links.whole && addresses.whole);
+        replace(&mut self.links, links.whole, links.list.into_iter().map(|link| (link.index, link)));
+        replace(&mut self.addresses, addresses.whole, addresses.list.into_iter());
         Ok(())
     }
 
     fn list_neighbours(&mut self) -> Result<(), NetlinkError> {
-        let list = self.netlink.neighbours()?;
-        self.neighbours = list.into_iter().map(|it| ((it.index, it.ip), it)).collect();
+        let Listed { list, whole } = self.host.neighbours()?;
+        self.stale.neighbours = !whole;
+        replace(&mut self.neighbours, whole, list.into_iter().map(|it| ((it.index, it.ip), it)));
         Ok(())
     }
+
+    /// After lists were asked for: whether they are to be asked for again, and when.
+    fn listed(&mut self, now: Instant, failed: Option<String>) {
+        let stale = &mut self.stale;
+        if !(stale.links || stale.neighbours) {
+            (stale.tries, stale.again, stale.why) = (0, None, None);
+            return;
+        }
+        self.failures += 1;
+        let interrupted = || "the network changes faster than it can be listed".to_owned();
+        stale.why = Some(failed.unwrap_or_else(interrupted));
+        let [first, longest] = BACKOFF;
+        stale.again = Some(now + first.saturating_mul(1 << stale.tries.min(16)).min(longest));
+        stale.tries = stale.tries.saturating_add(1);
+    }
+}
+
+/// Takes a list in the place of what was known; beside it, if something may be missing in the list.
+fn replace<K: Eq + Hash, V>(known: &mut HashMap<K, V>, whole: bool, list: impl Iterator<Item = (K, V)>) {
+    if whole {
+        known.clear();
+    }
+    known.extend(list);
 }
 
 impl AsFd for Ways {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.monitor.as_fd()
+        self.host.monitor.as_fd()
+    }
+}
+
+impl Host for Kernel {
+    fn links(&mut self) -> Result<Listed<Link>, NetlinkError> {
+        self.netlink.links()
+    }
+
+    fn addresses(&mut self) -> Result<Listed<(IpAddr, u32)>, NetlinkError> {
+        self.netlink.addresses()
+    }
+
+    fn neighbours(&mut self) -> Result<Listed<Neighbour>, NetlinkError> {
+        self.netlink.neighbours()
+    }
+
+    fn route(&mut self, to: IpAddr, from: Option<IpAddr>) -> Result<Option<Route>, NetlinkError> {
+        self.netlink.route(to, from)
+    }
+
+    fn probe(&mut self, index: u32, ip: IpAddr) -> Result<(), NetlinkError> {
+        self.netlink.probe(index, ip)
+    }
+
+    fn ask(&mut self, index: u32, ip: IpAddr) -> Result<(), NetlinkError> {
+        self.netlink.ask(index, ip)
+    }
+
+    fn change(&mut self) -> Result<Option<Change>, NetlinkError> {
+        self.monitor.next().map_err(|source| NetlinkError::Refused {
+            action: "reading what has changed on the network".to_owned(),
+            source,
+        })
     }
 }

@@ -8,9 +8,9 @@ use common::time::Duration;
 use ipnet::IpNet;
 
 use super::indexes::Kind;
-use super::keys::{Family, RingKey, Way};
+use super::keys::{Family, RingKey};
 use super::twins::Twins;
-use super::{Contents, Indexes, Input, LeftOut};
+use super::{Contents, Indexes, Input, LeftOut, origin};
 use crate::forward::abi::{
     Acl, AclKey, Address, Be16, CONFIG_HAS_ACL, CONFIG_HAS_ANY_PORT, CONFIG_HAS_NAT, CONFIG_REPLICATED,
     Listener, Listening, MODE_DSR, MODE_NAT, RANGES_MAX, Range, SERVICE_ACL, SERVICE_AFFINITY,
@@ -45,6 +45,8 @@ pub(super) struct Users {
     pub(super) listen: Vec<Listen>,
     /// The services, to be told the largest segment.
     pub(super) services: Vec<(u32, Family)>,
+    /// The source that the ways to the targets are looked up for.
+    pub(super) source: Option<IpAddr>,
 }
 
 pub(super) struct Builder<'a> {
@@ -98,12 +100,10 @@ impl<'a> Builder<'a> {
                 None => Some(0),
                 Some(index) => index.and_then(|index| u8::try_from(*index).ok()),
             };
-            let way = Way::of(forwarding.method);
-            let ring = RingKey {
-                group: service.forward.clone(),
-                way,
-                protocol,
-                family: (way == Way::Nat).then_some(family),
+            // It is the same for all of them.
+            let Some(ring) = listen.first().map(|listen| RingKey::of(service, forwarding.method, listen))
+            else {
+                continue;
             };
             let number = self.indexes.get(Kind::Service, name.trim_end());
             let ring_number = self.indexes.get(Kind::Ring, &ring.name());
@@ -253,8 +253,13 @@ impl<'a> Builder<'a> {
         }
         let mut fitting = BTreeSet::new();
         let mut unfit: BTreeMap<String, &'static str> = BTreeMap::new();
-        let rings = std::mem::take(&mut self.rings);
+        let mut rings = std::mem::take(&mut self.rings);
         self.twins = Twins::of(&rings, self.input.groups);
+        for (key, origin) in origin::by_ring(self.input.file) {
+            if let Some(users) = rings.get_mut(&key) {
+                users.source = origin.source();
+            }
+        }
         for (key, users) in rings {
             self.add_ring(&key, &users, &mut fitting, &mut unfit);
         }

@@ -113,7 +113,7 @@ impl Builder<'_> {
     /// interface, else any at another. Never a virtual IP: those the target has, too.
     fn client_address(&self, target: IpAddr, vip: IpAddr, vips: &BTreeSet<IpAddr>) -> Option<IpAddr> {
         let fits = |ip: &IpAddr| ip.is_ipv4() == vip.is_ipv4() && is_global(*ip) && !vips.contains(ip);
-        let hop = self.input.hops.get(&target)?;
+        let hop = self.input.hops.get(&(target, None))?;
         let own = self.input.own.iter();
         let others = own.filter(|(_, ip)| fits(ip)).min_by_key(|(index, ip)| (*index != hop.ifindex, *ip));
         hop.source.filter(fits).or_else(|| others.map(|(_, ip)| *ip))

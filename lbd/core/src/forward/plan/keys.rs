@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use common::config::{Dsr, Method, Protocol};
+use common::config::{Dsr, Listen, Method, Protocol, Service};
 
 use crate::forward::abi::{WAY_GRE, WAY_GUE, WAY_IPIP, WAY_PLAIN};
 
@@ -17,6 +17,13 @@ pub(super) struct RingKey {
 }
 
 impl RingKey {
+    /// That of a service's packets to one of its addresses.
+    pub(super) fn of(service: &Service, method: Method, listen: &Listen) -> Self {
+        let way = Way::of(method);
+        let family = (way == Way::Nat).then(|| Family::of(listen.address.ip()));
+        Self { group: service.forward.clone(), way, protocol: listen.protocol, family }
+    }
+
     pub(super) fn name(&self) -> String {
         let family = self.family.map_or("", Family::name);
         format!("{} {} {} {family}", self.group, self.way.name(), self.protocol.name()).trim_end().to_owned()

@@ -10,6 +10,7 @@ mod changes;
 mod checks;
 mod indexes;
 mod keys;
+mod origin;
 mod ring;
 mod targets;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use build::contents;
 pub use changes::{Change, changes};
 pub use checks::{Check, Through};
 pub use indexes::{Gone, Indexes, LINGER};
+pub use origin::{Origin, origins, source_of};
 pub use usage::Known;
 
 use crate::target::TargetKey;
@@ -50,8 +52,8 @@ pub struct Input<'a> {
     pub clock: KernelClock,
     /// The targets of each group that a service of the kernel forwards to, removed ones included while their flows go on.
     pub groups: &'a BTreeMap<String, Vec<TargetInput>>,
-    /// The ways to targets, as far as they are known.
-    pub hops: &'a BTreeMap<IpAddr, Hop>,
+    /// The ways to targets, as far as they are known, for the sources of [`origins`].
+    pub hops: &'a Hops,
     /// This host's addresses, with the interface, on those that the program is on.
     pub own: &'a BTreeSet<(u32, IpAddr)>,
     /// The virtual IPs that are not on this host, neither as addresses nor as local routes.
@@ -94,6 +96,9 @@ pub enum Use {
     /// Nothing: the time for its flows to end is over.
     Gone,
 }
+
+/// Ways by the target's address, and that of this host that packets come from where it counts.
+pub type Hops = BTreeMap<(IpAddr, Option<IpAddr>), Hop>;
 
 /// The way to a target.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -60,7 +60,7 @@ impl Builder<'_> {
             }
         }
         // Packets for a target whose way is not known would be lost, so it gets none while another's is.
-        let is_known = |target: &TargetInput| input.hops.contains_key(&target.address.ip());
+        let is_known = |target: &TargetInput| input.hops.contains_key(&(target.address.ip(), users.source));
         let any_known = used.iter().any(|(target, _, _)| is_known(target));
         let members: Vec<(&str, u16, u32)> = used
             .iter()
@@ -102,7 +102,7 @@ impl Builder<'_> {
         }
         let endpoint = if key.way == Way::Nat { self.add_endpoint(key, users, target)? } else { 0 };
         let number = self.indexes.get(Kind::Target, &name(key, target)).ok_or(FULL)?;
-        let hop = self.input.hops.get(&ip);
+        let hop = self.input.hops.get(&(ip, users.source));
         let mtu = hop.map_or(MTU, |hop| hop.mtu).saturating_sub(key.way.overhead(ip));
         let mut made = Target {
             state: match target.used {

@@ -47,9 +47,20 @@ impl Net {
     }
 
     fn plan(&self, file: &File, indexes: &mut Indexes) -> Contents {
+        self.plan_with(file, indexes, &self.hops_for(file))
+    }
+
+    /// The same way, whichever the source is.
+    fn hops_for(&self, file: &File) -> Hops {
+        let sources: BTreeSet<Option<IpAddr>> = origins(file).iter().map(Origin::source).collect();
+        let all = self.hops.iter().flat_map(|(ip, hop)| sources.iter().map(|it| ((*ip, *it), hop.clone())));
+        all.collect()
+    }
+
+    fn plan_with(&self, file: &File, indexes: &mut Indexes, hops: &Hops) -> Contents {
         let key = HashKey::new([7; 16]);
         let clock = KernelClock::of(4_000_000, 1000, 5_000_000_000);
-        let Self { groups, hops, own, absent, others } = self;
+        let Self { groups, own, absent, others, .. } = self;
         let input = Input { file, node: 1, key, clock, groups, hops, own, absent, others };
         contents(&input, indexes)
     }

@@ -52,6 +52,8 @@ pub(super) struct Task {
     sockets: Sockets,
     attachments: Attachments,
     own: Own,
+    /// Whether packets for a virtual IP are for this host, as of the last pass.
+    local: BTreeMap<IpAddr, bool>,
     /// Instances whose virtual IPs are here.
     owned: BTreeSet<String>,
     other: Other,
@@ -90,6 +92,7 @@ impl Task {
             sockets: Sockets::open()?,
             attachments: Attachments::new(&folder, features.tcx()),
             own: Own::default(),
+            local: BTreeMap::new(),
             owned: BTreeSet::new(),
             other: Other::default(),
             asked: BTreeMap::new(),
@@ -125,7 +128,10 @@ impl Task {
     }
 
     fn pass(&mut self, troubles: &mut Vec<TroubleView>) -> Result<(), KernelError> {
-        self.ways.follow()?;
+        self.ways.follow(std::time::Instant::now());
+        if let Some(why) = self.ways.trouble() {
+            troubles.push(TroubleView { what: "network".to_owned(), why: format!("{why}; trying again") });
+        }
         let config = Arc::clone(&self.shared.snapshot.load().config);
         let networks = plan::places(&config, &self.shared.life.node);
         let (proxied, beyond) = plan::proxied(&networks);
@@ -136,11 +142,11 @@ impl Task {
         }
         let now = self.shared.clock.now().at;
         let vips = config.vrrp.iter().flat_map(|vrrp| &vrrp.vips).map(|vip| vip.addr()).collect();
-        self.look_at_own(now, &networks, &vips)?;
+        self.look_at_own(now, &networks, &vips);
         if let Some(error) = &self.uncounted {
             troubles.push(TroubleView { what: "counting connections".to_owned(), why: error.to_string() });
         }
-        self.hear(now, &networks)?;
+        self.hear(now, &networks);
         let peers = self.peers(now, &networks)?;
         // The program knows where the other node is before it sends anything there.
         self.maps.write_peers(&peers)?;
@@ -168,21 +174,20 @@ impl Task {
     }
 
     /// What this node has, and tells.
-    fn look_at_own(
-        &mut self,
-        now: Instant,
-        networks: &BTreeMap<String, Network>,
-        vips: &BTreeSet<IpAddr>,
-    ) -> Result<(), KernelError> {
+    fn look_at_own(&mut self, now: Instant, networks: &BTreeMap<String, Network>, vips: &BTreeSet<IpAddr>) {
         let mut interfaces = BTreeMap::new();
+        let known = std::mem::take(&mut self.local);
         for (name, network) in networks {
             let link = self.ways.link(&network.interface);
             let (mac, index) = (link.and_then(|link| link.mac), link.map(|link| link.index));
             let all = self.ways.addresses_at(|at| Some(at) == index).into_iter().map(|(_, ip)| ip);
             let addresses = all.filter(|ip| !vips.contains(ip)).collect();
             let mut local = true;
-            for address in &network.addresses {
-                local &= self.ways.is_local(address.ip())?;
+            for ip in network.addresses.iter().map(SocketAddr::ip) {
+                // Where the kernel does not say, it is as it was.
+                let is = self.ways.is_local(ip).unwrap_or_else(|_| known.get(&ip).copied().unwrap_or(false));
+                self.local.insert(ip, is);
+                local &= is;
             }
             interfaces.insert(name.clone(), Interface { mac, addresses, local });
         }
@@ -223,11 +228,10 @@ impl Task {
             *said = word;
             changed
         });
-        Ok(())
     }
 
     /// What the other node has said meanwhile.
-    fn hear(&mut self, now: Instant, networks: &BTreeMap<String, Network>) -> Result<(), KernelError> {
+    fn hear(&mut self, now: Instant, networks: &BTreeMap<String, Network>) {
         let heard = self.heard.load_full();
         let same = match (&heard, &self.last_heard) {
             (Some(new), Some(old)) => Arc::ptr_eq(new, old),
@@ -242,35 +246,34 @@ impl Task {
         let mut present = BTreeMap::new();
         let looked_for = self.other.to_look_for().map(|(name, at)| (name.to_owned(), at.to_vec()));
         for (name, addresses) in looked_for.collect::<Vec<_>>() {
-            present.insert(name.clone(), self.look_for(now, networks.get(&name), &addresses)?);
+            present.insert(name.clone(), self.look_for(now, networks.get(&name), &addresses));
         }
         self.other.renew(now, |name| present.get(name).copied().flatten());
-        Ok(())
     }
 
     /// Whether the other node answers at one of its addresses in a network; none before it had the time to. It is asked again and again.
-    fn look_for(
-        &mut self,
-        now: Instant,
-        network: Option<&Network>,
-        addresses: &[IpAddr],
-    ) -> Result<Option<bool>, KernelError> {
+    fn look_for(&mut self, now: Instant, network: Option<&Network>, addresses: &[IpAddr]) -> Option<bool> {
         let link = network.and_then(|network| self.ways.link(&network.interface));
-        let Some(index) = link.map(|link| link.index) else { return Ok(None) };
+        let index = link.map(|link| link.index)?;
         let mut all = Vec::new();
         for &ip in addresses {
             let asked = self.asked.get(&(index, ip)).copied();
             if asked.is_none_or(|asked| now - asked >= ASK_AGAIN) {
-                self.ways.ask(index, ip)?;
+                if !self.ways.ask(index, ip) {
+                    // Whoever was not asked has not failed to answer.
+                    self.asked.remove(&(index, ip));
+                    all.push(None);
+                    continue;
+                }
                 self.asked.insert((index, ip), now);
             }
             // What was known before it was asked is no answer.
             all.push(asked.and_then(|_| self.ways.present(index, ip)));
         }
         if all.contains(&Some(true)) {
-            return Ok(Some(true));
+            return Some(true);
         }
-        Ok((!all.is_empty() && all.iter().all(|it| *it == Some(false))).then_some(false))
+        (!all.is_empty() && all.iter().all(|it| *it == Some(false))).then_some(false)
     }
 
     /// What the program is to know of the other node.

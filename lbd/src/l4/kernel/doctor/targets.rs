@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use common::config::{Config, Dsr, Method, Protocol, Service};
+use lbd_core::forward::plan;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use super::{Level, Report};
-use crate::l4::kernel::netlink::NetlinkError;
 use crate::l4::kernel::sync::gather;
 use crate::l4::kernel::ways::{NoWay, Way, Ways};
 
@@ -19,29 +19,30 @@ const LOOK_MS: u16 = 50;
 /// A packet as large as this is what Ethernet takes without further ado.
 const COMMON_MTU: u32 = 1500;
 
-type Found = BTreeMap<IpAddr, Result<Way, NoWay>>;
+/// A target's address, and the one that packets come from where it counts.
+type Direction = (IpAddr, Option<IpAddr>);
+
+type Found = BTreeMap<Direction, Result<Way, NoWay>>;
 
 /// The ways to the configured targets, and the interfaces that they take.
 pub(super) fn ways_of(ways: &mut Ways, config: &Config, report: &mut Report) -> BTreeSet<String> {
-    let groups = gather::services(config).filter_map(|service| config.target_group(&service.forward));
-    let targets: BTreeSet<IpAddr> =
-        groups.flat_map(|group| &group.targets).map(|target| target.address.ip()).collect();
+    let mut directions: BTreeSet<Direction> = BTreeSet::new();
+    for origin in plan::origins(config) {
+        let targets = config.target_group(&origin.group).map_or(&[][..], |group| &group.targets);
+        let of_origin = targets.iter().map(|it| it.address.ip()).filter(|ip| origin.is_for(*ip));
+        directions.extend(of_origin.map(|ip| (ip, origin.source())));
+    }
+    let found = find(ways, &directions);
     let mut names = BTreeSet::new();
-    let found = match find(ways, &targets) {
-        Ok(found) => found,
-        Err(error) => {
-            report.add(Level::Bad, "network", error);
-            return names;
-        }
-    };
     for service in gather::services(config) {
         let Some(group) = config.target_group(&service.forward) else { continue };
         for target in &group.targets {
+            let ip = target.address.ip();
             let topic = format!("target {}/{}", group.name, target.id);
-            match found.get(&target.address.ip()) {
+            match found.get(&(ip, plan::source_of(config, service, ip))) {
                 Some(Ok(way)) => {
                     let interface = ways.link_at(way.index).map(|link| link.name.clone()).unwrap_or_default();
-                    one(service, target.address.ip(), way, &interface, &topic, report);
+                    one(service, ip, way, &interface, &topic, report);
                     names.insert(interface);
                 }
                 Some(Err(why)) => report.add(Level::Bad, &topic, why),
@@ -53,19 +54,19 @@ pub(super) fn ways_of(ways: &mut Ways, config: &Config, report: &mut Report) -> 
 }
 
 /// All of them at once. A neighbour that the host has had nothing to do with yet is asked for, and waited for as long as the kernel takes.
-fn find(ways: &mut Ways, targets: &BTreeSet<IpAddr>) -> Result<Found, NetlinkError> {
+fn find(ways: &mut Ways, directions: &BTreeSet<Direction>) -> Found {
     loop {
-        let (asked, now) = (ways.begin(), Instant::now());
+        let (before, now) = (ways.begin(), Instant::now());
         let mut found = Found::new();
-        for target in targets {
-            found.insert(*target, ways.way(*target, &asked, now)?);
+        for (target, source) in directions {
+            found.insert((*target, *source), ways.way(*target, *source, &before, now));
         }
         if !found.values().any(|way| matches!(way, Err(NoWay::NoNeighbour { patient: true, .. }))) {
-            return Ok(found);
+            return found;
         }
         // An interrupted wait ends early, which does no harm.
         poll(&mut [PollFd::new(ways.as_fd(), PollFlags::POLLIN)], LOOK_MS).ok();
-        ways.follow()?;
+        ways.follow(Instant::now());
     }
 }
 

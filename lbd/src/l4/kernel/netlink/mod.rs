@@ -38,7 +38,7 @@ const DATAGRAM_MAX: usize = 64 * 1024;
 /// Datagrams read for one request before it is given up. Neighbour tables of routers have tens of thousands of entries.
 const DATAGRAMS_MAX: usize = 65_536;
 
-/// Tries of a dump that changed while it was read.
+/// Tries of a dump that changed while it was read, before it is handed out as it is.
 const DUMP_TRIES: usize = 4;
 
 /// Why a request has failed.
@@ -55,6 +55,21 @@ pub(crate) enum NetlinkError {
         /// What the kernel answered.
         source: io::Error,
     },
+}
+
+impl NetlinkError {
+    /// Whether the kernel was waited for in vain.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.kind() == io::ErrorKind::TimedOut)
+    }
+}
+
+/// What the kernel has listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed<T> {
+    pub(crate) list: Vec<T>,
+    /// Nothing changed meanwhile; otherwise something may be missing.
+    pub(crate) whole: bool,
 }
 
 /// A network interface.
@@ -161,26 +176,28 @@ impl Netlink {
     }
 
     /// All interfaces.
-    pub(super) fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        let answers = self.dump(&wire::get_links(), "listing the interfaces")?;
-        Ok(answers.into_iter().filter_map(Answer::link).collect())
+    pub(super) fn links(&mut self) -> Result<Listed<Link>, NetlinkError> {
+        self.dump(&wire::get_links(), "listing the interfaces", Answer::link)
     }
 
     /// All neighbours of both families.
-    pub(super) fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
-        let answers = self.dump(&wire::get_neighbours(), "listing the neighbours")?;
-        Ok(answers.into_iter().filter_map(Answer::neighbour).collect())
+    pub(super) fn neighbours(&mut self) -> Result<Listed<Neighbour>, NetlinkError> {
+        self.dump(&wire::get_neighbours(), "listing the neighbours", Answer::neighbour)
     }
 
     /// The addresses of all interfaces, with the interface's index.
-    pub(super) fn addresses(&mut self) -> Result<Vec<(IpAddr, u32)>, NetlinkError> {
-        let answers = self.dump(&wire::get_addresses(), "listing the addresses")?;
-        Ok(answers.into_iter().filter_map(Answer::address).collect())
+    pub(super) fn addresses(&mut self) -> Result<Listed<(IpAddr, u32)>, NetlinkError> {
+        self.dump(&wire::get_addresses(), "listing the addresses", Answer::address)
     }
 
-    /// The way that the kernel would send a packet to `destination`; none if there is no route.
-    pub(super) fn route(&mut self, destination: IpAddr) -> Result<Option<Route>, NetlinkError> {
-        match self.exchange(&wire::get_route(destination), 0) {
+    /// The way that the kernel would send a packet to `destination`, from one of this host's addresses if one is given; none if there
+    /// is no route.
+    pub(super) fn route(
+        &mut self,
+        destination: IpAddr,
+        source: Option<IpAddr>,
+    ) -> Result<Option<Route>, NetlinkError> {
+        match self.exchange(&wire::get_route(destination, source), 0) {
             Ok(answers) => Ok(answers.list.into_iter().find_map(Answer::route)),
             Err(error)
                 if matches!(
@@ -222,15 +239,21 @@ impl Netlink {
         }
     }
 
-    /// A dump, again if something changed meanwhile.
-    fn dump(&mut self, request: &Message, action: &str) -> Result<Vec<Answer>, NetlinkError> {
+    /// A dump, again if something changed meanwhile; of its messages those that `pick` wants.
+    fn dump<T>(
+        &mut self,
+        request: &Message,
+        action: &str,
+        pick: impl Fn(Answer) -> Option<T>,
+    ) -> Result<Listed<T>, NetlinkError> {
         let mut tries = 1;
         loop {
             let answers = self
                 .exchange(request, NLM_F_DUMP)
                 .map_err(|source| NetlinkError::Refused { action: action.to_owned(), source })?;
             if !answers.interrupted || tries == DUMP_TRIES {
-                return Ok(answers.list);
+                let list = answers.list.into_iter().filter_map(pick).collect();
+                return Ok(Listed { list, whole: !answers.interrupted });
             }
             tries += 1;
         }
@@ -281,10 +304,13 @@ mod tests {
     fn loopback_is_found_and_a_route_to_oneself_leads_nowhere_else() {
         let mut netlink = Netlink::open().unwrap();
         let links = netlink.links().unwrap();
-        let loopback = links.iter().find(|link| link.name == "lo").expect("every network has it");
+        let loopback = links.list.iter().find(|link| link.name == "lo").expect("every network has it");
         assert!(loopback.index == 1 && loopback.mtu > 0, "{loopback:?}");
-        let route = netlink.route(IpAddr::from([127, 0, 0, 1])).unwrap().expect("loopback has a route");
-        assert!(!route.unicast && route.local, "{route:?}");
+        let own = IpAddr::from([127, 0, 0, 1]);
+        for source in [None, Some(own)] {
+            let route = netlink.route(own, source).unwrap().expect("loopback has a route");
+            assert!(!route.unicast && route.local, "{route:?}");
+        }
         netlink.neighbours().unwrap();
     }
 }

@@ -168,11 +168,17 @@ pub(super) fn get_neighbours() -> Message {
     Message::GetNeighbour(NeighbourMessage::default())
 }
 
-pub(super) fn get_route(destination: IpAddr) -> Message {
+/// With a source, rules that look at it count.
+pub(super) fn get_route(destination: IpAddr, source: Option<IpAddr>) -> Message {
+    let bits = |ip: IpAddr| if ip.is_ipv6() { 128 } else { 32 };
     let mut message = RouteMessage::default();
     message.header.address_family = family(destination);
-    message.header.destination_prefix_length = if destination.is_ipv6() { 128 } else { 32 };
+    message.header.destination_prefix_length = bits(destination);
     message.attributes.push(RouteAttribute::Destination(RouteAddress::from(destination)));
+    if let Some(source) = source {
+        message.header.source_prefix_length = bits(source);
+        message.attributes.push(RouteAttribute::Source(RouteAddress::from(source)));
+    }
     Message::GetRoute(message)
 }
 

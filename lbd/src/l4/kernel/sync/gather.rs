@@ -5,12 +5,11 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use common::config::{Config, Dsr, Service, Via};
-use lbd_core::forward::plan::{Hop, Known, TargetInput};
+use lbd_core::forward::plan::{self, Hop, Hops, Known, Origin, TargetInput};
 
-use super::super::KernelError;
 use super::super::attach::Wanted;
 use super::super::view::TroubleView;
-use super::super::ways::{NoWay, Ways};
+use super::super::ways::{NoWay, Way, Ways};
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, Target};
 
@@ -57,51 +56,79 @@ fn input(target: &Target, removed: bool, now_ms: u64) -> Option<TargetInput> {
     Some(TargetInput { id: target.key.id.clone(), address: target.key.address, used })
 }
 
-/// The ways to all targets; what has none is a trouble.
+/// The ways to all targets; what has none is a trouble, and so is one that the kernel does not tell: it keeps the way that it had.
 pub(super) fn hops(
     ways: &mut Ways,
     config: &Config,
     groups: &BTreeMap<String, Vec<TargetInput>>,
     troubles: &mut Vec<TroubleView>,
-) -> Result<BTreeMap<IpAddr, Hop>, KernelError> {
-    let (asked, now) = (ways.begin(), Instant::now());
-    let mut hops = BTreeMap::new();
-    let mut failed: HashMap<IpAddr, String> = HashMap::new();
-    for (group, targets) in groups {
-        for target in targets {
+) -> Hops {
+    let (before, now) = (ways.begin(), Instant::now());
+    let mut hops = Hops::new();
+    let mut found: HashMap<(IpAddr, Option<IpAddr>), Option<String>> = HashMap::new();
+    let mut said: BTreeSet<(String, String)> = BTreeSet::new();
+    for origin in plan::origins(config) {
+        let targets = groups.get(&origin.group).map_or(&[][..], Vec::as_slice);
+        for target in targets.iter().filter(|target| origin.is_for(target.address.ip())) {
             let ip = target.address.ip();
-            if !hops.contains_key(&ip) && !failed.contains_key(&ip) {
-                match ways.way(ip, &asked, now)? {
-                    Ok(way) => {
-                        hops.insert(
-                            ip,
-                            Hop {
-                                ifindex: way.index,
-                                source_mac: way.source_mac,
-                                destination_mac: way.destination_mac,
-                                mtu: way.mtu,
-                                source: way.source,
-                                direct: way.gateway.is_none(),
-                            },
-                        );
-                    }
-                    // Not known yet is no trouble.
-                    Err(NoWay::NoNeighbour { patient: true, .. }) => {}
-                    Err(why) => {
-                        failed.insert(ip, why.to_string());
-                    }
-                }
-            }
-            let what = || format!("target {group}/{} ({ip})", target.id);
-            if let Some(why) = failed.get(&ip) {
-                troubles.push(TroubleView { what: what(), why: why.clone() });
-            } else if hops.get(&ip).is_some_and(|hop| !hop.direct) && wants_link(config, group) {
+            let what = || format!("target {}/{} ({ip})", origin.group, target.id);
+            let direction = (ip, origin.source());
+            let trouble = found.entry(direction).or_insert_with(|| {
+                let (hop, trouble) = hop(ways.way(ip, origin.source(), &before, now));
+                hops.extend(hop.map(|hop| (direction, hop)));
+                trouble
+            });
+            if let Some(why) = trouble {
+                said.insert((what(), why.clone()));
+            } else if hops.get(&direction).is_some_and(|hop| !hop.direct) && wants_link(config, &origin.group)
+            {
                 let why = "`dsr = \"l2\"` takes targets on the same network, and this one is behind a router; use a tunnel";
-                troubles.push(TroubleView { what: what(), why: why.to_owned() });
+                said.insert((what(), why.to_owned()));
+            }
+            let known = hops.get(&direction).cloned();
+            for source in origin.sources.iter().skip(1) {
+                let other = ways.way(ip, Some(*source), &before, now).ok();
+                if let (Some(known), Some(other)) = (&known, other)
+                    && (known.ifindex, known.destination_mac) != (other.index, other.destination_mac)
+                {
+                    said.insert((what(), apart(&origin, *source)));
+                }
             }
         }
     }
-    Ok(hops)
+    troubles.extend(said.into_iter().map(|(what, why)| TroubleView { what, why }));
+    hops
+}
+
+/// What is made of a way, and what is wrong with it.
+fn hop(way: Result<Way, NoWay>) -> (Option<Hop>, Option<String>) {
+    let hop = |way: Way| Hop {
+        ifindex: way.index,
+        source_mac: way.source_mac,
+        destination_mac: way.destination_mac,
+        mtu: way.mtu,
+        source: way.source,
+        direct: way.gateway.is_none(),
+    };
+    match way {
+        Ok(way) => (Some(hop(way)), None),
+        // Not known yet is no trouble.
+        Err(NoWay::NoNeighbour { patient: true, .. }) => (None, None),
+        Err(why) => {
+            let text = why.to_string();
+            let NoWay::Unknown { last: Some(last), .. } = why else { return (None, Some(text)) };
+            (Some(hop(*last)), Some(text))
+        }
+    }
+}
+
+/// Why one way for all is not what the host's rules want.
+fn apart(origin: &Origin, other: IpAddr) -> String {
+    let first = origin.source().map(|it| it.to_string()).unwrap_or_default();
+    format!(
+        "by this host's rules what comes from {other} takes another way to it than what comes from {first}, which all of it takes; \
+         give the services of {other} a target group of their own"
+    )
 }
 
 /// Whether a service of a group reaches its targets by their MAC addresses alone.
@@ -114,7 +141,7 @@ pub(super) fn interfaces(
     ways: &Ways,
     config: &Config,
     node: &str,
-    hops: &BTreeMap<IpAddr, Hop>,
+    hops: &Hops,
     troubles: &mut Vec<TroubleView>,
 ) -> BTreeMap<u32, (Wanted, bool)> {
     let way = config.kernel.attach;
@@ -172,21 +199,26 @@ pub(super) fn checks_through_vips(config: &Config) -> bool {
     config.target_groups.iter().any(|group| group.health.as_ref().is_some_and(|it| it.via == Via::Vip))
 }
 
-/// The virtual IPs that targets are checked through and that are not on this host now.
-pub(super) fn absent(ways: &mut Ways, config: &Config) -> Result<BTreeSet<IpAddr>, KernelError> {
+/// The virtual IPs that targets are checked through and that are not on this host now; those of which the kernel does not say are
+/// taken to be.
+pub(super) fn absent(ways: &mut Ways, config: &Config, troubles: &mut Vec<TroubleView>) -> BTreeSet<IpAddr> {
     let mut absent = BTreeSet::new();
     if checks_through_vips(config) {
         for ip in services(config).flat_map(|service| &service.listen).map(|listen| listen.address.ip()) {
-            if !ways.is_local(ip)? {
-                absent.insert(ip);
+            match ways.is_local(ip) {
+                Ok(true) => {}
+                Ok(false) => {
+                    absent.insert(ip);
+                }
+                Err(why) => troubles.push(TroubleView { what: format!("virtual IP {ip}"), why }),
             }
         }
     }
-    Ok(absent)
+    absent
 }
 
 /// Which half of the ports is this node's.
-pub(super) fn node_number(config: &Config, node: &str) -> u8 {
+pub(in super::super) fn node_number(config: &Config, node: &str) -> u8 {
     let place = config.nodes.iter().position(|it| it.name == node).unwrap_or(0);
     u8::try_from(place).unwrap_or(0)
 }

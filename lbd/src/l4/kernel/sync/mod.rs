@@ -71,11 +71,11 @@ pub(super) struct Sync {
     maps: Maps,
     ways: Ways,
     attachments: Attachments,
+    settings: Settings,
     written: Written,
     links: BTreeMap<u32, Link>,
     indexes: Indexes,
     saved_indexes: Vec<u8>,
-    settings: Settings,
     /// Numbers whose flows are being deleted.
     going: Option<Gone>,
     /// A former life's choices, in this layout or another, stand still.
@@ -127,11 +127,11 @@ impl Sync {
         let saved_indexes = maps.load_indexes().unwrap_or_default();
         Self {
             attachments: Attachments::new(&loaded.node_folder, features.tcx()),
+            settings: Settings::open(&shared.run_dir),
             indexes: Indexes::from_bytes(&saved_indexes),
             kernel: features.version.to_string(),
             links: BTreeMap::new(),
             waiting: written.serves() || loaded.has_old(),
-            settings: Settings::open(&shared.run_dir),
             going: None,
             failures: 0,
             failing: false,
@@ -181,14 +181,17 @@ impl Sync {
     }
 
     fn update(&mut self, troubles: &mut Vec<TroubleView>) -> Result<(), KernelError> {
-        self.ways.follow()?;
+        self.ways.follow(Instant::now());
+        if let Some(why) = self.ways.trouble() {
+            troubles.push(TroubleView { what: "network".to_owned(), why: format!("{why}; trying again") });
+        }
         let snapshot = self.shared.snapshot.load_full();
         let config = &*snapshot.config;
         let groups = gather::groups(&self.shared, &snapshot);
-        let hops = gather::hops(&mut self.ways, config, &groups, troubles)?;
+        let hops = gather::hops(&mut self.ways, config, &groups, troubles);
         let wanted = gather::interfaces(&self.ways, config, &self.shared.life.node, &hops, troubles);
         let own = self.ways.addresses_at(|index| wanted.contains_key(&index));
-        let absent = gather::absent(&mut self.ways, config)?;
+        let absent = gather::absent(&mut self.ways, config, troubles);
         let input = Input {
             file: config,
             node: gather::node_number(config, &self.shared.life.node),
@@ -336,6 +339,10 @@ impl Sync {
             self.maps.links.put(&index, &Link::default())?;
             self.links.remove(&index);
         }
+        // Nothing is forwarded any more where it was taken off.
+        if let Err(why) = self.settings.put_back_others() {
+            troubles.push(TroubleView { what: "kernel settings".to_owned(), why });
+        }
         Ok(())
     }
 
@@ -343,10 +350,6 @@ impl Sync {
         let interface = |attached: &attach::Attached| InterfaceView {
             name: attached.name.clone(),
             attached: attached.how.name().to_owned(),
-        // Nothing is forwarded any more where it was taken off.
-        if let Err(why) = self.settings.put_back_others() {
-            troubles.push(TroubleView { what: "kernel settings".to_owned(), why });
-        }
             why: attached.why.clone(),
             purpose: attached.purpose.clone(),
         };
@@ -364,6 +367,7 @@ impl Sync {
             flows_max: self.reader.flows.shape().max_entries,
             flows: 0,
             failures: self.failures,
+            network_failures: self.ways.failures(),
         })));
     }
 

@@ -1,4 +1,4 @@
-//! One address as a target with a port of its own and without.
+//! One address as a target with a port of its own and without, and ways that depend on the virtual IP.
 
 use super::*;
 
@@ -49,4 +49,29 @@ fn a_target_left_out_in_one_ring_is_told_of_although_it_is_in_another() {
     let left_out: Vec<&str> = contents.left_out.iter().map(|it| it.what.as_str()).collect();
     let of_group = contents.target_names.values().filter(|(group, _)| group == "t").count();
     assert_eq!((left_out.len(), of_group), (1, 1), "{:?}", contents.left_out);
+}
+
+#[test]
+fn the_way_of_nat_is_that_of_its_virtual_ip() {
+    let services = service("s", "nat", "\"192.0.2.20:80\", \"192.0.2.10:80\"", "")
+        + &service("p", "nat", "\"192.0.2.10:81\"", "preserve_client_ip = true")
+        + &service("d", "dsr", "\"192.0.2.10:82\"", "dsr = \"ipip\"");
+    let groups = group("s", "10.0.1.1:80", "") + &group("p", "10.0.1.1:81", "") + &group("d", "10.0.1.1", "");
+    let file = file(&services, &groups);
+    let (target, vip): (IpAddr, IpAddr) = ("10.0.1.1".parse().unwrap(), "192.0.2.10".parse().unwrap());
+    let origins = origins(&file);
+    let source = |group: &str| origins.iter().find(|it| it.group == group).unwrap().source();
+    assert_eq!(["s", "p", "d"].map(source), [Some(vip), None, None]);
+    assert!(
+        origins.iter().all(|it| it.is_for(target) && it.is_for("::1".parse().unwrap()) == (it.group == "d"))
+    );
+    let net = Net::of(&file);
+    let mut hops = net.hops_for(&file);
+    hops.get_mut(&(target, Some(vip))).unwrap().destination_mac = [7; 6];
+    let contents = net.plan_with(&file, &mut Indexes::default(), &hops);
+    let mac = |group: &str| {
+        let number = contents.target_names.iter().find(|(_, name)| name.0 == group).unwrap().0;
+        contents.targets[&u32::from(*number)].destination_mac
+    };
+    assert_eq!(["s", "p", "d"].map(mac), [[7; 6], [2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 2]]);
 }
