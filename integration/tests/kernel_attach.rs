@@ -1,5 +1,5 @@
 //! The forwarding program where it is not by default: in the driver (XDP), and as a filter of clsact, as on kernels before 6.6. And what
-//! happens to the settings that it needs.
+//! happens where others take it off, and to the settings that it needs.
 
 mod kernel_support;
 
@@ -38,6 +38,28 @@ fn served(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Removes the pins of node `a` whose names begin so, and with them what is attached.
+fn take_off(lab: &Lab, prefix: &str) -> Result<()> {
+    let maps = status(lab)?["kernel"]["folder"].as_str().unwrap_or_default().to_owned();
+    // The folder for what is attached has the name of that of the maps, without the layout.
+    let (folder, _) = maps.rsplit_once('-').expect("a folder with a layout");
+    let names = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+    let pins: Vec<_> =
+        names.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(prefix)).collect();
+    assert!(!pins.is_empty(), "no {prefix} in {folder}");
+    pins.iter().for_each(|pin| std::fs::remove_file(pin).unwrap());
+    Ok(())
+}
+
+/// Waits until so many programs that were taken off have been attached again, by what the status and the metrics say.
+fn attached_again(lab: &Lab, times: u64) -> Result<()> {
+    wait_until("the program in its place again", LIMIT, || {
+        status(lab).is_ok_and(|status| status["kernel"]["attached_again"] == times)
+    })?;
+    assert_eq!(lab.a().counted("tandem_lbd_kernel_attached_again_total", "")?, times);
+    Ok(())
+}
+
 /// Whether the program is on `eth0` of node `a` in this way.
 fn attached(lab: &Lab, how: &str) -> bool {
     status(lab).is_ok_and(|status| status["kernel"]["interfaces"][0]["attached"] == how)
@@ -58,6 +80,9 @@ fn in_the_driver() -> Result<()> {
     start(&lab, &text(&lab, "xdp", "mode = \"nat\""))?;
     served(&lab)?;
     assert!(attached(&lab, "xdp"), "{}", status(&lab)?["kernel"]);
+    take_off(&lab, "xdp_")?;
+    attached_again(&lab, 1)?;
+    served(&lab)?;
     for target in lab.targets() {
         vips().into_iter().try_for_each(|vip| target.accept_vip(vip))?;
     }
@@ -89,6 +114,36 @@ fn as_a_filter_that_stays_when_lbd_does_not() -> Result<()> {
     reload_text(&lab, &text(&lab, "auto", "mode = \"nat\""))?;
     wait_until("another way", LIMIT, || filters().is_ok_and(|it| !it.contains("handle 0x7a")))?;
     served(&lab)?;
+    lab.finish()
+}
+
+#[test]
+fn what_others_take_off_is_attached_again() -> Result<()> {
+    let lab = Lab::builder("kernel-again").targets(2).build()?;
+    start(&lab, &text(&lab, "clsact", "mode = \"nat\""))?;
+    served(&lab)?;
+    let filters = || lab.a().run("tc", &["filter", "show", "dev", "eth0", "ingress"]);
+    // All of clsact, then the filters alone.
+    for (times, command) in [
+        (1, &["qdisc", "del", "dev", "eth0", "clsact"][..]),
+        (2, &["filter", "del", "dev", "eth0", "ingress"]),
+    ] {
+        lab.a().run("tc", command)?;
+        attached_again(&lab, times)?;
+        assert_eq!(filters()?.matches("handle 0x7a").count(), 1, "{}", filters()?);
+        served(&lab)?;
+    }
+    let log = lab.a().log("lbd");
+    assert_eq!(log.matches("no longer where it was attached").count(), 2, "{log}");
+    // By a link, whose pin somebody removes.
+    reload_text(&lab, &text(&lab, "auto", "mode = \"nat\""))?;
+    wait_until("another way", LIMIT, || attached(&lab, "tcx"))?;
+    take_off(&lab, "tcx_")?;
+    attached_again(&lab, 3)?;
+    served(&lab)?;
+    let said =
+        lab.a().run(&binary("lbd")?.display().to_string(), &["status", "--run-dir", &run_dir(&lab)])?;
+    assert!(said.contains("taken off by somebody else and attached again 3 times"), "{said}");
     lab.finish()
 }
 

@@ -65,6 +65,7 @@
 //! | `tandem_lbd_kernel_troubles` | gauge | | targets that have no way, interfaces that are missing and the like, as `lbd status` lists them |
 //! | `tandem_lbd_kernel_failures_total` | counter | | updates of the kernel's maps that failed and were tried again |
 //! | `tandem_lbd_kernel_network_failures_total` | counter | | questions about ways to targets that the kernel has not answered |
+//! | `tandem_lbd_kernel_attached_again_total` | counter | | times that the forwarding program was put where somebody else had taken it off |
 //! | `tandem_lbd_kernel_flows` | gauge | | flows at the last count, made every few seconds |
 //! | `tandem_lbd_kernel_flows_max` | gauge | | flows that can be remembered |
 //! | `tandem_lbd_kernel_flows_expired_total` | counter | | flows deleted because they were over |

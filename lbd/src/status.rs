@@ -329,6 +329,9 @@ fn write_kernel(out: &mut String, status: &Status) -> std::fmt::Result {
     for it in &kernel.interfaces {
         writeln!(out, "  on {} by {} ({}), for {}", it.name, it.attached, it.why, it.purpose)?;
     }
+    if kernel.attached_again > 0 {
+        writeln!(out, "  taken off by somebody else and attached again {} times", kernel.attached_again)?;
+    }
     for trouble in &kernel.troubles {
         writeln!(out, "  {}: {}", trouble.what, trouble.why)?;
     }

@@ -16,6 +16,8 @@ pub(super) fn encode(out: &mut Out<'_>, kernel: &Kernel) -> fmt::Result {
     out.counter("kernel_failures", "Updates of the kernel's maps that failed", view.failures)?;
     let what = "Questions about the network that the kernel has not answered";
     out.counter("kernel_network_failures", what, view.network_failures)?;
+    let what = "Times that the program was put where somebody else had taken it off";
+    out.counter("kernel_attached_again", what, view.attached_again)?;
     out.gauge("kernel_flows", "Flows at the last count", view.flows as f64)?;
     out.gauge("kernel_flows_max", "Flows that can be remembered", f64::from(view.flows_max))?;
     out.counter("kernel_flows_expired", "Flows deleted because they were over", reader.expired())?;

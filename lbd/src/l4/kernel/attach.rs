@@ -8,10 +8,13 @@
 //!
 //! Beside the program that forwards there are those of health checks ([`Part`]), in TC everywhere.
 //!
+//! Others may take it off (`tc qdisc del dev eth0 clsact`, a removed pin), and the kernel does not tell: whether it is still there is
+//! looked at, and it is attached again.
+//!
 //! What is attached is known by its pin in the node's folder: `tcx_INDEX` and `xdp_INDEX` are links, `clsact_INDEX` is the program
 //! of a filter; `check_out_` or `check_in_` is in front of those of health checks. So a later life finds what to remove.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,6 +27,8 @@ use aya::programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use common::config::Attach;
 
 use super::KernelError;
+use super::bpf;
+use super::netlink::Netlink;
 
 /// Where our filter is among those of an interface: early, and always in the same place.
 const PRIORITY: u16 = 7;
@@ -145,6 +150,8 @@ pub(crate) struct Attached {
     /// What it is there for.
     pub(crate) purpose: String,
     wanted: Attach,
+    /// The number of the program.
+    program: u32,
 }
 
 /// Where the program is.
@@ -153,12 +160,70 @@ pub(super) struct Attachments {
     folder: PathBuf,
     tcx: bool,
     present: BTreeMap<Place, Attached>,
+    /// To look for filters; none before it is needed.
+    filters: Option<Netlink>,
+    /// Where somebody has taken it off, and it has not been attached again.
+    lost: BTreeSet<Place>,
+    attached_again: u64,
 }
 
 impl Attachments {
     /// Pins go to `folder`.
     pub(super) fn new(folder: &Path, tcx: bool) -> Self {
-        Self { folder: folder.to_owned(), tcx, present: BTreeMap::new() }
+        Self {
+            folder: folder.to_owned(),
+            tcx,
+            present: BTreeMap::new(),
+            filters: None,
+            lost: BTreeSet::new(),
+            attached_again: 0,
+        }
+    }
+
+    /// How often the program was attached where somebody else had taken it off.
+    pub(super) const fn attached_again(&self) -> u64 {
+        self.attached_again
+    }
+
+    /// Whether the program is still everywhere where it was put. A system call or two for each place.
+    pub(super) fn are_in_place(&mut self) -> bool {
+        let places: Vec<Place> = self.present.keys().copied().collect();
+        places.into_iter().all(|place| self.missing(place).is_none())
+    }
+
+    /// Why the program is not any more where it was put; none if it is, or if the kernel does not say.
+    fn missing(&mut self, place: Place) -> Option<String> {
+        let Attached { how, program, .. } = *self.present.get(&place)?;
+        let found = if how == How::Clsact {
+            self.filter(place)
+        } else {
+            match bpf::link_state(&self.path(place, how)) {
+                Ok(state) => Ok((state.interface == place.1).then_some(state.program)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Some("its pin is gone".to_owned());
+                }
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        match found {
+            Ok(Some(found)) if found == program => None,
+            Ok(Some(_)) => Some("another program is in its place".to_owned()),
+            Ok(None) => Some("it was taken off".to_owned()),
+            Err(error) => {
+                tracing::debug!(error, "cannot see whether a program is still attached");
+                None
+            }
+        }
+    }
+
+    /// The number of the program of our filter; none if there is no filter.
+    fn filter(&mut self, (part, index): Place) -> Result<Option<u32>, String> {
+        let socket = match &mut self.filters {
+            Some(socket) => socket,
+            none => none.insert(Netlink::open().map_err(text)?),
+        };
+        let egress = part.side() == TcAttachType::Egress;
+        socket.filter(index, egress, PRIORITY, part.handle().into()).map_err(text)
     }
 
     /// Where it is now.
@@ -178,12 +243,24 @@ impl Attachments {
         self.present.retain(|place, attached| {
             wanted.get(place).is_some_and(|it| it.name == attached.name && it.way == attached.wanted)
         });
+        self.lost.retain(|place| wanted.contains_key(place));
         for (&place, wanted) in wanted {
+            if let Some(why) = self.missing(place) {
+                let interface = &wanted.name;
+                tracing::warn!(
+                    interface,
+                    program = place.0.program(),
+                    why,
+                    "no longer where it was attached; attaching again"
+                );
+                self.present.remove(&place);
+                self.lost.insert(place);
+            }
             if let Some(present) = self.present.get_mut(&place) {
                 present.purpose.clone_from(&wanted.purpose);
                 continue;
             }
-            if held == Some(place.0) {
+            if held == Some(place.0) && !self.lost.contains(&place) {
                 continue;
             }
             match self.attach(ebpf, place, wanted) {
@@ -191,6 +268,7 @@ impl Attachments {
                     let (interface, how, why) = (&attached.name, attached.how.name(), &attached.why);
                     let purpose = &attached.purpose;
                     tracing::info!(interface, how, why, purpose, "forwarding in the kernel");
+                    self.attached_again += u64::from(self.lost.remove(&place));
                     self.present.insert(place, attached);
                 }
                 Err(error) => failures.push(error),
@@ -218,34 +296,36 @@ impl Attachments {
 
     fn attach(&self, ebpf: &mut Ebpf, place: Place, wanted: &Wanted) -> Result<Attached, KernelError> {
         let (part, index) = place;
-        let attached = |how, why: String| Attached {
+        let attached = |how, why: String, program| Attached {
             name: wanted.name.clone(),
             how,
             why,
             purpose: wanted.purpose.clone(),
             wanted: wanted.way,
+            program,
         };
         let failed = |reason: String| KernelError::Attach { interface: wanted.name.clone(), reason };
         if wanted.way == Attach::Xdp && part == Part::Forward {
-            self.attach_xdp(ebpf, index).map_err(|reason| {
+            let number = self.attach_xdp(ebpf, index).map_err(|reason| {
                 failed(format!("{reason}; with `attach = \"tc\"` under [kernel] it does without the driver"))
             })?;
-            return Ok(attached(How::Xdp, "the configuration asks for XDP".to_owned()));
+            return Ok(attached(How::Xdp, "the configuration asks for XDP".to_owned(), number));
         }
         let program = program::<SchedClassifier>(ebpf, part.program())?;
         if program.fd().is_err() {
             program.load().map_err(|error| failed(text(error)))?;
         }
+        let number = program.info().map_err(|error| failed(text(error)))?.id();
         if self.tcx && wanted.way != Attach::Clsact {
             self.attach_tcx(program, place, &wanted.name).map_err(failed)?;
-            return Ok(attached(How::Tcx, "the kernel has tcx links (6.6 and newer)".to_owned()));
+            return Ok(attached(How::Tcx, "the kernel has tcx links (6.6 and newer)".to_owned(), number));
         }
         self.attach_clsact(program, place, &wanted.name).map_err(failed)?;
         let why = match wanted.way {
             Attach::Clsact => "the configuration asks for it",
             _ => "the kernel has no tcx links (those come with 6.6)",
         };
-        Ok(attached(How::Clsact, why.to_owned()))
+        Ok(attached(How::Clsact, why.to_owned(), number))
     }
 
     /// Where the pin of a part is.
@@ -295,14 +375,16 @@ impl Attachments {
             fs::remove_file(&path).map_err(text)?;
         }
         let fd = program.fd().map_err(text)?;
-        super::bpf::pin(std::os::fd::AsFd::as_fd(fd), &path).map_err(text)
+        bpf::pin(std::os::fd::AsFd::as_fd(fd), &path).map_err(text)
     }
 
-    fn attach_xdp(&self, ebpf: &mut Ebpf, index: u32) -> Result<(), String> {
+    /// Answers the number of the program.
+    fn attach_xdp(&self, ebpf: &mut Ebpf, index: u32) -> Result<u32, String> {
         let program = program::<Xdp>(ebpf, XDP_PROGRAM).map_err(text)?;
         if program.fd().is_err() {
             program.load().map_err(text)?;
         }
+        let number = program.info().map_err(text)?.id();
         let path = self.path((Part::Forward, index), How::Xdp);
         if path.exists() {
             let replaced = PinnedLink::from_pin(&path).map_err(text).and_then(|old| {
@@ -311,14 +393,14 @@ impl Attachments {
                 Ok(())
             });
             if replaced.is_ok() {
-                return Ok(());
+                return Ok(number);
             }
             fs::remove_file(&path).map_err(text)?;
         }
         let id = program.attach_to_if_index(index, XdpMode::Driver).map_err(text)?;
         let link = FdLink::try_from(program.take_link(id).map_err(text)?).map_err(text)?;
         drop(link.pin(&path).map_err(text)?);
-        Ok(())
+        Ok(number)
     }
 }
 

@@ -409,6 +409,28 @@ fn shape(fd: BorrowedFd<'_>) -> io::Result<Shape> {
     })
 }
 
+/// Where the link with a pin is, and with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkState {
+    /// The number of its program.
+    pub(super) program: u32,
+    /// The interface; 0 once it was taken off.
+    pub(super) interface: u32,
+}
+
+/// The state of a pinned link of tcx or XDP.
+pub(super) fn link_state(path: &Path) -> io::Result<LinkState> {
+    let fd = open_pinned(path)?;
+    let mut info = LinkInfo::default();
+    let mut attribute = InfoRequest {
+        fd: fd.as_raw_fd().cast_unsigned(),
+        length: u32::try_from(size_of::<LinkInfo>()).unwrap_or_default(),
+        info: (&raw mut info) as u64,
+    };
+    bpf(OBJECT_INFO, &mut attribute)?;
+    Ok(LinkState { program: info.program, interface: info.interface })
+}
+
 /// Processors that there may ever be: so many values has an element of a map with one for each.
 pub(super) fn possible_processors() -> io::Result<usize> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
@@ -507,6 +529,18 @@ struct Info {
     value_size: u32,
     max_entries: u32,
     flags: u32,
+}
+
+/// The beginning of `struct bpf_link_info`; `interface` is that of tcx and XDP.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    _pad: u32,
+    interface: u32,
+    side: u32,
 }
 
 fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<RawFd> {

@@ -142,6 +142,13 @@ fn look(config: &Config, node: &str, running: Option<&Status>, report: &mut Repo
             }
             for trouble in &kernel.troubles {
                 report.add(Level::Bad, &trouble.what, &trouble.why);
+            if kernel.attached_again > 0 {
+                let finding = format!(
+                    "the program was taken off by somebody else and attached again {} times; `journalctl -u lbd` says when and where",
+                    kernel.attached_again
+                );
+                report.add(Level::Note, "attaching", finding);
+            }
             }
         }
         None => report.add(Level::Note, "lbd", "does not run with this --run-dir, or forwards nothing yet"),

@@ -22,6 +22,9 @@ pub(crate) struct KernelView {
     /// Questions about the network that the kernel has not answered.
     #[serde(default)]
     pub(crate) network_failures: u64,
+    /// How often the program was put where somebody else had taken it off.
+    #[serde(default)]
+    pub(crate) attached_again: u64,
 }
 
 /// An interface.

@@ -350,6 +350,7 @@ impl Task {
         self.outlets.view.store(Some(Arc::new(ChanceView {
             off_because: None,
             interfaces: self.attachments.present().values().map(interface).collect(),
+            attached_again: self.attachments.attached_again(),
             troubles,
             instances: self.own.word().instances.iter().map(instance).collect(),
             packets: BTreeMap::new(),

@@ -13,6 +13,9 @@ pub(crate) struct ChanceView {
     pub(crate) off_because: Option<String>,
     /// The interfaces that the program is on.
     pub(crate) interfaces: Vec<InterfaceView>,
+    /// How often the program was put where somebody else had taken it off.
+    #[serde(default)]
+    pub(crate) attached_again: u64,
     /// What does not work.
     pub(crate) troubles: Vec<TroubleView>,
     /// VRRP instances with proxied services, by name.

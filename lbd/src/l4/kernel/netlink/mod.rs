@@ -214,6 +214,29 @@ impl Netlink {
         }
     }
 
+    /// The number of the program of a filter of clsact; none if there is no such filter.
+    pub(super) fn filter(
+        &mut self,
+        index: u32,
+        egress: bool,
+        priority: u16,
+        handle: u32,
+    ) -> Result<Option<u32>, NetlinkError> {
+        match self.exchange(&wire::get_filter(index, egress, priority, handle), 0) {
+            Ok(answers) => Ok(answers.list.into_iter().find_map(Answer::filter)),
+            // Without the filter, its priority, all of clsact, or the interface.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::ENODEV)) =>
+            {
+                Ok(None)
+            }
+            Err(source) => Err(NetlinkError::Refused {
+                action: format!("looking for the filter of interface number {index}"),
+                source,
+            }),
+        }
+    }
+
     /// Has the kernel look for a neighbour, or look after one that it has not heard of for some time.
     pub(super) fn probe(&mut self, index: u32, ip: IpAddr) -> Result<(), NetlinkError> {
         self.look_for(&wire::use_neighbour(index, ip), ip)

@@ -12,6 +12,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::tc::{TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::{Link, Neighbour, Route};
@@ -22,6 +23,12 @@ const METRIC_MTU: u16 = 2;
 /// The kind, in what a link says about its device.
 const INFO_KIND: u16 = 1;
 
+/// The length of `struct tcmsg`.
+const FILTER_HEADER: usize = 20;
+
+/// The number of a program, in what a filter says of itself (`TCA_BPF_ID`).
+const BPF_ID: u16 = 11;
+
 /// One message of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -30,6 +37,8 @@ pub(super) enum Answer {
     Address(IpAddr, u32),
     Neighbour(Neighbour),
     NeighbourGone(Neighbour),
+    /// A filter, with the number of its program; 0 if it has none.
+    Filter(u32),
 }
 
 impl Answer {
@@ -49,6 +58,10 @@ impl Answer {
         if let Self::Neighbour(neighbour) = self { Some(neighbour) } else { None }
     }
 
+    pub(super) fn filter(self) -> Option<u32> {
+        if let Self::Filter(program) = self { Some(program) } else { None }
+    }
+
     /// The message with this type and payload; none for what is of no interest or does not decode.
     pub(super) fn parse(message_type: u16, payload: &[u8]) -> Option<Self> {
         match message_type {
@@ -57,6 +70,7 @@ impl Answer {
             libc::RTM_NEWADDR => parse_address(payload),
             libc::RTM_NEWNEIGH => parse_neighbour(payload).map(Self::Neighbour),
             libc::RTM_DELNEIGH => parse_neighbour(payload).map(Self::NeighbourGone),
+            libc::RTM_NEWTFILTER => Some(Self::Filter(parse_filter(payload))),
             _ => None,
         }
     }
@@ -152,6 +166,12 @@ fn parse_neighbour(payload: &[u8]) -> Option<Neighbour> {
     Some(Neighbour { index: header.ifindex, ip: address?, mac, state: header.state.into() })
 }
 
+fn parse_filter(payload: &[u8]) -> u32 {
+    let options = attributes(payload.get(FILTER_HEADER..)).find(|(kind, _)| *kind == libc::TCA_OPTIONS);
+    let program = attributes(options.map(|(_, options)| options)).find(|(kind, _)| *kind == BPF_ID);
+    program.and_then(|(_, id)| number(id)).unwrap_or_default()
+}
+
 fn family(ip: IpAddr) -> AddressFamily {
     if ip.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet }
 }
@@ -180,6 +200,17 @@ pub(super) fn get_route(destination: IpAddr, source: Option<IpAddr>) -> Message 
         message.attributes.push(RouteAttribute::Source(RouteAddress::from(source)));
     }
     Message::GetRoute(message)
+}
+
+/// The filter of clsact with a number and a priority, for packets of all protocols.
+pub(super) fn get_filter(index: u32, egress: bool, priority: u16, handle: u32) -> Message {
+    const ALL: u16 = 0x0003;
+    let mut message = TcMessage::with_index(i32::try_from(index).unwrap_or_default());
+    message.header.handle = handle.into();
+    let minor = if egress { TcHandle::MIN_EGRESS } else { TcHandle::MIN_INGRESS };
+    message.header.parent = TcHandle { minor, ..TcHandle::CLSACT };
+    message.header.info = u32::from(priority) << 16 | u32::from(ALL.to_be());
+    Message::GetTrafficFilter(message)
 }
 
 /// Says that the neighbour is in use: the kernel looks for one that it does not know, and after one that is stale.

@@ -48,6 +48,10 @@ const FIRST_CHECKS_MAX: Duration = Duration::from_secs(2);
 /// Everything is looked at again after this time, whatever has been told.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// Whether the programs are still where they were put is looked at so often: nobody tells when somebody takes one off. A call or two for
+/// each.
+const LOOK_AT_PLACES: Duration = Duration::from_secs(1);
+
 /// The loopback interface, in every network namespace.
 const LOOPBACK: u32 = 1;
 
@@ -368,6 +372,7 @@ impl Sync {
             flows: 0,
             failures: self.failures,
             network_failures: self.ways.failures(),
+            attached_again: self.attachments.attached_again(),
         })));
     }
 
@@ -380,14 +385,20 @@ impl Sync {
         if let Some(look) = self.ways.next_look(now) {
             until = until.min(look);
         }
-        let left = until.saturating_duration_since(now) + Duration::from_micros(999);
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut fds = [
-            PollFd::new(self.signal.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.ways.as_fd(), PollFlags::POLLIN),
-        ];
-        // An interrupted wait ends early, which does no harm.
-        poll(&mut fds, timeout).ok();
+        loop {
+            let left = until.saturating_duration_since(Instant::now()).min(LOOK_AT_PLACES);
+            let timeout =
+                PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+            let mut fds = [
+                PollFd::new(self.signal.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.ways.as_fd(), PollFlags::POLLIN),
+            ];
+            // An interrupted wait ends early, which does no harm.
+            let is_quiet = poll(&mut fds, timeout) == Ok(0);
+            if !is_quiet || Instant::now() >= until || !self.attachments.are_in_place() {
+                break;
+            }
+        }
         std::thread::sleep(PACE);
         self.signal.taken();
     }
