@@ -126,5 +126,11 @@ fn the_way_of_nat_goes_by_the_rules_for_its_virtual_ip() -> Result<()> {
             assert!(way.contains(&direct), "{way}");
         }
     }
+    // The virtual IPs are this host's own addresses here, whose ports are the host's, too.
+    let ports = line(&said, "note  ports: nat sends from ");
+    assert!(ports.contains("with ports 1024-33279, and the host gives 32768-33279 of these"), "{ports}");
+    lab.a().namespace().sysctl(&[("ipv4/ip_local_reserved_ports", "1024-33279")])?;
+    let (good, said) = doctor(&lab);
+    assert!(good && !said.contains("note  ports"), "{said}");
     lab.finish()
 }

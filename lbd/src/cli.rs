@@ -169,6 +169,9 @@ fn check(options: &Options) -> anyhow::Result<String> {
     if let Some(lack) = kernel::lack(&config) {
         text.push_str(&format!("note: it cannot run on this host: {lack}\n"));
     }
+    if let Some(clash) = kernel::port_clash(&config, &options.node_name(&config)) {
+        text.push_str(&format!("note: {clash}\n"));
+    }
     Ok(text)
 }
 

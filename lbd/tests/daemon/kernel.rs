@@ -75,6 +75,29 @@ fn the_program_stays_over_a_kill_and_goes_with_the_last_service() {
 }
 
 #[test]
+fn the_check_tells_of_ports_that_the_host_gives_away_too() {
+    let folder = Folder::new();
+    std::fs::write(folder.path().join("pair.toml"), config().text()).unwrap();
+    // In a network of its own, whose settings are Linux's own first.
+    let check = |before: &str| {
+        let lbd = command(folder.path(), &["check"]);
+        let arguments = lbd.get_args().map(|it| it.to_string_lossy().into_owned());
+        let words: Vec<String> =
+            [lbd.get_program().to_string_lossy().into_owned()].into_iter().chain(arguments).collect();
+        let script = format!("{before}exec {}", words.join(" "));
+        let output =
+            std::process::Command::new("unshare").args(["--net", "sh", "-c", &script]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = check("");
+    assert!(said.contains("note: nat sends from 192.0.2.10 with ports 1024-33279"), "{said}");
+    assert!(said.contains("net.ipv4.ip_local_reserved_ports=1024-33279"), "{said}");
+    let said = check("echo 1024-33279 > /proc/sys/net/ipv4/ip_local_reserved_ports; ");
+    assert!(!said.contains("nat sends from"), "{said}");
+}
+
+#[test]
 fn the_doctor_removes_what_a_dead_daemon_left() {
     let lbd = start(Folder::new(), &config());
     kernel(&lbd);

@@ -6,4 +6,5 @@ pub mod copies;
 pub mod expiry;
 pub mod flows;
 pub mod plan;
+pub mod ports;
 pub mod refresh;

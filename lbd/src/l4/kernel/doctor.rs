@@ -1,6 +1,7 @@
 //! `lbd doctor`: what kernel forwarding needs of this host, its interfaces and its targets, and what it has.
 
 mod checks;
+mod ports;
 mod targets;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use super::ways::Ways;
 use super::{chance, load, trace};
 use crate::process::RunDir;
 use crate::view::Status;
+pub(crate) use ports::clash as port_clash;
 
 /// What is asked of it.
 #[derive(Clone, Debug, Default)]
@@ -140,8 +142,6 @@ fn look(config: &Config, node: &str, running: Option<&Status>, report: &mut Repo
             for it in &kernel.interfaces {
                 report.add(Level::Good, &it.name, format!("{} for {}; {}", it.attached, it.purpose, it.why));
             }
-            for trouble in &kernel.troubles {
-                report.add(Level::Bad, &trouble.what, &trouble.why);
             if kernel.attached_again > 0 {
                 let finding = format!(
                     "the program was taken off by somebody else and attached again {} times; `journalctl -u lbd` says when and where",
@@ -149,6 +149,8 @@ fn look(config: &Config, node: &str, running: Option<&Status>, report: &mut Repo
                 );
                 report.add(Level::Note, "attaching", finding);
             }
+            for trouble in &kernel.troubles {
+                report.add(Level::Bad, &trouble.what, &trouble.why);
             }
         }
         None => report.add(Level::Note, "lbd", "does not run with this --run-dir, or forwards nothing yet"),
@@ -165,6 +167,9 @@ fn look(config: &Config, node: &str, running: Option<&Status>, report: &mut Repo
     names.extend(targets::ways_of(&mut ways, config, report));
     for name in &names {
         interface(&ways, name, report);
+    }
+    if let Some(clash) = ports::clash(config, node) {
+        report.add(Level::Note, "ports", clash);
     }
     for service in gather::services(config) {
         targets::needs(service, config.kernel.gue_port, report);

@@ -38,7 +38,7 @@ pub(crate) use bpf::Shape;
 pub(crate) use chance::{Chance, ChanceView, InstanceChanceView};
 pub(crate) use checks::CheckOf;
 pub(crate) use copies::{Copies, FlowTables, Position, Report, Reports, Written};
-pub(crate) use doctor::{DoctorOptions, doctor};
+pub(crate) use doctor::{DoctorOptions, doctor, port_clash};
 pub(crate) use features::Version;
 pub(crate) use flows::{ListError, Listing, Sum};
 pub(crate) use instances::Offer;

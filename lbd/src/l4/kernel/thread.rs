@@ -151,7 +151,11 @@ impl Kernel {
         let config = Arc::clone(&shared.snapshot.load().config);
         if let Some(prepared) = prepared {
             match self.start(shared, prepared) {
-                Ok(()) => {}
+                Ok(()) => {
+                    if let Some(clash) = super::port_clash(&config, &shared.life.node) {
+                        tracing::warn!("{clash}");
+                    }
+                }
                 Err(error) => tracing::error!(%error, "kernel forwarding does not run"),
             }
         } else if !wanted(&config) {
