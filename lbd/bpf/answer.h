@@ -30,26 +30,16 @@ static __always_inline __u64 sum_words(const void *words, const void *end, int c
 	return sum;
 }
 
-/* Ethernet's header at `to`, of a frame that goes back: the one at `from` with its addresses changed over. */
-static __always_inline int turn_ethernet(void *ctx, const int xdp, __u32 from, __u32 length)
+/* Ethernet's header of a frame that goes back: the one at `from`, with its addresses changed over. */
+static __always_inline int turn_ethernet(void *ctx, const int xdp, __u32 from)
 {
 	void *start = frame_start(ctx, xdp), *end = frame_end(ctx, xdp);
-	struct ethernet *to = start;
-	void *old = start + (from & 63);
-	if (start + 22 > end || old + 22 > end)
+	struct ethernet *to = start, *old = start + (from & 63);
+	if ((void *)(to + 1) > end || (void *)(old + 1) > end)
 		return 0;
-	struct ethernet was = *(struct ethernet *)old;
-	__u16 tags[4] = { *(__u16 *)(old + 14), *(__u16 *)(old + 16), *(__u16 *)(old + 18), *(__u16 *)(old + 20) };
+	struct ethernet was = *old;
 	set_macs(to, (void *)was.source, (void *)was.destination);
 	to->type = was.type;
-	if (from && length > 14) {
-		*(__u16 *)(start + 14) = tags[0];
-		*(__u16 *)(start + 16) = tags[1];
-	}
-	if (from && length > 18) {
-		*(__u16 *)(start + 18) = tags[2];
-		*(__u16 *)(start + 20) = tags[3];
-	}
 	return 1;
 }
 

@@ -40,7 +40,6 @@ static __always_inline int parse_sent(struct __sk_buff *ctx, struct packet *pack
 {
 	packet->segments = 1;
 	packet->ifindex = LOOPBACK;
-	packet->l3 = ETHERNET_LENGTH;
 	make_plain_linear(ctx, 0);
 	struct ethernet *frame = frame_start(ctx, 0);
 	if ((void *)(frame + 1) > frame_end(ctx, 0))
@@ -112,8 +111,7 @@ __noinline int answers_check(struct __sk_buff *ctx, const struct packet *packet)
 	if (!packet || !settings || !(settings->flags & CONFIG_HAS_CHECKS))
 		return 0;
 	struct address source = packet->key.source;
-	/* A tagged frame is looked at once more, without its tag, at the interface that is for it. */
-	if (!bpf_map_lookup_elem(&vips, &source) || packet->l3 != ETHERNET_LENGTH || SKB(ctx)->vlan_present)
+	if (!bpf_map_lookup_elem(&vips, &source))
 		return 0;
 	struct bpf_sock *socket = find_socket(ctx, packet);
 	if (!socket)

@@ -26,40 +26,14 @@ static __always_inline int dropped(struct packet *packet, const int xdp, __u8 re
 }
 
 /* The packet became an answer, or is dropped: for `reason` either way, if not for want of answers. */
-static __always_inline int answered(void *ctx, const int xdp, struct packet *packet, __u8 reason, int answer)
+static __always_inline int answered(const int xdp, struct packet *packet, __u8 reason, int answer)
 {
 	if (answer != ANSWER_MADE)
 		return dropped(packet, xdp, answer == ANSWER_LATER ? DROP_ANSWER_RATE : reason);
 	packet->reason = reason;
 	count_drop(reason);
 	sample(packet, VERDICT_ANSWER);
-	return transmit(ctx, xdp, packet->ifindex);
-}
-
-/* Out of an interface. A tag belongs to the network that the frame came from: it goes on only where it came from. */
-static __always_inline int leave(void *ctx, const int xdp, const struct packet *packet, __u32 ifindex)
-{
-	__u32 tags = (packet->l3 - ETHERNET_LENGTH) & 12;
-	if (likely(ifindex == packet->ifindex))
-		return transmit(ctx, xdp, ifindex);
-	if (!xdp) {
-		if (SKB(ctx)->vlan_present)
-			tags += 4;
-		if (unlikely(tags)) {
-			bpf_skb_vlan_pop(ctx);
-			if (tags > 4)
-				bpf_skb_vlan_pop(ctx);
-		}
-	} else if (unlikely(tags)) {
-		void *start = frame_start(ctx, xdp), *end = frame_end(ctx, xdp);
-		struct ethernet *to = start + tags;
-		if (start + sizeof(*to) > end || (void *)(to + 1) > end)
-			return drop(xdp);
-		struct ethernet frame = *(struct ethernet *)start;
-		set_macs(to, (void *)frame.destination, (void *)frame.source);
-		bpf_xdp_adjust_head(ctx, tags);
-	}
-	return transmit(ctx, xdp, ifindex);
+	return transmit(xdp, packet->ifindex, packet->ifindex);
 }
 
 /* To the other node, as it came. What comes from there stops here: that node does not know its flow either. */
@@ -73,7 +47,7 @@ static __always_inline int send_to_other(void *ctx, const int xdp, struct packet
 	*count += 1;
 	sample(packet, VERDICT_OTHER);
 	set_macs(frame, vip->other_mac, vip->own_mac);
-	return leave(ctx, xdp, packet, vip->other_ifindex);
+	return transmit(xdp, packet->ifindex, vip->other_ifindex);
 }
 
 static __always_inline int nat_to_target(void *ctx, const int xdp, struct packet *packet, const struct target *target)
@@ -98,7 +72,7 @@ static __always_inline int forward_packet(void *ctx, const int xdp, struct packe
 	if (unlikely(packet->hops <= 1))
 		return dropped(packet, xdp, DROP_TTL);
 	if (unlikely(packet->length > target->mtu))
-		return answered(ctx, xdp, packet, DROP_TOO_BIG, OF_KIND(too_big, packet, target->mtu));
+		return answered(xdp, packet, DROP_TOO_BIG, OF_KIND(too_big, packet, target->mtu));
 	if (unlikely(packet->tcp_flags & TCP_SYN && service->mss_max))
 		OF_KIND(clamp_mss, packet, service->mss_max);
 	count_in(packet);
@@ -106,13 +80,13 @@ static __always_inline int forward_packet(void *ctx, const int xdp, struct packe
 		__u8 reason = OF_KIND(encapsulate, packet);
 		if (unlikely(reason))
 			return dropped(packet, xdp, reason);
-		return leave(ctx, xdp, packet, target->ifindex);
+		return transmit(xdp, packet->ifindex, target->ifindex);
 	}
 	if (!rewrite_frame(ctx, xdp, packet, target->destination_mac, target->source_mac))
 		return dropped(packet, xdp, DROP_MALFORMED);
 	if (service->mode == MODE_NAT && !nat_to_target(ctx, xdp, packet, target))
 		return dropped(packet, xdp, DROP_MALFORMED);
-	return leave(ctx, xdp, packet, target->ifindex);
+	return transmit(xdp, packet->ifindex, target->ifindex);
 }
 
 /* From a target to its client. */
@@ -127,7 +101,7 @@ static __always_inline int return_packet(void *ctx, const int xdp, struct packet
 	if (!service || !route || (xdp && unresolved))
 		return dropped(packet, xdp, DROP_NO_NEXT_HOP);
 	if (unlikely(packet->length > route->mtu))
-		return answered(ctx, xdp, packet, DROP_TOO_BIG, OF_KIND(too_big, packet, route->mtu));
+		return answered(xdp, packet, DROP_TOO_BIG, OF_KIND(too_big, packet, route->mtu));
 	if (unlikely(packet->tcp_flags & TCP_SYN && service->mss_max))
 		OF_KIND(clamp_mss, packet, service->mss_max);
 	__u32 ifindex = route->ifindex;
@@ -141,7 +115,7 @@ static __always_inline int return_packet(void *ctx, const int xdp, struct packet
 	}
 	if (!done)
 		return dropped(packet, xdp, DROP_MALFORMED);
-	return !xdp && unlikely(unresolved) ? bpf_redirect_neigh(ifindex, NULL, 0, 0) : leave(ctx, xdp, packet, ifindex);
+	return !xdp && unlikely(unresolved) ? bpf_redirect_neigh(ifindex, NULL, 0, 0) : transmit(xdp, packet->ifindex, ifindex);
 }
 
 #endif

@@ -57,33 +57,14 @@ static __always_inline int make_room(void *ctx, const int xdp, const struct targ
 	return !bpf_skb_adjust_room(ctx, outer->length, BPF_ADJ_ROOM_MAC, flags);
 }
 
-/* Where the EtherType is behind so many tags. */
-#define NO_TAG 12
-#define ONE_TAG 16
-#define TWO_TAGS 20
-
-/* Ethernet's header in front of the room: new addresses, the tags that were there, and the outer type. */
-static __always_inline int put_ethernet(void *ctx, const int xdp, const struct packet *packet, const struct target *target,
-					const struct outer *outer)
+/* Ethernet's header in front of the room: new addresses, and the outer type. */
+static __always_inline int put_ethernet(void *ctx, const int xdp, const struct target *target, const struct outer *outer)
 {
-	void *start = frame_start(ctx, xdp), *end = frame_end(ctx, xdp);
-	void *old = start + (xdp ? outer->length & 63 : 0);
-	if (start + TWO_TAGS + 2 > end || old + TWO_TAGS + 2 > end)
+	struct ethernet *frame = frame_start(ctx, xdp);
+	if ((void *)(frame + 1) > frame_end(ctx, xdp))
 		return 0;
-	__be16 type = outer->v6 ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4;
-	__u32 first = *(__u32 *)(old + NO_TAG), second = *(__u32 *)(old + ONE_TAG);
-	if (packet->l3 == NO_TAG + 2) {
-		*(__be16 *)(start + NO_TAG) = type;
-	} else {
-		*(__u32 *)(start + NO_TAG) = first;
-		if (packet->l3 == ONE_TAG + 2) {
-			*(__be16 *)(start + ONE_TAG) = type;
-		} else {
-			*(__u32 *)(start + ONE_TAG) = second;
-			*(__be16 *)(start + TWO_TAGS) = type;
-		}
-	}
-	set_macs(start, target->destination_mac, target->source_mac);
+	set_macs(frame, target->destination_mac, target->source_mac);
+	frame->type = outer->v6 ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4;
 	return 1;
 }
 
@@ -117,10 +98,9 @@ static __always_inline void put_outer_v6(struct ipv6 *ip, const struct target *t
 }
 
 /* The headers in the room. UDP's checksum is 0: the packet in it has its own. */
-static __always_inline int put_outer(void *ctx, const int xdp, struct packet *packet, const struct target *target,
-				     const struct outer *outer, __u64 hash)
+static __always_inline int put_outer(void *ctx, const int xdp, const struct target *target, const struct outer *outer, __u64 hash)
 {
-	void *start = frame_start(ctx, xdp) + (packet->l3 & 31), *end = frame_end(ctx, xdp);
+	void *start = frame_start(ctx, xdp) + ETHERNET_LENGTH, *end = frame_end(ctx, xdp);
 	void *behind;
 	if (outer->v6) {
 		if (start + sizeof(struct ipv6) > end)
@@ -154,7 +134,7 @@ static __always_inline int put_outer(void *ctx, const int xdp, struct packet *pa
 /* The service field, and one hop less. */
 static __always_inline int prepare_inner(void *ctx, const int xdp, const struct packet *packet, __u8 *service)
 {
-	void *start = frame_start(ctx, xdp) + (packet->l3 & 31);
+	void *start = frame_start(ctx, xdp) + ETHERNET_LENGTH;
 	struct ipv4 *ip = start;
 	if ((void *)(ip + 1) > frame_end(ctx, xdp))
 		return 0;
@@ -180,16 +160,13 @@ static __always_inline int encapsulate(void *ctx, const int xdp, struct packet *
 		struct flow_key key __attribute__((aligned(8))) = packet->key;
 		hash = hash_flow(settings->hash_key, &key);
 	}
-	/* The kernel would put the headers before an inner tag. */
-	if (!xdp && packet->l3 != ETHERNET_LENGTH)
-		return DROP_HEADROOM;
 	__u8 service;
 	if (!prepare_inner(ctx, xdp, packet, &service))
 		return DROP_MALFORMED;
 	struct outer outer = outer_of(packet, target, service);
 	if (outer.total > 65535 || !make_room(ctx, xdp, target, &outer))
 		return DROP_HEADROOM;
-	if (!put_ethernet(ctx, xdp, packet, target, &outer) || !put_outer(ctx, xdp, packet, target, &outer, hash))
+	if (!put_ethernet(ctx, xdp, target, &outer) || !put_outer(ctx, xdp, target, &outer, hash))
 		return DROP_MALFORMED;
 	return DROP_NONE;
 }

@@ -25,7 +25,7 @@ static __always_inline int forward_other(void *ctx, const int xdp, struct packet
 	case VERDICT_RETURN:
 		return return_packet(ctx, xdp, packet);
 	case VERDICT_ANSWER:
-		return answered(ctx, xdp, packet, packet->reason, OF_KIND(reset, packet));
+		return answered(xdp, packet, packet->reason, OF_KIND(reset, packet));
 	case VERDICT_OTHER:
 		return send_to_other(ctx, xdp, packet);
 	case VERDICT_DROP:

@@ -49,7 +49,7 @@ static __always_inline int parse_quoted(void *ctx, const int xdp, struct packet 
 		key.protocol = ip->protocol;
 	}
 	__u32 quoted = is_v6(packet) ? sizeof(struct ipv6) : sizeof(struct ipv4);
-	if (packet->total < packet->l4 - packet->l3 + sizeof(struct icmp) + quoted + QUOTED_TRANSPORT)
+	if (packet->total < packet->l4 - ETHERNET_LENGTH + sizeof(struct icmp) + quoted + QUOTED_TRANSPORT)
 		return 0;
 	if ((key.protocol != PROTOCOL_TCP && key.protocol != PROTOCOL_UDP) ||
 	    !same_address(&key.destination, &packet->key.destination))
@@ -89,7 +89,7 @@ static __always_inline int rewrite_error(void *ctx, const int xdp, struct packet
 					 const struct ends *quoted)
 {
 	void *start = frame_start(ctx, xdp), *end = frame_end(ctx, xdp);
-	void *network = start + (packet->l3 & 31);
+	void *network = start + ETHERNET_LENGTH;
 	struct icmp *icmp = start + (packet->l4 & 0x3fff);
 	FIXED(network);
 	FIXED(icmp);

@@ -29,7 +29,7 @@ struct packet {
 	__u32 now;
 	__u32 ifindex;
 	__be32 identification;   /* of a fragment's datagram */
-	__u16 l3, l4;            /* offsets in the frame */
+	__u16 l4;                /* offset in the frame; IP is right behind Ethernet: what has a tag is of another interface */
 	__u16 service, target, vip;
 	__be16 port;             /* VERDICT_FORWARD: nat's source port, or 0; VERDICT_RETURN: the client's port */
 	__be16 vip_port;         /* VERDICT_RETURN */

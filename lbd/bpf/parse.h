@@ -29,8 +29,8 @@ static __always_inline void parse_offload(void *ctx, struct packet *packet, __u3
 	__u32 size = SKB(ctx)->gso_size;
 	if (likely(!size))
 		return;
-	packet->total = SKB(ctx)->len - packet->l3;
-	packet->length = packet->l4 - packet->l3 + header_length + size;
+	packet->total = SKB(ctx)->len - ETHERNET_LENGTH;
+	packet->length = packet->l4 - ETHERNET_LENGTH + header_length + size;
 	packet->segments = SKB(ctx)->gso_segs ?: 1;
 }
 
@@ -71,10 +71,10 @@ static __always_inline int parse_transport(void *ctx, const int xdp, struct pack
 
 static __always_inline int parse_v4(void *ctx, const int xdp, struct packet *packet)
 {
-	struct ipv4 *ip = frame_start(ctx, xdp) + (packet->l3 & 31);
+	struct ipv4 *ip = frame_start(ctx, xdp) + ETHERNET_LENGTH;
 	if ((void *)(ip + 1) > frame_end(ctx, xdp) || ip->version_length != 0x45)
 		return 0;
-	__u32 total = ntohs(ip->total_length), there = frame_length(ctx, xdp) - packet->l3;
+	__u32 total = ntohs(ip->total_length), there = frame_length(ctx, xdp) - ETHERNET_LENGTH;
 	if (!xdp && unlikely(!total && SKB(ctx)->gso_size))
 		total = there;
 	if (total < sizeof(*ip) || total > there)
@@ -85,7 +85,7 @@ static __always_inline int parse_v4(void *ctx, const int xdp, struct packet *pac
 	packet->key.protocol = ip->protocol;
 	packet->hops = ip->hops;
 	packet->length = packet->total = total;
-	packet->l4 = packet->l3 + sizeof(*ip);
+	packet->l4 = ETHERNET_LENGTH + sizeof(*ip);
 	if (unlikely(ip->fragment & IPV4_FRAGMENT)) {
 		packet->identification = ip->identification;
 		if (ip->fragment & IPV4_OFFSET) {
@@ -137,10 +137,10 @@ static __always_inline __u32 parse_extensions(void *ctx, const int xdp, struct p
 
 static __always_inline int parse_v6(void *ctx, const int xdp, struct packet *packet)
 {
-	struct ipv6 *ip = frame_start(ctx, xdp) + (packet->l3 & 31);
+	struct ipv6 *ip = frame_start(ctx, xdp) + ETHERNET_LENGTH;
 	if ((void *)(ip + 1) > frame_end(ctx, xdp) || (*(__u8 *)ip & 0xf0) != 0x60)
 		return 0;
-	__u32 left = ntohs(ip->payload_length), there = frame_length(ctx, xdp) - packet->l3 - sizeof(*ip);
+	__u32 left = ntohs(ip->payload_length), there = frame_length(ctx, xdp) - ETHERNET_LENGTH - sizeof(*ip);
 	if (!xdp && unlikely(!left && SKB(ctx)->gso_size))
 		left = there;
 	if (left > there)
@@ -153,7 +153,7 @@ static __always_inline int parse_v6(void *ctx, const int xdp, struct packet *pac
 	packet->flags |= PACKET_V6;
 	packet->hops = ip->hops;
 	packet->length = packet->total = left + sizeof(*ip);
-	packet->l4 = packet->l3 + sizeof(*ip);
+	packet->l4 = ETHERNET_LENGTH + sizeof(*ip);
 	if (is_mapped(&packet->key.source) || is_mapped(&packet->key.destination))
 		return 0; /* never on the wire: it would be taken for IPv4 */
 	if (unlikely(ip->next != PROTOCOL_TCP && ip->next != PROTOCOL_UDP)) {
@@ -167,6 +167,38 @@ static __always_inline int parse_v6(void *ctx, const int xdp, struct packet *pac
 	return parse_transport(ctx, xdp, packet, left);
 }
 
+/* A VLAN's ID in a tag. */
+#define VLAN_ID 0x0fff
+
+static __always_inline int is_tagged(void *ctx, const int xdp, __be16 type)
+{
+	return type == ETHERTYPE_VLAN || type == ETHERTYPE_QINQ || (!xdp && SKB(ctx)->vlan_present);
+}
+
+/* Which network a tagged frame is of, its tag says, and not the interface that it comes by: it is the business of the VLAN's
+ * device, where the stack shows it again without the tag, and the program may be. An ID of 0 stands for no VLAN: such a tag
+ * has a priority only, and is taken off here as the stack would. Returns the type of what was behind it, or 0. */
+static __always_inline __be16 take_priority_tag(void *ctx, const int xdp)
+{
+	void *start = frame_start(ctx, xdp);
+	struct ethernet *frame = start;
+	__be16 *tag = start + ETHERNET_LENGTH;
+	if ((void *)(tag + 2) > frame_end(ctx, xdp))
+		return 0;
+	/* The kernel, or the interface itself, has it out of the frame already. */
+	int apart = !xdp && SKB(ctx)->vlan_present;
+	__u32 id = (apart ? SKB(ctx)->vlan_tci : ntohs(tag[0])) & VLAN_ID;
+	__be16 type = apart ? frame->type : tag[1];
+	if (id || (type != ETHERTYPE_IPV4 && type != ETHERTYPE_IPV6))
+		return 0;
+	if (!xdp)
+		return bpf_skb_vlan_pop(ctx) ? 0 : type;
+	struct ethernet moved = *frame;
+	moved.type = type;
+	*(struct ethernet *)(start + 4) = moved;
+	return bpf_xdp_adjust_head(ctx, 4) ? 0 : type;
+}
+
 /* Fills in a packet that is all zeros. Returns 0 for what the stack shall have. */
 static __always_inline int parse(void *ctx, const int xdp, struct packet *packet)
 {
@@ -176,20 +208,12 @@ static __always_inline int parse(void *ctx, const int xdp, struct packet *packet
 	if (!link || !(link->flags & LINK_OURS))
 		return 0;
 	make_plain_linear(ctx, xdp);
-	void *start = frame_start(ctx, xdp), *end = frame_end(ctx, xdp);
-	struct ethernet *frame = start;
-	if ((void *)(frame + 1) > end || !to_us(ctx, xdp, link, frame))
+	struct ethernet *frame = frame_start(ctx, xdp);
+	if ((void *)(frame + 1) > frame_end(ctx, xdp) || !to_us(ctx, xdp, link, frame))
 		return 0;
 	__be16 type = frame->type;
-	__u32 offset = ETHERNET_LENGTH;
-	for (int tag = 0; tag < 2 && unlikely(type == ETHERTYPE_VLAN || type == ETHERTYPE_QINQ); tag++) {
-		__be16 *inner = start + offset;
-		if ((void *)(inner + 2) > end)
-			return 0;
-		type = inner[1];
-		offset += 4;
-	}
-	packet->l3 = offset;
+	if (unlikely(is_tagged(ctx, xdp, type)))
+		type = take_priority_tag(ctx, xdp);
 	if (type == ETHERTYPE_IPV4)
 		return parse_v4(ctx, xdp, packet);
 	return type == ETHERTYPE_IPV6 && parse_v6(ctx, xdp, packet);

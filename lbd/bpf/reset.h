@@ -37,8 +37,8 @@ static __always_inline int reset(void *ctx, const int xdp, struct packet *packet
 	if (!packet || packet->key.protocol != PROTOCOL_TCP || packet->tcp_flags & TCP_RST ||
 	    packet->flags & (PACKET_FIRST_FRAGMENT | PACKET_LATER_FRAGMENT | PACKET_ICMP))
 		return ANSWER_NONE;
-	__u32 l3 = packet->l3 & 31, header = is_v6(packet) ? sizeof(struct ipv6) : sizeof(struct ipv4);
-	__u32 l4 = l3 + header;
+	__u32 header = is_v6(packet) ? sizeof(struct ipv6) : sizeof(struct ipv4);
+	__u32 l4 = ETHERNET_LENGTH + header;
 	if (packet->l4 != l4)
 		return ANSWER_NONE; /* extension headers are not taken over */
 	l4 = BOUNDED(l4, 127);
@@ -56,19 +56,19 @@ static __always_inline int reset(void *ctx, const int xdp, struct packet *packet
 	start = frame_start(ctx, xdp);
 	end = frame_end(ctx, xdp);
 	tcp = start + l4;
-	if ((void *)(tcp + 1) > end || !turn_ethernet(ctx, xdp, 0, l3))
+	if ((void *)(tcp + 1) > end || !turn_ethernet(ctx, xdp, 0))
 		return ANSWER_NONE;
 	turn_segment(tcp, payload);
 	__u64 pseudo = htons(PROTOCOL_TCP) + htons(sizeof(*tcp));
 	if (is_v6(packet)) {
-		struct ipv6 *ip = start + l3;
+		struct ipv6 *ip = start + ETHERNET_LENGTH;
 		if ((void *)(ip + 1) > end)
 			return ANSWER_NONE;
 		put_answer_v6(ip, sizeof(*tcp), PROTOCOL_TCP, packet->key.destination.words, packet->key.source.words);
 		for (int word = 0; word < 4; word++)
 			pseudo += (__u64)packet->key.source.words[word] + packet->key.destination.words[word];
 	} else {
-		struct ipv4 *ip = start + l3;
+		struct ipv4 *ip = start + ETHERNET_LENGTH;
 		if ((void *)(ip + 1) > end)
 			return ANSWER_NONE;
 		put_answer_v4(ip, sizeof(*ip) + sizeof(*tcp), PROTOCOL_TCP, packet->key.destination.words[3],

@@ -22,7 +22,7 @@ static __always_inline int rewrite_frame(void *ctx, const int xdp, const struct 
 					 const __u8 source[6])
 {
 	void *start = frame_start(ctx, xdp), *end = frame_end(ctx, xdp);
-	void *network = start + (packet->l3 & 31);
+	void *network = start + ETHERNET_LENGTH;
 	if (start + sizeof(struct ethernet) > end || network + sizeof(struct ipv4) > end)
 		return 0;
 	set_macs(start, destination, source);
@@ -78,7 +78,7 @@ static __always_inline void update_checksum(void *ctx, const int xdp, __be16 *ch
 static __always_inline int rewrite_ends(void *ctx, const int xdp, const struct packet *packet, const struct ends *ends)
 {
 	void *start = frame_start(ctx, xdp), *end = frame_end(ctx, xdp);
-	void *network = start + (packet->l3 & 31);
+	void *network = start + ETHERNET_LENGTH;
 	__u32 offset = packet->l4 & 0x3fff;
 	__u64 addresses, ports;
 	FIXED(network);

@@ -48,10 +48,10 @@ static __always_inline __u64 sum_transport(void *transport, void *end, __u8 prot
 }
 
 /* Both of these return whether it is written. */
-static __always_inline int put_too_big_v4(void *ctx, const int xdp, struct packet *packet, __u32 l3, __u32 mtu, int partial)
+static __always_inline int put_too_big_v4(void *ctx, const int xdp, struct packet *packet, __u32 mtu, int partial)
 {
 	void *start = frame_start(ctx, xdp), *end = frame_end(ctx, xdp);
-	struct ipv4 *ip = start + l3;
+	struct ipv4 *ip = start + ETHERNET_LENGTH;
 	struct icmp *icmp = (void *)(ip + 1);
 	struct ipv4 *quoted = (void *)(icmp + 1);
 	if ((void *)(quoted + 1) > end)
@@ -67,10 +67,10 @@ static __always_inline int put_too_big_v4(void *ctx, const int xdp, struct packe
 	return 1;
 }
 
-static __always_inline int put_too_big_v6(void *ctx, const int xdp, struct packet *packet, __u32 l3, __u32 mtu, int partial)
+static __always_inline int put_too_big_v6(void *ctx, const int xdp, struct packet *packet, __u32 mtu, int partial)
 {
 	void *start = frame_start(ctx, xdp), *end = frame_end(ctx, xdp);
-	struct ipv6 *ip = start + l3;
+	struct ipv6 *ip = start + ETHERNET_LENGTH;
 	struct icmp *icmp = (void *)(ip + 1);
 	struct ipv6 *quoted = (void *)(icmp + 1);
 	if ((void *)(quoted + 1) > end)
@@ -94,19 +94,19 @@ static __always_inline int too_big(void *ctx, const int xdp, struct packet *pack
 {
 	if (!packet || packet->flags & (PACKET_LATER_FRAGMENT | PACKET_ICMP))
 		return ANSWER_NONE;
-	__u32 l3 = packet->l3 & 31, header = is_v6(packet) ? sizeof(struct ipv6) : sizeof(struct ipv4);
-	if (packet->l4 != l3 + header)
+	__u32 header = is_v6(packet) ? sizeof(struct ipv6) : sizeof(struct ipv4);
+	if (packet->l4 != ETHERNET_LENGTH + header)
 		return ANSWER_NONE;
 	if (!may_answer(packet->now))
 		return ANSWER_LATER;
-	int partial = cut_quoted(ctx, xdp, packet, BOUNDED(l3 + header, 127));
+	int partial = cut_quoted(ctx, xdp, packet, BOUNDED(ETHERNET_LENGTH + header, 127));
 	__u32 room = header + sizeof(struct icmp);
 	if (partial < 0 || (xdp ? bpf_xdp_adjust_head(ctx, -(int)room) : bpf_skb_change_head(ctx, room, 0)))
 		return ANSWER_NONE;
-	if (!turn_ethernet(ctx, xdp, room, l3))
+	if (!turn_ethernet(ctx, xdp, room))
 		return ANSWER_NONE;
-	int put = is_v6(packet) ? put_too_big_v6(ctx, xdp, packet, l3, mtu, partial) :
-				  put_too_big_v4(ctx, xdp, packet, l3, mtu, partial);
+	int put = is_v6(packet) ? put_too_big_v6(ctx, xdp, packet, mtu, partial) :
+				  put_too_big_v4(ctx, xdp, packet, mtu, partial);
 	return put ? ANSWER_MADE : ANSWER_NONE;
 }
 

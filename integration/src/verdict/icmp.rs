@@ -83,7 +83,7 @@ fn to_target(
     let mut out = frame.to_vec();
     rewrite::hop(&mut out, view, macs);
     if !oracle.world.of(flow.service).nat {
-        return Expected::forward(vec![rewrite::untagged(&out, view)]);
+        return Expected::forward(vec![out]);
     }
     let near = if flow.port == 0 { tuple.client } else { SocketAddr::new(tuple.service.ip(), flow.port) };
     let far = oracle.towards(tuple, flow.target);
@@ -91,7 +91,7 @@ fn to_target(
     for outer_source in [view.source, near.ip()] {
         let mut out = out.clone();
         translate(&mut out, view, quote, (outer_source, far.ip()), (far, near));
-        frames.push(rewrite::untagged(&out, view));
+        frames.push(out);
     }
     Expected::forward(frames)
 }

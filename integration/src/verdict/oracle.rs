@@ -9,7 +9,7 @@ use self::reason::Reason;
 
 use super::icmp;
 use super::packet::{ACK, FIN, ICMP, ICMP6, RST, SYN, TCP, UDP};
-use super::parse::{PieceOf, View};
+use super::parse::{self, PieceOf, View};
 use super::rewrite;
 use super::solicitation;
 use super::world::*;
@@ -196,7 +196,8 @@ impl Oracle {
 
     /// What becomes of a frame. Resets and ICMP are made for so many in a tick; the others get none.
     pub fn step(&mut self, frame: &[u8]) -> Expected {
-        let expected = self.decide(frame);
+        let without = parse::without_priority_tag(frame);
+        let expected = self.decide(without.as_deref().unwrap_or(frame));
         if !matches!(expected.outcome, Outcome::Reset | Outcome::TooBig(_)) {
             return expected;
         }
@@ -424,7 +425,7 @@ impl Oracle {
                 if flow.port == 0 { tuple.client } else { SocketAddr::new(tuple.service.ip(), flow.port) };
             rewrite::translate(&mut out, view, source, self.towards(tuple, flow.target), later);
         }
-        vec![rewrite::untagged(&out, view)]
+        vec![out]
     }
 
     /// Chooses for a new flow.
@@ -574,7 +575,6 @@ impl Oracle {
         let mut out = frame.to_vec();
         rewrite::hop(&mut out, view, (self.links.clients, self.links.own));
         rewrite::translate(&mut out, view, owner.service, owner.client, later);
-        // Clients are where it came from, so that its tags go on.
         Expected::forward(vec![out])
     }
 }

@@ -42,23 +42,13 @@ pub struct View {
 }
 
 impl View {
-    /// Takes an Ethernet frame apart. `None` for what the program has to leave alone: other protocols, more than two VLAN tags,
-    /// IPv4 options, more than four extension headers, lengths that do not fit.
+    /// Takes an Ethernet frame apart. `None` for what the program has to leave alone: other protocols, frames of a VLAN, IPv4
+    /// options, more than four extension headers, lengths that do not fit.
     #[must_use]
     pub fn of(frame: &[u8]) -> Option<Self> {
-        let ethernet = EthernetPacket::new(frame)?;
-        let mut ethertype = ethernet.get_ethertype().0;
-        let mut at = 14;
-        for _ in 0..2 {
-            if ethertype != 0x8100 && ethertype != 0x88a8 {
-                break;
-            }
-            ethertype = u16_at(frame, at + 2)?;
-            at += 4;
-        }
-        match ethertype {
-            0x0800 => Self::ipv4(frame, at, false),
-            0x86dd => Self::ipv6(frame, at, false),
+        match EthernetPacket::new(frame)?.get_ethertype().0 {
+            0x0800 => Self::ipv4(frame, 14, false),
+            0x86dd => Self::ipv6(frame, 14, false),
             _ => None,
         }
     }
@@ -179,6 +169,15 @@ impl View {
     pub fn flags(&self, frame: &[u8]) -> u8 {
         if self.protocol == TCP { frame.get(self.transport + 13).copied().unwrap_or(0) } else { 0 }
     }
+}
+
+/// An IP frame without its tag, where that is of no VLAN: its ID is 0 (IEEE 802.1Q: "the VID's value 0 indicates that the tag header contains
+/// only priority information"). `None` for any other.
+#[must_use]
+pub fn without_priority_tag(frame: &[u8]) -> Option<Vec<u8>> {
+    let tagged = matches!(u16_at(frame, 12)?, 0x8100 | 0x88a8);
+    let plain = u16_at(frame, 14)? & 0xfff == 0 && matches!(u16_at(frame, 16)?, 0x0800 | 0x86dd);
+    (tagged && plain).then(|| [&frame[..12], &frame[16..]].concat())
 }
 
 /// The payload of an Ethernet frame without tags.

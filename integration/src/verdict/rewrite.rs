@@ -176,9 +176,3 @@ fn encapsulated(frame: &[u8], view: &View, target: &Target, macs: Macs) -> Vec<u
     };
     packet::ethernet(macs, &[], outer_type, &ip)
 }
-
-/// Without tags: the way out is an interface of its own, which puts on what it needs.
-#[must_use]
-pub fn untagged(frame: &[u8], view: &View) -> Vec<u8> {
-    [&frame[..12], &frame[view.ip - 2..]].concat()
-}

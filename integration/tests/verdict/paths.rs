@@ -1,5 +1,7 @@
 //! Each way to forward, with each kind of packet, in both families.
 
+use std::net::SocketAddr;
+
 use integration::verdict::compare::{self, Pair};
 use integration::verdict::harness::{Program, program};
 use integration::verdict::oracle::{Expected, Outcome, Tuple};
@@ -105,31 +107,57 @@ fn no_datagram_gets_a_checksum_of_zero_by_translation() {
     });
 }
 
+/// What a tag says is of a VLAN is its device's business, whatever is in it and behind it.
 #[test]
-fn tags_are_taken_off_on_another_interface_only() {
+fn frames_of_a_vlan_are_left_alone() {
     each(paths(), |path, pair| {
-        if path.tunnel && pair.program == Program::Tc {
-            // The kernel takes tags off before TC; a test's packet keeps them, and the kernel makes no room in it.
-            return;
-        }
-        for (port, vlans) in
-            (4000..).zip([vec![(0x8100, 5)], vec![(0x88a8, 0x2007)], vec![(0x88a8, 7), (0x8100, 0xe009)]])
-        {
-            let sent = pair.sends(&Packet { vlans: vlans.clone(), ..path.tcp(port, SYN) }.frame());
-            pair.sends(&Packet { vlans: vlans.clone(), ..path.tcp(port, ACK) }.frame());
+        let sent = pair.sends(&path.tcp(4000, SYN).frame());
+        pair.sends(&path.tcp(4000, ACK).frame());
+        for vlans in [
+            vec![(0x8100, 5)],
+            vec![(0x88a8, 0x2007)],
+            vec![(0x8100, 0xffff)],
+            vec![(0x88a8, 7), (0x8100, 0xe009)],
+            vec![(0x8100, 0x2000), (0x8100, 5)],
+            vec![(0x88a8, 5), (0x8100, 0)],
+            vec![(0x88a8, 0), (0x8100, 0)],
+            vec![(0x88a8, 1), (0x8100, 2), (0x8100, 3)],
+        ] {
+            for flags in [SYN, ACK] {
+                let frame = Packet { vlans: vlans.clone(), ..path.tcp(4000, flags) }.frame();
+                pair.does(&frame, &Expected::pass());
+            }
+            pair.does(&Packet { vlans: vlans.clone(), ..path.udp(4000) }.frame(), &Expected::pass());
             if path.nat {
-                pair.sends(&Packet { vlans, ..answer(&sent, SYN | ACK) }.frame());
+                let frame = Packet { vlans, ..answer(&sent, SYN | ACK) }.frame();
+                pair.does(&frame, &Expected::pass());
             }
         }
     });
 }
 
 #[test]
-fn a_third_tag_is_left_to_the_stack() {
+fn a_tag_with_a_priority_only_makes_no_difference() {
     each(paths(), |path, pair| {
-        let vlans = vec![(0x88a8, 1), (0x8100, 2), (0x8100, 3)];
-        let frame = Packet { vlans, ..path.tcp(4100, SYN) }.frame();
-        pair.does(&frame, &Expected::pass());
+        for (port, tag) in (4010..).zip([(0x8100, 0), (0x8100, 0xe000), (0x88a8, 0x6000)]) {
+            let tagged = |packet: Packet| Packet { vlans: vec![tag], ..packet }.frame();
+            let sent = pair.sends(&tagged(path.tcp(port, SYN)));
+            assert_eq!(sent, pair.sends(&path.tcp(port, SYN).frame()));
+            pair.sends(&tagged(path.tcp(port, ACK)));
+            pair.sends(&tagged(path.udp(port).carrying(600)));
+            if path.nat {
+                let returned = pair.sends(&tagged(answer(&sent, SYN | ACK)));
+                assert_eq!(returned, pair.sends(&answer(&sent, SYN | ACK).frame()));
+            }
+            // What is answered goes back without it, and what is nobody's here is the stack's.
+            pair.tell(|world| world.targets.iter_mut().for_each(|target| target.mtu = 1300));
+            let (expected, _) = pair.step(&tagged(path.tcp(port, ACK).carrying(1400)));
+            assert_eq!(expected.outcome, Outcome::TooBig(1300));
+            pair.tell(|world| world.targets.iter_mut().for_each(|target| target.mtu = 1500));
+            let other = SocketAddr::new(path.vip, 81);
+            let packet = Packet { destination: other, ..path.tcp(port, SYN) };
+            pair.does(&tagged(packet), &Expected::pass());
+        }
     });
 }
 

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use common::config::Config;
+use common::config::{Attach, Config};
 
 use super::features::{BPFFS, Features};
 use super::settings;
@@ -167,6 +167,9 @@ fn look(config: &Config, node: &str, running: Option<&Status>, report: &mut Repo
     names.extend(targets::ways_of(&mut ways, config, report));
     for name in &names {
         interface(&ways, name, report);
+        if config.kernel.attach == Attach::Xdp {
+            beside_vlans(&ways, name, report);
+        }
     }
     if let Some(clash) = ports::clash(config, node) {
         report.add(Level::Note, "ports", clash);
@@ -176,6 +179,19 @@ fn look(config: &Config, node: &str, running: Option<&Status>, report: &mut Repo
     }
     if let Some(status) = running {
         checks::look(config, status, report);
+    }
+}
+
+/// What the driver's program cannot do where there are VLANs.
+fn beside_vlans(ways: &Ways, name: &str, report: &mut Report) {
+    let Some(link) = ways.link(name) else { return };
+    if link.kind == "vlan" {
+        let finding = "a VLAN's interface has no driver that a program could be in; use `attach = \"auto\"`";
+        report.add(Level::Bad, name, finding);
+    } else if ways.has_vlans(link.index) && super::ethtool::takes_tags_off(name) == Some(true) {
+        let finding = "it takes VLAN tags off before the program in the driver sees them, which then takes frames of its VLANs for its own; \
+             `ethtool -K … rxvlan off`";
+        report.add(Level::Bad, name, finding);
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::os::fd::AsRawFd;
 
-/// `SIOCETHTOOL`, the command "get flags", and the flag of large receive offload.
+/// `SIOCETHTOOL`, the command "get flags", and the flags of taking VLAN tags off and of large receive offload.
 const REQUEST: libc::Ioctl = 0x8946;
 const GET_FLAGS: u32 = 0x25;
+const TAKES_TAGS_OFF: u32 = 1 << 8;
 const LARGE_RECEIVE: u32 = 1 << 15;
 
 #[repr(C)]
@@ -15,6 +16,15 @@ struct Value {
 
 /// Whether an interface joins packets in a way that cannot be undone (LRO); none if it does not say.
 pub(super) fn large_receive(interface: &str) -> Option<bool> {
+    flags(interface).map(|flags| flags & LARGE_RECEIVE != 0)
+}
+
+/// Whether it takes VLAN tags off before the driver's program sees a frame; none if it does not say.
+pub(super) fn takes_tags_off(interface: &str) -> Option<bool> {
+    flags(interface).map(|flags| flags & TAKES_TAGS_OFF != 0)
+}
+
+fn flags(interface: &str) -> Option<u32> {
     let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).ok()?;
     let mut value = Value { command: GET_FLAGS, data: 0 };
     // SAFETY: all of it zero is a valid `ifreq`.
@@ -28,5 +38,5 @@ pub(super) fn large_receive(interface: &str) -> Option<bool> {
     request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut value).cast();
     // SAFETY: the kernel reads the name, and writes the one value that the request points to.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), REQUEST, std::ptr::from_mut(&mut request)) };
-    (result == 0).then_some(value.data & LARGE_RECEIVE != 0)
+    (result == 0).then_some(value.data)
 }

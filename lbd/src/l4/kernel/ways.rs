@@ -327,6 +327,11 @@ impl<H: Host> Ways<H> {
         self.links.get(&index)
     }
 
+    /// Whether there are VLANs above an interface.
+    pub(super) fn has_vlans(&self, index: u32) -> bool {
+        self.links.values().any(|link| link.kind == "vlan" && link.below == Some(index))
+    }
+
     /// The addresses of these interfaces.
     pub(super) fn addresses_at(&self, indexes: impl Fn(u32) -> bool) -> BTreeSet<(u32, IpAddr)> {
         self.addresses.iter().map(|(ip, index)| (*index, *ip)).filter(|(index, _)| indexes(*index)).collect()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use common::config::{Config, Dsr, Service, Via};
+use common::config::{Attach, Config, Dsr, Service, Via};
 use lbd_core::forward::plan::{self, Hop, Hops, Known, Origin, TargetInput};
 
 use super::super::attach::Wanted;
@@ -74,7 +74,12 @@ pub(super) fn hops(
             let what = || format!("target {}/{} ({ip})", origin.group, target.id);
             let direction = (ip, origin.source());
             let trouble = found.entry(direction).or_insert_with(|| {
-                let (hop, trouble) = hop(ways.way(ip, origin.source(), &before, now));
+                let (hop, trouble) = match ways.way(ip, origin.source(), &before, now) {
+                    Ok(way) if config.kernel.attach == Attach::Xdp && is_vlan(ways, way.index) => {
+                        (None, Some(XDP_TO_VLAN.to_owned()))
+                    }
+                    way => hop(way),
+                };
                 hops.extend(hop.map(|hop| (direction, hop)));
                 trouble
             });
@@ -129,6 +134,14 @@ fn apart(origin: &Origin, other: IpAddr) -> String {
         "by this host's rules what comes from {other} takes another way to it than what comes from {first}, which all of it takes; \
          give the services of {other} a target group of their own"
     )
+}
+
+/// Why a driver's program has no way by a VLAN's device.
+const XDP_TO_VLAN: &str = "it is reached by a VLAN's interface, by which the driver's program cannot send; \
+     use `attach = \"auto\"` under [kernel]";
+
+fn is_vlan(ways: &Ways, index: u32) -> bool {
+    ways.link_at(index).is_some_and(|link| link.kind == "vlan")
 }
 
 /// Whether a service of a group reaches its targets by their MAC addresses alone.
