@@ -1,5 +1,5 @@
 //! A flood of SYNs from addresses that do not exist, at a service that the kernel forwards: what is established goes on, who is new
-//! gets in, and none of the flood gets a place in the table of flows.
+//! gets in, and none of the flood gets a place in the table of flows or keeps a port from others.
 #![expect(clippy::print_stderr, reason = "the harness shows it when the test fails")]
 
 mod kernel_support;
@@ -10,15 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use integration::lab::addresses::vip4;
-use integration::lab::clock::wait_until;
+use integration::lab::clock::{now, wait_until};
 use integration::lab::{Lab, Result};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use kernel_support::{LIMIT, flows, service, start};
 
-/// SYNs in all, and how many come between two pauses.
+/// SYNs in all, six times as many as a node has ports towards a target, and how many come between two pauses.
 const SYNS: u32 = 200_000;
-const BURST: u32 = 200;
+const BURST: u32 = 400;
 const PAUSE: Duration = Duration::from_millis(4);
 
 /// Networks for measurements: no host has an address of theirs.
@@ -122,7 +122,7 @@ fn flood() -> std::io::Result<u32> {
 
 #[test]
 fn a_flood_of_syns_takes_no_place_from_connections() -> Result<()> {
-    let lab = Lab::builder("kernel-syns").targets(2).build()?;
+    let lab = Lab::builder("kernel-syns").targets(1).build()?;
     start(&lab, &service(&lab, "echo", "mode = \"nat\"", &["7"], 7, ""))?;
     let client = lab.client().namespace();
     let connections = client.inside(|| -> Result<Vec<TcpStream>> {
@@ -131,11 +131,14 @@ fn a_flood_of_syns_takes_no_place_from_connections() -> Result<()> {
     })??;
     let established = client.worker("established", move |stop| go_on(connections, stop))?;
     let new = client.worker("new", come)?;
+    let begun = now();
     let sent = client.inside(flood)?.expect("raw packets can be sent");
+    let took = now() - begun;
     let (established, new) = (established.stop()?, new.stop()?);
     let stored = flows(&lab, "echo4")?;
+    let without_port = lab.a().counted("tandem_lbd_kernel_drops_total", "no_port")?;
     eprintln!(
-        "{sent} SYNs; {} exchanges of established connections, {} new connections, {} in vain; {} flows",
+        "{sent} SYNs in {took:?}, {without_port} without a port; {} exchanges of established connections, {} new connections, {} in vain; {} flows",
         established.good,
         new.good,
         new.bad.len(),
@@ -144,6 +147,7 @@ fn a_flood_of_syns_takes_no_place_from_connections() -> Result<()> {
     assert!(sent > SYNS / 2, "{sent} went out");
     assert!(established.good > 100 && established.bad.is_empty(), "{established:?}");
     assert!(new.good > 20 && new.bad.len() * 10 <= new.good as usize, "{new:?}");
+    assert_eq!(without_port, 0, "who is half-open makes place");
     let own = lab.client().v4().to_string();
     let is_own = |flow: &&serde_json::Value| flow["client"].as_str().is_some_and(|it| it.starts_with(&own));
     assert_eq!(stored.iter().filter(is_own).count(), stored.len(), "all flows are the client's own");

@@ -12,12 +12,15 @@
 /* A flow and its slot are refreshed together, within a second. The slot lives longer than that, so whoever has a flow has its
  * port: that need not be looked up for each packet, which with a million flows costs as much as finding the flow. */
 #define SLOT_EXTRA_TICKS (4 * REFRESH_TICKS)
-/* Where there is no free slot, one that was silent for longer than this may be taken over from a flow that is half-open, or that is
- * over and whose last packets only may still come: else a target could take no more new flows in the closing time-out than there
- * are ports. A second is what Linux waits before it uses a port of its own again (net.ipv4.tcp_tw_reuse); a target which still
+/* Where there is no free slot, the one silent for longest is taken over, if that is longer than this, from a flow that is over and
+ * whose last packets only may still come: else a target could take no more new flows in the closing time-out than there are
+ * ports. A second is what Linux waits before it uses a port of its own again (net.ipv4.tcp_tw_reuse); a target which still
  * remembers the old connection takes the new one if its timestamps or sequence numbers are ahead (RFC 6191), and otherwise
  * answers what makes the client reset the old one and ask once more. */
 #define SLOT_TAKE_OVER_TICKS TICKS_PER_SECOND
+/* Or, if longer than this, from one that is half-open: a flood of SYNs takes all ports that there are within a second, and may
+ * not keep them from those who answer. Whoever does so this soon keeps his. */
+#define SLOT_HALF_OPEN_TICKS 1
 
 #define SLOT_SEEN(control) ((__u32)(control))
 #define SLOT_SERVICE(control) ((__u16)((control) >> 32))
@@ -108,23 +111,30 @@ static __always_inline int is_over(__u8 state)
 #define PORT_FREE 3
 #define PORT_OLD 4
 
+/* The same of somebody else's, by its slot's control word. */
+static __always_inline int use_of(__u64 control, __u32 now)
+{
+	if (!control)
+		return PORT_NEVER_USED;
+	if (slot_is_free(control, now))
+		return PORT_FREE;
+	__u32 silent = age(now, SLOT_SEEN(control));
+	__u8 state = SLOT_STATE(control);
+	if (SLOT_LOCKED(control) || (state & STATE_ESTABLISHED && !is_over(state)))
+		return PORT_BUSY;
+	__u32 kept = is_over(state) ? SLOT_TAKE_OVER_TICKS : SLOT_HALF_OPEN_TICKS;
+	return silent <= kept ? PORT_BUSY : PORT_OLD + (silent & 0xffffff);
+}
+
 __noinline int look_at_port(const struct packet *packet, __u32 endpoint, __u32 port)
 {
 	struct slot *slot = slot_of(endpoint, port);
 	if (!packet || !slot)
 		return PORT_BUSY;
 	__u64 control = slot_control(slot);
-	if (!control)
-		return PORT_NEVER_USED;
-	if (!SLOT_LOCKED(control) && slot_is_of(slot, packet))
+	if (control && !SLOT_LOCKED(control) && slot_is_of(slot, packet))
 		return PORT_OWN;
-	if (slot_is_free(control, packet->now))
-		return PORT_FREE;
-	__u32 silent = age(packet->now, SLOT_SEEN(control));
-	__u8 state = SLOT_STATE(control);
-	if (SLOT_LOCKED(control) || (state & STATE_ESTABLISHED && !is_over(state)) || silent <= SLOT_TAKE_OVER_TICKS)
-		return PORT_BUSY;
-	return PORT_OLD + (silent & 0xffffff);
+	return use_of(control, packet->now);
 }
 
 /* What a search among candidates found: ports, 0 for none. */
@@ -200,8 +210,8 @@ __noinline int take_port(struct packet *packet, __u32 endpoint, __u32 establishe
 	if (found.own)
 		return keep_port(slot, packet, state);
 	__u64 control = slot_control(slot);
-	/* Both looked at before, and once more by the exchange: a slot in use is never taken. */
-	if (control && found.free && !slot_is_free(control, packet->now))
+	/* Somebody may have begun to use it since it was looked at. After this look the exchange would notice. */
+	if (use_of(control, packet->now) == PORT_BUSY)
 		return 0;
 	return slot_claim(slot, control, packet, target->port ?: packet->key.destination_port, state);
 }

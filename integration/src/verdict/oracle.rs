@@ -520,7 +520,8 @@ impl Oracle {
             let flow = self.flow(&owner(&port)?)?;
             let silent = self.world.now.wrapping_sub(flow.seen);
             let over = flow.reset || flow.fins == (true, true);
-            (silent > TAKE_OVER_TICKS && (over || !flow.confirmed)).then_some((Reverse(silent), port))
+            let least = if over { TAKE_OVER_TICKS } else { HALF_OPEN_KEPT_TICKS };
+            (silent > least && (over || !flow.confirmed)).then_some((Reverse(silent), port))
         };
         let unused = |half: u8| {
             let oldest =

@@ -145,8 +145,10 @@ pub struct Listen {
     pub service: u16,
 }
 
-/// How long a port must have been silent before it is taken from a flow that is half-open or over.
+/// How long a port must have been silent before it is taken from a flow that is over,
 pub const TAKE_OVER_TICKS: u32 = 16;
+/// and from one that is half-open.
+pub const HALF_OPEN_KEPT_TICKS: u32 = 1;
 /// Time-outs in ticks.
 pub const ESTABLISHED_TICKS: u32 = 350 * 16;
 /// UDP.

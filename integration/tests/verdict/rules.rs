@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use integration::verdict::compare::Pair;
-use integration::verdict::harness::{PROGRAMS, program};
+use integration::verdict::harness::{PROGRAMS, Verdict, program};
 use integration::verdict::oracle::reason::Reason;
 use integration::verdict::oracle::{Expected, Outcome, Tuple};
 use integration::verdict::packet::{ACK, FIN, Packet, RST, SYN, TCP, UDP};
@@ -419,6 +419,8 @@ fn where_all_ports_are_taken_the_one_left_for_the_longest_is_taken_over() {
     let closed = Left { fins: (true, true), silent: 40, ..Left::BUSY };
     let reset = Left { reset: true, silent: 40, ..Left::BUSY };
     let silent = Left { silent: 40, ..Left::BUSY };
+    let just_begun = Left { silent: HALF_OPEN_KEPT_TICKS - 1, ..half_open };
+    let hardly_begun = Left { silent: HALF_OPEN_KEPT_TICKS + 1, ..half_open };
     let closing = Left { fins: (true, false), silent: 40, ..Left::BUSY };
     let just_closed = Left { silent: TAKE_OVER_TICKS / 2, ..closed };
     each(nats(), |path, pair| {
@@ -426,8 +428,22 @@ fn where_all_ports_are_taken_the_one_left_for_the_longest_is_taken_over() {
             return;
         }
         let [tcp, udp] = tuples(path, 720);
-        let none = [(tcp, silent), (tcp, closing), (tcp, just_closed), (udp, silent)];
-        let some = [(tcp, half_open), (tcp, closed), (tcp, reset), (udp, half_open)];
+        let none = [
+            (tcp, silent),
+            (tcp, closing),
+            (tcp, just_closed),
+            (tcp, just_begun),
+            (udp, silent),
+            (udp, just_begun),
+        ];
+        let some = [
+            (tcp, half_open),
+            (tcp, hardly_begun),
+            (tcp, closed),
+            (tcp, reset),
+            (udp, half_open),
+            (udp, hardly_begun),
+        ];
         let cases = none.map(|case| (case, false)).into_iter().chain(some.map(|case| (case, true)));
         for (((tuple, index), left), taken) in cases {
             pair.harness.forget_flows();
@@ -503,7 +519,7 @@ fn a_flood_of_syns_evicts_nothing_that_is_established() {
                 let done = pair
                     .harness
                     .run_quietly(program, &from_client(Packet::tcp(client, path.web(), SYN)).frame());
-                assert_eq!(done, integration::verdict::harness::Verdict::Send);
+                assert_eq!(done, Verdict::Send);
             }
             assert_eq!(pair.harness.flows(), before, "{kind}: the flood made flows");
             for port in 900..910 {
@@ -512,9 +528,45 @@ fn a_flood_of_syns_evicts_nothing_that_is_established() {
             // The flood may have the port that the oracle would give.
             for flags in [SYN, ACK] {
                 let done = pair.harness.run_quietly(program, &path.tcp(950, flags).frame());
-                assert_eq!(done, integration::verdict::harness::Verdict::Send);
+                assert_eq!(done, Verdict::Send);
             }
             assert_eq!(pair.harness.flows(), before + 1);
+        }
+    }
+}
+
+/// A flood takes all ports that there are and keeps none of them: who is established has his, and who comes new and answers gets one.
+#[test]
+fn a_flood_of_syns_keeps_no_port_from_those_who_answer() {
+    const PORTS: u32 = 32_256;
+    const ROUNDS: u32 = 10;
+    let mut harness = program();
+    for program in PROGRAMS {
+        let mut path = path(true, "nat", Way::Plain, true);
+        path.world.services[0].members = vec![(1, 1)];
+        let mut pair = Pair::new(&mut harness, program, path.world.clone());
+        let forwarded = |pair: &Pair<'_>, port: u16, flags: u8| {
+            let done = pair.harness.run(program, &path.tcp(port, flags).frame());
+            assert_eq!((done.verdict, done.drops), (Verdict::Send, Vec::new()), "{port}");
+            done.frame
+        };
+        let mut known: Vec<(u16, Vec<u8>)> = Vec::new();
+        for round in 0..ROUNDS {
+            // Twice as many as there are ports, some 55,000 in a second.
+            for number in 0..2 * PORTS / ROUNDS {
+                let [_, _, high, low] = (round << 13 | number).to_be_bytes();
+                let port = 7 + u16::from(round > 7);
+                let client: SocketAddr = (std::net::Ipv4Addr::new(198, 18, high, low), port).into();
+                let frame = from_client(Packet::tcp(client, path.web(), SYN)).frame();
+                pair.harness.run_quietly(program, &frame);
+            }
+            let port = 900 + u16::try_from(round).unwrap();
+            forwarded(&pair, port, SYN);
+            known.push((port, forwarded(&pair, port, ACK)));
+            for (port, frame) in &known {
+                assert_eq!(forwarded(&pair, *port, ACK), *frame, "from the same port as ever");
+            }
+            pair.wait(2);
         }
     }
 }
