@@ -13,7 +13,7 @@ use std::time::Duration;
 use integration::lab::addresses::{CLIENT_ADDRESSES, v4, v6};
 use integration::lab::clock::{wait_for, wait_until};
 use integration::lab::{Lab, Result};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use kernel_support::{LIMIT, PATIENCE, address, flows, reload_text, service, start, status, vips};
 
@@ -127,6 +127,36 @@ fn packets_that_a_link_does_not_take_are_made_smaller() -> Result<()> {
         }
         told(&lab, vip, "node `a`")?;
     }
+    lab.finish()
+}
+
+#[test]
+fn both_ends_of_nat_are_told_which_segments_fit() -> Result<()> {
+    let lab = Lab::builder("kernel-mss").targets(2).build()?;
+    // The way to the targets takes less than everybody's link, which no end of it knows.
+    for vip in vips() {
+        for target in lab.targets() {
+            let (ip, bits) = if vip.is_ipv4() { ("", 32) } else { ("-6 ", 128) };
+            let target = address(target, vip);
+            lab.a().ip(&format!("{ip}route add {target}/{bits} dev eth0 mtu {SMALL_MTU}"))?;
+        }
+    }
+    start(&lab, &service(&lab, "echo", "mode = \"nat\"", &["7"], 7, ""))?;
+    for vip in vips() {
+        let most = SMALL_MTU - if vip.is_ipv4() { 40 } else { 60 };
+        let segment = lab.client().namespace().inside(|| -> Result<u32> {
+            let mut made = None;
+            wait_until(&format!("a connection to {vip}"), LIMIT, || {
+                made = connected(vip, None).ok();
+                made.is_some()
+            })?;
+            Ok(SockRef::from(&made.expect("just made")).tcp_mss().unwrap())
+        })??;
+        assert!((most - 20..=most).contains(&segment), "{segment} bytes of {most} through {vip}");
+        transfer(&lab, vip, None)?;
+    }
+    let said = drops(&lab);
+    assert!(!said.contains("too_big"), "nobody had to be told more: {said}");
     lab.finish()
 }
 

@@ -6,7 +6,8 @@
 
 mod kernel_support;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use integration::lab::addresses::{vip4, vip6};
@@ -16,9 +17,14 @@ use integration::lab::tunnel::{Tunnel, TunnelEnd};
 use integration::lab::{Lab, Result, Target, http};
 
 use kernel_support::bulk;
+use socket2::SockRef;
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const READY_LIMIT: Duration = Duration::from_secs(15);
+/// What prepares targets.
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/dsr-target");
+/// The largest packet that everybody's link takes.
+const MTU: u32 = 1500;
 /// What is fetched of each kind, so that many ports hash to both targets.
 const FETCHES: usize = 40;
 
@@ -105,12 +111,76 @@ fn echo_datagrams(server: SocketAddr) -> usize {
     (0..FETCHES).filter(|index| came_back([1, 512, 1300][index % 3])).count()
 }
 
+fn script(target: &Target, action: &str, way: &str) -> Result<()> {
+    target.run(SCRIPT, &[action, way, &vip4(0).to_string(), &vip6(0).to_string()]).map(drop)
+}
+
+/// Packets that were longer than the way to their target takes.
+fn too_long(lab: &Lab, reason: &str) -> Result<u64> {
+    let counted = lab.nodes().map(|node| node.counted("tandem_lbd_kernel_drops_total", reason));
+    counted.into_iter().sum()
+}
+
+/// The client forgets what it has learned of ways.
+fn forget(lab: &Lab) -> Result<()> {
+    ["route flush cache", "-6 route flush cache"].iter().try_for_each(|it| lab.client().ip(it).map(drop))
+}
+
+/// What the client sends through a tunnel is as long as the target says that it may be, in an answer that passes no node. So a node has
+/// to say what is too long, unless the target says it.
+fn uploads_fit(lab: &Lab, way: &str) -> Result<()> {
+    let before = too_long(lab, "too_big")?;
+    for target in lab.targets() {
+        script(target, "segments", way)?;
+    }
+    let outer = match way {
+        "ipip" => 40,
+        "gre" => 44,
+        _ => 48,
+    };
+    for vip in [IpAddr::from(vip4(0)), IpAddr::from(vip6(0))] {
+        forget(lab)?;
+        let segment = lab.client().namespace().inside(|| {
+            let connection = TcpStream::connect_timeout(&SocketAddr::new(vip, 7), ANSWER_LIMIT).unwrap();
+            SockRef::from(&connection).tcp_mss().unwrap()
+        })?;
+        let most = MTU - outer - if vip.is_ipv4() { 40 } else { 60 };
+        assert!((most - 20..=most).contains(&segment), "{segment} bytes of {most} through {vip}");
+        bulk(lab, vip)?;
+    }
+    assert_eq!(too_long(lab, "too_big")?, before, "nothing had to be said");
+    Ok(())
+}
+
+/// Datagrams whose sender leaves it to routers to cut them are not cut by a node. It says what fits, and then the sender cuts.
+fn uncut_datagrams_are_told(lab: &Lab) -> Result<()> {
+    forget(lab)?;
+    let before = too_long(lab, "not_cut")?;
+    lab.client().namespace().inside(|| {
+        let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let never = libc::IP_PMTUDISC_DONT.to_ne_bytes();
+        // SAFETY: the descriptor is the socket's, and the option's value is four bytes that live during the call.
+        let set = unsafe {
+            let value = never.as_ptr().cast();
+            libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value, 4)
+        };
+        assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+        let sent = vec![b'd'; MTU as usize - 28];
+        let mut answer = [0; 2048];
+        wait_until("a datagram in fragments that fit", READY_LIMIT, || {
+            let asked = socket.send_to(&sent, (vip4(0), 7)).is_ok();
+            asked && socket.recv(&mut answer).is_ok_and(|length| answer[..length] == sent[..])
+        })
+    })??;
+    assert!(too_long(lab, "not_cut")? > before, "the first one was too long");
+    Ok(())
+}
+
 /// Has a target take packets to the VIPs, out of the tunnel where there is one.
 fn prepare(target: &Target, way: &str, tunnel: Option<Tunnel>) -> Result<Option<TunnelEnd>> {
     if std::env::var("TANDEM_LAB_TUNNELS").is_ok_and(|ends| ends == "kernel") {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/dsr-target");
-        let (v4, v6) = (vip4(0).to_string(), vip6(0).to_string());
-        return target.run(script, &["up", way, &v4, &v6]).map(|_| None);
+        return script(target, "up", way).map(|()| None);
     }
     target.accept_vip(vip4(0))?;
     target.accept_vip(vip6(0))?;
@@ -129,6 +199,10 @@ fn through(label: &str, way: &str, tunnel: Option<Tunnel>) {
         node.start_vrrpd().unwrap();
     }
     exchange(&lab, if tunnel.is_some() { &[8080, CROSSED_PORT] } else { &[8080] }).unwrap();
+    if tunnel.is_some() {
+        uncut_datagrams_are_told(&lab).unwrap();
+        uploads_fit(&lab, way).unwrap();
+    }
     for end in ends {
         let unwrapped = end.stop().unwrap();
         assert!(unwrapped.packets > 0, "nothing came through the tunnel");

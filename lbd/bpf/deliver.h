@@ -50,6 +50,21 @@ static __always_inline int send_to_other(void *ctx, const int xdp, struct packet
 	return transmit(xdp, packet->ifindex, vip->other_ifindex);
 }
 
+/* Whether a packet's sender lets routers cut it: IPv4 without DF, a fragment among others. */
+static __always_inline int may_be_cut(void *ctx, const int xdp, const struct packet *packet)
+{
+	struct ipv4 *ip = frame_start(ctx, xdp) + ETHERNET_LENGTH;
+	return !is_v6(packet) && (void *)(ip + 1) <= frame_end(ctx, xdp) && !(ip->fragment & IPV4_DONT_FRAGMENT);
+}
+
+/* Longer than the way takes: its sender is told how long may be what it sends, as far as it can be. Nothing is cut here; what might
+ * be has a count of its own. Who lets his packets be cut and learns of the way's MTU cuts the next ones himself. */
+static __always_inline int too_long(void *ctx, const int xdp, struct packet *packet, __u32 mtu)
+{
+	__u8 reason = may_be_cut(ctx, xdp, packet) ? DROP_NOT_CUT : DROP_TOO_BIG;
+	return answered(xdp, packet, reason, OF_KIND(too_big, packet, mtu));
+}
+
 static __always_inline int nat_to_target(void *ctx, const int xdp, struct packet *packet, const struct target *target)
 {
 	if (unlikely(packet->flags & PACKET_ICMP))
@@ -72,7 +87,7 @@ static __always_inline int forward_packet(void *ctx, const int xdp, struct packe
 	if (unlikely(packet->hops <= 1))
 		return dropped(packet, xdp, DROP_TTL);
 	if (unlikely(packet->length > target->mtu))
-		return answered(xdp, packet, DROP_TOO_BIG, OF_KIND(too_big, packet, target->mtu));
+		return too_long(ctx, xdp, packet, target->mtu);
 	if (unlikely(packet->tcp_flags & TCP_SYN && service->mss_max))
 		OF_KIND(clamp_mss, packet, service->mss_max);
 	count_in(packet);
@@ -101,9 +116,13 @@ static __always_inline int return_packet(void *ctx, const int xdp, struct packet
 	if (!service || !route || (xdp && unresolved))
 		return dropped(packet, xdp, DROP_NO_NEXT_HOP);
 	if (unlikely(packet->length > route->mtu))
-		return answered(xdp, packet, DROP_TOO_BIG, OF_KIND(too_big, packet, route->mtu));
-	if (unlikely(packet->tcp_flags & TCP_SYN && service->mss_max))
-		OF_KIND(clamp_mss, packet, service->mss_max);
+		return too_long(ctx, xdp, packet, route->mtu);
+	if (unlikely(packet->tcp_flags & TCP_SYN && service->mss_max)) {
+		/* What the client sends comes by this way, as far as anybody can tell, and goes on by the target's. */
+		__u32 headers = (is_v6(packet) ? sizeof(struct ipv6) : sizeof(struct ipv4)) + sizeof(struct tcp);
+		__u32 fits = route->mtu > headers ? route->mtu - headers : 0;
+		OF_KIND(clamp_mss, packet, fits && fits < service->mss_max ? fits : service->mss_max);
+	}
 	__u32 ifindex = route->ifindex;
 	count_out(packet);
 	int done = rewrite_frame(ctx, xdp, packet, route->destination_mac, route->source_mac);

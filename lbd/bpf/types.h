@@ -91,7 +91,7 @@ struct service {
 	__u32 affinity_ticks;    /* SERVICE_AFFINITY: how long a client's target is remembered after its last new flow */
 	__u32 source_rate;       /* SERVICE_SOURCE_RATE: new flows of one address in source_rate_ticks */
 	__u32 source_rate_ticks;
-	__u16 mss_max;           /* clamp the MSS of SYNs to it; 0 for no clamping */
+	__u16 mss_max;           /* nat, whose SYNs pass both ways: their MSS is brought down to it; 0 for any */
 	__u16 spare;
 };
 #define MODE_NAT 1
@@ -246,7 +246,7 @@ enum drop_reason {
 	DROP_NO_PORT,            /* no free port towards the endpoint among the candidates: reset to the client */
 	DROP_FLOWS_FULL,         /* no room for an entry; forwarded all the same where the hash can repeat the choice */
 	DROP_FRAGMENT,           /* a later fragment whose first one was not seen */
-	DROP_TOO_BIG,            /* answered with ICMP */
+	DROP_TOO_BIG,            /* longer than the way takes: answered with ICMP */
 	DROP_UNHEALTHY,          /* TCP of an unhealthy target: reset to the client */
 	DROP_TTL,
 	DROP_CLASH,              /* preserved client address: same tuple at the same target through another VIP */
@@ -255,6 +255,7 @@ enum drop_reason {
 	DROP_SOLICITATION,       /* ARP or ND asked for a VIP that this node does not own: the stack may still have the address */
 	DROP_ANSWER_RATE,        /* would have been answered, but for too many that were in this tick */
 	DROP_UNKNOWN_FLOW,       /* from a target for a flow of the other node, which may not be known here yet: the stack would reset it */
+	DROP_NOT_CUT,            /* the same as DROP_TOO_BIG of IPv4 without DF, which a router would have cut into fragments */
 	DROP_REASONS
 };
 

@@ -14,7 +14,7 @@ pub const INTERFACE: u32 = 1;
 /// Our address on it.
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-const DROP_REASONS: u32 = 19;
+const DROP_REASONS: u32 = 20;
 const RING_SLOTS: usize = 65_537;
 /// Ports of an endpoint.
 pub const NAT_PORTS: u32 = 64_512;

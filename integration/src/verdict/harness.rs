@@ -56,7 +56,7 @@ const TABLES: [&str; 22] = [
 const STATE: [&str; 4] = ["processors", "routes", "service_stats", "target_stats"];
 const CLEARED: [&str; 9] =
     ["vips", "listeners", "flows", "pending", "endpoints", "fragments", "acl", "sources", "affinity"];
-const REASONS: u32 = 19;
+const REASONS: u32 = 20;
 /// The clock stands still for so long at least after it was set, in the kernel's jiffies of 1 to 10 ms.
 const QUIET_JIFFIES: u64 = 50;
 /// A tick, in nanoseconds.
@@ -245,7 +245,7 @@ impl Harness {
             rings: BTreeMap::new(),
             slotted: BTreeSet::new(),
             slots: BTreeMap::new(),
-            links: Links { own: OWN, clients: CLIENTS },
+            links: Links { own: OWN, clients: CLIENTS, clients_mtu: 1500 },
             ifindex: index("front")?,
             target_ifindex: index("back")?,
             multiplier: 0,

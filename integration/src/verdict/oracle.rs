@@ -40,6 +40,7 @@ pub mod reason {
         Solicitation,
         AnswerRate,
         UnknownFlow,
+        NotCut,
     }
 }
 
@@ -141,6 +142,8 @@ pub struct Links {
     pub own: [u8; 6],
     /// The next hop's towards every client.
     pub clients: [u8; 6],
+    /// The largest IP packet on the way there.
+    pub clients_mtu: u16,
 }
 
 /// The model.
@@ -391,7 +394,7 @@ impl Oracle {
             return Expected::counted(Outcome::Expire, Reason::Ttl);
         }
         if view.length() > usize::from(target.mtu) {
-            return Expected::counted(Outcome::TooBig(target.mtu), Reason::TooBig);
+            return too_long(view, target.mtu, later);
         }
         if !target.reachable {
             return Expected::counted(Outcome::Drop, Reason::NoNextHop);
@@ -573,11 +576,29 @@ impl Oracle {
         flow.fins.1 |= flags & FIN != 0;
         flow.reset |= flags & RST != 0;
         self.flows.insert(*owner, flow);
+        if view.length() > usize::from(self.links.clients_mtu) {
+            return too_long(view, self.links.clients_mtu, later);
+        }
         let mut out = frame.to_vec();
+        let most = self.world.of(flow.service).mss_max;
+        if flags & SYN != 0 && most != 0 {
+            // Neither longer than the target takes nor than fits on the way to the client.
+            let headers = if view.is_ipv4() { 40 } else { 60 };
+            rewrite::clamp(&mut out, view, most.min(self.links.clients_mtu - headers));
+        }
         rewrite::hop(&mut out, view, (self.links.clients, self.links.own));
         rewrite::translate(&mut out, view, owner.service, owner.client, later);
         Expected::forward(vec![out])
     }
+}
+
+/// Its sender is told, by the packet that has its ports. Cut is none, also where the sender leaves that to routers (RFC 791: "don't
+/// fragment" is not set).
+fn too_long(view: &View, mtu: u16, later: bool) -> Expected {
+    let reason = if view.may_be_cut { Reason::NotCut } else { Reason::TooBig };
+    let header = if view.is_ipv4() { 20 } else { 40 };
+    let told = !later && view.transport == view.ip + header;
+    Expected::counted(if told { Outcome::TooBig(mtu) } else { Outcome::Drop }, reason)
 }
 
 /// The longest prefix decides.

@@ -39,6 +39,8 @@ pub struct View {
     pub tos: u8,
     /// It is part of a datagram.
     pub piece: Option<PieceOf>,
+    /// Its sender lets routers cut it: IPv4 without "don't fragment".
+    pub may_be_cut: bool,
 }
 
 impl View {
@@ -76,6 +78,7 @@ impl View {
             ttl: packet.get_ttl(),
             tos: packet.get_dscp() << 2 | packet.get_ecn(),
             piece: (offset != 0 || more).then_some(PieceOf { identification, first: offset == 0 }),
+            may_be_cut: packet.get_flags() & 2 == 0,
         })
     }
 
@@ -98,6 +101,7 @@ impl View {
             ttl: packet.get_hop_limit(),
             tos: packet.get_traffic_class(),
             piece: None,
+            may_be_cut: false,
         };
         let mut headers = 0;
         while matches!(view.protocol, 0 | 43 | 44 | 60) {

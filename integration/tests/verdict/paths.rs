@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use integration::verdict::compare::{self, Pair};
 use integration::verdict::harness::{Program, program};
+use integration::verdict::oracle::reason::Reason;
 use integration::verdict::oracle::{Expected, Outcome, Tuple};
 use integration::verdict::packet::{ACK, FIN, PSH, Packet, Piece, RST, SYN, TCP, Transport};
 use integration::verdict::sample::{answer, nats, paths};
@@ -278,8 +279,13 @@ fn an_mss_is_brought_down_and_never_up() {
     each(paths(), |path, pair| {
         for (port, options) in (4900..).zip([mss(1460), mss(1401), mss(1400), mss(536), vec![2, 4, 5, 0xb4]])
         {
-            let transport = Transport::Tcp { flags: SYN, options: options.clone() };
-            pair.sends(&Packet { transport, ..path.tcp(port, SYN) }.frame());
+            let transport = |flags| Transport::Tcp { flags, options: options.clone() };
+            let sent = pair.sends(&Packet { transport: transport(SYN), ..path.tcp(port, SYN) }.frame());
+            if path.nat {
+                // What the target takes is the client's measure.
+                let transport = transport(SYN | ACK);
+                pair.sends(&Packet { transport, ..answer(&sent, SYN | ACK) }.frame());
+            }
             // Only in a SYN is it one.
             let transport = Transport::Tcp { flags: ACK, options };
             pair.sends(&Packet { transport, ..path.tcp(port, ACK) }.frame());
@@ -294,6 +300,23 @@ fn an_mss_is_brought_down_and_never_up() {
     });
 }
 
+/// Answers are translated on the way to clients, which takes packets of 1,500 bytes.
+#[test]
+fn an_mss_fits_the_way_to_the_client_too() {
+    each(nats(), |path, pair| {
+        pair.tell(|world| world.services[0].mss_max = 8960);
+        let fits = if path.vip.is_ipv4() { 1460 } else { 1440 };
+        for (port, offered) in (4980..).zip([8960, fits + 1, fits, 536]) {
+            let transport = |flags| Transport::Tcp { flags, options: mss(offered) };
+            let sent = pair.sends(&Packet { transport: transport(SYN), ..path.tcp(port, SYN) }.frame());
+            let transport = transport(SYN | ACK);
+            let back = pair.sends(&Packet { transport, ..answer(&sent, SYN | ACK) }.frame());
+            let at = back.len() - 4;
+            assert_eq!(back[at..at + 2], offered.min(fits).to_be_bytes(), "{offered}");
+        }
+    });
+}
+
 #[test]
 fn too_big_is_answered() {
     each(paths(), |path, pair| {
@@ -304,10 +327,30 @@ fn too_big_is_answered() {
             pair.sends(&path.tcp(port, SYN).frame());
             let data = Packet { dont_fragment, ..path.tcp(port, ACK) };
             pair.sends(&data.clone().carrying(1300 - headers).frame());
-            pair.step(&data.clone().carrying(1301 - headers).frame());
+            let (expected, _) = pair.step(&data.clone().carrying(1301 - headers).frame());
+            let reason =
+                if path.vip.is_ipv4() && !dont_fragment { Reason::NotCut } else { Reason::TooBig };
+            assert_eq!(expected, Expected::counted(Outcome::TooBig(1300), reason));
             pair.step(&data.carrying(1460).frame());
             pair.step(&Packet { dont_fragment, ..path.udp(port) }.carrying(1400).frame());
         }
+    });
+}
+
+/// Nothing is cut, and so no piece either; its first one tells the sender.
+#[test]
+fn pieces_that_are_too_big_are_not_cut_once_more() {
+    each(paths(), |path, pair| {
+        let piece = |offset, more| Some(Piece { identification: 79, offset, more });
+        let first = Packet { piece: piece(0, true), ..path.udp(5050).carrying(1400) };
+        let second = Packet { piece: piece(1408, false), ..path.udp(5050).carrying(1400) };
+        pair.sends(&first.frame());
+        pair.tell(|world| world.targets.iter_mut().for_each(|target| target.mtu = 1300));
+        let (told, _) = pair.step(&first.frame());
+        let (dropped, _) = pair.step(&second.frame());
+        let reason = if path.vip.is_ipv4() { Reason::NotCut } else { Reason::TooBig };
+        assert_eq!((told.reason, dropped.reason), (Some(reason), Some(reason)));
+        assert_eq!(dropped.outcome, Outcome::Drop);
     });
 }
 

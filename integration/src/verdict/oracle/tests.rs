@@ -5,7 +5,7 @@ use crate::verdict::compare::hex;
 use crate::verdict::packet::Packet;
 use crate::verdict::sample;
 
-const LINKS: Links = Links { own: [2, 0, 0, 0, 0, 1], clients: [2, 0, 0, 0, 0, 0xaa] };
+const LINKS: Links = Links { own: [2, 0, 0, 0, 0, 1], clients: [2, 0, 0, 0, 0, 0xaa], clients_mtu: 1500 };
 
 fn one_target(kind: &str, way: Way) -> (sample::Path, Oracle) {
     let mut path = sample::path(true, kind, way, true);

@@ -130,7 +130,7 @@ twins! {
         source_rate: u32,
         /// The window.
         source_rate_ticks: u32,
-        /// The largest MSS of SYNs; 0 for any.
+        /// The largest MSS of SYNs, which pass both ways with nat; 0 for any.
         mss_max: u16,
         /// Zero.
         spare: u16,

@@ -212,11 +212,13 @@ pub enum DropReason {
     AnswerRate,
     /// From a target for a flow of the other node that is not known here.
     UnknownFlow,
+    /// As [`Self::TooBig`], where the sender lets routers cut it.
+    NotCut,
 }
 
 impl DropReason {
     /// All of them, by number.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::None,
         Self::Malformed,
         Self::NotActive,
@@ -236,6 +238,7 @@ impl DropReason {
         Self::Solicitation,
         Self::AnswerRate,
         Self::UnknownFlow,
+        Self::NotCut,
     ];
 
     /// The one of this number.
@@ -267,6 +270,7 @@ impl DropReason {
             Self::Solicitation => "solicitation",
             Self::AnswerRate => "answer_rate",
             Self::UnknownFlow => "unknown_flow",
+            Self::NotCut => "not_cut",
         }
     }
 }

@@ -71,7 +71,9 @@ impl Builder<'_> {
             let ring: Arc<[u16]> = ring(self.indexes, &key.name(), &members, &input.key);
             self.out.rings.insert(u32::from(number), ring);
         }
-        if let Some(mtu) = smallest.filter(|_| key.way.is_tunnel() && key.protocol == Protocol::Tcp) {
+        // With nat both ends' first packets pass here, and each hears what fits on this way. With `dsr` only the client's do, and what it
+        // offers is for what the target sends, which goes another way.
+        if let Some(mtu) = smallest.filter(|_| key.way == Way::Nat && key.protocol == Protocol::Tcp) {
             for (service, family) in &users.services {
                 let Some(service) = self.out.services.get_mut(service) else { continue };
                 service.mss_max = u16::try_from(mtu.saturating_sub(family.headers())).unwrap_or(u16::MAX);

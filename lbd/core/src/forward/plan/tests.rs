@@ -223,7 +223,7 @@ fn ranges_are_looked_through_from_the_narrowest() {
 }
 
 #[test]
-fn tunnels_have_two_ends_and_shorter_segments() {
+fn tunnels_have_two_ends_and_leave_less_room() {
     for (dsr, four, six) in [("ipip", 20, 40), ("gre", 24, 44), ("gue", 28, 48)] {
         let services = service("s", "dsr", "\"@web:443\"", &format!("dsr = \"{dsr}\""));
         let contents = plan(&file(&services, &group("s", "10.0.1.1:443 2001:db8:1::1", "")));
@@ -240,13 +240,26 @@ fn tunnels_have_two_ends_and_shorter_segments() {
         assert_eq!((first.source, second.source), (vip("10.0.0.1"), vip("2001:db8:1::ff")));
         assert_eq!((first.port, first.endpoint, first.ifindex), (Be16(0), 0, 3));
         assert_eq!(first.gue_port, Be16(if dsr == "gue" { 6080 } else { 0 }));
-        assert_eq!(behind(&contents, "192.0.2.10", 443, 6).1.mss_max, 1500 - six - 40);
-        assert_eq!(behind(&contents, "2001:db8::10", 443, 6).1.mss_max, 1500 - six - 60);
+        for address in ["192.0.2.10", "2001:db8::10"] {
+            assert_eq!(behind(&contents, address, 443, 6).1.mss_max, 0, "the target's answer is not seen");
+        }
     }
     let plain =
         plan(&file(&service("s", "dsr", "\"@web:443\"", "dsr = \"l2\""), &group("s", "10.0.1.1:443", "")));
     assert_eq!(behind(&plain, "192.0.2.10", 443, 6).1.mss_max, 0);
     assert_eq!(plain.targets.values().next().map(|target| (target.mtu, target.way)), Some((1500, WAY_PLAIN)));
+}
+
+#[test]
+fn both_ends_of_nat_hear_which_segments_fit_on_every_way() {
+    let targets = "10.0.1.1:80 10.0.1.2:80 [2001:db8:1::1]:80";
+    let file = file(&service("s", "nat", "\"@web:80\", \"@web:80/udp\"", ""), &group("s", targets, ""));
+    let mut net = Net::of(&file);
+    net.hops.get_mut(&"10.0.1.2".parse().unwrap()).unwrap().mtu = 1400;
+    let contents = net.plan(&file, &mut Indexes::default());
+    let most = |address, protocol| behind(&contents, address, 80, protocol).1.mss_max;
+    assert_eq!((most("192.0.2.10", 6), most("2001:db8::10", 6)), (1360, 1440));
+    assert_eq!((most("192.0.2.10", 17), most("2001:db8::10", 17)), (0, 0));
 }
 
 #[test]

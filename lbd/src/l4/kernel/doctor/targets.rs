@@ -97,8 +97,8 @@ fn one(service: &Service, target: IpAddr, way: &Way, interface: &str, topic: &st
     }
     if inner < COMMON_MTU {
         let finding = format!(
-            "the tunnel leaves {inner} bytes: TCP is told so (MSS), larger datagrams are answered with \
-             ICMP; an MTU of {} on the way there avoids both",
+            "the tunnel leaves {inner} bytes: what is larger is answered with ICMP. With an MTU of {} on the way there nothing \
+             is, and `scripts/dsr-target` has the target ask TCP for segments that fit (nft)",
             COMMON_MTU + overhead
         );
         report.add(Level::Note, topic, finding);
