@@ -54,19 +54,18 @@ static __always_inline int forward(void *ctx, const int xdp)
 	__u64 jiffies = bpf_jiffies64();
 	packet.now = ticks(settings, jiffies);
 	packet.drained = drained(settings, jiffies);
-	if (unlikely(packet.flags & PACKET_ICMP_TYPE)) {
+	if (likely(is_plain(&packet) && !settings->trace_every)) {
+		struct service *service;
+		struct target *target;
+		if (likely(is_service_port(packet.key.destination_port) && decide_quickly(&packet, &service, &target)))
+			return forward_packet(ctx, xdp, &packet, service, target);
+	} else if (packet.flags & PACKET_ICMP_TYPE) {
 		if (!is_error(&packet) || !parse_quoted(ctx, xdp, &packet))
 			return leave_alone(ctx, xdp, &packet);
-	} else if (unlikely(packet.flags & PACKET_LATER_FRAGMENT)) {
+	} else if (packet.flags & PACKET_LATER_FRAGMENT) {
 		int verdict = fragment_find(&packet);
 		if (verdict != VERDICT_MISS)
 			return verdict == VERDICT_DROP ? dropped(&packet, xdp, packet.reason) : pass(xdp);
-	} else if (likely(is_service_port(packet.key.destination_port) && !settings->trace_every &&
-			  !(packet.flags & PACKET_FIRST_FRAGMENT))) {
-		struct service *service;
-		struct target *target;
-		if (likely(decide_quickly(&packet, &service, &target)))
-			return forward_packet(ctx, xdp, &packet, service, target);
 	}
 	return forward_other(ctx, xdp, &packet, is_service_port(packet.key.destination_port));
 }

@@ -63,6 +63,12 @@ static __always_inline int is_v6(const struct packet *packet)
 	return !!(packet->flags & PACKET_V6);
 }
 
+/* Has ports, and all of its flow's packets have: neither ICMP nor a fragment. */
+static __always_inline int is_plain(const struct packet *packet)
+{
+	return !(packet->flags & ~PACKET_V6);
+}
+
 /* Opens a connection. */
 static __always_inline int is_syn(const struct packet *packet)
 {

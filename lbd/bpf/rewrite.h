@@ -21,9 +21,8 @@ struct ends {
 static __always_inline int rewrite_frame(void *ctx, const int xdp, const struct packet *packet, const __u8 destination[6],
 					 const __u8 source[6])
 {
-	void *start = frame_start(ctx, xdp), *end = frame_end(ctx, xdp);
-	void *network = start + ETHERNET_LENGTH;
-	if (start + sizeof(struct ethernet) > end || network + sizeof(struct ipv4) > end)
+	void *start = frame_start(ctx, xdp), *network = start + ETHERNET_LENGTH;
+	if (network + sizeof(struct ipv4) > frame_end(ctx, xdp))
 		return 0;
 	set_macs(start, destination, source);
 	if (is_v6(packet))
