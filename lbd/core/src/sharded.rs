@@ -43,6 +43,12 @@ impl<T> Parts<T> {
         self.parts.get(index).map(lock)
     }
 
+    /// The same if nobody has locked it.
+    #[cfg(test)]
+    pub(crate) fn try_at(&self, index: usize) -> Option<MutexGuard<'_, T>> {
+        self.parts.get(index)?.try_lock().ok()
+    }
+
     /// How many entries each part may have when all may have `entries`.
     pub(crate) fn entries_each(&self, entries: usize) -> usize {
         entries.div_ceil(self.parts.len())

@@ -153,8 +153,9 @@ impl<K: Hash + Eq + Clone, V> Watched<K, V> {
     }
 }
 
-/// Visits up to about `max` entries of a table in parts from `place` on; answers where to go on, `None` at the end.
-pub(crate) fn scan<K: Hash + Eq + Clone, V>(
+/// Visits up to about `max` entries of a table in parts from `place` on; answers where to go on, `None` at the end. They are visited as they
+/// were a moment ago: a part is locked for no longer than copying some of them takes, because workers wait for it.
+pub(crate) fn scan<K: Hash + Eq + Clone, V: Clone>(
     parts: &Parts<Watched<K, V>>,
     place: Place,
     max: usize,
@@ -162,22 +163,21 @@ pub(crate) fn scan<K: Hash + Eq + Clone, V>(
 ) -> Option<Place> {
     let (mut part, mut slot) = (place.part, usize::try_from(place.slot).unwrap_or(usize::MAX));
     let mut left = max.max(1);
-    while let Some(table) = parts.at(part as usize) {
-        let mut looked = 0;
-        let next = table.scan(slot, left, |key, value| {
-            looked += 1;
-            visit(key, value);
+    let mut copies = Vec::new();
+    while left > 0 {
+        let slots = left.min(TOGETHER);
+        let next = parts.at(part as usize)?.scan(slot, slots, |key, value| {
+            copies.push((key.clone(), value.clone()));
         });
-        if let Some(next) = next {
-            return Some(Place { part, slot: next as u64 });
-        }
-        (part, slot) = (part.checked_add(1)?, 0);
-        left = left.saturating_sub(looked);
-        if left == 0 {
-            break;
-        }
+        // An empty slot takes its time, too.
+        left = left.saturating_sub(if next.is_some() { slots } else { copies.len().max(1) });
+        copies.drain(..).for_each(|(key, value)| visit(&key, &value));
+        (part, slot) = match next {
+            Some(next) => (part, next),
+            None => (part.checked_add(1)?, 0),
+        };
     }
-    parts.at(part as usize).map(|_| Place { part, slot: 0 })
+    parts.at(part as usize).map(|_| Place { part, slot: slot as u64 })
 }
 
 /// Tells of what has changed in each part, up to a bound for each; whether there is more.
@@ -290,5 +290,20 @@ mod tests {
             found.sort_unstable();
             assert!(found.iter().copied().eq(0..3000), "{max}");
         }
+    }
+
+    #[test]
+    fn who_visits_entries_keeps_nobody_waiting() {
+        let bell = heard();
+        let parts = Parts::new(1, |_| Watched::new(10_000, Arc::clone(&bell)));
+        for key in 0..1000_u32 {
+            parts.of(&key).insert(key, ());
+        }
+        let mut found = Vec::new();
+        let next = scan(&parts, Place::default(), 2000, |&key, ()| {
+            assert!(parts.try_at(0).is_some(), "a worker that looks up a client waits for {key}");
+            found.push(key);
+        });
+        assert_eq!((next, found.len()), (None, 1000));
     }
 }
