@@ -3,14 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::ipc::Role;
+use common::ipc::{CATCH_UP_MAX, Role};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::shared::Shared;
 use crate::summary;
 use crate::worker::{Command, Workers};
 
-/// How long `vrrpd` gets to move the VIPs to the other node before this one stops accepting.
+/// How long `vrrpd` gets to move the VIPs to the other node before this one stops accepting. Where it is stopping, too, and the other node
+/// lacks connections, it first waits for that.
 const HANDOVER_MAX: Duration = Duration::from_secs(2);
 
 /// How long open connections may go on, if their addresses are still here: there is no other node, or it did not take over. Those whose
@@ -50,8 +51,9 @@ pub(crate) async fn gracefully(shared: &Shared, workers: &Workers) -> u64 {
 /// Waits until this node is active for no instance. `vrrpd` has just been told that no worker is left here.
 async fn hand_over(shared: &Shared) {
     let mut vrrpd = shared.vrrpd.subscribe();
+    let limit = if shared.peer.other_lacks() { CATCH_UP_MAX + HANDOVER_MAX } else { HANDOVER_MAX };
     let gone = vrrpd.wait_for(|view| !view.roles.values().any(|&role| role == Role::Active));
-    if timeout(HANDOVER_MAX, gone).await.is_err() {
+    if timeout(limit, gone).await.is_err() {
         tracing::warn!("the other node did not take over in time; stopping all the same");
     }
 }

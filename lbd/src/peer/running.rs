@@ -115,6 +115,16 @@ impl PeerLink {
         self.health.load().get(group)?.get(target).copied()
     }
 
+    /// Whether the other node has not been told everything that this one knows. Not where nothing is replicated.
+    pub(crate) fn other_lacks(&self) -> bool {
+        self.shown.load().as_ref().is_some_and(|state| !state.peer_synced)
+    }
+
+    /// What was said of targets.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Ends it.
     pub(crate) fn stop(&self) {
         *self.locked() = State::Off("lbd is stopping".to_owned());

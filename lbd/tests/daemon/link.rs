@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use common::ipc::{HEALTH_TIMEOUT, InstanceRole, LbdHealth, Role, SOCKET_NAME, ToLbd, ToVrrpd};
+use common::ipc::{CATCH_UP_MAX, HEALTH_TIMEOUT, InstanceRole, LbdHealth, Role, SOCKET_NAME, ToLbd, ToVrrpd};
 use common::wire::{FrameReader, frame};
 use nix::sys::signal::Signal;
 
+use crate::peer;
 use crate::server::Server;
 use crate::support::{Config, Lbd, PATIENCE, eventually, own_ip, ping};
 
@@ -138,6 +139,36 @@ fn stopping_waits_until_the_other_node_has_taken_over() {
     link.health_until(|health| health.workers_alive == 0);
     for _ in 0..20 {
         assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello", "still served while active");
+    }
+    link.say(Role::Backup);
+    assert!(lbd.wait().success());
+}
+
+/// A `vrrpd` that stops as well keeps the role for 4 s, for the other node to learn what it lacks.
+#[test]
+fn stopping_goes_on_serving_for_as_long_as_vrrpd_waits_for_a_node_that_lacks_something() {
+    let ips = [own_ip(), own_ip()];
+    let server = Server::echo((ips[0], 0).into());
+    let mut config = Config::new(ips[0], &[server.address]);
+    // The other node is not there.
+    config.head = peer::head(ips);
+    config.node = Some("a".to_owned());
+    let mut lbd = peer::start(&config, '7');
+    let vrrpd = Vrrpd::new(&lbd);
+    let mut link = vrrpd.accept();
+    assert!(matches!(link.next(), ToVrrpd::Hello { .. }));
+    link.say(Role::Active);
+    eventually("the role is shown", || lbd.status()["roles"]["web"] == "active");
+    eventually("the other node is known to lack everything", || {
+        let state = crate::replication::state(&lbd);
+        state["peer_synced"] == false
+    });
+    lbd.signal(Signal::SIGTERM);
+    link.health_until(|health| health.workers_alive == 0);
+    let begin = Instant::now();
+    while begin.elapsed() < CATCH_UP_MAX {
+        assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello", "still served while active");
+        std::thread::sleep(Duration::from_millis(20));
     }
     link.say(Role::Backup);
     assert!(lbd.wait().success());

@@ -13,7 +13,7 @@ const REQUESTS_MAX: usize = 16;
 
 /// How long a node that stops waits for a peer that is behind to learn of the connections it lacks. Together with the handover itself
 /// that is less than the 10 s after which `vrrpd` ends in any case.
-pub const CATCH_UP_MAX: Duration = Duration::from_secs(4);
+pub use common::ipc::CATCH_UP_MAX;
 
 /// The switchovers that somebody waits for.
 #[derive(Debug, Default)]
