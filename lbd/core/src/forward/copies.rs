@@ -8,8 +8,8 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::abi::{
-    Address, Be16, Flow, FlowKey, Listener, Listening, MODE_NAT, NAT_PORT_FIRST, SERVICE_PRESERVE_CLIENT,
-    STATE_CLIENT_FIN, STATE_ESTABLISHED, STATE_RESET, STATE_TARGET_FIN, STATE_UDP, Service, Slot,
+    Address, Affinity, AffinityKey, Be16, Flow, FlowKey, Listener, Listening, MODE_NAT, NAT_PORT_FIRST,
+    SERVICE_AFFINITY, SERVICE_PRESERVE_CLIENT, STATE_CLIENT_FIN, STATE_ESTABLISHED, STATE_RESET, STATE_TARGET_FIN, STATE_UDP, Service, Slot,
     SlotControl, Target, Vip,
 };
 use super::expiry;
@@ -57,6 +57,9 @@ pub struct Place {
     pub flow: Flow,
     /// For the slots of an endpoint, by its number and the port's place. They come first: a flow in the table has its port.
     pub slot: Option<(u32, u32, Slot)>,
+    /// For `affinity`, if the service's clients come back to their target: where this one is to come back to. That is not told by itself, for it
+    /// is what the last flow says that the client has begun.
+    pub client: Option<(AffinityKey, Affinity)>,
 }
 
 /// Whose targets are in a ring, and their numbers by id.
@@ -217,7 +220,12 @@ impl Places {
             };
             (u32::from(target.endpoint), u32::from(told.port - NAT_PORT_FIRST), slot)
         });
-        Ok(Place { flow, slot })
+        let client = (service.flags & SERVICE_AFFINITY != 0).then(|| {
+            let expires = now.wrapping_add(service.affinity_ticks);
+            let client = AffinityKey { address: key.source, ring: service.ring, spare: 0 };
+            (client, Affinity { expires, target: number, spare: 0 })
+        });
+        Ok(Place { flow, slot, client })
     }
 
     /// The service that listens where a flow goes to, and the VIP's number; as the program finds them.

@@ -177,6 +177,7 @@ pub(crate) struct FlowTables {
     slots: BTreeMap<u32, Map>,
     /// Scratch space.
     flows: Batch,
+    clients: Batch,
     by_endpoint: BTreeMap<u32, Batch>,
 }
 
@@ -193,8 +194,9 @@ impl FlowTables {
         let news = RingBuf::try_from(map).map_err(|error| failed(std::io::Error::other(error)))?;
         let (places, folder) = (reader.places.load_full(), folder.to_owned());
         let processors = Map::open(&folder.join("processors")).map_err(failed)?;
-        let (slots, flows, by_endpoint) = (BTreeMap::new(), Batch::default(), BTreeMap::new());
-        Ok(Self { reader, folder, news, processors, places, slots, flows, by_endpoint })
+        let (slots, by_endpoint) = (BTreeMap::new(), BTreeMap::new());
+        let (flows, clients) = (Batch::default(), Batch::default());
+        Ok(Self { reader, folder, news, processors, places, slots, flows, clients, by_endpoint })
     }
 
     /// Readable when the program has news.
@@ -270,6 +272,7 @@ impl FlowTables {
         let (places, now) = (Arc::clone(&self.places), self.now()?);
         let mut written = Written::default();
         self.flows.clear();
+        self.clients.clear();
         self.by_endpoint.values_mut().for_each(Batch::clear);
         for (tuple, told) in flows {
             let Some(key) = FlowKey::from_bytes(tuple) else { continue };
@@ -292,6 +295,11 @@ impl FlowTables {
                 put.map_err(|source| failed("writing ports of the other node's flows", source))?;
                 batch.clear();
             }
+        }
+        if self.clients.count > 0 {
+            // What is not used for the longest makes room.
+            let put = self.reader.affinity.put_all(&self.clients, |_| {});
+            put.map_err(|source| failed("writing the other node's clients", source))?;
         }
         let (tuples, _) = self.flows.keys.as_chunks();
         let put = self.reader.flows.put_all(&self.flows, |place| {
@@ -316,7 +324,8 @@ impl FlowTables {
 
     /// Adds a flow to those that are about to be written.
     fn add(&mut self, tuple: &Tuple, place: Place, now: u32) -> Result<(), Refusal> {
-        if self.flow(tuple)?.is_some_and(|present| Places::keeps(&present, &place, now)) {
+        let present = self.flow(tuple)?;
+        if present.is_some_and(|present| Places::keeps(&present, &place, now)) {
             return Err(Refusal::Kept);
         }
         if let Some((endpoint, port, slot)) = place.slot {
@@ -337,6 +346,12 @@ impl FlowTables {
         self.flows.keys.extend_from_slice(tuple);
         place.flow.put(&mut self.flows.values);
         self.flows.count += 1;
+        // One that only goes on is not where the client was sent last.
+        if let Some((client, remembered)) = place.client.filter(|_| present.is_none()) {
+            client.put(&mut self.clients.keys);
+            remembered.put(&mut self.clients.values);
+            self.clients.count += 1;
+        }
         Ok(())
     }
 
