@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use integration::lab::clock::{now, wait_until};
 use integration::lab::probe::{EchoProbe, EchoSettings};
-use integration::lab::{Lab, Node, Result};
+use integration::lab::{Lab, Node, Result, http};
 use kernel_pair_support::*;
 use nix::sys::signal::Signal;
 use pair_support::{LIMIT, agreed, every, owned_by, transitions, vips};
@@ -116,6 +116,57 @@ fn datagrams_stay_with_their_target_when_a_node_dies() -> Result<()> {
         settled(&lab, a)?;
         exchange(&sockets)?;
         assert_eq!(flows(a, &service), before);
+    }
+    lab.finish()
+}
+
+#[test]
+fn a_client_comes_back_to_its_target_on_the_other_node() -> Result<()> {
+    let lab = forwarding("replication clients", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    // Without remembering its client, each connection goes where its port says.
+    let whole = std::fs::read_to_string(lab.dir().join("pair.toml")).expect("the configuration");
+    let sticky = whole.replace("[[target_group]]\n", "[[target_group]]\nsticky = { by = \"source_ip\" }\n");
+    assert_ne!(sticky, whole);
+    lab.write_config_text(&sticky)?;
+    for node in [a, b] {
+        assert_eq!(node.send("lbd", "POST", "/v1/reload", "")?.status, 200);
+        ready(node)?;
+        synced(node)?;
+    }
+    let begin = |server: SocketAddr, count: usize| -> Result<()> {
+        let ask = || {
+            for _ in 0..count {
+                let page = http::tcp(server, "GET", "/", "", PATIENCE);
+                assert!(page.is_ok_and(|page| page.status == 200), "{server}");
+            }
+        };
+        lab.client().namespace().inside(ask)
+    };
+    let servers: Vec<(&str, IpAddr, u16)> =
+        vips().into_iter().flat_map(|vip| [("dsr-http", vip, DSR_HTTP), ("nat-http", vip, NAT_HTTP)]).collect();
+    for (_, vip, port) in &servers {
+        begin(SocketAddr::new(*vip, *port), 3)?;
+    }
+    for (what, vip, _) in &servers {
+        wait_until("b to know the flows", LIMIT, || flows(b, &service(what, *vip, 0)).len() >= 3)?;
+    }
+    let homes: Vec<String> = servers
+        .iter()
+        .map(|(what, vip, _)| {
+            let known = flows(b, &service(what, *vip, 0));
+            known.into_values().next().expect("there are flows").0
+        })
+        .collect();
+    dies(a)?;
+    b.wait_role("web", "active", LIMIT)?;
+    owned_by(&lab, b)?;
+    for ((what, vip, port), home) in servers.iter().zip(&homes) {
+        begin(SocketAddr::new(*vip, *port), 20)?;
+        let of = service(what, *vip, 0);
+        wait_until("the flows to be there", LIMIT, || flows(b, &of).len() >= 20)?;
+        let elsewhere = flows(b, &of).into_values().filter(|(target, _)| target != home).count();
+        assert_eq!(elsewhere, 0, "{of} left {home}: {:?}", flows(b, &of));
     }
     lab.finish()
 }

@@ -19,16 +19,19 @@ const SESSIONS: usize = 30;
 
 /// A pair with a UDP echo and a TCP service whose clients are sticky, and the chance decides about new ones.
 fn serving(label: &str) -> Result<Lab> {
-    let lab = Lab::builder(label).targets(3).build()?;
-    let echoes: Vec<SocketAddr> = lab.targets().iter().map(Target::echo_address).collect();
-    let pages: Vec<SocketAddr> = lab.targets().iter().map(Target::http_address).collect();
+    let lab = Lab::builder(label).targets(4).build()?;
+    let in_file = &lab.targets()[..3];
+    let echoes: Vec<SocketAddr> = in_file.iter().map(Target::echo_address).collect();
+    let pages: Vec<SocketAddr> = in_file.iter().map(Target::http_address).collect();
     let sticky = "algorithm = \"random\"\nsticky = { by = \"source_ip\" }";
     let limit = "rate = { key = \"source_ip\", requests = 40, per = \"1h\", scope = \"pair\" }";
     let config = config(&lab, every("100ms"))
         .service("echo", "udp", "@web:7", "echo", "")
         .target_group("echo", &echoes, "algorithm = \"random\"")
         .service("shop", "tcp", "@web:81", "shop", limit)
-        .target_group("shop", &pages, sticky);
+        .target_group("shop", &pages, sticky)
+        .service("late", "tcp", "@web:82", "late", "")
+        .target_group("late", &pages[..1], "");
     lab.write_config(&config)?;
     start_all(&lab)?;
     in_sync(&lab)?;
@@ -100,10 +103,37 @@ fn all_answered(clients: &[UdpSocket]) -> Result<()> {
     })
 }
 
+/// Has another target than the file's, by the API of `node`.
+fn replace_target(lab: &Lab, node: &Node) -> Result<()> {
+    let path = "/v1/target-groups/late/targets";
+    let target = format!("{{\"id\":\"x\",\"address\":\"{}\"}}", lab.targets()[3].http_address());
+    assert_eq!(node.send("lbd", "POST", path, &target)?.status, 201);
+    assert_eq!(node.send("lbd", "DELETE", &format!("{path}/t1"), "")?.status, 200);
+    Ok(())
+}
+
+/// Ten pages for each family from the target that was added, which is the only one there is.
+fn added_one_serves(lab: &Lab, node: &Node) -> Result<()> {
+    assert_eq!(targets(node, "late", "id"), ["x"]);
+    let before = totals(node, "late");
+    for vip in vips() {
+        for _ in 0..10 {
+            wait_until("a page of the target that was added", LIMIT, || {
+                visits_at(lab, SocketAddr::new(vip, 82))
+            })?;
+        }
+    }
+    assert!(totals(node, "late")[0] >= before[0] + 20);
+    Ok(())
+}
+
 /// Whether the client gets a page of the sticky service.
 fn visits(lab: &Lab, vip: IpAddr) -> bool {
-    let ask =
-        || integration::lab::http::tcp(SocketAddr::new(vip, 81), "GET", "/", "", Duration::from_secs(1));
+    visits_at(lab, SocketAddr::new(vip, 81))
+}
+
+fn visits_at(lab: &Lab, server: SocketAddr) -> bool {
+    let ask = || integration::lab::http::tcp(server, "GET", "/", "", Duration::from_secs(1));
     let answer = lab.client().namespace().inside(ask);
     answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200))
 }
@@ -136,6 +166,8 @@ fn clients_keep_target_and_limit_when_the_active_node_dies_and_when_it_returns()
             && targets(node, "shop", "weight") == [1, 1, 7]
     };
     wait_until("b to know the words", LIMIT, || words_at(b))?;
+    replace_target(&lab, a)?;
+    wait_until("b to have the same targets", LIMIT, || targets(b, "late", "id") == ["x"])?;
     for daemon in ["vrrpd", "lbd"] {
         a.signal(daemon, Signal::SIGKILL)?;
         a.wait_end(daemon, LIMIT)?;
@@ -150,6 +182,7 @@ fn clients_keep_target_and_limit_when_the_active_node_dies_and_when_it_returns()
         }
     }
     assert_eq!(totals(b, "shop"), sticky, "each client came back to its target");
+    added_one_serves(&lab, b)?;
     // Twenty pages of each family's forty are used up; the other node had its share of them.
     for daemon in ["lbd", "vrrpd"] {
         a.start_daemon(daemon)?;
@@ -157,6 +190,7 @@ fn clients_keep_target_and_limit_when_the_active_node_dies_and_when_it_returns()
     settled(&lab, a)?;
     in_sync(&lab)?;
     assert!(words_at(a), "a has the words again");
+    added_one_serves(&lab, a)?;
     all_answered(&clients)?;
     assert_eq!(totals(a, "echo"), homes);
     for vip in vips() {

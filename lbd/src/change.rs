@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use common::config;
-use lbd_core::group::{Admin, Roster, RosterError};
+use lbd_core::group::{Admin, Roster, RosterError, Said};
 use tokio::sync::oneshot;
 
 use crate::reload::Parts;
-use crate::replication::Heed;
+use crate::replication::{Heed, Wanted, Word};
 use crate::snapshot::{Carry, Group, Snapshot};
 use crate::summary;
 
@@ -74,18 +74,32 @@ pub(crate) enum Asked {
 pub(crate) type Reply = oneshot::Sender<Result<(), ChangeError>>;
 
 impl Parts {
-    /// Makes a change.
-    pub(crate) fn change(&mut self, asked: Asked) -> Result<(), ChangeError> {
+    /// Makes a change that was asked for at this time, in microseconds since 1970.
+    pub(crate) fn change(&mut self, asked: Asked, at: u64) -> Result<(), ChangeError> {
         match asked {
-            Asked::Set { group, target, change } => self.set(&group, &target, change),
+            Asked::Set { group, target, change } => self.set(&group, &target, change, at),
             Asked::Add { group, target } => {
                 tracing::info!(group, target = target.id, address = %target.address, "adding a target");
-                self.change_roster(&group, |roster, file| roster.add(file, target))
+                let id = target.id.clone();
+                self.change_roster(&group, |roster, file| roster.add(file, target))?;
+                self.said(&group, &id, at);
+                Ok(())
             }
             Asked::Delete { group, target } => {
                 tracing::info!(group, target, "deleting a target");
-                self.change_roster(&group, |roster, file| roster.delete(file, &target))
+                self.change_roster(&group, |roster, file| roster.delete(file, &target))?;
+                self.said(&group, &target, at);
+                Ok(())
             }
+        }
+    }
+
+    /// What was said of a target's place in its group is for the other node, too.
+    fn said(&self, group: &str, target: &str, at: u64) {
+        if let Some(known) = self.shared.snapshot.load().group(group) {
+            let said = known.shared.roster().said(target);
+            self.shared.peer.memory().lock().said_member(group, target, said, at);
+            self.shared.groups_changed();
         }
     }
 
@@ -106,11 +120,12 @@ impl Parts {
         }
     }
 
-    fn set(&mut self, name: &str, target: &str, change: Change) -> Result<(), ChangeError> {
+    fn set(&mut self, name: &str, target: &str, change: Change, at: u64) -> Result<(), ChangeError> {
         let group = self.group(name)?;
         let no_target = || ChangeError::NoTarget { group: name.to_owned(), target: target.to_owned() };
         let index = group.targets.iter().position(|known| known.key.id == target).ok_or_else(no_target)?;
         group.set(self.shared.clock.now().at, index, change.state, change.weight);
+        self.shared.peer.memory().lock().said_word(name, target, at);
         let state = change.state.map(Admin::name);
         tracing::info!(group = name, target, state, weight = ?change.weight.flatten(), "target set");
         if change.weight.is_some() {
@@ -122,34 +137,96 @@ impl Parts {
         Ok(())
     }
 
-    /// Makes what the other node's administrators want of targets this node's. Answers for each whether there is such a target.
-    pub(crate) fn heed(&mut self, heeds: Vec<Heed>) -> Vec<bool> {
-        let now = self.shared.clock.now().at;
-        let snapshot = self.shared.snapshot.load_full();
-        let mut reweighted = false;
-        let mut heed = |Heed { group: name, target, word }: Heed| {
-            let Some(group) = snapshot.group(&name) else { return false };
-            let Some(index) = group.targets.iter().position(|known| known.key.id == target) else {
-                return false;
-            };
-            let before = group.view(now, index);
-            let weight = before.filter(|view| view.weight_overridden).map(|view| view.weight);
-            // Each change goes through all targets of the group, and most words say what is so.
-            if before.is_none_or(|view| view.admin != word.admin) || weight != word.weight {
-                group.set(now, index, Some(word.admin), Some(word.weight));
-                reweighted |= weight != word.weight;
-                let (state, weight) = (word.admin.name(), word.weight);
-                tracing::info!(group = name, target, state, ?weight, "target set by the other node");
+    /// Makes what the other node's administrators want of targets this node's, unless something was said here that is later. Answers for each
+    /// whether it has a place here.
+    pub(crate) fn heed(&mut self, heeds: &[Heed]) -> Vec<bool> {
+        let mut known = vec![true; heeds.len()];
+        let (mut moved, mut reweighted) = (false, false);
+        // A word on state and weight may be about a target that is added by another one.
+        for (heed, known) in heeds.iter().zip(&mut known) {
+            if let Wanted::Member(said) = &heed.wanted {
+                match self.heed_member(heed, said) {
+                    Some(changed) => moved |= changed,
+                    None => *known = false,
+                }
             }
-            true
-        };
-        let known = heeds.into_iter().map(&mut heed).collect();
+        }
+        if moved {
+            self.rebuild();
+        }
+        for (heed, known) in heeds.iter().zip(&mut known) {
+            let word = match heed.wanted {
+                Wanted::Word(word) => Some(word),
+                Wanted::NoWord => None,
+                Wanted::Member(_) => continue,
+            };
+            match self.heed_word(heed, word) {
+                Some(changed) => reweighted |= changed,
+                None => *known = false,
+            }
+        }
         if reweighted {
             self.rebuild();
         }
         self.shared.groups_changed();
         summary::update(&self.shared);
         known
+    }
+
+    /// Answers whether the group's targets are others now; none if it has no place here.
+    fn heed_member(&self, heed: &Heed, said: &Said) -> Option<bool> {
+        let Heed { group: name, target, generation, .. } = heed;
+        let snapshot = self.shared.snapshot.load();
+        let group = snapshot.group(name)?;
+        let mut memory = self.shared.peer.memory().lock();
+        if memory.has_later_member(name, target, *generation) {
+            return Some(false);
+        }
+        let file = snapshot.config.target_group(name).map(|group| group.targets.as_slice()).unwrap_or_default();
+        let mut roster = group.shared.roster();
+        let before = roster.clone();
+        if let Err(error) = roster.heed(file, target, said) {
+            tracing::warn!(group = name, target, "what was said to the other node of a target does not fit here: {error}");
+            return None;
+        }
+        memory.heeded_member(name, target, said.clone(), *generation);
+        let changed = *roster != before;
+        if changed {
+            let what = match said {
+                Said::Given => "given back",
+                Said::Deleted => "deleted",
+                Said::Added { .. } => "added",
+            };
+            tracing::info!(group = name, target, "target {what} by the other node");
+        }
+        Some(changed)
+    }
+
+    /// Answers whether its weight is another one now; none if there is no such target.
+    fn heed_word(&self, heed: &Heed, word: Option<Word>) -> Option<bool> {
+        let Heed { group: name, target, generation, .. } = heed;
+        let now = self.shared.clock.now().at;
+        let snapshot = self.shared.snapshot.load();
+        let group = snapshot.group(name)?;
+        let index = group.targets.iter().position(|known| known.key.id == *target)?;
+        let mut memory = self.shared.peer.memory().lock();
+        if memory.has_later_word(name, target, *generation) {
+            return Some(false);
+        }
+        let wanted = word.unwrap_or_default();
+        let before = group.view(now, index);
+        let weight = before.filter(|view| view.weight_overridden).map(|view| view.weight);
+        // Each change goes through all targets of the group, and most words say what is so.
+        if before.is_none_or(|view| view.admin != wanted.admin) || weight != wanted.weight {
+            group.set(now, index, Some(wanted.admin), Some(wanted.weight));
+            let (state, weight) = (wanted.admin.name(), wanted.weight);
+            tracing::info!(group = name, target, state, ?weight, "target set by the other node");
+        }
+        match word {
+            Some(word) => memory.heeded_word(name, target, word, *generation),
+            None => memory.forget_word(name, target),
+        }
+        Some(weight != wanted.weight)
     }
 
     fn change_roster(

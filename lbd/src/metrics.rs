@@ -104,7 +104,7 @@
 //! | `tandem_lbd_replication_lag_seconds` | gauge | | age of the oldest change that is not sent yet |
 //! | `tandem_lbd_replication_dirty` | gauge | | changes that wait to be sent |
 //! | `tandem_lbd_replication_unacknowledged_bytes` | gauge | | bytes sent that the other node has not written yet |
-//! | `tandem_lbd_replication_entries` | gauge | `table` (`flows`, `sticky`, `udp_sessions`, `rates`, `targets`, `health`) | entries of either node known |
+//! | `tandem_lbd_replication_entries` | gauge | `table` (`flows`, `sticky`, `udp_sessions`, `rates`, `targets`, `health`, `members`) | entries of either node known |
 //! | `tandem_lbd_replication_peer_entries` | gauge | `table` (`rates`, `health`) | the other node's own entries, which stand beside this one's |
 //! | `tandem_lbd_replication_changes_total` | counter | `table`, `direction` (`in`, `out`) | entries, new and changed ones |
 //! | `tandem_lbd_replication_deletions_total` | counter | `direction` | entries that were over |

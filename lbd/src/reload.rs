@@ -305,8 +305,8 @@ fn keys(snapshot: &Snapshot) -> Vec<TargetKey> {
 pub(crate) enum Request {
     /// Reload, and answer how it went.
     Reload(oneshot::Sender<Result<ReloadReport, ReloadError>>),
-    /// Make a change, and answer how it went.
-    Change(Asked, Reply),
+    /// Make a change that was asked for at this time, in microseconds since 1970, and answer how it went.
+    Change(Asked, u64, Reply),
     /// Make what the other node's administrators want of targets this node's, and answer for each whether there is such a target.
     Heed(Vec<Heed>, oneshot::Sender<Vec<bool>>),
     /// Use these discovered targets.

@@ -188,8 +188,8 @@ async fn first_targets(parts: &mut Parts, received: &mut mpsc::Receiver<Request>
 async fn perform(parts: &mut Parts, request: Request) {
     match request {
         Request::Reload(reply) => drop(reply.send(parts.reload().await)),
-        Request::Change(asked, reply) => drop(reply.send(parts.change(asked))),
-        Request::Heed(heeds, reply) => drop(reply.send(parts.heed(heeds))),
+        Request::Change(asked, at, reply) => drop(reply.send(parts.change(asked, at))),
+        Request::Heed(heeds, reply) => drop(reply.send(parts.heed(&heeds))),
         Request::Discovered { group, targets, ticket } => {
             if ticket.is_wanted() {
                 parts.discovered(&group, targets.clone());

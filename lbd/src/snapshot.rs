@@ -99,7 +99,7 @@ impl ServiceShared {
 }
 
 /// Sessions of this service that the nodes tell each other of, at most.
-fn told_sessions(service: &config::Service) -> usize {
+pub(crate) fn told_sessions(service: &config::Service) -> usize {
     if service.mode == Mode::Udp { service.limits.max_connections.min(TOLD_SESSIONS_MAX) as usize } else { 1 }
 }
 

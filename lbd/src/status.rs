@@ -262,6 +262,7 @@ fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
             count("sticky", "sticky clients"),
             count("udp_sessions", "UDP sessions"),
             count("targets", "words on targets"),
+            count("members", "words on who belongs to groups"),
         ];
         let shared: Vec<String> = shared.into_iter().flatten().collect();
         let refused: u64 = state.refused.values().sum();

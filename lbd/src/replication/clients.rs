@@ -7,15 +7,15 @@ use std::sync::Arc;
 use common::config::Mode;
 use common::time::{Duration, Instant};
 use lbd_core::forward::abi::{Abi, Address, FlowKey};
-use lbd_core::rate::Told;
+use lbd_core::rate::{SOURCES_MAX, Told};
 use lbd_core::replication::{Cursor, Entry, Key, Live, Name, NameId, Removal, Replica, Scan, Tuple};
 use lbd_core::sticky::StickyTable;
 use lbd_core::watched::Place;
 
 use super::ids::Ids;
-use super::tables::Misfit;
+use super::strangers::Misfit;
 use crate::l4::Limiter;
-use crate::snapshot::{Group, Service, Snapshot};
+use crate::snapshot::{Group, Service, Snapshot, Stickiness, told_sessions};
 
 /// IP's number of UDP.
 const UDP: u8 = 17;
@@ -186,17 +186,26 @@ pub(super) fn put_sticky(
     remaining: Option<Duration>,
     now: Instant,
 ) -> Result<(), Misfit> {
+    let (sticky, index) = sticky_place(snapshot, group, target)?;
+    let remaining = remaining.ok_or(Misfit::Invalid)?;
+    sticky.table.put(&Address(source).ip(), sticky.id(index), remaining, now);
+    Ok(())
+}
+
+/// Where the clients of a group are remembered, and the place of a target among its targets.
+pub(super) fn sticky_place<'a>(
+    snapshot: &'a Snapshot,
+    group: Option<&Name>,
+    target: Option<&Name>,
+) -> Result<(&'a Stickiness, usize), Misfit> {
     let (Some(Name::Group(group)), Some(Name::Target { group: its, id })) = (group, target) else {
         return Err(Misfit::Invalid);
     };
     if group != its {
         return Err(Misfit::Invalid);
     }
-    let remaining = remaining.ok_or(Misfit::Invalid)?;
     let sticky = snapshot.group(group).and_then(|group| group.sticky.as_ref()).ok_or(Misfit::Unknown)?;
-    let index = sticky.index(id).ok_or(Misfit::Unknown)?;
-    sticky.table.put(&Address(source).ip(), sticky.id(index), remaining, now);
-    Ok(())
+    Ok((sticky, sticky.index(id).ok_or(Misfit::Unknown)?))
 }
 
 /// Deletes one.
@@ -215,14 +224,24 @@ pub(super) fn put_session(
     remaining: Option<Duration>,
     now: Instant,
 ) -> Result<(), Misfit> {
-    let (Some(Name::Service(service)), Some(Name::Target { group, id })) = (service, target) else {
-        return Err(Misfit::Invalid);
-    };
     let key = FlowKey::from_bytes(tuple).ok_or(Misfit::Invalid)?;
     if (key.protocol, key.spare) != (UDP, [0; 3]) {
         return Err(Misfit::Invalid);
     }
-    let remaining = remaining.ok_or(Misfit::Invalid)?;
+    let (table, id) = session_place(snapshot, service, target)?;
+    table.put(tuple, id, remaining.ok_or(Misfit::Invalid)?, now);
+    Ok(())
+}
+
+/// Where the sessions of a service are remembered, and the id of a target as they name it.
+pub(super) fn session_place<'a, 'b>(
+    snapshot: &'a Snapshot,
+    service: Option<&Name>,
+    target: Option<&'b Name>,
+) -> Result<(&'a StickyTable<Tuple>, &'b Arc<str>), Misfit> {
+    let (Some(Name::Service(service)), Some(Name::Target { group, id })) = (service, target) else {
+        return Err(Misfit::Invalid);
+    };
     let (service, table) =
         session_tables(snapshot).find(|(known, _)| *known.config.name == **service).ok_or(Misfit::Unknown)?;
     let its = &service.group;
@@ -230,8 +249,7 @@ pub(super) fn put_session(
     if *its.config.name != **group || !known {
         return Err(Misfit::Unknown);
     }
-    table.put(tuple, id, remaining, now);
-    Ok(())
+    Ok((table, id))
 }
 
 /// Deletes it, whosever it is: a tuple is that of one service.
@@ -247,18 +265,40 @@ pub(super) fn put_rate(
     remaining: Option<Duration>,
     now: Instant,
 ) -> Result<(), Misfit> {
-    let Some(Name::Service(service)) = service else { return Err(Misfit::Invalid) };
     let told = Told { total, remaining: remaining.ok_or(Misfit::Invalid)? };
-    let limiter = limiters(snapshot).find(|(known, _)| *known.config.name == **service).map(|it| it.1);
-    match limiter {
-        Some(Limiter::Service(bucket)) if source == ALL_CLIENTS => bucket.put(told, now),
-        Some(Limiter::Source(buckets)) if source != ALL_CLIENTS => {
-            buckets.put(Address(source).ip(), told, now);
-        }
-        // Another configuration.
-        _ => return Err(Misfit::Unknown),
+    match rate_place(snapshot, service, is_of_all(source))? {
+        Limiter::Service(bucket) => bucket.put(told, now),
+        Limiter::Source(buckets) => buckets.put(Address(source).ip(), told, now),
     }
     Ok(())
+}
+
+/// Whether a rate is that of all clients together.
+pub(super) fn is_of_all(source: [u8; 16]) -> bool {
+    source == ALL_CLIENTS
+}
+
+/// The rate of a service, if it is the pair's, and for all clients together or for each as asked for.
+pub(super) fn rate_place<'a>(
+    snapshot: &'a Snapshot,
+    service: Option<&Name>,
+    of_all: bool,
+) -> Result<&'a Limiter, Misfit> {
+    let Some(Name::Service(service)) = service else { return Err(Misfit::Invalid) };
+    let limiter = limiters(snapshot).find(|(known, _)| *known.config.name == **service).map(|it| it.1);
+    let fits = |limiter: &&Limiter| matches!(limiter, Limiter::Service(_)) == of_all;
+    limiter.filter(fits).ok_or(Misfit::Unknown)
+}
+
+/// How many entries the tables may have all together: sticky clients, sessions, rates.
+pub(super) fn sizes(snapshot: &Snapshot) -> [usize; 3] {
+    let sticky = snapshot.groups.iter().filter_map(|group| group.config.sticky.as_ref());
+    let sessions = session_tables(snapshot).map(|(service, _)| told_sessions(&service.config));
+    let rates = limiters(snapshot).map(|(_, limiter)| match limiter {
+        Limiter::Service(_) => 1,
+        Limiter::Source(_) => SOURCES_MAX,
+    });
+    [sticky.map(|sticky| sticky.max_entries as usize).sum(), sessions.sum(), rates.sum()]
 }
 
 fn sticky_tables(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Group>, &StickyTable)> {
@@ -377,7 +417,10 @@ mod tests {
 
     /// A node with a sticky group, a session service and rates.
     fn snapshot() -> Snapshot {
-        let text = r#"
+        of(TEXT)
+    }
+
+    const TEXT: &str = r#"
             [[service]]
             name = "web"
             mode = "tcp"
@@ -403,6 +446,8 @@ mod tests {
             name = "plain"
             targets = [{ id = "p1", address = "192.0.2.20:53" }]
         "#;
+
+    fn of(text: &str) -> Snapshot {
         let config = common::config::parse(text, std::path::Path::new("test.toml"));
         let config = config.unwrap_or_else(|errors| panic!("{errors}"));
         let life = Life { node: "a".to_owned(), workers: 1, alarm: Arc::default(), bell: Arc::default() };
@@ -480,6 +525,23 @@ mod tests {
         let guard = &snapshot.services[0].guard;
         assert!(!guard.within_rate(Address(source).ip(), NOW), "as empty as can be, and no emptier");
         assert!(guard.within_rate(Address(source).ip(), NOW + Duration::from_secs(721)));
+    }
+
+    #[test]
+    fn there_is_room_for_what_each_service_and_group_may_have() {
+        let [sticky, sessions, rates] = sizes(&snapshot());
+        let configured = snapshot().group("pool").unwrap().config.sticky.unwrap().max_entries as usize;
+        assert_eq!((sticky, rates), (configured, SOURCES_MAX), "the rate of each node alone is told to nobody");
+        assert_eq!(sessions, told_sessions(&snapshot().services[2].config));
+        let mut text = TEXT.to_owned();
+        for number in 0..3 {
+            text.push_str(&format!(
+                "[[service]]\nname = \"web{number}\"\nmode = \"tcp\"\nlisten = [\"192.0.2.11:{}\"]\nforward = \"pool\"\n\
+                 rate = {{ key = \"source_ip\", requests = 5, per = \"1h\", scope = \"pair\" }}\n",
+                80 + number
+            ));
+        }
+        assert_eq!(sizes(&of(&text))[2], 4 * SOURCES_MAX);
     }
 
     fn some_id() -> NameId {

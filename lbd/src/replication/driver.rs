@@ -10,11 +10,12 @@ use tokio::sync::watch;
 
 use super::flows::{Flows, SCAN};
 use super::tables::{Heeding, Tables};
-use super::{Outlets, Shown, StateView};
+use super::{Outlets, Shown, StateView, clients};
 use crate::l4::kernel::{self, Copies, KernelError, Report};
 use crate::peer::{Port, SendError, Session};
 use crate::random;
 use crate::shared::Shared;
+use crate::snapshot::Snapshot;
 
 /// So many names, and those that stand for nothing any more are forgotten.
 const NAMES_ENOUGH: usize = NAMES_MAX / 2;
@@ -33,6 +34,15 @@ const OPEN_EVERY: Duration = Duration::from_secs(1);
 
 /// Why flows are not replicated while the kernel's maps are not there or hold no service.
 const NO_PLACE: &str = "the kernel does not forward yet, so flows of the other node have no place";
+
+/// States, weights and health of targets that are told of.
+const TARGETS_MAX: u32 = 16_384;
+
+/// Entries that each of the tables of clients may have at the least: what the other node has may be more than this one has room for.
+const CLIENTS_MIN: u32 = 131_072;
+
+/// And at the most, over all groups or services: what is beyond it is not told, which is counted.
+const CLIENTS_MAX: u32 = 1 << 23;
 
 /// What is shown is this old at most.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
@@ -118,7 +128,7 @@ impl Driver {
         let kernel = shared.kernel.copies();
         let mut word = shared.chance.word();
         word.mark_changed();
-        Self {
+        let mut driver = Self {
             replica: replica(&shared),
             session: None,
             waiting: None,
@@ -136,7 +146,9 @@ impl Driver {
             scanning: false,
             shared,
             outlets,
-        }
+        };
+        driver.tables.begin_anew(&mut driver.replica);
+        driver
     }
 
     fn now(&self) -> Instant {
@@ -178,7 +190,7 @@ impl Driver {
             changed = config_hash.changed() => {
                 debug_assert!(changed.is_ok());
                 let hash = *config_hash.borrow_and_update();
-                self.replica.reconfigured(hash);
+                self.reconfigured(hash);
             }
             changed = word.changed() => {
                 debug_assert!(changed.is_ok());
@@ -398,13 +410,22 @@ impl Driver {
         self.open_flows();
     }
 
+    /// There is another configuration. What had no room before may have some now: both nodes are to tell everything once more.
+    fn reconfigured(&mut self, hash: u64) {
+        self.replica.reconfigured(hash);
+        let (tables, dirty_max) = sizes(&self.shared.snapshot.load());
+        if self.replica.resize(tables, dirty_max) && self.session.is_some() {
+            self.disconnected();
+        }
+    }
+
     /// What was told before had no place, or what is known is of maps that are gone: the next session begins with everything.
     fn forget(&mut self) {
         self.heeding = None;
         self.disconnected();
         self.replica = replica(&self.shared);
         self.word.mark_changed();
-        self.tables.begin_anew();
+        self.tables.begin_anew(&mut self.replica);
         self.news_at = Some(Instant::ZERO);
     }
 
@@ -455,6 +476,7 @@ impl Driver {
             &self.tables.refused,
             flows.map(|flows| flows.written).unwrap_or_default(),
             flows.map(|flows| [flows.untold(), flows.lost_reports()]).unwrap_or_default(),
+            self.tables.words_lost(),
             self.failing.clone().or_else(|| (!self.has_place()).then(|| NO_PLACE.to_owned())),
         );
         self.outlets.shown.store(Some(Arc::new(view)));
@@ -493,14 +515,20 @@ fn replica(shared: &Shared) -> Replica {
     let (hash, generation) = (*shared.config_hash.borrow(), now.unix.as_nanos() / 1000);
     let (node, boot, key) = (&shared.life.node, random::number(), random::hash_key());
     let mut settings = Settings::new(node, boot, hash, key, generation);
-    settings.tables[Table::Flows.index()] = shared.snapshot.load().config.kernel.max_flows;
-    let snapshot = shared.snapshot.load();
-    let largest = |sizes: &mut dyn Iterator<Item = u32>| sizes.fold(0, u32::saturating_add).max(131_072);
-    let sticky = snapshot.groups.iter().filter_map(|group| Some(group.config.sticky.as_ref()?.max_entries));
-    settings.tables[Table::Sticky.index()] = largest(&mut sticky.into_iter());
+    (settings.tables, settings.dirty_max) = sizes(&shared.snapshot.load());
     settings.scan_limit = SCAN;
-    settings.dirty_max = settings.tables.iter().map(|&size| size as usize).sum();
     Replica::new(settings, now.at)
+}
+
+/// How many entries each table may have, as many as the live ones have room for, and how many may wait to be sent.
+fn sizes(snapshot: &Snapshot) -> ([u32; Table::COUNT], usize) {
+    let mut tables = [TARGETS_MAX; Table::COUNT];
+    tables[Table::Flows.index()] = snapshot.config.kernel.max_flows;
+    let sizes = clients::sizes(snapshot);
+    for (table, size) in [Table::Sticky, Table::UdpSessions, Table::Rates].into_iter().zip(sizes) {
+        tables[table.index()] = u32::try_from(size).unwrap_or(u32::MAX).clamp(CLIENTS_MIN, CLIENTS_MAX);
+    }
+    (tables, tables.iter().map(|&size| size as usize).sum())
 }
 
 async fn receive(session: Option<&Session>) -> Option<Vec<u8>> {

@@ -307,7 +307,7 @@ impl Drop for Flows {
 /// Group, if it has one, and name or id.
 fn name_parts(name: &Name) -> (Option<&str>, &str) {
     match name {
-        Name::Service(name) | Name::Group(name) => (None, name),
+        Name::Service(name) | Name::Group(name) | Name::Zone(name) => (None, name),
         Name::Target { group, id } => (Some(group), id),
     }
 }

@@ -7,6 +7,8 @@ mod clients;
 mod driver;
 mod flows;
 mod ids;
+mod said;
+mod strangers;
 mod tables;
 mod view;
 mod words;
@@ -20,9 +22,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::reload::Request;
 
 pub(crate) use driver::drive;
-pub(crate) use tables::{Heed, PeerHealth};
+pub(crate) use tables::{Heed, PeerHealth, Wanted};
 pub(crate) use view::StateView;
-pub(crate) use words::Memory;
+pub(crate) use words::{Memory, Word};
 
 /// What replication shows of itself; nothing while it does not run.
 pub(crate) type Shown = Arc<ArcSwapOption<StateView>>;

@@ -7,19 +7,25 @@ use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 use common::time::{Duration, Instant};
+use lbd_core::group::Said;
 use lbd_core::health::HealthState;
-use lbd_core::replication::{Cursor, Entry, Key, Live, Name, NameId, Removal, Replica, Scan, Stats, Table};
+use lbd_core::replication::{
+    Cursor, Entry, Key, Live, Membership, Name, NameId, Removal, Replica, Scan, Stats, Table,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::flows::ANEW_PAUSE;
 use super::ids::Ids;
+use super::said::{live_member, live_word, member_of, page, read_pair};
+use super::strangers::{Misfit, Stranger, knows};
 use super::words::{Memory, Word};
 use super::{Outlets, clients};
 use crate::reload::Request;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
-/// Names of the other node's that this one does not know, at most: they are looked for after each change of the configuration.
+/// Places that entries of the other node's do not have here, at most: they are looked for after each change of the configuration. Beyond it
+/// any change has everything told once more.
 const STRANGERS_MAX: usize = 1024;
 
 /// How often what has run out is taken out: so long it is counted at most although it is over.
@@ -35,12 +41,31 @@ pub(crate) struct Heed {
     pub(crate) group: String,
     /// Its id.
     pub(crate) target: String,
+    /// Its generation between the nodes, which is no earlier than when it was said, in microseconds since 1970.
+    pub(crate) generation: u64,
     /// What is wanted of it.
-    pub(crate) word: Word,
+    pub(crate) wanted: Wanted,
 }
 
-/// A word with the entry that it comes from, and whether that is over.
-pub(super) type Told = (Key, Heed, bool);
+/// What is wanted of a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// State and weight.
+    Word(Word),
+    /// There is no word on these any more.
+    NoWord,
+    /// Its place in its group.
+    Member(Said),
+}
+
+impl Heed {
+    fn adds(&self) -> bool {
+        matches!(self.wanted, Wanted::Member(Said::Added { .. }))
+    }
+}
+
+/// A word with the entry that it comes from.
+pub(super) type Told = (Key, Heed);
 
 /// What was asked of the control loop.
 pub(super) struct Heeding {
@@ -72,7 +97,9 @@ pub(super) struct Tables {
     /// What was told of the health checks, and in which walk it was met last.
     health: HashMap<NameId, (u8, u64)>,
     walks: u64,
-    strangers: HashSet<Name>,
+    strangers: HashSet<Stranger>,
+    /// There were more of them.
+    more_strangers: bool,
     /// Some of the strangers are known by now.
     acquainted: bool,
     /// Not before that is it to tell everything once more.
@@ -103,6 +130,7 @@ impl Tables {
             health: HashMap::new(),
             walks: 0,
             strangers: HashSet::new(),
+            more_strangers: false,
             acquainted: false,
             anew_at: Instant::ZERO,
             shown_health: Arc::clone(&outlets.health),
@@ -116,11 +144,21 @@ impl Tables {
         }
     }
 
-    /// There is another replica, which knows nothing.
-    pub(super) fn begin_anew(&mut self) {
-        self.ids.clear();
-        self.health.clear();
-        self.shared.peer.groups_changed.store(true, Ordering::Release);
+    /// There is another replica, which knows nothing: it hears at once of the words there are, for they keep the generations that they had.
+    pub(super) fn begin_anew(&mut self, replica: &mut Replica) {
+        self.forget_names();
+        let memory = Arc::clone(&self.memory);
+        let memory = memory.lock();
+        for (group, id, word, generation) in memory.words.iter().filter(|it| it.3 > 0) {
+            if let Some(live) = live_word(replica, &mut self.ids, group, id, *word) {
+                replica.known(&live, generation);
+            }
+        }
+        for (group, id, said, generation) in memory.members.iter().filter(|it| it.3 > 0) {
+            if let Some(live) = live_member(replica, &mut self.ids, group, id, said) {
+                replica.known(&live, generation);
+            }
+        }
     }
 
     /// Names have been forgotten, and may get other numbers.
@@ -135,6 +173,7 @@ impl Tables {
         self.shared.life.bell.take();
         self.look_at_snapshot();
         if self.shared.peer.groups_changed.swap(false, Ordering::AcqRel) {
+            self.take_members(replica, now);
             self.take_words(replica, now);
             self.take_health(replica, now);
         }
@@ -161,11 +200,28 @@ impl Tables {
     /// What administrators have said since.
     fn take_words(&mut self, replica: &mut Replica, now: Instant) {
         let Self { memory, snapshot, ids, .. } = self;
-        memory.words().compare(snapshot, |group, id, word| {
-            if let Some(live) = live_word(replica, ids, group, id, word) {
-                replica.changed(now, &live);
-            }
+        memory.lock().compare(snapshot, |group, id, word| {
+            let live = live_word(replica, ids, group, id, word)?;
+            replica.changed(now, &live);
+            replica.generation_of(&live.entry.key())
         });
+    }
+
+    /// Which targets administrators have added and deleted since, and of which of these that no longer means anything.
+    fn take_members(&mut self, replica: &mut Replica, now: Instant) {
+        let Self { memory, snapshot, ids, .. } = self;
+        let mut over = Vec::new();
+        let new = |group: &str, id: &str, said: &Said| {
+            let live = live_member(replica, ids, group, id, said)?;
+            replica.changed(now, &live);
+            replica.generation_of(&live.entry.key())
+        };
+        memory.lock().compare_members(snapshot, new, |group, id| over.push((group.to_owned(), id.to_owned())));
+        for (group, id) in over {
+            if let Some(target) = self.ids.target(replica, &group, &id) {
+                replica.deleted(now, &Key::Member(target), Removal::Ended);
+            }
+        }
     }
 
     /// What the health checks say by now.
@@ -197,7 +253,7 @@ impl Tables {
     pub(super) fn scan(&mut self, replica: &mut Replica, now: Instant, scan: &Scan) {
         let mut found = Vec::new();
         let next = match scan.table {
-            Table::Targets => self.scan_words(replica, scan, &mut found),
+            Table::Targets | Table::Members => self.scan_words(replica, scan, &mut found),
             Table::Health => {
                 let states = self.health.iter().map(|(&target, &(state, _))| Entry::Health { target, state });
                 found.extend(states.map(|entry| Live { entry, remaining: None }));
@@ -219,16 +275,18 @@ impl Tables {
     }
 
     fn scan_words(&mut self, replica: &mut Replica, scan: &Scan, found: &mut Vec<Live>) -> Option<Cursor> {
-        let words = self.memory.words();
-        let last = read_pair(&scan.cursor.0);
-        let mut at = None;
-        let mut count = 0;
-        for (group, id, word) in words.after(last, scan.limit) {
-            found.extend(live_word(replica, &mut self.ids, group, id, word));
-            at = Some((group, id));
-            count += 1;
+        let Self { memory, ids, .. } = self;
+        let memory = memory.lock();
+        let after = read_pair(&scan.cursor.0);
+        if scan.table == Table::Members {
+            let members = memory.members.after(after, scan.limit);
+            return page(members, scan.limit, |group, id, said| {
+                found.extend(live_member(replica, ids, group, id, said));
+            });
         }
-        at.filter(|_| count == scan.limit).map(|(group, id)| Cursor(write_pair(group, id)))
+        page(memory.words.after(after, scan.limit), scan.limit, |group, id, word| {
+            found.extend(live_word(replica, ids, group, id, *word));
+        })
     }
 
     /// Writes an entry of the other node's; those of targets are to be [heeded](Self::heed). Puts it into `refused` if it has no place.
@@ -242,12 +300,19 @@ impl Tables {
     ) {
         let fits = match live.entry {
             Entry::Target { target, state, weight } => {
-                self.target_of(replica, target).and_then(|(group, target)| {
+                self.target_of(replica, target, heeds).and_then(|(group, target)| {
                     let word = Word::of(state, weight).ok_or(Misfit::Invalid)?;
-                    heeds.push((live.entry.key(), Heed { group, target, word }, false));
+                    heeds.push(told(replica, live, group, target, Wanted::Word(word)));
                     Ok(())
                 })
             }
+            Entry::Member { target, said } => member_of(replica, target, said).and_then(|(group, target, said)| {
+                if self.snapshot.group(&group).is_none() {
+                    return Err(Misfit::Unknown);
+                }
+                heeds.push(told(replica, live, group, target, Wanted::Member(said)));
+                Ok(())
+            }),
             Entry::Health { state, .. } => {
                 let is_state = usize::from(state) < HealthState::ALL.len();
                 if is_state { Ok(()) } else { Err(Misfit::Invalid) }
@@ -281,8 +346,14 @@ impl Tables {
     pub(super) fn delete(&mut self, replica: &Replica, key: &Key, heeds: &mut Vec<Told>) {
         match *key {
             Key::Target(target) => {
-                if let Ok((group, target)) = self.target_of(replica, target) {
-                    heeds.push((*key, Heed { group, target, word: Word::default() }, true));
+                if let Ok((group, target)) = self.target_of(replica, target, heeds) {
+                    heeds.push((*key, Heed { group, target, generation: 0, wanted: Wanted::NoWord }));
+                }
+            }
+            // That nobody has to remember it any longer changes nothing here.
+            Key::Member(target) => {
+                if let Some(Name::Target { group, id }) = replica.name_of(target) {
+                    self.memory.lock().members.remove(group, id);
                 }
             }
             Key::Sticky { group, source } => {
@@ -297,7 +368,7 @@ impl Tables {
     /// Has the control loop heed what the other node says of targets.
     pub(super) fn heed(&self, id: u64, words: Vec<Told>, refused: Vec<Key>) -> Heeding {
         let (reply, answer) = oneshot::channel();
-        let heeds = words.iter().map(|(_, heed, _)| heed.clone()).collect();
+        let heeds = words.iter().map(|(_, heed)| heed.clone()).collect();
         let requests = self.requests.clone();
         let answer = async move {
             // It fails when the daemon stops; then there is no answer either.
@@ -310,21 +381,26 @@ impl Tables {
     /// The control loop has heeded them, as far as the targets are `known`. Answers which entries are refused of which
     /// [`lbd_core::replication::Apply`].
     pub(super) fn heeded(&mut self, replica: &Replica, heeding: Heeding, known: &[bool]) -> (u64, Vec<Key>) {
+        // What follows may be about a target that is there by now.
+        self.look_at_snapshot();
         let Heeding { id, words, mut refused, .. } = heeding;
-        let memory = Arc::clone(&self.memory);
-        let mut memory = memory.words();
-        for (index, (key, heed, deleted)) in words.iter().enumerate() {
-            match (known.get(index), deleted) {
-                (Some(true), false) => memory.set(&heed.group, &heed.target, heed.word),
-                (_, true) => memory.remove(&heed.group, &heed.target),
-                _ => {
-                    if let Key::Target(target) = *key {
-                        let entry = Entry::Target { target, state: 0, weight: None };
-                        self.refuse(replica, entry, Misfit::Unknown);
-                    }
-                    refused.push(*key);
-                }
+        for (index, (key, heed)) in words.iter().enumerate() {
+            if known.get(index) == Some(&true) || heed.wanted == Wanted::NoWord {
+                continue;
             }
+            match *key {
+                Key::Target(target) => {
+                    let entry = Entry::Target { target, state: 0, weight: None };
+                    self.refuse(replica, entry, Misfit::Unknown);
+                }
+                Key::Member(target) => {
+                    let is_known = self.snapshot.group(&heed.group).is_some();
+                    let misfit = if is_known { Misfit::Invalid } else { Misfit::Unknown };
+                    self.refuse(replica, Entry::Member { target, said: Membership::Given }, misfit);
+                }
+                _ => {}
+            }
+            refused.push(*key);
         }
         (id, refused)
     }
@@ -344,9 +420,15 @@ impl Tables {
         self.acquainted.then_some(self.anew_at)
     }
 
-    /// Whether a name is one of this node's.
+    /// Whether a name is one of this node's, or there are words on it.
     pub(super) fn knows(&self, name: &Name) -> bool {
-        knows(&self.snapshot, name)
+        let is_meant = || matches!(name, Name::Target { group, id } if self.memory.lock().is_about(group, id));
+        knows(&self.snapshot, name) || is_meant()
+    }
+
+    /// Words that found no room.
+    pub(super) fn words_lost(&self) -> u64 {
+        self.memory.lock().lost()
     }
 
     /// Shows what the other node's health checks say, if there is something new.
@@ -374,14 +456,20 @@ impl Tables {
         self.shown_health.store(Arc::new(health));
     }
 
-    /// Group and id of a target that this node has.
-    fn target_of(&self, replica: &Replica, target: NameId) -> Result<(String, String), Misfit> {
+    /// Group and id of a target that this node has, or has once what is `coming` has been heeded.
+    fn target_of(
+        &self,
+        replica: &Replica,
+        target: NameId,
+        coming: &[Told],
+    ) -> Result<(String, String), Misfit> {
         match replica.name_of(target) {
-            Some(name @ Name::Target { group, id }) if self.knows(name) => {
-                Ok((group.to_string(), id.to_string()))
+            Some(name @ Name::Target { group, id }) => {
+                let comes = |(_, heed): &Told| *heed.group == **group && *heed.target == **id && heed.adds();
+                let known = knows(&self.snapshot, name) || coming.iter().any(comes);
+                if known { Ok((group.to_string(), id.to_string())) } else { Err(Misfit::Unknown) }
             }
-            Some(Name::Target { .. }) => Err(Misfit::Unknown),
-            Some(Name::Service(_) | Name::Group(_)) | None => Err(Misfit::Invalid),
+            Some(Name::Service(_) | Name::Group(_) | Name::Zone(_)) | None => Err(Misfit::Invalid),
         }
     }
 
@@ -391,10 +479,11 @@ impl Tables {
             Misfit::Invalid => self.refused.invalid += 1,
             Misfit::Unknown => {
                 self.refused.unknown += 1;
-                for name in names_of(&entry).into_iter().filter_map(|name| replica.name_of(name)) {
-                    if self.strangers.len() < STRANGERS_MAX && !knows(&self.snapshot, name) {
-                        self.strangers.insert(name.clone());
-                    }
+                let Some(stranger) = Stranger::of(replica, &entry) else { return };
+                if self.strangers.len() < STRANGERS_MAX {
+                    self.strangers.insert(stranger);
+                } else {
+                    self.more_strangers |= !self.strangers.contains(&stranger);
                 }
             }
         }
@@ -408,8 +497,9 @@ impl Tables {
         }
         self.snapshot = Arc::clone(&snapshot);
         self.shared.peer.groups_changed.store(true, Ordering::Release);
-        if self.strangers.iter().any(|name| knows(&self.snapshot, name)) {
+        if self.more_strangers || self.strangers.iter().any(|stranger| stranger.has_place(&self.snapshot)) {
             self.strangers.clear();
+            self.more_strangers = false;
             self.acquainted = true;
         }
     }
@@ -429,55 +519,13 @@ impl Heeding {
     }
 }
 
-/// Why an entry has no place here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Misfit {
-    /// It is about something that this node does not have.
-    Unknown,
-    /// It says what cannot be.
-    Invalid,
-}
-
-/// The names that an entry refers to.
-fn names_of(entry: &Entry) -> Vec<NameId> {
-    match *entry {
-        Entry::Flow(flow) => vec![flow.service, flow.target],
-        Entry::Sticky { group, target, .. } => vec![group, target],
-        Entry::UdpSession { service, target, .. } => vec![service, target],
-        Entry::Rate { service, .. } => vec![service],
-        Entry::Target { target, .. } | Entry::Health { target, .. } => vec![target],
-    }
-}
-
-fn knows(snapshot: &Snapshot, name: &Name) -> bool {
-    match name {
-        Name::Service(name) => snapshot.services.iter().any(|service| *service.config.name == **name),
-        Name::Group(name) => snapshot.group(name).is_some(),
-        Name::Target { group, id } => {
-            let targets = snapshot.group(group).map(|group| group.targets.as_slice()).unwrap_or_default();
-            targets.iter().any(|target| *target.key.id == **id)
-        }
-    }
-}
-
-fn live_word(replica: &mut Replica, ids: &mut Ids, group: &str, id: &str, word: Word) -> Option<Live> {
-    let target = ids.target(replica, group, id)?;
-    Some(Live { entry: Entry::Target { target, state: word.state(), weight: word.weight }, remaining: None })
+fn told(replica: &Replica, live: &Live, group: String, target: String, wanted: Wanted) -> Told {
+    let key = live.entry.key();
+    let generation = replica.generation_of(&key).unwrap_or_default();
+    (key, Heed { group, target, generation, wanted })
 }
 
 fn health_number(state: HealthState) -> u8 {
     let index = HealthState::ALL.iter().position(|known| *known == state);
     index.and_then(|index| u8::try_from(index).ok()).unwrap_or_default()
-}
-
-/// Two strings as the bytes of a cursor: the first one's length comes first.
-fn write_pair(one: &str, other: &str) -> Vec<u8> {
-    let length = (one.len() as u64).to_le_bytes();
-    [&length[..], one.as_bytes(), other.as_bytes()].concat()
-}
-
-fn read_pair(bytes: &[u8]) -> Option<(&str, &str)> {
-    let (length, rest) = bytes.split_first_chunk::<8>()?;
-    let (one, other) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-    Some((std::str::from_utf8(one).ok()?, std::str::from_utf8(other).ok()?))
 }

@@ -76,6 +76,7 @@ impl StateView {
         refused: &Refused,
         written: Written,
         [untold, reports_lost]: [u64; 2],
+        words_lost: u64,
         trouble: Option<String>,
     ) -> Self {
         let counters = &stats.counters;
@@ -130,7 +131,7 @@ impl StateView {
             resyncs: counters.resyncs,
             swept: counters.swept,
             adopted: counters.adopted,
-            not_replicated: counters.local_full + counters.names_refused,
+            not_replicated: counters.local_full + counters.names_refused + words_lost,
             reports_lost,
             untold,
             trouble,

@@ -34,3 +34,4 @@ mod sticky;
 mod stop;
 mod support;
 mod udp;
+mod words;

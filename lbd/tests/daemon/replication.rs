@@ -62,7 +62,7 @@ pub(crate) fn state(lbd: &Lbd) -> Value {
 }
 
 /// Waits until a node knows so many entries of a table.
-fn counts(lbd: &Lbd, table: &str, count: usize) {
+pub(crate) fn counts(lbd: &Lbd, table: &str, count: usize) {
     eventually(&format!("there are {count} {table}"), || state(lbd)["entries"][table] == count);
 }
 
@@ -75,7 +75,7 @@ fn addresses(servers: &[Server]) -> Vec<SocketAddr> {
     servers.iter().map(|server| server.address).collect()
 }
 
-fn set(lbd: &Lbd, target: &str, body: &Value) {
+pub(crate) fn set(lbd: &Lbd, target: &str, body: &Value) {
     let (code, answer) = lbd.send("PATCH", &format!("/v1/target-groups/pool/targets/{target}"), body);
     assert_eq!(code, 200, "{answer}");
 }
@@ -90,7 +90,7 @@ fn said(lbd: &Lbd) -> Vec<String> {
     targets.as_array().unwrap().iter().map(text).collect()
 }
 
-fn becomes(lbd: &Lbd, expected: &[&str]) {
+pub(crate) fn becomes(lbd: &Lbd, expected: &[&str]) {
     eventually(&format!("the targets are {expected:?}"), || said(lbd) == expected);
 }
 
@@ -230,7 +230,7 @@ fn named(ip: Ipv4Addr) -> [Server; 4] {
 }
 
 /// The sticky clients that a node knows, with the ids of their targets.
-fn sticky(lbd: &Lbd) -> BTreeMap<String, String> {
+pub(crate) fn sticky(lbd: &Lbd) -> BTreeMap<String, String> {
     clients(lbd).into_iter().map(|(source, (target, _))| (source, target)).collect()
 }
 

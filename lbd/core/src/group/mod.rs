@@ -18,7 +18,7 @@ use common::time::{Duration, Instant, Now, UnixTime};
 pub use ejection::EjectSettings;
 use member::Member;
 pub use member::{Admin, SHARE_OF_WEIGHT_ONE, Spec, Standing, WEIGHT_MAX};
-pub use roster::{ADDED_MAX, Origin, Roster, RosterError};
+pub use roster::{ADDED_MAX, Origin, Roster, RosterError, Said};
 pub use select::Mode;
 use select::{Candidate, select};
 

@@ -3,8 +3,10 @@
 //! The API's changes live on over reloads, until `lbd` restarts or they are undone: an added target until it is deleted
 //! or the file (or the discovery) has a target of its name, a deletion until the file no longer has the target, or it is
 //! added again.
+//!
+//! Both nodes of a pair keep to what was said to either, and told the other one: [`Roster::said`], [`Roster::heed`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use common::config::Target;
@@ -45,8 +47,25 @@ pub enum RosterError {
 pub struct Roster {
     discovered: Vec<Target>,
     added: Vec<Target>,
-    /// Of the file's and the discovered ones.
-    deleted: BTreeSet<String>,
+    /// Of the file's and the discovered ones, and whether they have been among those: what the other node was told may be about one
+    /// that is discovered later.
+    deleted: BTreeMap<String, bool>,
+}
+
+/// What people have said of a target's place in its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// As file and discovery say.
+    Given,
+    /// It is not one of the group's, whatever those say.
+    Deleted,
+    /// It is.
+    Added {
+        /// The target.
+        target: Target,
+        /// Whether it is there in the place of one of its name that the file or the discovery has.
+        instead: bool,
+    },
 }
 
 impl Roster {
@@ -56,7 +75,7 @@ impl Roster {
         let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
         let mut fresh =
             |target: &&Target| names.insert(target.id.clone()) && addresses.insert(target.address);
-        let given = file.iter().chain(&self.discovered).filter(|target| !self.deleted.contains(&target.id));
+        let given = file.iter().chain(&self.discovered).filter(|target| !self.deleted.contains_key(&target.id));
         given.chain(&self.added).filter(|target| fresh(target)).cloned().collect()
     }
 
@@ -68,9 +87,61 @@ impl Roster {
         }
         let given: BTreeSet<&str> =
             file.iter().chain(&self.discovered).map(|target| target.id.as_str()).collect();
-        self.deleted.retain(|id| given.contains(id.as_str()));
+        self.deleted.retain(|id, met| {
+            let is_given = given.contains(id.as_str());
+            let goes_on = is_given || !*met;
+            *met |= is_given;
+            goes_on
+        });
         let deleted = &self.deleted;
-        self.added.retain(|target| !given.contains(target.id.as_str()) || deleted.contains(&target.id));
+        self.added.retain(|target| !given.contains(target.id.as_str()) || deleted.contains_key(&target.id));
+    }
+
+    /// What has been said of the target of this name, as far as it still means something.
+    #[must_use]
+    pub fn said(&self, id: &str) -> Said {
+        let deleted = self.deleted.contains_key(id);
+        match self.added.iter().find(|target| target.id == id) {
+            Some(target) => Said::Added { target: target.clone(), instead: deleted },
+            None if deleted => Said::Deleted,
+            None => Said::Given,
+        }
+    }
+
+    /// Does what was said to the other node, whatever was said here before. Nothing where the file or the discovery has made it pointless here.
+    ///
+    /// # Errors
+    /// [`RosterError`] when the address is another target's here, or there is no room; then all is as it was.
+    pub fn heed(&mut self, file: &[Target], id: &str, said: &Said) -> Result<(), RosterError> {
+        let mut next = self.clone();
+        let given = file.iter().chain(&self.discovered).any(|target| target.id == id);
+        next.added.retain(|target| target.id != id);
+        match said {
+            Said::Given => {
+                next.deleted.remove(id);
+            }
+            Said::Deleted => next.mark_deleted(id, given)?,
+            Said::Added { instead: false, .. } if given && !self.deleted.contains_key(id) => return Ok(()),
+            Said::Added { target, instead } => {
+                if *instead {
+                    next.mark_deleted(id, given)?;
+                }
+                next.fits(file, target)?;
+                next.push(target.clone())?;
+            }
+        }
+        *self = next;
+        Ok(())
+    }
+
+    fn mark_deleted(&mut self, id: &str, given: bool) -> Result<(), RosterError> {
+        // Those that are met are no more than there are targets.
+        let unmet = self.deleted.values().filter(|met| !**met).count();
+        if !given && unmet >= ADDED_MAX && !self.deleted.contains_key(id) {
+            return Err(RosterError::Full);
+        }
+        *self.deleted.entry(id.to_owned()).or_default() |= given;
+        Ok(())
     }
 
     /// Adds a target.
@@ -78,22 +149,33 @@ impl Roster {
     /// # Errors
     /// [`RosterError`] when its name or address is taken, or too many were added.
     pub fn add(&mut self, file: &[Target], target: Target) -> Result<(), RosterError> {
+        self.fits(file, &target)?;
+        // One that is back as it was needs no place of its own.
+        if file.contains(&target) && self.deleted.remove(&target.id).is_some() {
+            return Ok(());
+        }
+        self.push(target)
+    }
+
+    fn fits(&self, file: &[Target], target: &Target) -> Result<(), RosterError> {
         for other in self.merge(file) {
             if other.id == target.id {
-                return Err(RosterError::IdTaken { id: target.id });
+                return Err(RosterError::IdTaken { id: other.id });
             }
             if other.address == target.address {
                 return Err(RosterError::AddressTaken { address: target.address, id: other.id });
             }
         }
-        // One that is back as it was needs no place of its own.
-        if file.contains(&target) && self.deleted.remove(&target.id) {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    fn push(&mut self, target: Target) -> Result<(), RosterError> {
         if self.added.len() >= ADDED_MAX {
             return Err(RosterError::Full);
         }
-        self.added.push(target);
+        // Whoever of the two nodes was told first, both have them in the same order.
+        let place = self.added.partition_point(|known| known.id < target.id);
+        self.added.insert(place, target);
         Ok(())
     }
 
@@ -107,7 +189,8 @@ impl Roster {
             return Ok(());
         }
         let given = file.iter().chain(&self.discovered).any(|target| target.id == id);
-        if given && self.deleted.insert(id.to_owned()) {
+        if given && !self.deleted.contains_key(id) {
+            self.deleted.insert(id.to_owned(), true);
             return Ok(());
         }
         Err(RosterError::Unknown { id: id.to_owned() })

@@ -362,7 +362,7 @@ proptest! {
 mod roster {
     use common::config::Target;
 
-    use super::super::{ADDED_MAX, Origin, Roster, RosterError};
+    use super::super::{ADDED_MAX, Origin, Roster, RosterError, Said};
     use super::*;
 
     fn target(index: u8) -> Target {
@@ -427,6 +427,66 @@ mod roster {
         roster.settle(&file, Some(vec![]));
         roster.settle(&file, Some(vec![target(1)]));
         assert_eq!(ids(&roster.merge(&file)), ["t0", "t1"], "it had gone in between");
+    }
+
+    #[test]
+    fn what_was_said_to_the_other_node_holds_here_too() {
+        let file = [target(0), target(1)];
+        let (mut here, mut there) = (Roster::default(), Roster::default());
+        let tell = |from: &Roster, to: &mut Roster, id: &str| {
+            let said = from.said(id);
+            to.heed(&file, id, &said).map(|()| said)
+        };
+        here.add(&file, target(2)).unwrap();
+        here.delete(&file, "t0").unwrap();
+        let mut moved = target(1);
+        moved.address.set_port(81);
+        here.delete(&file, "t1").unwrap();
+        here.add(&file, moved.clone()).unwrap();
+        assert_eq!(tell(&here, &mut there, "t0"), Ok(Said::Deleted));
+        assert_eq!(
+            tell(&here, &mut there, "t1"),
+            Ok(Said::Added { target: moved.clone(), instead: true })
+        );
+        assert_eq!(
+            tell(&here, &mut there, "t2"),
+            Ok(Said::Added { target: target(2), instead: false })
+        );
+        assert_eq!(there.merge(&file), [moved, target(2)]);
+        assert_eq!(there, here);
+        // Undone on the other one.
+        there.delete(&file, "t2").unwrap();
+        there.delete(&file, "t1").unwrap();
+        there.add(&file, target(1)).unwrap();
+        there.add(&file, target(0)).unwrap();
+        for id in ["t0", "t1", "t2"] {
+            assert_eq!(tell(&there, &mut here, id), Ok(Said::Given));
+        }
+        assert_eq!(here.merge(&file), file);
+        // Another one's address is taken, and nothing has changed.
+        let other = Said::Added { target: Target { id: "other".to_owned(), ..target(0) }, instead: false };
+        assert!(matches!(here.heed(&file, "other", &other), Err(RosterError::AddressTaken { .. })));
+        assert_eq!(here.said("other"), Said::Given);
+        // Where the file has it by now there is nothing to be added.
+        let known = Said::Added { target: target(1), instead: false };
+        assert_eq!(here.heed(&file, "t1", &known), Ok(()));
+        assert_eq!((here.said("t1"), here.merge(&file).len()), (Said::Given, 2));
+    }
+
+    #[test]
+    fn a_deletion_that_was_told_waits_for_what_is_discovered_later() {
+        let mut roster = Roster::default();
+        roster.heed(&[], "t1", &Said::Deleted).unwrap();
+        roster.settle(&[], None);
+        roster.settle(&[], Some(vec![target(0), target(1)]));
+        assert_eq!(ids(&roster.merge(&[])), ["t0"]);
+        roster.settle(&[], Some(vec![target(0)]));
+        assert_eq!(roster.said("t1"), Said::Given, "it was met, and is gone");
+        for index in 0..ADDED_MAX {
+            roster.heed(&[], &index.to_string(), &Said::Deleted).unwrap();
+        }
+        assert_eq!(roster.heed(&[], "more", &Said::Deleted), Err(RosterError::Full));
+        assert_eq!(roster.heed(&[], "7", &Said::Deleted), Ok(()));
     }
 
     #[test]

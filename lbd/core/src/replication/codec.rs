@@ -3,9 +3,10 @@
 use common::wire::{self, WireError};
 
 use super::dirty::Expiry;
-use super::entry::{Entry, Flow, Key, Live, Table};
+use super::entry::{Entry, Flow, Key, Live, Member, Membership, Table};
 use super::frame::{
-    FRAME_SIZE_MAX, FlowValue, Head, SessionValue, SourceKey, TargetValue, TupleKey, from_millis, to_millis,
+    FRAME_SIZE_MAX, FlowValue, Head, MemberValue, SessionValue, SourceKey, TargetValue, TupleKey, from_millis,
+    to_millis,
 };
 use super::names::{NameId, Translation};
 use common::time::Instant;
@@ -38,6 +39,7 @@ pub(super) fn encode_entry(
             wire::append(&(target.number(), TargetValue { state, weight }), out)
         }
         Entry::Health { target, state } => wire::append(&(target.number(), state), out),
+        Entry::Member { target, said } => wire::append(&(target.number(), member_value(said)), out),
     }
 }
 
@@ -49,7 +51,9 @@ pub(super) fn encode_key(key: &Key, generation: i64, out: &mut Vec<u8>) -> Resul
         Key::Sticky { group: name, source } | Key::Rate { service: name, source } => {
             wire::append(&SourceKey { name: name.number(), source }, out)
         }
-        Key::Target(target) | Key::Health(target) => wire::append(&target.number(), out),
+        Key::Target(target) | Key::Health(target) | Key::Member(target) => {
+            wire::append(&target.number(), out)
+        }
     }
 }
 
@@ -93,6 +97,11 @@ pub(super) fn decode_entry(
             let (target, state): (u32, u8) = take(bytes)?;
             names.local(target).map(|target| Entry::Health { target, state })
         }
+        Table::Members => {
+            let (target, value): (u32, MemberValue) = take(bytes)?;
+            let said = membership(value, names);
+            names.local(target).zip(said).map(|(target, said)| Entry::Member { target, said })
+        }
     };
     Ok((head.generation, entry.map(|entry| Live { entry, remaining: from_millis(head.remaining_ms) })))
 }
@@ -117,8 +126,35 @@ pub(super) fn decode_key(
         }
         Table::Targets => names.local(take(bytes)?).map(Key::Target),
         Table::Health => names.local(take(bytes)?).map(Key::Health),
+        Table::Members => names.local(take(bytes)?).map(Key::Member),
     };
     Ok((generation, key))
+}
+
+fn member_value(said: Membership) -> MemberValue {
+    match said {
+        Membership::Given => MemberValue::Given,
+        Membership::Deleted => MemberValue::Deleted,
+        Membership::Added(Member { address, port, weight, backup, zone, max_connections, instead }) => {
+            let zone = zone.map(NameId::number);
+            MemberValue::Added { address, port, weight, backup, zone, max_connections, instead }
+        }
+    }
+}
+
+/// `None` if it refers to a zone that this node has no number for.
+fn membership(value: MemberValue, names: &Translation) -> Option<Membership> {
+    Some(match value {
+        MemberValue::Given => Membership::Given,
+        MemberValue::Deleted => Membership::Deleted,
+        MemberValue::Added { address, port, weight, backup, zone, max_connections, instead } => {
+            let zone = match zone {
+                None => None,
+                Some(zone) => Some(names.local(zone)?),
+            };
+            Membership::Added(Member { address, port, weight, backup, zone, max_connections, instead })
+        }
+    })
 }
 
 fn both(names: &Translation, one: u32, other: u32) -> Option<(NameId, NameId)> {

@@ -85,6 +85,10 @@ impl Dirty {
         }
     }
 
+    pub(super) fn set_max(&mut self, max: usize) {
+        self.max = max.clamp(1, NONE as usize);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.index.len()
     }

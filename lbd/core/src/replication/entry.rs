@@ -20,19 +20,35 @@ pub enum Table {
     Targets,
     /// What each node's health checks say; for comparison.
     Health,
+    /// Who belongs to a target group, as far as people have said.
+    Members,
 }
 
 impl Table {
     /// How many there are.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
 
     /// All of them, in the order of [`Self::index`]; a snapshot has them in [`Self::SNAPSHOT_ORDER`].
-    pub const ALL: [Self; Self::COUNT] =
-        [Self::Flows, Self::Sticky, Self::UdpSessions, Self::Rates, Self::Targets, Self::Health];
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Flows,
+        Self::Sticky,
+        Self::UdpSessions,
+        Self::Rates,
+        Self::Targets,
+        Self::Health,
+        Self::Members,
+    ];
 
-    /// The order of a snapshot: what is small and matters for new connections first, the million flows last.
-    pub const SNAPSHOT_ORDER: [Self; Self::COUNT] =
-        [Self::Targets, Self::Health, Self::Rates, Self::Sticky, Self::UdpSessions, Self::Flows];
+    /// The order of a snapshot: what the rest refers to first, then what is small and matters for new connections, the million flows last.
+    pub const SNAPSHOT_ORDER: [Self; Self::COUNT] = [
+        Self::Members,
+        Self::Targets,
+        Self::Health,
+        Self::Rates,
+        Self::Sticky,
+        Self::UdpSessions,
+        Self::Flows,
+    ];
 
     /// Its place in [`Self::ALL`].
     #[must_use]
@@ -56,6 +72,7 @@ impl Table {
             4 => Self::Rates,
             5 => Self::Targets,
             6 => Self::Health,
+            7 => Self::Members,
             _ => return None,
         })
     }
@@ -70,6 +87,7 @@ impl Table {
             Self::Rates => "rates",
             Self::Targets => "targets",
             Self::Health => "health",
+            Self::Members => "members",
         }
     }
 
@@ -78,6 +96,7 @@ impl Table {
     pub const fn since_minor(self) -> u16 {
         match self {
             Self::Health => 1,
+            Self::Members => 3,
             _ => 0,
         }
     }
@@ -85,7 +104,7 @@ impl Table {
     /// Whether people make the entries, seldom and by word of mouth: of two nodes that did not hear of each other, the later
     /// change is to count, so generations follow the clock here, at the price of some bytes for each.
     pub(super) const fn has_words(self) -> bool {
-        matches!(self, Self::Targets)
+        matches!(self, Self::Targets | Self::Members)
     }
 
     /// Whether each node has values of its own here, which stand beside the other's and never replace them.
@@ -127,6 +146,8 @@ pub enum Key {
     Target(NameId),
     /// Of [`Table::Health`].
     Health(NameId),
+    /// Of [`Table::Members`].
+    Member(NameId),
 }
 
 impl Key {
@@ -140,6 +161,7 @@ impl Key {
             Self::Rate { .. } => Table::Rates,
             Self::Target(_) => Table::Targets,
             Self::Health(_) => Table::Health,
+            Self::Member(_) => Table::Members,
         }
     }
 
@@ -164,7 +186,9 @@ impl Key {
             Self::Sticky { group: name, source } | Self::Rate { service: name, source } => {
                 name_and_address(name, source)
             }
-            Self::Target(target) | Self::Health(target) => name_and_address(target, &[0; 16]),
+            Self::Target(target) | Self::Health(target) | Self::Member(target) => {
+                name_and_address(target, &[0; 16])
+            }
         })
     }
 }
@@ -221,6 +245,43 @@ pub enum Entry {
         /// The shell's code of the health state.
         state: u8,
     },
+    /// What people have said of a target's place in its group.
+    Member {
+        /// The target.
+        target: NameId,
+        /// What they have said last.
+        said: Membership,
+    },
+}
+
+/// Whether a target is one of its group's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Membership {
+    /// As configuration and discovery say, whatever was said before.
+    Given,
+    /// No, whatever those say.
+    Deleted,
+    /// Yes.
+    Added(Member),
+}
+
+/// A target that was added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Member {
+    /// Where it listens.
+    pub address: Address,
+    /// And at which port.
+    pub port: u16,
+    /// Its weight.
+    pub weight: u16,
+    /// Whether it is only used while no other target is usable.
+    pub backup: bool,
+    /// The zone it is in.
+    pub zone: Option<NameId>,
+    /// Connections at the same time.
+    pub max_connections: Option<u32>,
+    /// Whether it is there in the place of one of its name that configuration or discovery have.
+    pub instead: bool,
 }
 
 /// A flow of the kernel's forwarding.
@@ -249,6 +310,7 @@ impl Entry {
             Self::Rate { service, source, .. } => Key::Rate { service, source },
             Self::Target { target, .. } => Key::Target(target),
             Self::Health { target, .. } => Key::Health(target),
+            Self::Member { target, .. } => Key::Member(target),
         }
     }
 
@@ -260,7 +322,10 @@ impl Entry {
             }
             Self::Sticky { group, target, .. } => [group, target],
             Self::Rate { service, .. } => [service; 2],
-            Self::Target { target, .. } | Self::Health { target, .. } => [target; 2],
+            Self::Member { target, said: Membership::Added(Member { zone: Some(zone), .. }) } => [target, zone],
+            Self::Target { target, .. } | Self::Health { target, .. } | Self::Member { target, .. } => {
+                [target; 2]
+            }
         }
     }
 }
@@ -271,7 +336,7 @@ impl Key {
         match *self {
             Self::Flow(_) | Self::UdpSession(_) => None,
             Self::Sticky { group: name, .. } | Self::Rate { service: name, .. } => Some(name),
-            Self::Target(name) | Self::Health(name) => Some(name),
+            Self::Target(name) | Self::Health(name) | Self::Member(name) => Some(name),
         }
     }
 }

@@ -110,6 +110,8 @@ pub(super) enum WireName {
     Service(String),
     Group(String),
     Target(String, String),
+    /// From minor version 3 on.
+    Zone(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -160,6 +162,22 @@ pub(super) struct SessionValue {
 pub(super) struct TargetValue {
     pub(super) state: u8,
     pub(super) weight: Option<u16>,
+}
+
+/// What has been said of a target's place in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) enum MemberValue {
+    Given,
+    Deleted,
+    Added {
+        address: Address,
+        port: u16,
+        weight: u16,
+        backup: bool,
+        zone: Option<u32>,
+        max_connections: Option<u32>,
+        instead: bool,
+    },
 }
 
 impl Frame {
@@ -224,7 +242,7 @@ impl Batches {
     pub(super) fn take(&mut self) -> Vec<Batch> {
         self.size = 0;
         let mut batches = Vec::new();
-        for table in Table::ALL {
+        for table in Table::SNAPSHOT_ORDER {
             for deletes in [false, true] {
                 let (count, bytes) = &mut self.buffers[table.index()][usize::from(deletes)];
                 if *count > 0 {

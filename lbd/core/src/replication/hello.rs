@@ -15,8 +15,8 @@ use super::settings::Settings;
 pub const MAJOR: u16 = 1;
 
 /// The protocol's minor version: of two, the lower one is spoken. Version 1 added the table of health states, version 2 what
-/// the nodes say of proxied connections.
-pub const MINOR: u16 = 2;
+/// the nodes say of proxied connections, version 3 the table of who belongs to target groups.
+pub const MINOR: u16 = 3;
 
 /// The first one with [`super::Replica::say`].
 pub(super) const MINOR_OF_WORDS: u16 = 2;

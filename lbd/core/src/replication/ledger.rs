@@ -107,6 +107,10 @@ impl Ledger {
         Self { records: HashMap::default(), max, own_mark: Mark::default(), peer_mark: Mark::default() }
     }
 
+    pub(super) const fn set_max(&mut self, max: usize) {
+        self.max = max;
+    }
+
     pub(super) fn len(&self) -> usize {
         self.records.len()
     }

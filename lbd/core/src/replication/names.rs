@@ -27,6 +27,8 @@ pub enum Name {
         /// Unique in the group.
         id: Arc<str>,
     },
+    /// A zone that targets are in.
+    Zone(Arc<str>),
 }
 
 /// A name's number within this process.
@@ -130,7 +132,7 @@ impl Name {
     /// Bytes of its longest part.
     pub(super) fn length(&self) -> usize {
         match self {
-            Self::Service(name) | Self::Group(name) => name.len(),
+            Self::Service(name) | Self::Group(name) | Self::Zone(name) => name.len(),
             Self::Target { group, id } => group.len().max(id.len()),
         }
     }

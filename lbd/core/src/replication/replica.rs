@@ -46,6 +46,8 @@ pub struct Replica {
     pub(super) writing: Option<Writing>,
     pub(super) batches: Batches,
     pub(super) counters: Counters,
+    /// Entries that had found no room when tables grew last.
+    unmet: u64,
     was_synced: bool,
     state: State,
     since: Instant,
@@ -111,6 +113,7 @@ impl Replica {
             writing: None,
             batches: Batches::default(),
             counters: Counters::default(),
+            unmet: 0,
             was_synced: false,
             state: State::Cold,
             since: now,
@@ -183,6 +186,27 @@ impl Replica {
                 self.change(now, live, fingerprint);
             }
         }
+    }
+
+    /// An entry that this node knows from before this replica was made, of the generation that [`Self::generation_of`] had answered for it
+    /// then: it stands against the peer's as what it is. Before there is a session.
+    pub fn known(&mut self, live: &Live, generation: u64) {
+        let key = live.entry.key();
+        let generation = generation.min(GENERATION_MAX);
+        self.generation = self.generation.max(generation);
+        let fingerprint = key.fingerprint(&self.settings.hash);
+        // The peer may have it from the replica before.
+        let version = Version { generation, owner: Owner::Us };
+        if !self.ledgers[key.table().index()].put(fingerprint, version, true) {
+            self.counters.local_full += 1;
+        }
+    }
+
+    /// The generation of an entry's last change, on whichever node; `None` if there is no such entry.
+    #[must_use]
+    pub fn generation_of(&self, key: &Key) -> Option<u64> {
+        let record = self.record(key.table(), key.fingerprint(&self.settings.hash))?;
+        Some(record.version().generation)
     }
 
     /// The fingerprints of up to [`TOGETHER`] entries, whose records are then in the processor's cache.
@@ -287,9 +311,23 @@ impl Replica {
         })
     }
 
-    /// This node has another configuration now; the peer is told at once. Its tables stay of the size that they have.
+    /// This node has another configuration now; the peer is told at once.
     pub fn reconfigured(&mut self, config_hash: u64) {
         self.settings.config_hash = config_hash;
+    }
+
+    /// How many entries each table may have from now on. One that has more keeps them and gets no new ones; the peer hears of it with the next
+    /// session. Whether something found no room before that may find some now: both nodes are then to tell everything once more.
+    pub fn resize(&mut self, tables: [u32; Table::COUNT], dirty_max: usize) -> bool {
+        let grown = tables.iter().zip(&self.settings.tables).any(|(new, old)| new > old);
+        (self.settings.tables, self.settings.dirty_max) = (tables, dirty_max);
+        for (ledger, size) in self.ledgers.iter_mut().zip(tables) {
+            ledger.set_max(size as usize);
+        }
+        self.dirty.set_max(dirty_max);
+        self.peer_values.set_max(tables);
+        let unmet = self.counters.local_full + self.counters.skipped.table_full;
+        grown && std::mem::replace(&mut self.unmet, unmet) != unmet
     }
 
     /// What this node says of its proxied connections; the peer is told at once, and after each new connection. The last word

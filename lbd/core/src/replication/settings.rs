@@ -50,6 +50,7 @@ impl Settings {
         tables[Table::Flows.index()] = 1 << 20;
         tables[Table::Targets.index()] = 16_384;
         tables[Table::Health.index()] = 16_384;
+        tables[Table::Members.index()] = 16_384;
         Self {
             node: Arc::from(node),
             boot,

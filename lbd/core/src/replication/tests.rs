@@ -128,6 +128,113 @@ fn of_words_said_apart_the_later_one_stays_however_many_there_were_before() {
 }
 
 #[test]
+fn a_word_that_a_replica_before_this_one_knew_keeps_its_place_in_time() {
+    let target = Name::Target { group: Arc::from("shop"), id: Arc::from("s1") };
+    let word = |replica: &mut Replica, state| {
+        let target = replica.name(target.clone()).unwrap();
+        Live { entry: Entry::Target { target, state, weight: None }, remaining: None }
+    };
+    for (ours, theirs, expected) in [(300, 200, 1), (200, 300, 2), (0, 200, 2)] {
+        let mut replicas = [replica("a", 1), replica("b", 2)];
+        let mut words = [1, 2].map(|state: u8| word(&mut replicas[usize::from(state) - 1], state));
+        let [one, other] = &mut replicas;
+        // Each has said something, and was replaced since.
+        for (replica, word, said) in [(&mut *one, words[0], ours), (&mut *other, words[1], theirs)] {
+            if said > 0 {
+                replica.known(&word, said);
+                assert_eq!(replica.generation_of(&word.entry.key()), Some(said));
+            }
+        }
+        one.connected(at(200));
+        other.connected(at(200));
+        settle_words([one, other], &mut words, at(200));
+        let states = words.map(|word| match word.entry {
+            Entry::Target { state, .. } => state,
+            _ => 0,
+        });
+        assert_eq!(states, [expected; 2], "{ours} {theirs}");
+    }
+}
+
+#[test]
+fn tables_that_grow_have_room_for_what_had_none() {
+    let (mut one, mut other) = (replica("a", 1), replica("b", 2));
+    let tables = |size| [size; Table::COUNT];
+    assert!(!one.resize(tables(1), 7) && !other.resize(tables(2), 7), "they shrink");
+    let flows = [1, 2, 3].map(|number| flow(&mut one, number));
+    one.changed_all(at(100), &flows);
+    assert_eq!((one.stats(at(100)).ledger[0], one.stats(at(100)).counters.local_full), (1, 2));
+    assert!(one.resize(tables(3), 21), "two had no room");
+    assert!(!one.resize(tables(4), 28), "nothing is missing");
+    one.connected(at(200));
+    other.connected(at(200));
+    let mut now = at(200);
+    // As `settle`, with the three flows in the live table of one.
+    let mut exchange = |one: &mut Replica, other: &mut Replica| {
+        for _ in 0..20 {
+            now = now + Duration::from_millis(6);
+            transmit(one, other, now);
+            transmit(other, one, now);
+            for (replica, found) in [(&mut *one, &flows[..]), (&mut *other, &[][..])] {
+                while let Some(action) = replica.poll(now) {
+                    match action {
+                        Action::Apply(apply) => replica.applied(now, apply.id, &[]),
+                        Action::Scan(scan) if scan.table == Table::Flows => {
+                            replica.scanned(now, scan.id, found, None);
+                        }
+                        Action::Scan(scan) => replica.scanned(now, scan.id, &[], None),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        }
+    };
+    exchange(&mut one, &mut other);
+    let stats = other.stats(at(400));
+    assert_eq!((stats.ledger[0], stats.counters.skipped.table_full), (2, 1));
+    assert!(other.resize(tables(3), 21), "one of the other node's had no room");
+    one.disconnected(at(330));
+    other.disconnected(at(330));
+    one.connected(at(330));
+    other.connected(at(330));
+    exchange(&mut one, &mut other);
+    assert_eq!(other.stats(at(600)).ledger[0], 3);
+}
+
+/// The number of its target, then: it was deleted; it is at this address and port, of weight 300, no backup, in the zone of this
+/// number, of any number of connections, and in nobody's place.
+#[test]
+fn golden_member() {
+    let mut replica = replica("a", 1);
+    let target = replica.name(Name::Target { group: Arc::from("g"), id: Arc::from("t") }).unwrap();
+    let zone = replica.name(Name::Zone(Arc::from("z"))).unwrap();
+    let expiry = dirty::Expiry::of(None, at(0));
+    let bytes = |said| {
+        let mut bytes = Vec::new();
+        codec::encode_entry(&Entry::Member { target, said }, expiry, 0, at(0), &mut bytes).unwrap();
+        bytes
+    };
+    let head = [0, 0xfc, 0xff, 0xff, 0xff, 0xff, 0];
+    assert_eq!(bytes(Membership::Deleted), [&head[..], &[1]].concat());
+    let member = Member {
+        address: [7; 16],
+        port: 80,
+        weight: 300,
+        backup: false,
+        zone: Some(zone),
+        max_connections: None,
+        instead: false,
+    };
+    let expected = [&head[..], &[2], &[7; 16], &[80, 0xfb, 0x2c, 1, 0, 1, 1, 0, 0]].concat();
+    assert_eq!(bytes(Membership::Added(member)), expected);
+    let frame = Announcement { number: 1, name: WireName::of(&Name::Zone(Arc::from("z"))) };
+    let data = Data { sequence: 2, base: 0, names: vec![frame], batches: Vec::new() };
+    let mut bytes = Vec::new();
+    Frame::Data(data).append(&mut bytes).unwrap();
+    assert_eq!(bytes, [10, 0, 0, 0, 1, 3, 2, 0, 1, 1, 3, 1, b'z', 0]);
+}
+
+#[test]
 fn another_configuration_is_told_at_once() {
     let (mut one, mut other) = pair();
     assert!(!other.stats(at(1)).config_differs);
@@ -229,7 +336,7 @@ fn what_the_peer_does_not_understand_is_refused_clearly() {
     one.received(at(1), &bytes);
     let Some(Action::Disconnect(reason)) = one.poll(at(1)) else { panic!("it was not refused") };
     assert!(reason.kind().is_refusal());
-    assert!(reason.to_string().contains("it speaks protocol version 2.3, this node 1.2"), "{reason}");
+    assert!(reason.to_string().contains("it speaks protocol version 2.3, this node 1.3"), "{reason}");
 }
 
 #[test]

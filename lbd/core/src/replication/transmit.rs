@@ -286,6 +286,7 @@ impl WireName {
             Name::Service(name) => Self::Service(name.to_string()),
             Name::Group(name) => Self::Group(name.to_string()),
             Name::Target { group, id } => Self::Target(group.to_string(), id.to_string()),
+            Name::Zone(name) => Self::Zone(name.to_string()),
         }
     }
 
@@ -294,6 +295,7 @@ impl WireName {
             Self::Service(name) => Name::Service(name.into()),
             Self::Group(name) => Name::Group(name.into()),
             Self::Target(group, id) => Name::Target { group: group.into(), id: id.into() },
+            Self::Zone(name) => Name::Zone(name.into()),
         }
     }
 }

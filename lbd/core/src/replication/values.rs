@@ -21,6 +21,10 @@ impl PeerValues {
         Self { tables: std::array::from_fn(|_| HashMap::default()), max, snapshot: 0 }
     }
 
+    pub(super) const fn set_max(&mut self, max: [u32; Table::COUNT]) {
+        self.max = max;
+    }
+
     /// False if there is no room.
     pub(super) fn put(&mut self, fingerprint: Fingerprint, entry: Entry) -> bool {
         let index = entry.key().table().index();

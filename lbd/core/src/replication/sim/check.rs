@@ -8,7 +8,7 @@ use super::host::{Host, Label};
 
 /// Entries of this kind are never deleted and do not run out in a run.
 pub(super) const fn is_steady((table, number): Label) -> bool {
-    matches!(table, Table::Targets) || !table.is_per_node() && number % 2 == 0
+    table.has_words() || !table.is_per_node() && number % 2 == 0
 }
 
 /// What has to be where.

@@ -7,8 +7,8 @@ use common::hash::HashKey;
 use common::time::{Duration, Instant};
 
 use super::super::{
-    Action, Apply, Cursor, Entry, Flow, Key, Live, Name, NameId, Removal, Replica, RingOutcome, Scan,
-    Settings, Table,
+    Action, Apply, Cursor, Entry, Flow, Key, Live, Member, Membership, Name, NameId, Removal, Replica,
+    RingOutcome, Scan, Settings, Table,
 };
 use super::Sabotage;
 
@@ -110,7 +110,7 @@ impl Host {
         if !self.store.contains_key(&label) && self.store.len() >= self.store_max() {
             return false;
         }
-        let remaining = (label.0 != Table::Targets).then_some(lifetime);
+        let remaining = (!label.0.has_words()).then_some(lifetime);
         self.store.insert(label, Stored { value, expires: remaining.map(|span| local + span) });
         self.touched.insert(label);
         let entry = self.entry(label, value);
@@ -274,6 +274,19 @@ impl Host {
             Table::Health => {
                 Entry::Health { target: self.target(u16::from(number)), state: value.to_le_bytes()[0] }
             }
+            Table::Members => {
+                let member = Member {
+                    address: [0; 16],
+                    port: value,
+                    weight: 1,
+                    backup: false,
+                    zone: value.is_multiple_of(2).then(|| self.name(Name::Zone(Arc::from("west")))),
+                    max_connections: None,
+                    instead: false,
+                };
+                let target = self.target(u16::from(number));
+                Entry::Member { target, said: Membership::Added(member) }
+            }
         }
     }
 
@@ -285,6 +298,8 @@ impl Host {
             Entry::Rate { total, .. } => u16::try_from(total).unwrap(),
             Entry::Target { weight, .. } => weight.unwrap(),
             Entry::Health { state, .. } => u16::from(state),
+            Entry::Member { said: Membership::Added(member), .. } => member.port,
+            Entry::Member { said, .. } => panic!("nobody said {said:?}"),
         };
         (label, value)
     }
@@ -293,7 +308,9 @@ impl Host {
         let number = match *key {
             Key::Flow(tuple) | Key::UdpSession(tuple) => tuple[3],
             Key::Sticky { source, .. } | Key::Rate { source, .. } => source[2],
-            Key::Target(target) | Key::Health(target) => u8::try_from(self.number_of(target)).unwrap(),
+            Key::Target(target) | Key::Health(target) | Key::Member(target) => {
+                u8::try_from(self.number_of(target)).unwrap()
+            }
         };
         (key.table(), number)
     }

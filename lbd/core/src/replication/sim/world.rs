@@ -40,7 +40,7 @@ impl Variant {
             minor: if rng.chance(300) { 0 } else { super::super::MINOR },
             table_max: if roomy || rng.chance(500) { 200 } else { 10 },
             store_max: if roomy || rng.chance(500) { 1000 } else { 20 },
-            // Of the 70 entries 23 can be deleted, and all tombstones have to find room.
+            // Of the 78 entries 23 can be deleted, and all tombstones have to find room.
             dirty_max: *rng.pick(&[24, 64, 1000]),
             window: *rng.pick(&[200, 2000, 100_000]),
             generation_skew: *rng.pick(&[0, 0, 1_000_000, u64::MAX]),
@@ -416,8 +416,12 @@ impl World {
             Table::Rates,
             Table::Targets,
             Table::Health,
+            Table::Members,
         ]);
         let numbers = if table == Table::Flows { 30 } else { 8 };
+        // What only one of them speaks of, they cannot have in common.
+        let spoken = self.variant.makes.iter().all(|make| make.minor >= table.since_minor());
+        let table = if spoken || table.is_per_node() { table } else { Table::Targets };
         (table, u8::try_from(self.rng.below(numbers)).unwrap())
     }
 

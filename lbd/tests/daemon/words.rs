@@ -1,0 +1,234 @@
+//! What people say of targets, and who belongs to a group, on either node of a pair.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde_json::{Value, json};
+
+use crate::clients::{beside, fetch_from};
+use crate::replication::{Pair, becomes, counts, set, state, sticky};
+use crate::server::Server;
+use crate::support::{Lbd, eventually, metric, own_ip, ping};
+
+const TARGETS: &str = "/v1/target-groups/pool/targets";
+
+fn servers(count: usize) -> (Vec<Server>, Vec<SocketAddr>) {
+    let ip = own_ip();
+    let servers: Vec<Server> = (0..count).map(|_| Server::echo((ip, 0).into())).collect();
+    let addresses = servers.iter().map(|server| server.address).collect();
+    (servers, addresses)
+}
+
+fn add(lbd: &Lbd, body: &Value) {
+    let (code, answer) = lbd.send("POST", TARGETS, body);
+    assert_eq!(code, 201, "{answer}");
+}
+
+fn delete(lbd: &Lbd, target: &str) {
+    let (code, answer) = lbd.ask("DELETE", &format!("{TARGETS}/{target}"));
+    assert_eq!(code, 200, "{answer}");
+}
+
+/// The targets of its group by their ids: address, from where each is, and how it is to be used.
+fn members(lbd: &Lbd) -> BTreeMap<String, String> {
+    let targets = lbd.status()["target_groups"][0]["targets"].clone();
+    let text = |target: &Value| {
+        let parts = ["address", "source", "weight", "backup", "zone", "connections_max"];
+        parts.map(|part| target[part].to_string().replace('"', "")).join(" ")
+    };
+    let there = targets.as_array().unwrap().iter().filter(|target| target["reason"] != "removed");
+    there.map(|target| (target["id"].as_str().unwrap().to_owned(), text(target))).collect()
+}
+
+fn have(nodes: &[Lbd; 2], expected: &[(&str, String)]) {
+    let expected: BTreeMap<String, String> =
+        expected.iter().map(|(id, text)| ((*id).to_owned(), text.clone())).collect();
+    for lbd in nodes {
+        eventually(&format!("the targets are {expected:?}"), || members(lbd) == expected);
+    }
+}
+
+fn plain(address: SocketAddr, source: &str) -> String {
+    format!("{address} {source} 1 false null null")
+}
+
+#[test]
+fn targets_that_are_added_and_deleted_are_so_on_both_nodes() {
+    let (servers, addresses) = servers(5);
+    let mut pair = Pair::start(&addresses[..2], |_| ());
+    let file = |index: usize| plain(addresses[index], "file");
+    let [a, b] = &pair.nodes;
+    let keys = json!({ "id": "x", "address": addresses[2], "weight": 3, "backup": true, "zone": "west", "max_connections": 9 });
+    add(a, &keys);
+    let x = format!("{} added 3 true west 9", addresses[2]);
+    have(&pair.nodes, &[("t0", file(0)), ("t1", file(1)), ("x", x.clone())]);
+    // What is said of it, too, whoever was told first.
+    set(b, "x", &json!({ "state": "drain" }));
+    set(a, "x", &json!({ "state": "ready", "weight": 5 }));
+    delete(b, "t0");
+    let x = x.replace(" 3 ", " 5 ");
+    have(&pair.nodes, &[("t1", file(1)), ("x", x.clone())]);
+    // The file's target is another one now, and one more comes.
+    add(b, &json!({ "id": "t0", "address": addresses[3] }));
+    add(a, &json!({ "id": "y", "address": addresses[4] }));
+    let all = [
+        ("t0", plain(addresses[3], "added")),
+        ("t1", file(1)),
+        ("x", x.clone()),
+        ("y", plain(addresses[4], "added")),
+    ];
+    have(&pair.nodes, &all);
+    for lbd in [a, b] {
+        counts(lbd, "members", 3);
+        for _ in 0..12 {
+            assert_eq!(ping(&mut lbd.connect(), "x").unwrap(), "x");
+        }
+    }
+    assert_eq!(servers[0].accepted(), 0, "it was deleted before anybody came");
+    assert!(servers[3].accepted() > 0 && servers[4].accepted() > 0, "those that were added are in use on both");
+    // A node that begins with nothing gets it all from the other one.
+    for node in [0, 1] {
+        pair.restart(node);
+        have(&pair.nodes, &all);
+    }
+    let [a, b] = &pair.nodes;
+    delete(a, "x");
+    delete(b, "t0");
+    add(b, &json!({ "id": "t0", "address": addresses[0] }));
+    delete(b, "y");
+    have(&pair.nodes, &[("t0", file(0)), ("t1", file(1))]);
+    for node in [1, 0] {
+        pair.restart(node);
+        have(&pair.nodes, &[("t0", file(0)), ("t1", file(1))]);
+    }
+}
+
+#[test]
+fn a_target_that_the_file_takes_over_is_there_all_the_time_and_the_word_on_it_is_forgotten() {
+    let (_servers, addresses) = servers(3);
+    let mut pair = Pair::start(&addresses[..2], |_| ());
+    add(&pair.nodes[0], &json!({ "id": "t2", "address": addresses[2] }));
+    let with = |source: &str| {
+        [
+            ("t0", plain(addresses[0], "file")),
+            ("t1", plain(addresses[1], "file")),
+            ("t2", plain(addresses[2], source)),
+        ]
+    };
+    have(&pair.nodes, &with("added"));
+    for node in [0, 1] {
+        pair.configs[node].targets.push(("t2".to_owned(), addresses[2], 1));
+        assert_eq!(pair.nodes[node].reload(&pair.configs[node]).0, 200);
+        for lbd in &pair.nodes {
+            assert!(members(lbd).contains_key("t2"));
+            counts(lbd, "members", 0);
+            assert!(members(lbd).contains_key("t2"));
+        }
+    }
+    have(&pair.nodes, &with("file"));
+    // Nobody brings it back once the file does without.
+    for node in [0, 1] {
+        pair.configs[node].targets.pop();
+        assert_eq!(pair.nodes[node].reload(&pair.configs[node]).0, 200);
+    }
+    pair.restart(0);
+    have(&pair.nodes, &with("file")[..2]);
+}
+
+#[test]
+fn of_two_targets_at_one_address_the_other_node_s_is_refused_and_counted() {
+    let (_servers, addresses) = servers(3);
+    let mut pair = Pair::start(&addresses[..2], |_| ());
+    pair.configs[1].targets.push(("mine".to_owned(), addresses[2], 1));
+    let [a, b] = &pair.nodes;
+    assert_eq!(b.reload(&pair.configs[1]).0, 200);
+    add(a, &json!({ "id": "yours", "address": addresses[2] }));
+    eventually("it is counted", || metric(b, "tandem_lbd_replication_refused_total")["{table=\"members\"}"] == 1);
+    assert_eq!(state(b)["skipped"]["invalid"], 1);
+    assert!(members(b).contains_key("mine") && !members(b).contains_key("yours"));
+    assert!(b.log().contains("does not fit here"), "{}", b.log());
+    // All else goes on.
+    set(a, "t0", &json!({ "state": "drain" }));
+    becomes(b, &["drain 1", "ready 1", "ready 1"]);
+}
+
+#[test]
+fn a_word_that_was_said_without_the_link_is_later_than_one_of_before_whatever_is_begun_anew() {
+    let (_servers, addresses) = servers(2);
+    let pair = Pair::start(&addresses, |_| ());
+    let [a, b] = &pair.nodes;
+    set(a, "t1", &json!({ "state": "drain" }));
+    add(a, &json!({ "id": "x", "address": "127.0.0.1:9" }));
+    becomes(b, &["ready 1", "drain 1", "ready 1"]);
+    let cut = |node: usize| {
+        let mut cut = pair.configs[node].clone();
+        cut.head = cut.head.replace("key_file = \"pair.key\"", "");
+        assert_eq!(pair.nodes[node].reload(&cut).0, 200);
+    };
+    cut(1);
+    eventually("the link is cut", || a.status()["replication"]["link"]["state"] != "connected");
+    set(a, "t1", &json!({ "state": "maint" }));
+    delete(a, "x");
+    set(a, "t0", &json!({ "weight": 9 }));
+    // Replication has taken notice; then it ends here, too, and both begin anew.
+    counts(a, "targets", 2);
+    cut(0);
+    for (lbd, config) in pair.nodes.iter().zip(&pair.configs) {
+        assert_eq!(lbd.reload(config).0, 200);
+    }
+    pair.in_sync();
+    becomes(a, &["ready 9*", "maint 1"]);
+    becomes(b, &["ready 9*", "maint 1"]);
+}
+
+#[test]
+fn what_is_said_during_a_reload_stays_although_an_earlier_word_of_the_other_node_comes_after_it() {
+    let (_servers, addresses) = servers(2);
+    let pair = Pair::start(&addresses, |_| ());
+    let [a, b] = &pair.nodes;
+    // A reload that goes on until somebody writes the file.
+    let file = b.folder.path().join("pair.toml");
+    std::fs::remove_file(&file).unwrap();
+    mkfifo(&file, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| b.ask("POST", "/v1/reload"));
+        eventually("it has begun", || std::fs::metadata(&file).is_ok() && b.ask("GET", "/health/live").0 == 200);
+        // The first word waits for the control loop, and the second one for the first.
+        set(a, "t0", &json!({ "weight": 3 }));
+        eventually("b has it", || state(a)["dirty"] == 0 && state(a)["unacknowledged_bytes"] != 0);
+        set(a, "t1", &json!({ "weight": 4 }));
+        eventually("b has that, too", || state(a)["dirty"] == 0);
+        let said = scope.spawn(|| set(b, "t1", &json!({ "weight": 5 })));
+        for _ in 0..50 {
+            b.ask("GET", "/v1/replication");
+        }
+        assert!(!said.is_finished() && !reload.is_finished(), "the reload goes on");
+        std::fs::write(&file, pair.configs[1].text()).unwrap();
+        said.join().unwrap();
+        assert_eq!(reload.join().unwrap().0, 200);
+    });
+    becomes(a, &["ready 3*", "ready 5*"]);
+    becomes(b, &["ready 3*", "ready 5*"]);
+}
+
+#[test]
+fn clients_that_are_not_remembered_here_yet_are_asked_for_once_they_are() {
+    let ip = own_ip();
+    let servers = ["w", "x", "y"].map(|name| Server::named((ip, 0).into(), name));
+    let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
+    let sticky_group = "algorithm = \"random\"\nsticky = { by = \"source_ip\" }".to_owned();
+    let mut pair = Pair::start(&addresses, |config| config.group = "algorithm = \"random\"".to_owned());
+    pair.configs[0].group.clone_from(&sticky_group);
+    let [a, b] = &pair.nodes;
+    assert_eq!(a.reload(&pair.configs[0]).0, 200);
+    for number in 0..20 {
+        fetch_from(beside(ip, number), a.address).unwrap();
+    }
+    eventually("b has no place for them", || state(b)["refused"]["sticky"] == 20);
+    pair.configs[1].group = sticky_group;
+    assert_eq!(b.reload(&pair.configs[1]).0, 200);
+    eventually("b knows them", || sticky(b).len() == 20);
+    assert_eq!(sticky(b), sticky(a));
+}
