@@ -1,5 +1,7 @@
 //! The seeded simulation of the pair: thousands of runs, each with a story of its own.
 
+#[path = "sim/pair.rs"]
+mod pair;
 #[path = "sim/sabotage.rs"]
 mod sabotage;
 #[path = "sim/scenarios.rs"]
@@ -29,10 +31,9 @@ fn describe(failure: &Failure) -> String {
     )
 }
 
-#[test]
-fn thousands_of_seeds_keep_every_promise() {
+/// Runs so many seeds on all processors; the failures in the seeds' order, by default up to those of the moment of the first.
+fn seeds(runs: u64, run: impl Fn(u64) -> Option<Box<Failure>> + Sync) -> Vec<Box<Failure>> {
     let first = number("TANDEM_SIM_FIRST").unwrap_or(0);
-    let runs = number("TANDEM_SIM_RUNS").unwrap_or(RUNS);
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let mut failures = Vec::new();
@@ -44,7 +45,7 @@ fn thousands_of_seeds_keep_every_promise() {
                 if seed >= first + runs {
                     break;
                 }
-                if let Err(failure) = run_seed(seed, Sabotage::None, Trace::off()) {
+                if let Some(failure) = run(seed) {
                     found.push(failure);
                     failed.store(std::env::var_os("TANDEM_SIM_ALL").is_none(), Ordering::Relaxed);
                 }
@@ -57,6 +58,13 @@ fn thousands_of_seeds_keep_every_promise() {
         }
     });
     failures.sort_by_key(|failure| failure.seed);
+    failures
+}
+
+#[test]
+fn thousands_of_seeds_keep_every_promise() {
+    let runs = number("TANDEM_SIM_RUNS").unwrap_or(RUNS);
+    let failures = seeds(runs, |seed| run_seed(seed, Sabotage::None, Trace::off()).err());
     let list: Vec<String> =
         failures.iter().map(|failure| format!("seed {}: {}", failure.seed, failure.violation)).collect();
     if let Some(first) = failures.first() {

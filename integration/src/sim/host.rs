@@ -38,6 +38,7 @@ pub(super) enum Process {
 pub(super) enum Notice {
     Interface,
     Lbd,
+    Behind(bool),
     Added(IpAddr),
     Removed(IpAddr),
     Switchover(String),
@@ -94,6 +95,8 @@ pub(super) struct Host {
     pub(super) gateway: bool,
     pub(super) acquire_fails: bool,
     pub(super) lbd: Lbd,
+    /// What `lbd` said last of whether it lacks something, if it says that at all.
+    pub(super) behind: Option<bool>,
     pub(super) maintenance: bool,
 }
 
@@ -124,6 +127,7 @@ impl Host {
             gateway: true,
             acquire_fails: false,
             lbd: Lbd::Healthy,
+            behind: None,
             maintenance: false,
         }
     }
@@ -233,7 +237,12 @@ impl Host {
 
     /// What a starting shell tells its core first.
     pub(super) fn first_notices(&mut self) {
-        self.notices.extend([Notice::Interface, Notice::Lbd]);
+        self.notices.push_back(Notice::Interface);
+        if self.lbd != Lbd::Absent {
+            // It says this first.
+            self.notices.extend(self.behind.map(Notice::Behind));
+        }
+        self.notices.push_back(Notice::Lbd);
     }
 
     /// The name of the interface with the virtual addresses.

@@ -8,6 +8,7 @@
 //!   ├ network  the LAN and the peer link
 //!   └ strike   faults
 //! view      what an all-knowing observer sees ──► check/…  one promise each
+//! replicas  the same with the cores of replication beside them
 //! ```
 //!
 //! Everything follows from the seed, so a failure is replayed by its number:
@@ -20,6 +21,7 @@ mod clock;
 mod fault;
 mod host;
 mod network;
+mod replicas;
 mod run;
 mod sabotage;
 mod shell;
@@ -34,6 +36,7 @@ pub use check::Violation;
 pub use clock::{Clock, Moment};
 pub use fault::{Fault, Lbd, Step};
 pub use network::{Network, Packet, Quality};
+pub use replicas::{Draw, Flaw, Pair, run_pair_seed};
 pub use run::{Failure, run_seed};
 pub use sabotage::Sabotage;
 pub use trace::Trace;

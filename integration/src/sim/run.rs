@@ -47,6 +47,26 @@ pub fn run_seed(seed: u64, sabotage: Sabotage, trace: Trace) -> Result<Trace, Bo
     }
 }
 
+/// What the timers allow at most from the last healing on.
+///
+/// One active: a handover that was under way ends (offer 300 ms, then resigned for an interval and 100 ms), a dead peer link
+/// is noticed or a live one heard (300 ms), then Active_Down_Interval; a second one for a backup that stood by.
+/// A node that could not add its addresses tries again after 5 s. Settled: then preemption, after its delay, and, where
+/// health changed, the next attempt to hand over 5 s later and the gateway's four questions.
+pub(super) fn settled(world: &World, acquire_touched: bool, health_touched: bool) -> Bounds {
+    let limits = world.view.limits;
+    let mut one_active = limits.active_down * 2 + limits.interval * 2 + Duration::from_millis(800);
+    if acquire_touched {
+        one_active += Duration::from_millis(5_200);
+    }
+    let delay = world.hosts.iter().map(|host| host.variant.preempt_delay).max().unwrap_or_default();
+    let mut settled = one_active + delay + limits.active_down * 2;
+    if health_touched {
+        settled += Duration::from_millis(6_500) + delay;
+    }
+    Bounds { one_active, settled }
+}
+
 struct Run {
     rng: Rng,
     world: World,
@@ -94,24 +114,8 @@ impl Run {
         self.world.checks.verdict()
     }
 
-    /// What the timers allow at most from the last healing on.
-    ///
-    /// One active: a handover that was under way ends (offer 300 ms, then resigned for an interval and 100 ms), a dead peer link
-    /// is noticed or a live one heard (300 ms), then Active_Down_Interval; a second one for a backup that stood by.
-    /// A node that could not add its addresses tries again after 5 s. Settled: then preemption, after its delay, and, where
-    /// health changed, the next attempt to hand over 5 s later and the gateway's four questions.
     fn bounds(&self) -> Bounds {
-        let limits = self.world.view.limits;
-        let mut one_active = limits.active_down * 2 + limits.interval * 2 + Duration::from_millis(800);
-        if self.acquire_touched {
-            one_active += Duration::from_millis(5_200);
-        }
-        let delay = self.world.hosts.iter().map(|host| host.variant.preempt_delay).max().unwrap_or_default();
-        let mut settled = one_active + delay + limits.active_down * 2;
-        if self.health_touched {
-            settled += Duration::from_millis(6_500) + delay;
-        }
-        Bounds { one_active, settled }
+        settled(&self.world, self.acquire_touched, self.health_touched)
     }
 
     /// Who has to be active in the end, where that is plain.

@@ -153,6 +153,7 @@ impl World {
                         node.handle(now, Input::Interface { name: interface, state: Some(state) });
                     }
                     Notice::Lbd => node.handle(now, Input::Lbd(lbd)),
+                    Notice::Behind(behind) => node.handle(now, Input::Behind(behind)),
                     Notice::Added(ip) => {
                         node.handle(now, Input::AddressAdded { interface, ip, ours: true });
                     }

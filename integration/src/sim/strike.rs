@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use common::ipc::Role;
 use common::time::Duration;
 
+use super::clock::Moment;
 use super::fault::Fault;
 use super::host::{Machine, Notice, Process};
 use super::sabotage::Sabotage;
@@ -13,6 +14,21 @@ use super::view::Seen;
 use super::world::{Coming, World};
 
 impl World {
+    /// `lbd` tells `vrrpd` whether it lacks what the other node has.
+    pub(super) fn tell_behind(&mut self, host: usize, behind: bool) {
+        self.hosts[host].behind = Some(behind);
+        self.notify(host, Notice::Behind(behind));
+    }
+
+    /// Whether a node's `lbd` does lack something, whatever it says.
+    pub(super) fn lacks(&mut self, host: usize, behind: bool) {
+        let view = &mut self.view.hosts[host];
+        if view.behind_since.is_some() && !behind {
+            view.caught_up_at = self.now;
+        }
+        view.behind_since = behind.then(|| view.behind_since.unwrap_or(self.now));
+    }
+
     pub(super) fn strike(&mut self, fault: Fault) {
         self.trace.note(self.now, || format!("-- {fault:?}"));
         self.checks.seen(&self.view, Seen::Fault(&fault));
@@ -171,10 +187,13 @@ impl World {
     fn announce_plan(&mut self, host: usize) {
         let since = self.view.limits.active_down + Duration::from_millis(500);
         let long_ago =
-            |moment: Option<super::clock::Moment>| moment.is_some_and(|moment| self.now - moment > since);
+            |moment: Option<Moment>| moment.is_some_and(|moment| self.now - moment > since);
+        // Nobody is asked who lacks connections, as far as is known, and what is known is a little old.
+        let lately_behind = |caught_up_at: Moment| caught_up_at > Moment::ZERO && !long_ago(Some(caught_up_at));
         let well = long_ago(self.view.lan_works_since)
             && long_ago(self.view.peer_works_since)
             && self.view.hosts.iter().all(|host| host.answers && long_ago(host.running_since))
+            && !self.view.hosts.iter().any(|host| host.behind_since.is_some() || lately_behind(host.caught_up_at))
             && !self.hosts.iter().any(|host| host.acquire_fails)
             && self.view.routers.iter().all(|router| {
                 let [one, other] = router.sides;

@@ -46,6 +46,10 @@ pub struct HostView {
     pub halted_since: Moment,
     /// Whether the host answers on the LAN for what it holds: it is on, not paused, and its interface has a carrier.
     pub answers: bool,
+    /// Since when its `lbd` lacks what the other one has, if it does.
+    pub behind_since: Option<Moment>,
+    /// When that last ended.
+    pub caught_up_at: Moment,
 }
 
 /// One virtual router.

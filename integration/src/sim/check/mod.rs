@@ -6,6 +6,7 @@ mod handover;
 mod lease;
 mod overlap;
 mod pace;
+mod preemption;
 mod roles;
 mod steady;
 
@@ -67,6 +68,7 @@ impl Checks {
             Box::new(lease::Lease::new(routers)),
             Box::new(steady::Steady::default()),
             Box::new(pace::Pace::new(routers)),
+            Box::new(preemption::Preemption::new(routers)),
             Box::new(roles::Roles::new(routers)),
         ];
         Self { checkers, violation: None }

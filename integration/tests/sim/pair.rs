@@ -1,0 +1,120 @@
+//! The pair with replication beside the VRRP cores: thousands of seeds, shells that are broken on purpose, and single stories.
+
+use std::time::Duration;
+
+use common::ipc::Role;
+use integration::sim::{Draw, Failure, Fault, Flaw, Pair, Trace, Variant, run_pair_seed};
+
+use super::{number, seeds};
+
+/// Runs in a normal test run; `TANDEM_SIM_PAIR_RUNS` changes it.
+const RUNS: u64 = 2000;
+
+/// Seeds tried until one of them shows a mistake.
+const SEEDS: u64 = 300;
+
+#[test]
+fn thousands_of_seeds_keep_every_promise_of_replication() {
+    let runs = number("TANDEM_SIM_PAIR_RUNS").unwrap_or(RUNS);
+    let failures = seeds(runs, |seed| run_pair_seed(seed, Flaw::None, Trace::off()).err());
+    let list: Vec<String> =
+        failures.iter().map(|failure| format!("seed {}: {}", failure.seed, failure.violation)).collect();
+    if let Some(first) = failures.first() {
+        panic!("{} failures\n{}\n{}", failures.len(), list.join("\n"), describe(first));
+    }
+}
+
+fn describe(failure: &Failure) -> String {
+    let traced = run_pair_seed(failure.seed, Flaw::None, Trace::on());
+    let tail = traced.err().map(|failure| failure.trace.tail(super::TRACE_LINES)).unwrap_or_default();
+    format!(
+        "{tail}\nseed {seed}: {violation}\nreplay: TANDEM_SIM_PAIR_SEED={seed} cargo test -p integration --test sim pair_replay -- --nocapture",
+        seed = failure.seed,
+        violation = failure.violation
+    )
+}
+
+/// Shows one run, by default the first.
+#[test]
+#[expect(clippy::print_stdout, reason = "the trace is what a person asks for")]
+fn pair_replay() {
+    let seed = number("TANDEM_SIM_PAIR_SEED").unwrap_or(0);
+    match run_pair_seed(seed, Flaw::None, Trace::on()) {
+        Ok(trace) => println!("{}seed {seed}: every promise is kept", trace.tail(usize::MAX)),
+        Err(failure) => panic!("{}seed {seed}: {}", failure.trace.tail(usize::MAX), failure.violation),
+    }
+}
+
+#[test]
+fn a_seed_tells_the_same_story_each_time() {
+    let story = |seed| run_pair_seed(seed, Flaw::None, Trace::on()).map(|trace| trace.tail(usize::MAX));
+    for seed in 0..5 {
+        let once = story(seed).unwrap_or_else(|failure| panic!("{}", failure.violation));
+        assert!(once.lines().count() > 100 && story(seed).is_ok_and(|again| again == once));
+    }
+}
+
+/// Shells that are broken on purpose are caught, and by the checker whose promise they break.
+#[test]
+fn checkers_object_to_what_is_wrong_with_replication() {
+    for (flaw, by) in [
+        (Flaw::SaysSynced, &["preemption"][..]),
+        (Flaw::AnswersEarly, &["acknowledged", "equal"]),
+        (Flaw::LosesPuts, &["acknowledged", "equal"]),
+        (Flaw::KeepsDeleted, &["equal"]),
+        (Flaw::TakesSilenceForDeath, &["steady"]),
+    ] {
+        let failure = (0..SEEDS).find_map(|seed| run_pair_seed(seed, flaw, Trace::off()).err());
+        let checker = failure.map(|failure| failure.violation.checker);
+        assert!(
+            checker.is_some_and(|checker| by.contains(&checker)),
+            "{flaw:?} is caught by {checker:?}, not by {by:?}"
+        );
+    }
+}
+
+/// A node with much to learn takes its role back when it has learned it, and not before; the other one serves all the time.
+#[test]
+fn preemption_waits_until_the_returning_node_has_everything() {
+    let variant = Variant::plain(Duration::from_millis(100));
+    for seed in 0..20 {
+        // A write of 16 entries takes up to half a second.
+        let draw = Draw::slow(Duration::from_millis(5), Duration::from_millis(500));
+        let mut pair = Pair::new(seed, &variant, &draw, Flaw::None, Trace::off());
+        pair.boot();
+        pair.write_flows(1, 400);
+        pair.restart_host(0, Duration::from_secs(2)).unwrap();
+        let role = |pair: &Pair| pair.world().view().routers[0].sides[0].role;
+        let mut waited = Duration::ZERO;
+        while role(&pair) != Role::Active {
+            assert!(pair.world().view().routers[0].none_since.is_none(), "nobody serves");
+            assert!(waited < Duration::from_secs(60), "it never takes the role back");
+            pair.run_for(Duration::from_millis(1)).unwrap();
+            waited += Duration::from_millis(1);
+        }
+        assert!(waited > Duration::from_secs(1), "{waited:?}: there was nothing to wait for");
+        assert!(pair.is_synced(0) && pair.entries(0) == 400, "{} entries", pair.entries(0));
+    }
+}
+
+/// Switchovers on request go to nobody who is behind, and a node that stops waits for one.
+#[test]
+fn a_role_is_handed_to_nobody_who_is_behind() {
+    let variant = Variant::plain(Duration::from_millis(100));
+    let draw = Draw::slow(Duration::from_millis(5), Duration::from_millis(100));
+    let mut pair = Pair::new(1, &variant, &draw, Flaw::None, Trace::off());
+    pair.boot();
+    pair.write_flows(0, 400);
+    pair.restart_host(1, Duration::from_millis(500)).unwrap();
+    pair.run_for(Duration::from_millis(300)).unwrap();
+    assert!(!pair.is_synced(1));
+    pair.strike(Fault::Switchover(0));
+    pair.run_for(Duration::from_millis(50)).unwrap();
+    assert_eq!(pair.world().switchovers(), [false]);
+    pair.strike(Fault::Terminate(0));
+    while pair.world().view().routers[0].actives() != [1] {
+        assert!(pair.world().view().routers[0].none_since.is_none(), "nobody serves");
+        pair.run_for(Duration::from_millis(1)).unwrap();
+    }
+    assert!(pair.is_synced(1) && pair.entries(1) == 400);
+}
