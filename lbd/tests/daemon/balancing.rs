@@ -35,7 +35,7 @@ fn changes_of_one_group_do_not_begin_the_turns_of_another_anew() {
     let ip = own_ip();
     let servers = ["a", "b", "c", "d"].map(|name| Server::named((ip, 0).into(), name));
     let mut config = Config::new(ip, &servers.each_ref().map(|server| server.address));
-    config.group = format!("[[target_group]]\nname = \"other\"\ntargets = [\"{}\"]\n", free(ip));
+    config.group = format!("[[target_group]]\nname = \"other\"\ntargets = [{{ address = \"{}\" }}]\n", free(ip));
     let lbd = Lbd::start(&config);
     let (_, shown) = lbd.ask("GET", "/v1/target-groups/other");
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
