@@ -92,6 +92,8 @@ pub struct InstanceRole {
     pub instance: String,
     /// The role.
     pub role: Role,
+    /// Active because nothing was heard of the other node, which did not give the role up: what it had is lost.
+    pub from_silence: bool,
 }
 
 /// What a node is for an instance: RFC 9568's states, and `fault` while its interface cannot be used.

@@ -323,10 +323,12 @@ impl StatusCell {
 
 fn same_roles(a: &NodeStatus, b: &NodeStatus) -> bool {
     a.instances.len() == b.instances.len()
-        && a.instances
-            .iter()
-            .zip(&b.instances)
-            .all(|(a, b)| a.role == b.role && a.forwarding_role() == b.forwarding_role() && a.name == b.name)
+        && a.instances.iter().zip(&b.instances).all(|(a, b)| {
+            a.role == b.role
+                && a.forwarding_role() == b.forwarding_role()
+                && a.is_from_silence() == b.is_from_silence()
+                && a.name == b.name
+        })
 }
 
 /// What the loop is started with.

@@ -415,6 +415,7 @@ fn roles(status: &StatusCell) -> ToLbd {
             .map(|instance| InstanceRole {
                 instance: instance.name.clone(),
                 role: instance.forwarding_role(),
+                from_silence: instance.is_from_silence(),
             })
             .collect(),
     )

@@ -183,7 +183,8 @@ fn roles_are_sent_after_hello_and_when_they_change() {
     let linked = Linked::new();
     let mut lbd = linked.connect();
     lbd.send(&hello("a"));
-    let role = |instance: &str, role| InstanceRole { instance: instance.to_owned(), role };
+    let role =
+        |instance: &str, role| InstanceRole { instance: instance.to_owned(), role, from_silence: false };
     assert_eq!(lbd.roles(), [role("web", Role::Active), role("dns", Role::Backup)]);
     linked.cell.publish(status(&[("web", Role::Backup)]));
     assert_eq!(lbd.roles(), [role("web", Role::Backup)]);

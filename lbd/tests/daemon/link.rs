@@ -68,7 +68,7 @@ impl Link {
     }
 
     fn say(&mut self, role: Role) {
-        let roles = vec![InstanceRole { instance: "web".to_owned(), role }];
+        let roles = vec![InstanceRole { instance: "web".to_owned(), role, from_silence: false }];
         self.stream.write_all(&frame(&ToLbd::Roles(roles)).unwrap()).unwrap();
     }
 }

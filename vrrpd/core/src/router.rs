@@ -105,6 +105,8 @@ pub(crate) struct Router {
     /// Until when the last advertisement lets this router count on its addresses.
     lease: Instant,
     last_heard: Option<Heard>,
+    /// It is active because nothing was heard of the one before, not because that one gave the role up or was preempted.
+    from_silence: bool,
     /// Answers left before the next scheduled advertisement, so that a flood cannot make us flood.
     asserts_left: u8,
 }
@@ -135,6 +137,7 @@ impl Router {
             last_advert_sent: Instant::ZERO,
             lease: Instant::ZERO,
             last_heard: None,
+            from_silence: false,
             asserts_left: ASSERTS_MAX,
         }
     }
@@ -161,6 +164,11 @@ impl Router {
 
     pub(crate) const fn handover(&self) -> Option<Handover> {
         self.handover
+    }
+
+    /// Whether it is active because nothing was heard of the one before.
+    pub(crate) const fn is_from_silence(&self) -> bool {
+        matches!(self.role, Role::Active) && self.from_silence
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -460,6 +468,10 @@ impl Router {
     /// The state is live before it is announced: addresses, then the advertisement, then ARP or ND.
     fn become_active(&mut self, now: Instant, reason: Reason, out: &mut Vec<Output>) {
         self.forget();
+        let silent = |heard: Heard| now.since(heard.at) > self.active_interval * SILENT_HALF_INTERVALS / 2;
+        // Who preempts has heard the other one all the time.
+        self.from_silence =
+            matches!(reason, Reason::ActiveDown | Reason::LanFault) && self.last_heard.is_none_or(silent);
         // What a predecessor advertised says nothing about the successor, should this one leave without having heard it.
         self.active_interval = self.settings.interval;
         self.asserts_left = ASSERTS_MAX;

@@ -93,6 +93,13 @@ impl InstanceStatus {
         let active = self.routers.iter().any(|router| router.role == Role::Active);
         if active { Role::Active } else { self.role }
     }
+
+    /// Whether a virtual router of it is active because nothing was heard of the one before: the other node is gone, or cut off from the
+    /// LAN.
+    #[must_use]
+    pub fn is_from_silence(&self) -> bool {
+        self.routers.iter().any(|router| router.from_silence)
+    }
 }
 
 /// One virtual router.
@@ -102,6 +109,8 @@ pub struct RouterStatus {
     pub family: Family,
     /// Its role.
     pub role: Role,
+    /// Active because nothing was heard of the one before.
+    pub from_silence: bool,
     /// Its own address on the interface.
     pub source: Option<IpAddr>,
     /// The configured advertisement interval, in milliseconds.

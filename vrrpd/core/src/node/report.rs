@@ -98,6 +98,7 @@ impl Node {
         RouterStatus {
             family: router.settings.family,
             role: router.role(),
+            from_silence: router.is_from_silence(),
             source: router.source(),
             advert_interval_ms: millis(router.settings.interval),
             active_interval_ms: millis(router.active_interval()),

@@ -1,7 +1,7 @@
 //! The planned switchover between two nodes, on the side that takes the role.
 
 use common::ipc::Role;
-use common::time::UnixTime;
+use common::time::{Duration, UnixTime};
 use vrrpd_core::event::{Event, Reason};
 use vrrpd_core::handover::OFFER_BOUND;
 use vrrpd_core::node::{Action, Input};
@@ -52,6 +52,33 @@ fn lbd_is_told_of_an_instance_that_is_active_in_one_family() {
     let roles: Vec<Role> = status.routers.iter().map(|router| router.role).collect();
     assert_eq!(roles, [Role::Active, Role::Backup]);
     assert_eq!((status.role, status.forwarding_role()), (Role::Backup, Role::Active));
+}
+
+#[test]
+fn lbd_is_told_whether_the_one_before_was_still_heard() {
+    let from_silence = |lab: &Lab| {
+        assert_eq!(lab.role(), Role::Active);
+        lab.node.status().instances[0].is_from_silence()
+    };
+    let (mut asked, mut peer) = backup();
+    peer.say(&mut asked, offer(&peer, 9));
+    assert!(!from_silence(&asked));
+    let heard = || {
+        let mut lab = Lab::backup(settings_with(|router| router.priority = 100));
+        lab.hear_for(200, ms(300));
+        lab
+    };
+    let mut left_alone = heard();
+    assert!(!left_alone.node.status().instances[0].is_from_silence(), "it is no active one");
+    left_alone.run_until_role(Role::Active);
+    assert!(from_silence(&left_alone));
+    let mut resigned = heard();
+    resigned.hear(0);
+    resigned.run_until_role(Role::Active);
+    assert!(!from_silence(&resigned));
+    let mut preempting = Lab::backup(settings_with(|router| router.preempt = true));
+    preempting.hear_for(50, Duration::from_secs(5));
+    assert!(!from_silence(&preempting), "it has heard the other one all the time");
 }
 
 #[test]
