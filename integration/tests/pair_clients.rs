@@ -192,7 +192,8 @@ fn clients_keep_target_and_limit_when_the_active_node_dies_and_when_it_returns()
     assert!(words_at(a), "a has the words again");
     added_one_serves(&lab, a)?;
     all_answered(&clients)?;
-    assert_eq!(totals(a, "echo"), homes);
+    assert_eq!(totals(a, "echo").iter().sum::<u64>(), 0, "b has the sessions, and goes on with them");
+    assert_eq!(totals(b, "echo"), homes);
     for vip in vips() {
         let more = (0..40).filter(|_| visits(&lab, vip)).count();
         assert!((15..=20).contains(&more), "{more} of the 20 that were left for {vip}");

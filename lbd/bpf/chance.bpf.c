@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
- * A second chance for proxied connections: a packet for a virtual IP that this node proxies, of a connection that it does not
- * have, goes to the other node, which may have had the virtual IP when the connection began. Its sockets go on, and answer the
- * client directly.
+ * A second chance for proxied connections and sessions of datagrams: a packet for a virtual IP that this node proxies, of a connection
+ * that it does not have, goes to the other node, which may have had the virtual IP when the connection began. Its sockets go on, and
+ * answer the client directly. A datagram goes there only if the other node has said that it has the session.
  *
  * What came from the other node goes to the stack, whoever it is of, so that nothing goes round in circles; and each way
- * takes a hop. Where this node has the virtual IPs, such a packet has come back, and ends here.
+ * takes a hop, if there is one left to take. Where this node has the virtual IPs, such a packet has come back, and ends here.
  */
 #include "chance.h"
 
 /* Whether a frame is addressed to this node. */
 static __always_inline int to_us(const struct __sk_buff *ctx, const struct peer *peer, const struct ethernet *frame)
 {
-	__u16 family = frame->destination[2] & htons(0xff00);
 	return ctx->pkt_type == PACKET_HOST ||
 	       (peer->flags & PEER_VIRTUAL_MAC && frame->destination[0] == 0 && frame->destination[1] == htons(0x5e00) &&
-		(family == htons(0x0100) || family == htons(0x0200)));
+		(frame->destination[2] == htons(0x0100 | peer->vrid) || frame->destination[2] == htons(0x0200 | peer->vrid)));
 }
 
-/* To the other node, as it came but for the addresses of the frame and a hop. */
+/* To the other node, as it came but for the addresses of the frame and a hop. The last one it keeps: that is enough to get there. */
 static __always_inline int send_on(struct __sk_buff *ctx, const struct peer *peer, const struct of_connection *it)
 {
 	struct ethernet *frame = frame_start(ctx, 0);
@@ -26,13 +25,9 @@ static __always_inline int send_on(struct __sk_buff *ctx, const struct peer *pee
 	struct ipv6 *v6 = (void *)(frame + 1);
 	if (it->v6 ? (void *)(v6 + 1) > frame_end(ctx, 0) : (void *)(v4 + 1) > frame_end(ctx, 0))
 		return TC_ACT_UNSPEC;
-	if ((it->v6 ? v6->hops : v4->hops) <= 1) {
-		count(CHANCE_HOPS);
-		return TC_ACT_UNSPEC;
-	}
-	if (it->v6)
+	if (it->v6 && v6->hops > 1)
 		v6->hops--;
-	else
+	else if (!it->v6 && v4->hops > 1)
 		decrement_v4(v4);
 	set_macs(frame, peer->mac, peer->own_mac);
 	count(it->error ? CHANCE_SENT_ERROR : CHANCE_SENT);
@@ -44,27 +39,30 @@ SEC("classifier") int second_chance(struct __sk_buff *ctx)
 	struct of_connection it = {};
 	if (!parse(ctx, &it))
 		return TC_ACT_UNSPEC;
-	struct proxied *proxied = bpf_map_lookup_elem(&proxied_at, &it.key);
-	if (!proxied)
-		return TC_ACT_UNSPEC;
-	struct peer *peer = AT(peers, proxied->peer);
-	if (!peer || !peer->until || peer->ifindex != ctx->ifindex)
+	__u32 index = other_node(&it);
+	struct peer *peer = AT(peers, index);
+	if (!index || !peer || !peer->until || peer->ifindex != ctx->ifindex)
 		return TC_ACT_UNSPEC;
 	struct ethernet *frame = frame_start(ctx, 0);
 	if ((void *)(frame + 1) > frame_end(ctx, 0) || !to_us(ctx, peer, frame))
 		return TC_ACT_UNSPEC;
+	int later = it.fragment == FRAGMENT_LATER;
 	if (is_from(frame, peer->mac)) {
 		/* While its `vrrpd` starts anew, the other node may lack its route to itself, and forward what it was sent (with early
 		 * demultiplexing it drops it). The stack's reset would end a connection that is well. */
-		if (peer->flags & PEER_HAS_NOT && !is_known(ctx, &it)) {
+		if (peer->flags & PEER_HAS_NOT && (later || !is_known(ctx, &it))) {
 			count(CHANCE_BACK);
 			return TC_ACT_SHOT;
 		}
 		count(CHANCE_RECEIVED);
 		return TC_ACT_UNSPEC;
 	}
-	if (bpf_ktime_get_boot_ns() >= *(volatile __u64 *)&peer->until || is_known(ctx, &it))
+	__u64 until = it.flow.protocol == PROTOCOL_UDP ? *(volatile __u64 *)&peer->sessions_until :
+							 *(volatile __u64 *)&peer->until;
+	if (bpf_ktime_get_boot_ns() >= until || (!later && is_known(ctx, &it)))
 		return TC_ACT_UNSPEC;
+	if (it.fragment == FRAGMENT_FIRST)
+		remember_fragment(&it, index);
 	return send_on(ctx, peer, &it);
 }
 

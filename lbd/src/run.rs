@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
     let news = Arc::new(Notify::new());
     let ring = Arc::clone(&news);
     let bell = Arc::new(Bell::new(move || ring.notify_one()));
-    let life = Life { node, workers, alarm: Arc::default(), bell };
+    let life = Life { node, workers, alarm: Arc::default(), bell, sessions: Arc::default() };
     let kernel = Kernel::default();
     let prepared = kernel.prepare(&config, &options.run_dir)?;
     // The flows of a former life go on to the same targets.

@@ -1,6 +1,6 @@
 //! What the parts of the daemon share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,6 +70,8 @@ pub(crate) struct VrrpdView {
     pub(crate) connected: bool,
     /// This node's role for each instance, as last heard.
     pub(crate) roles: BTreeMap<String, Role>,
+    /// Instances that this node is active for because nothing was heard of the other one.
+    pub(crate) from_silence: BTreeSet<String>,
 }
 
 /// What the control runtime counts.

@@ -25,6 +25,7 @@ pub(crate) use target::{Alarm, FailureKind, LastCheck, Target};
 use crate::access_log::{AccessLogs, Sink};
 use crate::counters::{ServiceCounters, Sharded};
 use crate::l4::Guard;
+use crate::l4::kernel::Sessions;
 use crate::random;
 
 /// One configuration, ready for use. Never changed, only replaced as a whole.
@@ -80,7 +81,7 @@ pub(crate) struct ServiceShared {
     pub(crate) sources: SourceCounts,
     /// What the workers count.
     pub(crate) counters: Sharded<ServiceCounters>,
-    /// Which target each session has on whichever node, while the other node is to know; of a `udp` service.
+    /// Which target each session has, and on which node it lives, while the other node is to know; of a `udp` service.
     pub(crate) sessions: StickyTable<Tuple>,
 }
 
@@ -93,8 +94,15 @@ impl ServiceShared {
             open: ConnectionCount::default(),
             sources: SourceCounts::default(),
             counters: Sharded::new(life.workers),
-            sessions: StickyTable::new(told_sessions(service), service.timeout.idle, &life.bell),
+            sessions: StickyTable::new(told_sessions(service), service.timeout.idle, &life.bell)
+                .telling(Arc::<Sessions>::clone(&life.sessions)),
         }
+    }
+}
+
+impl Drop for ServiceShared {
+    fn drop(&mut self) {
+        self.sessions.close();
     }
 }
 
@@ -114,6 +122,8 @@ pub(crate) struct Life {
     pub(crate) alarm: Arc<Alarm>,
     /// Rung when something has changed that the other node is to hear of.
     pub(crate) bell: Arc<Bell>,
+    /// Told which node has each session of a `udp` service.
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 /// What a new snapshot takes over from the time before it.

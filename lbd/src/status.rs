@@ -310,8 +310,10 @@ fn write_chance(out: &mut String, status: &Status) -> std::fmt::Result {
         return writeln!(out, "draining  no: connections do not survive a move of their virtual IPs, {why}");
     }
     for (instance, it) in &chance.instances {
-        let (here, there) = (it.draining, it.draining_by_peer);
-        writeln!(out, "draining  {instance}: {here} connections here, {there} on the other node")?;
+        let (here, sessions, there) = (it.draining, it.draining_sessions, it.draining_by_peer);
+        let sessions =
+            if sessions > 0 { format!(" ({sessions} of them UDP sessions)") } else { String::new() };
+        writeln!(out, "draining  {instance}: {here} connections here{sessions}, {there} on the other node")?;
     }
     for trouble in &chance.troubles {
         writeln!(out, "          {}: {}", trouble.what, trouble.why)?;

@@ -2,7 +2,7 @@
 //!
 //! It runs on the control runtime on purpose: if that hangs, `vrrpd` hears nothing more and counts `lbd` as dead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
@@ -242,11 +242,14 @@ impl Link {
         }
         self.frames.push(&bytes[..count]);
         while let Some(ToLbd::Roles(roles)) = self.frames.next_message()? {
+            let silent = roles.iter().filter(|entry| entry.from_silence);
+            let from_silence: BTreeSet<_> = silent.map(|entry| entry.instance.clone()).collect();
             let roles: BTreeMap<_, _> = roles.into_iter().map(|entry| (entry.instance, entry.role)).collect();
             let changed = shared.vrrpd.send_if_modified(|view| {
-                let changed = view.roles != roles;
+                let changed = view.roles != roles || view.from_silence != from_silence;
                 if changed {
                     view.roles.clone_from(&roles);
+                    view.from_silence.clone_from(&from_silence);
                 }
                 changed
             });

@@ -172,6 +172,11 @@ impl Worker {
         routes.departures.get(&ip).map(Rc::clone)
     }
 
+    /// Whether what lives here may go on although its virtual IP has left: the other node sends on what comes for it.
+    pub(crate) fn knows_the_other_node(&self) -> bool {
+        self.all.chance.knows_the_other_node()
+    }
+
     /// The target group of this name as it is now.
     pub(crate) fn pool(&self, group: &str) -> Option<Rc<Pool>> {
         let mut routes = self.routes.borrow_mut();

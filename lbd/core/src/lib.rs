@@ -17,6 +17,7 @@ pub mod forward;
 pub mod group;
 pub mod health;
 pub mod histogram;
+pub mod holder;
 pub mod proxy_protocol;
 pub mod rate;
 pub mod recent;

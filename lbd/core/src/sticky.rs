@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use common::time::{Duration, Instant};
 
 use crate::bell::Bell;
+use crate::holder::{Holder, Holders};
 use crate::sharded::Parts;
 use crate::watched::{self, Place, Watched};
 
@@ -20,14 +21,15 @@ use crate::watched::{self, Place, Watched};
 /// its client gets a target like a new one when it comes back. About 130 bytes for each entry, and its key once more while it waits
 /// to be told.
 ///
-/// What is new is told to whoever listens to the table's [`Bell`]: entries that came or went, other targets, and that an entry lasts longer
-/// than was told, once that is an eighth of `ttl` or more.
+/// What is new is told to whoever listens to the table's [`Bell`]: entries that came or went, other targets, that another node has what is
+/// behind an entry, and that an entry lasts longer than was told, once that is an eighth of `ttl` or more.
 #[derive(Debug)]
 pub struct StickyTable<K = IpAddr> {
     ttl: AtomicU64,
     parts: Parts<Watched<K, Entry>>,
     forgotten: AtomicU64,
     bell: Arc<Bell>,
+    holders: Option<Arc<dyn Holders<K>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -36,11 +38,34 @@ struct Entry {
     expires: Instant,
     /// When it expires as far as whoever listens knows.
     told: Instant,
+    holder: Holder,
 }
 
 /// By how much of its lifetime an entry lasts longer than was told before that is told: a client that comes all the time costs
 /// eight words in a lifetime.
 const TOLD_PARTS: u64 = 8;
+
+/// What the other node has is kept for this part of `ttl` longer than it said: so much later than the last word on it may it have been
+/// used there, and twice that.
+const UNTOLD_PART: u32 = 4;
+
+/// What there is of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// The target's id.
+    pub target: &'a Arc<str>,
+    /// How long that lasts.
+    pub remaining: Duration,
+    /// Whether it is this node that has what is behind it.
+    pub here: bool,
+}
+
+impl<'a> Found<'a> {
+    fn of(entry: &'a Entry, now: Instant) -> Self {
+        let Entry { target, expires, holder, .. } = entry;
+        Self { target, remaining: *expires - now, here: *holder == Holder::Us }
+    }
+}
 
 /// An entry, as shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +87,14 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
             parts: Parts::new(entries_max, |max| Watched::new(max, Arc::clone(bell))),
             forgotten: AtomicU64::new(0),
             bell: Arc::clone(bell),
+            holders: None,
         }
+    }
+
+    /// Has `holders` told who has what is behind each entry.
+    #[must_use]
+    pub fn telling(self, holders: Arc<dyn Holders<K>>) -> Self {
+        Self { holders: Some(holders), ..self }
     }
 
     /// Whether somebody listens to its news.
@@ -76,15 +108,21 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
         self.ttl.store(nanos(ttl), Ordering::Relaxed);
         let each = self.parts.entries_each(entries_max);
         for mut part in self.parts.iter() {
-            let gone = part.set_max(each) as u64;
-            self.forgotten.fetch_add(gone, Ordering::Relaxed);
+            part.set_max(each, |key, entry| {
+                self.forgotten.fetch_add(1, Ordering::Relaxed);
+                self.gone(&key, &entry);
+            });
         }
     }
 
-    /// The id of the target that `source` was sent to; its entry lasts longer for it.
+    /// The id of the target that `source` was sent to; its entry lasts longer for it, unless it is the other node that has what is behind it
+    /// and says how long that lasts.
     pub fn find(&self, source: &K, now: Instant) -> Option<Arc<str>> {
         let mut part = self.parts.of(source);
         let entry = part.use_value(source).filter(|entry| entry.expires > now)?;
+        if entry.holder == Holder::Other {
+            return Some(Arc::clone(&entry.target));
+        }
         entry.expires = self.expiry(now);
         let (target, overdue) = (Arc::clone(&entry.target), self.is_overdue(entry));
         if overdue {
@@ -110,54 +148,153 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
             }
             return decided;
         }
-        self.insert(
-            &mut part,
-            source,
-            Entry { target: Arc::clone(target), expires, told: Instant::ZERO },
-            now,
-        );
+        let target = Arc::clone(target);
+        let new = Entry { target: Arc::clone(&target), expires, told: Instant::ZERO, holder: Holder::Nobody };
+        self.insert(&mut part, source, new, now);
         part.note(source);
-        Arc::clone(target)
+        target
     }
 
-    /// The entry of `source` is over.
+    /// Says that this node has what is behind `source`, at `target`, whoever had it before.
+    pub fn hold(&self, source: &K, target: &Arc<str>, now: Instant) {
+        let target = Arc::clone(target);
+        let mut new = Entry { target, expires: self.expiry(now), told: Instant::ZERO, holder: Holder::Us };
+        let mut part = self.parts.of(source);
+        let Some(entry) = part.use_value(source) else {
+            self.insert(&mut part, source, new, now);
+            return part.note(source);
+        };
+        let moved = entry.holder != Holder::Us;
+        if !moved && entry.target == new.target {
+            new.told = entry.told;
+        }
+        *entry = new;
+        if self.is_overdue(entry) {
+            part.note(source);
+        }
+        if moved {
+            self.tell_holder(source, Holder::Us);
+        }
+    }
+
+    /// What is behind the entry of `source` is used here: it lasts longer if this node has it. Answers who has; `None` without an entry.
+    pub fn go_on(&self, source: &K, now: Instant) -> Option<Holder> {
+        let mut part = self.parts.of(source);
+        let entry = part.get_mut(source).filter(|entry| entry.expires > now)?;
+        if entry.holder != Holder::Us {
+            return Some(entry.holder);
+        }
+        // It was there just now.
+        let entry = part.use_value(source)?;
+        entry.expires = self.expiry(now);
+        if self.is_overdue(entry) {
+            part.note(source);
+        }
+        Some(Holder::Us)
+    }
+
+    /// What is behind the entry of `source` is over. If it is the other node that has it, that one says so.
     pub fn leave(&self, source: &K) {
-        self.parts.of(source).remove(source);
+        let mut part = self.parts.of(source);
+        if part.get_mut(source).is_some_and(|entry| entry.holder == Holder::Other) {
+            return;
+        }
+        if let Some(entry) = part.remove(source) {
+            self.gone(source, &entry);
+        }
+    }
+
+    /// This node does not have what is behind the entry of `source` any more, whose target is remembered.
+    pub fn release(&self, source: &K) {
+        let mut part = self.parts.of(source);
+        let Some(entry) = part.get_mut(source).filter(|entry| entry.holder == Holder::Us) else { return };
+        entry.holder = Holder::Nobody;
+        part.note(source);
+        self.tell_holder(source, Holder::Nobody);
     }
 
     /// Takes over the other node's entry, for what is left of its lifetime, but no longer than a new one of this table has. It makes room
-    /// for itself as any other does, and is no news.
-    pub fn put(&self, source: &K, target: &Arc<str>, remaining: Duration, now: Instant) {
-        let expires = (now + remaining).min(self.expiry(now));
+    /// for itself as any other does, and is no news. What the other node has lasts until that one says that it is over, or says nothing
+    /// of it for longer than it would.
+    pub fn put(&self, source: &K, target: &Arc<str>, remaining: Duration, holder: Holder, now: Instant) {
+        let ttl = Duration::from_nanos(self.ttl.load(Ordering::Relaxed));
+        let untold = if holder == Holder::Other { ttl / UNTOLD_PART } else { Duration::ZERO };
+        let expires = now + remaining.min(ttl) + untold;
         let mut part = self.parts.of(source);
-        let new = Entry { target: Arc::clone(target), expires, told: expires };
+        let new = Entry { target: Arc::clone(target), expires, told: expires, holder };
         match part.use_value(source) {
-            Some(entry) => *entry = new,
+            Some(entry) => {
+                let moved = entry.holder != holder;
+                *entry = new;
+                if moved {
+                    self.tell_holder(source, holder);
+                }
+            }
             None => self.insert(&mut part, source, new, now),
         }
     }
 
     /// The other node says that the entry of `source` is over, which is no news.
     pub fn withdraw(&self, source: &K) {
-        self.parts.of(source).drop_silently(source);
+        let mut part = self.parts.of(source);
+        if let Some(entry) = part.remove_silently(source) {
+            self.gone(source, &entry);
+        }
+    }
+
+    /// What the other node had is lost; the targets are remembered.
+    pub fn other_is_gone(&self) {
+        for mut part in self.parts.iter() {
+            let had = part.iter().filter(|(_, entry)| entry.holder == Holder::Other);
+            let had: Vec<K> = had.map(|(key, _)| key.clone()).collect();
+            for key in had {
+                if let Some(entry) = part.get_mut(&key) {
+                    entry.holder = Holder::Nobody;
+                    self.tell_holder(&key, Holder::Nobody);
+                }
+            }
+        }
+    }
+
+    /// Tells who has what is behind all entries once more, to somebody who knows of none.
+    pub fn tell_all(&self) {
+        for part in self.parts.iter() {
+            let held = part.iter().filter(|(_, entry)| entry.holder != Holder::Nobody);
+            held.for_each(|(key, entry)| self.tell_holder(key, entry.holder));
+        }
+    }
+
+    /// Visits what this node has.
+    pub fn visit_own(&self, mut visit: impl FnMut(&K)) {
+        for part in self.parts.iter() {
+            let own = part.iter().filter(|(_, entry)| entry.holder == Holder::Us);
+            own.for_each(|(key, _)| visit(key));
+        }
+    }
+
+    /// Nobody has anything any more, for this is the table's end.
+    pub fn close(&self) {
+        for part in self.parts.iter() {
+            part.iter().for_each(|(key, entry)| self.gone(key, entry));
+        }
     }
 
     /// Takes out entries that have expired, which is told; those that lie behind one that has not stay for now.
     pub fn expire(&self, now: Instant) {
         for mut part in self.parts.iter() {
-            remove_expired(&mut part, now);
+            self.remove_expired(&mut part, now);
         }
     }
 
-    /// Tells of what has changed: the target of a key and how long that lasts, or that there is none any more. Whether there is more.
-    pub fn take_news(&self, now: Instant, mut tell: impl FnMut(&K, Option<(&Arc<str>, Duration)>)) -> bool {
+    /// Tells of what has changed: what there is of a key now, if anything. Whether there is more.
+    pub fn take_news(&self, now: Instant, mut tell: impl FnMut(&K, Option<Found<'_>>)) -> bool {
         watched::take_news(&self.parts, |key, entry| {
             let entry = entry.filter(|entry| entry.expires > now);
             tell(
                 key,
                 entry.map(|entry| {
                     entry.told = entry.expires;
-                    (&entry.target, entry.expires - now)
+                    Found::of(entry, now)
                 }),
             );
         })
@@ -176,11 +313,11 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
         place: Place,
         max: usize,
         now: Instant,
-        mut visit: impl FnMut(&K, &Arc<str>, Duration),
+        mut visit: impl FnMut(&K, Found<'_>),
     ) -> Option<Place> {
         watched::scan(&self.parts, place, max, |key, entry| {
             if entry.expires > now {
-                visit(key, &entry.target, entry.expires - now);
+                visit(key, Found::of(entry, now));
             }
         })
     }
@@ -205,9 +342,34 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
 
     fn insert(&self, part: &mut Watched<K, Entry>, source: &K, entry: Entry, now: Instant) {
         // What has expired makes room first: the order of use is the order of expiry, as long as `ttl` stays the same.
-        remove_expired(part, now);
-        if part.insert(source.clone(), entry).is_some() {
+        self.remove_expired(part, now);
+        let holder = entry.holder;
+        if let Some((key, evicted)) = part.insert(source.clone(), entry) {
             self.forgotten.fetch_add(1, Ordering::Relaxed);
+            self.gone(&key, &evicted);
+        }
+        if holder != Holder::Nobody {
+            self.tell_holder(source, holder);
+        }
+    }
+
+    fn remove_expired(&self, part: &mut Watched<K, Entry>, now: Instant) {
+        while part.oldest().is_some_and(|(_, entry)| entry.expires <= now) {
+            let Some((key, entry)) = part.remove_oldest() else { return };
+            self.gone(&key, &entry);
+        }
+    }
+
+    /// An entry has left the table.
+    fn gone(&self, key: &K, entry: &Entry) {
+        if entry.holder != Holder::Nobody {
+            self.tell_holder(key, Holder::Nobody);
+        }
+    }
+
+    fn tell_holder(&self, key: &K, holder: Holder) {
+        if let Some(holders) = &self.holders {
+            holders.holds(key, holder);
         }
     }
 
@@ -237,12 +399,6 @@ impl StickyTable {
             entries.extend(live.map(view).take(max - entries.len()));
         }
         entries
-    }
-}
-
-fn remove_expired<K: Hash + Eq + Clone>(part: &mut Watched<K, Entry>, now: Instant) {
-    while part.oldest().is_some_and(|(_, entry)| entry.expires <= now) {
-        part.remove_oldest();
     }
 }
 
@@ -337,7 +493,7 @@ mod tests {
     fn news(table: &StickyTable, seconds: u64) -> Vec<Told> {
         let mut news = Vec::new();
         while table.take_news(at(seconds), |key, entry| {
-            news.push((*key, entry.map(|(target, left)| (Arc::clone(target), left.as_secs()))));
+            news.push((*key, entry.map(|it| (Arc::clone(it.target), it.remaining.as_secs()))));
         }) {}
         news
     }
@@ -365,11 +521,11 @@ mod tests {
     #[test]
     fn what_the_other_node_tells_is_no_news_until_it_is_used() {
         let table = told();
-        table.put(&source(1), &id("a"), Duration::from_secs(3), at(0));
-        table.put(&source(2), &id("a"), Duration::from_secs(99), at(0));
+        table.put(&source(1), &id("a"), Duration::from_secs(3), Holder::Nobody, at(0));
+        table.put(&source(2), &id("a"), Duration::from_secs(99), Holder::Nobody, at(0));
         let mut found = Vec::new();
-        let next = table.scan(Place::default(), 10, at(1), |key, target, left| {
-            found.push((*key, Arc::clone(target), left.as_secs()));
+        let next = table.scan(Place::default(), 10, at(1), |key, it| {
+            found.push((*key, Arc::clone(it.target), it.remaining.as_secs()));
         });
         assert_eq!((next, &found[..]), (None, &[(source(1), id("a"), 2), (source(2), id("a"), 9)][..]));
         assert_eq!(news(&table, 0), []);
@@ -379,8 +535,121 @@ mod tests {
         assert_eq!((news(&table, 2), table.find(&source(1), at(2))), (vec![], None));
         let full = StickyTable::new(1, TTL, &Arc::default());
         full.enter(&source(1), &id("a"), None, at(0));
-        full.put(&source(2), &id("b"), TTL, at(0));
+        full.put(&source(2), &id("b"), TTL, Holder::Nobody, at(0));
         assert_eq!((full.len(), full.forgotten(), full.find(&source(2), at(1))), (1, 1, Some(id("b"))));
+    }
+
+    /// Remembers what it is told.
+    #[derive(Debug, Default)]
+    struct Heard(std::sync::Mutex<HashMap<IpAddr, Holder>>);
+
+    impl Holders<IpAddr> for Heard {
+        fn holds(&self, key: &IpAddr, holder: Holder) {
+            let mut heard = self.0.lock().unwrap();
+            let before = match holder {
+                Holder::Nobody => heard.remove(key),
+                holder => heard.insert(*key, holder),
+            };
+            assert_ne!(before.unwrap_or_default(), holder, "that is no news");
+        }
+    }
+
+    impl Heard {
+        fn all(&self) -> Vec<(u8, Holder)> {
+            let number = |ip: &IpAddr| match ip {
+                IpAddr::V4(ip) => ip.octets()[3],
+                IpAddr::V6(_) => unreachable!("there are none"),
+            };
+            let mut all: Vec<_> =
+                self.0.lock().unwrap().iter().map(|(ip, holder)| (number(ip), *holder)).collect();
+            all.sort_by_key(|(number, _)| *number);
+            all
+        }
+    }
+
+    fn held(max: usize) -> (StickyTable, Arc<Heard>) {
+        let bell = Bell::default();
+        bell.listen(true);
+        let heard = Arc::<Heard>::default();
+        (StickyTable::new(max, TTL, &Arc::new(bell)).telling(heard.clone()), heard)
+    }
+
+    /// Whether this node says that it has it.
+    fn said(table: &StickyTable, seconds: u64) -> Vec<(IpAddr, Option<bool>)> {
+        let mut said = Vec::new();
+        while table.take_news(at(seconds), |key, entry| said.push((*key, entry.map(|it| it.here)))) {}
+        said
+    }
+
+    #[test]
+    fn who_has_it_changes_by_what_either_node_does() {
+        let (table, heard) = held(100);
+        table.hold(&source(1), &id("a"), at(0));
+        assert_eq!((heard.all(), said(&table, 0)), (vec![(1, Holder::Us)], vec![(source(1), Some(true))]));
+        assert_eq!(table.go_on(&source(1), at(1)), Some(Holder::Us));
+        assert_eq!(said(&table, 1), [], "not much longer than was told");
+        assert_eq!(table.go_on(&source(1), at(2)), Some(Holder::Us));
+        assert_eq!(said(&table, 2), [(source(1), Some(true))]);
+
+        // The other node takes it, and this one's falls silent.
+        table.put(&source(1), &id("a"), TTL, Holder::Other, at(2));
+        assert_eq!(heard.all(), [(1, Holder::Other)]);
+        assert_eq!(table.go_on(&source(1), at(3)), Some(Holder::Other));
+        table.leave(&source(1));
+        table.release(&source(1));
+        assert_eq!(
+            (said(&table, 3), heard.all()),
+            (vec![], vec![(1, Holder::Other)]),
+            "it is not ours to end"
+        );
+
+        // Its last use here, of which the other node hears, is that it has it.
+        assert_eq!(table.find(&source(1), at(11)), Some(id("a")));
+        assert_eq!(said(&table, 11), [], "to look is not to have");
+        table.hold(&source(1), &id("a"), at(11));
+        assert_eq!((said(&table, 11), heard.all()), (vec![(source(1), Some(true))], vec![(1, Holder::Us)]));
+        table.release(&source(1));
+        assert_eq!((said(&table, 11), heard.all()), (vec![(source(1), Some(false))], vec![]));
+        assert_eq!(table.find(&source(1), at(12)), Some(id("a")), "the target stays");
+        assert_eq!(table.go_on(&source(1), at(12)), Some(Holder::Nobody));
+        table.leave(&source(1));
+        assert_eq!((table.go_on(&source(1), at(12)), said(&table, 12)), (None, vec![(source(1), None)]));
+    }
+
+    #[test]
+    fn what_the_other_node_has_outlasts_its_last_word_a_little() {
+        let (table, heard) = held(100);
+        table.put(&source(1), &id("a"), TTL, Holder::Other, at(0));
+        table.put(&source(2), &id("a"), TTL, Holder::Nobody, at(0));
+        assert_eq!((table.find(&source(1), at(11)), table.find(&source(2), at(11))), (Some(id("a")), None));
+        table.expire(at(13));
+        assert_eq!((table.len(), heard.all()), (0, vec![]));
+    }
+
+    #[test]
+    fn whoever_leaves_the_table_is_told_of() {
+        let (table, heard) = held(2);
+        table.hold(&source(1), &id("a"), at(0));
+        table.put(&source(2), &id("a"), TTL, Holder::Other, at(0));
+        table.hold(&source(3), &id("a"), at(1));
+        assert_eq!(heard.all(), [(2, Holder::Other), (3, Holder::Us)], "one made room");
+        let mut own = Vec::new();
+        table.visit_own(|key| own.push(*key));
+        assert_eq!(own, [source(3)]);
+        table.reconfigure(1, TTL);
+        assert_eq!(heard.all(), [(3, Holder::Us)]);
+        table.reconfigure(2, TTL);
+        table.put(&source(4), &id("a"), TTL, Holder::Other, at(1));
+        heard.0.lock().unwrap().clear();
+        table.tell_all();
+        assert_eq!(heard.all(), [(3, Holder::Us), (4, Holder::Other)], "to somebody new");
+        table.other_is_gone();
+        assert_eq!((heard.all(), table.len()), (vec![(3, Holder::Us)], 2));
+        table.put(&source(4), &id("a"), TTL, Holder::Other, at(1));
+        table.withdraw(&source(4));
+        table.put(&source(5), &id("a"), TTL, Holder::Other, at(1));
+        table.close();
+        assert_eq!(heard.all(), []);
     }
 
     proptest! {

@@ -77,7 +77,7 @@ pub enum Decision {
 pub enum SessionEnd {
     /// No datagram passed for the idle time.
     Idle,
-    /// Its target was draining, and its time has passed.
+    /// Its target was draining, or its virtual IP has left, and its time has passed.
     Drained,
     /// It had to move, and there was no target to move to.
     NoTarget,
@@ -297,11 +297,11 @@ impl<T, H: BuildHasher> Sessions<T, H> {
     }
 
     /// Looks at the next slice of the table, and takes out the sessions that have ended; shows those that go on to `lives`, with the time
-    /// of their last datagram. [`SLICES`] calls look at every session once.
+    /// of their last datagram. `idle_ms` says how long each may be silent. [`SLICES`] calls look at every session once.
     pub fn sweep(
         &mut self,
         now_ms: u64,
-        idle_ms: u64,
+        idle_ms: impl Fn(&T) -> u64,
         standing: impl Fn(&T) -> Standing,
         mut lives: impl FnMut(&T, u64),
         mut ended: impl FnMut(T, SessionEnd),
@@ -314,7 +314,7 @@ impl<T, H: BuildHasher> Sessions<T, H> {
             let index = self.next_swept;
             self.next_swept += 1;
             let Some(session) = &self.slots[index].session else { continue };
-            let end = if now_ms.saturating_sub(session.active_ms) >= idle_ms {
+            let end = if now_ms.saturating_sub(session.active_ms) >= idle_ms(&session.value) {
                 SessionEnd::Idle
             } else if matches!(standing(&session.value), Standing::Until(end_ms) if end_ms <= now_ms) {
                 SessionEnd::Drained

@@ -76,18 +76,22 @@ impl<K: Hash + Eq + Clone, V> Watched<K, V> {
     }
 
     /// Takes out an entry, which is not told.
-    pub(crate) fn drop_silently(&mut self, key: &K) {
-        self.table.remove(key);
+    pub(crate) fn remove_silently(&mut self, key: &K) -> Option<V> {
+        self.table.remove(key).map(|(_, noted)| noted.value)
     }
 
-    /// Changes the bound; answers how many entries had to go.
-    pub(crate) fn set_max(&mut self, max: usize) -> usize {
-        let mut gone = 0;
-        while self.table.len() > max.max(1) && self.remove_oldest().is_some() {
-            gone += 1;
+    /// The value of `key`, which is not used by this.
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.table.get_mut(key).map(|noted| &mut noted.value)
+    }
+
+    /// Changes the bound; hands out the entries that had to go.
+    pub(crate) fn set_max(&mut self, max: usize, mut gone: impl FnMut(K, V)) {
+        while self.table.len() > max.max(1) {
+            let Some((key, value)) = self.remove_oldest() else { break };
+            gone(key, value);
         }
         self.table.set_max(max);
-        gone
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {

@@ -33,18 +33,23 @@ impl Departure {
         self.0.store(left_ms.unwrap_or(HERE), Ordering::Relaxed);
     }
 
+    /// Whether they are elsewhere now.
+    pub(crate) fn is_away(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != HERE
+    }
+
     /// Whether they left so long ago, or so long ago a connection came that began only after that.
     fn is_past(&self, now_ms: u64, since_ms: u64, drain_ms: u64) -> bool {
         self.0.load(Ordering::Relaxed).max(since_ms).saturating_add(drain_ms) <= now_ms
     }
 }
 
-/// What ends a connection some time after the virtual IP that brought it has left.
+/// What ends a connection, or a session of datagrams, some time after the virtual IP that brought it has left.
 #[derive(Debug)]
 pub(crate) struct Leave {
     /// The virtual IP's instance.
     pub(crate) departure: Rc<Departure>,
-    /// When the connection began, by the process's clock.
+    /// When it began, by the process's clock.
     pub(crate) since_ms: u64,
     /// How long it may go on.
     pub(crate) drain_ms: u64,
@@ -68,7 +73,9 @@ mod tests {
         let leave = |since_ms| Leave { departure: Rc::new(departures.of("web")), since_ms, drain_ms: 1000 };
         let (leave, late) = (leave(100), leave(700));
         assert!(!leave.is_due(u64::MAX - 1));
+        assert!(!departure.is_away());
         departure.set(Some(500));
+        assert!(departure.is_away());
         assert_eq!([1499, 1500].map(|now| leave.is_due(now)), [false, true]);
         assert_eq!([1699, 1700].map(|now| late.is_due(now)), [false, true], "it began after that");
         departures.of("mail").set(Some(0));

@@ -14,12 +14,18 @@ pub(super) fn encode(out: &mut Out<'_>, chance: &Chance) -> fmt::Result {
         let instances = view.instances.iter();
         instances.map(move |(name, it)| (vec![("instance", name.as_str())], pick(it))).collect::<Vec<_>>()
     };
-    let help = "Connections served here although the virtual IPs have left";
+    let help = "Connections and sessions served here although the virtual IPs have left";
     out.gauges("second_chance_draining", help, each(|it| f64::from(it.draining)))?;
+    let help = "Sessions of datagrams among them";
+    out.gauges("second_chance_draining_sessions", help, each(|it| f64::from(it.draining_sessions)))?;
     let help = "Connections served by the other node although the virtual IPs have left it";
     out.gauges("second_chance_draining_by_peer", help, each(|it| f64::from(it.draining_by_peer)))?;
     let help = "Whether packets of unknown connections are sent on to the other node";
     out.gauges("second_chance_sends", help, each(|it| flag(it.sends)))?;
+    let help = "Whether datagrams of the other node's sessions are sent on to it";
+    out.gauges("second_chance_sends_datagrams", help, each(|it| flag(it.sends_datagrams)))?;
     let packets = view.packets.iter().map(|(what, count)| (vec![("what", what.as_str())], *count));
-    out.counters("second_chance_packets", "Packets for what is proxied", packets)
+    out.counters("second_chance_packets", "Packets for what is proxied", packets)?;
+    let help = "Sessions of datagrams that do not survive a move for want of room";
+    out.counter("second_chance_sessions_refused", help, view.sessions_refused)
 }

@@ -73,9 +73,13 @@ impl Session {
     }
 
     /// How it ended, if it has.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the link logs it"))]
     pub(crate) fn end(&self) -> Option<End> {
         self.pipes.end.get().copied()
+    }
+
+    /// Whether it has ended because the peer's process closed it or is gone, as its host says: not for a link that is cut.
+    pub(crate) fn is_ended_there(&self) -> bool {
+        matches!(self.end(), Some(End::Closed | End::Cut | End::Truncated))
     }
 }
 

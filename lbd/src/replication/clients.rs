@@ -7,9 +7,10 @@ use std::sync::Arc;
 use common::config::Mode;
 use common::time::{Duration, Instant};
 use lbd_core::forward::abi::{Abi, Address, FlowKey};
+use lbd_core::holder::Holder;
 use lbd_core::rate::{SOURCES_MAX, Told};
 use lbd_core::replication::{Cursor, Entry, Key, Live, Name, NameId, Removal, Replica, Scan, Tuple};
-use lbd_core::sticky::StickyTable;
+use lbd_core::sticky::{Found, StickyTable};
 use lbd_core::watched::Place;
 
 use super::ids::Ids;
@@ -48,8 +49,8 @@ pub(super) fn take_news(snapshot: &Snapshot, ids: &mut Ids, replica: &mut Replic
     for (group, table) in sticky_tables(snapshot) {
         let Some(id) = ids.group(replica, &group.config.name) else { continue };
         more |= table.take_news(now, |&source, entry| match entry {
-            Some((target, left)) => {
-                news.puts.extend(sticky(replica, ids, &group.config.name, id, source, target, left));
+            Some(found) => {
+                news.puts.extend(sticky(replica, ids, &group.config.name, id, source, found));
             }
             None => news.deletes.push(Key::Sticky { group: id, source: Address::from(source).0 }),
         });
@@ -58,8 +59,8 @@ pub(super) fn take_news(snapshot: &Snapshot, ids: &mut Ids, replica: &mut Replic
     for (service, table) in session_tables(snapshot) {
         let Some(id) = ids.service(replica, &service.config.name) else { continue };
         more |= table.take_news(now, |tuple, entry| match entry {
-            Some((target, left)) => {
-                news.puts.extend(session(replica, ids, service, id, tuple, target, left));
+            Some(found) => {
+                news.puts.extend(session(replica, ids, service, id, tuple, found));
             }
             None => news.deletes.push(Key::UdpSession(*tuple)),
         });
@@ -108,8 +109,9 @@ pub(super) fn expire(snapshot: &Snapshot, now: Instant) {
     }
 }
 
-/// The other node's process is another one: it counts anew.
+/// The other node's process is another one: it counts anew, and has none of the sockets of the one before.
 pub(super) fn other_began_anew(snapshot: &Snapshot) {
+    session_tables(snapshot).for_each(|(_, table)| table.other_is_gone());
     for (_, limiter) in limiters(snapshot) {
         match limiter {
             Limiter::Service(bucket) => bucket.other_began_anew(),
@@ -130,8 +132,8 @@ pub(super) fn scan_sticky(
     let tables = sticky_tables(snapshot).map(|(group, table)| (group.config.name.as_str(), table));
     walk(tables, scan, found, |name, table, place, max, found| {
         let id = ids.group(replica, name)?;
-        table.scan(place, max, now, |&source, target, left| {
-            found.extend(sticky(replica, ids, name, id, source, target, left));
+        table.scan(place, max, now, |&source, it| {
+            found.extend(sticky(replica, ids, name, id, source, it));
         })
     })
 }
@@ -148,8 +150,8 @@ pub(super) fn scan_sessions(
     let tables = session_tables(snapshot).map(|it| (it.0.config.name.as_str(), it));
     walk(tables, scan, found, |name, (service, table), place, max, found| {
         let id = ids.service(replica, name)?;
-        table.scan(place, max, now, |tuple, target, left| {
-            found.extend(session(replica, ids, service, id, tuple, target, left));
+        table.scan(place, max, now, |tuple, it| {
+            found.extend(session(replica, ids, service, id, tuple, it));
         })
     })
 }
@@ -188,7 +190,7 @@ pub(super) fn put_sticky(
 ) -> Result<(), Misfit> {
     let (sticky, index) = sticky_place(snapshot, group, target)?;
     let remaining = remaining.ok_or(Misfit::Invalid)?;
-    sticky.table.put(&Address(source).ip(), sticky.id(index), remaining, now);
+    sticky.table.put(&Address(source).ip(), sticky.id(index), remaining, Holder::Nobody, now);
     Ok(())
 }
 
@@ -217,10 +219,11 @@ pub(super) fn delete_sticky(snapshot: &Snapshot, group: Option<&Name>, source: [
     }
 }
 
-/// Enters the target of the other node's session.
+/// Enters the target of a session of which the other node says whether it has it.
 pub(super) fn put_session(
     snapshot: &Snapshot,
     (tuple, service, target): (&Tuple, Option<&Name>, Option<&Name>),
+    there: bool,
     remaining: Option<Duration>,
     now: Instant,
 ) -> Result<(), Misfit> {
@@ -229,7 +232,8 @@ pub(super) fn put_session(
         return Err(Misfit::Invalid);
     }
     let (table, id) = session_place(snapshot, service, target)?;
-    table.put(tuple, id, remaining.ok_or(Misfit::Invalid)?, now);
+    let holder = if there { Holder::Other } else { Holder::Nobody };
+    table.put(tuple, id, remaining.ok_or(Misfit::Invalid)?, holder, now);
     Ok(())
 }
 
@@ -320,12 +324,11 @@ fn sticky(
     name: &str,
     group: NameId,
     source: IpAddr,
-    target: &str,
-    remaining: Duration,
+    found: Found<'_>,
 ) -> Option<Live> {
-    let target = ids.target(replica, name, target)?;
+    let target = ids.target(replica, name, found.target)?;
     let entry = Entry::Sticky { group, source: Address::from(source).0, target };
-    Some(Live { entry, remaining: Some(remaining) })
+    Some(Live { entry, remaining: Some(found.remaining) })
 }
 
 fn session(
@@ -334,12 +337,11 @@ fn session(
     of: &Service,
     service: NameId,
     tuple: &Tuple,
-    target: &str,
-    remaining: Duration,
+    found: Found<'_>,
 ) -> Option<Live> {
-    let target = ids.target(replica, &of.group.config.name, target)?;
-    let entry = Entry::UdpSession { tuple: *tuple, service, target };
-    Some(Live { entry, remaining: Some(remaining) })
+    let target = ids.target(replica, &of.group.config.name, found.target)?;
+    let entry = Entry::UdpSession { tuple: *tuple, service, target, here: found.here };
+    Some(Live { entry, remaining: Some(found.remaining) })
 }
 
 fn rate(service: NameId, source: [u8; 16], told: Told) -> Live {
@@ -450,7 +452,8 @@ mod tests {
     fn of(text: &str) -> Snapshot {
         let config = common::config::parse(text, std::path::Path::new("test.toml"));
         let config = config.unwrap_or_else(|errors| panic!("{errors}"));
-        let life = Life { node: "a".to_owned(), workers: 1, alarm: Arc::default(), bell: Arc::default() };
+        let (node, alarm, bell) = ("a".to_owned(), Arc::default(), Arc::default());
+        let life = Life { node, workers: 1, alarm, bell, sessions: Arc::default() };
         Snapshot::build(Arc::new(config), &Carry::nothing(life, HashKey::new([1; 16])))
     }
 
@@ -499,7 +502,7 @@ mod tests {
             key.to_bytes().try_into().unwrap()
         };
         let session = |tuple: &Tuple, of: &Name, to: &Name, left| {
-            put_session(&snapshot, (tuple, Some(of), Some(to)), left, NOW)
+            put_session(&snapshot, (tuple, Some(of), Some(to)), true, left, NOW)
         };
         let (dns, p1) = (service("dns"), target("plain", "p1"));
         assert_eq!(session(&tuple(17), &dns, &p1, long), Ok(()));

@@ -175,7 +175,7 @@ impl Driver {
             message = receive(session.as_ref()), if wants_bytes => {
                 match message {
                     Some(message) => self.received(&message),
-                    None => self.disconnected(),
+                    None => self.session_ended(),
                 }
             }
             () = room(session.as_ref()), if waiting.is_some() => {}
@@ -230,6 +230,7 @@ impl Driver {
             self.take_news_now(now);
         }
         self.scanning = false;
+        self.tables.look_at_other(&self.replica);
         while let Some(action) = self.replica.poll(now) {
             self.scanning = matches!(action, Action::Scan(_));
             self.act(action, now);
@@ -377,10 +378,19 @@ impl Driver {
                     return;
                 }
                 Err(SendError::Ended | SendError::Length(_)) => {
-                    self.disconnected();
+                    self.session_ended();
                     return;
                 }
             }
+        }
+    }
+
+    /// The link's session has ended by itself.
+    fn session_ended(&mut self) {
+        let ended = self.session.as_ref().is_some_and(Session::is_ended_there);
+        self.disconnected();
+        if ended {
+            self.shared.chance.other_ended();
         }
     }
 

@@ -189,6 +189,16 @@ impl Tables {
         more
     }
 
+    /// Takes note if the other node's process is another one. Before anything is written that that one says.
+    pub(super) fn look_at_other(&mut self, replica: &Replica) {
+        if let Some(boot) = replica.peer_boot()
+            && self.peer_boot != Some(boot)
+        {
+            self.peer_boot = Some(boot);
+            clients::other_began_anew(&self.snapshot);
+        }
+    }
+
     /// Takes out what has run out, now and then.
     pub(super) fn expire(&mut self, now: Instant) {
         if self.expire_at <= now {
@@ -321,15 +331,11 @@ impl Tables {
                 let names = (replica.name_of(group), source, replica.name_of(target));
                 clients::put_sticky(&self.snapshot, names, live.remaining, now)
             }
-            Entry::UdpSession { tuple, service, target } => {
+            Entry::UdpSession { tuple, service, target, here: there } => {
                 let names = (&tuple, replica.name_of(service), replica.name_of(target));
-                clients::put_session(&self.snapshot, names, live.remaining, now)
+                clients::put_session(&self.snapshot, names, there, live.remaining, now)
             }
             Entry::Rate { service, source, total } => {
-                if self.peer_boot != replica.peer_boot() {
-                    self.peer_boot = replica.peer_boot();
-                    clients::other_began_anew(&self.snapshot);
-                }
                 let names = (replica.name_of(service), source);
                 clients::put_rate(&self.snapshot, names, total, live.remaining, now)
             }

@@ -8,21 +8,31 @@ constants! {
     PROXIED_MAX: u32 = 4096;
     /// Size of `peers`; index 0 is nobody.
     PEERS_MAX: u32 = 64;
-    /// [`Peer::flags`]: the MAC addresses of virtual routers are this node's too.
+    /// Sessions of datagrams of both nodes, at most.
+    SESSIONS_MAX: u32 = 131072;
+    /// Packets in fragments that are remembered, at most.
+    SENT_FRAGMENTS_MAX: u32 = 4096;
+    /// [`Session::holder`]: this node.
+    SESSION_HERE: u32 = 1;
+    /// [`Session::holder`]: the other one.
+    SESSION_OTHER: u32 = 2;
+    /// [`Peer::flags`]: the MAC addresses of the virtual router are this node's too.
     PEER_VIRTUAL_MAC: u8 = 1;
     /// [`Peer::flags`]: this node has the virtual IPs, the other one has not.
     PEER_HAS_NOT: u8 = 2;
 }
 
 twins! {
-    /// Where connections are accepted at a virtual IP.
+    /// Where connections are accepted, or datagrams taken, at a virtual IP.
     "proxied_key" ProxiedKey {
         /// The virtual IP.
         address: Address,
         /// The port.
         port: Be16,
+        /// IP's number: 6 TCP, 17 UDP.
+        protocol: u8,
         /// Zero.
-        spare: u16,
+        spare: u8,
     }
 
     /// Who else may have connections there.
@@ -35,6 +45,8 @@ twins! {
     "peer" Peer {
         /// It may have connections before this time, in nanoseconds of `CLOCK_BOOTTIME`; 0 for never.
         until: u64,
+        /// The same of the sessions that `sessions` says it has.
+        sessions_until: u64,
         /// The interface of the virtual IPs.
         ifindex: u32,
         /// Its Ethernet address there.
@@ -43,13 +55,21 @@ twins! {
         own_mac: [u8; 6],
         /// `PEER_*`.
         flags: u8,
+        /// The virtual router's number.
+        vrid: u8,
         /// Zero.
-        spare: [u8; 7],
+        spare: [u8; 6],
+    }
+
+    /// Who has the session of a client's datagrams.
+    "session" Session {
+        /// `SESSION_*`.
+        holder: u32,
     }
 }
 
 /// What the program counts, in the order of `chances`; the names are those of the metrics.
-pub const CHANCES: [&str; 6] = ["sent", "sent_error", "received", "cookie", "back", "hops"];
+pub const CHANCES: [&str; 5] = ["sent", "sent_error", "received", "cookie", "back"];
 
 #[cfg(test)]
 pub(super) const HEADER: &str = include_str!("../../../bpf/chance_types.h");

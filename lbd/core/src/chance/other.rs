@@ -19,6 +19,7 @@ pub const ALONE_MAX: Duration = Duration::from_secs(3600);
 pub struct Other {
     standings: BTreeMap<String, Standing>,
     until: BTreeMap<String, Instant>,
+    sessions_until: BTreeMap<String, Instant>,
     connected: bool,
     /// When it was last connected.
     last: Instant,
@@ -35,14 +36,23 @@ impl Other {
         self.renew(now, |_| None);
     }
 
+    /// Its process has ended, and with it its sockets. Packets of its connections are sent on for a while all the same: its host resets
+    /// them, so that clients know. Sessions of datagrams have nobody to tell their clients, and begin anew here.
+    pub fn ended(&mut self) {
+        self.sessions_until.clear();
+    }
+
     /// While it is connected, what it said last goes on to be true. If it is not, the network is asked: `present` says of an instance
     /// whether the other node is there, or was found not to be. To be called more often than every [`LEASE`].
     pub fn renew(&mut self, now: Instant, present: impl Fn(&str) -> Option<bool>) {
         self.until.retain(|_, until| now < *until);
+        self.sessions_until.retain(|_, until| now < *until);
         if self.connected {
             self.last = now;
             let may = self.standings.values().filter(|standing| standing.may_have);
-            self.until.extend(may.map(|standing| (standing.instance.clone(), now + LEASE)));
+            let until: Vec<_> = may.map(|standing| (standing.instance.clone(), now + LEASE)).collect();
+            self.sessions_until.extend(until.iter().cloned());
+            self.until.extend(until);
             return;
         }
         let alone = now - self.last;
@@ -53,6 +63,7 @@ impl Other {
             }
             present != Some(false)
         });
+        self.sessions_until.retain(|instance, _| self.until.contains_key(instance));
     }
 
     /// The instances for which the network is to be asked, and the other node's addresses there.
@@ -65,6 +76,13 @@ impl Other {
     #[must_use]
     pub fn until(&self, instance: &str) -> Option<Instant> {
         self.until.get(instance).copied()
+    }
+
+    /// Until when it may have sessions of datagrams of an instance. Unlike connections, they are not sent on to a node that is there but
+    /// does not say whether its `lbd` is.
+    #[must_use]
+    pub fn sessions_until(&self, instance: &str) -> Option<Instant> {
+        self.sessions_until.get(instance).copied()
     }
 
     /// Its Ethernet address in the network of an instance.

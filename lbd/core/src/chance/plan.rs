@@ -8,6 +8,10 @@ use common::config::{Config, Listen, Mode, Service};
 use super::abi::{PROXIED_MAX, Proxied, ProxiedKey};
 use crate::forward::abi::Be16;
 
+/// IP's numbers of the protocols that are proxied.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
 /// A VRRP instance with services that are proxied, or whose targets answer to the virtual IP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -15,10 +19,22 @@ pub struct Place {
     pub index: u32,
     /// The interface of its virtual IPs on this node.
     pub interface: String,
-    /// Whether virtual routers' Ethernet addresses are used.
+    /// Whether the virtual router's Ethernet addresses are used.
     pub virtual_mac: bool,
+    /// The virtual router's number.
+    pub vrid: u8,
     /// Where connections are accepted; none with services of `nat` only.
     pub addresses: BTreeSet<SocketAddr>,
+    /// Where datagrams are taken.
+    pub datagrams: BTreeSet<SocketAddr>,
+}
+
+impl Place {
+    /// Whether anything is proxied there.
+    #[must_use]
+    pub fn is_proxied(&self) -> bool {
+        !self.addresses.is_empty() || !self.datagrams.is_empty()
+    }
 }
 
 /// The instances whose packets may come to the wrong node, by name; none without another node. Those of `dsr` are right wherever they
@@ -29,9 +45,11 @@ pub fn places(config: &Config, node: &str) -> BTreeMap<String, Place> {
     if config.peer_of(node).is_none() {
         return places;
     }
-    let services = config.services.iter().filter(|service| service.mode == Mode::Tcp);
-    let listens: Vec<SocketAddr> =
-        services.flat_map(|service| &service.listen).map(|listen| listen.address).collect();
+    let listens = |mode| {
+        let services = config.services.iter().filter(move |service| service.mode == mode);
+        services.flat_map(|service| &service.listen).map(|listen| listen.address).collect::<Vec<SocketAddr>>()
+    };
+    let (connections, datagrams) = (listens(Mode::Tcp), listens(Mode::Udp));
     for (index, vrrp) in (1..).zip(&config.vrrp).take(super::INSTANCES_MAX) {
         let Some(interface) = vrrp.interface.get(node) else { continue };
         let vips: BTreeSet<IpAddr> = vrrp.vips.iter().map(ipnet::IpNet::addr).collect();
@@ -42,14 +60,21 @@ pub fn places(config: &Config, node: &str) -> BTreeMap<String, Place> {
             let port = listen.port();
             any.chain(own).map(move |vip| SocketAddr::new(*vip, port)).collect::<Vec<_>>()
         };
-        let addresses: BTreeSet<SocketAddr> = listens.iter().flat_map(at).collect();
+        let addresses: BTreeSet<SocketAddr> = connections.iter().flat_map(at).collect();
+        let datagrams: BTreeSet<SocketAddr> = datagrams.iter().flat_map(at).collect();
         let translates = |service: &Service| {
             let here = |listen: &Listen| listen.instance.as_deref() == Some(vrrp.name.as_str());
             service.mode == Mode::Nat && service.listen.iter().any(here)
         };
-        if !addresses.is_empty() || config.services.iter().any(translates) {
-            let place =
-                Place { index, interface: interface.clone(), virtual_mac: vrrp.virtual_mac, addresses };
+        let place = Place {
+            index,
+            interface: interface.clone(),
+            virtual_mac: vrrp.virtual_mac,
+            vrid: vrrp.vrid.get(),
+            addresses,
+            datagrams,
+        };
+        if place.is_proxied() || config.services.iter().any(translates) {
             places.insert(vrrp.name.clone(), place);
         }
     }
@@ -59,12 +84,18 @@ pub fn places(config: &Config, node: &str) -> BTreeMap<String, Place> {
 /// What `proxied_at` is to have. What there is no room for goes without a second chance: its number is the second value.
 #[must_use]
 pub fn proxied(places: &BTreeMap<String, Place>) -> (BTreeMap<ProxiedKey, Proxied>, usize) {
-    let entry = |place: &Place, at: &SocketAddr| {
-        let key = ProxiedKey { address: at.ip().into(), port: Be16(at.port()), spare: 0 };
-        (key, Proxied { peer: place.index })
-    };
-    let all = places.values().flat_map(|place| place.addresses.iter().map(move |at| entry(place, at)));
-    let all: BTreeMap<_, _> = all.collect();
+    let mut all = BTreeMap::new();
+    for place in places.values() {
+        for (protocol, addresses) in [(TCP, &place.addresses), (UDP, &place.datagrams)] {
+            let key = |at: &SocketAddr| ProxiedKey {
+                address: at.ip().into(),
+                port: Be16(at.port()),
+                protocol,
+                spare: 0,
+            };
+            all.extend(addresses.iter().map(|at| (key(at), Proxied { peer: place.index })));
+        }
+    }
     let beyond = all.len().saturating_sub(PROXIED_MAX as usize);
     (all.into_iter().take(PROXIED_MAX as usize).collect(), beyond)
 }

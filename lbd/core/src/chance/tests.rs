@@ -23,7 +23,10 @@ fn the_twins_are_the_headers() {
     let theirs = abi::tests::Header::read(abi::HEADER);
     let both = abi::tests::Header::read(&format!("{}{HEADER}", abi::HEADER));
     let missing = both.compare(TWINS);
-    assert!(missing.iter().all(|name| !["proxied_key", "proxied", "peer"].contains(name)), "{missing:?}");
+    assert!(
+        missing.iter().all(|name| !["proxied_key", "proxied", "peer", "session"].contains(name)),
+        "{missing:?}"
+    );
     let mut defines = both.defines;
     defines.retain(|name, _| !theirs.defines.contains_key(name));
     let ours: BTreeMap<String, u64> =
@@ -146,6 +149,36 @@ fn what_the_other_node_said_holds_while_it_is_there() {
 }
 
 #[test]
+fn sessions_are_sent_on_while_the_other_process_may_live() {
+    let said = || {
+        let mut other = Other::default();
+        let standing = Standing { instance: "web".to_owned(), may_have: true, ..Standing::default() };
+        other.heard(at(0), Some(&Word { instances: vec![standing] }));
+        other.renew(at(4000), |_| None);
+        assert_eq!(other.sessions_until("web"), Some(at(4000) + LEASE));
+        other.heard(at(5000), None);
+        other
+    };
+    let mut cut = said();
+    cut.renew(at(13_999), |_| Some(true));
+    assert_eq!(
+        cut.sessions_until("web"),
+        Some(at(4000) + LEASE),
+        "its host is there, which says nothing of its lbd"
+    );
+    cut.renew(at(14_000), |_| Some(true));
+    assert!(cut.sessions_until("web").is_none() && cut.until("web").is_some());
+
+    let mut ended = said();
+    ended.ended();
+    assert!(ended.sessions_until("web").is_none() && ended.until("web").is_some());
+
+    let mut gone = said();
+    gone.renew(at(6000), |_| Some(false));
+    assert!(gone.sessions_until("web").is_none() && gone.until("web").is_none());
+}
+
+#[test]
 fn a_word_has_bounds() {
     let many = |count: usize, length: usize| Word {
         instances: (0..count)
@@ -160,6 +193,8 @@ fn a_word_has_bounds() {
 }
 
 mod places {
+    use std::collections::BTreeSet;
+    use std::net::SocketAddr;
     use std::path::Path;
 
     use common::config::Config;
@@ -196,9 +231,15 @@ mod places {
         let web = &places["web"];
         assert_eq!((web.index, web.interface.as_str()), (2, "ens3"));
         let expected = ["192.0.2.10:80", "192.0.2.10:443", "[2001:db8::10]:443"];
-        assert_eq!(web.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+        let text = |addresses: &BTreeSet<SocketAddr>| -> Vec<String> {
+            addresses.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(text(&web.addresses), expected);
+        assert_eq!(text(&web.datagrams), ["192.0.2.10:53", "[2001:db8::10]:53"]);
+        assert_eq!(web.vrid, 1);
         let (proxied, beyond) = proxied(&places);
-        assert_eq!((proxied.len(), beyond), (3, 0));
+        assert_eq!((proxied.len(), beyond), (5, 0));
         assert!(proxied.values().all(|it| *it == Proxied { peer: 2 }));
+        assert_eq!(proxied.keys().filter(|key| (key.protocol, key.port.0) == (17, 53)).count(), 2);
     }
 }

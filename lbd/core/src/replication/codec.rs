@@ -2,24 +2,21 @@
 
 use common::wire::{self, WireError};
 
-use super::dirty::Expiry;
 use super::entry::{Entry, Flow, Key, Live, Member, Membership, Table};
 use super::frame::{
     FRAME_SIZE_MAX, FlowValue, Head, MemberValue, SessionValue, SourceKey, TargetValue, TupleKey, from_millis,
-    to_millis,
 };
+use super::hello::MINOR_OF_HOLDERS;
 use super::names::{NameId, Translation};
-use common::time::Instant;
 
-/// Adds an entry to a batch of its table.
+/// Adds an entry to a batch of its table, as the minor version has it.
 pub(super) fn encode_entry(
     entry: &Entry,
-    expiry: Expiry,
-    generation: i64,
-    now: Instant,
+    head: Head,
+    minor: u16,
     out: &mut Vec<u8>,
 ) -> Result<(), WireError> {
-    wire::append(&Head { generation, remaining_ms: to_millis(expiry.remaining(now)) }, out)?;
+    wire::append(&head, out)?;
     match *entry {
         Entry::Flow(Flow { tuple, service, target, port, state }) => {
             let value = FlowValue { service: service.number(), target: target.number(), port, state };
@@ -28,9 +25,10 @@ pub(super) fn encode_entry(
         Entry::Sticky { group, source, target } => {
             wire::append(&(SourceKey { name: group.number(), source }, target.number()), out)
         }
-        Entry::UdpSession { tuple, service, target } => {
+        Entry::UdpSession { tuple, service, target, here } => {
             let value = SessionValue { service: service.number(), target: target.number() };
-            wire::append(&(TupleKey { tuple }, value), out)
+            wire::append(&(TupleKey { tuple }, value), out)?;
+            if minor >= MINOR_OF_HOLDERS { wire::append(&here, out) } else { Ok(()) }
         }
         Entry::Rate { service, source, total } => {
             wire::append(&(SourceKey { name: service.number(), source }, total), out)
@@ -69,6 +67,7 @@ pub(super) fn decode_entry(
     table: Table,
     bytes: &mut &[u8],
     names: &Translation,
+    minor: u16,
 ) -> Result<Decoded<Live>, WireError> {
     let head: Head = take(bytes)?;
     let entry = match table {
@@ -83,7 +82,13 @@ pub(super) fn decode_entry(
         }
         Table::UdpSessions => {
             let (TupleKey { tuple }, SessionValue { service, target }) = take(bytes)?;
-            both(names, service, target).map(|(service, target)| Entry::UdpSession { tuple, service, target })
+            let here = minor >= MINOR_OF_HOLDERS && take(bytes)?;
+            both(names, service, target).map(|(service, target)| Entry::UdpSession {
+                tuple,
+                service,
+                target,
+                here,
+            })
         }
         Table::Rates => {
             let (SourceKey { name, source }, total): (SourceKey, u64) = take(bytes)?;

@@ -219,6 +219,8 @@ pub enum Entry {
         service: NameId,
         /// Where it is sent.
         target: NameId,
+        /// Whether the node that says so has it in a socket. An earlier version than 3 does not say.
+        here: bool,
     },
     /// How much a node has admitted.
     Rate {

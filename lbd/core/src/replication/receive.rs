@@ -193,7 +193,7 @@ impl Replica {
                 self.counters.received.deletions[table.index()] += 1;
                 self.take_delete(base.wrapping_add_signed(difference), key, writing);
             } else {
-                let (difference, live) = decode_entry(table, &mut bytes, names)?;
+                let (difference, live) = decode_entry(table, &mut bytes, names, minor)?;
                 self.counters.received.entries[table.index()] += 1;
                 match live {
                     Some(live) => part.push((base.wrapping_add_signed(difference), live)),

@@ -277,13 +277,50 @@ fn golden_frames() {
 fn golden_flow() {
     let mut replica = replica("a", 1);
     let live = flow(&mut replica, 0x55);
-    let expiry = dirty::Expiry::of(live.remaining, at(0));
+    let head = frame::Head { generation: -1, remaining_ms: frame::to_millis(live.remaining) };
     let mut bytes = Vec::new();
-    codec::encode_entry(&live.entry, expiry, -1, at(0), &mut bytes).unwrap();
+    codec::encode_entry(&live.entry, head, MINOR, &mut bytes).unwrap();
     let mut expected = vec![1, 0xfc, 0x30, 0x57, 0x05, 0];
     expected.extend_from_slice(&[0x55; 40]);
     expected.extend_from_slice(&[0, 1, 0xfb, 0xd0, 0x07, 1]);
     assert_eq!(bytes, expected);
+}
+
+/// A session: as a flow, but for names' numbers at the end, and since version 3 whether it is in a socket.
+#[test]
+fn golden_session() {
+    let mut replica = replica("a", 1);
+    let service = replica.name(Name::Service(Arc::from("dns"))).unwrap();
+    let target = replica.name(Name::Target { group: Arc::from("g"), id: Arc::from("t") }).unwrap();
+    let entry = Entry::UdpSession { tuple: [0x55; 40], service, target, here: true };
+    for (minor, end) in [(2, &[0, 1][..]), (3, &[0, 1, 1])] {
+        let head = frame::Head { generation: -1, remaining_ms: 60_000 };
+        let mut bytes = Vec::new();
+        codec::encode_entry(&entry, head, minor, &mut bytes).unwrap();
+        assert_eq!(bytes, [&[1, 0xfb, 0x60, 0xea][..], &[0x55; 40], end].concat(), "{minor}");
+    }
+}
+
+#[test]
+fn an_earlier_version_knows_nothing_of_sockets() {
+    let here = |minor| {
+        let mut settings = Settings::new("b", 2, 8, HashKey::new([2; 16]), 100);
+        settings.minor = minor;
+        let (mut one, mut other) = (replica("a", 1), Replica::new(settings, at(0)));
+        one.connected(at(0));
+        other.connected(at(0));
+        settle(&mut one, &mut other, at(0));
+        let service = one.name(Name::Service(Arc::from("dns"))).unwrap();
+        let target = one.name(Name::Target { group: Arc::from("g"), id: Arc::from("t") }).unwrap();
+        let entry = Entry::UdpSession { tuple: [0x55; 40], service, target, here: true };
+        one.changed(at(300), &Live { entry, remaining: Some(Duration::from_secs(60)) });
+        let applied = settle(&mut one, &mut other, at(300));
+        match applied[1][0].puts[..] {
+            [Live { entry: Entry::UdpSession { here, tuple, .. }, .. }] => (here, tuple == [0x55; 40]),
+            ref other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!([here(2), here(3)], [(false, true), (true, true)]);
 }
 
 #[test]

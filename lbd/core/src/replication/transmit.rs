@@ -5,7 +5,9 @@ use common::time::Instant;
 use super::codec::{encode_entry, encode_key};
 use super::dirty::{Expiry, Item};
 use super::entry::{Entry, Fingerprint, Key};
-use super::frame::{Ack, Announcement, Data, ENTRIES_OF_FULL_FRAME, Frame, NAMES_PER_FRAME, WireName};
+use super::frame::{
+    Ack, Announcement, Data, ENTRIES_OF_FULL_FRAME, Frame, Head, NAMES_PER_FRAME, WireName, to_millis,
+};
 use super::hello::{MINOR_OF_WORDS, opening};
 use super::ledger::{Owner, Version};
 use super::names::{Name, NameId};
@@ -211,7 +213,9 @@ impl Replica {
             }
         }
         let difference = frame.difference(generation);
-        let encode = |out: &mut Vec<u8>| encode_entry(entry, expiry, difference, now, out);
+        let head = Head { generation: difference, remaining_ms: to_millis(expiry.remaining(now)) };
+        let minor = frame.minor;
+        let encode = |out: &mut Vec<u8>| encode_entry(entry, head, minor, out);
         // Into memory, which is all that could be missing.
         self.batches.write(table, false, encode).unwrap_or_default();
         self.counters.sent.entries[table.index()] += 1;

@@ -30,7 +30,7 @@ fn sweep_all<T: Copy>(
             assert!(active_ms + IDLE_MS > now_ms);
             lived += 1;
         };
-        table.sweep(now_ms, IDLE_MS, &standing, lives, |value, end| ended.push((value, end)));
+        table.sweep(now_ms, |_| IDLE_MS, &standing, lives, |value, end| ended.push((value, end)));
     }
     assert!(lived >= table.len());
     ended

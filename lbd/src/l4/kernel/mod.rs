@@ -35,7 +35,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub(crate) use bpf::Shape;
-pub(crate) use chance::{Chance, ChanceView, InstanceChanceView};
+pub(crate) use chance::{Chance, ChanceView, InstanceChanceView, Sessions};
 pub(crate) use checks::CheckOf;
 pub(crate) use copies::{Copies, FlowTables, Position, Report, Reports, Written};
 pub(crate) use doctor::{DoctorOptions, doctor, port_clash};

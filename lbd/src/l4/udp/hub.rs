@@ -28,7 +28,8 @@ use crate::worker::{Route, Worker};
 /// IP's number of UDP.
 const PROTOCOL: u8 = 17;
 
-/// While the daemon stops, a session ends after so much silence: an answer that is on its way still arrives.
+/// While the daemon stops, a session ends after so much silence, unless the other node sends on what is for it: an answer that is on its
+/// way still arrives.
 const LINGER_MS: u64 = 1000;
 
 /// Whether there is more to be done at once.
@@ -56,7 +57,8 @@ pub(super) struct Hub {
     filled: usize,
     queue_drops: QueueDrops,
     drops: Drops,
-    lingering: bool,
+    /// Since when no new sessions are taken, if they are not.
+    lingering_ms: Option<u64>,
 }
 
 impl Hub {
@@ -78,7 +80,7 @@ impl Hub {
             filled: 0,
             queue_drops: QueueDrops::default(),
             drops: Drops::default(),
-            lingering: false,
+            lingering_ms: None,
         }
     }
 
@@ -87,8 +89,8 @@ impl Hub {
     }
 
     /// Takes no new sessions from now on.
-    pub(super) const fn linger(&mut self) {
-        self.lingering = true;
+    pub(super) fn linger(&mut self) {
+        self.lingering_ms = Some(self.worker.connections.now_ms());
     }
 
     /// Ends all sessions.
@@ -103,17 +105,26 @@ impl Hub {
         self.look_at_route();
         let idle = self.route.service.config.timeout.idle.as_millis();
         let idle_ms = u64::try_from(idle).unwrap_or(u64::MAX);
-        let idle_ms = if self.lingering { idle_ms.min(LINGER_MS) } else { idle_ms };
         let now_ms = self.worker.connections.now_ms();
         let now = self.worker.clock().at();
-        // Whoever takes over from a node that stops is to know its sessions still.
-        let stays = self.lingering;
+        // Not before it is known which virtual IPs have left.
+        let hurries = self.lingering_ms.is_some_and(|since_ms| now_ms >= since_ms + LINGER_MS);
+        let goes_on = hurries && self.worker.knows_the_other_node();
+        // What the other node does not send datagrams for has none to wait for but answers.
+        let is_cut = |session: &Session| hurries && !(goes_on && session.is_away());
         self.sessions.sweep(
             now_ms,
-            idle_ms,
-            |session| session.upstream.standing(),
-            |session, active_ms| session.go_on(active_ms, idle_ms, now),
-            |session, end| session.end(end, stays),
+            |session| if is_cut(session) { idle_ms.min(LINGER_MS) } else { idle_ms },
+            |session| {
+                let drained = session.is_drained(now_ms);
+                if drained { Standing::Until(now_ms) } else { session.upstream.standing() }
+            },
+            |session, active_ms| session.go_on(now_ms, active_ms, idle_ms, now),
+            |session, end| {
+                // Whoever takes over is to know its target still.
+                let stays = is_cut(&session) || session.is_drained(now_ms);
+                session.end(end, stays);
+            },
         );
     }
 
@@ -314,7 +325,7 @@ impl Hub {
 
     /// Begins a session, if it is to be; else it has been counted why not.
     fn begin(&mut self, key: Key, now_ms: u64, readable: &Readable) -> Option<SessionId> {
-        if self.lingering {
+        if self.lingering_ms.is_some() {
             self.count(DatagramDrop::Closing, 1);
             return None;
         }
@@ -367,7 +378,7 @@ impl Hub {
                 let now = self.worker.clock().at();
                 self.sessions.settle(id, |session| {
                     session.upstream = upstream;
-                    session.tell(Some(&old), now);
+                    session.tell(now);
                 });
                 return self.watch(id, readable).is_some();
             }

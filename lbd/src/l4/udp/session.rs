@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lbd_core::forward::abi::{Abi, FlowKey};
+use lbd_core::holder::Holder;
 use lbd_core::replication::Tuple;
 use lbd_core::sticky::StickyTable;
 use lbd_core::udp_sessions::{SessionEnd, Standing};
@@ -20,6 +21,7 @@ use crate::counters::TargetCounters;
 use crate::l4::admission::Seat;
 use crate::l4::choose::{Choice, Ends, Occupied, Pool, occupy};
 use crate::l4::connect::Way;
+use crate::l4::departures::Leave;
 use crate::l4::journal::{Journal, Relayed};
 use crate::l4::refusal::Refusal;
 use crate::snapshot::{FailureKind, Target};
@@ -36,7 +38,16 @@ pub(super) struct Session {
     tuple: Tuple,
     /// The last datagram of which it was told that the session goes on.
     told_ms: Cell<u64>,
+    /// The client has said something since.
+    asked: Cell<bool>,
+    /// The virtual IP that its datagrams come to.
+    leave: Option<Leave>,
+    /// The other node has been told to go on with its target.
+    handed_over: Cell<bool>,
 }
+
+/// What the other node has sent on before it hears that a session is over comes within this.
+const HANDOVER_MS: u64 = 1000;
 
 /// So many times in its idle time it is told that a session goes on.
 const TOLD_PARTS: u64 = 8;
@@ -71,12 +82,18 @@ impl Session {
         journal.tried(&way, begun.as_ref().ok().map(|(_, upstream)| &upstream.occupied));
         match begun {
             Ok((seat, upstream)) => {
-                if listened_to {
-                    let id = Arc::from(upstream.target().key.id.as_str());
-                    sessions.enter(&tuple, &id, home.as_deref(), now);
-                }
-                let told_ms = Cell::new(worker.connections.now_ms());
-                Ok(Self { seat, upstream, journal, relayed: Cell::default(), tuple, told_ms })
+                let since_ms = worker.connections.now_ms();
+                let drain = upstream.occupied.pool.group.config.drain_timeout;
+                let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+                let departure = worker.departure(ends.local.ip());
+                let leave = departure.map(|departure| Leave { departure, since_ms, drain_ms });
+                let relayed = Cell::default();
+                let (told_ms, asked) = (Cell::new(since_ms), Cell::new(false));
+                let handed_over = Cell::new(false);
+                let session =
+                    Self { seat, upstream, journal, relayed, tuple, told_ms, asked, leave, handed_over };
+                session.tell(now);
+                Ok(session)
             }
             Err(refusal) => {
                 journal.refused(route, refusal);
@@ -89,6 +106,7 @@ impl Session {
     pub(super) fn passed_on(&self, bytes: u64) {
         let relayed = self.relayed.get();
         self.relayed.set(Relayed { to_target: relayed.to_target + bytes, ..relayed });
+        self.asked.set(true);
         self.at_target().bytes_to_target.add(bytes);
     }
 
@@ -104,33 +122,61 @@ impl Session {
         self.upstream.target().counters.of(self.seat.worker.index)
     }
 
-    /// Tells of its target, which is no longer `old`.
-    pub(super) fn tell(&self, old: Option<&Arc<Target>>, now: common::time::Instant) {
+    /// Tells of its target, and that it is here.
+    pub(super) fn tell(&self, now: common::time::Instant) {
         let sessions = self.sessions();
         if sessions.is_listened_to() {
             let id = Arc::from(self.upstream.target().key.id.as_str());
-            sessions.enter(&self.tuple, &id, old.map(|old| old.key.id.as_str()), now);
+            sessions.hold(&self.tuple, &id, now);
         }
     }
 
-    /// Tells now and then that it goes on, as its last datagram shows.
-    pub(super) fn go_on(&self, active_ms: u64, idle_ms: u64, now: common::time::Instant) {
+    /// Tells now and then that it goes on, as its last datagram shows; or, once it has gone on for long enough without its virtual IP, that
+    /// the other node is to.
+    pub(super) fn go_on(&self, now_ms: u64, active_ms: u64, idle_ms: u64, now: common::time::Instant) {
+        if self.is_due(now_ms) {
+            if !self.handed_over.replace(true) {
+                self.sessions().release(&self.tuple);
+            }
+            return;
+        }
+        self.handed_over.set(false);
         if active_ms.saturating_sub(self.told_ms.get()) < idle_ms / TOLD_PARTS {
             return;
         }
         self.told_ms.set(active_ms);
-        if self.sessions().is_listened_to() && self.sessions().find(&self.tuple, now).is_none() {
-            self.tell(None, now);
+        let asked = self.asked.replace(false);
+        match self.sessions().go_on(&self.tuple, now) {
+            Some(Holder::Us) => {}
+            // The other node has begun one for the client. What only the target of this one says is no reason to take that one's place.
+            Some(Holder::Other) if !asked => {}
+            Some(_) | None => self.tell(now),
         }
+    }
+
+    /// Whether its virtual IP is elsewhere now.
+    pub(super) fn is_away(&self) -> bool {
+        self.leave.as_ref().is_some_and(|leave| leave.departure.is_away())
+    }
+
+    /// Whether it has gone on for long enough after its virtual IP had left, and the other node has heard of it.
+    pub(super) fn is_drained(&self, now_ms: u64) -> bool {
+        self.handed_over.get() && self.is_due(now_ms.saturating_sub(HANDOVER_MS))
+    }
+
+    fn is_due(&self, now_ms: u64) -> bool {
+        self.leave.as_ref().is_some_and(|leave| leave.is_due(now_ms))
     }
 
     fn sessions(&self) -> &StickyTable<Tuple> {
         &self.seat.route.service.shared.sessions
     }
 
-    /// Counts and logs how it ended. If its entry `stays`, the other node may go on with it.
+    /// Counts and logs how it ended. If its entry `stays`, another one with the same target may follow, on either node.
     pub(super) fn end(self, end: SessionEnd, stays: bool) {
-        if !stays && self.sessions().is_listened_to() {
+        if stays {
+            self.sessions().release(&self.tuple);
+        } else {
             self.sessions().leave(&self.tuple);
         }
         self.seat.counters().udp.ends[end.index()].add(1);

@@ -264,7 +264,8 @@ impl Host {
                 Entry::Sticky { group, source, target: self.target(value) }
             }
             Table::UdpSessions => {
-                Entry::UdpSession { tuple, service: self.service(), target: self.target(value) }
+                let (service, target) = (self.service(), self.target(value));
+                Entry::UdpSession { tuple, service, target, here: value % 2 == 1 }
             }
             Table::Rates => Entry::Rate { service: self.service(), source, total: u64::from(value) },
             Table::Targets => {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
-use aya::maps::Map as Loaded;
+use aya::maps::Map as AyaMap;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
-use lbd_core::chance::abi::{CHANCES, PEERS_MAX, Peer, Proxied, ProxiedKey};
+use lbd_core::chance::abi::{CHANCES, PEERS_MAX, Peer, Proxied, ProxiedKey, Session};
+use lbd_core::forward::abi::FlowKey;
 
 use super::super::bpf::Map;
 use super::super::maps::Table;
@@ -27,27 +28,36 @@ pub(super) struct Maps {
 #[derive(Debug)]
 pub(super) struct Counted(Table<u32, u64>);
 
-/// Loads the program, with maps that are empty.
-pub(super) fn load() -> Result<(Ebpf, Maps, Counted), KernelError> {
+/// The program with its maps, which are empty.
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    pub(super) maps: Maps,
+    pub(super) sessions: Table<FlowKey, Session>,
+    pub(super) counted: Counted,
+}
+
+/// Loads the program.
+pub(super) fn load() -> Result<Loaded, KernelError> {
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::DISABLE);
     let ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load { reason: attach::text(&error) })?;
     let mut maps = BTreeMap::new();
-    for name in ["proxied_at", "peers", "chances"] {
+    for name in ["proxied_at", "peers", "sessions", "chances"] {
         maps.insert(name.to_owned(), open(&ebpf, name)?);
     }
     let counted = Counted(Table::of(&mut maps, "chances")?);
+    let sessions = Table::of(&mut maps, "sessions")?;
     let maps = Maps {
         proxied_at: Table::of(&mut maps, "proxied_at")?,
         peers: Table::of(&mut maps, "peers")?,
         written: BTreeMap::new(),
         peers_written: BTreeMap::new(),
     };
-    Ok((ebpf, maps, counted))
+    Ok(Loaded { ebpf, maps, sessions, counted })
 }
 
 fn open(ebpf: &Ebpf, name: &str) -> Result<Map, KernelError> {
-    let (Some(Loaded::HashMap(data)) | Some(Loaded::Array(data)) | Some(Loaded::PerCpuArray(data))) =
+    let (Some(AyaMap::HashMap(data)) | Some(AyaMap::Array(data)) | Some(AyaMap::PerCpuArray(data))) =
         ebpf.map(name)
     else {
         return Err(KernelError::Load { reason: format!("the object has no map {name}") });

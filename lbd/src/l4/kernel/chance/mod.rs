@@ -9,12 +9,14 @@
 //! nothing once [`LEASE`](lbd_core::chance::LEASE) is over.
 
 mod maps;
+mod sessions;
 mod task;
 mod view;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -30,6 +32,7 @@ use super::load::node_folder;
 use super::thread::Signal;
 use crate::shared::Shared;
 use maps::Counted;
+pub(crate) use sessions::Sessions;
 use task::Task;
 pub(crate) use view::{ChanceView, InstanceChanceView};
 
@@ -38,7 +41,16 @@ pub(crate) use view::{ChanceView, InstanceChanceView};
 pub(crate) struct Chance {
     running: Mutex<Option<Running>>,
     outlets: Outlets,
-    heard: Arc<ArcSwapOption<Word>>,
+    heard: Arc<Heard>,
+}
+
+/// What the other node says.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Nothing without a connection to it.
+    word: ArcSwapOption<Word>,
+    /// How often its process was found to have ended.
+    ends: AtomicU64,
 }
 
 /// Whom it tells what it has come to.
@@ -56,6 +68,7 @@ struct Outlets {
 struct Running {
     signal: Arc<Signal>,
     counted: Counted,
+    sessions: Arc<Sessions>,
     thread: JoinHandle<()>,
 }
 
@@ -82,6 +95,7 @@ impl Chance {
         let running = self.lock().take();
         if let Some(running) = running {
             running.signal.stop();
+            running.sessions.forget();
             if running.thread.join().is_err() {
                 tracing::error!("the thread of the second chance had failed; please report it");
             }
@@ -108,10 +122,17 @@ impl Chance {
 
     /// What the other node says; nothing without a connection to it.
     pub(crate) fn heard(&self, word: Option<&Word>) {
-        if self.heard.load().as_deref() != word {
-            self.heard.store(word.cloned().map(Arc::new));
+        if self.heard.word.load().as_deref() != word {
+            self.heard.word.store(word.cloned().map(Arc::new));
             self.wake();
         }
+    }
+
+    /// The other node's process has ended the connection to it, or has ended itself.
+    pub(crate) fn other_ended(&self) {
+        self.heard(None);
+        self.heard.ends.fetch_add(1, Ordering::Release);
+        self.wake();
     }
 
     /// Where the other node is, by VRRP instance, as far as that is known.
@@ -127,24 +148,30 @@ impl Chance {
     /// What it does; none while there is nothing for it.
     pub(crate) fn show(&self) -> Option<ChanceView> {
         let view = ChanceView::clone(&*self.outlets.view.load_full()?);
-        let packets = self.lock().as_ref().map(|running| running.counted.by_name()).unwrap_or_default();
-        Some(ChanceView { packets, ..view })
+        let running = self.lock();
+        let packets = running.as_ref().map(|running| running.counted.by_name()).unwrap_or_default();
+        let sessions_refused = running.as_ref().map(|running| running.sessions.refused()).unwrap_or_default();
+        Some(ChanceView { packets, sessions_refused, ..view })
     }
 
     fn start(&self, shared: &Arc<Shared>) -> Result<(), KernelError> {
         let features = Features::of_host();
         features.lack()?;
         let signal = Arc::new(Signal::new()?);
-        let (task, counted) = Task::new(
+        let (task, table, counted) = Task::new(
             Arc::clone(shared),
             Arc::clone(&signal),
             self.outlets.clone(),
             Arc::clone(&self.heard),
             features,
         )?;
+        // Before the program is where it sees packets.
+        let sessions = Arc::clone(&shared.life.sessions);
+        sessions.tell(table);
+        shared.snapshot.load().services.iter().for_each(|service| service.shared.sessions.tell_all());
         let built = std::thread::Builder::new().name("lbd-chance".to_owned()).spawn(move || task.run());
         let thread = built.map_err(|source| KernelError::Thread { source })?;
-        *self.lock() = Some(Running { signal, counted, thread });
+        *self.lock() = Some(Running { signal, counted, sessions, thread });
         Ok(())
     }
 

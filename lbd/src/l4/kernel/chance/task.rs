@@ -4,29 +4,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use aya::Ebpf;
 use common::ipc::Role;
 use common::time::Instant;
-use lbd_core::chance::abi::{PEER_HAS_NOT, PEER_VIRTUAL_MAC, Peer};
+use lbd_core::chance::abi::{PEER_HAS_NOT, PEER_VIRTUAL_MAC, Peer, Session};
 use lbd_core::chance::plan::{self, Place as Network};
 use lbd_core::chance::{Interface, LEASE, Other, Own, Word};
+use lbd_core::forward::abi::{Abi, FlowKey};
 use lbd_core::forward::plan::OtherNode;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::attach::{Attachments, Part, Place, Wanted};
 use super::super::features::{Features, mount_bpffs};
+use super::super::maps::Table;
 use super::super::netlink::Sockets;
 use super::super::thread::Signal;
 use super::super::ticks::boot_ns;
 use super::super::view::{InterfaceView, TroubleView};
 use super::super::ways::Ways;
 use super::super::{KernelError, attach};
-use super::maps::{self, Counted, Maps};
+use super::maps::{self, Counted, Loaded, Maps};
 use super::view::{ChanceView, InstanceChanceView};
-use super::{Outlets, folder};
+use super::{Heard, Outlets, folder};
 use crate::clock::ms_of;
 use crate::shared::Shared;
 
@@ -44,8 +46,10 @@ pub(super) struct Task {
     shared: Arc<Shared>,
     signal: Arc<Signal>,
     outlets: Outlets,
-    heard: Arc<ArcSwapOption<Word>>,
+    heard: Arc<Heard>,
     last_heard: Option<Arc<Word>>,
+    /// Ends of the other node's process that are known.
+    ends: u64,
     ebpf: Ebpf,
     maps: Maps,
     ways: Ways,
@@ -56,6 +60,10 @@ pub(super) struct Task {
     local: BTreeMap<IpAddr, bool>,
     /// Instances whose virtual IPs are here.
     owned: BTreeSet<String>,
+    /// Those of them that were taken because nothing was heard of the other node.
+    from_silence: BTreeSet<String>,
+    /// Sessions of datagrams that are drained, by instance.
+    sessions: BTreeMap<String, u32>,
     other: Other,
     /// When the kernel was asked whether the other node is there, while the link to it is cut.
     asked: BTreeMap<(u32, IpAddr), Instant>,
@@ -75,14 +83,14 @@ impl Task {
         shared: Arc<Shared>,
         signal: Arc<Signal>,
         outlets: Outlets,
-        heard: Arc<ArcSwapOption<Word>>,
+        heard: Arc<Heard>,
         features: Features,
-    ) -> Result<(Self, Counted), KernelError> {
+    ) -> Result<(Self, Table<FlowKey, Session>, Counted), KernelError> {
         mount_bpffs()?;
         let folder = folder(&shared.run_dir);
         std::fs::create_dir_all(&folder)
             .map_err(|source| KernelError::Folder { path: folder.clone(), source })?;
-        let (ebpf, maps, counted) = maps::load()?;
+        let Loaded { ebpf, maps, sessions, counted } = maps::load()?;
         let now = shared.clock.now().at;
         let held_until = (!attach::pins(&folder).is_empty()).then(|| now + LEASE);
         let task = Self {
@@ -94,6 +102,8 @@ impl Task {
             own: Own::default(),
             local: BTreeMap::new(),
             owned: BTreeSet::new(),
+            from_silence: BTreeSet::new(),
+            sessions: BTreeMap::new(),
             other: Other::default(),
             asked: BTreeMap::new(),
             failing: false,
@@ -101,12 +111,13 @@ impl Task {
             counted: None,
             uncounted: None,
             last_heard: None,
+            ends: 0,
             shared,
             signal,
             outlets,
             heard,
         };
-        Ok((task, counted))
+        Ok((task, sessions, counted))
     }
 
     /// Runs until the signal says stop.
@@ -183,7 +194,7 @@ impl Task {
             let all = self.ways.addresses_at(|at| Some(at) == index).into_iter().map(|(_, ip)| ip);
             let addresses = all.filter(|ip| !vips.contains(ip)).collect();
             let mut local = true;
-            for ip in network.addresses.iter().map(SocketAddr::ip) {
+            for ip in network.addresses.iter().chain(&network.datagrams).map(SocketAddr::ip) {
                 // Where the kernel does not say, it is as it was.
                 let is = self.ways.is_local(ip).unwrap_or_else(|_| known.get(&ip).copied().unwrap_or(false));
                 self.local.insert(ip, is);
@@ -192,33 +203,15 @@ impl Task {
             interfaces.insert(name.clone(), Interface { mac, addresses, local });
         }
         self.own.configured(&interfaces);
-        let roles = self.shared.vrrpd.borrow().roles.clone();
+        let (roles, from_silence) = {
+            let vrrpd = self.shared.vrrpd.borrow();
+            (vrrpd.roles.clone(), vrrpd.from_silence.clone())
+        };
         let active = roles.into_iter().filter(|(_, role)| *role == Role::Active);
         self.owned = active.map(|(name, _)| name).collect();
+        self.from_silence = from_silence;
         self.own.owns(now, &self.owned);
-        let of: BTreeMap<SocketAddr, &str> = {
-            let left: BTreeSet<&str> = self.own.to_count().collect();
-            let left = networks.iter().filter(|(name, _)| left.contains(name.as_str()));
-            left.flat_map(|(name, it)| it.addresses.iter().map(|at| (*at, name.as_str()))).collect()
-        };
-        let left: BTreeSet<String> = self.own.to_count().map(str::to_owned).collect();
-        let is_due = |(at, counted): &(Instant, BTreeSet<String>)| now - *at >= LOOK || *counted != left;
-        if !left.is_empty() && self.counted.as_ref().is_none_or(is_due) {
-            // With none to look for there are none: the kernel need not be asked.
-            let counts = if of.is_empty() {
-                Ok(BTreeMap::new())
-            } else {
-                self.sockets.count(|local| of.get(&local).map(|name| (*name).to_owned()))
-            };
-            self.uncounted = match counts {
-                Ok(counts) => {
-                    self.own.counted(now, &counts);
-                    None
-                }
-                Err(error) => Some(error.into()),
-            };
-            self.counted = Some((now, left));
-        }
+        self.count(now, networks);
         for name in networks.keys() {
             self.shared.departures.of(name).set(self.own.left(name).map(ms_of));
         }
@@ -230,9 +223,57 @@ impl Task {
         });
     }
 
+    /// Counts what this node serves although its virtual IPs have left, now and then.
+    fn count(&mut self, now: Instant, networks: &BTreeMap<String, Network>) {
+        let left: BTreeSet<String> = self.own.to_count().map(str::to_owned).collect();
+        let is_due = |(at, counted): &(Instant, BTreeSet<String>)| now - *at >= LOOK || *counted != left;
+        if left.is_empty() {
+            self.sessions.clear();
+            return;
+        }
+        if !self.counted.as_ref().is_none_or(is_due) {
+            return;
+        }
+        let of = |addresses: fn(&Network) -> &BTreeSet<SocketAddr>| -> BTreeMap<SocketAddr, &str> {
+            let left = networks.iter().filter(|(name, _)| left.contains(name.as_str()));
+            left.flat_map(|(name, it)| addresses(it).iter().map(|at| (*at, name.as_str()))).collect()
+        };
+        let (connections, datagrams) = (of(|it| &it.addresses), of(|it| &it.datagrams));
+        let mut sessions = BTreeMap::new();
+        for service in &self.shared.snapshot.load().services {
+            service.shared.sessions.visit_own(|tuple| {
+                let at = FlowKey::from_bytes(tuple).map(|key| key.service());
+                if let Some(name) = at.and_then(|at| datagrams.get(&at)) {
+                    *sessions.entry((*name).to_owned()).or_insert(0_u32) += 1;
+                }
+            });
+        }
+        // With none to look for there are none: the kernel need not be asked.
+        let counts = if connections.is_empty() {
+            Ok(BTreeMap::new())
+        } else {
+            self.sockets.count(|local| connections.get(&local).map(|name| (*name).to_owned()))
+        };
+        self.uncounted = match counts {
+            Ok(mut counts) => {
+                for (name, count) in &sessions {
+                    let all = counts.entry(name.clone()).or_insert(0_u32);
+                    *all = all.saturating_add(*count);
+                }
+                self.own.counted(now, &counts);
+                None
+            }
+            Err(error) => Some(error.into()),
+        };
+        self.sessions = sessions;
+        self.counted = Some((now, left));
+    }
+
     /// What the other node has said meanwhile.
     fn hear(&mut self, now: Instant, networks: &BTreeMap<String, Network>) {
-        let heard = self.heard.load_full();
+        // Looked at first: what is heard now was said after it, or the connection is gone.
+        let ends = self.heard.ends.load(Ordering::Acquire);
+        let heard = self.heard.word.load_full();
         let same = match (&heard, &self.last_heard) {
             (Some(new), Some(old)) => Arc::ptr_eq(new, old),
             (None, None) => true,
@@ -242,6 +283,9 @@ impl Task {
             self.other.heard(now, heard.as_deref());
             self.last_heard = heard;
             self.asked.clear();
+        }
+        if std::mem::replace(&mut self.ends, ends) != ends && self.last_heard.is_none() {
+            self.other.ended();
         }
         let mut present = BTreeMap::new();
         let looked_for = self.other.to_look_for().map(|(name, at)| (name.to_owned(), at.to_vec()));
@@ -288,14 +332,25 @@ impl Task {
             let Some(link) = self.ways.link(&network.interface) else { continue };
             let (Some(mac), Some(own_mac)) = (self.other.mac(name), link.mac) else { continue };
             // Where a lease is renewed with each pass, most packets find the one before: it is only ever longer.
-            let left = self.other.until(name).map(|until| u64::try_from((until - now).as_nanos()));
-            let until = left.map_or(0, |left| boot.saturating_add(left.unwrap_or(u64::MAX)));
+            let boot_of = |until: Option<Instant>| {
+                let left = until.map(|until| u64::try_from((until - now).as_nanos()));
+                left.map_or(0, |left| boot.saturating_add(left.unwrap_or(u64::MAX)))
+            };
+            let until = boot_of(self.other.until(name));
+            let sessions_until = boot_of(self.sessions_until(name));
             let virtual_mac = if network.virtual_mac { PEER_VIRTUAL_MAC } else { 0 };
             let flags = virtual_mac | if self.owned.contains(name) { PEER_HAS_NOT } else { 0 };
-            let peer = Peer { until, ifindex: link.index, mac, own_mac, flags, ..Peer::default() };
+            let (ifindex, vrid) = (link.index, network.vrid);
+            let peer = Peer { until, sessions_until, ifindex, mac, own_mac, flags, vrid, ..Peer::default() };
             peers.insert(network.index, peer);
         }
         Ok(peers)
+    }
+
+    /// Until when datagrams of the other node's sessions are sent on to it. What a node had of which nothing was heard any more begins anew
+    /// here: nobody would tell its clients to.
+    fn sessions_until(&self, instance: &str) -> Option<Instant> {
+        self.other.sessions_until(instance).filter(|_| !self.from_silence.contains(instance))
     }
 
     fn attach(
@@ -305,7 +360,7 @@ impl Task {
         troubles: &mut Vec<TroubleView>,
     ) {
         let mut wanted: BTreeMap<Place, Wanted> = BTreeMap::new();
-        for (instance, network) in networks.iter().filter(|(_, network)| !network.addresses.is_empty()) {
+        for (instance, network) in networks.iter().filter(|(_, network)| network.is_proxied()) {
             let Some(link) = self.ways.link(&network.interface) else {
                 let what = format!("interface {}", network.interface);
                 let why = format!("there is no such interface, for the virtual IPs of {instance}");
@@ -335,8 +390,10 @@ impl Task {
             let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
             let view = InstanceChanceView {
                 draining: standing.draining,
+                draining_sessions: self.sessions.get(name).copied().unwrap_or(0),
                 draining_by_peer: self.other.draining(name),
                 sends: self.other.until(name).is_some(),
+                sends_datagrams: self.sessions_until(name).is_some(),
                 peer_mac: self.other.mac(name).map(mac),
             };
             (name.clone(), view)
@@ -353,7 +410,7 @@ impl Task {
             attached_again: self.attachments.attached_again(),
             troubles,
             instances: self.own.word().instances.iter().map(instance).collect(),
-            packets: BTreeMap::new(),
+            ..ChanceView::default()
         })));
     }
 

@@ -21,19 +21,28 @@ pub(crate) struct ChanceView {
     /// VRRP instances with proxied services, by name.
     pub(crate) instances: BTreeMap<String, InstanceChanceView>,
     /// Packets for what is proxied: `sent` to the other node, `sent_error` (ICMP), `received` from it, `back` (came back from it, dropped), `cookie` (ends a handshake with a
-    /// SYN cookie here), `hops` (not sent on, for none was left).
+    /// SYN cookie here).
     pub(crate) packets: BTreeMap<String, u64>,
+    /// Sessions of datagrams that do not survive a move, for want of room in the program's table.
+    #[serde(default)]
+    pub(crate) sessions_refused: u64,
 }
 
 /// A VRRP instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InstanceChanceView {
-    /// Connections that this node serves although the virtual IPs are not here any more.
+    /// Connections, and sessions of datagrams, that this node serves although the virtual IPs are not here any more.
     pub(crate) draining: u32,
-    /// Connections that the other node serves although the virtual IPs are not there any more, as it says.
+    /// How many of them are sessions of datagrams.
+    #[serde(default)]
+    pub(crate) draining_sessions: u32,
+    /// What the other node serves although the virtual IPs are not there any more, as it says.
     pub(crate) draining_by_peer: u32,
     /// Whether packets of connections that are not here are sent on to the other node.
     pub(crate) sends: bool,
+    /// Whether datagrams of sessions that the other node has are sent on to it.
+    #[serde(default)]
+    pub(crate) sends_datagrams: bool,
     /// The other node's Ethernet address in the instance's network, as it says.
     pub(crate) peer_mac: Option<String>,
 }
