@@ -108,8 +108,8 @@ pub fn agree(expected: &Expected, done: &Done, frame: &[u8]) -> Result<(), Strin
     let original = untagged.as_deref().unwrap_or(frame);
     match (&expected.outcome, done.verdict) {
         (_, Verdict::Strange(value)) => return Err(format!("an unknown verdict: {value}")),
-        (Outcome::Pass | Outcome::Expire, Verdict::Pass)
-            if done.frame == frame || done.frame == original => {}
+        (Outcome::Pass | Outcome::Expire, Verdict::Pass) if done.frame == frame || done.frame == original => {
+        }
         (Outcome::Pass, Verdict::Pass) => return Err("passed, but changed".to_owned()),
         (Outcome::Drop | Outcome::Expire, Verdict::Drop) => {}
         (Outcome::Forward(frames), Verdict::Send) => {

@@ -134,7 +134,8 @@ pub fn path(ipv4: bool, kind: &str, way: Way, outer4: bool) -> Path {
             target.outer_source = near.parse().unwrap_or(target.outer_source);
         }
     }
-    let service = Service { nat, preserve, mss_max: if nat || tunnel { 1400 } else { 0 }, ..Service::default() };
+    let service =
+        Service { nat, preserve, mss_max: if nat || tunnel { 1400 } else { 0 }, ..Service::default() };
     for (protocol, port, members) in
         [(TCP, PORTS.0, vec![(1, 1), (2, 1)]), (UDP, PORTS.1, vec![(3, 1), (4, 1)])]
     {

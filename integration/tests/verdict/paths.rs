@@ -328,8 +328,7 @@ fn too_big_is_answered() {
             let data = Packet { dont_fragment, ..path.tcp(port, ACK) };
             pair.sends(&data.clone().carrying(1300 - headers).frame());
             let (expected, _) = pair.step(&data.clone().carrying(1301 - headers).frame());
-            let reason =
-                if path.vip.is_ipv4() && !dont_fragment { Reason::NotCut } else { Reason::TooBig };
+            let reason = if path.vip.is_ipv4() && !dont_fragment { Reason::NotCut } else { Reason::TooBig };
             assert_eq!(expected, Expected::counted(Outcome::TooBig(1300), reason));
             pair.step(&data.carrying(1460).frame());
             pair.step(&Packet { dont_fragment, ..path.udp(port) }.carrying(1400).frame());
