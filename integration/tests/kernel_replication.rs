@@ -143,8 +143,10 @@ fn a_client_comes_back_to_its_target_on_the_other_node() -> Result<()> {
         };
         lab.client().namespace().inside(ask)
     };
-    let servers: Vec<(&str, IpAddr, u16)> =
-        vips().into_iter().flat_map(|vip| [("dsr-http", vip, DSR_HTTP), ("nat-http", vip, NAT_HTTP)]).collect();
+    let servers: Vec<(&str, IpAddr, u16)> = vips()
+        .into_iter()
+        .flat_map(|vip| [("dsr-http", vip, DSR_HTTP), ("nat-http", vip, NAT_HTTP)])
+        .collect();
     for (_, vip, port) in &servers {
         begin(SocketAddr::new(*vip, *port), 3)?;
     }

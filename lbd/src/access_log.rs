@@ -232,8 +232,7 @@ mod tests {
     #[test]
     fn the_file_of_a_former_configuration_is_opened_anew_while_somebody_writes_there() {
         let folder = folder("former");
-        let setting =
-            |name: &str| AccessLog { format: AccessLogFormat::Line, file: Some(folder.join(name)) };
+        let setting = |name: &str| AccessLog { format: AccessLogFormat::Line, file: Some(folder.join(name)) };
         let (old, new) = (setting("old.log"), setting("new.log"));
         let before = AccessLogs::open([&old].into_iter(), &AccessLogs::default()).unwrap();
         let sink = before.sink(&old).unwrap();

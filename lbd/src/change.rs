@@ -182,11 +182,16 @@ impl Parts {
         if memory.has_later_member(name, target, *generation) {
             return Some(false);
         }
-        let file = snapshot.config.target_group(name).map(|group| group.targets.as_slice()).unwrap_or_default();
+        let file =
+            snapshot.config.target_group(name).map(|group| group.targets.as_slice()).unwrap_or_default();
         let mut roster = group.shared.roster();
         let before = roster.clone();
         if let Err(error) = roster.heed(file, target, said) {
-            tracing::warn!(group = name, target, "what was said to the other node of a target does not fit here: {error}");
+            tracing::warn!(
+                group = name,
+                target,
+                "what was said to the other node of a target does not fit here: {error}"
+            );
             return None;
         }
         memory.heeded_member(name, target, said.clone(), *generation);

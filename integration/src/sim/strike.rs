@@ -186,14 +186,18 @@ impl World {
     /// Tells the checkers that a handover is planned, if everything it needs is well.
     fn announce_plan(&mut self, host: usize) {
         let since = self.view.limits.active_down + Duration::from_millis(500);
-        let long_ago =
-            |moment: Option<Moment>| moment.is_some_and(|moment| self.now - moment > since);
+        let long_ago = |moment: Option<Moment>| moment.is_some_and(|moment| self.now - moment > since);
         // Nobody is asked who lacks connections, as far as is known, and what is known is a little old.
-        let lately_behind = |caught_up_at: Moment| caught_up_at > Moment::ZERO && !long_ago(Some(caught_up_at));
+        let lately_behind =
+            |caught_up_at: Moment| caught_up_at > Moment::ZERO && !long_ago(Some(caught_up_at));
         let well = long_ago(self.view.lan_works_since)
             && long_ago(self.view.peer_works_since)
             && self.view.hosts.iter().all(|host| host.answers && long_ago(host.running_since))
-            && !self.view.hosts.iter().any(|host| host.behind_since.is_some() || lately_behind(host.caught_up_at))
+            && !self
+                .view
+                .hosts
+                .iter()
+                .any(|host| host.behind_since.is_some() || lately_behind(host.caught_up_at))
             && !self.hosts.iter().any(|host| host.acquire_fails)
             && self.view.routers.iter().all(|router| {
                 let [one, other] = router.sides;

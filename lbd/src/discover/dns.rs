@@ -11,9 +11,7 @@ use hickory_resolver::config::{
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::rr::{RData, RecordType};
-use lbd_core::discover::dns::{
-    Hosts, Lookup, Names, Service, from_addresses, from_services, in_order,
-};
+use lbd_core::discover::dns::{Hosts, Lookup, Names, Service, from_addresses, from_services, in_order};
 use lbd_core::discover::{Answer, Failure};
 use tokio::task::JoinSet;
 

@@ -221,7 +221,9 @@ pub(crate) enum RefreshError {
     #[error("{0}; the targets found before stay in use")]
     Failed(Failure),
     /// The task has ended: a reload has removed the group, or changed where its targets come from.
-    #[error("a reload has changed `discover` of the target group {0:?} meanwhile: its source was asked anew, or is gone")]
+    #[error(
+        "a reload has changed `discover` of the target group {0:?} meanwhile: its source was asked anew, or is gone"
+    )]
     Ended(String),
 }
 

@@ -534,7 +534,11 @@ mod tests {
     fn there_is_room_for_what_each_service_and_group_may_have() {
         let [sticky, sessions, rates] = sizes(&snapshot());
         let configured = snapshot().group("pool").unwrap().config.sticky.unwrap().max_entries as usize;
-        assert_eq!((sticky, rates), (configured, SOURCES_MAX), "the rate of each node alone is told to nobody");
+        assert_eq!(
+            (sticky, rates),
+            (configured, SOURCES_MAX),
+            "the rate of each node alone is told to nobody"
+        );
         assert_eq!(sessions, told_sessions(&snapshot().services[2].config));
         let mut text = TEXT.to_owned();
         for number in 0..3 {

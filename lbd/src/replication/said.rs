@@ -27,7 +27,13 @@ pub(super) fn page<'a, W: 'a>(
 }
 
 /// What was said of who belongs to a group, for the core; none of what cannot be told.
-pub(super) fn live_member(replica: &mut Replica, ids: &mut Ids, group: &str, id: &str, said: &Said) -> Option<Live> {
+pub(super) fn live_member(
+    replica: &mut Replica,
+    ids: &mut Ids,
+    group: &str,
+    id: &str,
+    said: &Said,
+) -> Option<Live> {
     let target = ids.target(replica, group, id)?;
     let said = match said {
         Said::Given => Membership::Given,
@@ -55,7 +61,11 @@ pub(super) fn live_member(replica: &mut Replica, ids: &mut Ids, group: &str, id:
 }
 
 /// The same back: group, id, and what was said.
-pub(super) fn member_of(replica: &Replica, target: NameId, said: Membership) -> Result<(String, String, Said), Misfit> {
+pub(super) fn member_of(
+    replica: &Replica,
+    target: NameId,
+    said: Membership,
+) -> Result<(String, String, Said), Misfit> {
     let Some(Name::Target { group, id }) = replica.name_of(target) else { return Err(Misfit::Invalid) };
     let said = match said {
         Membership::Given => Said::Given,
@@ -84,7 +94,13 @@ pub(super) fn member_of(replica: &Replica, target: NameId, said: Membership) -> 
 }
 
 /// What was said of a target's state and weight, for the core.
-pub(super) fn live_word(replica: &mut Replica, ids: &mut Ids, group: &str, id: &str, word: Word) -> Option<Live> {
+pub(super) fn live_word(
+    replica: &mut Replica,
+    ids: &mut Ids,
+    group: &str,
+    id: &str,
+    word: Word,
+) -> Option<Live> {
     let target = ids.target(replica, group, id)?;
     Some(Live { entry: Entry::Target { target, state: word.state(), weight: word.weight }, remaining: None })
 }

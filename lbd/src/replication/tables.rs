@@ -226,7 +226,9 @@ impl Tables {
             replica.changed(now, &live);
             replica.generation_of(&live.entry.key())
         };
-        memory.lock().compare_members(snapshot, new, |group, id| over.push((group.to_owned(), id.to_owned())));
+        memory
+            .lock()
+            .compare_members(snapshot, new, |group, id| over.push((group.to_owned(), id.to_owned())));
         for (group, id) in over {
             if let Some(target) = self.ids.target(replica, &group, &id) {
                 replica.deleted(now, &Key::Member(target), Removal::Ended);
@@ -316,13 +318,15 @@ impl Tables {
                     Ok(())
                 })
             }
-            Entry::Member { target, said } => member_of(replica, target, said).and_then(|(group, target, said)| {
-                if self.snapshot.group(&group).is_none() {
-                    return Err(Misfit::Unknown);
-                }
-                heeds.push(told(replica, live, group, target, Wanted::Member(said)));
-                Ok(())
-            }),
+            Entry::Member { target, said } => {
+                member_of(replica, target, said).and_then(|(group, target, said)| {
+                    if self.snapshot.group(&group).is_none() {
+                        return Err(Misfit::Unknown);
+                    }
+                    heeds.push(told(replica, live, group, target, Wanted::Member(said)));
+                    Ok(())
+                })
+            }
             Entry::Health { state, .. } => {
                 let is_state = usize::from(state) < HealthState::ALL.len();
                 if is_state { Ok(()) } else { Err(Misfit::Invalid) }
@@ -428,7 +432,8 @@ impl Tables {
 
     /// Whether a name is one of this node's, or there are words on it.
     pub(super) fn knows(&self, name: &Name) -> bool {
-        let is_meant = || matches!(name, Name::Target { group, id } if self.memory.lock().is_about(group, id));
+        let is_meant =
+            || matches!(name, Name::Target { group, id } if self.memory.lock().is_about(group, id));
         knows(&self.snapshot, name) || is_meant()
     }
 

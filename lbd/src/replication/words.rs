@@ -341,6 +341,10 @@ mod tests {
         assert_eq!((memory.lost(), memory.members.len()), (1, WORDS_MAX));
         assert_eq!(memory.members.get("pool", "7"), None);
         memory.said_member("pool", "8", Said::Given, 6);
-        assert_eq!(memory.members.get("pool", "8"), Some((&Said::Given, 1)), "there is room for what is known");
+        assert_eq!(
+            memory.members.get("pool", "8"),
+            Some((&Said::Given, 1)),
+            "there is room for what is known"
+        );
     }
 }

@@ -35,11 +35,11 @@ fn changes_of_one_group_do_not_begin_the_turns_of_another_anew() {
     let ip = own_ip();
     let servers = ["a", "b", "c", "d"].map(|name| Server::named((ip, 0).into(), name));
     let mut config = Config::new(ip, &servers.each_ref().map(|server| server.address));
-    config.group = format!("[[target_group]]\nname = \"other\"\ntargets = [{{ address = \"{}\" }}]\n", free(ip));
+    config.group =
+        format!("[[target_group]]\nname = \"other\"\ntargets = [{{ address = \"{}\" }}]\n", free(ip));
     let lbd = Lbd::start(&config);
-    let (_, shown) = lbd.ask("GET", "/v1/target-groups/other");
-    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
-    let other = format!("/v1/target-groups/other/targets/{}", shown["targets"][0]["id"].as_str().unwrap());
+    let id = lbd.status()["target_groups"][1]["targets"][0]["id"].as_str().unwrap().to_owned();
+    let other = format!("/v1/target-groups/other/targets/{id}");
     let mut seen = HashMap::new();
     for weight in 1..=24 {
         *seen.entry(lbd.fetch().unwrap()).or_insert(0_usize) += 1;

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
 use crate::clients::{beside, fetch_from};
@@ -87,7 +85,10 @@ fn targets_that_are_added_and_deleted_are_so_on_both_nodes() {
         }
     }
     assert_eq!(servers[0].accepted(), 0, "it was deleted before anybody came");
-    assert!(servers[3].accepted() > 0 && servers[4].accepted() > 0, "those that were added are in use on both");
+    assert!(
+        servers[3].accepted() > 0 && servers[4].accepted() > 0,
+        "those that were added are in use on both"
+    );
     // A node that begins with nothing gets it all from the other one.
     for node in [0, 1] {
         pair.restart(node);
@@ -145,7 +146,9 @@ fn of_two_targets_at_one_address_the_other_node_s_is_refused_and_counted() {
     let [a, b] = &pair.nodes;
     assert_eq!(b.reload(&pair.configs[1]).0, 200);
     add(a, &json!({ "id": "yours", "address": addresses[2] }));
-    eventually("it is counted", || metric(b, "tandem_lbd_replication_refused_total")["{table=\"members\"}"] == 1);
+    eventually("it is counted", || {
+        metric(b, "tandem_lbd_replication_refused_total")["{table=\"members\"}"] == 1
+    });
     assert_eq!(state(b)["skipped"]["invalid"], 1);
     assert!(members(b).contains_key("mine") && !members(b).contains_key("yours"));
     assert!(b.log().contains("does not fit here"), "{}", b.log());
@@ -181,36 +184,6 @@ fn a_word_that_was_said_without_the_link_is_later_than_one_of_before_whatever_is
     pair.in_sync();
     becomes(a, &["ready 9*", "maint 1"]);
     becomes(b, &["ready 9*", "maint 1"]);
-}
-
-#[test]
-fn what_is_said_during_a_reload_stays_although_an_earlier_word_of_the_other_node_comes_after_it() {
-    let (_servers, addresses) = servers(2);
-    let pair = Pair::start(&addresses, |_| ());
-    let [a, b] = &pair.nodes;
-    // A reload that goes on until somebody writes the file.
-    let file = b.folder.path().join("pair.toml");
-    std::fs::remove_file(&file).unwrap();
-    mkfifo(&file, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-    std::thread::scope(|scope| {
-        let reload = scope.spawn(|| b.ask("POST", "/v1/reload"));
-        eventually("it has begun", || std::fs::metadata(&file).is_ok() && b.ask("GET", "/health/live").0 == 200);
-        // The first word waits for the control loop, and the second one for the first.
-        set(a, "t0", &json!({ "weight": 3 }));
-        eventually("b has it", || state(a)["dirty"] == 0 && state(a)["unacknowledged_bytes"] != 0);
-        set(a, "t1", &json!({ "weight": 4 }));
-        eventually("b has that, too", || state(a)["dirty"] == 0);
-        let said = scope.spawn(|| set(b, "t1", &json!({ "weight": 5 })));
-        for _ in 0..50 {
-            b.ask("GET", "/v1/replication");
-        }
-        assert!(!said.is_finished() && !reload.is_finished(), "the reload goes on");
-        std::fs::write(&file, pair.configs[1].text()).unwrap();
-        said.join().unwrap();
-        assert_eq!(reload.join().unwrap().0, 200);
-    });
-    becomes(a, &["ready 3*", "ready 5*"]);
-    becomes(b, &["ready 3*", "ready 5*"]);
 }
 
 #[test]

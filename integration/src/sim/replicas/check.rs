@@ -41,12 +41,7 @@ impl Holders {
 
     /// `whole` while what one node says reaches the other. A node that then has nothing left to say, and no answer to wait for, has been
     /// acknowledged everything.
-    pub(super) fn check(
-        &mut self,
-        lbds: &[Lbd; 2],
-        local: [Instant; 2],
-        whole: bool,
-    ) -> Result<(), String> {
+    pub(super) fn check(&mut self, lbds: &[Lbd; 2], local: [Instant; 2], whole: bool) -> Result<(), String> {
         for node in 0..2 {
             let done = whole && lbds[node].is_drained(local[node]);
             if done && !self.promoted[node] {

@@ -112,7 +112,8 @@ impl Lbd {
         settings.window = self.make.window;
         settings.scan_limit = SCAN;
         // Shorter than a node's, so that a run is.
-        (settings.keepalive, settings.idle_timeout) = (Duration::from_millis(300), Duration::from_millis(1500));
+        (settings.keepalive, settings.idle_timeout) =
+            (Duration::from_millis(300), Duration::from_millis(1500));
         self.replica = Some(Replica::new(settings, now.at));
         self.steps += 1;
     }
@@ -151,7 +152,13 @@ impl Lbd {
     }
 
     /// An entry is new or changed, by what this node does. Without a process it is the kernel that remembers a flow.
-    pub(super) fn change(&mut self, label: Label, value: u16, lifetime: Option<Duration>, local: Instant) -> bool {
+    pub(super) fn change(
+        &mut self,
+        label: Label,
+        value: u16,
+        lifetime: Option<Duration>,
+        local: Instant,
+    ) -> bool {
         let known = self.store.contains_key(&label);
         let alone = self.replica.is_none();
         if (!known && self.store.len() >= self.make.table_max as usize)
@@ -327,12 +334,8 @@ pub(super) fn entry(replica: &mut Replica, (table, number): Label, value: u16) -
             let service = named(replica, Name::Service(Arc::from("shop")));
             Entry::Rate { service, source, total: u64::from(value) }
         }
-        Table::Health => {
-            Entry::Health { target: target(replica, number), state: value.to_le_bytes()[0] }
-        }
-        Table::Targets => {
-            Entry::Target { target: target(replica, number), state: 2, weight: Some(value) }
-        }
+        Table::Health => Entry::Health { target: target(replica, number), state: value.to_le_bytes()[0] },
+        Table::Targets => Entry::Target { target: target(replica, number), state: 2, weight: Some(value) },
         Table::Members => {
             let member = Member {
                 address: source,

@@ -81,7 +81,10 @@ impl Pair {
     /// If a checker objects, or they find no room.
     pub fn write_flows(&mut self, host: usize, count: u16) {
         for number in 0..count {
-            assert!(self.change(host, (Table::Flows, number), number % 200, None), "flow {number} has no room");
+            assert!(
+                self.change(host, (Table::Flows, number), number % 200, None),
+                "flow {number} has no room"
+            );
         }
         self.run_until_in_step().unwrap_or_else(|violation| panic!("{violation}"));
     }
@@ -178,7 +181,8 @@ impl Pair {
 
     fn is_in_step(&self) -> bool {
         let local = self.local();
-        self.stream.is_whole() && (0..2).all(|host| self.is_synced(host) && self.lbds[host].is_drained(local[host]))
+        self.stream.is_whole()
+            && (0..2).all(|host| self.is_synced(host) && self.lbds[host].is_drained(local[host]))
     }
 
     /// Both have the same.
@@ -367,7 +371,13 @@ impl Pair {
     }
 
     /// A node makes or changes an entry.
-    pub(super) fn change(&mut self, host: usize, label: Label, value: u16, lifetime: Option<Duration>) -> bool {
+    pub(super) fn change(
+        &mut self,
+        host: usize,
+        label: Label,
+        value: u16,
+        lifetime: Option<Duration>,
+    ) -> bool {
         if self.world.hosts[host].machine != Machine::On {
             return false;
         }

@@ -371,7 +371,8 @@ impl Story {
             }
             // Behind whole frames: what is authenticated cannot be damaged within one.
             Event::Noise(host) if pair.stream.is_whole() => {
-                let mut noise = if self.rng.chance(500) { vec![255, 255, 255, 0] } else { vec![3, 0, 0, 0, 77] };
+                let mut noise =
+                    if self.rng.chance(500) { vec![255, 255, 255, 0] } else { vec![3, 0, 0, 0, 77] };
                 noise.extend((0..30).map(|_| self.rng.next_u64().to_le_bytes()[0]));
                 pair.stream.pipes[host].send(&noise, now, self.draw.delay, &mut self.rng);
             }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::abi::{
     Address, Affinity, AffinityKey, Be16, Flow, FlowKey, Listener, Listening, MODE_NAT, NAT_PORT_FIRST,
-    SERVICE_AFFINITY, SERVICE_PRESERVE_CLIENT, STATE_CLIENT_FIN, STATE_ESTABLISHED, STATE_RESET, STATE_TARGET_FIN, STATE_UDP, Service, Slot,
-    SlotControl, Target, Vip,
+    SERVICE_AFFINITY, SERVICE_PRESERVE_CLIENT, STATE_CLIENT_FIN, STATE_ESTABLISHED, STATE_RESET,
+    STATE_TARGET_FIN, STATE_UDP, Service, Slot, SlotControl, Target, Vip,
 };
 use super::expiry;
 use super::plan::Contents;

@@ -75,7 +75,8 @@ impl Roster {
         let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
         let mut fresh =
             |target: &&Target| names.insert(target.id.clone()) && addresses.insert(target.address);
-        let given = file.iter().chain(&self.discovered).filter(|target| !self.deleted.contains_key(&target.id));
+        let given =
+            file.iter().chain(&self.discovered).filter(|target| !self.deleted.contains_key(&target.id));
         given.chain(&self.added).filter(|target| fresh(target)).cloned().collect()
     }
 

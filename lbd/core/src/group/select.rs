@@ -134,8 +134,14 @@ mod tests {
     #[test]
     fn before_a_panic_others_help_out() {
         assert_eq!(select(&[GOOD, BAD, OUT, SPARE], 51), (Mode::Backup, vec![true, false, false, true]));
-        assert_eq!(select(&[GOOD, BAD, BAD, FAR, FAR], 50), (Mode::Normal, vec![true, false, false, true, true]));
-        assert_eq!(select(&[GOOD, BAD, BAD, FAR, SPARE], 50), (Mode::Normal, vec![true, false, false, true, false]));
+        assert_eq!(
+            select(&[GOOD, BAD, BAD, FAR, FAR], 50),
+            (Mode::Normal, vec![true, false, false, true, true])
+        );
+        assert_eq!(
+            select(&[GOOD, BAD, BAD, FAR, SPARE], 50),
+            (Mode::Normal, vec![true, false, false, true, false])
+        );
         let far_bad = Candidate { elsewhere: true, ..BAD };
         assert_eq!(select(&[GOOD, BAD, BAD, FAR, far_bad], 50), (Mode::Panic, vec![true; 5]));
         // One of which none is usable is as if it were not there.

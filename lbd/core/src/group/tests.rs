@@ -444,14 +444,8 @@ mod roster {
         here.delete(&file, "t1").unwrap();
         here.add(&file, moved.clone()).unwrap();
         assert_eq!(tell(&here, &mut there, "t0"), Ok(Said::Deleted));
-        assert_eq!(
-            tell(&here, &mut there, "t1"),
-            Ok(Said::Added { target: moved.clone(), instead: true })
-        );
-        assert_eq!(
-            tell(&here, &mut there, "t2"),
-            Ok(Said::Added { target: target(2), instead: false })
-        );
+        assert_eq!(tell(&here, &mut there, "t1"), Ok(Said::Added { target: moved.clone(), instead: true }));
+        assert_eq!(tell(&here, &mut there, "t2"), Ok(Said::Added { target: target(2), instead: false }));
         assert_eq!(there.merge(&file), [moved, target(2)]);
         assert_eq!(there, here);
         // Undone on the other one.

@@ -324,7 +324,9 @@ impl Entry {
             }
             Self::Sticky { group, target, .. } => [group, target],
             Self::Rate { service, .. } => [service; 2],
-            Self::Member { target, said: Membership::Added(Member { zone: Some(zone), .. }) } => [target, zone],
+            Self::Member { target, said: Membership::Added(Member { zone: Some(zone), .. }) } => {
+                [target, zone]
+            }
             Self::Target { target, .. } | Self::Health { target, .. } | Self::Member { target, .. } => {
                 [target; 2]
             }

@@ -64,8 +64,11 @@ fn a_flow_has_its_place_on_the_other_node() {
 #[test]
 fn a_client_of_a_flow_comes_back_to_its_target_where_clients_do() {
     let services = service("n", "nat", "\"@web:80\"", "") + &service("k", "nat", "\"@db:81\"", "");
-    let groups = group("n", "10.0.1.1:8080 10.0.1.2:8080", "sticky = { by = \"source_ip\", ttl = \"10s\" }")
-        + &group("k", "10.0.1.1:81", "");
+    let groups = group(
+        "n",
+        "10.0.1.1:8080 10.0.1.2:8080 [2001:db8:1::1]:8080",
+        "sticky = { by = \"source_ip\", ttl = \"10s\" }",
+    ) + &group("k", "10.0.1.1:81", "");
     let nodes = nodes(&file(&services, &groups));
     let sticky = key(6, "198.51.100.7:5000", "192.0.2.10:80");
     let place = nodes[1].place(&sticky, &told("10.0.1.2:8080", 2000), NOW).unwrap();
