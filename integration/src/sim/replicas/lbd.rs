@@ -328,7 +328,7 @@ pub(super) fn entry(replica: &mut Replica, (table, number): Label, value: u16) -
         }
         Table::UdpSessions => {
             let service = named(replica, Name::Service(Arc::from("dns")));
-            Entry::UdpSession { tuple, service, target: target(replica, value) }
+            Entry::UdpSession { tuple, service, target: target(replica, value), here: false }
         }
         Table::Rates => {
             let service = named(replica, Name::Service(Arc::from("shop")));

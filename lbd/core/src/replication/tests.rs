@@ -208,10 +208,10 @@ fn golden_member() {
     let mut replica = replica("a", 1);
     let target = replica.name(Name::Target { group: Arc::from("g"), id: Arc::from("t") }).unwrap();
     let zone = replica.name(Name::Zone(Arc::from("z"))).unwrap();
-    let expiry = dirty::Expiry::of(None, at(0));
+    let head = frame::Head { generation: 0, remaining_ms: frame::to_millis(None) };
     let bytes = |said| {
         let mut bytes = Vec::new();
-        codec::encode_entry(&Entry::Member { target, said }, expiry, 0, at(0), &mut bytes).unwrap();
+        codec::encode_entry(&Entry::Member { target, said }, head, MINOR, &mut bytes).unwrap();
         bytes
     };
     let head = [0, 0xfc, 0xff, 0xff, 0xff, 0xff, 0];
