@@ -32,7 +32,7 @@ fn describe(failure: &Failure) -> String {
 }
 
 /// Runs so many seeds on all processors; the failures in the seeds' order, by default up to those of the moment of the first.
-fn seeds(runs: u64, run: impl Fn(u64) -> Option<Box<Failure>> + Sync) -> Vec<Box<Failure>> {
+fn seeds(runs: u64, run: impl Fn(u64) -> Option<Box<Failure>> + Sync) -> Vec<Failure> {
     let first = number("TANDEM_SIM_FIRST").unwrap_or(0);
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
@@ -46,7 +46,7 @@ fn seeds(runs: u64, run: impl Fn(u64) -> Option<Box<Failure>> + Sync) -> Vec<Box
                     break;
                 }
                 if let Some(failure) = run(seed) {
-                    found.push(failure);
+                    found.push(*failure);
                     failed.store(std::env::var_os("TANDEM_SIM_ALL").is_none(), Ordering::Relaxed);
                 }
             }

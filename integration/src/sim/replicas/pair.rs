@@ -240,9 +240,9 @@ impl Pair {
         for host in (0..2).filter(|&host| self.runs(host)).collect::<Vec<_>>() {
             self.work(host, local[host]);
         }
-        for host in 0..2 {
+        for (host, now) in local.into_iter().enumerate() {
             self.say_behind(host);
-            within_bounds(&self.lbds[host], local[host]).map_err(|what| self.violation("bounds", what))?;
+            within_bounds(&self.lbds[host], now).map_err(|what| self.violation("bounds", what))?;
         }
         if self.draw.roomy {
             let whole = self.stream.is_whole();
