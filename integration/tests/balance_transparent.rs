@@ -110,7 +110,8 @@ fn the_target_sees_the_client_in_both_families() -> Result<()> {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
     let refused = || services(&lab).is_ok_and(|all| all[2]["refused"]["no_target"] == 1);
     wait_until("it to be counted", LIMIT, refused)?;
-    assert!(lab.a().log("lbd").contains("target of the other address family"));
+    let said = || lab.a().log("lbd").contains("target of the other address family");
+    wait_until("it to be said", LIMIT, said)?;
     lab.finish()
 }
 

@@ -133,8 +133,8 @@ fn what_others_take_off_is_attached_again() -> Result<()> {
         assert_eq!(filters()?.matches("handle 0x7a").count(), 1, "{}", filters()?);
         served(&lab)?;
     }
-    let log = lab.a().log("lbd");
-    assert_eq!(log.matches("no longer where it was attached").count(), 2, "{log}");
+    let noticed = || lab.a().log("lbd").matches("no longer where it was attached").count();
+    wait_until("it to be said twice", LIMIT, || noticed() == 2)?;
     // By a link, whose pin somebody removes.
     reload_text(&lab, &text(&lab, "auto", "mode = \"nat\""))?;
     wait_until("another way", LIMIT, || attached(&lab, "tcx"))?;

@@ -122,7 +122,8 @@ static __always_inline int use_of(__u64 control, __u32 now)
 	__u8 state = SLOT_STATE(control);
 	if (SLOT_LOCKED(control) || (state & STATE_ESTABLISHED && !is_over(state)))
 		return PORT_BUSY;
-	__u32 kept = is_over(state) ? SLOT_TAKE_OVER_TICKS : SLOT_HALF_OPEN_TICKS;
+	/* Datagrams have no sequence numbers: the answer to one must not reach whoever has its port next. */
+	__u32 kept = is_over(state) || state & STATE_UDP ? SLOT_TAKE_OVER_TICKS : SLOT_HALF_OPEN_TICKS;
 	return silent <= kept ? PORT_BUSY : PORT_OLD + (silent & 0xffffff);
 }
 

@@ -523,7 +523,8 @@ impl Oracle {
             let flow = self.flow(&owner(&port)?)?;
             let silent = self.world.now.wrapping_sub(flow.seen);
             let over = flow.reset || flow.fins == (true, true);
-            let least = if over { TAKE_OVER_TICKS } else { HALF_OPEN_KEPT_TICKS };
+            let slow = over || tuple.protocol == UDP;
+            let least = if slow { TAKE_OVER_TICKS } else { HALF_OPEN_KEPT_TICKS };
             (silent > least && (over || !flow.confirmed)).then_some((Reverse(silent), port))
         };
         let unused = |half: u8| {

@@ -435,15 +435,9 @@ fn where_all_ports_are_taken_the_one_left_for_the_longest_is_taken_over() {
             (tcp, just_begun),
             (udp, silent),
             (udp, just_begun),
-        ];
-        let some = [
-            (tcp, half_open),
-            (tcp, hardly_begun),
-            (tcp, closed),
-            (tcp, reset),
-            (udp, half_open),
             (udp, hardly_begun),
         ];
+        let some = [(tcp, half_open), (tcp, hardly_begun), (tcp, closed), (tcp, reset), (udp, half_open)];
         let cases = none.map(|case| (case, false)).into_iter().chain(some.map(|case| (case, true)));
         for (((tuple, index), left), taken) in cases {
             pair.harness.forget_flows();

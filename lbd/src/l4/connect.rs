@@ -22,6 +22,9 @@ use crate::snapshot::{FailureKind, Target};
 /// The first in a queue looks at the targets this often even if no place was given back: one may have recovered.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Of all that wait together not more than one looks within this time.
+const LOOK_EACH: Duration = Duration::from_micros(500);
+
 /// The most that is read of a client before its target is connected, in bytes.
 const AHEAD_BYTES_MAX: usize = 16 * 1024;
 
@@ -166,9 +169,15 @@ async fn wait(
             () = &mut timeout => return Err(seat.refuse(Refusal::QueueTimeout)),
             // A client that has only finished sending still waits for its answer; one that is gone does not.
             () = client.broken() => return Err(seat.refuse(Refusal::ClientGone)),
-            () = seat.worker.executor.sleep(LOOK), if place.is_foremost() => {}
+            () = seat.worker.executor.sleep(pace(pool.group.shared.queue.waiting())), if looks => {}
         }
     }
+}
+
+/// How long until one that may look does so by itself. All that wait may, if all have tried targets that others have not: then
+/// they take turns.
+fn pace(waiting: usize) -> Duration {
+    LOOK.max(LOOK_EACH.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX)))
 }
 
 /// Connects to one target; what goes wrong is counted, for the target unless this host lacks something. Answers what a client

@@ -38,12 +38,6 @@ impl Tickets {
         self.waiting.first_key_value().map(|(&ticket, _)| ticket)
     }
 
-    /// The first of all.
-    fn foremost(&self) -> Option<u64> {
-        let passed = self.passed.first_key_value().map(|(&ticket, _)| ticket);
-        passed.into_iter().chain(self.first()).min()
-    }
-
     fn wake_first(&self) {
         if let Some((_, turn)) = self.waiting.first_key_value() {
             turn.notify_one();
@@ -109,11 +103,6 @@ impl Place {
         tickets.first().is_none_or(|first| self.ticket <= first)
     }
 
-    /// Whether nobody has waited longer.
-    pub(crate) fn is_foremost(&self) -> bool {
-        self.queue.tickets().foremost() == Some(self.ticket)
-    }
-
     /// Lets the next one look too.
     pub(crate) fn pass(&self) {
         let mut tickets = self.queue.tickets();
@@ -177,7 +166,6 @@ mod tests {
         first.pass();
         second.woken().await;
         assert!(first.may_look() && second.may_look() && !third.may_look());
-        assert!(first.is_foremost() && !second.is_foremost());
         // What is given back next may be just what the first one can use.
         queue.place_free();
         first.woken().await;

@@ -60,8 +60,8 @@ fn a_target_that_refuses_is_ejected_and_comes_back() {
     eventually("it is tried again", || reason(&lbd, 1) == "in_use");
     let _back = Server::named(dead, "back");
     eventually("it serves", || lbd.fetch().unwrap() == "back");
-    let log = lbd.log();
-    assert!(log.contains("target is ejected") && log.contains("target is back after its ejection"), "{log}");
+    lbd.says("target is ejected");
+    lbd.says("target is back after its ejection");
 }
 
 /// Each in a row lasts `base` longer than the one before; the API, `lbd status` and the log say how long and the
@@ -93,9 +93,9 @@ fn each_ejection_in_a_row_is_longer() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         assert!(now + 50 >= u128::from(until), "not before {until}: {now}");
     }
-    let log = lbd.log();
-    let told = |times| log.contains(&format!("time={times}s in_a_row={times}"));
-    assert!((1..=3).all(told), "{log}");
+    for times in 1..=3 {
+        lbd.says(&format!("time={times}s in_a_row={times}"));
+    }
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_target_whose_connects_time_out_is_ejected() {
     let shown = target(&lbd, 1);
     let timeouts = shown["connect_timeouts"].as_u64().unwrap();
     assert!(timeouts >= 3 && shown["connect_failures"] == timeouts, "{shown}");
-    assert!(lbd.log().contains("failure=\"timeout\""), "{}", lbd.log());
+    lbd.says("failure=\"timeout\"");
 }
 
 #[test]

@@ -157,7 +157,7 @@ fn without_a_file_for_the_target_the_client_is_refused_and_the_target_is_not_bla
     let after = target();
     assert_eq!((&after["connect_failures"], &after["ejections"]), (&0.into(), &0.into()), "{after}");
     assert_eq!((&after["reason"], &after["connections_total"]), (&"in_use".into(), &before));
-    assert!(lbd.log().contains("this host cannot make a connection"), "{}", lbd.log());
+    lbd.says("this host cannot make a connection");
     assert_eq!(ping(&mut lbd.connect(), "again").unwrap(), "again");
 }
 

@@ -82,7 +82,7 @@ fn a_bad_file_changes_nothing_and_is_reported() {
     eventually("the reloads so far are logged", || refused() == 3);
     lbd.signal(Signal::SIGHUP);
     eventually("the signal's reload is logged", || refused() == 4);
-    assert!(lbd.log().contains("forwrad"));
+    lbd.says("forwrad");
     assert_eq!(lbd.status()["config_hash"], hash);
     assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello");
     lbd.write_config(&config.text());

@@ -155,7 +155,7 @@ fn what_is_no_hello_is_refused_counted_and_logged() {
         assert!(matches!(end.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{end}");
         eventually("it is counted", || lbd.refused("client_hello") == count);
     }
-    assert!(lbd.log().contains("does not begin with a TLS handshake"), "{}", lbd.log());
+    lbd.says("does not begin with a TLS handshake");
     // Half a hello, and then nothing.
     let mut half = lbd.connect();
     half.write_all(&hello("a.example")[..20]).unwrap();

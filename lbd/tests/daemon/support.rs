@@ -188,6 +188,11 @@ impl Lbd {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
+    /// Waits until this is in its log, which is written by a thread of its own.
+    pub(crate) fn says(&self, text: &str) {
+        eventually(&format!("the log says {text:?}"), || self.log().contains(text));
+    }
+
     /// Replaces its configuration file.
     pub(crate) fn write_config(&self, text: &str) {
         let fresh = self.folder.path().join("pair.toml.new");

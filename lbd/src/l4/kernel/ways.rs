@@ -245,8 +245,9 @@ impl<H: Host> Ways<H> {
         before: &Round,
         now: Instant,
     ) -> Result<Way, NoWay> {
-        // Where the host does not have the address (yet), the kernel refuses to choose for it.
-        let from = from.filter(|from| self.is_local(*from).unwrap_or(false));
+        // Where the host does not have the address (yet), the kernel refuses to choose for it. Where it does not say, it is as it was.
+        let asked_for = |from: &IpAddr| before.ways.contains_key(&(target, Some(*from)));
+        let from = from.filter(|from| self.is_local(*from).unwrap_or_else(|_| asked_for(from)));
         let direction = (target, from);
         let kept = |why: String| {
             let last = before.ways.get(&direction).cloned().map(Box::new);

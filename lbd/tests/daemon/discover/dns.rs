@@ -107,7 +107,7 @@ fn addresses_follow_dns_by_its_ttl() {
     dns.change(&hosts("shop.test", &[b.address]));
     await_addresses(&lbd, &[b.address]);
     assert_eq!(lbd.fetch().unwrap(), "b");
-    assert!(lbd.log().contains("targets discovered"));
+    lbd.says("targets discovered");
 }
 
 #[test]
@@ -236,5 +236,5 @@ fn thousands_of_records_are_cut_to_the_limit() {
     assert!(addresses(&lbd).contains("10.1.0.0:80"), "the same ones each time");
     let left_out = "tandem_lbd_discovery_entries_left_out_total{group=\"pool\",reason=\"over_limit\"}";
     assert!((metric(&lbd, left_out) - 2500.0).abs() < 0.1);
-    assert!(lbd.log().contains("not all that was discovered can be used"));
+    lbd.says("not all that was discovered can be used");
 }

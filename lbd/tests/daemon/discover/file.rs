@@ -106,7 +106,7 @@ fn a_file_that_is_cut_off_changes_nothing() {
     let seen = discovery(&lbd);
     assert_eq!((seen["stale"].as_bool(), seen["targets"].as_u64()), (Some(true), Some(2)));
     assert!(seen["last_failure"]["message"].as_str().unwrap().contains("targets.toml"));
-    assert!(lbd.log().contains("no targets discovered, those found before stay in use"));
+    lbd.says("no targets discovered, those found before stay in use");
     assert!(["a", "b"].contains(&lbd.fetch().unwrap().as_str()));
     assert!((metric(&lbd, "tandem_lbd_discovery_stale{group=\"pool\"}") - 1.0).abs() < 0.1);
 

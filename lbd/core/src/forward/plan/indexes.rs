@@ -184,6 +184,11 @@ impl Indexes {
         entry.used.then_some(entry.index)
     }
 
+    /// Whether a name has a number from before.
+    pub(super) fn is_known(&self, kind: Kind, name: &str) -> bool {
+        self.by_name.get(&kind).is_some_and(|names| names.contains_key(name))
+    }
+
     /// The number of a name; none if there are none left.
     pub(super) fn get(&mut self, kind: Kind, name: &str) -> Option<u16> {
         let names = self.by_name.entry(kind).or_default();

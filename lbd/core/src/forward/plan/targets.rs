@@ -44,12 +44,12 @@ impl Builder<'_> {
         for target in targets {
             let what = format!("{}/{}", key.group, target.id);
             match self.add_target(key, users, target) {
-                Ok((number, mtu)) => {
+                Ok((number, mtu, use_now)) => {
                     fitting.insert(what);
                     if let Some(ring) = self.indexes.number(Kind::Ring, &key.name()) {
                         self.out.ring_targets.entry(ring).or_default().insert(target.id.clone(), number);
                     }
-                    if let Use::Up(share) = target.used {
+                    if let Use::Up(share) = use_now {
                         used.push((target, number, share));
                         smallest = Some(smallest.map_or(mtu, |smallest: u32| smallest.min(mtu)));
                     }
@@ -81,13 +81,13 @@ impl Builder<'_> {
         }
     }
 
-    /// A target of a ring: its number, and the largest packet that reaches it.
+    /// A target of a ring: its number, the largest packet that reaches it, and what it is used for.
     fn add_target(
         &mut self,
         key: &RingKey,
         users: &Users,
         target: &TargetInput,
-    ) -> Result<(u16, u32), &'static str> {
+    ) -> Result<(u16, u32, Use), &'static str> {
         let ip = target.address.ip();
         if key.family.is_some_and(|family| family != Family::of(ip)) {
             return Err("no address that is forwarded to it is of its family");
@@ -97,17 +97,23 @@ impl Builder<'_> {
         if key.way != Way::Nat && port != 0 && users.listen.iter().any(other) {
             return Err("dsr leaves ports as they are, and it has another one than its service");
         }
-        if port == 0 && key.way == Way::Nat && self.twins.has(ip, key, users) {
+        let mut use_now = target.used;
+        if port == 0 && key.way == Way::Nat && matches!(use_now, Use::Up(_)) && self.twins.has(ip, key, users)
+        {
             // It may have a place in another ring, and is to be heard of all the same.
             self.leave_out(format!("{}/{}", key.group, target.id), TWIN);
-            return Err(TWIN);
+            if !self.indexes.is_known(Kind::Target, &name(key, target)) {
+                return Err(TWIN);
+            }
+            // It was here before the other one, and goes on with the flows that it has.
+            use_now = Use::Draining;
         }
         let endpoint = if key.way == Way::Nat { self.add_endpoint(key, users, target)? } else { 0 };
         let number = self.indexes.get(Kind::Target, &name(key, target)).ok_or(FULL)?;
         let hop = self.input.hops.get(&(ip, users.source));
         let mtu = hop.map_or(MTU, |hop| hop.mtu).saturating_sub(key.way.overhead(ip));
         let mut made = Target {
-            state: match target.used {
+            state: match use_now {
                 Use::Up(_) => TARGET_UP,
                 Use::Draining => TARGET_DRAINING,
                 Use::Unhealthy => TARGET_UNHEALTHY,
@@ -137,7 +143,7 @@ impl Builder<'_> {
         }
         self.out.targets.insert(u32::from(number), made);
         self.out.target_names.insert(number, (key.group.clone(), target.id.clone()));
-        Ok((number, mtu))
+        Ok((number, mtu, use_now))
     }
 
     /// Where a target's answers are recognised: the number of its slots, or 0.

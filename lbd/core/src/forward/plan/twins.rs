@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use common::config::{Listen, Protocol};
 
-use super::TargetInput;
 use super::build::Users;
 use super::keys::{RingKey, Way};
+use super::{TargetInput, Use};
 
 /// Whose packets have which source: a virtual IP, or none for their clients.
 type Source = Option<IpAddr>;
@@ -28,7 +28,8 @@ impl Twins {
         }
         for (key, users) in nat() {
             let sources: BTreeSet<Source> = sources(users).map(|(source, _)| source).collect();
-            for target in targets(key).iter().filter(|target| target.address.port() != 0) {
+            let serves = |target: &&TargetInput| matches!(target.used, Use::Up(_));
+            for target in targets(key).iter().filter(serves).filter(|target| target.address.port() != 0) {
                 let ports = twins.0.entry((target.address.ip(), key.protocol)).or_default();
                 ports.entry(target.address.port()).or_default().extend(&sources);
             }

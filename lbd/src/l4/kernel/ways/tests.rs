@@ -177,6 +177,26 @@ fn a_kernel_that_does_not_answer_is_waited_for_once_a_round() {
 }
 
 #[test]
+fn the_way_from_a_virtual_ip_is_kept_while_the_kernel_does_not_say_whose_that_is() {
+    let (now, vip) = (Instant::now(), target(200));
+    let mut ways = Ways::of(Fake { own: vec![vip], ..Fake::with([10]) }).unwrap();
+    ways.follow(now);
+    let before = ways.begin();
+    let first = ways.way(target(10), Some(vip), &before, now).unwrap();
+    for _ in 0..2 {
+        // One that is late makes the round deaf.
+        ways.host.routes.insert(vip, 0);
+        ways.host.changes.push_back(Ok(Change::Ways));
+        ways.follow(now);
+        let before = ways.begin();
+        let Err(NoWay::Unknown { last, .. }) = ways.way(target(10), Some(vip), &before, now) else {
+            panic!("it is not known")
+        };
+        assert_eq!(last.as_deref(), Some(&first));
+    }
+}
+
+#[test]
 fn what_could_not_be_listed_is_listed_again_and_then_less_often() {
     let mut now = Instant::now();
     let mut ways = Ways::of(Fake::with([10])).unwrap();

@@ -35,6 +35,27 @@ fn one_address_with_a_port_and_without_shares_no_source_port() {
 }
 
 #[test]
+fn who_serves_already_goes_on_with_its_flows_and_who_drains_is_in_nobody_s_way() {
+    let services =
+        service("s", "nat", "\"192.0.2.10:80\"", "") + &service("t", "nat", "\"192.0.2.10:8080\"", "");
+    let file = file(&services, &(group("s", "10.0.1.2:8080", "") + &group("t", "10.0.1.1", "")));
+    let mut net = Net::of(&file);
+    let mut indexes = Indexes::default();
+    let state = |contents: &Contents| {
+        let number = contents.target_names.iter().find(|(_, name)| name.0 == "t").unwrap().0;
+        contents.targets[&u32::from(*number)].state
+    };
+    assert_eq!(state(&net.plan(&file, &mut indexes)), TARGET_UP);
+    let address = "10.0.1.1:8080".parse().unwrap();
+    net.group("s").push(TargetInput { id: "found".to_owned(), address, used: Use::Up(256) });
+    let contents = net.plan(&file, &mut indexes);
+    assert_eq!((state(&contents), contents.left_out.len()), (TARGET_DRAINING, 1));
+    net.group("s").last_mut().unwrap().used = Use::Draining;
+    let contents = net.plan(&file, &mut indexes);
+    assert_eq!((state(&contents), contents.left_out.len()), (TARGET_UP, 0));
+}
+
+#[test]
 fn a_target_left_out_in_one_ring_is_told_of_although_it_is_in_another() {
     let services = service("s", "nat", "\"192.0.2.10:80\"", "")
         + &service("t", "nat", "\"192.0.2.10:8080\", \"192.0.2.10:8080/udp\"", "");
