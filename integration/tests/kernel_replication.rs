@@ -173,6 +173,47 @@ fn a_client_comes_back_to_its_target_on_the_other_node() -> Result<()> {
     lab.finish()
 }
 
+/// From which targets is chosen says nothing of the connections that are known. So no node waits with another choice until the other one has
+/// made it, too.
+#[test]
+fn connections_keep_their_target_whatever_the_other_node_would_choose_from() -> Result<()> {
+    let lab = forwarding("replication rings", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    // b would choose none of those that a has chosen: it is a reload ahead.
+    let whole = std::fs::read_to_string(lab.dir().join("pair.toml")).expect("the configuration");
+    let ahead = whole.replace("id = \"t1\", ", "id = \"t1\", weight = 0, ");
+    assert_ne!(ahead, whole);
+    lab.write_config_text(&ahead)?;
+    assert_eq!(b.send("lbd", "POST", "/v1/reload", "")?.status, 200);
+    ready(b)?;
+    synced(b)?;
+    let mut probes = connections(&lab, 50)?;
+    for vip in vips() {
+        for what in ["dsr-echo", "nat-echo"] {
+            let service = service(what, vip, 0);
+            let of_first = format!("{service}/t1");
+            let known = || flows(b, &service).into_values().filter(|(target, _)| *target == of_first).count();
+            wait_until(&format!("b to know those of {of_first}"), LIMIT, || known() > 0)?;
+        }
+    }
+    // And a chooses from another ring again and again while connections begin, the last time in its last moment.
+    for weight in [9, 1, 7, 2, 0] {
+        probes.extend(connections(&lab, 10)?);
+        for vip in vips() {
+            for what in ["dsr-echo", "nat-echo"] {
+                let path = format!("/v1/target-groups/{}/targets/t2", service(what, vip, 0));
+                let body = format!("{{\"weight\":{weight}}}");
+                assert_eq!(a.send("lbd", "PATCH", &path, &body)?.status, 200);
+            }
+        }
+    }
+    dies(a)?;
+    b.wait_role("web", "active", LIMIT)?;
+    owned_by(&lab, b)?;
+    all_survived(probes)?;
+    lab.finish()
+}
+
 /// Text for nft: nothing passes between the `lbd`s.
 const CUT: &str = "table inet cut {\nchain in {\ntype filter hook input priority 0\ntcp dport 7112 drop\ntcp sport 7112 drop\n}\n}\n";
 

@@ -8,7 +8,7 @@ use integration::sim::{Draw, Failure, Fault, Flaw, Pair, Trace, Variant, run_pai
 use super::{number, seeds};
 
 /// Runs in a normal test run; `TANDEM_SIM_PAIR_RUNS` changes it.
-const RUNS: u64 = 2000;
+const RUNS: u64 = 1500;
 
 /// Seeds tried until one of them shows a mistake.
 const SEEDS: u64 = 300;

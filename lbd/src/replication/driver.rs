@@ -231,7 +231,7 @@ impl Driver {
         }
         self.scanning = false;
         self.tables.look_at_other(&self.replica);
-        while let Some(action) = self.replica.poll(now) {
+        while let Some(action) = self.replica.poll() {
             self.scanning = matches!(action, Action::Scan(_));
             self.act(action, now);
             // A table of millions is not read in one go: what comes meanwhile has its turn.
@@ -271,9 +271,6 @@ impl Driver {
                 None if scan.table == Table::Flows => self.replica.scanned(now, scan.id, &[], None),
                 _ => self.tables.scan(&mut self.replica, now, &scan),
             },
-            // Nobody announces a ring so far: each node makes its own from the same targets.
-            Action::PrepareRing { name, generation } => self.replica.ring_ready(name, generation),
-            Action::SwitchRing { .. } => {}
             Action::Disconnect(reason) => {
                 tracing::error!("replication with the other node stops for now: {reason}");
                 self.disconnected();

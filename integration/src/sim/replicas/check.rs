@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use common::time::Instant;
-use lbd_core::replication::{FRAME_SIZE_MAX, Table};
+use lbd_core::replication::{FRAME_SIZE_MAX, Stats, Table};
 
 use super::lbd::{Label, Lbd, TOMBSTONES_MAX};
 
@@ -19,8 +19,9 @@ pub(super) const fn is_steady((table, number): Label) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     holders: BTreeMap<Label, [bool; 2]>,
-    /// What was known of each node's steps when it was looked at last.
+    /// How much each node had removed when it was looked at last.
     looked: [u64; 2],
+    /// Everything that the node has is known to be on the other one, too.
     promoted: [bool; 2],
 }
 
@@ -41,18 +42,25 @@ impl Holders {
 
     /// `whole` while what one node says reaches the other. A node that then has nothing left to say, and no answer to wait for, has been
     /// acknowledged everything.
-    pub(super) fn check(&mut self, lbds: &[Lbd; 2], local: [Instant; 2], whole: bool) -> Result<(), String> {
+    pub(super) fn check(
+        &mut self,
+        lbds: &[Lbd; 2],
+        stats: &[Option<Stats>; 2],
+        whole: bool,
+    ) -> Result<(), String> {
+        let mut fresh = false;
         for node in 0..2 {
-            let done = whole && lbds[node].is_drained(local[node]);
+            let done = whole && stats[node].as_ref().is_some_and(is_drained);
             if done && !self.promoted[node] {
+                fresh = true;
                 for nodes in self.holders.values_mut().filter(|nodes| nodes[node]) {
                     nodes[1 - node] = true;
                 }
             }
             self.promoted[node] = done;
         }
-        let steps = [lbds[0].steps, lbds[1].steps];
-        if std::mem::replace(&mut self.looked, steps) == steps {
+        let removals = [lbds[0].removals, lbds[1].removals];
+        if std::mem::replace(&mut self.looked, removals) == removals && !fresh {
             return Ok(());
         }
         for (label, nodes) in &self.holders {
@@ -65,10 +73,13 @@ impl Holders {
     }
 }
 
+/// Whether the other node has everything that this one has, in the present session.
+pub(super) fn is_drained(stats: &Stats) -> bool {
+    stats.peer_synced && stats.dirty == 0 && stats.unacknowledged == 0
+}
+
 /// Memory stays within its bounds.
-pub(super) fn within_bounds(lbd: &Lbd, local: Instant) -> Result<(), String> {
-    let Some(replica) = &lbd.replica else { return Ok(()) };
-    let stats = replica.stats(local);
+pub(super) fn within_bounds(lbd: &Lbd, stats: &Stats) -> Result<(), String> {
     let max = lbd.make.table_max as usize;
     let held = [
         ("changes that wait", stats.dirty, lbd.make.dirty_max),

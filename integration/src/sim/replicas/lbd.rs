@@ -69,7 +69,7 @@ pub(super) struct Lbd {
     pub(super) make: Make,
     name: &'static str,
     /// While the process runs.
-    pub(super) replica: Option<Replica>,
+    pub(super) replica: Option<Box<Replica>>,
     pub(super) store: BTreeMap<Label, Stored>,
     /// What is being written, when that is done, and whether it has been answered already.
     writing: VecDeque<(Moment, Apply, bool)>,
@@ -80,8 +80,10 @@ pub(super) struct Lbd {
     pub(super) said_behind: Option<bool>,
     flaw: Flaw,
     puts: u64,
-    /// Counts what may have changed the tables or what is known of the other node.
-    pub(super) steps: u64,
+    /// Nothing runs out before.
+    expires_at: Instant,
+    /// Counts what may have taken entries out of the tables.
+    pub(super) removals: u64,
 }
 
 impl Lbd {
@@ -97,7 +99,8 @@ impl Lbd {
             said_behind: None,
             flaw,
             puts: 0,
-            steps: 0,
+            expires_at: Instant::from_nanos(u64::MAX),
+            removals: 0,
         }
     }
 
@@ -114,8 +117,7 @@ impl Lbd {
         // Shorter than a node's, so that a run is.
         (settings.keepalive, settings.idle_timeout) =
             (Duration::from_millis(300), Duration::from_millis(1500));
-        self.replica = Some(Replica::new(settings, now.at));
-        self.steps += 1;
+        self.replica = Some(Box::new(Replica::new(settings, now.at)));
     }
 
     /// The process is gone, with what was in its memory.
@@ -126,7 +128,7 @@ impl Lbd {
         self.touched.clear();
         self.said_behind = None;
         self.store.retain(|(table, _), _| *table == Table::Flows);
-        self.steps += 1;
+        self.removals += 1;
     }
 
     /// The host has lost its power.
@@ -145,12 +147,6 @@ impl Lbd {
         self.is_behind().map(|behind| behind && self.flaw != Flaw::SaysSynced)
     }
 
-    /// Whether the node has been told everything that this one has, in the present session.
-    pub(super) fn is_drained(&self, local: Instant) -> bool {
-        let stats = self.replica.as_ref().map(|replica| replica.stats(local));
-        stats.is_some_and(|stats| stats.peer_synced && stats.dirty == 0 && stats.unacknowledged == 0)
-    }
-
     /// An entry is new or changed, by what this node does. Without a process it is the kernel that remembers a flow.
     pub(super) fn change(
         &mut self,
@@ -166,8 +162,9 @@ impl Lbd {
         {
             return false;
         }
-        self.store.insert(label, Stored { value, expires: lifetime.map(|span| local + span) });
-        self.steps += 1;
+        let expires = lifetime.map(|span| local + span);
+        self.expires_at = self.expires_at.min(expires.unwrap_or(self.expires_at));
+        self.store.insert(label, Stored { value, expires });
         let Some(mut replica) = self.replica.take() else { return true };
         self.touched.insert(label);
         let entry = entry(&mut replica, label, value);
@@ -180,7 +177,7 @@ impl Lbd {
     pub(super) fn delete(&mut self, label: Label, removal: Removal, local: Instant) {
         let Some(mut replica) = self.replica.take() else { return };
         if self.store.remove(&label).is_some() {
-            self.steps += 1;
+            self.removals += 1;
             // What ran out while a new value is being written gets it all the same.
             if removal == Removal::Ended {
                 self.touched.insert(label);
@@ -192,19 +189,24 @@ impl Lbd {
     }
 
     pub(super) fn expire(&mut self, local: Instant) {
+        if local < self.expires_at {
+            return;
+        }
         let over = |stored: &Stored| stored.expires.is_some_and(|expires| expires <= local);
         let labels: Vec<Label> =
             self.store.iter().filter(|(_, stored)| over(stored)).map(|(&label, _)| label).collect();
         for label in labels {
             self.delete(label, Removal::Expired, local);
         }
+        let next = self.store.values().filter_map(|stored| stored.expires).min();
+        self.expires_at = next.unwrap_or(Instant::from_nanos(u64::MAX));
     }
 
     /// Takes what the core wants done. True if it wants the connection closed.
     pub(super) fn take_actions(&mut self, now: Moment, local: Instant, rng: &mut Rng) -> bool {
         let Some(mut replica) = self.replica.take() else { return false };
         let mut closes = false;
-        while let Some(action) = replica.poll(local) {
+        while let Some(action) = replica.poll() {
             let delay = rng.span(Duration::from_nanos(1), self.make.write_delay);
             match action {
                 Action::Apply(apply) => {
@@ -216,8 +218,6 @@ impl Lbd {
                     self.writing.push_back((now + delay, apply, early));
                 }
                 Action::Scan(scan) => self.scans.push_back((now + delay / 4, scan)),
-                Action::PrepareRing { name, generation } => replica.ring_ready(name, generation),
-                Action::SwitchRing { .. } => {}
                 Action::Disconnect(_) => closes = true,
             }
         }
@@ -234,7 +234,7 @@ impl Lbd {
             if !answered {
                 replica.applied(local, apply.id, &refused);
             }
-            self.steps += 1;
+            self.removals += u64::from(!apply.deletes.is_empty());
         }
         while self.scans.front().is_some_and(|(due, _)| *due <= now) {
             let Some((_, scan)) = self.scans.pop_front() else { break };
@@ -269,6 +269,7 @@ impl Lbd {
                 continue;
             }
             let expires = live.remaining.map(|remaining| local + remaining);
+            self.expires_at = self.expires_at.min(expires.unwrap_or(self.expires_at));
             self.store.insert(label, Stored { value, expires });
         }
         for key in &apply.deletes {

@@ -3,7 +3,7 @@
 use common::ipc::Role;
 use common::rng::Rng;
 use common::time::{Duration, Instant};
-use lbd_core::replication::{Removal, Table};
+use lbd_core::replication::{Removal, Replica, Stats, Table};
 
 use super::super::check::Violation;
 use super::super::clock::Moment;
@@ -13,7 +13,7 @@ use super::super::sabotage::Sabotage;
 use super::super::trace::Trace;
 use super::super::variant::{NAMES, Variant};
 use super::super::world::World;
-use super::check::{Holders, equal, within_bounds};
+use super::check::{Holders, equal, is_drained, within_bounds};
 use super::lbd::{Flaw, LONG, Label, Lbd};
 use super::story::Draw;
 use super::stream::Stream;
@@ -169,10 +169,8 @@ impl Pair {
         let end = self.now() + IN_STEP_WITHIN;
         while !self.is_in_step() {
             if self.now() >= end {
-                let stats = [0, 1].map(|host| {
-                    self.lbds[host].replica.as_ref().map(|replica| replica.stats(self.local()[host]))
-                });
-                return Err(self.violation("in step", format!("the nodes do not come to rest: {stats:?}")));
+                let what = format!("the nodes do not come to rest: {:?}", self.stats());
+                return Err(self.violation("in step", what));
             }
             self.run_for(Duration::from_millis(20))?;
         }
@@ -180,9 +178,13 @@ impl Pair {
     }
 
     fn is_in_step(&self) -> bool {
+        let drained = |stats: &Option<Stats>| stats.as_ref().is_some_and(is_drained);
+        self.stream.is_whole() && (0..2).all(|host| self.is_synced(host)) && self.stats().iter().all(drained)
+    }
+
+    fn stats(&self) -> [Option<Stats>; 2] {
         let local = self.local();
-        self.stream.is_whole()
-            && (0..2).all(|host| self.is_synced(host) && self.lbds[host].is_drained(local[host]))
+        [0, 1].map(|host| self.lbds[host].replica.as_ref().map(|replica| replica.stats(local[host])))
     }
 
     /// Both have the same.
@@ -202,7 +204,7 @@ impl Pair {
         let mut next = now + LOOK;
         for host in (0..2).filter(|&host| self.runs(host)) {
             let lbd = &self.lbds[host];
-            let deadline = lbd.replica.as_ref().and_then(lbd_core::replication::Replica::deadline);
+            let deadline = lbd.replica.as_deref().and_then(Replica::deadline);
             let deadline = deadline.map(|at| self.world.moment(host, at));
             // One that has come and could not be met, for want of room, is asked for again soon.
             let deadline = deadline.map(|at| if at <= now { now + Duration::from_millis(2) } else { at });
@@ -240,13 +242,15 @@ impl Pair {
         for host in (0..2).filter(|&host| self.runs(host)).collect::<Vec<_>>() {
             self.work(host, local[host]);
         }
-        for (host, now) in local.into_iter().enumerate() {
+        let stats = self.stats();
+        for (host, stats) in stats.iter().enumerate() {
             self.say_behind(host);
-            within_bounds(&self.lbds[host], now).map_err(|what| self.violation("bounds", what))?;
+            let within = stats.as_ref().map_or(Ok(()), |stats| within_bounds(&self.lbds[host], stats));
+            within.map_err(|what| self.violation("bounds", what))?;
         }
         if self.draw.roomy {
             let whole = self.stream.is_whole();
-            let checked = self.holders.check(&self.lbds, local, whole);
+            let checked = self.holders.check(&self.lbds, &stats, whole);
             checked.map_err(|what| self.violation("acknowledged", what))?;
         }
         Ok(())

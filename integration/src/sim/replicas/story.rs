@@ -107,7 +107,8 @@ pub fn run_pair_seed(seed: u64, flaw: Flaw, trace: Trace) -> Result<Trace, Box<F
     let draw = Draw::from_seed(&mut rng);
     let pair = Pair::new(rng.next_u64(), &variant, &draw, flaw, trace);
     let preempts = variant.preempt;
-    let mut story = Story { rng, pair, draw, preempts, moved: false, coming: Vec::new() };
+    let mut story =
+        Story { rng, pair, draw, preempts, moved: false, unwell: true, stopped: false, coming: Vec::new() };
     match story.play() {
         Ok(()) => Ok(story.pair.world.into_trace()),
         Err(violation) => Err(Box::new(Failure { seed, violation, trace: story.pair.world.into_trace() })),
@@ -116,7 +117,7 @@ pub fn run_pair_seed(seed: u64, flaw: Flaw, trace: Trace) -> Result<Trace, Box<F
 
 /// Pairs whose `vrrpd`s hear what `lbd` lacks: a peer link, and signed advertisements. Every third one is active-active.
 fn variant(rng: &mut Rng) -> Variant {
-    let interval = Duration::from_millis(*rng.pick(&[50, 100, 100, 250, 1000]));
+    let interval = Duration::from_millis(*rng.pick(&[20, 50, 100, 100, 250]));
     Variant {
         priority: if rng.chance(700) { [200, 100] } else { [120, 150] },
         instances: if rng.chance(333) { 2 } else { 1 },
@@ -134,6 +135,10 @@ struct Story {
     preempts: bool,
     /// A switchover was asked for: who should be active is no longer plain.
     moved: bool,
+    /// An `lbd` was gone since it was quiet last.
+    unwell: bool,
+    /// A `vrrpd` was told to stop since then.
+    stopped: bool,
     /// What is still to come of an episode.
     coming: Vec<(Moment, Event)>,
 }
@@ -165,16 +170,18 @@ impl Story {
         let expected = self.expected();
         self.pair.world.tell(Seen::QuietEnds(&expected));
         self.pair.world.checks.verdict()?;
-        // What is short-lived is over by now.
-        self.pair.run_for(Duration::from_secs(2))?;
+        // What is short-lived is over by then.
+        self.pair.run_for(Duration::from_millis(1100).saturating_sub(bounds.settled))?;
         self.pair.run_until_in_step()?;
         self.pair.compare()
     }
 
     /// As [`super::super::run`] has it, and a node that stops waits for one that is behind.
-    fn bounds(&self) -> Bounds {
-        let mut bounds = settled(&self.pair.world, false, true);
-        bounds.settled += CATCH_UP_MAX;
+    fn bounds(&mut self) -> Bounds {
+        let mut bounds = settled(&self.pair.world, false, std::mem::take(&mut self.unwell));
+        if std::mem::take(&mut self.stopped) {
+            bounds.settled += CATCH_UP_MAX;
+        }
         bounds
     }
 
@@ -352,10 +359,19 @@ impl Story {
         let now = self.pair.now();
         let pair = &mut self.pair;
         match event {
-            Event::Vrrp(fault) => pair.world.strike(fault),
-            Event::Power(host, false) => pair.power_off(host),
+            Event::Vrrp(fault) => {
+                self.stopped |= matches!(fault, Fault::Terminate(_));
+                pair.world.strike(fault);
+            }
+            Event::Power(host, false) => {
+                self.unwell = true;
+                pair.power_off(host);
+            }
             Event::Power(host, true) => pair.power_on(host),
-            Event::Lbd(host, false) => pair.kill_lbd(host),
+            Event::Lbd(host, false) => {
+                self.unwell = true;
+                pair.kill_lbd(host);
+            }
             Event::Lbd(host, true) => pair.start_lbd(host),
             Event::Cut => {
                 pair.stream.cut(&mut self.rng);

@@ -2,8 +2,6 @@
 
 use super::entry::{Cursor, Key, Live, Table};
 use super::error::SessionError;
-use super::names::NameId;
-use super::rings::RingOutcome;
 
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,22 +10,6 @@ pub enum Action {
     Apply(Apply),
     /// Read a part of a live table, then answer with [`super::Replica::scanned`].
     Scan(Scan),
-    /// The peer wants to change a ring: make the same, then answer with [`super::Replica::ring_ready`].
-    PrepareRing {
-        /// The service or target group.
-        name: NameId,
-        /// The ring's number at the peer.
-        generation: u64,
-    },
-    /// Choose targets from the new ring from now on.
-    SwitchRing {
-        /// The service or target group.
-        name: NameId,
-        /// The number it was announced with.
-        generation: u64,
-        /// Whether the peer is ready for it.
-        outcome: RingOutcome,
-    },
     /// Close the connection; the reason is for the operator.
     Disconnect(SessionError),
 }

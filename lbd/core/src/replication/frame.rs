@@ -47,18 +47,9 @@ pub(super) enum Frame {
     SnapshotEnd {
         sequence: u64,
     },
-    /// The sender wants to choose targets from a new ring.
-    Ring {
-        sequence: u64,
-        name: WireName,
-        generation: u64,
-    },
-    /// The sender of this has the ring, too.
-    RingReady {
-        sequence: u64,
-        name: WireName,
-        generation: u64,
-    },
+    /// These two numbers are not to stand for anything else: before the first release they were for changes of rings.
+    Unused6,
+    Unused7,
     /// What the sender says of its proxied connections, from minor version 2 on.
     Word(Word),
 }
@@ -188,7 +179,7 @@ impl Frame {
 
     /// Whether it has a sequence number: it is applied and acknowledged, and counts for the window.
     pub(super) const fn is_numbered(&self) -> bool {
-        !matches!(self, Self::Opening(_) | Self::Alive { .. } | Self::Ack(_) | Self::Word(_))
+        matches!(self, Self::Data(_) | Self::SnapshotBegin { .. } | Self::SnapshotEnd { .. })
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, WireError> {

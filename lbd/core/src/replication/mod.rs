@@ -62,7 +62,6 @@ mod ledger;
 mod names;
 mod receive;
 mod replica;
-mod rings;
 mod session;
 mod settings;
 #[cfg(test)]
@@ -82,7 +81,6 @@ pub use frame::{BATCH_SIZE, FRAME_SIZE_MAX};
 pub use hello::{Hello, MAJOR, MINOR};
 pub use names::{NAME_LENGTH_MAX, NAMES_MAX, Name, NameError, NameId};
 pub use replica::Replica;
-pub use rings::RingOutcome;
 pub use settings::Settings;
 pub use stats::{Counters, Skipped, State, Stats, Traffic};
 pub use tombstones::LIFETIME;

@@ -3,6 +3,7 @@
 use common::time::Instant;
 
 use super::codec::{decode_entry, decode_key};
+use super::dirty::Item;
 use super::entry::{Fingerprint, Key, Live, Table};
 use super::error::SessionError;
 use super::frame::{Batch, Data, Frame, Opening};
@@ -63,7 +64,7 @@ impl Replica {
             }
             Frame::Data(data) => {
                 incoming.take_sequence(data.sequence)?;
-                return self.take_data(data);
+                return self.take_data(data, now);
             }
             Frame::SnapshotBegin { sequence } => {
                 incoming.take_sequence(sequence)?;
@@ -83,17 +84,8 @@ impl Replica {
                 self.peer_values.sweep();
                 self.go_on_sweeping(now);
             }
-            Frame::Ring { sequence, name, generation } => {
-                incoming.take_sequence(sequence)?;
-                if let Ok(name) = self.name(name.into_name()) {
-                    self.rings.announced_by_peer(name, generation);
-                }
-            }
-            Frame::RingReady { sequence, name, generation } => {
-                incoming.take_sequence(sequence)?;
-                if let Ok(name) = self.name(name.into_name()) {
-                    self.rings.peer_is_ready(name, generation);
-                }
+            Frame::Unused6 | Frame::Unused7 => {
+                return Err(SessionError::Unexpected("a frame of a kind that no release has"));
             }
         }
         self.frame_applied();
@@ -139,13 +131,13 @@ impl Replica {
             ledger.begin(Owner::Us);
         }
         for (fingerprint, tombstone) in self.tombstones.iter() {
-            let item = super::dirty::Item::Delete(tombstone.key);
+            let item = Item::Delete(tombstone.key);
             // There is room for all tombstones.
             self.dirty.put(fingerprint, item, tombstone.version.generation, false, now);
         }
     }
 
-    fn take_data(&mut self, data: Data) -> Result<(), SessionError> {
+    fn take_data(&mut self, data: Data, now: Instant) -> Result<(), SessionError> {
         for announcement in data.names {
             let id = self.name(announcement.name.into_name()).ok();
             let Some(session) = &mut self.session else { return Ok(()) };
@@ -163,7 +155,8 @@ impl Replica {
             handed_puts: Vec::new(),
             handed_deletes: Vec::new(),
         };
-        let taken = data.batches.iter().try_for_each(|batch| self.take_batch(batch, data.base, &mut writing));
+        let taken =
+            data.batches.iter().try_for_each(|batch| self.take_batch(batch, data.base, &mut writing, now));
         if writing.puts.is_empty() && writing.deletes.is_empty() {
             // One with garbage in it does not get that far.
             if taken.is_ok() {
@@ -176,7 +169,13 @@ impl Replica {
         taken
     }
 
-    fn take_batch(&mut self, batch: &Batch, base: u64, writing: &mut Writing) -> Result<(), SessionError> {
+    fn take_batch(
+        &mut self,
+        batch: &Batch,
+        base: u64,
+        writing: &mut Writing,
+        now: Instant,
+    ) -> Result<(), SessionError> {
         let minor = self.session.as_ref().and_then(|session| session.minor).unwrap_or_default();
         let known = Table::of_number(batch.table).filter(|table| table.since_minor() <= minor);
         let Some(table) = known else {
@@ -200,25 +199,32 @@ impl Replica {
                     None => self.counters.skipped.unknown_name += 1,
                 }
                 if part.len() == TOGETHER {
-                    self.take_puts(&mut part, writing);
+                    self.take_puts(&mut part, writing, now);
                 }
             }
         }
-        self.take_puts(&mut part, writing);
+        self.take_puts(&mut part, writing, now);
         if bytes.is_empty() {
             return Ok(());
         }
         Err(SessionError::Malformed(common::wire::WireError::Trailing(bytes.len())))
     }
 
-    fn take_puts(&mut self, part: &mut Vec<(u64, Live)>, writing: &mut Writing) {
+    fn take_puts(&mut self, part: &mut Vec<(u64, Live)>, writing: &mut Writing, now: Instant) {
         let fingerprints = self.look_up(part.iter().map(|(_, live)| live));
         for ((generation, live), fingerprint) in part.drain(..).zip(fingerprints) {
-            self.take_put(generation, live, fingerprint, writing);
+            self.take_put(generation, live, fingerprint, writing, now);
         }
     }
 
-    fn take_put(&mut self, generation: u64, live: Live, fingerprint: Fingerprint, writing: &mut Writing) {
+    fn take_put(
+        &mut self,
+        generation: u64,
+        live: Live,
+        fingerprint: Fingerprint,
+        writing: &mut Writing,
+        now: Instant,
+    ) {
         if !self.see_generation(generation) {
             return;
         }
@@ -234,6 +240,11 @@ impl Replica {
                 // It has a value of its own, so it has to hear of ours, and of its deletion, even if it never heard of it before.
                 ledger.share(fingerprint);
                 self.dirty.share(fingerprint);
+                // A new process hears of a deletion before it has found the entry in its live table, and takes it for nothing.
+                if let Some(buried) = self.tombstones.get(fingerprint).copied() {
+                    let generation = buried.version.generation;
+                    self.mark_dirty(fingerprint, Item::Delete(buried.key), generation, false, now);
+                }
                 return;
             }
             self.tombstones.remove(fingerprint);

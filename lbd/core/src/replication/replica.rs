@@ -12,7 +12,6 @@ use super::frame::{Batches, FRAME_SIZE_MAX};
 use super::hello::Hello;
 use super::ledger::{GENERATION_MAX, Ledger, Owner, Record, Version};
 use super::names::{Name, NameError, NameId, Names};
-use super::rings::Rings;
 use super::session::{Session, Stage};
 use super::settings::Settings;
 use super::stats::{Counters, State, Stats};
@@ -29,7 +28,6 @@ pub struct Replica {
     pub(super) dirty: Dirty,
     pub(super) tombstones: Tombstones,
     pub(super) peer_values: PeerValues,
-    pub(super) rings: Rings,
     /// The largest generation given or seen.
     pub(super) generation: u64,
     /// When the generations began that it was made with.
@@ -102,7 +100,6 @@ impl Replica {
             // All of them have to find room in the dirty set at once.
             tombstones: Tombstones::new(settings.tombstones_max.min(settings.dirty_max)),
             peer_values: PeerValues::new(settings.tables),
-            rings: Rings::default(),
             generation: settings.generation.min(GENERATION_MAX / 2),
             made: now,
             peer: None,
@@ -142,8 +139,6 @@ impl Replica {
     /// many. What the peer refers to and what waits to be sent are kept in any case. Looks at every name and everything that waits: once for each
     /// reload, not for each connection.
     pub fn forget_names(&mut self, keep: impl Fn(NameId, &Name) -> bool) -> usize {
-        let names = &self.names;
-        self.rings.retain(|id| names.name(id).is_some_and(|name| keep(id, name)));
         let mut used = vec![false; self.names.numbers()];
         let mut mark = |id: NameId| used[id.index()] = true;
         for change in self.dirty.changes() {
@@ -153,7 +148,6 @@ impl Replica {
             }
         }
         self.tombstones.iter().filter_map(|(_, tombstone)| tombstone.key.name()).for_each(&mut mark);
-        self.rings.names().for_each(&mut mark);
         self.peer_values.names().for_each(&mut mark);
         for (_, _, live) in self.writing.iter().flat_map(|writing| &writing.puts) {
             live.entry.names().into_iter().for_each(&mut mark);
@@ -381,14 +375,11 @@ impl Replica {
     }
 
     /// The next thing for the shell to do, until there is none; to be asked after everything it tells.
-    pub fn poll(&mut self, now: Instant) -> Option<Action> {
+    pub fn poll(&mut self) -> Option<Action> {
         if let Some(reason) = self.disconnects.pop_front() {
             return Some(Action::Disconnect(reason));
         }
-        self.next_apply()
-            .map(Action::Apply)
-            .or_else(|| self.next_scan().map(Action::Scan))
-            .or_else(|| self.next_ring(now))
+        self.next_apply().map(Action::Apply).or_else(|| self.next_scan().map(Action::Scan))
     }
 
     /// When [`Self::poll_transmit`] and [`Self::timeout`] have to be called if nothing else happens before.
@@ -406,7 +397,7 @@ impl Replica {
             let silence = if self.writing.is_some() { word } else { silence };
             flush.map_or(word, |flush| flush.min(word)).min(silence)
         });
-        [purge, session, self.rings.deadline()].into_iter().flatten().min()
+        [purge, session].into_iter().flatten().min()
     }
 
     /// Time has passed.
@@ -517,7 +508,6 @@ impl Replica {
         self.counters.ended[reason.kind().index()] += 1;
         self.dirty.clear();
         self.tombstones.unsend();
-        self.rings.session_ended();
         self.set_state(if self.was_synced { State::Stale } else { State::Cold }, now);
     }
 }

@@ -44,8 +44,6 @@ pub(super) struct Outgoing {
     pub(super) snapshot: Snapshot,
     /// Whether the last frame of data was one of changes, not of the snapshot.
     pub(super) sent_changes: bool,
-    /// Every entry that became dirty before this place has been acknowledged, or is part of the snapshot.
-    pub(super) done_before: u64,
     pub(super) peer_refused: u64,
 }
 
@@ -53,8 +51,6 @@ pub(super) struct Outgoing {
 struct InFlight {
     sequence: u64,
     bytes: usize,
-    /// See [`super::dirty::Dirty::done_before`].
-    done_before: u64,
 }
 
 /// What comes from the peer.
@@ -176,7 +172,6 @@ impl Session {
                 last_sent: now,
                 snapshot: Snapshot::default(),
                 sent_changes: false,
-                done_before: 0,
                 peer_refused: 0,
             },
             incoming: Incoming {
@@ -201,9 +196,9 @@ impl Outgoing {
     }
 
     /// A frame with the last sequence number goes out.
-    pub(super) fn sent(&mut self, bytes: usize, done_before: u64) {
+    pub(super) fn sent(&mut self, bytes: usize) {
         self.unacknowledged += bytes;
-        self.in_flight.push_back(InFlight { sequence: self.sequence, bytes, done_before });
+        self.in_flight.push_back(InFlight { sequence: self.sequence, bytes });
     }
 
     /// The peer has applied frames. True if that completes this node's snapshot.
@@ -215,7 +210,6 @@ impl Outgoing {
         self.peer_refused = ack.refused;
         while let Some(frame) = self.in_flight.front().filter(|frame| frame.sequence <= ack.sequence) {
             self.unacknowledged -= frame.bytes;
-            self.done_before = frame.done_before;
             self.in_flight.pop_front();
         }
         let ends = matches!(self.snapshot.stage, Stage::Ended(end) if end <= ack.sequence);

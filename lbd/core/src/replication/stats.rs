@@ -96,12 +96,6 @@ pub struct Counters {
     pub tombstones_full: u64,
     /// Tombstones that were too old without an acknowledgement.
     pub tombstones_expired: u64,
-    /// Ring changes that the peer had acknowledged in time.
-    pub rings_acknowledged: u64,
-    /// Ring changes that did not wait any longer.
-    pub rings_timed_out: u64,
-    /// Ring changes without a peer to wait for.
-    pub rings_alone: u64,
     /// Names without a number because there were too many, or they were too long.
     pub names_refused: u64,
 }

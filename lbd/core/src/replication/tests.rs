@@ -45,15 +45,13 @@ fn settle(one: &mut Replica, other: &mut Replica, mut now: Instant) -> [Vec<Appl
         transmit(one, other, now);
         transmit(other, one, now);
         for (place, replica) in [&mut *one, &mut *other].into_iter().enumerate() {
-            while let Some(action) = replica.poll(now) {
+            while let Some(action) = replica.poll() {
                 match action {
                     Action::Apply(apply) => {
                         replica.applied(now, apply.id, &[]);
                         applied[place].push(apply);
                     }
                     Action::Scan(scan) => replica.scanned(now, scan.id, &[], None),
-                    Action::PrepareRing { name, generation } => replica.ring_ready(name, generation),
-                    Action::SwitchRing { .. } => {}
                     Action::Disconnect(_) => return applied,
                 }
             }
@@ -79,7 +77,7 @@ fn settle_words(replicas: [&mut Replica; 2], words: &mut [Live; 2], mut now: Ins
         transmit(one, other, now);
         transmit(other, one, now);
         for (place, replica) in [&mut *one, &mut *other].into_iter().enumerate() {
-            while let Some(action) = replica.poll(now) {
+            while let Some(action) = replica.poll() {
                 match action {
                     Action::Apply(apply) => {
                         if let [Live { entry: Entry::Target { state, weight, .. }, .. }] = apply.puts[..]
@@ -176,7 +174,7 @@ fn tables_that_grow_have_room_for_what_had_none() {
             transmit(one, other, now);
             transmit(other, one, now);
             for (replica, found) in [(&mut *one, &flows[..]), (&mut *other, &[][..])] {
-                while let Some(action) = replica.poll(now) {
+                while let Some(action) = replica.poll() {
                     match action {
                         Action::Apply(apply) => replica.applied(now, apply.id, &[]),
                         Action::Scan(scan) if scan.table == Table::Flows => {
@@ -234,6 +232,49 @@ fn golden_member() {
     assert_eq!(bytes, [10, 0, 0, 0, 1, 3, 2, 0, 1, 1, 3, 1, b'z', 0]);
 }
 
+/// A new process finds what was there before it when it is asked for it, and hears before that what was deleted meanwhile.
+#[test]
+fn a_deletion_reaches_a_process_that_did_not_know_yet_what_it_has() {
+    let (mut one, mut other) = pair();
+    let live = flow(&mut one, 1);
+    one.changed(at(1000), &live);
+    settle(&mut one, &mut other, at(1000));
+    one.disconnected(at(2000));
+    one.deleted(at(2000), &live.entry.key(), Removal::Ended);
+    let mut reborn = replica("b", 9);
+    let mut found = vec![flow(&mut reborn, 1)];
+    one.connected(at(3000));
+    reborn.connected(at(3000));
+    let mut now = at(3000);
+    for _ in 0..20 {
+        now = now + Duration::from_millis(6);
+        transmit(&mut one, &mut reborn, now);
+        transmit(&mut reborn, &mut one, now);
+        while let Some(action) = one.poll() {
+            match action {
+                Action::Apply(apply) => panic!("it is back: {apply:?}"),
+                Action::Scan(scan) => one.scanned(now, scan.id, &[], None),
+                Action::Disconnect(reason) => panic!("{reason}"),
+            }
+        }
+        while let Some(action) = reborn.poll() {
+            match action {
+                Action::Apply(apply) => {
+                    found.retain(|live| !apply.deletes.contains(&live.entry.key()));
+                    reborn.applied(now, apply.id, &[]);
+                }
+                Action::Scan(scan) => {
+                    let here = if scan.table == Table::Flows { &found[..] } else { &[] };
+                    reborn.scanned(now, scan.id, here, None);
+                }
+                Action::Disconnect(reason) => panic!("{reason}"),
+            }
+        }
+    }
+    assert_eq!(found, []);
+    assert_eq!([one.stats(now).tombstones, one.stats(now).ledger[0], reborn.stats(now).ledger[0]], [0; 3]);
+}
+
 #[test]
 fn another_configuration_is_told_at_once() {
     let (mut one, mut other) = pair();
@@ -262,6 +303,7 @@ fn golden_frames() {
     let opening = Opening { major: 1, minor: 1, body: vec![9, 8] };
     assert_eq!(bytes(Frame::Opening(opening)), [7, 0, 0, 0, 1, 0, 1, 1, 2, 9, 8]);
     assert_eq!(bytes(Frame::SnapshotEnd { sequence: 5 }), [3, 0, 0, 0, 1, 5, 5]);
+    assert_eq!(bytes(Frame::Word(Word::default())), [3, 0, 0, 0, 1, 8, 0], "6 and 7 stand for nothing");
     let name = WireName::Target("g".to_owned(), "t".to_owned());
     let names = vec![Announcement { number: 3, name }];
     let batches = vec![Batch { table: 1, deletes: false, count: 1, bytes: vec![7] }];
@@ -352,7 +394,7 @@ fn what_the_peer_does_not_understand_is_refused_clearly() {
         let mut bytes = Vec::new();
         other.poll_transmit(at(1), &mut bytes);
         one.received(at(1), &bytes);
-        match one.poll(at(1)) {
+        match one.poll() {
             Some(Action::Disconnect(reason)) => (reason, one.stats(at(1))),
             other => panic!("{other:?}"),
         }
@@ -371,7 +413,7 @@ fn what_the_peer_does_not_understand_is_refused_clearly() {
     // Whatever the body is in another major version.
     Frame::Opening(Opening { major: 2, minor: 3, body: vec![255; 9] }).append(&mut bytes).unwrap();
     one.received(at(1), &bytes);
-    let Some(Action::Disconnect(reason)) = one.poll(at(1)) else { panic!("it was not refused") };
+    let Some(Action::Disconnect(reason)) = one.poll() else { panic!("it was not refused") };
     assert!(reason.kind().is_refusal());
     assert!(reason.to_string().contains("it speaks protocol version 2.3, this node 1.3"), "{reason}");
 }
@@ -447,7 +489,7 @@ fn the_last_word_is_known_while_there_is_a_session() {
     let mut bytes = Vec::new();
     Frame::Word(beyond).append(&mut bytes).unwrap();
     other.received(at(1300), &bytes);
-    assert!(matches!(other.poll(at(1300)), Some(Action::Disconnect(SessionError::Unexpected(_)))));
+    assert!(matches!(other.poll(), Some(Action::Disconnect(SessionError::Unexpected(_)))));
 }
 
 #[test]
@@ -466,7 +508,7 @@ fn unknown_tables_and_names_are_skipped_and_counted() {
         (stats.state, stats.counters.skipped.unknown_table, stats.counters.skipped.unknown_name),
         (State::Synced, 5, 1)
     );
-    assert_eq!(other.poll(at(500)), None);
+    assert_eq!(other.poll(), None);
 }
 
 #[test]
@@ -474,7 +516,7 @@ fn broken_streams_end_and_are_counted_by_kind() {
     let ended = |bytes: &[u8]| {
         let (_, mut other) = pair();
         other.received(at(500), bytes);
-        match other.poll(at(500)) {
+        match other.poll() {
             Some(Action::Disconnect(reason)) => {
                 assert_eq!(other.stats(at(500)).counters.ended[reason.kind().index()], 1);
                 assert_eq!(other.state(), State::Stale);
@@ -499,52 +541,11 @@ fn silence_is_noticed_and_never_means_synced() {
     one.timeout(at(4000));
     assert_eq!(one.state(), State::Synced);
     one.timeout(at(6000));
-    assert_eq!(
-        (one.state(), one.poll(at(6000))),
-        (State::Stale, Some(Action::Disconnect(SessionError::Idle)))
-    );
+    assert_eq!((one.state(), one.poll()), (State::Stale, Some(Action::Disconnect(SessionError::Idle))));
     let mut cold = replica("c", 3);
     cold.connected(at(0));
     cold.timeout(at(5000));
-    assert_eq!(
-        (cold.state(), cold.poll(at(5000))),
-        (State::Cold, Some(Action::Disconnect(SessionError::Silent)))
-    );
-}
-
-#[test]
-fn a_ring_waits_for_the_peer_and_for_what_was_changed_before() {
-    let (mut one, mut other) = pair();
-    let live = flow(&mut one, 1);
-    one.changed(at(1000), &live);
-    let name = service(&mut one, "shop");
-    one.announce_ring(at(1000), name, 4, Duration::from_secs(1));
-    assert_eq!(one.poll(at(1000)), None);
-    let mut bytes = Vec::new();
-    while one.poll_transmit(at(1006), &mut bytes) {}
-    other.received(at(1006), &bytes);
-    let Some(Action::Apply(apply)) = other.poll(at(1006)) else { panic!("the flow is to be written") };
-    let Some(Action::PrepareRing { name: theirs, generation }) = other.poll(at(1006)) else {
-        panic!("and the ring made")
-    };
-    other.ring_ready(theirs, generation);
-    transmit(&mut other, &mut one, at(1007));
-    assert_eq!(one.poll(at(1007)), None, "the flow is not acknowledged");
-    other.applied(at(1008), apply.id, &[]);
-    transmit(&mut other, &mut one, at(1009));
-    let outcome = RingOutcome::Acknowledged;
-    assert_eq!(one.poll(at(1009)), Some(Action::SwitchRing { name, generation: 4, outcome }));
-
-    one.announce_ring(at(1100), name, 5, Duration::from_millis(50));
-    assert_eq!(one.deadline(), Some(at(1150)));
-    let outcome = RingOutcome::TimedOut;
-    assert_eq!(one.poll(at(1150)), Some(Action::SwitchRing { name, generation: 5, outcome }));
-    one.disconnected(at(1200));
-    one.announce_ring(at(1200), name, 6, Duration::from_millis(50));
-    let outcome = RingOutcome::Alone;
-    assert_eq!(one.poll(at(1200)), Some(Action::SwitchRing { name, generation: 6, outcome }));
-    let counters = one.stats(at(1200)).counters;
-    assert_eq!([counters.rings_acknowledged, counters.rings_timed_out, counters.rings_alone], [1; 3]);
+    assert_eq!((cold.state(), cold.poll()), (State::Cold, Some(Action::Disconnect(SessionError::Silent))));
 }
 
 #[test]
@@ -631,7 +632,7 @@ proptest! {
         bytes.truncate(usize::try_from(rng.below(bytes.len() as u64 + 1)).unwrap());
         other.received(at(1010), &bytes);
         let mut rest = 0;
-        while let Some(action) = other.poll(at(1010)) {
+        while let Some(action) = other.poll() {
             if let Action::Apply(apply) = action {
                 other.applied(at(1010), apply.id, &[]);
             }
@@ -640,7 +641,7 @@ proptest! {
         }
         one.disconnected(at(2000));
         other.disconnected(at(2000));
-        other.poll(at(2000));
+        other.poll();
         one.connected(at(2000));
         other.connected(at(2000));
         settle(&mut one, &mut other, at(2000));

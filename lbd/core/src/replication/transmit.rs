@@ -19,7 +19,7 @@ impl Replica {
     /// when what was sent before is in the socket, so that a peer that does not read makes changes wait where the latest replaces the
     /// one before.
     ///
-    /// In this order: who we are, acknowledgements, our word, rings, then changes and snapshot by turns as far as the window goes.
+    /// In this order: who we are, acknowledgements, our word, then changes and snapshot by turns as far as the window goes.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
         let Some(frame) = self.next_frame(now) else { return false };
         let start = out.len();
@@ -31,11 +31,10 @@ impl Replica {
         let bytes = out.len() - start;
         self.counters.sent.frames += 1;
         self.counters.sent.bytes += bytes as u64;
-        let done_before = self.dirty.done_before();
         if let Some(session) = &mut self.session {
             session.outgoing.last_sent = now;
             if frame.is_numbered() {
-                session.outgoing.sent(bytes, done_before);
+                session.outgoing.sent(bytes);
             }
         }
         true
@@ -60,9 +59,6 @@ impl Replica {
             if !session.told_word && session.minor >= Some(MINOR_OF_WORDS) {
                 session.told_word = true;
                 return Some(Frame::Word(self.word.clone()));
-            }
-            if let Some(frame) = self.rings.next_frame(&self.names, &mut session.outgoing) {
-                return Some(frame);
             }
             if let Some(frame) = self.next_data(now) {
                 return Some(frame);

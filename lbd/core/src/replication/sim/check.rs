@@ -72,7 +72,9 @@ fn acknowledged(replica: &Replica) -> Option<(u64, bool, u64)> {
     let session = replica.session.as_ref().filter(|session| session.minor.is_some())?;
     let outgoing = &session.outgoing;
     let number = session.number << 32 | replica.counters.resyncs;
-    Some((number, outgoing.snapshot.stage == Stage::Acknowledged, outgoing.done_before))
+    // With nothing on its way all that is not dirty is there.
+    let before = if outgoing.unacknowledged == 0 { replica.dirty.done_before() } else { 0 };
+    Some((number, outgoing.snapshot.stage == Stage::Acknowledged, before))
 }
 
 /// Bytes received and not read, entries in hand, entries scanned.

@@ -7,8 +7,8 @@ use common::hash::HashKey;
 use common::time::{Duration, Instant};
 
 use super::super::{
-    Action, Apply, Cursor, Entry, Flow, Key, Live, Member, Membership, Name, NameId, Removal, Replica,
-    RingOutcome, Scan, Settings, Table,
+    Action, Apply, Cursor, Entry, Flow, Key, Live, Member, Membership, Name, NameId, Removal, Replica, Scan,
+    Settings, Table,
 };
 use super::Sabotage;
 
@@ -55,7 +55,6 @@ pub(super) struct Host {
     pub(super) scans: VecDeque<(u64, Scan)>,
     /// Changed here while something is being written.
     touched: BTreeSet<Label>,
-    pub(super) outcomes: Vec<RingOutcome>,
     sabotage: Sabotage,
     puts: u64,
 }
@@ -93,7 +92,6 @@ impl Host {
             writing: VecDeque::new(),
             scans: VecDeque::new(),
             touched: BTreeSet::new(),
-            outcomes: Vec::new(),
             sabotage,
             puts: 0,
         }
@@ -142,7 +140,7 @@ impl Host {
     /// Takes what the replica wants done. True if it wants the connection closed.
     pub(super) fn take_actions(&mut self, now: u64, delay: u64) -> bool {
         let mut closes = false;
-        while let Some(action) = self.replica.poll(self.make.local(now)) {
+        while let Some(action) = self.replica.poll() {
             match action {
                 Action::Apply(apply) => {
                     self.touched.clear();
@@ -154,8 +152,6 @@ impl Host {
                     }
                 }
                 Action::Scan(scan) => self.scans.push_back((now + delay / 4, scan)),
-                Action::PrepareRing { name, generation } => self.replica.ring_ready(name, generation),
-                Action::SwitchRing { outcome, .. } => self.outcomes.push(outcome),
                 Action::Disconnect(_) => closes = true,
             }
         }

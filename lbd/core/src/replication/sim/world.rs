@@ -84,7 +84,6 @@ pub(super) struct World {
     past: Vec<Counters>,
     checks_roughly: bool,
     talkative: bool,
-    rings: u64,
     lost: BTreeSet<Label>,
 }
 
@@ -103,7 +102,6 @@ impl World {
             checks_roughly: !variant.roomy,
             variant,
             talkative,
-            rings: 0,
             lost: BTreeSet::new(),
         }
     }
@@ -298,14 +296,7 @@ impl World {
                 let lifetime = self.rng.span(Duration::from_millis(1), Duration::from_secs(3));
                 self.change(node, label, value, lifetime);
             }
-            40..43 => {
-                let host = &mut self.hosts[node];
-                let service = host.service();
-                self.rings += 1;
-                let time_out = Duration::from_millis(self.rng.below(500));
-                host.replica.announce_ring(host.make.local(self.now), service, self.rings, time_out);
-            }
-            43..50 => {
+            40..50 => {
                 // The other node does something at the same time.
                 self.change(node, label, value, LONG);
                 self.change(1 - node, label, value / 2, LONG);
