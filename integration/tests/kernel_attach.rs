@@ -41,14 +41,9 @@ fn served(lab: &Lab) -> Result<()> {
 /// Removes the pins of node `a` whose names begin so, and with them what is attached.
 fn take_off(lab: &Lab, prefix: &str) -> Result<()> {
     let maps = status(lab)?["kernel"]["folder"].as_str().unwrap_or_default().to_owned();
-    // The folder for what is attached has the name of that of the maps, without the layout.
+    // The folder for what is attached has the name of that of the maps, without the layout. Only the node has it.
     let (folder, _) = maps.rsplit_once('-').expect("a folder with a layout");
-    let names = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
-    let pins: Vec<_> =
-        names.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(prefix)).collect();
-    assert!(!pins.is_empty(), "no {prefix} in {folder}");
-    pins.iter().for_each(|pin| std::fs::remove_file(pin).unwrap());
-    Ok(())
+    lab.a().run("sh", &["-c", &format!("rm {folder}/{prefix}*")]).map(drop)
 }
 
 /// Waits until so many programs that were taken off have been attached again, by what the status and the metrics say.
