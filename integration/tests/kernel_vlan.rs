@@ -106,6 +106,17 @@ fn add(host: &Host, vlan: u16, number: u8) -> Result<()> {
     Ok(())
 }
 
+/// Has the targets' answers to the virtual IPs go to node `a`, by its address of each family there.
+fn back_by(lab: &Lab, node: [IpAddr; 2]) -> Result<()> {
+    for target in lab.targets() {
+        for (vip, via) in addresses(CLIENTS, 50).into_iter().zip(node) {
+            let ip = if vip.is_ipv4() { "" } else { "-6 " };
+            target.ip(&format!("{ip}route replace {vip} via {via}"))?;
+        }
+    }
+    Ok(())
+}
+
 /// HTTP and the echo server at the virtual IPs, with the targets' addresses of each family.
 fn text(lab: &Lab, keys: &str, of: impl Fn(&Host, usize) -> IpAddr) -> String {
     let mut text = String::new();
@@ -159,14 +170,16 @@ fn virtual_ips_and_targets_may_be_in_vlans_of_one_interface() -> Result<()> {
     }
     let in_vlan = |host: &Host, family: usize| addresses(TARGETS, host.v4().octets()[3])[family];
     let without = |host: &Host, family: usize| [host.v4().into(), host.v6().into()][family];
+    back_by(&lab, addresses(TARGETS, 1))?;
     lab.write_config_text(&text(&lab, "mode = \"nat\"", in_vlan))?;
     lab.a().start_lbd()?;
     served(&lab)?;
     // By the same interface without a tag: the program is there too then, and sees the clients' frames first.
+    back_by(&lab, [lab.a().v4().into(), lab.a().v6().into()])?;
     reload_text(&lab, &text(&lab, "mode = \"nat\"", without))?;
     served(&lab)?;
     for target in lab.targets() {
-        // The way of answers.
+        // Answers go by the clients' network.
         join(target, CLIENTS)?;
         addresses(CLIENTS, 50).into_iter().try_for_each(|vip| target.accept_vip(vip))?;
     }

@@ -255,7 +255,7 @@ fn both_ends_of_nat_hear_which_segments_fit_on_every_way() {
     let targets = "10.0.1.1:80 10.0.1.2:80 [2001:db8:1::1]:80";
     let file = file(&service("s", "nat", "\"@web:80\", \"@web:80/udp\"", ""), &group("s", targets, ""));
     let mut net = Net::of(&file);
-    net.hops.get_mut(&"10.0.1.2".parse().unwrap()).unwrap().mtu = 1400;
+    net.hops.get_mut(&"10.0.1.2".parse::<IpAddr>().unwrap()).unwrap().mtu = 1400;
     let contents = net.plan(&file, &mut Indexes::default());
     let most = |address, protocol| behind(&contents, address, 80, protocol).1.mss_max;
     assert_eq!((most("192.0.2.10", 6), most("2001:db8::10", 6)), (1360, 1440));
