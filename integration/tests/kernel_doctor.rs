@@ -57,7 +57,7 @@ fn the_doctor_looks_at_tunnels_and_their_targets() -> Result<()> {
             );
             let small = line(&said, &format!("note  {topic}the tunnel leaves {inner} bytes"));
             assert!(
-                small.ends_with(&format!("an MTU of {} on the way there avoids both", 1500 + headers)),
+                small.contains(&format!("With an MTU of {} on the way there nothing is", 1500 + headers)),
                 "{small}"
             );
         }
