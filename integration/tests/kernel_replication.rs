@@ -4,7 +4,7 @@
 mod kernel_pair_support;
 mod pair_support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -147,28 +147,42 @@ fn a_client_comes_back_to_its_target_on_the_other_node() -> Result<()> {
         .into_iter()
         .flat_map(|vip| [("dsr-http", vip, DSR_HTTP), ("nat-http", vip, NAT_HTTP)])
         .collect();
+    // Connections of before that wait for their last packets have not chosen by their client.
+    let known = |(what, vip, _): &(&str, IpAddr, u16)| {
+        let service = service(what, *vip, 0);
+        let clients: BTreeSet<String> =
+            [a, b].iter().flat_map(|node| flows(node, &service).into_keys()).collect();
+        (service, clients)
+    };
+    let before: BTreeMap<String, BTreeSet<String>> = servers.iter().map(known).collect();
     for (_, vip, port) in &servers {
         begin(SocketAddr::new(*vip, *port), 3)?;
     }
-    for (what, vip, _) in &servers {
-        wait_until("b to know the flows", LIMIT, || flows(b, &service(what, *vip, 0)).len() >= 3)?;
-    }
-    let homes: Vec<String> = servers
-        .iter()
-        .map(|(what, vip, _)| {
-            let known = flows(b, &service(what, *vip, 0));
-            known.into_values().next().expect("there are flows").0
-        })
-        .collect();
+    let homes = servers.iter().map(|(what, vip, _)| -> Result<(BTreeSet<String>, String)> {
+        let service = service(what, *vip, 0);
+        let before = &before[&service];
+        let new = || -> Vec<String> {
+            let new = flows(b, &service).into_iter().filter(|(client, _)| !before.contains(client));
+            new.map(|(_, (target, _))| target).collect()
+        };
+        wait_until("b to know the flows", LIMIT, || new().len() == 3)?;
+        let home = new().remove(0);
+        assert_eq!(new(), [home.as_str(); 3], "{service}");
+        Ok((before.clone(), home))
+    });
+    let homes = homes.collect::<Result<Vec<_>>>()?;
     dies(a)?;
     b.wait_role("web", "active", LIMIT)?;
     owned_by(&lab, b)?;
-    for ((what, vip, port), home) in servers.iter().zip(&homes) {
+    for ((what, vip, port), (before, home)) in servers.iter().zip(&homes) {
         begin(SocketAddr::new(*vip, *port), 20)?;
         let of = service(what, *vip, 0);
-        wait_until("the flows to be there", LIMIT, || flows(b, &of).len() >= 20)?;
-        let elsewhere = flows(b, &of).into_values().filter(|(target, _)| target != home).count();
-        assert_eq!(elsewhere, 0, "{of} left {home}: {:?}", flows(b, &of));
+        let new = || -> Vec<(String, (String, Option<u64>))> {
+            flows(b, &of).into_iter().filter(|(client, _)| !before.contains(client)).collect()
+        };
+        wait_until("the flows to be there", LIMIT, || new().len() >= 20)?;
+        let elsewhere = new().into_iter().filter(|(_, (target, _))| target != home).count();
+        assert_eq!(elsewhere, 0, "{of} left {home}: {:?}", new());
     }
     lab.finish()
 }

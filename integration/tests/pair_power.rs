@@ -96,7 +96,9 @@ fn the_backups_power_loss_concerns_nobody() -> Result<()> {
     settled(&lab, lab.a())?;
     owned_by(&lab, lab.a())?;
     let seen = watch.end()?;
-    assert_nothing_lost(&seen, 1);
+    seen.assert_all_served();
+    seen.assert_one_owner(INTERVAL);
+    seen.assert_announced_by_nobody_but(mac(1));
     assert_eq!(seen.roles_of("a"), ["active"]);
     lab.finish()
 }

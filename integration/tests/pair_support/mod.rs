@@ -295,6 +295,14 @@ impl Seen {
         }
     }
 
+    /// Fails if anyone else than this host announced a VIP at all. The host itself may have done so long before.
+    pub(crate) fn assert_announced_by_nobody_but(&self, mac: Mac) {
+        for vip in vips() {
+            let others = self.owners.announcements(vip).filter(|seen| seen.mac != mac).count();
+            assert_eq!(others, 0, "announcements of {vip} by others than {mac:?}");
+        }
+    }
+
     /// The roles a node had, in order.
     pub(crate) fn roles_of(&self, node: &str) -> Vec<String> {
         let name = |change: &integration::lab::probe::RoleChange| match &change.seen {
