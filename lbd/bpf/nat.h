@@ -168,13 +168,17 @@ static __always_inline void search_ports(struct found *found, const struct packe
  * whether it still is the packet's: it may have been over, and somebody else's by now. */
 static __always_inline int keep_port(struct slot *slot, const struct packet *packet, __u8 state)
 {
+	/* The second packet of a connection proves its client real here, too: where a flood leaves no room among the half-open flows, nothing
+	 * else would keep the port for it. */
+	int proves = packet->key.protocol == PROTOCOL_TCP && !is_syn(packet) && !(packet->tcp_flags & (TCP_FIN | TCP_RST));
+	__u8 proven = proves ? STATE_ESTABLISHED : 0;
 	for (int number = 0; number < 2; number++) {
 		__u64 control = slot_control(slot);
 		if (SLOT_LOCKED(control) || !slot_is_of(slot, packet))
 			return 0;
 		/* A new flow has nothing of the one before it, whose end would soon free the slot for others. */
 		int again = is_syn(packet) || is_over(SLOT_STATE(control)) || slot_is_free(control, packet->now);
-		__u64 next = SLOT_CONTROL(packet->now, packet->service, again ? state : SLOT_STATE(control) | state);
+		__u64 next = SLOT_CONTROL(packet->now, packet->service, again ? state : SLOT_STATE(control) | state | proven);
 		if (__sync_val_compare_and_swap(&slot->control, control, next) == control)
 			return 1;
 	}
