@@ -196,6 +196,13 @@ impl Parts {
         }
         memory.heeded_member(name, target, said.clone(), *generation);
         let changed = *roster != before;
+        if matches!(said, Said::Added { .. }) && roster.merge(file).iter().all(|known| known.id != *target) {
+            tracing::warn!(
+                group = name,
+                target,
+                "a target that the other node has waits: another one has its address here"
+            );
+        }
         if changed {
             let what = match said {
                 Said::Given => "given back",

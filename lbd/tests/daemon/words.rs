@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::clients::{beside, fetch_from};
 use crate::replication::{Pair, becomes, counts, set, state, sticky};
 use crate::server::Server;
-use crate::support::{Lbd, eventually, metric, own_ip, ping};
+use crate::support::{Lbd, eventually, own_ip, ping};
 
 const TARGETS: &str = "/v1/target-groups/pool/targets";
 
@@ -140,22 +140,50 @@ fn a_target_that_the_file_takes_over_is_there_all_the_time_and_the_word_on_it_is
 }
 
 #[test]
-fn of_two_targets_at_one_address_the_other_node_s_is_refused_and_counted() {
+fn of_two_targets_at_one_address_the_other_node_s_waits() {
     let (_servers, addresses) = servers(3);
     let mut pair = Pair::start(&addresses[..2], |_| ());
     pair.configs[1].targets.push(("mine".to_owned(), addresses[2], 1));
     let [a, b] = &pair.nodes;
     assert_eq!(b.reload(&pair.configs[1]).0, 200);
     add(a, &json!({ "id": "yours", "address": addresses[2] }));
-    eventually("it is counted", || {
-        metric(b, "tandem_lbd_replication_refused_total")["{table=\"members\"}"] == 1
-    });
-    assert_eq!(state(b)["skipped"]["invalid"], 1);
+    b.says("another one has its address here");
     assert!(members(b).contains_key("mine") && !members(b).contains_key("yours"));
-    b.says("does not fit here");
     // All else goes on.
     set(a, "t0", &json!({ "state": "drain" }));
     becomes(b, &["drain 1", "ready 1", "ready 1"]);
+    pair.configs[1].targets.pop();
+    assert_eq!(b.reload(&pair.configs[1]).0, 200);
+    let file = |index: usize| plain(addresses[index], "file");
+    let yours = plain(addresses[2], "added");
+    have(&pair.nodes, &[("t0", file(0)), ("t1", file(1)), ("yours", yours)]);
+}
+
+#[test]
+fn targets_that_change_places_while_the_link_is_down_have_done_so_on_both_nodes() {
+    let (_servers, addresses) = servers(4);
+    let pair = Pair::start(&addresses[..1], |_| ());
+    let [a, b] = &pair.nodes;
+    for (id, index) in [("x", 1), ("y", 2), ("old", 3)] {
+        add(a, &json!({ "id": id, "address": addresses[index] }));
+    }
+    let added = |index: usize| plain(addresses[index], "added");
+    let first = plain(addresses[0], "file");
+    have(&pair.nodes, &[("t0", first.clone()), ("x", added(1)), ("y", added(2)), ("old", added(3))]);
+    let mut cut = pair.configs[1].clone();
+    cut.head = cut.head.replace("key_file = \"pair.key\"", "");
+    assert_eq!(b.reload(&cut).0, 200);
+    eventually("the link is cut", || a.status()["replication"]["link"]["state"] != "connected");
+    for id in ["x", "y", "old"] {
+        delete(a, id);
+    }
+    for (id, index) in [("x", 2), ("y", 1), ("new", 3)] {
+        add(a, &json!({ "id": id, "address": addresses[index] }));
+    }
+    assert_eq!(b.reload(&pair.configs[1]).0, 200);
+    pair.in_sync();
+    have(&pair.nodes, &[("t0", first), ("x", added(2)), ("y", added(1)), ("new", added(3))]);
+    assert_eq!(state(b)["skipped"]["invalid"], 0);
 }
 
 #[test]

@@ -14,6 +14,10 @@ use common::config::Target;
 /// The most targets that the API may add to a group.
 pub const ADDED_MAX: usize = 1024;
 
+/// The most that a group may have been given by both nodes: of those that take the place of others, all may be told before it is told that
+/// the others are gone.
+const HEEDED_MAX: usize = 2 * ADDED_MAX;
+
 /// Why the API's change was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RosterError {
@@ -111,8 +115,11 @@ impl Roster {
 
     /// Does what was said to the other node, whatever was said here before. Nothing where the file or the discovery has made it pointless here.
     ///
+    /// A target whose address is another one's here waits until it is free, for what is said of that one may come later: words come in any
+    /// order. Of two that were added at one address while the nodes did not hear each other, both nodes have the same one then.
+    ///
     /// # Errors
-    /// [`RosterError`] when the address is another target's here, or there is no room; then all is as it was.
+    /// [`RosterError::Full`] when there is no room; then all is as it was.
     pub fn heed(&mut self, file: &[Target], id: &str, said: &Said) -> Result<(), RosterError> {
         let mut next = self.clone();
         let given = file.iter().chain(&self.discovered).any(|target| target.id == id);
@@ -127,8 +134,7 @@ impl Roster {
                 if *instead {
                     next.mark_deleted(id, given)?;
                 }
-                next.fits(file, target)?;
-                next.push(target.clone())?;
+                next.push(target.clone(), HEEDED_MAX)?;
             }
         }
         *self = next;
@@ -151,11 +157,15 @@ impl Roster {
     /// [`RosterError`] when its name or address is taken, or too many were added.
     pub fn add(&mut self, file: &[Target], target: Target) -> Result<(), RosterError> {
         self.fits(file, &target)?;
+        if self.added.iter().any(|known| known.id == target.id) {
+            // It waits for its address.
+            return Err(RosterError::IdTaken { id: target.id });
+        }
         // One that is back as it was needs no place of its own.
         if file.contains(&target) && self.deleted.remove(&target.id).is_some() {
             return Ok(());
         }
-        self.push(target)
+        self.push(target, ADDED_MAX)
     }
 
     fn fits(&self, file: &[Target], target: &Target) -> Result<(), RosterError> {
@@ -170,8 +180,8 @@ impl Roster {
         Ok(())
     }
 
-    fn push(&mut self, target: Target) -> Result<(), RosterError> {
-        if self.added.len() >= ADDED_MAX {
+    fn push(&mut self, target: Target, max: usize) -> Result<(), RosterError> {
+        if self.added.len() >= max {
             return Err(RosterError::Full);
         }
         // Whoever of the two nodes was told first, both have them in the same order.

@@ -457,14 +457,62 @@ mod roster {
             assert_eq!(tell(&there, &mut here, id), Ok(Said::Given));
         }
         assert_eq!(here.merge(&file), file);
-        // Another one's address is taken, and nothing has changed.
-        let other = Said::Added { target: Target { id: "other".to_owned(), ..target(0) }, instead: false };
-        assert!(matches!(here.heed(&file, "other", &other), Err(RosterError::AddressTaken { .. })));
-        assert_eq!(here.said("other"), Said::Given);
         // Where the file has it by now there is nothing to be added.
         let known = Said::Added { target: target(1), instead: false };
         assert_eq!(here.heed(&file, "t1", &known), Ok(()));
         assert_eq!((here.said("t1"), here.merge(&file).len()), (Said::Given, 2));
+    }
+
+    #[test]
+    fn what_was_said_may_be_told_in_any_order() {
+        let file = [target(0)];
+        let at = |id: &str, index: u8| Target { id: id.to_owned(), ..target(index) };
+        let mut here = Roster::default();
+        for (id, index) in [("a", 1), ("b", 2), ("old", 3)] {
+            here.add(&file, at(id, index)).unwrap();
+        }
+        let before = here.clone();
+        for id in ["a", "b", "old", "t0"] {
+            here.delete(&file, id).unwrap();
+        }
+        // Two have each other's addresses now, one has another name, and one is in the place of the file's.
+        for (id, index) in [("a", 2), ("b", 1), ("new", 3), ("mine", 0)] {
+            here.add(&file, at(id, index)).unwrap();
+        }
+        let names = ["a", "b", "old", "new", "mine", "t0"];
+        for first in 0..names.len() {
+            for step in [1, 5] {
+                let mut there = before.clone();
+                for number in 0..names.len() {
+                    let id = names[(first + number * step) % names.len()];
+                    there.heed(&file, id, &here.said(id)).unwrap();
+                    let mut addresses: Vec<_> =
+                        there.merge(&file).into_iter().map(|target| target.address).collect();
+                    let count = addresses.len();
+                    addresses.sort_unstable();
+                    addresses.dedup();
+                    assert_eq!(addresses.len(), count, "no two have the same address");
+                }
+                assert_eq!(there, here, "{first} {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_target_that_was_told_waits_for_its_address() {
+        let file = [target(0)];
+        let mut roster = Roster::default();
+        let other = Target { id: "other".to_owned(), ..target(0) };
+        let said = Said::Added { target: other.clone(), instead: false };
+        roster.heed(&file, "other", &said).unwrap();
+        assert_eq!((ids(&roster.merge(&file)), roster.said("other")), (vec!["t0"], said));
+        assert_eq!(
+            roster.add(&file, Target { id: "other".to_owned(), ..target(7) }),
+            Err(RosterError::IdTaken { id: "other".to_owned() })
+        );
+        assert_eq!(roster.merge(&[]), [other]);
+        roster.delete(&file, "other").unwrap();
+        assert_eq!(roster, Roster::default());
     }
 
     #[test]
