@@ -29,7 +29,7 @@ use crate::reload::{Parts, Request, load_for_node};
 use crate::shared::{ControlCounters, Shared, VrrpdView, WorkerShared};
 use crate::snapshot::{Carry, Life, Snapshot, hash_key};
 use crate::worker::{Command, Workers};
-use crate::{groups, logging, process, stop, summary, vrrpd_link};
+use crate::{groups, logging, process, random, stop, summary, vrrpd_link};
 
 /// Reloads and changes that may wait for the one under way.
 const REQUESTS_MAX: usize = 64;
@@ -54,7 +54,14 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
     let news = Arc::new(Notify::new());
     let ring = Arc::clone(&news);
     let bell = Arc::new(Bell::new(move || ring.notify_one()));
-    let life = Life { node, workers, alarm: Arc::default(), bell, sessions: Arc::default() };
+    let life = Life {
+        node,
+        process: random::number(),
+        workers,
+        alarm: Arc::default(),
+        bell,
+        sessions: Arc::default(),
+    };
     let kernel = Kernel::default();
     let prepared = kernel.prepare(&config, &options.run_dir)?;
     // The flows of a former life go on to the same targets.

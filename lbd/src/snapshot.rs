@@ -116,6 +116,8 @@ pub(crate) fn told_sessions(service: &config::Service) -> usize {
 pub(crate) struct Life {
     /// This node's name; empty without nodes and host name.
     pub(crate) node: String,
+    /// A number that no other process of this node has had.
+    pub(crate) process: u64,
     /// How many workers there are.
     pub(crate) workers: usize,
     /// What targets raise when their connections fail too often.

@@ -1,17 +1,20 @@
 //! Sessions of datagrams: what a target sees of a client is one address and port, wherever the virtual IP is.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use integration::lab::clock::wait_until;
-use integration::lab::config::PairConfig;
+use integration::lab::config::{KEY, PairConfig};
 use integration::lab::fault::Fault;
 use integration::lab::{Lab, Node, Result};
 use nix::sys::signal::Signal;
 
+use crate::kernel_pair_support::synced;
 use crate::pair_support::{LIMIT, every, owned_by, start_all};
 use crate::talk::{Clients, PORT, Targets};
-use crate::{chance, drains, packets, switch};
+use crate::{chance, drains, is_linked, packets, switch};
 
 /// Clients of each family.
 const CLIENTS: u32 = 30;
@@ -60,6 +63,25 @@ fn clients(lab: &Lab, first: u32, interval: Duration) -> Result<Clients> {
     Ok(clients)
 }
 
+/// Has a node's `lbd` end the link in order, by a reload with another key, and begin it again with another one while these talk on.
+fn reload_without_link(lab: &Lab, node: &Node, talking: &Clients) -> Result<()> {
+    let whole = std::fs::read_to_string(lab.dir().join("pair.toml")).expect("the configuration");
+    let other = lab.dir().join("other.key");
+    std::fs::write(&other, KEY.replace("74", "75")).expect("the folder takes files");
+    std::fs::set_permissions(&other, Permissions::from_mode(0o600)).expect("it is ours");
+    for (text, linked) in [(whole.replace("\"pair.key\"", "\"other.key\""), false), (whole, true)] {
+        lab.write_config_text(&text)?;
+        let answer = node.send("lbd", "POST", "/v1/reload", "")?;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let what = format!("the link to be there: {linked}");
+        wait_until(&what, LIMIT, || lab.nodes().iter().all(|node| is_linked(node) == linked))?;
+        talking.steady()?;
+    }
+    let closed = lab.peer_of(node).counted("tandem_lbd_peer_sessions_ended_total", "end=\"closed\"")?;
+    assert_eq!(closed, 1, "{}", lab.peer_of(node).get("lbd", "/v1/replication")?.body);
+    lab.nodes().into_iter().try_for_each(synced)
+}
+
 /// Fails if any datagram was lost.
 fn end(clients: Clients) -> Result<()> {
     let (lost, gap) = clients.end()?;
@@ -75,6 +97,8 @@ fn sessions_go_on_where_they_live_there_and_back() -> Result<()> {
     switch(&lab, a)?;
     old.steady()?;
     assert!(packets(b, "sent") > 0 && packets(a, "received") > 0, "{} {}", chance(a), chance(b));
+    // A reload of a's ends the link, and another one begins it again: a's process and its sessions are there all the time.
+    reload_without_link(&lab, a, &old)?;
     // What begins now is b's.
     let new = clients(&lab, 2 * CLIENTS, INTERVAL)?;
     drains(&lab, a, 2 * CLIENTS as usize)?;

@@ -20,7 +20,7 @@ use integration::lab::probe::{EchoProbe, EchoSettings, WatchSettings, Watcher};
 use integration::lab::{Lab, Node, Result, Target};
 use lbd_core::chance::LEASE;
 use nix::sys::signal::Signal;
-use pair_support::{LIMIT, agreed, every, owned_by, start_all, vips, vrrpd};
+use pair_support::{LIMIT, agreed, caught_up, every, owned_by, start_all, vips, vrrpd};
 use serde_json::Value;
 
 /// The echo server through `tcp`.
@@ -147,6 +147,7 @@ fn are_whole(lab: &Lab, downloads: Vec<Child>) -> Result<()> {
 
 /// Moves the virtual IPs by a command.
 fn switch(lab: &Lab, from: &Node) -> Result<()> {
+    caught_up(lab)?;
     let (good, _, complaint) = vrrpd(from, &["switchover", "web"]);
     assert!(good, "{complaint}");
     let to = lab.peer_of(from);

@@ -77,9 +77,10 @@ impl Session {
         self.pipes.end.get().copied()
     }
 
-    /// Whether it has ended because the peer's process closed it or is gone, as its host says: not for a link that is cut.
-    pub(crate) fn is_ended_there(&self) -> bool {
-        matches!(self.end(), Some(End::Closed | End::Cut | End::Truncated))
+    /// Whether it has ended because the peer's process is gone, as its host says: not for a link that is cut, and not for a process that
+    /// lives, which closes it in order, as one does that ends in order, after its last word.
+    pub(crate) fn is_peer_gone(&self) -> bool {
+        matches!(self.end(), Some(End::Cut | End::Truncated))
     }
 }
 

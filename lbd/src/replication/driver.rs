@@ -384,9 +384,9 @@ impl Driver {
 
     /// The link's session has ended by itself.
     fn session_ended(&mut self) {
-        let ended = self.session.as_ref().is_some_and(Session::is_ended_there);
+        let gone = self.session.as_ref().is_some_and(Session::is_peer_gone);
         self.disconnected();
-        if ended {
+        if gone {
             self.shared.chance.other_ended();
         }
     }
@@ -522,6 +522,7 @@ fn replica(shared: &Shared) -> Replica {
     let (hash, generation) = (*shared.config_hash.borrow(), now.unix.as_nanos() / 1000);
     let (node, boot, key) = (&shared.life.node, random::number(), random::hash_key());
     let mut settings = Settings::new(node, boot, hash, key, generation);
+    settings.process = shared.life.process;
     (settings.tables, settings.dirty_max) = sizes(&shared.snapshot.load());
     settings.scan_limit = SCAN;
     Replica::new(settings, now.at)

@@ -111,8 +111,6 @@ pub(super) struct Tables {
     owes: bool,
     /// When what has run out is taken out.
     expire_at: Instant,
-    /// The other node's life whose counts are known.
-    peer_boot: Option<u64>,
     /// What the shown health depends on, as it was when it was shown.
     health_of: Option<[u64; 4]>,
     pub(super) refused: Refused,
@@ -137,7 +135,6 @@ impl Tables {
             lost: 0,
             owes: false,
             expire_at: Instant::ZERO,
-            peer_boot: None,
             health_of: None,
             refused: Refused::default(),
             shared: Arc::clone(shared),
@@ -191,10 +188,9 @@ impl Tables {
 
     /// Takes note if the other node's process is another one. Before anything is written that that one says.
     pub(super) fn look_at_other(&mut self, replica: &Replica) {
-        if let Some(boot) = replica.peer_boot()
-            && self.peer_boot != Some(boot)
-        {
-            self.peer_boot = Some(boot);
+        let Some(process) = replica.peer_process() else { return };
+        let before = self.memory.lock().peer_process.replace(process);
+        if before != Some(process) {
             clients::other_began_anew(&self.snapshot);
         }
     }

@@ -61,7 +61,7 @@ impl Memory {
 /// When something was said here that has not been told yet, in microseconds since 1970, by group and target.
 type SaidAt = HashMap<(String, String), u64>;
 
-/// All of them.
+/// All of them, and whose they are.
 #[derive(Debug, Default)]
 pub(crate) struct Remembered {
     /// On states and weights.
@@ -70,6 +70,8 @@ pub(crate) struct Remembered {
     pub(super) members: Known<Said>,
     words_said: SaidAt,
     members_said: SaidAt,
+    /// The other node's process whose counts and sockets are known of.
+    pub(super) peer_process: Option<u64>,
     /// Words on who belongs to a group that found no room.
     lost: u64,
 }

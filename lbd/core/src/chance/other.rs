@@ -51,7 +51,8 @@ impl Other {
             self.last = now;
             let may = self.standings.values().filter(|standing| standing.may_have);
             let until: Vec<_> = may.map(|standing| (standing.instance.clone(), now + LEASE)).collect();
-            self.sessions_until.extend(until.iter().cloned());
+            // Where it says that it has none any more, none is sent on for a lease that has not run out.
+            self.sessions_until = until.iter().cloned().collect();
             self.until.extend(until);
             return;
         }

@@ -67,6 +67,7 @@ pub(super) struct Opening {
 pub(super) struct HelloBody {
     pub(super) node: String,
     pub(super) boot: u64,
+    pub(super) process: u64,
     pub(super) config_hash: u64,
     /// The largest generation the sender has given or seen.
     pub(super) generation: u64,

@@ -33,8 +33,10 @@ const TABLES_MAX: usize = 64;
 pub struct Hello {
     /// Its node name.
     pub node: Arc<str>,
-    /// Another one after each start of its process.
+    /// Another one for each replica.
     pub boot: u64,
+    /// Another one after each start of its process, which may have one replica after the other.
+    pub process: u64,
     /// The hash of its configuration. If it is not ours, replication goes on: what names unknown services or targets is skipped.
     pub config_hash: u64,
     /// The minor protocol version that is spoken: the lower of both.
@@ -52,6 +54,7 @@ pub(super) fn opening(settings: &Settings, generation: u64) -> Opening {
     let body = HelloBody {
         node: settings.node.to_string(),
         boot: settings.boot,
+        process: settings.process,
         config_hash: settings.config_hash,
         generation,
         tables,
@@ -74,7 +77,7 @@ pub(super) fn accept(opening: &Opening, settings: &Settings) -> Result<Hello, Se
         return Err(SessionError::Unexpected("a hello beyond its limits"));
     }
     if *body.node == *settings.node {
-        let same_process = body.boot == settings.boot;
+        let same_process = body.process == settings.process;
         let refusal = if same_process { SessionError::Itself } else { SessionError::SameName };
         return Err(refusal(body.node));
     }
@@ -87,6 +90,7 @@ pub(super) fn accept(opening: &Opening, settings: &Settings) -> Result<Hello, Se
     Ok(Hello {
         node: Arc::from(body.node),
         boot: body.boot,
+        process: body.process,
         config_hash: body.config_hash,
         minor: opening.minor.min(settings.minor),
         minor_max: opening.minor,

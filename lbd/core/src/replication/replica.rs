@@ -281,10 +281,10 @@ impl Replica {
         self.session.as_ref().is_some_and(|session| session.outgoing.snapshot.stage == Stage::Acknowledged)
     }
 
-    /// Which life of the peer's it is, or was last; none before it was heard.
+    /// Which process of the peer's it is, or was last; none before it was heard.
     #[must_use]
-    pub fn peer_boot(&self) -> Option<u64> {
-        self.peer.as_ref().map(|peer| peer.boot)
+    pub fn peer_process(&self) -> Option<u64> {
+        self.peer.as_ref().map(|peer| peer.process)
     }
 
     /// What the peer has admitted of a rate limit: to be added to what this node has.

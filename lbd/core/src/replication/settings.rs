@@ -13,8 +13,10 @@ use super::hello::MINOR;
 pub struct Settings {
     /// This node's name; of two nodes that change an entry at once the greater name wins.
     pub node: Arc<str>,
-    /// A number that no other start of this process had, random or from a clock.
+    /// A number that no other replica had, random or from a clock.
     pub boot: u64,
+    /// The same for the process, which may have several replicas one after the other; [`Self::boot`] but where it is set.
+    pub process: u64,
     /// The hash of the configuration.
     pub config_hash: u64,
     /// The key of the hash that stands for entries within this process; secret, because clients choose what is hashed.
@@ -54,6 +56,7 @@ impl Settings {
         Self {
             node: Arc::from(node),
             boot,
+            process: boot,
             config_hash,
             hash,
             generation,

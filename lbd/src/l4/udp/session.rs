@@ -148,8 +148,9 @@ impl Session {
         let asked = self.asked.replace(false);
         match self.sessions().go_on(&self.tuple, now) {
             Some(Holder::Us) => {}
-            // The other node has begun one for the client. What only the target of this one says is no reason to take that one's place.
-            Some(Holder::Other) if !asked => {}
+            // The other node has begun one for the client. What only the target of this one says is no reason to take that one's place, nor
+            // is what the client has said before the virtual IP left.
+            Some(Holder::Other) if !asked || self.is_away() => {}
             Some(_) | None => self.tell(now),
         }
     }

@@ -128,7 +128,7 @@ impl Chance {
         }
     }
 
-    /// The other node's process has ended the connection to it, or has ended itself.
+    /// The other node's process has ended, without a last word.
     pub(crate) fn other_ended(&self) {
         self.heard(None);
         self.heard.ends.fetch_add(1, Ordering::Release);
