@@ -3,7 +3,7 @@
 //! Numbers of services, targets and endpoints are each node's own, so none is told: a flow's service follows from where it goes to,
 //! and its target is named by its id. Clocks are each node's own too, so it is told how long a flow lasts, and not since when.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::abi::{
 };
 use super::expiry;
 use super::plan::Contents;
+use common::hash::PlainMap;
 
 /// All bits of a flow's state.
 const STATES: u8 = STATE_ESTABLISHED | STATE_CLIENT_FIN | STATE_TARGET_FIN | STATE_RESET | STATE_UDP;
@@ -63,7 +64,7 @@ pub struct Place {
 }
 
 /// Whose targets are in a ring, and their numbers by id.
-type Members = (Arc<str>, HashMap<Arc<str>, u16>);
+type Members = (Arc<str>, PlainMap<Arc<str>, u16>);
 
 /// What a target's number stands for, as far as flows have it in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +77,13 @@ struct Placed {
 /// time, and no flow's place with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
-    listeners: HashMap<Listener, Listening>,
-    vips: HashMap<Address, Vip>,
-    services: HashMap<u16, (Arc<str>, Service)>,
-    targets: HashMap<u16, Placed>,
+    listeners: PlainMap<Listener, Listening>,
+    vips: PlainMap<Address, Vip>,
+    services: PlainMap<u16, (Arc<str>, Service)>,
+    targets: PlainMap<u16, Placed>,
     /// Group and id.
-    names: HashMap<u16, (Arc<str>, Arc<str>)>,
-    rings: HashMap<u16, Members>,
+    names: PlainMap<u16, (Arc<str>, Arc<str>)>,
+    rings: PlainMap<u16, Members>,
 }
 
 impl Places {
@@ -91,7 +92,7 @@ impl Places {
     pub fn of(contents: &Contents) -> Self {
         let shared = |text: &str| -> Arc<str> { Arc::from(text) };
         let names = contents.target_names.iter();
-        let names: HashMap<u16, (Arc<str>, Arc<str>)> =
+        let names: PlainMap<u16, (Arc<str>, Arc<str>)> =
             names.map(|(number, (group, id))| (*number, (shared(group), shared(id)))).collect();
         let ring = |(ring, targets): (&u16, &BTreeMap<String, u16>)| {
             let group = Arc::clone(&names.get(targets.values().next()?)?.0);
@@ -244,6 +245,6 @@ impl Places {
 }
 
 /// Whether something is in `now` that is not in `before`, or is another there.
-fn has_more<K: Eq + Hash, V: PartialEq>(now: &HashMap<K, V>, before: &HashMap<K, V>) -> bool {
+fn has_more<K: Eq + Hash, V: PartialEq>(now: &PlainMap<K, V>, before: &PlainMap<K, V>) -> bool {
     now.iter().any(|(key, value)| before.get(key) != Some(value))
 }
