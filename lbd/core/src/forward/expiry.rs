@@ -41,10 +41,9 @@ pub const fn time_out(flow: &Flow, service: &Service) -> u32 {
 #[must_use]
 pub const fn silent_most(flow: &Flow, service: &Service) -> u32 {
     let state = flow.state;
-    let closed = state & STATE_CLIENT_FIN != 0 && (state & STATE_TARGET_FIN != 0 || service.mode == MODE_DSR);
     if state & STATE_RESET != 0 {
         service.reset_ticks
-    } else if closed {
+    } else if is_closed(flow, service) {
         service.closing_ticks
     } else if state & STATE_ESTABLISHED == 0 {
         service.half_open_ticks
@@ -53,6 +52,13 @@ pub const fn silent_most(flow: &Flow, service: &Service) -> u32 {
     } else {
         service.established_ticks
     }
+}
+
+/// Whether everybody has said all that there was to say, as far as is seen here.
+#[must_use]
+pub const fn is_closed(flow: &Flow, service: &Service) -> bool {
+    let state = flow.state;
+    state & STATE_CLIENT_FIN != 0 && (state & STATE_TARGET_FIN != 0 || service.mode == MODE_DSR)
 }
 
 /// Whether a flow can be deleted at the tick `now`. One of a service that is no longer there, whose element is empty, has no

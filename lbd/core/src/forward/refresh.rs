@@ -97,7 +97,7 @@ impl Walks {
     pub fn is_told(&mut self, key: &FlowKey, flow: &Flow, service: &Service) -> bool {
         // What has become of a copy, the other node tells; what ends has been told when it did.
         let lives = flow.state & (STATE_ESTABLISHED | STATE_RESET) == STATE_ESTABLISHED;
-        if flow.copied != 0 || !lives {
+        if flow.copied != 0 || !lives || expiry::is_closed(flow, service) {
             return false;
         }
         let most = expiry::silent_most(flow, service);
@@ -173,6 +173,9 @@ mod tests {
         assert!(at(flow(now)));
         assert!(!at(Flow { copied: 1, ..flow(now) }), "the other node's");
         assert!(!at(Flow { state: 0, ..flow(now) }), "nobody knows whether it is one");
+        let closing = Flow { state: STATE_ESTABLISHED | STATE_CLIENT_FIN, ..flow(now) };
+        assert!(at(closing), "the target has more to say");
+        assert!(!at(Flow { state: closing.state | STATE_TARGET_FIN, ..closing }), "its end was told");
     }
 
     #[test]
