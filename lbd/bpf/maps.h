@@ -78,6 +78,7 @@ struct slot_array {
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(struct slot));
 	__uint(max_entries, NAT_PORTS);
+	__uint(map_flags, BPF_F_MMAPABLE);
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);

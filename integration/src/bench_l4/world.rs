@@ -18,6 +18,8 @@ const DROP_REASONS: u32 = 20;
 const RING_SLOTS: usize = 65_537;
 /// Ports of an endpoint.
 pub const NAT_PORTS: u32 = 64_512;
+/// The arrays of ports can be mapped into memory.
+const MAPPABLE: u32 = 1 << 10;
 
 /// How a service forwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,7 +275,7 @@ impl World {
         let mut value = [0; 84];
         put(&mut value, 0, &index.to_ne_bytes());
         self.hash("endpoints", key, value)?;
-        let slots: Array<MapData, [u8; 32]> = Array::create(NAT_PORTS, 0)?;
+        let slots: Array<MapData, [u8; 32]> = Array::create(NAT_PORTS, MAPPABLE)?;
         let map = self.object.map_mut("slots").context("no map slots")?;
         let mut map: ArrayOfMaps<_, Array<MapData, [u8; 32]>> = map.try_into()?;
         Ok(map.set(index.into(), &slots, 0)?)

@@ -96,13 +96,13 @@ impl Table {
     ///
     /// # Errors
     /// If the kernel has no room for it.
-    pub(super) fn array(value_size: usize, entries: u32) -> Result<Self> {
+    pub(super) fn array(value_size: usize, entries: u32, flags: u32) -> Result<Self> {
         let mut create = Create {
             kind: 2,
             key_size: 4,
             value_size: u32::try_from(value_size)?,
             max_entries: entries,
-            flags: 0,
+            flags,
         };
         let fd = RawFd::try_from(call(CREATE, &mut create).context("making an array map")?)?;
         // SAFETY: the kernel has just given us this descriptor.

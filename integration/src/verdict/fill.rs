@@ -109,7 +109,7 @@ fn services(harness: &mut Harness, world: &World) {
         let slots: Vec<u8> = world.ring(index).iter().flat_map(|target| target.to_ne_bytes()).collect();
         // Kept from one node to the next: the kernel waits for all processors when an array of maps changes.
         if !harness.rings.contains_key(&index) {
-            let ring = Table::array(131_080, 1).expect("a ring's array");
+            let ring = Table::array(131_080, 1, 0).expect("a ring's array");
             harness.table("rings").put(&u32::from(index).to_ne_bytes(), &ring.fd().to_ne_bytes());
             harness.rings.insert(index, ring);
         }
@@ -165,7 +165,8 @@ fn endpoints(harness: &mut Harness, world: &World) {
         let key = Bytes::default().address(target.address).be16(target.port).u8(target.protocol).u8(0);
         harness.table("endpoints").put(&key.0, &value.0);
         if slotted && !harness.slots.contains_key(&number) {
-            let array = Table::array(32, 64_512).expect("an endpoint's slots");
+            // It can be mapped into memory, as the program's type of it says.
+            let array = Table::array(32, 64_512, 1 << 10).expect("an endpoint's slots");
             harness.table("slots").put(&u32::from(number).to_ne_bytes(), &array.fd().to_ne_bytes());
             harness.slots.insert(number, array);
         }

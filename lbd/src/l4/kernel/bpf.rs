@@ -28,6 +28,9 @@ const MAP_DELETE_BATCH: libc::c_int = 27;
 /// An update that takes the place of nothing.
 const NO_EXIST: u64 = 1;
 
+/// A map that can be mapped into memory.
+pub(super) const MAPPABLE: u32 = 1 << 10;
+
 /// Kinds of maps.
 pub(super) const KIND_ARRAY: u32 = 2;
 pub(super) const KIND_PERCPU_HASH: u32 = 5;
@@ -108,24 +111,36 @@ impl Map {
 
     /// Makes an array to be put into an array of maps.
     pub(super) fn new_array(name: &str, value_size: u32, max_entries: u32) -> io::Result<Self> {
-        Self::create(name, KIND_ARRAY, [4, value_size], max_entries)
+        Self::create(name, KIND_ARRAY, [4, value_size], max_entries, 0)
+    }
+
+    /// Makes one of a given shape.
+    pub(super) fn new_of(name: &str, shape: Shape) -> io::Result<Self> {
+        let Shape { kind, key_size, value_size, max_entries, flags } = shape;
+        Self::create(name, kind, [key_size, value_size], max_entries, flags)
     }
 
     /// Makes a hash table like the program's.
     #[cfg(test)]
     pub(super) fn new_hash(name: &str, sizes: [u32; 2], max_entries: u32) -> io::Result<Self> {
         const KIND_HASH: u32 = 1;
-        Self::create(name, KIND_HASH, sizes, max_entries)
+        Self::create(name, KIND_HASH, sizes, max_entries, 0)
     }
 
     /// Sizes are those of key and value.
-    fn create(name: &str, kind: u32, [key_size, value_size]: [u32; 2], max_entries: u32) -> io::Result<Self> {
+    fn create(
+        name: &str,
+        kind: u32,
+        [key_size, value_size]: [u32; 2],
+        max_entries: u32,
+        flags: u32,
+    ) -> io::Result<Self> {
         let mut attribute = Create {
             kind,
             key_size,
             value_size,
             max_entries,
-            flags: 0,
+            flags,
             inner_map: 0,
             numa_node: 0,
             name: name_bytes(name),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map as AyaMap, MapData, RingBuf};
-use lbd_core::forward::abi::{Abi, Flow, FlowKey, NAT_PORTS, Slot};
+use lbd_core::forward::abi::{Abi, Flow, FlowKey, Slot};
 use lbd_core::forward::copies::{Misfit, Place, Places, Told, Tuple};
 use lbd_core::forward::expiry;
 use tokio::sync::mpsc::error::TrySendError;
@@ -19,6 +19,7 @@ use super::KernelError;
 use super::bpf::{Batch, Cursor, Map};
 use super::flows::{Reader, reading};
 use super::maps::{SLOTS_PREFIX, slots_shape};
+use super::ports::Ports;
 
 /// What a walk through all flows finds.
 #[derive(Debug)]
@@ -172,13 +173,12 @@ pub(crate) struct FlowTables {
     folder: PathBuf,
     news: RingBuf<MapData>,
     processors: Map,
-    /// By which numbers `slots` were opened.
+    /// By which numbers `ports` were mapped.
     places: Arc<Places>,
-    slots: BTreeMap<u32, Map>,
+    ports: BTreeMap<u32, Ports>,
     /// Scratch space.
     flows: Batch,
     clients: Batch,
-    by_endpoint: BTreeMap<u32, Batch>,
 }
 
 impl FlowTables {
@@ -194,9 +194,9 @@ impl FlowTables {
         let news = RingBuf::try_from(map).map_err(|error| failed(std::io::Error::other(error)))?;
         let (places, folder) = (reader.places.load_full(), folder.to_owned());
         let processors = Map::open(&folder.join("processors")).map_err(failed)?;
-        let (slots, by_endpoint) = (BTreeMap::new(), BTreeMap::new());
+        let ports = BTreeMap::new();
         let (flows, clients) = (Batch::default(), Batch::default());
-        Ok(Self { reader, folder, news, processors, places, slots, flows, clients, by_endpoint })
+        Ok(Self { reader, folder, news, processors, places, ports, flows, clients })
     }
 
     /// Readable when the program has news.
@@ -273,7 +273,6 @@ impl FlowTables {
         let mut written = Written::default();
         self.flows.clear();
         self.clients.clear();
-        self.by_endpoint.values_mut().for_each(Batch::clear);
         for (tuple, told) in flows {
             let Some(key) = FlowKey::from_bytes(tuple) else { continue };
             let placed = places.place(&key, &told, now).map_err(Refusal::from);
@@ -285,16 +284,6 @@ impl FlowTables {
                 Err(Refusal::Failed(error)) => return Err(error),
             }
             refused(tuple);
-        }
-        // A flow in the table has its port.
-        for (endpoint, batch) in &mut self.by_endpoint {
-            if batch.count > 0 {
-                let slots = self.slots.get(endpoint);
-                // An array has room.
-                let put = slots.map_or(Ok(()), |slots| slots.put_all(batch, |_| {}));
-                put.map_err(|source| failed("writing ports of the other node's flows", source))?;
-                batch.clear();
-            }
         }
         if self.clients.count > 0 {
             // What is not used for the longest makes room.
@@ -322,7 +311,7 @@ impl FlowTables {
         Ok(deleted.map_err(|source| failed("deleting flows of the other node", source))? as u64)
     }
 
-    /// Adds a flow to those that are about to be written.
+    /// Adds a flow to those that are about to be written, and takes its port at once: a flow in the table has its port.
     fn add(&mut self, tuple: &Tuple, place: Place, now: u32) -> Result<(), Refusal> {
         let present = self.flow(tuple)?;
         if present.is_some_and(|present| Places::keeps(&present, &place, now)) {
@@ -330,18 +319,13 @@ impl FlowTables {
         }
         if let Some((endpoint, port, slot)) = place.slot {
             // Those of a target that is new here may not be there yet.
-            let Some(slots) = self.slots_of(endpoint)? else { return Err(Refusal::Misfit) };
-            let bytes = port.to_ne_bytes();
-            let present = slots.get(&bytes).map_err(|source| failed("reading a port", source))?;
-            let present = present.and_then(|bytes| Slot::from_bytes(&bytes)).unwrap_or_default();
+            self.map_ports(endpoint)?;
+            let Some(ports) = self.ports.get(&endpoint) else { return Err(Refusal::Misfit) };
             let service = |number| self.reader.services.get(&u32::from(number)).ok().flatten();
-            if !present.is_of(&slot) && expiry::is_slot_busy(&present, service, now) {
+            let is_taken = |present: &Slot| expiry::is_slot_busy(present, service, now);
+            if !ports.take(port, &slot, is_taken) {
                 return Err(Refusal::Taken);
             }
-            let batch = self.by_endpoint.entry(endpoint).or_default();
-            batch.keys.extend_from_slice(&bytes);
-            slot.put(&mut batch.values);
-            batch.count += 1;
         }
         self.flows.keys.extend_from_slice(tuple);
         place.flow.put(&mut self.flows.values);
@@ -355,21 +339,24 @@ impl FlowTables {
         Ok(())
     }
 
-    fn slots_of(&mut self, endpoint: u32) -> Result<Option<&Map>, KernelError> {
-        if !self.slots.contains_key(&endpoint) {
-            let path = self.folder.join(format!("{SLOTS_PREFIX}{endpoint}"));
-            let map = match Map::open(&path) {
-                Ok(map) => map,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-                Err(source) => return Err(failed("opening an endpoint's ports", source)),
-            };
-            let (found, wanted) = (map.shape(), slots_shape());
-            if (found.value_size, found.max_entries) != (wanted.value_size, NAT_PORTS) {
-                return Err(KernelError::MapDiffers { path, found, wanted });
-            }
-            self.slots.insert(endpoint, map);
+    /// Maps an endpoint's ports, if there are any.
+    fn map_ports(&mut self, endpoint: u32) -> Result<(), KernelError> {
+        if self.ports.contains_key(&endpoint) {
+            return Ok(());
         }
-        Ok(self.slots.get(&endpoint))
+        let path = self.folder.join(format!("{SLOTS_PREFIX}{endpoint}"));
+        let map = match Map::open(&path) {
+            Ok(map) => map,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(failed("opening an endpoint's ports", source)),
+        };
+        let (found, wanted) = (map.shape(), slots_shape());
+        if found != wanted {
+            return Err(KernelError::MapDiffers { path, found, wanted });
+        }
+        let ports = Ports::map(&map).map_err(|errno| failed("mapping an endpoint's ports", errno.into()))?;
+        self.ports.insert(endpoint, ports);
+        Ok(())
     }
 
     /// Takes over other numbers of things.
@@ -377,8 +364,7 @@ impl FlowTables {
         let places = self.reader.places.load_full();
         if !Arc::ptr_eq(&places, &self.places) {
             self.places = places;
-            self.slots.clear();
-            self.by_endpoint.clear();
+            self.ports.clear();
         }
     }
 }

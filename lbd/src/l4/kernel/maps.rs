@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use lbd_core::forward::abi::{self, Abi};
 
 use super::KernelError;
-use super::bpf::{self, KIND_ARRAY, Map, Shape};
+use super::bpf::{self, KIND_ARRAY, MAPPABLE, Map, Shape};
 
 /// A map of ours alone, in which a later life finds which numbers services and targets have in the flows.
 pub(super) const INDEXES: &str = "indexes";
@@ -196,8 +196,7 @@ impl Maps {
             let map = if path.exists() {
                 Map::open(&path)?
             } else {
-                let shape = slots_shape();
-                let map = Map::new_array("slots", shape.value_size, shape.max_entries)?;
+                let map = Map::new_of("slots", slots_shape())?;
                 bpf::pin(std::os::fd::AsFd::as_fd(&map), &path)?;
                 map
             };
@@ -270,6 +269,6 @@ pub(super) fn slots_shape() -> Shape {
         key_size: 4,
         value_size: u32::try_from(abi::Slot::SIZE).unwrap_or_default(),
         max_entries: abi::NAT_PORTS,
-        flags: 0,
+        flags: MAPPABLE,
     }
 }

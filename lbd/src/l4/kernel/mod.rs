@@ -23,6 +23,7 @@ mod load;
 mod maps;
 mod netlink;
 mod object;
+mod ports;
 mod settings;
 mod sync;
 mod thread;

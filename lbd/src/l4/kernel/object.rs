@@ -90,7 +90,9 @@ pub(super) fn same_shape(a: Shape, b: Shape) -> bool {
 /// A number that another layout has another of.
 pub(super) fn layout(sizes: Sizes) -> u64 {
     let shapes = format!("{:?}", shapes(sizes).unwrap_or_default());
-    fnv(&[shapes.as_bytes(), without_comments(TYPES).as_bytes()])
+    // No map of the object's own.
+    let slots = format!("{:?}", super::maps::slots_shape());
+    fnv(&[shapes.as_bytes(), slots.as_bytes(), without_comments(TYPES).as_bytes()])
 }
 
 /// FNV-1a: the same in every build.

@@ -432,6 +432,33 @@ impl Slot {
         let asked = |slot: &Self| (slot.client, slot.client_port, slot.vip, slot.vip_port);
         asked(self) == asked(other)
     }
+
+    /// Its bytes as words, the first of which is the control word.
+    #[must_use]
+    pub const fn to_words(self) -> [u64; 4] {
+        let (client, _) = self.client.0.as_chunks();
+        let ([a, b], [c, d]) = (self.client_port.0.to_be_bytes(), self.vip_port.0.to_be_bytes());
+        let ([e, f], [g, h]) = (self.target_port.0.to_be_bytes(), self.vip.to_ne_bytes());
+        let last = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        [self.control, u64::from_ne_bytes(client[0]), u64::from_ne_bytes(client[1]), last]
+    }
+
+    /// The slot of these words.
+    #[must_use]
+    pub fn of_words([control, first, second, last]: [u64; 4]) -> Self {
+        let mut client = Address::default();
+        client.0[..8].copy_from_slice(&first.to_ne_bytes());
+        client.0[8..].copy_from_slice(&second.to_ne_bytes());
+        let [a, b, c, d, e, f, g, h] = last.to_ne_bytes();
+        Self {
+            control,
+            client,
+            client_port: Be16(u16::from_be_bytes([a, b])),
+            vip_port: Be16(u16::from_be_bytes([c, d])),
+            target_port: Be16(u16::from_be_bytes([e, f])),
+            vip: u16::from_ne_bytes([g, h]),
+        }
+    }
 }
 
 impl Config {

@@ -281,3 +281,18 @@ fn boot_time_follows_from_jiffies() {
         assert_eq!(clock.or_after_sleep(moved(sleep)), moved(sleep));
     }
 }
+
+#[test]
+fn a_slot_is_its_words() {
+    let slot = Slot {
+        control: SlotControl { seen: 7, service: 3, state: 5, lock: 0 }.word(),
+        client: Address(std::array::from_fn(|index| u8::try_from(index).unwrap())),
+        client_port: Be16(0x1234),
+        vip_port: Be16(80),
+        target_port: Be16(8080),
+        vip: 0x0102,
+    };
+    let bytes: Vec<u8> = slot.to_words().iter().flat_map(|word| word.to_ne_bytes()).collect();
+    assert_eq!(bytes, slot.to_bytes());
+    assert_eq!(Slot::of_words(slot.to_words()), slot);
+}
