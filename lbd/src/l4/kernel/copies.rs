@@ -20,6 +20,7 @@ use super::bpf::{Batch, Cursor, Map};
 use super::flows::{Reader, reading};
 use super::maps::{SLOTS_PREFIX, slots_shape};
 use super::ports::Ports;
+use super::ticks::Reading;
 
 /// What a walk through all flows finds.
 #[derive(Debug)]
@@ -176,6 +177,7 @@ pub(crate) struct FlowTables {
     /// By which numbers `ports` were mapped.
     places: Arc<Places>,
     ports: BTreeMap<u32, Ports>,
+    clock: Option<Reading>,
     /// Scratch space.
     flows: Batch,
     clients: Batch,
@@ -196,7 +198,7 @@ impl FlowTables {
         let processors = Map::open(&folder.join("processors")).map_err(failed)?;
         let ports = BTreeMap::new();
         let (flows, clients) = (Batch::default(), Batch::default());
-        Ok(Self { reader, folder, news, processors, places, ports, flows, clients })
+        Ok(Self { reader, folder, news, processors, places, ports, clock: None, flows, clients })
     }
 
     /// Readable when the program has news.
@@ -258,8 +260,9 @@ impl FlowTables {
     }
 
     /// The program's clock.
-    pub(crate) fn now(&self) -> Result<u32, KernelError> {
-        self.reader.instances.ticks().now().map_err(|source| KernelError::Clock { source })
+    pub(crate) fn now(&mut self) -> Result<u32, KernelError> {
+        let ticks = self.reader.instances.ticks();
+        ticks.reckon(&mut self.clock).map_err(|source| KernelError::Clock { source })
     }
 
     /// Writes flows of the other node. After an error nobody knows which of them were written.
@@ -269,7 +272,7 @@ impl FlowTables {
         mut refused: impl FnMut(&Tuple),
     ) -> Result<Written, KernelError> {
         self.renumber();
-        let (places, now) = (Arc::clone(&self.places), self.now()?);
+        let (now, places) = (self.now()?, Arc::clone(&self.places));
         let mut written = Written::default();
         self.flows.clear();
         self.clients.clear();

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use lbd_core::forward::abi::{KernelClock, ticks_multiplier};
 use nix::sys::time::TimeValLike;
@@ -17,6 +18,16 @@ const EXIT: u64 = 0x95;
 
 /// How often the two clocks are read together: a thread that has to wait in between finds them apart.
 const CLOCK_TRIES: u32 = 3;
+
+/// For so long what jiffies were is good for reckoning what they are.
+const RECKONED_MAX: Duration = Duration::from_secs(1);
+
+/// What jiffies were at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    at: Instant,
+    jiffies: u64,
+}
 
 /// The clock.
 #[derive(Debug)]
@@ -39,8 +50,26 @@ impl Ticks {
 
     /// Now, as the program reads it.
     pub(super) fn now(&self) -> io::Result<u32> {
-        let clock = KernelClock::of(self.jiffy_ns, 0, 0);
-        Ok(of_jiffies(self.jiffies()?, ticks_multiplier(clock.hz())))
+        Ok(self.at(self.jiffies()?))
+    }
+
+    /// The same for whoever asks often, and up to a jiffy before: reckoned from what was read within the last second, since reading
+    /// takes as long as writing a dozen flows.
+    pub(super) fn reckon(&self, last: &mut Option<Reading>) -> io::Result<u32> {
+        // Jiffies stand still, as this clock does, while the host sleeps.
+        let passed = last.map(|last| (last, last.at.elapsed())).filter(|(_, passed)| *passed < RECKONED_MAX);
+        if let Some((last, passed)) = passed {
+            let passed = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX) / self.jiffy_ns;
+            return Ok(self.at(last.jiffies + passed));
+        }
+        let at = Instant::now();
+        let reading = Reading { at, jiffies: self.jiffies()? };
+        *last = Some(reading);
+        Ok(self.at(reading.jiffies))
+    }
+
+    fn at(&self, jiffies: u64) -> u32 {
+        of_jiffies(jiffies, ticks_multiplier(KernelClock::of(self.jiffy_ns, 0, 0).hz()))
     }
 
     /// How boot time follows from jiffies now, within a jiffy and the time that this takes: the quickest of a few tries.
@@ -81,8 +110,6 @@ fn of_jiffies(jiffies: u64, multiplier: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
 
     #[test]
@@ -92,6 +119,22 @@ mod tests {
         std::thread::sleep(Duration::from_millis(500));
         let (passed, took) = (ticks.now().unwrap().wrapping_sub(first), begin.elapsed().as_secs_f64());
         assert!((f64::from(passed) - took * 16.0).abs() < 2.0, "{passed} ticks in {took} s");
+    }
+
+    #[test]
+    fn what_is_reckoned_is_hardly_behind_what_is_read() {
+        let (ticks, mut last) = (Ticks::new().unwrap(), None);
+        let begin = Instant::now();
+        let mut readings = 0;
+        while begin.elapsed() < RECKONED_MAX + Duration::from_millis(300) {
+            let was = last.map(|last: Reading| last.at);
+            let (before, reckoned, after) =
+                (ticks.now().unwrap(), ticks.reckon(&mut last).unwrap(), ticks.now().unwrap());
+            readings += u32::from(last.map(|last| last.at) != was);
+            assert!(before.wrapping_sub(1) <= reckoned && reckoned <= after, "{before} {reckoned} {after}");
+            std::thread::sleep(Duration::from_millis(7));
+        }
+        assert_eq!(readings, 2);
     }
 
     #[test]
