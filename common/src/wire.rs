@@ -94,6 +94,63 @@ pub fn take_within<const MAX: usize, T: Decode<()>>(bytes: &mut &[u8]) -> Result
     Ok(part)
 }
 
+/// Adds a number as [`append`] adds one of 16 bits or more; at once, where millions are written.
+pub fn append_number(number: u64, out: &mut Vec<u8>) {
+    let bytes = number.to_le_bytes();
+    let [first, second, ..] = bytes;
+    if number <= NUMBER_SHORT_MAX {
+        out.push(first);
+    } else if number <= u16::MAX.into() {
+        out.extend_from_slice(&[NUMBER_16, first, second]);
+    } else if number <= u32::MAX.into() {
+        out.push(NUMBER_32);
+        out.extend_from_slice(&bytes[..4]);
+    } else {
+        out.push(NUMBER_64);
+        out.extend_from_slice(&bytes);
+    }
+}
+
+/// Adds a number that may be negative, as [`append`] adds it.
+pub fn append_signed(number: i64, out: &mut Vec<u8>) {
+    append_number((number << 1 ^ number >> 63).cast_unsigned(), out);
+}
+
+/// Takes a number that [`append_number`] added, or [`append`] as one of type `T`, from the front of `bytes`.
+pub fn take_number<T: TryFrom<u64>>(bytes: &mut &[u8]) -> Result<T, WireError> {
+    let malformed = || WireError::Malformed("no number of this size".to_owned());
+    let (&first, rest) = bytes.split_first().ok_or_else(malformed)?;
+    let length = match first {
+        NUMBER_16 => 2,
+        NUMBER_32 => 4,
+        NUMBER_64 => 8,
+        short if u64::from(short) <= NUMBER_SHORT_MAX => 0,
+        _ => return Err(malformed()),
+    };
+    // No more than the type has, however small the number is.
+    if length > size_of::<T>() {
+        return Err(malformed());
+    }
+    let (number, rest) = rest.split_at_checked(length).ok_or_else(malformed)?;
+    let mut word = [0; 8];
+    word[..length].copy_from_slice(number);
+    *bytes = rest;
+    let number = if length == 0 { u64::from(first) } else { u64::from_le_bytes(word) };
+    T::try_from(number).map_err(|_| malformed())
+}
+
+/// Takes a number that may be negative.
+pub fn take_signed(bytes: &mut &[u8]) -> Result<i64, WireError> {
+    let number: u64 = take_number(bytes)?;
+    Ok((number >> 1).cast_signed() ^ -(number & 1).cast_signed())
+}
+
+/// bincode's variable-length integers: up to this as one byte, longer ones behind a byte that says how long.
+const NUMBER_SHORT_MAX: u64 = 250;
+const NUMBER_16: u8 = 251;
+const NUMBER_32: u8 = 252;
+const NUMBER_64: u8 = 253;
+
 /// Cuts a byte stream into frames of at most [`SIZE_MAX`] bytes.
 pub type FrameReader = FramesWithin<SIZE_MAX>;
 
@@ -233,6 +290,42 @@ mod tests {
         let mut narrow = FrameReader::default();
         narrow.push(&bytes[1..]);
         assert_eq!(narrow.next_message::<Vec<u8>>(), Err(WireError::Size { size, limit: SIZE_MAX }));
+    }
+
+    proptest! {
+        /// Whatever bincode makes of them, numbers at the borders above all.
+        #[test]
+        fn numbers_are_bincodes(number: u64, bits in 0_u32..64, signed: i64, noise in proptest::collection::vec(any::<u8>(), 0..12)) {
+            for number in [number >> bits, 250, 251, 0xffff, 0x1_0000, 0xffff_ffff, 0x1_0000_0000] {
+                let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+                append_number(number, &mut ours);
+                append(&number, &mut theirs).unwrap();
+                prop_assert_eq!(&ours, &theirs);
+                prop_assert_eq!(take_number::<u64>(&mut &ours[..]), Ok(number));
+            }
+            for number in [signed, signed >> bits, -1, i64::MIN] {
+                let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+                append_signed(number, &mut ours);
+                append(&number, &mut theirs).unwrap();
+                prop_assert_eq!(&ours, &theirs);
+                prop_assert_eq!(take_signed(&mut &ours[..]), Ok(number));
+            }
+            // What bincode takes of noise, and nothing else.
+            fn same<T: TryFrom<u64> + Decode<()> + PartialEq + std::fmt::Debug>(noise: &[u8]) {
+                let (mut ours, mut theirs) = (noise, noise);
+                let (taken, expected) = (take_number::<T>(&mut ours), take_within::<SIZE_MAX, T>(&mut theirs));
+                assert_eq!(taken.ok(), expected.ok(), "{noise:?}");
+                assert_eq!(ours, theirs);
+            }
+            for first in [noise.first().copied().unwrap_or(0), 250, 251, 252, 253, 254, 255] {
+                let noise: Vec<u8> = std::iter::once(first).chain(noise.iter().copied()).collect();
+                for length in 0..=noise.len() {
+                    same::<u16>(&noise[..length]);
+                    same::<u32>(&noise[..length]);
+                    same::<u64>(&noise[..length]);
+                }
+            }
+        }
     }
 
     #[test]

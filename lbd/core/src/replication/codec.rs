@@ -4,7 +4,7 @@ use common::wire::{self, WireError};
 
 use super::entry::{Entry, Flow, Key, Live, Member, Membership, Table};
 use super::frame::{
-    FRAME_SIZE_MAX, FlowValue, Head, MemberValue, SessionValue, SourceKey, TargetValue, TupleKey, from_millis,
+    FRAME_SIZE_MAX, Head, MemberValue, SessionValue, SourceKey, TargetValue, TupleKey, from_millis,
 };
 use super::hello::MINOR_OF_HOLDERS;
 use super::names::{NameId, Translation};
@@ -16,12 +16,13 @@ pub(super) fn encode_entry(
     minor: u16,
     out: &mut Vec<u8>,
 ) -> Result<(), WireError> {
+    if let Entry::Flow(flow) = entry {
+        append_flow(flow, head, out);
+        return Ok(());
+    }
     wire::append(&head, out)?;
     match *entry {
-        Entry::Flow(Flow { tuple, service, target, port, state }) => {
-            let value = FlowValue { service: service.number(), target: target.number(), port, state };
-            wire::append(&(TupleKey { tuple }, value), out)
-        }
+        Entry::Flow(_) => Ok(()),
         Entry::Sticky { group, source, target } => {
             wire::append(&(SourceKey { name: group.number(), source }, target.number()), out)
         }
@@ -39,6 +40,33 @@ pub(super) fn encode_entry(
         Entry::Health { target, state } => wire::append(&(target.number(), state), out),
         Entry::Member { target, said } => wire::append(&(target.number(), member_value(said)), out),
     }
+}
+
+/// Flows are most of what is sent, so each field is written by itself: a [`Head`], a tuple, and a flow's value.
+fn append_flow(flow: &Flow, head: Head, out: &mut Vec<u8>) {
+    wire::append_signed(head.generation, out);
+    wire::append_number(head.remaining_ms.into(), out);
+    out.extend_from_slice(&flow.tuple);
+    wire::append_number(flow.service.number().into(), out);
+    wire::append_number(flow.target.number().into(), out);
+    wire::append_number(flow.port.into(), out);
+    out.push(flow.state);
+}
+
+/// Takes what [`append_flow`] added.
+fn take_flow(bytes: &mut &[u8], names: &Translation) -> Result<Decoded<Live>, WireError> {
+    let short = || WireError::Malformed("a flow that is cut off".to_owned());
+    let generation = wire::take_signed(bytes)?;
+    let remaining = from_millis(wire::take_number(bytes)?);
+    let (&tuple, rest) = bytes.split_first_chunk().ok_or_else(short)?;
+    *bytes = rest;
+    let (service, target) = (wire::take_number(bytes)?, wire::take_number(bytes)?);
+    let port = wire::take_number(bytes)?;
+    let (&state, rest) = bytes.split_first().ok_or_else(short)?;
+    *bytes = rest;
+    let flow = both(names, service, target)
+        .map(|(service, target)| Entry::Flow(Flow { tuple, service, target, port, state }));
+    Ok((generation, flow.map(|entry| Live { entry, remaining })))
 }
 
 /// Adds the key of what is gone to a batch of its table.
@@ -69,13 +97,12 @@ pub(super) fn decode_entry(
     names: &Translation,
     minor: u16,
 ) -> Result<Decoded<Live>, WireError> {
+    if table == Table::Flows {
+        return take_flow(bytes, names);
+    }
     let head: Head = take(bytes)?;
     let entry = match table {
-        Table::Flows => {
-            let (TupleKey { tuple }, FlowValue { service, target, port, state }) = take(bytes)?;
-            both(names, service, target)
-                .map(|(service, target)| Entry::Flow(Flow { tuple, service, target, port, state }))
-        }
+        Table::Flows => None,
         Table::Sticky => {
             let (SourceKey { name, source }, target): (SourceKey, u32) = take(bytes)?;
             both(names, name, target).map(|(group, target)| Entry::Sticky { group, source, target })

@@ -137,14 +137,6 @@ pub(super) struct SourceKey {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub(super) struct FlowValue {
-    pub(super) service: u32,
-    pub(super) target: u32,
-    pub(super) port: u16,
-    pub(super) state: u8,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(super) struct SessionValue {
     pub(super) service: u32,
     pub(super) target: u32,
