@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::time::{Duration, Instant};
 use lbd_core::chance::Word;
-use lbd_core::replication::{Action, Apply, Entry, Key, NAMES_MAX, Name, Replica, Settings, State, Table};
+use lbd_core::replication::{
+    Action, Apply, Entry, Key, NAMES_MAX, Name, Put, Replica, Settings, State, Table,
+};
 use tokio::sync::watch;
 
 use super::flows::{Flows, SCAN};
@@ -279,14 +281,11 @@ impl Driver {
     }
 
     fn apply(&mut self, apply: &Apply, now: Instant) {
-        let (mut puts, mut remaining, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-        let mut words = Vec::new();
-        for live in &apply.puts {
+        let (mut words, mut refused) = (Vec::new(), Vec::new());
+        for Put { live, .. } in &apply.puts {
             match live.entry {
-                Entry::Flow(flow) if self.flows.is_some() => {
-                    puts.push(flow);
-                    remaining.push(live.remaining.unwrap_or_default());
-                }
+                // They are written together.
+                Entry::Flow(_) if self.flows.is_some() => {}
                 // No live table for it.
                 Entry::Flow(flow) => refused.push(Key::Flow(flow.tuple)),
                 _ => self.tables.put(&self.replica, live, now, &mut words, &mut refused),
@@ -300,12 +299,12 @@ impl Driver {
             }
         }
         if let Some(flows) = &mut self.flows {
-            let applied = flows.apply(&self.replica, &puts, &remaining, &deletes, &mut refused);
+            let applied = flows.apply(&self.replica, &apply.puts, &deletes, &mut refused);
             let failed = applied.is_err();
             self.note(applied);
             // The peer is to tell everything once more.
             if failed {
-                refused = apply.puts.iter().map(|live| live.entry.key()).collect();
+                refused = apply.puts.iter().map(|put| put.live.entry.key()).collect();
                 self.disconnected();
             }
         }
@@ -325,19 +324,24 @@ impl Driver {
 
     fn applied(&mut self, id: u64, refused: &[Key]) {
         let now = self.now();
-        self.replica.applied(now, id, refused);
+        // What is kept is this node's own before anything else is read.
         if let Some(flows) = &mut self.flows {
             let told = flows.tell_kept(&mut self.replica, now);
             self.note(told);
         }
+        self.replica.applied(now, id, refused);
     }
 
     fn received(&mut self, message: &[u8]) {
         let now = self.now();
-        if let Some(flows) = &mut self.flows {
+        // What was changed here is told before something of the other node's is written over it. To look for flows costs a lot.
+        if self.replica.may_write(message)
+            && let Some(flows) = &mut self.flows
+        {
             let taken = flows.take_news_now(&mut self.replica, now);
             self.note(taken);
         }
+        // Always: what was lost of these is found by a new snapshot once the one under way has been acknowledged.
         self.take_news_now(now);
         self.replica.received(now, message);
     }

@@ -1,22 +1,22 @@
 //! The kernel's flows, as the core knows them.
 
-use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use common::time::{Duration, Instant};
 use lbd_core::forward::abi::{Flow as Entered, duration_of, ticks_of};
 use lbd_core::forward::copies::{Places, Told, Tuple};
-use lbd_core::replication::{Cursor, Entry, Flow, Key, Live, Name, NameId, Removal, Replica, Scan};
+use lbd_core::replication::{Cursor, Entry, Flow, Key, Live, Name, NameId, Put, Removal, Replica, Scan};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Receiver;
 
-use crate::l4::kernel::{Copies, FlowTables, KernelError, Position, Report, Reports, Written};
+use crate::l4::kernel::{Copies, FlowTables, KernelError, Position, Prior, Report, Reports, Written};
 
 /// News taken at once, so that whoever else waits has a turn.
 const NEWS_MAX: usize = 8192;
 
-/// News of so long are taken together: a call for each would cost more than they do.
+/// News of so long are taken together, and sent at once: each time costs as much as hundreds of them do.
 const NEWS_PAUSE: Duration = Duration::from_millis(5);
 
 /// Flows read with one call for a scan.
@@ -29,17 +29,21 @@ pub(super) const ANEW_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct Flows {
     copies: Arc<Copies>,
     tables: FlowTables,
-    readable: AsyncFd<std::os::fd::OwnedFd>,
+    /// Says when there are news; none while they are taken by the clock, so that nobody is woken for those that wait for it.
+    readable: Option<AsyncFd<OwnedFd>>,
     reports: Receiver<Report>,
     sender: Arc<Reports>,
     places: Arc<Places>,
-    /// By the numbers of service and target.
-    names: HashMap<(u16, u16), Option<(NameId, NameId)>>,
-    /// The program has told more than was taken.
-    more: bool,
-    /// No news are taken before.
-    resume: Option<Instant>,
+    names: Names,
+    /// When news are taken next; none if there were none the last time.
+    take_at: Option<Instant>,
+    /// All news that came before were taken.
+    taken: Instant,
     found: Vec<Live>,
+    /// Flows that were the peer's when news of them came.
+    overtaken: Vec<Tuple>,
+    /// There may be flows of this node's own in the table that nobody has told of.
+    strangers: bool,
     /// This node's own that were not written over.
     kept: Vec<Tuple>,
     /// Some of the peer's found no place since everything was told last.
@@ -61,27 +65,23 @@ impl Flows {
         // Nobody knows how old that is. What has become of these flows, a walk through all finds.
         let skipped = tables.skip_news();
         tracing::debug!(skipped, "flows that the program told of while nobody listened");
-        let news = tables.news_fd()?;
-        // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives.
-        let readable = unsafe { AsyncFd::register_with_interest(news, Interest::READABLE) };
-        let readable = readable.map_err(|error| KernelError::Map {
-            action: "watching the program's news".to_owned(),
-            source: error.into(),
-        })?;
         let (sender, reports) = Reports::new();
         copies.report_to(Some(Arc::clone(&sender)));
-        let (places, names) = (tables.places(), HashMap::new());
+        let (places, names) = (tables.places(), Names::default());
         Ok(Self {
             copies,
             tables,
-            readable,
+            readable: None,
             reports,
             sender,
             places,
             names,
-            more: true,
-            resume: None,
+            take_at: Some(Instant::ZERO),
+            taken: Instant::ZERO,
             found: Vec::new(),
+            overtaken: Vec::new(),
+            // Those of a former life.
+            strangers: true,
             kept: Vec::new(),
             misfits: false,
             more_places: false,
@@ -109,24 +109,23 @@ impl Flows {
 
     /// When news are to be taken again, if some wait, or everything is to be told.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let news = self.more.then(|| self.resume.unwrap_or(Instant::ZERO));
         let anew = (self.lacks() || self.has_missed_ends()).then_some(self.anew_at);
-        news.into_iter().chain(anew).min()
+        self.take_at.into_iter().chain(anew).min()
     }
 
     /// Waits until the walk through all flows reports something, or the program has news, which is no report. May be cancelled.
     pub(super) async fn told(&mut self) -> Option<Report> {
-        if self.more {
+        let Some(readable) = &self.readable else {
             // There is a time for it.
             return self.reports.recv().await;
-        }
+        };
         tokio::select! {
             report = self.reports.recv() => report,
-            ready = self.readable.readable() => {
+            ready = readable.readable() => {
                 // It fails when the runtime ends.
                 let Ok(mut ready) = ready else { std::future::pending().await };
                 ready.clear_ready();
-                self.more = true;
+                self.readable = None;
                 None
             }
         }
@@ -134,24 +133,68 @@ impl Flows {
 
     /// Takes what the program has told, if it is time.
     pub(super) fn take_news(&mut self, replica: &mut Replica, at: Instant) -> Result<(), KernelError> {
-        if !self.more || self.resume.is_some_and(|resume| resume > at) {
-            return Ok(());
+        match self.take_at {
+            Some(take_at) if take_at <= at => self.take_news_now(replica, at),
+            // The first one, of which `told` has just heard.
+            None if self.readable.is_none() => {
+                (self.taken, self.take_at) = (at, Some(at + NEWS_PAUSE));
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        self.take_news_now(replica, at)
     }
 
     /// The same at once: what was changed here is told before something of the peer's is written over it.
     pub(super) fn take_news_now(&mut self, replica: &mut Replica, at: Instant) -> Result<(), KernelError> {
         self.renumber();
         let now = self.tables.now()?;
-        let Self { tables, places, names, found, .. } = self;
+        let Self { tables, places, names, found, overtaken, .. } = self;
         found.clear();
         let count = tables.news(NEWS_MAX, |tuple, flow| {
-            found.extend(live(replica, places, names, tuple, &flow, now));
+            found.extend(names.live(replica, places, tuple, &flow, now));
         });
-        replica.changed_all(at, found);
-        self.more = count > 0;
-        self.resume = (count < NEWS_MAX).then(|| at + NEWS_PAUSE);
+        replica.changed_since(at, self.taken, found, |live| overtaken.extend(tuple_of(live)));
+        if count < NEWS_MAX {
+            self.taken = at;
+        }
+        self.take_at = match count {
+            0 => None,
+            NEWS_MAX.. => Some(at),
+            _ => Some(at + NEWS_PAUSE),
+        };
+        if count == 0 {
+            self.watch()?;
+        }
+        self.tell_overtaken(replica, at, now)
+    }
+
+    /// Wakes whoever waits in [`Self::told`] with the next news.
+    fn watch(&mut self) -> Result<(), KernelError> {
+        if self.readable.is_none() {
+            let news = self.tables.news_fd()?;
+            // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives.
+            let readable = unsafe { AsyncFd::register_with_interest(news, Interest::READABLE) };
+            self.readable = Some(readable.map_err(|error| KernelError::Map {
+                action: "watching the program's news".to_owned(),
+                source: error.into(),
+            })?);
+        }
+        Ok(())
+    }
+
+    /// Tells what is there of flows that may have been written over after the program told of them, and before that was heard: to the
+    /// peer what was heard is the latest.
+    fn tell_overtaken(&mut self, replica: &mut Replica, at: Instant, now: u32) -> Result<(), KernelError> {
+        if self.overtaken.is_empty() {
+            return Ok(());
+        }
+        self.found.clear();
+        for tuple in std::mem::take(&mut self.overtaken) {
+            let flow = self.tables.flow(&tuple)?.filter(|flow| flow.copied != 0);
+            let live = flow.and_then(|flow| self.names.live(replica, &self.places, tuple, &flow, now));
+            self.found.extend(live);
+        }
+        replica.changed_all(at, &self.found);
         Ok(())
     }
 
@@ -171,7 +214,7 @@ impl Flows {
                     // As it is by now: what has changed since the walk may have been told already.
                     let flow = self.tables.flow(&tuple)?.filter(|flow| flow.copied == 0);
                     let Some(flow) = flow else { continue };
-                    self.found.extend(live(replica, &self.places, &mut self.names, tuple, &flow, now));
+                    self.found.extend(self.names.live(replica, &self.places, tuple, &flow, now));
                 }
                 replica.changed_all(at, &self.found);
             }
@@ -200,7 +243,7 @@ impl Flows {
         let Self { tables, places, names, found, .. } = self;
         found.clear();
         tables.scan(&mut position, scan.limit.min(SCAN), |tuple, flow| {
-            found.extend(live(replica, places, names, tuple, &flow, now));
+            found.extend(names.live(replica, places, tuple, &flow, now));
         })?;
         let next = (!position.is_end()).then(|| Cursor(position.to_bytes()));
         replica.scanned(at, scan.id, &self.found, next);
@@ -212,15 +255,25 @@ impl Flows {
     pub(super) fn apply(
         &mut self,
         replica: &Replica,
-        puts: &[Flow],
-        remaining: &[Duration],
+        puts: &[Put],
         deletes: &[Tuple],
         refused: &mut Vec<Key>,
     ) -> Result<(), KernelError> {
-        let told = puts.iter().zip(remaining).filter_map(|(flow, remaining)| {
+        // All that was in the table when the session began is in its snapshot.
+        self.strangers &= !replica.peer_is_synced();
+        let strangers = self.strangers;
+        let told = puts.iter().filter_map(|put| {
+            let Entry::Flow(flow) = &put.live.entry else { return None };
             let Some(Name::Target { group, id }) = replica.name_of(flow.target) else { return None };
-            let remaining = ticks_of(*remaining);
-            Some((&flow.tuple, Told { group, target: id, port: flow.port, state: flow.state, remaining }))
+            let remaining = ticks_of(put.live.remaining.unwrap_or_default());
+            let told = Told { group, target: id, port: flow.port, state: flow.state, remaining };
+            let prior = match put {
+                _ if strangers => Prior::Unknown,
+                Put { over_own: true, .. } => Prior::Unknown,
+                Put { is_new: true, .. } => Prior::Nothing,
+                Put { .. } => Prior::Copy,
+            };
+            Some((&flow.tuple, told, prior))
         });
         let deleted = self.tables.delete(deletes);
         let Self { tables, kept, .. } = self;
@@ -312,21 +365,58 @@ fn name_parts(name: &Name) -> (Option<&str>, &str) {
     }
 }
 
-/// A flow for the core; none of one whose service or target is gone.
-fn live(
-    replica: &mut Replica,
-    places: &Places,
-    names: &mut HashMap<(u16, u16), Option<(NameId, NameId)>>,
-    tuple: Tuple,
-    flow: &Entered,
-    now: u32,
-) -> Option<Live> {
-    let numbers = names.entry((flow.service, flow.target)).or_insert_with(|| {
-        let service = Name::Service(Arc::clone(places.service(flow.service)?));
-        let (group, id) = places.target(flow.target)?.clone();
-        Some((replica.name(service).ok()?, replica.name(Name::Target { group, id }).ok()?))
-    });
-    let (service, target) = (*numbers)?;
-    let entry = Entry::Flow(Flow { tuple, service, target, port: flow.port.0, state: flow.state });
-    Some(Live { entry, remaining: Some(duration_of(places.remaining(flow, now))) })
+/// The tuple of a flow.
+const fn tuple_of(live: &Live) -> Option<Tuple> {
+    match live.entry {
+        Entry::Flow(flow) => Some(flow.tuple),
+        _ => None,
+    }
+}
+
+/// The core's numbers of services and targets by the kernel's; none yet, or none of one that is gone.
+#[derive(Debug, Default)]
+struct Names {
+    services: Vec<Option<Option<NameId>>>,
+    targets: Vec<Option<Option<NameId>>>,
+}
+
+impl Names {
+    /// A flow for the core; none of one whose service or target is gone.
+    fn live(
+        &mut self,
+        replica: &mut Replica,
+        places: &Places,
+        tuple: Tuple,
+        flow: &Entered,
+        now: u32,
+    ) -> Option<Live> {
+        let service = known(&mut self.services, flow.service, || {
+            let name = Name::Service(Arc::clone(places.service(flow.service)?));
+            replica.name(name).ok()
+        })?;
+        let target = known(&mut self.targets, flow.target, || {
+            let (group, id) = places.target(flow.target)?.clone();
+            replica.name(Name::Target { group, id }).ok()
+        })?;
+        let entry = Entry::Flow(Flow { tuple, service, target, port: flow.port.0, state: flow.state });
+        Some(Live { entry, remaining: Some(duration_of(places.remaining(flow, now))) })
+    }
+
+    fn clear(&mut self) {
+        self.services.clear();
+        self.targets.clear();
+    }
+}
+
+/// What is known of a number, or found out.
+fn known(
+    names: &mut Vec<Option<Option<NameId>>>,
+    number: u16,
+    find: impl FnOnce() -> Option<NameId>,
+) -> Option<NameId> {
+    let index = usize::from(number);
+    if names.len() <= index {
+        names.resize(index + 1, None);
+    }
+    *names[index].get_or_insert_with(find)
 }

@@ -8,8 +8,8 @@ use common::hash::HashKey;
 use common::rng::Rng;
 use common::time::{Duration, Instant, Now};
 use lbd_core::replication::{
-    Action, Apply, Cursor, Entry, Flow, Key, Live, Member, Membership, Name, NameId, Removal, Replica, Scan,
-    Settings, State, Table,
+    Action, Apply, Cursor, Entry, Flow, Key, Live, Member, Membership, Name, NameId, Put, Removal, Replica,
+    Scan, Settings, State, Table,
 };
 
 use super::super::clock::Moment;
@@ -252,7 +252,7 @@ impl Lbd {
 
     fn write(&mut self, replica: &Replica, apply: &Apply, local: Instant) -> Vec<Key> {
         let mut refused = Vec::new();
-        for live in &apply.puts {
+        for Put { live, .. } in &apply.puts {
             let key = live.entry.key();
             let Some((label, value)) = label_of(replica, &live.entry) else {
                 refused.push(key);

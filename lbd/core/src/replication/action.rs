@@ -14,13 +14,25 @@ pub enum Action {
     Disconnect(SessionError),
 }
 
+/// An entry to be written into a live table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// The entry.
+    pub live: Live,
+    /// Whether what it takes the place of is this node's own, as far as was told of that: only then can there be something in the live
+    /// table that is to stay.
+    pub over_own: bool,
+    /// Whether nothing was known here of such an entry: it does not only go on.
+    pub is_new: bool,
+}
+
 /// What is to be written into the live tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Apply {
     /// For the answer.
     pub id: u64,
     /// New entries and new values of known ones.
-    pub puts: Vec<Live>,
+    pub puts: Vec<Put>,
     /// What goes.
     pub deletes: Vec<Key>,
 }

@@ -153,6 +153,10 @@ impl Dirty {
 
     /// Takes an entry out: there is nothing to be sent of it any more.
     pub(super) fn remove(&mut self, fingerprint: Fingerprint) -> Option<Change> {
+        // Nothing to be fetched from memory to find that out.
+        if self.index.is_empty() {
+            return None;
+        }
         let at = self.index.remove(&fingerprint)?;
         let Slot { change, earlier, later } = self.slots[at as usize];
         match self.slots.get_mut(earlier as usize) {

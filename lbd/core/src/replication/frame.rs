@@ -180,6 +180,16 @@ impl Frame {
     }
 }
 
+/// Whether these bytes are one whole frame that carries no entries and is no part of a snapshot.
+pub(super) fn is_one_without_entries(bytes: &[u8]) -> bool {
+    let Some((length, [_version, variant, ..])) = bytes.split_first_chunk::<{ wire::LENGTH_SIZE }>() else {
+        return false;
+    };
+    let rest = bytes.len() - wire::LENGTH_SIZE;
+    // `Alive`, `Ack` and `Word`.
+    u32::try_from(rest) == Ok(u32::from_le_bytes(*length)) && matches!(variant, 1 | 2 | 8)
+}
+
 /// A lifetime in milliseconds, rounded up, so that what lives for less than one is not over.
 pub(super) fn to_millis(remaining: Option<Duration>) -> u32 {
     remaining.map_or(ENDLESS, |span| {

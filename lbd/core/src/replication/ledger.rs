@@ -39,6 +39,15 @@ impl Version {
     }
 }
 
+/// An entry before this node changed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Before {
+    /// The peer may have known it.
+    pub(super) shared: bool,
+    /// The peer had changed it last.
+    pub(super) peers: bool,
+}
+
 /// generation 54 bits | the peer may know it 1 | owned by the peer 1 | mark 8.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record(u64);
@@ -74,11 +83,11 @@ impl Record {
         self.0 |= SHARED;
     }
 
-    /// Another version; whether the peer may have known the entry before.
-    fn change(&mut self, version: Version, connected: bool, mark: u8) -> bool {
-        let was_shared = self.is_shared();
-        *self = Self::new(version, was_shared || connected, mark);
-        was_shared
+    /// Another version; what it was before.
+    fn change(&mut self, version: Version, connected: bool, mark: u8) -> Before {
+        let before = Before { shared: self.is_shared(), peers: self.0 & PEERS != 0 };
+        *self = Self::new(version, before.shared || connected, mark);
+        before
     }
 
     pub(super) const fn mark(self) -> u8 {
@@ -149,15 +158,15 @@ impl Ledger {
         true
     }
 
-    /// Notes a change of this node's own. Whether the peer may have known the entry before; `None` if there is no room. From now on
-    /// it may if `connected`. `buried` if it may because the entry's deletion has not been acknowledged.
+    /// Notes a change of this node's own. What the entry was before; `None` if there is no room. From now on the peer may know it
+    /// if `connected`. `buried` if it may because the entry's deletion has not been acknowledged.
     pub(super) fn change(
         &mut self,
         fingerprint: Fingerprint,
         generation: u64,
         buried: bool,
         connected: bool,
-    ) -> Option<bool> {
+    ) -> Option<Before> {
         let (version, mark) = (Version { generation, owner: Owner::Us }, self.own_mark.0);
         // Looked up once: with a million entries that is what a change costs.
         if !self.is_full() {
@@ -165,7 +174,7 @@ impl Ledger {
                 Occupied(mut known) => known.get_mut().change(version, connected, mark),
                 Vacant(place) => {
                     place.insert(Record::new(version, buried || connected, mark));
-                    buried
+                    Before { shared: buried, peers: false }
                 }
             });
         }

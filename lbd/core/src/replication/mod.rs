@@ -74,7 +74,7 @@ mod tombstones;
 mod transmit;
 mod values;
 
-pub use action::{Action, Apply, Scan};
+pub use action::{Action, Apply, Put, Scan};
 pub use entry::{Address, Cursor, Entry, Flow, Key, Live, Member, Membership, Removal, Table, Tuple};
 pub use error::{SessionEnd, SessionError};
 pub use frame::{BATCH_SIZE, FRAME_SIZE_MAX};

@@ -2,13 +2,14 @@
 
 use common::time::Instant;
 
+use super::action::Put;
 use super::codec::{decode_entry, decode_key};
 use super::dirty::Item;
 use super::entry::{Fingerprint, Key, Live, Table};
 use super::error::SessionError;
 use super::frame::{Batch, Data, Frame, Opening};
 use super::hello;
-use super::ledger::{GENERATION_MAX, Owner, Version};
+use super::ledger::{GENERATION_MAX, Owner, Record, Version};
 use super::replica::{Replica, TOGETHER, Writing};
 use super::session::{Snapshot, Sweep};
 use super::stats::State;
@@ -18,9 +19,13 @@ impl Replica {
     pub(super) fn read_frames(&mut self, now: Instant) {
         while self.writing.is_none() {
             let Some(session) = &mut self.session else { return };
-            let frame = match session.incoming.frames.next_bytes() {
+            let incoming = &mut session.incoming;
+            let frame = match incoming.frames.next_bytes() {
                 Ok(None) => return,
-                Ok(Some(bytes)) => Frame::decode(bytes),
+                Ok(Some(bytes)) => {
+                    incoming.unacknowledged += bytes.len();
+                    Frame::decode(bytes)
+                }
                 Err(error) => Err(error),
             };
             let done = frame.map_err(SessionError::from).and_then(|frame| self.take_frame(frame, now));
@@ -88,15 +93,17 @@ impl Replica {
                 return Err(SessionError::Unexpected("a frame of a kind that no release has"));
             }
         }
-        self.frame_applied();
+        // The peer waits for it.
+        self.frame_applied(now);
         Ok(())
     }
 
-    /// The last frame needs no writing, or has been written.
-    pub(super) const fn frame_applied(&mut self) {
+    /// The last frame needs no writing, or has been written. Acknowledged by then.
+    pub(super) fn frame_applied(&mut self, by: Instant) {
         if let Some(session) = &mut self.session {
-            session.incoming.applied = session.incoming.sequence;
-            session.outgoing.ack_due = true;
+            let incoming = &mut session.incoming;
+            incoming.applied = incoming.sequence;
+            incoming.ack_at = Some(incoming.ack_at.map_or(by, |at| at.min(by)));
         }
     }
 
@@ -160,7 +167,7 @@ impl Replica {
         if writing.puts.is_empty() && writing.deletes.is_empty() {
             // One with garbage in it does not get that far.
             if taken.is_ok() {
-                self.frame_applied();
+                self.frame_applied(now + self.settings.acknowledge_after);
             }
         } else {
             // What came before garbage is in the ledger, so it has to get into the live tables, too.
@@ -229,11 +236,15 @@ impl Replica {
             return;
         }
         let key = live.entry.key();
+        let (mut over_own, mut is_new) = (false, false);
         let admitted = if key.table().is_per_node() {
             self.peer_values.put(fingerprint, live.entry)
         } else {
             let version = Version { generation, owner: Owner::Peer };
-            if !self.is_newer(key.table(), fingerprint, version) {
+            let before = self.record(key.table(), fingerprint);
+            over_own = before.is_some_and(|record| record.version().owner == Owner::Us);
+            is_new = before.is_none();
+            if !self.is_newer(before, fingerprint, version) {
                 self.counters.skipped.older += 1;
                 let ledger = &mut self.ledgers[key.table().index()];
                 ledger.meet(fingerprint, Owner::Peer);
@@ -243,7 +254,7 @@ impl Replica {
                 // A new process hears of a deletion before it has found the entry in its live table, and takes it for nothing.
                 if let Some(buried) = self.tombstones.get(fingerprint).copied() {
                     let generation = buried.version.generation;
-                    self.mark_dirty(fingerprint, Item::Delete(buried.key), generation, false, now);
+                    self.mark_dirty(fingerprint, Item::Delete(buried.key), generation, false, [now; 2]);
                 }
                 return;
             }
@@ -252,7 +263,7 @@ impl Replica {
             self.ledgers[key.table().index()].put(fingerprint, version, true)
         };
         if admitted {
-            writing.puts.push((fingerprint, generation, live));
+            writing.puts.push((fingerprint, generation, Put { live, over_own, is_new }));
         } else {
             self.counters.skipped.table_full += 1;
             self.count_refused(1);
@@ -260,9 +271,9 @@ impl Replica {
     }
 
     /// Whether what the peer says is later than what this node knows of the entry, its deletion included.
-    fn is_newer(&self, table: Table, fingerprint: Fingerprint, version: Version) -> bool {
+    fn is_newer(&self, known: Option<Record>, fingerprint: Fingerprint, version: Version) -> bool {
         let order = version.order(self.we_win);
-        match self.record(table, fingerprint) {
+        match known {
             Some(record) => order > record.version().order(self.we_win),
             None => {
                 let tombstone = self.tombstones.get(fingerprint);

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 
 use common::time::{Duration, Instant};
 
-use super::action::Action;
+use super::action::{Action, Put};
 use super::dirty::{Dirty, Expiry, Item};
 use super::entry::{Entry, Fingerprint, Key, Live, Removal, Table};
 use super::error::SessionError;
-use super::frame::{Batches, FRAME_SIZE_MAX};
+use super::frame::{Batches, FRAME_SIZE_MAX, is_one_without_entries};
 use super::hello::Hello;
 use super::ledger::{GENERATION_MAX, Ledger, Owner, Record, Version};
 use super::names::{Name, NameError, NameId, Names};
@@ -62,7 +62,7 @@ pub(super) struct Writing {
     pub(super) handed: bool,
     /// The session whose frame it comes from; none for a sweep.
     pub(super) session: Option<u64>,
-    pub(super) puts: Vec<(Fingerprint, u64, Live)>,
+    pub(super) puts: Vec<(Fingerprint, u64, Put)>,
     pub(super) deletes: Vec<(Fingerprint, Key)>,
     /// The puts that the shell has.
     pub(super) handed_puts: Vec<Fingerprint>,
@@ -149,8 +149,8 @@ impl Replica {
         }
         self.tombstones.iter().filter_map(|(_, tombstone)| tombstone.key.name()).for_each(&mut mark);
         self.peer_values.names().for_each(&mut mark);
-        for (_, _, live) in self.writing.iter().flat_map(|writing| &writing.puts) {
-            live.entry.names().into_iter().for_each(&mut mark);
+        for (_, _, put) in self.writing.iter().flat_map(|writing| &writing.puts) {
+            put.live.entry.names().into_iter().for_each(&mut mark);
         }
         if let Some(session) = &self.session {
             session.incoming.names.locals().for_each(&mut mark);
@@ -168,16 +168,31 @@ impl Replica {
     /// An entry of a live table is new or has changed, by this node's own doing. Once for each change, in their order; what an
     /// [`Action::Apply`] wrote is none.
     pub fn changed(&mut self, now: Instant, live: &Live) {
-        self.change(now, live, live.entry.key().fingerprint(&self.settings.hash));
+        self.change([now; 2], live, live.entry.key().fingerprint(&self.settings.hash));
     }
 
     /// As [`Self::changed`] for each of them, and cheaper: of tables with a million entries it is the memory that takes the time, and
     /// looking up several at once has it fetched for all of them together.
     pub fn changed_all(&mut self, now: Instant, changes: &[Live]) {
+        self.changed_since(now, now, changes, |_| {});
+    }
+
+    /// As [`Self::changed_all`], of changes that have waited with the shell since some moment at most, and are then sent as soon as if they
+    /// had waited here. `taken` hears of those whose entries the peer had changed last, as far as is known here: what it said may have
+    /// been written after the change that is told now, and over it.
+    pub fn changed_since(
+        &mut self,
+        now: Instant,
+        since: Instant,
+        changes: &[Live],
+        mut taken: impl FnMut(&Live),
+    ) {
         for part in changes.chunks(TOGETHER) {
             let fingerprints = self.look_up(part.iter());
             for (live, fingerprint) in part.iter().zip(fingerprints) {
-                self.change(now, live, fingerprint);
+                if self.change([now, since], live, fingerprint) {
+                    taken(live);
+                }
             }
         }
     }
@@ -218,21 +233,23 @@ impl Replica {
         fingerprints
     }
 
-    fn change(&mut self, now: Instant, live: &Live, fingerprint: Fingerprint) {
+    /// A change that was told `now` and made at some time `since`; whether the entry was the peer's until then.
+    fn change(&mut self, [now, since]: [Instant; 2], live: &Live, fingerprint: Fingerprint) -> bool {
         let key = live.entry.key();
         let generation = self.next_generation(key.table(), now);
         let connected = self.is_established();
         // Deleted and here again: the peer may know it still.
-        let buried = self.tombstones.len() > 0 && self.tombstones.remove(fingerprint).is_some();
+        let buried = self.tombstones.remove(fingerprint).is_some();
         let ledger = &mut self.ledgers[key.table().index()];
-        let Some(was_shared) = ledger.change(fingerprint, generation, buried, connected) else {
+        let Some(before) = ledger.change(fingerprint, generation, buried, connected) else {
             self.counters.local_full += 1;
-            return;
+            return false;
         };
         if connected {
             let item = Item::Put(live.entry, Expiry::of(live.remaining, now));
-            self.mark_dirty(fingerprint, item, generation, !was_shared, now);
+            self.mark_dirty(fingerprint, item, generation, !before.shared, [now, since]);
         }
+        before.peers
     }
 
     /// An entry is gone from a live table, by this node's own doing. What an [`Action::Apply`] deleted is not told.
@@ -263,7 +280,7 @@ impl Replica {
             self.counters.tombstones_full += 1;
         }
         if self.is_established() {
-            self.mark_dirty(fingerprint, Item::Delete(*key), generation, false, now);
+            self.mark_dirty(fingerprint, Item::Delete(*key), generation, false, [now; 2]);
         }
     }
 
@@ -365,6 +382,14 @@ impl Replica {
         self.writing.is_none() && self.session.as_ref().is_some_and(room)
     }
 
+    /// Whether bytes that came from the peer may have something written over what is here. Those that are nothing but an acknowledgement,
+    /// a word or a sign of life have not, and need nothing done before they are [`Self::received`].
+    #[must_use]
+    pub fn may_write(&self, bytes: &[u8]) -> bool {
+        let is_whole = self.session.as_ref().is_some_and(|session| session.incoming.frames.pending() == 0);
+        !(is_whole && self.writing.is_none() && is_one_without_entries(bytes))
+    }
+
     /// Bytes that came from the peer, 64 KiB at most, cut anywhere.
     pub fn received(&mut self, now: Instant, bytes: &[u8]) {
         let Some(session) = &mut self.session else { return };
@@ -391,11 +416,12 @@ impl Replica {
             let heard = if session.minor.is_some() { incoming.last_heard } else { session.began };
             let silence = heard + self.settings.idle_timeout;
             let word = outgoing.last_sent + self.settings.keepalive;
+            let ack = incoming.ack_at;
             let open = outgoing.unacknowledged < self.settings.window;
             let flush = self.dirty.oldest().filter(|_| open).map(|oldest| oldest + self.settings.flush_after);
             // What the shell does not read because it is writing is no silence.
             let silence = if self.writing.is_some() { word } else { silence };
-            flush.map_or(word, |flush| flush.min(word)).min(silence)
+            [flush, ack].into_iter().flatten().fold(word.min(silence), Instant::min)
         });
         [purge, session].into_iter().flatten().min()
     }
@@ -485,9 +511,9 @@ impl Replica {
         item: Item,
         generation: u64,
         is_new: bool,
-        now: Instant,
+        [now, since]: [Instant; 2],
     ) {
-        if !self.dirty.put(fingerprint, item, generation, is_new, now) {
+        if !self.dirty.put(fingerprint, item, generation, is_new, since) {
             // Cheaper than what waits to be sent, and bounded.
             self.counters.resyncs += 1;
             self.begin_snapshot(now);

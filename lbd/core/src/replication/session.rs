@@ -39,7 +39,6 @@ pub(super) struct Outgoing {
     /// Bytes of frames without acknowledgement.
     pub(super) unacknowledged: usize,
     pub(super) announced: Announced,
-    pub(super) ack_due: bool,
     pub(super) last_sent: Instant,
     pub(super) snapshot: Snapshot,
     /// Whether the last frame of data was one of changes, not of the snapshot.
@@ -62,6 +61,10 @@ pub(super) struct Incoming {
     pub(super) sequence: u64,
     /// Of the last frame that is applied.
     pub(super) applied: u64,
+    /// Bytes that came since the last acknowledgement.
+    pub(super) unacknowledged: usize,
+    /// When what is applied is acknowledged at the latest; none if it has been.
+    pub(super) ack_at: Option<Instant>,
     /// Entries of the session for which there was no room.
     pub(super) refused: u64,
     pub(super) names: Translation,
@@ -168,7 +171,6 @@ impl Session {
                 in_flight: VecDeque::new(),
                 unacknowledged: 0,
                 announced: Announced::default(),
-                ack_due: false,
                 last_sent: now,
                 snapshot: Snapshot::default(),
                 sent_changes: false,
@@ -179,6 +181,8 @@ impl Session {
                 last_heard: now,
                 sequence: 0,
                 applied: 0,
+                unacknowledged: 0,
+                ack_at: None,
                 refused: 0,
                 names: Translation::default(),
                 in_snapshot: false,

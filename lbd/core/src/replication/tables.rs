@@ -2,7 +2,7 @@
 
 use common::time::Instant;
 
-use super::action::{Apply, Scan};
+use super::action::{Apply, Put, Scan};
 use super::dirty::Expiry;
 use super::entry::{Cursor, Fingerprint, Key, Live};
 use super::ledger::{Owner, Version};
@@ -20,17 +20,17 @@ impl Replica {
         let writing = writing.as_mut().filter(|writing| !writing.handed)?;
         writing.handed = true;
         let puts = std::mem::take(&mut writing.puts).into_iter();
-        let puts = puts.filter_map(|(fingerprint, generation, live)| {
-            let table = live.entry.key().table();
+        let puts = puts.filter_map(|(fingerprint, generation, put)| {
+            let table = put.live.entry.key().table();
             let record = ledgers[table.index()].get(fingerprint);
             let is_current = record.is_some_and(|record| record.version().generation == generation);
-            (table.is_per_node() || is_current).then_some((fingerprint, live))
+            (table.is_per_node() || is_current).then_some((fingerprint, put))
         });
-        let puts = puts.map(|(fingerprint, live)| {
+        let puts = puts.map(|(fingerprint, put)| {
             writing.handed_puts.push(fingerprint);
-            live
+            put
         });
-        let puts = puts.collect();
+        let puts: Vec<Put> = puts.collect();
         let deletes = std::mem::take(&mut writing.deletes).into_iter();
         let deletes = deletes.filter(|(fingerprint, key)| {
             let reborn = ledgers[key.table().index()].get(*fingerprint).is_some();
@@ -65,7 +65,7 @@ impl Replica {
         match writing.session {
             Some(number) if Some(number) == session => {
                 self.count_refused(refused.len() as u64);
-                self.frame_applied();
+                self.frame_applied(now + self.settings.acknowledge_after);
             }
             Some(_) => {}
             None => self.go_on_sweeping(now),

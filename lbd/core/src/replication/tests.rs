@@ -80,7 +80,8 @@ fn settle_words(replicas: [&mut Replica; 2], words: &mut [Live; 2], mut now: Ins
             while let Some(action) = replica.poll() {
                 match action {
                     Action::Apply(apply) => {
-                        if let [Live { entry: Entry::Target { state, weight, .. }, .. }] = apply.puts[..]
+                        if let [Put { live: Live { entry: Entry::Target { state, weight, .. }, .. }, .. }] =
+                            apply.puts[..]
                             && let Entry::Target { target, .. } = words[place].entry
                         {
                             words[place].entry = Entry::Target { target, state, weight };
@@ -358,7 +359,9 @@ fn an_earlier_version_knows_nothing_of_sockets() {
         one.changed(at(300), &Live { entry, remaining: Some(Duration::from_secs(60)) });
         let applied = settle(&mut one, &mut other, at(300));
         match applied[1][0].puts[..] {
-            [Live { entry: Entry::UdpSession { here, tuple, .. }, .. }] => (here, tuple == [0x55; 40]),
+            [Put { live: Live { entry: Entry::UdpSession { here, tuple, .. }, .. }, .. }] => {
+                (here, tuple == [0x55; 40])
+            }
             ref other => panic!("{other:?}"),
         }
     };
@@ -406,7 +409,8 @@ fn a_change_gets_across_and_its_copy_does_not_delete_the_original() {
     one.changed(at(1000), &live);
     let [_, applied] = settle(&mut one, &mut other, at(1000));
     assert_eq!(applied.len(), 1);
-    let copy = applied[0].puts[0];
+    let Put { live: copy, over_own, is_new } = applied[0].puts[0];
+    assert_eq!([over_own, is_new], [false, true]);
     assert_eq!(other.name_of(copy.entry.names()[0]), Some(&Name::Service(Arc::from("shop"))));
     assert!(copy.remaining.unwrap() <= Duration::from_secs(350));
     // The backup's copy runs out; then the active node's flow does.
@@ -418,6 +422,81 @@ fn a_change_gets_across_and_its_copy_does_not_delete_the_original() {
     one.deleted(at(4000), &live.entry.key(), Removal::Expired);
     assert_eq!(settle(&mut one, &mut other, at(4000))[1][0].deletes, [copy.entry.key()]);
     assert_eq!([one.stats(at(4200)).tombstones, other.stats(at(4200)).ledger[0]], [0, 0]);
+}
+
+#[test]
+fn what_takes_the_place_of_an_own_entry_says_so() {
+    let (mut one, mut other) = pair();
+    for (time, own, is_new) in [(1000, false, true), (2000, true, false), (3000, false, false)] {
+        let (theirs, ours) = (flow(&mut one, 1), flow(&mut other, 1));
+        if own {
+            let mut was_theirs = Vec::new();
+            other.changed_since(at(time), at(time), &[ours, ours], |live| was_theirs.push(*live));
+            assert_eq!(was_theirs, [ours], "the first one");
+            settle(&mut one, &mut other, at(time));
+        }
+        one.changed(at(time + 500), &theirs);
+        let [_, applied] = settle(&mut one, &mut other, at(time + 500));
+        let [Put { over_own, is_new: new, .. }] = applied[0].puts[..] else { panic!("{applied:?}") };
+        assert_eq!([over_own, new], [own, is_new], "{time}");
+    }
+}
+
+#[test]
+fn changes_that_have_waited_with_the_shell_wait_no_longer() {
+    let (mut one, _) = pair();
+    let live = flow(&mut one, 1);
+    let ready = |one: &mut Replica, time| one.poll_transmit(at(time), &mut Vec::new());
+    while ready(&mut one, 1000) {}
+    one.changed(at(1000), &live);
+    assert_eq!([ready(&mut one, 1004), ready(&mut one, 1005)], [false, true]);
+    one.changed_since(at(1010), at(1005), &[live], |_| {});
+    assert_eq!(one.stats(at(1010)).lag, Duration::from_millis(5));
+    assert!(ready(&mut one, 1010));
+    // They live from now on all the same.
+    one.changed_since(at(1020), at(1000), &[live], |_| {});
+    let dirty::Item::Put(_, expiry) = one.dirty.first().unwrap().item else { panic!("it was changed") };
+    assert_eq!(expiry.remaining(at(1020)), live.remaining);
+}
+
+#[test]
+fn what_is_applied_is_acknowledged_together_or_when_it_is_much() {
+    let (mut one, mut other) = pair();
+    let acks = |other: &mut Replica, time| {
+        let mut bytes = Vec::new();
+        while other.poll_transmit(at(time), &mut bytes) {}
+        bytes
+    };
+    let tell = |one: &mut Replica, other: &mut Replica, time, flows: u32| {
+        for number in 0..flows {
+            let mut live = flow(one, 0);
+            if let Entry::Flow(flow) = &mut live.entry {
+                flow.tuple[..4].copy_from_slice(&number.to_le_bytes());
+            }
+            one.changed(at(time - 5), &live);
+        }
+        let mut bytes = Vec::new();
+        while one.poll_transmit(at(time), &mut bytes) {}
+        assert!(other.may_write(&bytes));
+        other.received(at(time), &bytes);
+        while let Some(Action::Apply(apply)) = other.poll() {
+            other.applied(at(time), apply.id, &[]);
+        }
+    };
+    drop(acks(&mut other, 890));
+    for time in [900, 905, 910, 915] {
+        tell(&mut one, &mut other, time, 1);
+        assert!(acks(&mut other, time).is_empty());
+    }
+    assert_eq!(other.deadline(), Some(at(920)));
+    let bytes = acks(&mut other, 920);
+    assert_eq!(bytes.len(), 4 + 4, "one of them");
+    assert!(one.stats(at(920)).unacknowledged > 0 && !one.may_write(&bytes));
+    one.received(at(920), &bytes);
+    assert_eq!(one.stats(at(920)).unacknowledged, 0);
+    // An eighth of the window.
+    tell(&mut one, &mut other, 930, 3000);
+    assert!(!acks(&mut other, 930).is_empty());
 }
 
 #[test]
@@ -687,6 +766,36 @@ proptest! {
         Frame::decode(&bytes).ok();
         let mut one = replica("a", 1);
         one.connected(at(0));
+        prop_assert!(one.may_write(&bytes) || bytes.len() > 5);
         one.received(at(0), &bytes);
+    }
+
+    /// Of what is whole and writes nothing, nothing else is said; half a frame may be of anything.
+    #[test]
+    fn what_may_write_is_known_beforehand(kind in 0_u8..9, cut in 0_usize..8) {
+        let sequence = 1;
+        let frame = match kind {
+            0 => Frame::Opening(Opening { major: 1, minor: 1, body: Vec::new() }),
+            1 => Frame::Alive { config_hash: 1 },
+            2 => Frame::Ack(Ack { sequence, refused: 0 }),
+            3 => Frame::Data(Data { sequence, base: 0, names: Vec::new(), batches: Vec::new() }),
+            4 => Frame::SnapshotBegin { sequence },
+            5 => Frame::SnapshotEnd { sequence },
+            6 => Frame::Unused6,
+            7 => Frame::Unused7,
+            _ => Frame::Word(Word::default()),
+        };
+        let mut bytes = Vec::new();
+        frame.append(&mut bytes).unwrap();
+        let (mut one, _) = pair();
+        let quiet = matches!(frame, Frame::Alive { .. } | Frame::Ack(_) | Frame::Word(_));
+        prop_assert_eq!(one.may_write(&bytes), !quiet);
+        prop_assert!(one.may_write(&[&bytes[..], &[0]].concat()));
+        let part = &bytes[..cut.min(bytes.len() - 1)];
+        prop_assert!(one.may_write(part));
+        if !part.is_empty() {
+            one.received(at(500), part);
+            prop_assert!(one.may_write(&bytes));
+        }
     }
 }

@@ -67,6 +67,9 @@ impl Tombstones {
     }
 
     pub(super) fn remove(&mut self, fingerprint: Fingerprint) -> Option<Tombstone> {
+        if self.map.is_empty() {
+            return None;
+        }
         self.map.remove(&fingerprint)
     }
 

@@ -48,7 +48,7 @@ impl Replica {
             return Some(Frame::Opening(opening(&self.settings, self.generation)));
         }
         if session.minor.is_some() {
-            if let Some(ack) = session.take_ack() {
+            if let Some(ack) = session.take_ack(now, self.settings.window / 8) {
                 return Some(Frame::Ack(ack));
             }
             let config_hash = self.settings.config_hash;
@@ -301,12 +301,14 @@ impl WireName {
 }
 
 impl Session {
-    /// What the peer is to be told of what is applied.
-    const fn take_ack(&mut self) -> Option<Ack> {
-        if !self.outgoing.ack_due {
+    /// What the peer is to be told of what is applied, if it is time, or of so many bytes.
+    fn take_ack(&mut self, now: Instant, enough: usize) -> Option<Ack> {
+        let incoming = &mut self.incoming;
+        let due = incoming.ack_at?;
+        if due > now && incoming.unacknowledged < enough {
             return None;
         }
-        self.outgoing.ack_due = false;
-        Some(Ack { sequence: self.incoming.applied, refused: self.incoming.refused })
+        (incoming.ack_at, incoming.unacknowledged) = (None, 0);
+        Some(Ack { sequence: incoming.applied, refused: incoming.refused })
     }
 }

@@ -96,6 +96,17 @@ impl Reports {
     }
 }
 
+/// What stands where a flow of the other node goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Prior {
+    /// Nothing: it is new.
+    Nothing,
+    /// What the other node told of it before.
+    Copy,
+    /// That has to be looked at, with a call of the kernel: maybe this node's own, which is to stay if it was used later.
+    Unknown,
+}
+
 /// What became of flows that were to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Written {
@@ -268,7 +279,7 @@ impl FlowTables {
     /// Writes flows of the other node. After an error nobody knows which of them were written.
     pub(crate) fn put<'a>(
         &mut self,
-        flows: impl IntoIterator<Item = (&'a Tuple, Told<'a>)>,
+        flows: impl IntoIterator<Item = (&'a Tuple, Told<'a>, Prior)>,
         mut refused: impl FnMut(&Tuple),
     ) -> Result<Written, KernelError> {
         self.renumber();
@@ -276,10 +287,10 @@ impl FlowTables {
         let mut written = Written::default();
         self.flows.clear();
         self.clients.clear();
-        for (tuple, told) in flows {
+        for (tuple, told, prior) in flows {
             let Some(key) = FlowKey::from_bytes(tuple) else { continue };
             let placed = places.place(&key, &told, now).map_err(Refusal::from);
-            match placed.and_then(|place| self.add(tuple, place, now)) {
+            match placed.and_then(|place| self.add(tuple, place, now, prior)) {
                 Ok(()) => continue,
                 Err(Refusal::Misfit) => written.misfits += 1,
                 Err(Refusal::Taken) => written.taken += 1,
@@ -315,11 +326,18 @@ impl FlowTables {
     }
 
     /// Adds a flow to those that are about to be written, and takes its port at once: a flow in the table has its port.
-    fn add(&mut self, tuple: &Tuple, place: Place, now: u32) -> Result<(), Refusal> {
-        let present = self.flow(tuple)?;
-        if present.is_some_and(|present| Places::keeps(&present, &place, now)) {
-            return Err(Refusal::Kept);
-        }
+    fn add(&mut self, tuple: &Tuple, place: Place, now: u32, prior: Prior) -> Result<(), Refusal> {
+        let is_new = match prior {
+            Prior::Nothing => true,
+            Prior::Copy => false,
+            Prior::Unknown => {
+                let present = self.flow(tuple)?;
+                if present.is_some_and(|present| Places::keeps(&present, &place, now)) {
+                    return Err(Refusal::Kept);
+                }
+                present.is_none()
+            }
+        };
         if let Some((endpoint, port, slot)) = place.slot {
             // Those of a target that is new here may not be there yet.
             self.map_ports(endpoint)?;
@@ -334,7 +352,7 @@ impl FlowTables {
         place.flow.put(&mut self.flows.values);
         self.flows.count += 1;
         // One that only goes on is not where the client was sent last.
-        if let Some((client, remembered)) = place.client.filter(|_| present.is_none()) {
+        if let Some((client, remembered)) = place.client.filter(|_| is_new) {
             client.put(&mut self.clients.keys);
             remembered.put(&mut self.clients.values);
             self.clients.count += 1;

@@ -38,7 +38,7 @@ use std::path::PathBuf;
 pub(crate) use bpf::Shape;
 pub(crate) use chance::{Chance, ChanceView, InstanceChanceView, Sessions};
 pub(crate) use checks::CheckOf;
-pub(crate) use copies::{Copies, FlowTables, Position, Report, Reports, Written};
+pub(crate) use copies::{Copies, FlowTables, Position, Prior, Report, Reports, Written};
 pub(crate) use doctor::{DoctorOptions, doctor, port_clash};
 pub(crate) use features::Version;
 pub(crate) use flows::{ListError, Listing, Sum};

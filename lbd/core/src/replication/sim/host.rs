@@ -7,8 +7,8 @@ use common::hash::HashKey;
 use common::time::{Duration, Instant};
 
 use super::super::{
-    Action, Apply, Cursor, Entry, Flow, Key, Live, Member, Membership, Name, NameId, Removal, Replica, Scan,
-    Settings, Table,
+    Action, Apply, Cursor, Entry, Flow, Key, Live, Member, Membership, Name, NameId, Put, Removal, Replica,
+    Scan, Settings, Table,
 };
 use super::Sabotage;
 
@@ -55,6 +55,8 @@ pub(super) struct Host {
     pub(super) scans: VecDeque<(u64, Scan)>,
     /// Changed here while something is being written.
     touched: BTreeSet<Label>,
+    /// Changed here last, as far as this process has told.
+    own: BTreeSet<Label>,
     sabotage: Sabotage,
     puts: u64,
 }
@@ -92,6 +94,7 @@ impl Host {
             writing: VecDeque::new(),
             scans: VecDeque::new(),
             touched: BTreeSet::new(),
+            own: BTreeSet::new(),
             sabotage,
             puts: 0,
         }
@@ -111,6 +114,7 @@ impl Host {
         let remaining = (!label.0.has_words()).then_some(lifetime);
         self.store.insert(label, Stored { value, expires: remaining.map(|span| local + span) });
         self.touched.insert(label);
+        self.own.insert(label);
         let entry = self.entry(label, value);
         self.replica.changed_all(local, &[Live { entry, remaining }]);
         true
@@ -118,6 +122,7 @@ impl Host {
 
     pub(super) fn delete(&mut self, label: Label, removal: Removal, now: u64) {
         if self.store.remove(&label).is_some() {
+            self.own.remove(&label);
             // What ran out while a new value is being written gets it all the same.
             if removal == Removal::Ended {
                 self.touched.insert(label);
@@ -184,7 +189,7 @@ impl Host {
     fn write(&mut self, apply: &Apply, now: u64) -> Vec<Key> {
         let local = self.make.local(now);
         let mut refused = Vec::new();
-        for live in &apply.puts {
+        for Put { live, over_own, is_new } in &apply.puts {
             if live.entry.key().table().is_per_node() {
                 continue;
             }
@@ -199,6 +204,11 @@ impl Host {
                 refused.push(live.entry.key());
                 continue;
             }
+            // A shell looks only there for something that is to stay.
+            let full = self.replica.counters.local_full > 0;
+            let own = self.own.remove(&label) && self.sabotage == Sabotage::None && !full;
+            assert!(!own || *over_own, "{label:?} was written over an own one unsaid");
+            assert!(!own || !is_new, "{label:?} was written over an own one as if it were new");
             let expires = live.remaining.map(|remaining| local + remaining);
             self.store.insert(label, Stored { value, expires });
         }
@@ -206,6 +216,7 @@ impl Host {
             let label = self.label_of_key(key);
             if self.sabotage != Sabotage::KeepsDeleted && !self.touched.contains(&label) {
                 self.store.remove(&label);
+                self.own.remove(&label);
             }
         }
         refused
