@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::network::{Network, lbd, state};
 use super::source::Source;
 use crate::bench_l4::expiry::flows_of;
-use crate::bench_tcp::usage::processor_time;
+use crate::bench_tcp::usage::thread_time;
 use crate::lab::clock::wait_until;
 use crate::report::statistics::ms;
 
@@ -27,6 +27,9 @@ const IDLE: Duration = Duration::from_secs(1);
 const SOUGHT_MAX: usize = 64;
 /// Whoever has not got a flow for so long does not get it.
 const LOST: Duration = Duration::from_secs(2);
+
+/// All of replication is this one's work. (The walks of `lbd-expiry` are there without it, too.)
+const THREAD: &str = "lbd-peer";
 
 type Flows = HashMap<MapData, [u8; 40], [u8; 16]>;
 
@@ -51,7 +54,7 @@ pub struct Stage {
     pub arrived_in: Duration,
     /// From the beginning of a flow until it was in the other node's table: half of them, 99 of 100, and the longest.
     pub lag: [Duration; 3],
-    /// Nanoseconds of the telling `lbd` for each flow, without what it takes anyway.
+    /// Nanoseconds of the thread that replicates, in the `lbd` that tells, for each flow, without what it takes anyway.
     pub sender_ns: f64,
     /// The same of the one that is told.
     pub receiver_ns: f64,
@@ -108,7 +111,7 @@ pub(super) fn run(
     let table = |pid| -> Result<Flows> { Ok(Map::HashMap(flows_of(pid)?).try_into()?) };
     let (here, there) = (table(pids[0])?, table(pids[1])?);
     let times =
-        || -> Result<[Duration; 2]> { Ok([processor_time(&pids[..1])?, processor_time(&pids[1..])?]) };
+        || -> Result<[Duration; 2]> { Ok([thread_time(pids[0], THREAD)?, thread_time(pids[1], THREAD)?]) };
     let idle_before = times()?;
     thread::sleep(IDLE);
     let (before, counted) = (times()?, counts(network));

@@ -39,6 +39,21 @@ pub(crate) fn processor_time(pids: &[i32]) -> io::Result<Duration> {
     Ok(sum)
 }
 
+/// The same of those threads of a process that have this name.
+pub(crate) fn thread_time(pid: i32, name: &str) -> io::Result<Duration> {
+    let named = |task: &String| {
+        fs::read_to_string(format!("{task}/comm")).is_ok_and(|comm| comm.trim_end_matches('\n') == name)
+    };
+    let (mut sum, mut found) = (Duration::ZERO, false);
+    for task in tasks(pid).into_iter().filter(named) {
+        let text = fs::read_to_string(format!("{task}/schedstat"))?;
+        sum += parse_schedstat(&text)
+            .ok_or_else(|| io::Error::other(format!("{task}/schedstat has {text:?}")))?;
+        found = true;
+    }
+    if found { Ok(sum) } else { Err(io::Error::other(format!("process {pid} has no thread {name}"))) }
+}
+
 fn parse_schedstat(text: &str) -> Option<Duration> {
     Some(Duration::from_nanos(text.split_whitespace().next()?.parse().ok()?))
 }
@@ -81,6 +96,25 @@ mod tests {
         assert!(processor_time(&[own]).unwrap() > Duration::ZERO);
         assert!(memory_bytes(&[own]).unwrap() > 4096);
         assert!(memory_bytes(&[-1]).is_err());
+    }
+
+    #[test]
+    fn threads_are_told_apart_by_their_names() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let spins = std::thread::Builder::new().name("usage-spins".to_owned());
+        let thread =
+            spins.spawn(move || while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {});
+        let thread = thread.unwrap();
+        let limit = std::time::Instant::now() + Duration::from_secs(20);
+        // A new thread has its name a moment after it began.
+        while thread_time(own, "usage-spins").map_or(true, |time| time.is_zero()) {
+            assert!(std::time::Instant::now() < limit, "{:?}", thread_time(own, "usage-spins"));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(stop);
+        thread.join().unwrap();
+        assert!(thread_time(own, "usage-nobody").is_err());
     }
 
     #[test]

@@ -374,7 +374,7 @@ fn replication(arguments: &Replication) -> Result<ExitCode> {
         }
     }
     println!(
-        "\nmedians of {} runs; lost: the most. flows/s of a core: by the processor time of the slower lbd;",
+        "\nmedians of {} runs; lost: the most. flows/s of a core: by the processor time of the slower lbd's replication;",
         arguments.runs
     );
     println!("share: the sender's time for a flow, of the program's for a connection of ten packets\n");
