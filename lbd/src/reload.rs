@@ -250,9 +250,13 @@ impl Parts {
     /// Has the workers and the checks use another snapshot. Answers which targets have come and gone.
     pub(crate) fn put_in_force(&mut self, before: &Snapshot, next: &Arc<Snapshot>) -> Difference<TargetKey> {
         next.adopt(self.shared.clock.now());
-        self.shared.snapshot.store(Arc::clone(next));
         let targets = Difference::between(keys(before), keys(next));
-        self.retire(before, next, &targets.removed);
+        {
+            // Whoever has both at once finds each target in one of them: else its flows would be without a target for a moment.
+            let mut removed = self.shared.removed();
+            self.shared.snapshot.store(Arc::clone(next));
+            self.retire(&mut removed, before, next, &targets.removed);
+        }
         // Targets that come and go are no reason to read files.
         let reloaded = !Arc::ptr_eq(&before.config, &next.config);
         self.prober.update(&self.shared, next, reloaded);
@@ -260,12 +264,11 @@ impl Parts {
     }
 
     /// Gives the connections of removed targets their `drain_timeout`, and forgets those removed long ago.
-    fn retire(&self, before: &Snapshot, next: &Snapshot, keys: &[TargetKey]) {
+    fn retire(&self, removed: &mut Vec<Arc<Target>>, before: &Snapshot, next: &Snapshot, keys: &[TargetKey]) {
         let keys: HashSet<&TargetKey> = keys.iter().collect();
         let live = next.groups.iter().flat_map(|group| &group.targets);
         let live: HashSet<&TargetKey> = live.map(|target| &target.key).collect();
         let now_ms = self.shared.clock.now_ms();
-        let mut removed = self.shared.removed();
         // Those taken back are the snapshot's now.
         removed.retain(|target| !live.contains(&target.key) && !long_gone(target, now_ms));
         for group in &before.groups {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use common::config::{Attach, Config, Dsr, Service, Via};
@@ -30,7 +31,11 @@ pub(in super::super) fn translates(config: &Config, ipv6: bool) -> bool {
 }
 
 /// The targets of the groups that the kernel forwards to, those removed whose flows still go on included.
-pub(super) fn groups(shared: &Shared, snapshot: &Snapshot) -> BTreeMap<String, Vec<TargetInput>> {
+pub(super) fn groups(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    removed: &[Arc<Target>],
+) -> BTreeMap<String, Vec<TargetInput>> {
     let names: BTreeSet<&str> = services(&snapshot.config).map(|service| service.forward.as_str()).collect();
     let now_ms = shared.clock.now_ms();
     let mut groups = BTreeMap::new();
@@ -39,7 +44,7 @@ pub(super) fn groups(shared: &Shared, snapshot: &Snapshot) -> BTreeMap<String, V
             group.targets.iter().filter_map(|target| input(target, false, now_ms)).collect();
         groups.insert(group.config.name.clone(), targets);
     }
-    for target in shared.removed().iter() {
+    for target in removed {
         if let (Some(input), Some(targets)) = (input(target, true, now_ms), groups.get_mut(&target.key.group))
             && targets.iter().all(|it: &TargetInput| it.id != target.key.id)
         {

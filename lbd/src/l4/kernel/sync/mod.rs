@@ -189,9 +189,14 @@ impl Sync {
         if let Some(why) = self.ways.trouble() {
             troubles.push(TroubleView { what: "network".to_owned(), why: format!("{why}; trying again") });
         }
-        let snapshot = self.shared.snapshot.load_full();
+        let (snapshot, groups) = {
+            // Both at once: a target that is moved from one to the other is in one of them.
+            let removed = self.shared.removed();
+            let snapshot = self.shared.snapshot.load_full();
+            let groups = gather::groups(&self.shared, &snapshot, &removed);
+            (snapshot, groups)
+        };
         let config = &*snapshot.config;
-        let groups = gather::groups(&self.shared, &snapshot);
         let hops = gather::hops(&mut self.ways, config, &groups, troubles);
         let wanted = gather::interfaces(&self.ways, config, &self.shared.life.node, &hops, troubles);
         let own = self.ways.addresses_at(|index| wanted.contains_key(&index));
