@@ -115,15 +115,21 @@ impl Loaded {
     }
 }
 
-/// Removes everything of a node: what is attached, and all maps; settings are as they were before. Answers what was removed.
+/// Removes everything of a node: what is attached, and all maps; settings are as they were before. Answers what was removed; or the first
+/// failure, and everything else is removed all the same.
 pub(super) fn remove_all(run_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
     let node = node_folder(run_dir);
     let mut removed = Vec::new();
+    let mut result = Ok(());
     for pin in attach::pins(&node) {
-        pin.detach()?;
-        removed.push(pin.path);
+        match pin.detach() {
+            Ok(()) => removed.push(pin.path),
+            Err(error) => result = result.and(Err(error)),
+        }
     }
-    for folder in other_layouts(&node, Path::new("")).into_iter().chain([node]) {
+    // Where a pin is left, so is what says whose it is.
+    let own = result.is_ok().then_some(node);
+    for folder in other_layouts(&node_folder(run_dir), Path::new("")).into_iter().chain(own) {
         if folder.is_dir() {
             remove_folder(&folder);
             removed.push(folder);
@@ -132,7 +138,7 @@ pub(super) fn remove_all(run_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
     if let Err(why) = Settings::open(run_dir).put_back_others() {
         tracing::warn!("kernel settings are not as they were: {why}");
     }
-    Ok(removed)
+    result.map(|()| removed)
 }
 
 /// The folder of a node's maps that are in use; none if nothing is loaded.

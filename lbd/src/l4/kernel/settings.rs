@@ -56,15 +56,18 @@ impl Settings {
     }
 
     /// Has the kernel forward packets of these families that arrive at an interface: only then it tells the program the way to clients,
-    /// which `nat` asks for. Answers what could not be set. An IPv6 interface that forwards hears no router advertisements, unless it is told to all the same: it goes on
+    /// which `nat` asks for. Answers what could not be set; the other family's is all the same. An IPv6 interface that forwards hears no router advertisements, unless it is told to all the same: it goes on
     /// hearing those that it heard before.
     pub(super) fn allow_forwarding(&mut self, interface: &str, ipv4: bool, ipv6: bool) -> Result<(), String> {
-        if ipv4 {
-            self.set(&format!("ipv4/conf/{interface}/forwarding"), "1")?;
-        }
+        let of_ipv4 = if ipv4 { self.set(&format!("ipv4/conf/{interface}/forwarding"), "1") } else { Ok(()) };
+        let of_ipv6 = if ipv6 { self.allow_forwarding_of_ipv6(interface) } else { Ok(()) };
+        of_ipv4.and(of_ipv6)
+    }
+
+    fn allow_forwarding_of_ipv6(&mut self, interface: &str) -> Result<(), String> {
         let (forwarding, advertisements) =
             (format!("ipv6/conf/{interface}/forwarding"), format!("ipv6/conf/{interface}/accept_ra"));
-        if !ipv6 || self.read(&forwarding).is_none() {
+        if self.read(&forwarding).is_none() {
             return Ok(());
         }
         self.wanted.insert(advertisements.clone());
@@ -226,6 +229,24 @@ mod tests {
         settings.put_back_others().unwrap();
         assert_eq!(host.eth0(), ["0", "0", "1"]);
         assert!(!host.has_file());
+    }
+
+    #[test]
+    fn what_fails_for_one_family_takes_nothing_from_the_other() {
+        let host = Host::new("failure");
+        let ipv4 = host.0.join("ipv4/conf/eth0/forwarding");
+        fs::remove_file(&ipv4).unwrap();
+        fs::create_dir(&ipv4).unwrap();
+        let mut settings = host.open();
+        for _ in 0..2 {
+            settings.allow_forwarding("eth0", true, true).unwrap_err();
+            settings.put_back_others().unwrap();
+            assert_eq!(read_in(&host.0, "ipv6/conf/eth0/forwarding").unwrap(), "1");
+        }
+        fs::remove_dir(&ipv4).unwrap();
+        host.put("ipv4/conf/eth0/forwarding", "0");
+        settings.allow_forwarding("eth0", true, true).unwrap();
+        assert_eq!(host.eth0(), ["1", "1", "2"]);
     }
 
     #[test]
