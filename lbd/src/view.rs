@@ -17,8 +17,8 @@ use crate::access_log::Sink;
 use crate::clock::unix_now;
 use crate::counters::{Counter, ServiceCounters, Sharded, UdpCounters};
 use crate::discover::DiscoveryView;
-use crate::l4::Refusal;
 use crate::l4::kernel::{ChanceView, KernelView, Sum};
+use crate::l4::{End, Refusal};
 use crate::peer::ReplicationView;
 use crate::reload::hash_text;
 use crate::shared::Shared;
@@ -100,6 +100,9 @@ pub(crate) struct ServiceView {
     /// Connections reset before they had a target, by reason; the two above included.
     #[serde(default)]
     pub(crate) refused: BTreeMap<String, u64>,
+    /// Connections that had a target, by how they ended; without sessions of datagrams.
+    #[serde(default)]
+    pub(crate) ended: BTreeMap<String, u64>,
     /// Connections that had to wait for a target with room.
     #[serde(default)]
     pub(crate) queued_total: u64,
@@ -341,6 +344,7 @@ fn service_view(service: &Service) -> ServiceView {
     let counters = &service.shared.counters;
     let refused = |refusal: Refusal| counters.sum(|shard| &shard.refusals[refusal.index()]);
     let by_reason = |refusal: Refusal| (refusal.name().to_owned(), refused(refusal));
+    let ended = |end: End| counters.sum(|shard| &shard.ends[end.index()]);
     let usable = |(ready, state): &(bool, HealthState)| *ready && state.serves();
     let serving = service.group.states().iter().filter(|state| usable(state)).count();
     ServiceView {
@@ -356,6 +360,7 @@ fn service_view(service: &Service) -> ServiceView {
         refused_over_limit: refused(Refusal::MaxConnections),
         refused_no_target: refused(Refusal::NoTarget),
         refused: Refusal::ALL.map(by_reason).into(),
+        ended: End::ALL.map(|end| (end.name().to_owned(), ended(end))).into(),
         queued_total: counters.sum(|shard| &shard.queued),
         connect_retries: counters.sum(|shard| &shard.retries),
         connect_local_errors: counters.sum(|shard| &shard.local_errors),

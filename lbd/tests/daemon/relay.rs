@@ -183,6 +183,7 @@ fn resets_are_passed_on_both_ways() {
     eventually("all have ended", || lbd.service("connections_open") == 0);
     let (_, metrics) = lbd.ask("GET", "/metrics");
     assert!(metrics.contains("ended_total{service=\"web\",end=\"client_reset\"} 2"), "{metrics}");
+    assert_eq!(lbd.status()["services"][0]["ended"]["client_reset"], 2);
     assert!(metrics.contains("ended_total{service=\"web\",end=\"target_reset\"} 1"), "{metrics}");
 }
 
