@@ -384,7 +384,7 @@ proptest! {
         let [service, target] = [flow.service, flow.target].map(NameId::number);
         let remaining = Some(Duration::from_millis(millis.into())).filter(|_| millis != u32::MAX);
         let head = frame::Head { generation, remaining_ms: millis };
-        codec::encode_entry(&live.entry, head, hello::MINOR, &mut ours).unwrap();
+        codec::encode_entry(&live.entry, head, MINOR, &mut ours).unwrap();
         common::wire::append(&Whole(generation, millis, whole, service, target, port, state), &mut theirs).unwrap();
         prop_assert_eq!(&ours, &theirs);
         let mut names = names::Translation::default();
@@ -392,11 +392,11 @@ proptest! {
             names.learn(id.number(), Some(id)).unwrap();
         }
         let mut rest = &ours[..];
-        let decoded = codec::decode_entry(Table::Flows, &mut rest, &names, hello::MINOR);
+        let decoded = codec::decode_entry(Table::Flows, &mut rest, &names, MINOR);
         prop_assert_eq!(decoded, Ok((generation, Some(Live { remaining, ..live }))));
         prop_assert!(rest.is_empty());
         for length in 0..ours.len() {
-            let cut = codec::decode_entry(Table::Flows, &mut &ours[..length], &names, hello::MINOR);
+            let cut = codec::decode_entry(Table::Flows, &mut &ours[..length], &names, MINOR);
             prop_assert!(cut.is_err());
         }
     }
