@@ -11,6 +11,7 @@ pub mod hash;
 pub mod ipc;
 pub mod key;
 pub mod netlink;
+pub mod path;
 pub mod rng;
 pub mod saved;
 pub mod time;

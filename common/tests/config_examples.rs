@@ -77,6 +77,26 @@ fn ecmp_announces_single_addresses() {
 }
 
 #[test]
+fn http_has_rules() {
+    let config = example("http.toml");
+    let service = &config.services[0];
+    let http = service.http.as_ref().unwrap();
+    assert_eq!((service.mode, service.forward.as_str(), service.rules.len()), (Mode::Http, "shop", 0));
+    assert_eq!(service.timeout.idle, Duration::from_secs(60));
+    assert_eq!(
+        (http.response_timeout, http.tunnel_timeout),
+        (Duration::from_secs(30), Duration::from_secs(3600))
+    );
+    assert_eq!((http.header_bytes_max, http.trust_forwarded.len()), (32 * 1024, 1));
+    let conditions: Vec<usize> = http.rules.iter().map(|rule| rule.when.len()).collect();
+    assert_eq!(conditions, [2, 2, 2, 1, 2]);
+    let groups: Vec<&str> = http.groups().collect();
+    assert_eq!(groups, ["shop", "api", "shop", "canary"]);
+    let retry = config.target_groups[0].retry;
+    assert!(retry.connect && retry.stale_connection && retry.no_answer);
+}
+
+#[test]
 fn full_reads_every_key() {
     let config = example("full.toml");
     let vrrp = &config.vrrp[0];
@@ -91,7 +111,7 @@ fn full_reads_every_key() {
 #[test]
 fn full_has_every_key_of_services() {
     let config = example("full.toml");
-    let [shop, dns, mail, media] = &config.services[..] else { panic!("four services") };
+    let [shop, dns, mail, media, site] = &config.services[..] else { panic!("five services") };
     assert_eq!((shop.mode, shop.listen.len()), (Mode::Tcp, 4));
     assert_eq!(shop.accept_proxy.len(), 2);
     assert_eq!(shop.timeout.user, Some(Duration::from_secs(30)));
@@ -115,6 +135,10 @@ fn full_has_every_key_of_services() {
     assert_eq!(forwarding.timeout.datagrams, Duration::from_secs(350), "written, so it is for both");
     assert_eq!(media.forwarding.unwrap().method, Method::Dsr(Dsr::Gue));
     assert_eq!(media.forwarding.unwrap().timeout, FlowTimeouts::default());
+    let http = site.http.as_ref().unwrap();
+    assert_eq!((http.rules.len(), http.rules[0].when.len(), site.forward.as_str()), (3, 6, "shop"));
+    assert_eq!((http.request_headers.remove.len(), http.response_headers.remove.len()), (1, 1));
+    assert_eq!(http.rules[0].rewrite.as_ref().unwrap().to_string(), "/v2/{rest}");
 }
 
 #[test]

@@ -172,6 +172,7 @@ mod tests {
             bytes_to_target: 0,
             bytes_to_client: 0,
             end: "denied",
+            request: None,
         }
     }
 

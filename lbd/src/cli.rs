@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +13,7 @@ use common::config::{Config, Mode, TargetGroup, Via};
 use lbd_core::group::Admin;
 
 use crate::l4::kernel::{self, DoctorOptions};
-use crate::{access_log, api, prober, process, reload, run, simulate, status};
+use crate::{access_log, api, prober, process, reload, route, run, simulate, status};
 
 /// Tandem's load balancer: forwards the traffic of the pair's virtual IPs to healthy targets.
 #[derive(Debug, Parser)]
@@ -88,6 +89,24 @@ enum Command {
     },
     /// Have the running daemon read its configuration again
     Reload,
+    /// Show which rule of a service of mode http a request would meet, and what would become of it
+    Route {
+        /// The method, such as GET
+        #[arg(value_name = "METHOD")]
+        method: String,
+        /// The address, such as http://shop.example.com/path, or a path
+        #[arg(value_name = "URL")]
+        url: String,
+        /// A field of the request; may be given several times
+        #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+        headers: Vec<String>,
+        /// The client's address
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+        source: IpAddr,
+        /// The service, if more than one listens on the address's port
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+    },
     /// Play a workload through the balancing algorithms on a virtual clock, and print what each makes of it
     Simulate {
         /// The description of the workload; examples are in configs/simulate
@@ -114,6 +133,13 @@ pub(crate) fn main() -> ExitCode {
             doctor(options, &DoctorOptions { remove, trace: trace.map(NonZeroU32::get), trace_time })
         }
         Command::Reload => status::reload(&options.run_dir),
+        Command::Route { method, url, headers, source, service } => {
+            let (headers, service) = (headers.as_slice(), service.as_deref());
+            route::explain(
+                &options.config,
+                &route::Question { method: &method, url: &url, headers, source, service },
+            )
+        }
         Command::Simulate { file, svg } => simulate::simulate(&file, svg.as_deref()),
     };
     let (code, written) = match done {

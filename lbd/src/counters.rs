@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lbd_core::histogram::{Counts, Histogram};
+use lbd_core::http::framing::Fault;
 use lbd_core::udp_sessions::{DatagramDrop, SessionEnd};
 
 /// A number with one writer and any number of readers.
@@ -86,6 +87,33 @@ pub(crate) struct ServiceCounters {
     pub(crate) durations: Histogram,
     /// What only a `udp` service has.
     pub(crate) udp: UdpCounters,
+    /// What only an `http` service has.
+    pub(crate) http: HttpCounters,
+}
+
+/// What a worker counts for an `http` service beside what connections have in common.
+#[derive(Debug, Default)]
+pub(crate) struct HttpCounters {
+    /// Requests answered, by the first digit of the status, from 2 on.
+    pub(crate) answers: [Counter; 4],
+    /// Of these, answers that no target gave.
+    pub(crate) own_answers: Counter,
+    /// Requests that cannot be understood, by [`Fault`].
+    pub(crate) faults: [Counter; Fault::COUNT],
+    /// Requests over `rate`.
+    pub(crate) over_rate: Counter,
+    /// Requests whose answer did not come to its end, by [`crate::l7::Cut`].
+    pub(crate) cuts: [Counter; crate::l7::Cut::COUNT],
+    /// Requests sent to a target again.
+    pub(crate) resent: Counter,
+    /// Requests not sent again because too many had been.
+    pub(crate) resends_refused: Counter,
+    /// Requests sent on a kept connection.
+    pub(crate) reused: Counter,
+    /// Connections that became tunnels.
+    pub(crate) tunnels: Counter,
+    /// From a request's head to the end of its answer.
+    pub(crate) durations: Histogram,
 }
 
 /// What a worker counts for a `udp` service beside what connections and sessions have in common.
@@ -126,6 +154,8 @@ pub(crate) struct TargetCounters {
     pub(crate) connect_times: Histogram,
     /// From then until the target's first byte.
     pub(crate) first_byte_times: Histogram,
+    /// Requests that it answered, by the first digit of the status, from 2 on.
+    pub(crate) answers: [Counter; 4],
 }
 
 /// What a worker counts for itself.

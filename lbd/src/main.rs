@@ -1,7 +1,7 @@
 //! Tandem's load balancer daemon.
 //!
 //! `main` reads the command line; [`run`] starts the daemon: configuration, listeners, one worker thread per core
-//! ([`worker`], [`executor`], [`l4`]) and the control runtime on the main thread (health checks, API, link to `vrrpd`, reload, signals).
+//! ([`worker`], [`executor`], [`l4`], [`l7`]) and the control runtime on the main thread (health checks, API, link to `vrrpd`, reload, signals).
 //! What is decided is decided in `lbd-core`; this crate does the IO.
 
 mod access_log;
@@ -14,6 +14,7 @@ mod discover;
 mod executor;
 mod groups;
 mod l4;
+mod l7;
 mod lines;
 mod logging;
 mod metrics;
@@ -23,6 +24,7 @@ mod process;
 mod random;
 mod reload;
 mod replication;
+mod route;
 mod run;
 mod shared;
 mod simulate;

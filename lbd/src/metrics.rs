@@ -34,6 +34,15 @@
 //! | `tandem_lbd_service_sessions_moved_total` | counter | `service` | sessions that were given another target |
 //! | `tandem_lbd_service_sessions_ended_total` | counter | `service`, `end` (`idle`, `drained`, `no_target`, `unlistened`, `stopped`) | sessions by how they ended |
 //! | `tandem_lbd_service_session_socket_errors_total` | counter | `service` | sockets for sessions that could not be opened |
+//! | `tandem_lbd_service_http_requests_total` | counter | `service`, `class` (`2xx` to `5xx`) | requests answered, by status; this and what follows for `http` services only |
+//! | `tandem_lbd_service_http_own_answers_total` | counter | `service` | of these, answers that no target gave |
+//! | `tandem_lbd_service_http_requests_malformed_total` | counter | `service`, `reason` (`line_end`, `first_line`, `method`, `target`, `path`, `version`, `line_too_long`, `head_too_long`, `field_name`, `field_value`, `folded`, `underscore`, `host`, `length`, `length_and_coding`, `coding`, `connection`, `connect_method`, `expect`, `chunk_size`, `chunk_end`, `trailer`, `truncated`, `loop`) | requests refused for what they are like |
+//! | `tandem_lbd_service_http_requests_cut_total` | counter | `service`, `reason` (`client`, `target`, `bad_answer`, `no_answer`: within `timeout.response`, `idle`, `drained`, `stopped`, `bad_body`) | requests whose answer did not come to its end |
+//! | `tandem_lbd_service_http_requests_resent_total` | counter | `service`, `result` (`sent`, `refused`: too many had been) | requests sent to a target again, because the connection ended before an answer came |
+//! | `tandem_lbd_service_http_over_rate_total` | counter | `service` | requests over `rate` |
+//! | `tandem_lbd_service_http_reused_connections_total` | counter | `service` | requests sent on a kept connection |
+//! | `tandem_lbd_service_http_tunnels_total` | counter | `service` | connections that became tunnels (WebSocket) |
+//! | `tandem_lbd_service_http_request_duration_seconds` | histogram | `service` | from a request's head to its answer's end |
 //! | `tandem_lbd_service_connection_duration_seconds` | histogram | `service` | connections that had a target, from acceptance to the end |
 //! | `tandem_lbd_service_access_log_lost_total` | counter | `service` | records lost by the file it logs to, because it was behind or could not be written; only with `access_log` |
 //! | `tandem_lbd_service_bytes_total` | counter | `service`, `direction` (`to_target`, `to_client`) | bytes relayed |
@@ -59,6 +68,7 @@
 //! | `tandem_lbd_target_connect_failures_total` | counter | the same and `reason` (`error`, `timeout`) | connects that failed |
 //! | `tandem_lbd_target_resets_total` | counter | the same | connections that the target reset |
 //! | `tandem_lbd_target_bytes_total` | counter | the same and `direction` (`to_target`, `to_client`) | bytes relayed |
+//! | `tandem_lbd_target_http_answers_total` | counter | the same and `class` | answers to HTTP requests, by status |
 //! | `tandem_lbd_target_checks_total` | counter | the same and `result` (`success`, `failure`) | health checks |
 //! | `tandem_lbd_target_check_duration_seconds` | gauge | the same | how long the last check took |
 //! | `tandem_lbd_kernel_attached` | gauge | `interface`, `how` (`tcx`, `clsact`, `xdp`) | 1 for each interface that the forwarding program is on; this and what follows only with services of mode `nat` or `dsr` |
@@ -123,6 +133,7 @@
 
 mod chance;
 mod durations;
+mod http;
 mod kernel;
 mod peer;
 mod udp;
@@ -341,6 +352,7 @@ fn encode_services(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Result 
         }),
     )?;
     encode_service_work(out, &names, services)?;
+    http::encode(out, services)?;
     udp::encode(out, services)
 }
 
@@ -536,6 +548,7 @@ fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant, peer: 
     )?;
     encode_traffic(out, &targets)?;
     durations::encode_targets(out, &targets)?;
+    http::encode_targets(out, &targets)?;
     out.counters(
         "target_checks",
         "Health checks",

@@ -4,11 +4,11 @@ mod group;
 mod sticky;
 mod target;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use common::config::{self, Config, Mode, SniRule, load_key};
+use common::config::{self, Config, Http, Mode, SniRule, load_key};
 use common::hash::HashKey;
 use common::time::Now;
 use lbd_core::admission::ConnectionCount;
@@ -57,6 +57,8 @@ pub(crate) struct Service {
     pub(crate) group: Arc<Group>,
     /// Its rules with the groups they name, in the file's order.
     pub(crate) rules: Vec<(SniRule, Arc<Group>)>,
+    /// The groups that its requests may be forwarded to, each once; only with `http`.
+    pub(crate) http_groups: Vec<Arc<Group>>,
     /// Who is let in.
     pub(crate) guard: Guard,
     /// Where its connections are logged, if they are.
@@ -68,7 +70,8 @@ pub(crate) struct Service {
 impl Service {
     /// Every group that may serve it; one that several rules name comes several times.
     pub(crate) fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
-        std::iter::once(&self.group).chain(self.rules.iter().map(|(_, group)| group))
+        let default = self.config.http.is_none().then_some(&self.group);
+        default.into_iter().chain(self.rules.iter().map(|(_, group)| group)).chain(&self.http_groups)
     }
 }
 
@@ -197,19 +200,24 @@ impl Snapshot {
         let mut by_address = HashMap::new();
         for service in &config.services {
             // A valid configuration forwards to its own groups only.
-            let Some(group) = groups_by_name.get(&service.forward) else { continue };
+            let nobody = || service.http.as_ref().map(|_| Group::nobody(&config, carry));
+            let Some(group) = groups_by_name.get(&service.forward).map(Arc::clone).or_else(nobody) else {
+                continue;
+            };
+            let names: BTreeSet<&str> = service.http.iter().flat_map(Http::groups).collect();
             let named = |rule: &SniRule| Some((rule.clone(), Arc::clone(groups_by_name.get(&rule.forward)?)));
             let fresh = || Arc::new(ServiceShared::new(service, &carry.life));
             let before = carry.services.get(&service.name);
             let built = Arc::new(Service {
                 config: service.clone(),
-                group: Arc::clone(group),
+                group,
+                http_groups: names.into_iter().filter_map(|name| groups_by_name.get(name).cloned()).collect(),
                 rules: service.rules.iter().filter_map(named).collect(),
                 guard: Guard::new(service, before.map(|before| &before.guard), &carry.life.bell),
                 access_log: service.access_log.as_ref().and_then(|log| carry.access_logs.sink(log)),
                 shared: before.map_or_else(fresh, |before| Arc::clone(&before.shared)),
             });
-            let addresses = service.listen.iter().map(|listen| (service.mode, listen.address));
+            let addresses = service.listen.iter().map(|listen| (service.mode.listening(), listen.address));
             by_address.extend(addresses.map(|address| (address, Arc::clone(&built))));
             services.push(built);
         }

@@ -79,6 +79,10 @@ fn health(shared: &Shared, snapshot: &Snapshot) -> LbdHealth {
 
 /// What a service's targets look like.
 pub(crate) fn seen(service: &Service) -> TargetsSeen {
+    if service.groups().next().is_none() {
+        // It answers by itself.
+        return TargetsSeen { serving: true, undecided: false };
+    }
     TargetsSeen::worst(service.groups().map(|group| TargetsSeen::of(group.states())))
 }
 

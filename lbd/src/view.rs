@@ -10,15 +10,17 @@ use common::ipc::Role;
 use lbd_core::group::{Admin, Origin, Standing, View};
 use lbd_core::health::HealthState;
 use lbd_core::histogram::Counts;
+use lbd_core::http::framing::Fault;
 use lbd_core::udp_sessions::{DatagramDrop, SessionEnd};
 use serde::{Deserialize, Serialize};
 
 use crate::access_log::Sink;
 use crate::clock::unix_now;
-use crate::counters::{Counter, ServiceCounters, Sharded, UdpCounters};
+use crate::counters::{Counter, HttpCounters, ServiceCounters, Sharded, UdpCounters};
 use crate::discover::DiscoveryView;
 use crate::l4::kernel::{ChanceView, KernelView, Sum};
 use crate::l4::{End, Refusal};
+use crate::l7::Cut;
 use crate::peer::ReplicationView;
 use crate::reload::hash_text;
 use crate::shared::Shared;
@@ -118,6 +120,9 @@ pub(crate) struct ServiceView {
     /// Datagrams and sessions; null but for a `udp` service, whose sessions are the connections above.
     #[serde(default)]
     pub(crate) datagrams: Option<DatagramsView>,
+    /// Requests; null but for an `http` service.
+    #[serde(default)]
+    pub(crate) requests: Option<RequestsView>,
     /// What the kernel has counted; null but for a service that it forwards.
     #[serde(default)]
     pub(crate) kernel: Option<Sum>,
@@ -140,6 +145,29 @@ impl From<Counts> for QuantilesView {
     fn from(counts: Counts) -> Self {
         Self { p50_us: counts.quantile_us(50, 100), p99_us: counts.quantile_us(99, 100) }
     }
+}
+
+/// What an `http` service has beside its connections.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RequestsView {
+    /// Answered since the start, by the first digit of the status: `2xx` to `5xx`.
+    pub(crate) answered: BTreeMap<String, u64>,
+    /// Of these, answers that no target gave.
+    pub(crate) own_answers: u64,
+    /// Refused for what they are like.
+    pub(crate) malformed: u64,
+    /// Whose answer did not come to its end.
+    pub(crate) cut: u64,
+    /// Over the rate.
+    pub(crate) over_rate: u64,
+    /// Sent to a target again.
+    pub(crate) resent: u64,
+    /// Sent on a kept connection.
+    pub(crate) reused_connections: u64,
+    /// Connections that became tunnels.
+    pub(crate) tunnels: u64,
+    /// From a request's head to its answer's end.
+    pub(crate) duration: QuantilesView,
 }
 
 /// What a `udp` service has beside what connections and sessions have in common.
@@ -340,6 +368,24 @@ fn datagrams_view(counters: &Sharded<ServiceCounters>) -> DatagramsView {
     }
 }
 
+fn requests_view(counters: &Sharded<ServiceCounters>) -> RequestsView {
+    let sum = |pick: fn(&HttpCounters) -> &Counter| counters.sum(|shard| pick(&shard.http));
+    let faults = |it: Fault| counters.sum(|shard| &shard.http.faults[it.index()]);
+    let cuts = |it: Cut| counters.sum(|shard| &shard.http.cuts[it.index()]);
+    let class = |class: usize| counters.sum(|shard| &shard.http.answers[class]);
+    RequestsView {
+        answered: (0..4).map(|index| (format!("{}xx", index + 2), class(index))).collect(),
+        own_answers: sum(|http| &http.own_answers),
+        malformed: Fault::ALL.into_iter().map(faults).sum(),
+        cut: Cut::ALL.into_iter().map(cuts).sum(),
+        over_rate: sum(|http| &http.over_rate),
+        resent: sum(|http| &http.resent),
+        reused_connections: sum(|http| &http.reused),
+        tunnels: sum(|http| &http.tunnels),
+        duration: counters.counts(|shard| &shard.http.durations).into(),
+    }
+}
+
 fn service_view(service: &Service) -> ServiceView {
     let counters = &service.shared.counters;
     let refused = |refusal: Refusal| counters.sum(|shard| &shard.refusals[refusal.index()]);
@@ -367,6 +413,7 @@ fn service_view(service: &Service) -> ServiceView {
         bytes_to_target: counters.sum(|shard| &shard.bytes_to_target),
         bytes_to_client: counters.sum(|shard| &shard.bytes_to_client),
         datagrams: (service.config.mode == Mode::Udp).then(|| datagrams_view(counters)),
+        requests: (service.config.mode == Mode::Http).then(|| requests_view(counters)),
         kernel: None,
         duration: counters.counts(|shard| &shard.durations).into(),
         access_log_lost: service.access_log.as_ref().map(Sink::dropped),

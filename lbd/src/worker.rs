@@ -1,7 +1,7 @@
 //! The worker threads: one for each core, each with an [`Executor`] of its own and nothing shared on the way of a request.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::Clock;
 use crate::executor::Executor;
 use crate::l4::{BufferPool, Complaints, Connections, Departure, End, Pool, Socket, accept_loop, udp};
+use crate::l7::{Budget, Kept, Site, Watches};
 use crate::shared::{Shared, WorkerShared};
 use crate::snapshot::{Group, Service, Snapshot};
 
@@ -120,6 +121,10 @@ pub(crate) struct Worker {
     pub(crate) executor: Rc<Executor>,
     /// Its buffers.
     pub(crate) buffers: Rc<BufferPool>,
+    /// Its clients' HTTP connections.
+    pub(crate) watches: Rc<Watches>,
+    /// Its connections to HTTP targets that wait for the next request.
+    pub(crate) kept: Kept,
     all: Arc<Shared>,
     routes: RefCell<Routes>,
 }
@@ -132,6 +137,8 @@ pub(crate) struct Route {
     pub(crate) default: Rc<Pool>,
     /// The groups of its rules, in the file's order.
     pub(crate) rules: Vec<Rc<Pool>>,
+    /// What only `http` has.
+    pub(crate) http: Option<Site>,
     /// What clients did wrong.
     pub(crate) complaints: Complaints,
     /// What this host could not do for them.
@@ -145,12 +152,19 @@ struct Routes {
     by_address: HashMap<(Mode, SocketAddr), Rc<Route>>,
     departures: HashMap<IpAddr, Rc<Departure>>,
     pools: HashMap<String, Rc<Pool>>,
+    /// By service; they stay over reloads.
+    budgets: HashMap<String, Budget>,
 }
 
 impl Worker {
     /// What this worker shows of itself.
     pub(crate) fn shared(&self) -> &WorkerShared {
         &self.all.workers[self.index]
+    }
+
+    /// Whether the daemon is on its way out.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.all.is_stopping()
     }
 
     /// The process's clock.
@@ -204,10 +218,18 @@ impl Routes {
             snapshot.groups.iter().map(|group| (group.config.name.clone(), pool(group))).collect();
         // Every service's groups are among the snapshot's.
         let find = |group: &Arc<Group>| pools.get(&group.config.name).map(Rc::clone);
-        let route = |service: &Arc<Service>| {
+        let mut budgets = std::mem::take(&mut self.budgets);
+        let names: HashSet<&str> = snapshot.services.iter().map(|it| it.config.name.as_str()).collect();
+        budgets.retain(|name, _| names.contains(name.as_str()));
+        let mut site = |service: &Service| {
+            let budget = Rc::clone(budgets.entry(service.config.name.clone()).or_default());
+            Site::new(service, |name| pools.get(name).map(Rc::clone), snapshot.hash_key, budget)
+        };
+        let mut route = |service: &Arc<Service>| {
             Some(Rc::new(Route {
                 service: Arc::clone(service),
-                default: find(&service.group)?,
+                http: site(service),
+                default: find(&service.group).unwrap_or_else(|| pool(&service.group)),
                 rules: service.rules.iter().map(|(_, group)| find(group)).collect::<Option<_>>()?,
                 complaints: Complaints::default(),
                 troubles: Complaints::default(),
@@ -216,9 +238,11 @@ impl Routes {
         self.by_address = HashMap::with_capacity(snapshot.by_address.len());
         for service in &snapshot.services {
             let Some(route) = route(service) else { continue };
-            let keys = service.config.listen.iter().map(|listen| (service.config.mode, listen.address));
+            let mode = service.config.mode.listening();
+            let keys = service.config.listen.iter().map(|listen| (mode, listen.address));
             self.by_address.extend(keys.map(|key| (key, Rc::clone(&route))));
         }
+        self.budgets = budgets;
         self.pools = pools;
         let departures = snapshot.config.vrrp.iter().flat_map(|vrrp| {
             let departure = Rc::new(worker.all.departures.of(&vrrp.name));
@@ -262,12 +286,15 @@ fn run(
         by_address: HashMap::new(),
         departures: HashMap::new(),
         pools: HashMap::new(),
+        budgets: HashMap::new(),
     };
     let worker = Rc::new(Worker {
         index,
         connections: Rc::default(),
         executor: Rc::clone(&executor),
         buffers: Rc::default(),
+        watches: Rc::default(),
+        kept: Kept::default(),
         all: shared,
         routes: RefCell::new(routes),
     });
@@ -283,6 +310,8 @@ async fn tick_forever(worker: Rc<Worker>) {
         let now_ms = worker.all.clock.now_ms();
         worker.shared().beat(now_ms);
         worker.connections.tick(now_ms);
+        worker.watches.tick(now_ms, worker.is_stopping());
+        worker.kept.tick(now_ms);
         worker.executor.sleep(TICK).await;
     }
 }
@@ -314,6 +343,8 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
             }
             Some(Command::CloseAll) => {
                 worker.connections.close_all(End::Stopped);
+                worker.watches.close_all();
+                worker.kept.close_all();
                 datagrams.close_all();
             }
             Some(Command::Exit) | None => return,

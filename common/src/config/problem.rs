@@ -94,6 +94,22 @@ problems! {
     OnlyTrue { key } => "{key}: write true, or leave the key out",
     /// Not exactly one of the alternatives.
     OneOf { key, choices, found } => "{key}: give one of {choices}, not {found}",
+    /// Something else than a method.
+    BadMethod { key, value } => "{key}: {value} is no method, write it in capital letters, such as \"GET\"",
+    /// A name that no field can have.
+    BadFieldName { key, value } => "{key}: {value} is no usable name: 1 to 64 letters, digits and characters such as '-'",
+    /// A value that no field can have.
+    BadFieldValue { key, value } => "{key}: {value} cannot be the value of a header field: up to 1024 visible ASCII characters, with spaces only between them",
+    /// A field that the proxy itself writes.
+    ReservedField { key, value } => "{key}: {value} is written by Tandem itself and cannot be changed",
+    /// An expression that does not compile.
+    BadRegex { key, value, reason } => "{key}: {value} does not compile: {reason}",
+    /// A path that is not in the form that is compared.
+    PathForm { key, value, why } => "{key}: no request has the path {value}: {why}",
+    /// A text that cannot be made an address of.
+    BadTemplate { key, value, reason } => "{key}: {value} cannot be filled in: {reason}",
+    /// A redirect to nowhere.
+    BadLocation { key, value } => "{key}: {value} is nowhere to be sent to, it begins with \"https://\", \"http://\", \"{{scheme}}://\", \"{{path}}\" or one '/'",
     /// A key that another choice makes meaningless.
     KeyWithout { key, needs } => "{key}: has no meaning without {needs}",
 
@@ -231,6 +247,10 @@ problems! {
     ListenOverlapsApi { address, other, daemon } => "service.listen: {address} overlaps with {other}, the address of {daemon}'s API, see [api]",
     /// A health check slower than its own interval.
     HealthTimeout { timeout, interval } => "target_group.health.timeout: {timeout} must be less than the interval of {interval}",
+    /// A redirect to itself.
+    RedirectLoop { example, to } => "service.rule.redirect: {example} is sent to {to}, which meets the same rule: clients would go round in circles",
+    /// A rule behind one that takes all of its requests.
+    RuleNeverMet { } => "service.rule: no request comes this far, an earlier rule takes all of them",
     /// A weighted list without any weight.
     NoWeight { key } => "{key}: all weights are 0, so nothing would be served",
     /// A group with neither targets nor discovery.

@@ -1,4 +1,4 @@
-//! What the access log says of a connection: one record when it has ended, or was refused.
+//! What the access log says of a connection, or of a request: one record when it has ended, or was refused.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -46,6 +46,30 @@ pub struct Record<'a> {
     pub bytes_to_client: u64,
     /// Why it ended.
     pub end: &'a str,
+    /// What was asked for, with `http`.
+    #[serde(flatten)]
+    pub request: Option<Request<'a>>,
+}
+
+/// What a record of a request has that one of a connection has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Request<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The host that was asked for, with its port if one was given.
+    pub host: &'a str,
+    /// The path, in its normal form.
+    pub path: &'a str,
+    /// The query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<&'a str>,
+    /// The rule that it met, counted from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<usize>,
+    /// What was answered; 0 if nothing was.
+    pub status: u16,
+    /// Whether the connection to the target had served other requests before.
+    pub reused: bool,
 }
 
 /// How long the phases of a connection took. One that was not reached is left out.
@@ -119,7 +143,17 @@ impl fmt::Display for Record<'_> {
         if let Some(sni) = self.sni {
             write!(f, " sni={sni}")?;
         }
-        Ok(())
+        let Some(request) = self.request else { return Ok(()) };
+        write!(f, " status={} reused={}", request.status, u8::from(request.reused))?;
+        if let Some(rule) = request.rule {
+            write!(f, " rule={rule}")?;
+        }
+        // Neither a path nor a query nor a host has spaces or quotes in it.
+        write!(f, " \"{} {}{}", request.method, request.host, request.path)?;
+        if let Some(query) = request.query {
+            write!(f, "?{query}")?;
+        }
+        f.write_str("\"")
     }
 }
 
@@ -150,6 +184,7 @@ mod tests {
             bytes_to_target: 100,
             bytes_to_client: 2000,
             end: "done",
+            request: None,
         }
     }
 
@@ -174,5 +209,26 @@ mod tests {
         assert!(line.contains(" -> shop - end=denied "), "{line}");
         assert!(line.ends_with(" proxy=10.0.0.1:9 tag=office sni=a.example"), "{line}");
         assert!(!line.contains("connect="), "{line}");
+    }
+
+    #[test]
+    fn a_request_is_at_the_end_of_its_line() {
+        let request = Request {
+            method: "GET",
+            host: "shop.example",
+            path: "/a",
+            query: Some("b=1"),
+            rule: Some(2),
+            status: 200,
+            reused: true,
+        };
+        let line = Record { request: Some(request), ..record() }.to_string();
+        assert!(line.ends_with(" status=200 reused=1 rule=2 \"GET shop.example/a?b=1\""), "{line}");
+        let json = serde_json::to_value(Record { request: Some(request), ..record() }).unwrap();
+        assert_eq!(
+            (&json["status"], &json["path"], &json["end"]),
+            (&200.into(), &"/a".into(), &"done".into())
+        );
+        assert!(serde_json::to_value(record()).unwrap().get("method").is_none());
     }
 }

@@ -18,6 +18,7 @@ pub mod group;
 pub mod health;
 pub mod histogram;
 pub mod holder;
+pub mod http;
 pub mod proxy_protocol;
 pub mod rate;
 pub mod recent;

@@ -15,6 +15,7 @@ use super::preamble::Complaints;
 use super::socket::Socket;
 use super::{keep_alive, reset_on_close, tcp};
 use crate::executor::yield_now;
+use crate::l7;
 use crate::worker::{Route, Worker};
 
 /// How long accepting pauses after a failure such as too many open files: doubled up to the maximum as long as it lasts.
@@ -134,6 +135,9 @@ fn admit(worker: &Rc<Worker>, route: &Rc<Route>, client: Socket, peer: SocketAdd
         Seat::take(worker, route, peer.ip())
     };
     match seat {
+        Ok(seat) if route.http.is_some() => {
+            worker.executor.spawn(l7::serve(seat, client, peer, address));
+        }
         Ok(seat) => worker.executor.spawn(tcp::serve(seat, client, peer, address)),
         Err(refusal) => {
             reset_on_close(SockRef::from(&client));

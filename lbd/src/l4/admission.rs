@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use common::config::Mode;
+
 use super::refusal::Refusal;
 use crate::counters::ServiceCounters;
 use crate::worker::{Route, Worker};
@@ -56,7 +58,9 @@ impl Seat {
             }
             self.source = Some(client);
         }
-        if service.guard.has_rate() && !service.guard.within_rate(client, self.worker.clock().at()) {
+        // Of `http` requests are counted, not connections.
+        let counted = service.guard.has_rate() && service.config.mode != Mode::Http;
+        if counted && !service.guard.within_rate(client, self.worker.clock().at()) {
             return Err(self.route.refuse(&self.worker, Refusal::Rate));
         }
         self.counters().admitted.add(1);

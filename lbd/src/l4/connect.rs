@@ -38,13 +38,13 @@ pub(super) struct Reached {
 
 /// How the way there went.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Way {
+pub(crate) struct Way {
     /// Targets tried.
-    pub(super) tries: u32,
+    pub(crate) tries: u32,
     /// The time spent waiting for a place, if one had to be waited for.
-    pub(super) queued: Option<Duration>,
+    pub(crate) queued: Option<Duration>,
     /// The last target that could not be connected.
-    pub(super) failed: Option<Arc<Target>>,
+    pub(crate) failed: Option<Arc<Target>>,
     /// When the time to wait for a place is over, once there was a wait.
     queue_end: Option<Instant>,
 }
@@ -95,11 +95,11 @@ pub(super) async fn reach(
 
 impl Seat {
     /// The group as it is now; as it was if it is there no more.
-    pub(super) fn current(&self, pool: &Rc<Pool>) -> Rc<Pool> {
+    pub(crate) fn current(&self, pool: &Rc<Pool>) -> Rc<Pool> {
         self.worker.pool(&pool.group.config.name).unwrap_or_else(|| Rc::clone(pool))
     }
 
-    fn refuse(&self, refusal: Refusal) -> Refusal {
+    pub(crate) fn refuse(&self, refusal: Refusal) -> Refusal {
         self.route.refuse(&self.worker, refusal)
     }
 }
@@ -117,6 +117,22 @@ fn read_ahead(seat: &Seat, client: &Socket, bytes: &mut Vec<u8>) -> Result<(), R
         Err(_) => return Err(seat.refuse(Refusal::ClientGone)),
     }
     Ok(())
+}
+
+/// A place at a target, waited for if need be.
+pub(crate) async fn place(
+    seat: &Seat,
+    pool: &Rc<Pool>,
+    ends: &Ends,
+    client: &Socket,
+    tried: &[Arc<Target>],
+    way: &mut Way,
+) -> Result<Option<Occupied>, Refusal> {
+    match choose(seat, pool, ends, tried) {
+        Choice::Occupied(occupied) => Ok(Some(occupied)),
+        Choice::Full => Box::pin(wait(seat, pool, ends, client, tried, way)).await.map(Some),
+        Choice::Nobody => Ok(None),
+    }
 }
 
 /// A place, unless others have waited for one before.
@@ -182,7 +198,12 @@ fn pace(waiting: usize) -> Duration {
 
 /// Connects to one target; what goes wrong is counted, for the target unless this host lacks something. Answers what a client
 /// is refused for that gets no other one. `speaks` says that something is to be sent to the target at once.
-async fn connect(seat: &Seat, target: &Target, ends: &Ends, speaks: bool) -> Result<Socket, Refusal> {
+pub(crate) async fn connect(
+    seat: &Seat,
+    target: &Target,
+    ends: &Ends,
+    speaks: bool,
+) -> Result<Socket, Refusal> {
     let service = &seat.route.service.config;
     let counters = target.counters.of(seat.worker.index);
     let address = target.key.address;

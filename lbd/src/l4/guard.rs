@@ -17,6 +17,8 @@ pub(crate) struct Guard {
     access: Option<AccessList>,
     /// The proxies whose header names the client.
     trusted: Option<AccessList>,
+    /// The proxies whose word on their clients is taken, with `http`.
+    forwarders: Option<AccessList>,
     rate: Option<(config::Rate, Arc<Limiter>)>,
     /// Rules for server names, by their place in the file.
     pub(crate) sni: SniRules,
@@ -43,11 +45,13 @@ impl Guard {
         let allowed = lists.allow.iter().map(|it| entry(it, true));
         let entries: Vec<AccessEntry> = allowed.chain(lists.deny.iter().map(|it| entry(it, false))).collect();
         let trusted = |&network: &IpNet| AccessEntry { network, allowed: true, tag: None };
+        let forwarders = service.http.iter().flat_map(|http| &http.trust_forwarded).map(trusted).collect();
         let trusted: Vec<AccessEntry> = service.accept_proxy.iter().map(trusted).collect();
         let list = |entries: Vec<AccessEntry>| (!entries.is_empty()).then(|| AccessList::new(entries));
         Self {
             access: list(entries),
             trusted: list(trusted),
+            forwarders: list(forwarders),
             rate: service.rate.map(|rate| (rate, limiter(rate, before, bell))),
             sni: SniRules::new(service.rules.iter().map(|rule| rule.sni.iter().map(String::as_str))),
         }
@@ -56,6 +60,17 @@ impl Guard {
     /// Whether a connection from `address` begins with a PROXY header.
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.as_ref().is_some_and(|list| list.check(address).allowed)
+    }
+
+    /// Whether what `address` says of the client that it asks for is taken for true.
+    pub(crate) fn trusts_word(&self, address: IpAddr) -> bool {
+        self.forwarders.as_ref().is_some_and(|list| list.check(address).allowed)
+    }
+
+    /// How long to wait before there is room in the rate again, in whole seconds; at least one.
+    pub(crate) fn retry_after_seconds(&self) -> u64 {
+        let Some((rate, _)) = &self.rate else { return 1 };
+        (rate.per.as_secs() / u64::from(rate.requests)).max(1)
     }
 
     /// Whether `client` may connect at all.

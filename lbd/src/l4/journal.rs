@@ -133,6 +133,7 @@ impl Journal {
             bytes_to_target: relayed.to_target,
             bytes_to_client: relayed.to_client,
             end,
+            request: None,
         });
     }
 }

@@ -21,16 +21,20 @@ mod tcp;
 pub(crate) mod udp;
 
 pub(crate) use accept::accept_loop;
-pub(crate) use buffers::BufferPool;
-pub(crate) use choose::Pool;
+pub(crate) use admission::Seat;
+pub(crate) use buffers::{BUFFER_BYTES, Buffer, BufferPool};
+pub(crate) use choose::{Ends, Occupied, Pool};
+pub(crate) use connect::{Way, connect, place};
 pub(crate) use connections::Connections;
-pub(crate) use departures::{Departure, Departures};
+pub(crate) use departures::{Departure, Departures, Leave};
 pub(crate) use guard::{Guard, Limiter};
 pub(crate) use listen::{BindError, Listeners, bind_all};
-pub(crate) use preamble::Complaints;
+pub(crate) use preamble::{Complaints, read as read_preamble};
 pub(crate) use queue::Queue;
 pub(crate) use refusal::Refusal;
+pub(crate) use relay::Relay;
 pub(crate) use socket::Socket;
+pub(crate) use tcp::PROTOCOL as TCP;
 
 use std::time::Duration;
 
@@ -99,7 +103,7 @@ fn keep_alive(socket: &SockRef<'_>, timeouts: &Timeouts) -> std::io::Result<()> 
 }
 
 /// Makes closing `socket` send a reset, so that the other end cannot take what it got for the whole.
-fn reset_on_close(socket: SockRef<'_>) {
+pub(crate) fn reset_on_close(socket: SockRef<'_>) {
     if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
         tracing::debug!(%error, "cannot make a socket close with a reset");
     }

@@ -26,13 +26,13 @@ const BYTES_MAX: usize = V2_BYTES_MAX + HELLO_BYTES_MAX;
 const COMPLAINT_INTERVAL_MS: u64 = 1000;
 
 /// What was read.
-pub(super) struct Preamble {
+pub(crate) struct Preamble {
     /// The group that serves the connection.
     pub(super) pool: Rc<Pool>,
     /// The server name that decided.
     pub(super) server_name: Option<String>,
     /// What belongs to the target: all that followed a PROXY header.
-    pub(super) bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// When a service complained last, and what it has kept to itself since.
@@ -44,7 +44,7 @@ pub(crate) struct Complaints {
 
 impl Complaints {
     /// Whether it is time to say something, and then how often nothing has been said since the last time.
-    pub(super) fn due(&self, now_ms: u64) -> Option<u64> {
+    pub(crate) fn due(&self, now_ms: u64) -> Option<u64> {
         if self.last_ms.get().is_some_and(|last_ms| now_ms < last_ms + COMPLAINT_INTERVAL_MS) {
             self.unsaid.set(self.unsaid.get() + 1);
             return None;
@@ -55,7 +55,7 @@ impl Complaints {
 }
 
 /// Reads what the service asks for. A header corrects `ends`, and the client it names is let in or refused.
-pub(super) async fn read(
+pub(crate) async fn read(
     seat: &mut Seat,
     client: &Socket,
     ends: &mut Ends,

@@ -30,7 +30,7 @@ use crate::worker::Worker;
 const BUFFERS_PER_TURN: usize = 4;
 
 /// A connection under way.
-pub(super) struct Relay<'a> {
+pub(crate) struct Relay<'a> {
     client: Socket,
     target: Socket,
     to_target: Flow<'a>,
@@ -79,7 +79,7 @@ enum Failed {
 }
 
 impl<'a> Relay<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         client: Socket,
         target: Socket,
         worker: &'a Worker,
@@ -106,7 +106,7 @@ impl<'a> Relay<'a> {
     }
 
     /// Bytes written to the target, and to the client.
-    pub(super) const fn moved(&self) -> [u64; 2] {
+    pub(crate) const fn moved(&self) -> [u64; 2] {
         [self.to_target.moved, self.to_client.moved]
     }
 

@@ -1,13 +1,15 @@
 //! TCP sockets of a worker, which its [`Reactor`] watches.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with, recv, send};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, acceptfrom_with, recv, send, sendmsg,
+};
 use socket2::SockRef;
 
 use crate::executor::{Interest, Reactor, Ready, Registration};
@@ -101,17 +103,17 @@ impl Socket {
     }
 
     /// Waits until anything of `what` is known.
-    pub(super) fn poll(&self, context: &Context<'_>, what: Ready) -> Poll<()> {
+    pub(crate) fn poll(&self, context: &Context<'_>, what: Ready) -> Poll<()> {
         self.registration.poll(context, what)
     }
 
     /// Has the task woken by whatever becomes known next.
-    pub(super) fn watch(&self, context: &Context<'_>) {
+    pub(crate) fn watch(&self, context: &Context<'_>) {
         self.registration.watch(context);
     }
 
     /// Whether anything of `what` is known.
-    pub(super) fn is(&self, what: Ready) -> bool {
+    pub(crate) fn is(&self, what: Ready) -> bool {
         self.registration.ready().has(what)
     }
 
@@ -119,7 +121,7 @@ impl Socket {
     ///
     /// # Errors
     /// `WouldBlock`, or what else the call says.
-    pub(super) fn attempt<T>(
+    pub(crate) fn attempt<T>(
         &self,
         what: Ready,
         call: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
@@ -157,6 +159,33 @@ impl Socket {
             self.registration.forget(Ready::WRITABLE);
         }
         Ok(count)
+    }
+
+    /// Writes as much of several pieces, one behind the other, as there is room for.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is no room, or why the connection is broken.
+    pub(crate) fn try_write_pieces(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let flags = SendFlags::NOSIGNAL;
+        let write = |fd: BorrowedFd<'_>| Ok(sendmsg(fd, pieces, &mut SendAncillaryBuffer::default(), flags)?);
+        let count = self.attempt(Ready::WRITABLE, write)?;
+        if count < pieces.iter().map(|piece| piece.len()).sum() {
+            self.registration.forget(Ready::WRITABLE);
+        }
+        Ok(count)
+    }
+
+    /// Whether nothing has come and the other end has not finished, as far as was told; `ask` asks the kernel once more.
+    pub(crate) fn is_quiet(&self, ask: bool) -> bool {
+        if self.is(Ready::ENDED.and(Ready::FAILED)) {
+            return false;
+        }
+        if !ask && !self.is(Ready::READABLE) {
+            return true;
+        }
+        let mut byte = [0];
+        let peeked = self.attempt(Ready::READABLE, |fd| Ok(recv(fd, &mut byte, RecvFlags::PEEK)?));
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Writes all of it.
@@ -298,6 +327,27 @@ mod tests {
             ours.write_all(&bytes).await.unwrap();
             drop(ours);
             assert!(reader.join().unwrap() == bytes);
+        });
+    }
+
+    #[test]
+    fn pieces_are_written_one_behind_the_other_and_quiet_is_known() {
+        run(async |reactor| {
+            let (ours, mut theirs) = pair(&reactor).await;
+            let pieces = [&b"one "[..], b"", b"two"].map(IoSlice::new);
+            assert_eq!(ours.try_write_pieces(&pieces).unwrap(), 7);
+            let mut got = [0; 7];
+            theirs.read_exact(&mut got).unwrap();
+            assert_eq!(&got, b"one two");
+            assert!(ours.is_quiet(true) && ours.is_quiet(false));
+            theirs.write_all(b"x").unwrap();
+            assert!(!ours.is_quiet(true), "asked, the kernel knows at once");
+            ours.readable().await;
+            assert!(!ours.is_quiet(false));
+            assert_eq!(ours.try_read(&mut [0; 8]).unwrap(), 1);
+            assert!(ours.is_quiet(false));
+            drop(theirs);
+            assert!(!ours.is_quiet(true));
         });
     }
 

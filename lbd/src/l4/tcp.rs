@@ -25,7 +25,7 @@ use crate::snapshot::{FailureKind, Target};
 use crate::worker::Worker;
 
 /// IP's number of TCP.
-pub(super) const PROTOCOL: u8 = 6;
+pub(crate) const PROTOCOL: u8 = 6;
 
 /// What the target gets before anything that the relay reads: at most the header and what was read ahead.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use crate::counters::TargetCounters;
 use crate::snapshot::Service;
 
 impl Out<'_> {
-    fn histograms<'l>(
+    pub(super) fn histograms<'l>(
         &mut self,
         name: &str,
         help: &str,

@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use common::balance::{Candidates, Member, Plan};
 use common::config::{self, Config};
-use common::time::{Instant, Now};
+use common::time::{Duration, Instant, Now};
 use lbd_core::group::{self, EjectSettings, Event, Mode, Roster, Settings, Spec};
 use lbd_core::health::{HealthState, Thresholds};
 
 use super::{Carry, LastCheck, Stickiness, Target};
 use crate::clock::ms_of;
 use crate::l4::Queue;
+
+/// How long connections go on that no group serves, once their virtual IP has left.
+const NOBODY_DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A target group.
 #[derive(Debug)]
@@ -133,6 +136,27 @@ impl Group {
             && Arc::ptr_eq(&self.plan, &other.plan)
             && self.targets.len() == other.targets.len()
             && pairs().all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
+    /// A group without targets, for a service that forwards to none.
+    pub(super) fn nobody(config: &Config, carry: &Carry) -> Arc<Self> {
+        let file = config::TargetGroup {
+            name: String::new(),
+            algorithm: config::Algorithm::default(),
+            targets: Vec::new(),
+            discover: None,
+            health: None,
+            eject: None,
+            panic_percent: 0,
+            sticky: None,
+            slow_start: Duration::ZERO,
+            drain_timeout: NOBODY_DRAIN_TIMEOUT,
+            retry: config::Retry::NEVER,
+            queue: None,
+            send_proxy: None,
+            cross_zone: true,
+        };
+        Self::build(&file, config, carry)
     }
 
     /// Puts the group in force: its targets get the shares that it gives them.

@@ -102,10 +102,12 @@ pub(crate) enum FailureKind {
     Reset,
     /// ICMP said that nobody is there.
     Unreachable,
+    /// It answered with 5xx, or with what is no answer.
+    Status,
 }
 
 impl FailureKind {
-    const ALL: [Self; 4] = [Self::Connect, Self::Timeout, Self::Reset, Self::Unreachable];
+    const ALL: [Self; 5] = [Self::Connect, Self::Timeout, Self::Reset, Self::Unreachable, Self::Status];
 
     /// Its name in the log.
     pub(crate) const fn name(self) -> &'static str {
@@ -114,6 +116,7 @@ impl FailureKind {
             Self::Timeout => "timeout",
             Self::Reset => "reset",
             Self::Unreachable => "unreachable",
+            Self::Status => "status",
         }
     }
 }

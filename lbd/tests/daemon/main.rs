@@ -15,6 +15,7 @@ mod ejection;
 mod flapping;
 mod group;
 mod health;
+mod http;
 mod kernel;
 mod limits;
 mod link;

@@ -44,7 +44,19 @@ pub(crate) struct RawGroup {
 /// Keys that only have a meaning for connections which `lbd` makes itself.
 const PROXY_KEYS: [&str; 4] = ["eject", "retry", "queue", "send_proxy"];
 
-const RETRY_REASONS: &[(&str, &str)] = &[("connect", "connect"), ("stale_connection", "stale_connection")];
+/// Reasons to try again.
+#[derive(Clone, Copy)]
+enum Reason {
+    Connect,
+    StaleConnection,
+    NoAnswer,
+}
+
+const RETRY_REASONS: &[(&str, Reason)] = &[
+    ("connect", Reason::Connect),
+    ("stale_connection", Reason::StaleConnection),
+    ("no_answer", Reason::NoAnswer),
+];
 const STICKY_WAYS: &[(&str, &str)] =
     &[("cookie", "cookie"), ("app_cookie", "app_cookie"), ("source_ip", "source_ip")];
 const PROXY_VERSIONS: &[(&str, ProxyVersion)] = &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
@@ -101,15 +113,16 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawGroup {
 }
 
 fn retry(cursor: Option<&Cursor<'_>>, out: &mut Problems) -> Retry {
-    let mut retry = Retry { connect: true, attempts: 2 };
+    let mut retry = Retry { connect: true, stale_connection: true, ..Retry::NEVER };
     let Some(mut table) = cursor.and_then(|cursor| cursor.table(out)) else { return retry };
     let reasons = table.get("on").and_then(|c| c.list("a list such as [\"connect\"]", out));
     if let Some(reasons) = reasons {
-        retry.connect = false;
+        retry = Retry::NEVER;
         for cursor in reasons {
             match cursor.word(RETRY_REASONS, out).map(At::into_inner) {
-                Some("connect") => retry.connect = true,
-                Some(reason) => cursor.not_available(Some(reason), out),
+                Some(Reason::Connect) => retry.connect = true,
+                Some(Reason::StaleConnection) => retry.stale_connection = true,
+                Some(Reason::NoAnswer) => retry.no_answer = true,
                 None => {}
             }
         }

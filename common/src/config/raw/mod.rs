@@ -6,6 +6,7 @@ mod access;
 mod discover;
 mod group;
 mod health;
+mod http;
 mod kernel;
 mod reader;
 mod rule;
@@ -20,8 +21,10 @@ use std::net::{IpAddr, SocketAddr};
 use toml::de::DeTable;
 
 pub(crate) use group::RawGroup;
+pub(crate) use http::RawHttpRule;
 pub(crate) use kernel::{RawInterfaces, RawKernel};
 pub(crate) use reader::At;
+use rule::References;
 pub(crate) use service::{RawService, RawTimeouts};
 pub(crate) use target::{RawTarget, read_targets};
 pub(crate) use value::{ListenOn, RawListen, RawPorts, is_name, is_target_id, shown};

@@ -3,23 +3,27 @@
 use std::path::PathBuf;
 
 use super::access::{self, RawAccess, network};
+use super::http::header_changes;
 use super::reader::{At, Cursor, Table, at};
-use super::rule::{self, RawRule, References, forward_form};
+use super::rule::{self, RawRules, References, forward_form, only_http};
 use super::value::{RawListen, listen, parse_size};
 use super::{name, text, unavailable};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
-use crate::config::types::{AccessLog, AccessLogFormat, Dsr, Limits, OnUnhealthy, Rate, RateKey, RateScope};
+use crate::config::types::{
+    AccessLog, AccessLogFormat, Dsr, HeaderChanges, Limits, OnUnhealthy, Rate, RateKey, RateScope, Split,
+};
 use crate::time::Duration;
 
 /// `[[service]]`.
 pub(crate) struct RawService {
     pub(crate) name: Option<At<String>>,
-    /// The mode's word; modes that do not exist yet have been noted.
+    /// The mode's word.
     pub(crate) mode: Option<At<&'static str>>,
     pub(crate) listen: Vec<At<RawListen>>,
     pub(crate) forward: Option<At<String>>,
-    pub(crate) rules: Vec<RawRule>,
+    pub(crate) rules: RawRules,
+    pub(crate) http: RawHttp,
     /// Every target group that is named anywhere in the service, with the key that names it.
     pub(crate) references: References,
     pub(crate) timeout: RawTimeouts,
@@ -38,6 +42,16 @@ pub(crate) struct RawService {
     pub(crate) rate_span: Option<Span>,
 }
 
+/// What only `mode = "http"` has beside its rules.
+#[derive(Default)]
+pub(crate) struct RawHttp {
+    pub(crate) forward: Option<At<Split>>,
+    pub(crate) request_headers: HeaderChanges,
+    pub(crate) response_headers: HeaderChanges,
+    pub(crate) trust_forwarded: Vec<At<ipnet::IpNet>>,
+    pub(crate) header_bytes_max: Option<usize>,
+}
+
 /// `timeout`.
 #[derive(Default)]
 pub(crate) struct RawTimeouts {
@@ -48,6 +62,8 @@ pub(crate) struct RawTimeouts {
     pub(crate) user: Option<At<Duration>>,
     pub(crate) half_open: Option<At<Duration>>,
     pub(crate) closing: Option<At<Duration>>,
+    pub(crate) response: Option<At<Duration>>,
+    pub(crate) tunnel: Option<At<Duration>>,
 }
 
 const MODES: &[(&str, &str)] =
@@ -64,6 +80,10 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// The most that a request's head may be allowed to have: it is read into one buffer of a worker.
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+const HEADER_BYTES_MIN: usize = 1024;
+
 /// Of a service, or of one client address.
 const CONNECTIONS_MAX: u32 = 10_000_000;
 const CONNECTIONS_DEFAULT: u32 = 100_000;
@@ -74,26 +94,21 @@ const SESSIONS_DEFAULT: u32 = 20_000;
 pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
     let mut references = Vec::new();
     let name = table.required("name", out).and_then(|cursor| name(&cursor, out));
-    let mode = table.required("mode", out).and_then(|cursor| {
-        let mode = cursor.word(MODES, out)?;
-        if *mode.get_ref() == "http" {
-            cursor.not_available(Some(mode.get_ref()), out);
-        }
-        Some(mode)
-    });
+    let mode = table.required("mode", out).and_then(|cursor| cursor.word(MODES, out));
     let word = mode.as_ref().map(|mode| *mode.get_ref());
     let dsr = if word == Some("dsr") { table.required("dsr", out) } else { table.get("dsr") };
     let ways = Dsr::ALL.map(|way| (way.name(), way));
     let proxy_keys = ["accept_proxy", "transparent", "access_log"];
     let mut proxy_keys: Vec<_> = proxy_keys.into_iter().filter_map(|key| table.place(key)).collect();
+    let mut http = RawHttp::default();
     let raw = RawService {
         name,
         listen: table.required("listen", out).map(|cursor| listeners(&cursor, out)).unwrap_or_default(),
-        forward: forward(&mut table, word, &mut references, out),
+        forward: forward(&mut table, word, &mut http, &mut references, out),
         rules: table.get("rule").map(|c| rule::read(&c, word, &mut references, out)).unwrap_or_default(),
         mode,
-        timeout: table.get("timeout").and_then(|c| timeouts(&c, out)).unwrap_or_default(),
-        limits: limits(table.get("limits").as_ref(), word, &mut proxy_keys, out),
+        timeout: table.get("timeout").and_then(|c| timeouts(&c, word, out)).unwrap_or_default(),
+        limits: limits(table.get("limits").as_ref(), word, &mut http, &mut proxy_keys, out),
         rate: table.get("rate").and_then(|c| rate(&c, out)),
         accept_proxy: table.get("accept_proxy").and_then(|c| networks(&c, out)),
         transparent: table.get("transparent").and_then(|c| c.boolean(out)).unwrap_or(false),
@@ -107,10 +122,24 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
         proxy_keys,
         rate_span: table.place("rate").map(|(_, span)| span),
         references: Vec::new(),
+        http: RawHttp::default(),
     };
+    read_http(&mut table, word, &mut http, out);
     unavailable(table.get("tls"), out, tls_form);
     table.finish(out);
-    RawService { references, ..raw }
+    RawService { references, http, ..raw }
+}
+
+/// The keys that only a service of `mode = "http"` has.
+fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out: &mut Problems) {
+    if mode.is_some_and(|mode| mode != "http") {
+        only_http(table, &["request_headers", "response_headers", "trust_forwarded"], out);
+        return;
+    }
+    [http.request_headers, http.response_headers] = header_changes(table, out);
+    if let Some(trusted) = table.get("trust_forwarded").and_then(|cursor| networks(&cursor, out)) {
+        http.trust_forwarded = trusted.into_inner();
+    }
 }
 
 fn listeners(cursor: &Cursor<'_>, out: &mut Problems) -> Vec<At<RawListen>> {
@@ -127,15 +156,21 @@ fn listeners(cursor: &Cursor<'_>, out: &mut Problems) -> Vec<At<RawListen>> {
 fn forward(
     table: &mut Table<'_>,
     mode: Option<&str>,
+    http: &mut RawHttp,
     references: &mut References,
     out: &mut Problems,
 ) -> Option<At<String>> {
-    let optional = mode.is_none_or(|mode| mode == "http") && table.has("rule");
+    let of_http = mode.is_none_or(|mode| mode == "http");
+    let optional = of_http && table.has("rule");
     let cursor = if optional { table.get("forward") } else { table.required("forward", out) }?;
-    forward_form(&cursor, references, out)
+    if !of_http {
+        return forward_form(&cursor, references, out);
+    }
+    http.forward = super::http::split(&cursor, references, out);
+    None
 }
 
-fn timeouts(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawTimeouts> {
+fn timeouts(cursor: &Cursor<'_>, mode: Option<&str>, out: &mut Problems) -> Option<RawTimeouts> {
     let mut table = cursor.table(out)?;
     let mut duration = |key, min, max, out: &mut Problems| table.get(key)?.duration(min, max, out);
     let timeouts = RawTimeouts {
@@ -146,9 +181,12 @@ fn timeouts(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawTimeouts> {
         user: duration("user", SECOND, HOUR, out),
         half_open: duration("half_open", SECOND, HOUR / 6, out),
         closing: duration("closing", SECOND, HOUR, out),
+        response: duration("response", MS, DAY, out),
+        tunnel: duration("tunnel", SECOND, 7 * DAY, out),
     };
-    unavailable(table.get("response"), out, |c, out| c.duration(MS, DAY, out));
-    unavailable(table.get("tunnel"), out, |c, out| c.duration(SECOND, 7 * DAY, out));
+    if mode.is_some_and(|mode| mode != "http") {
+        only_http(&mut table, &["response", "tunnel"], out);
+    }
     table.finish(out);
     Some(timeouts)
 }
@@ -156,6 +194,7 @@ fn timeouts(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawTimeouts> {
 fn limits(
     cursor: Option<&Cursor<'_>>,
     mode: Option<&str>,
+    http: &mut RawHttp,
     written: &mut Vec<(String, Span)>,
     out: &mut Problems,
 ) -> Limits {
@@ -169,23 +208,30 @@ fn limits(
         limits.max_connections = max;
     }
     limits.max_connections_per_source = number("max_connections_per_source", out);
-    unavailable(table.get("max_header_bytes"), out, |c, out| size_form(c, 1 << 10, 1 << 20, out));
+    if mode.is_none_or(|mode| mode == "http") {
+        http.header_bytes_max =
+            table.get("max_header_bytes").and_then(|c| size(&c, HEADER_BYTES_MIN, HEADER_BYTES_MAX, out));
+    } else {
+        only_http(&mut table, &["max_header_bytes"], out);
+    }
     table.finish(out);
     limits
 }
 
-fn size_form(cursor: &Cursor<'_>, min: u64, max: u64, out: &mut Problems) {
-    let Some(text) = cursor.string(out) else { return };
+fn size(cursor: &Cursor<'_>, min: usize, max: usize, out: &mut Problems) -> Option<usize> {
+    let text = cursor.string(out)?;
     let key = cursor.key();
     let value = quoted(text.get_ref());
-    match parse_size(text.get_ref()) {
-        None => out.add(cursor.span(), Problem::BadSize { key, value }),
-        Some(size) if size < min || size > max => {
-            let range = format!("{} to {} KiB", min >> 10, max >> 10);
-            out.add(cursor.span(), Problem::OutOfRange { key, value, range })
-        }
-        Some(_) => return,
+    let Some(size) = parse_size(text.get_ref()) else {
+        out.add(cursor.span(), Problem::BadSize { key, value });
+        return None;
     };
+    let size = usize::try_from(size).ok().filter(|size| (min..=max).contains(size));
+    if size.is_none() {
+        let range = format!("{} to {} KiB", min >> 10, max >> 10);
+        out.add(cursor.span(), Problem::OutOfRange { key, value, range });
+    }
+    size
 }
 
 fn tls_form(cursor: &Cursor<'_>, out: &mut Problems) {

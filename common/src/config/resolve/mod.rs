@@ -1,6 +1,7 @@
 //! What the values say about each other; and the `Config` they make when nothing is wrong.
 
 mod group;
+mod http;
 mod instance;
 mod kernel;
 mod link;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{first_use, in_folder, kernel, unique_names};
+use super::{first_use, http, in_folder, kernel, unique_names};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{At, RawFile, RawGroup, RawService, RawTimeouts};
@@ -21,6 +21,7 @@ pub(super) fn check(raw: &RawFile, out: &mut Problems) {
         check_names_asked_for(service, out);
         check_networks(service, out);
         check_datagrams(service, out);
+        http::check(service, out);
     }
     check_proxy_headers(raw, out);
 }
@@ -47,7 +48,7 @@ fn check_references(raw: &RawFile, out: &mut Problems) {
 /// The first rule that matches decides, so the same name in a later one is never found.
 fn check_names_asked_for(service: &RawService, out: &mut Problems) {
     let mut seen = BTreeMap::new();
-    for name in service.rules.iter().flat_map(|rule| &rule.sni) {
+    for name in service.rules.sni.iter().flat_map(|rule| &rule.sni) {
         if let Some(first) = first_use(&mut seen, name.get_ref(), name.span()) {
             let (key, value) = ("service.rule.when.sni".to_owned(), quoted(name.get_ref()));
             out.add(name.span(), Problem::DuplicateEntry { key, value }).related(first, "first listed here");
@@ -86,7 +87,7 @@ fn check_datagrams(service: &RawService, out: &mut Problems) {
         ("service.timeout.user", &timeout.user),
     ];
     let timeouts = timeouts.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?.span())));
-    let rules = service.rules.first().map(|rule| ("service.rule", rule.span.clone()));
+    let rules = service.rules.sni.first().map(|rule| ("service.rule", rule.span.clone()));
     let proxies = service.accept_proxy.as_ref().map(|list| ("service.accept_proxy", list.span()));
     for (key, span) in timeouts.chain(rules).chain(proxies) {
         let problem = Problem::KeyWithout { key: key.to_owned(), needs: "mode = \"tcp\"".to_owned() };
@@ -124,9 +125,15 @@ fn build_one(raw: &RawService, listen: Vec<Listen>, folder: &Path) -> Option<Ser
         "udp" => Mode::Udp,
         "nat" => Mode::Nat,
         "dsr" => Mode::Dsr,
+        "http" => Mode::Http,
         _ => Mode::Tcp,
     };
-    let rules = raw.rules.iter().map(|rule| {
+    let http = if mode == Mode::Http { Some(http::build(raw)?) } else { None };
+    let forward = match &http {
+        Some(http) => http.groups().next().unwrap_or_default().to_owned(),
+        None => raw.forward.as_ref()?.get_ref().clone(),
+    };
+    let rules = raw.rules.sni.iter().map(|rule| {
         Some(SniRule {
             sni: rule.sni.iter().map(|name| name.get_ref().clone()).collect(),
             forward: rule.forward.as_ref()?.get_ref().clone(),
@@ -139,7 +146,8 @@ fn build_one(raw: &RawService, listen: Vec<Listen>, folder: &Path) -> Option<Ser
         mode,
         forwarding: kernel::forwarding(raw, mode),
         listen,
-        forward: raw.forward.as_ref()?.get_ref().clone(),
+        http,
+        forward,
         rules: rules.collect::<Option<_>>()?,
         timeout: timeouts(&raw.timeout, mode),
         limits: raw.limits,
@@ -160,7 +168,7 @@ fn timeouts(raw: &RawTimeouts, mode: Mode) -> Timeouts {
     };
     Timeouts {
         connect: seconds(&raw.connect, 5),
-        idle: seconds(&raw.idle, if mode == Mode::Udp { 60 } else { 350 }),
+        idle: seconds(&raw.idle, if matches!(mode, Mode::Udp | Mode::Http) { 60 } else { 350 }),
         header: seconds(&raw.header, 5),
         keepalive: seconds(&raw.keepalive, 60),
         user: raw.user.as_ref().map(|user| *user.get_ref()),

@@ -306,11 +306,19 @@ pub enum StickyBy {
 pub struct Retry {
     /// Whether a failed or timed-out connect is tried on another target; true by default.
     pub connect: bool,
+    /// Whether a request is sent again that a kept connection has ended under before a byte of the answer came; true by default.
+    /// Only what may be asked twice, or of what the target has got no byte. `http` only.
+    pub stale_connection: bool,
+    /// The same for any connection; false by default. `http` only.
+    pub no_answer: bool,
     /// Tries in all, the first included; 1 to 10, 2 by default.
     pub attempts: u32,
 }
 
 impl Retry {
+    /// Nothing is tried again.
+    pub const NEVER: Self = Self { connect: false, stale_connection: false, no_answer: false, attempts: 2 };
+
     /// On how many targets a connection is tried at most, each once; at least 1.
     #[must_use]
     pub fn tries(self) -> u32 {
@@ -343,7 +351,7 @@ mod tests {
 
     #[test]
     fn there_is_always_one_try() {
-        let tries = |connect, attempts| Retry { connect, attempts }.tries();
+        let tries = |connect, attempts| Retry { connect, attempts, ..Retry::NEVER }.tries();
         assert_eq!([tries(true, 3), tries(true, 0), tries(false, 3)], [3, 1, 1]);
     }
 }

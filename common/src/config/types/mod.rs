@@ -3,17 +3,21 @@
 //! Made by [`super::resolve`] only; a `Config` that exists is valid. All durations are `std`'s.
 
 mod group;
+mod http;
 mod kernel;
 mod pair;
 mod service;
+mod template;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 pub use group::*;
+pub use http::*;
 pub use kernel::*;
 pub use pair::*;
 pub use service::*;
+pub use template::*;
 
 /// One configuration file: the same on both nodes.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Forwarding;
+use super::{Forwarding, Http};
 use crate::time::Duration;
 
 /// `[[service]]`.
@@ -17,14 +17,17 @@ use crate::time::Duration;
 pub struct Service {
     /// Its name.
     pub name: String,
-    /// How its traffic is handled. `http` does not exist yet; `check` refuses it as not available.
+    /// How its traffic is handled.
     pub mode: Mode,
     /// How the kernel forwards it: with the modes `nat` and `dsr`, and only with them.
     pub forwarding: Option<Forwarding>,
     /// The addresses it listens on, `@instance:port` already expanded to every VIP of the instance but link-local ones
     /// (binding those takes an interface). At most 4,096 of all services together.
     pub listen: Vec<Listen>,
-    /// The target group that serves it, when no rule says otherwise.
+    /// What only `mode = "http"` has, and always.
+    pub http: Option<Http>,
+    /// The target group that serves it, when no rule says otherwise; with `http` the first of those it names, and empty if it
+    /// names none.
     pub forward: String,
     /// Groups by the server name that a TLS client asks for: in order, the first match wins. Mode `tcp` only.
     pub rules: Vec<SniRule>,
@@ -35,7 +38,7 @@ pub struct Service {
     /// How many new connections or sessions are let in over a time; none for any number.
     pub rate: Option<Rate>,
     /// The proxies in front: connections from these networks must begin with a PROXY protocol header (version 1 or 2),
-    /// from anywhere else none is read. Empty: off. Mode `tcp` only.
+    /// from anywhere else none is read. Empty: off. Modes `tcp` and `http` only.
     pub accept_proxy: Vec<IpNet>,
     /// Whether targets see the client's address as the source of connections; false by default. Takes routing that
     /// brings the targets' answers back through this host.
@@ -92,6 +95,8 @@ pub enum Mode {
     Tcp,
     /// Datagrams, proxied in sessions of one client address and port each.
     Udp,
+    /// Terminated, and proxied request by request.
+    Http,
     /// Packets, forwarded by the kernel with other addresses and ports.
     Nat,
     /// Packets, forwarded by the kernel as they are.
@@ -105,8 +110,18 @@ impl Mode {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Http => "http",
             Self::Nat => "nat",
             Self::Dsr => "dsr",
+        }
+    }
+
+    /// The mode whose sockets it listens with: `http` comes by the same connections as `tcp`.
+    #[must_use]
+    pub const fn listening(self) -> Self {
+        match self {
+            Self::Http => Self::Tcp,
+            other => other,
         }
     }
 
@@ -213,19 +228,19 @@ pub struct SniRule {
 /// `timeout` of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For connecting to a target; 1 ms to 75 s, 5 s by default. `tcp` only.
+    /// For connecting to a target; 1 ms to 75 s, 5 s by default. `tcp` and `http` only.
     pub connect: Duration,
     /// A connection or session with no byte in either direction for so long is closed; 1 s to 7 days, by default 350 s,
-    /// and 60 s with `udp`.
+    /// and 60 s with `udp` and `http`.
     pub idle: Duration,
-    /// For what a client must send before a target is chosen: the PROXY protocol header and the TLS `ClientHello`; 1 ms to
-    /// 1 day, 5 s by default. `tcp` only.
+    /// For what a client must send before a target is chosen: the PROXY protocol header, the TLS `ClientHello`, the head of a
+    /// request; 1 ms to 1 day, 5 s by default. `tcp` and `http` only.
     pub header: Duration,
     /// Silence after which the kernel probes whether the other end is still there, on both sides; 1 s to 2 h, 60 s by
-    /// default. `tcp` only.
+    /// default. `tcp` and `http` only.
     pub keepalive: Duration,
     /// Data that stays unacknowledged for so long ends the connection (`TCP_USER_TIMEOUT`), on both sides; 1 s to 1 h,
-    /// none by default: as long as the kernel tries. `tcp` only.
+    /// none by default: as long as the kernel tries. `tcp` and `http` only.
     pub user: Option<Duration>,
 }
 
@@ -244,7 +259,7 @@ pub struct Limits {
 pub struct Rate {
     /// What is counted together.
     pub key: RateKey,
-    /// Connections, or sessions with `udp`; 1 to 1,000,000,000.
+    /// Connections, sessions with `udp`, or requests with `http`; 1 to 1,000,000,000.
     pub requests: u32,
     /// In this time; 1 ms to 1 day.
     pub per: Duration,

@@ -45,11 +45,12 @@ pub fn places(config: &Config, node: &str) -> BTreeMap<String, Place> {
     if config.peer_of(node).is_none() {
         return places;
     }
-    let listens = |mode| {
-        let services = config.services.iter().filter(move |service| service.mode == mode);
+    let listens = |is: fn(Mode) -> bool| {
+        let services = config.services.iter().filter(move |service| is(service.mode));
         services.flat_map(|service| &service.listen).map(|listen| listen.address).collect::<Vec<SocketAddr>>()
     };
-    let (connections, datagrams) = (listens(Mode::Tcp), listens(Mode::Udp));
+    let connections = listens(|mode| matches!(mode, Mode::Tcp | Mode::Http));
+    let datagrams = listens(|mode| mode == Mode::Udp);
     for (index, vrrp) in (1..).zip(&config.vrrp).take(super::INSTANCES_MAX) {
         let Some(interface) = vrrp.interface.get(node) else { continue };
         let vips: BTreeSet<IpAddr> = vrrp.vips.iter().map(ipnet::IpNet::addr).collect();

@@ -152,7 +152,7 @@ fn check_service(service: &RawService, mode: &At<&'static str>, out: &mut Proble
         .iter()
         .map(|(key, span)| (key.clone(), span.clone(), why_not(key, mode.get_ref())))
         .collect();
-    if let Some(rule) = service.rules.first() {
+    if let Some(rule) = service.rules.sni.first() {
         let why = "packets are forwarded unopened, so no server name is seen";
         refused.push(("service.rule".to_owned(), rule.span.clone(), why));
     }
@@ -245,7 +245,7 @@ fn check_interfaces(raw: &RawKernel, nodes: &Nodes<'_>, out: &mut Problems) {
 /// How the kernel forwards a service; none if it does not.
 pub(super) fn forwarding(raw: &RawService, mode: Mode) -> Option<Forwarding> {
     let method = match mode {
-        Mode::Tcp | Mode::Udp => return None,
+        Mode::Tcp | Mode::Udp | Mode::Http => return None,
         Mode::Nat => Method::Nat {
             preserve_client_ip: raw.preserve_client_ip.as_ref().is_some_and(|value| *value.get_ref()),
         },

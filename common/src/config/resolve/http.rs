@@ -1,0 +1,288 @@
+//! What the rules of a service of `mode = "http"` say about each other, and building them.
+
+use ipnet::IpNet;
+
+use crate::config::diag::{Problems, quoted};
+use crate::config::problem::Problem;
+use crate::config::raw::{At, RawHttpRule, RawService};
+use crate::config::types::{Action, Condition, Http, HttpRule, PathPattern, Redirect, Template, Variable};
+use crate::path::normalise;
+use crate::time::Duration;
+
+/// Of a request's head.
+const HEADER_BYTES_DEFAULT: usize = 32 * 1024;
+
+pub(super) fn check(service: &RawService, out: &mut Problems) {
+    let Some(mode) = service.mode.as_ref().filter(|mode| *mode.get_ref() == "http") else { return };
+    if let Some((key, span)) = service.proxy_keys.iter().find(|(key, _)| key == "service.transparent") {
+        let needs = "mode = \"tcp\" or \"udp\"; targets learn the client's address from X-Forwarded-For";
+        let problem = Problem::KeyWithout { key: key.clone(), needs: needs.to_owned() };
+        out.add(span.clone(), problem).related(mode.span(), "the mode");
+    }
+    let rules = &service.rules.http;
+    for (index, rule) in rules.iter().enumerate() {
+        let before = out.count();
+        check_templates(rule, out);
+        check_keys(rule, out);
+        // What could not be read may be what tells them apart.
+        let earlier: Vec<&RawHttpRule> = rules[..index].iter().filter(|rule| rule.complete).collect();
+        if !rule.complete || out.count() > before {
+            continue;
+        }
+        if let Some(first) = earlier.iter().find(|first| takes_all(first, rule)) {
+            out.add(rule.span.clone(), Problem::RuleNeverMet {})
+                .related(first.span.clone(), "the earlier rule");
+        }
+        if let Some(action) = &rule.action
+            && let Action::Redirect(redirect) = action.get_ref()
+            && let Some((example, to)) = (Loop { service, earlier: &earlier, rule, redirect }).find()
+        {
+            let problem = Problem::RedirectLoop { example: quoted(&example), to: quoted(&to) };
+            out.add(action.span(), problem);
+        }
+    }
+}
+
+fn path_of(rule: &RawHttpRule) -> Option<&PathPattern> {
+    rule.when.iter().find_map(|condition| match condition.get_ref() {
+        Condition::Path(pattern) => Some(pattern),
+        _ => None,
+    })
+}
+
+/// Notes variables that nothing gives a value.
+fn check_templates(rule: &RawHttpRule, out: &mut Problems) {
+    let mut check = |key: &str, template: &Template, span: std::ops::Range<usize>| {
+        for variable in template.variables() {
+            let needs = match (variable, path_of(rule)) {
+                (Variable::Rest, Some(PathPattern::Prefix(_))) => continue,
+                (Variable::Rest, _) => "path_prefix".to_owned(),
+                (Variable::Capture(number), Some(PathPattern::Regex(regex))) => {
+                    if usize::from(number) <= regex.groups() {
+                        continue;
+                    }
+                    format!("as many groups in path_regex, which has {}", regex.groups())
+                }
+                (Variable::Capture(_), _) => "path_regex".to_owned(),
+                _ => continue,
+            };
+            let key = format!("{key}: {variable}");
+            out.add(span.clone(), Problem::KeyWithout { key, needs });
+        }
+    };
+    if let Some(rewrite) = &rule.rewrite {
+        check("service.rule.rewrite", rewrite.get_ref(), rewrite.span());
+    }
+    if let Some(action) = &rule.action
+        && let Action::Redirect(redirect) = action.get_ref()
+    {
+        check("service.rule.redirect.to", &redirect.to, action.span());
+    }
+}
+
+/// Notes what only requests to targets have.
+fn check_keys(rule: &RawHttpRule, out: &mut Problems) {
+    let forwards = |action: &At<Action>| matches!(action.get_ref(), Action::Forward(_));
+    if rule.action.as_ref().is_none_or(forwards) {
+        return;
+    }
+    let rewrite = rule.rewrite.as_ref().map(|rewrite| ("service.rule.rewrite", rewrite.span()));
+    let headers =
+        (!rule.request_headers.is_empty()).then(|| ("service.rule.request_headers", rule.span.clone()));
+    for (key, span) in rewrite.into_iter().chain(headers) {
+        let (key, needs) = (key.to_owned(), "forward, for then no target is asked".to_owned());
+        out.add(span, Problem::KeyWithout { key, needs });
+    }
+}
+
+/// Whether every request that meets `later` meets `first` too, as far as that is certain.
+fn takes_all(first: &RawHttpRule, later: &RawHttpRule) -> bool {
+    let covered = |condition: &At<Condition>| {
+        let always = matches!(condition.get_ref(), Condition::Path(PathPattern::Prefix(all)) if all == "/");
+        always || later.when.iter().any(|other| covers(condition.get_ref(), other.get_ref()))
+    };
+    first.when.iter().all(covered)
+}
+
+fn covers(wide: &Condition, narrow: &Condition) -> bool {
+    match (wide, narrow) {
+        (Condition::Host(wide), Condition::Host(narrow)) => {
+            narrow.iter().all(|host| wide.iter().any(|known| known.covers(host)))
+        }
+        (Condition::Path(wide), Condition::Path(narrow)) => wide.covers(narrow),
+        (Condition::Method(wide), Condition::Method(narrow)) => {
+            narrow.iter().all(|method| wide.contains(method))
+        }
+        (
+            Condition::Header { name: wide_name, value: wide },
+            Condition::Header { name: narrow_name, value: narrow },
+        )
+        | (
+            Condition::Query { name: wide_name, value: wide },
+            Condition::Query { name: narrow_name, value: narrow },
+        ) => wide_name == narrow_name && (wide.is_any() || wide == narrow),
+        (Condition::Source(wide), Condition::Source(narrow)) => {
+            narrow.iter().all(|network| wide.iter().any(|known| known.contains(network)))
+        }
+        _ => false,
+    }
+}
+
+/// The search for requests that a redirect sends to itself.
+struct Loop<'r> {
+    service: &'r RawService,
+    earlier: &'r [&'r RawHttpRule],
+    rule: &'r RawHttpRule,
+    redirect: &'r Redirect,
+}
+
+/// What a request asks for when no condition says anything of it.
+const ANY_HOST: &str = "host.example";
+const ANY_SEGMENT: &str = "sample";
+
+impl Loop<'_> {
+    /// An example, and where it is sent to. Only what is certain is found: conditions that the new request may not meet, a
+    /// host or a port of which it is not known whether they lead here, and earlier rules that may take it are taken for a way out.
+    fn find(&self) -> Option<(String, String)> {
+        if !self.goes_on() {
+            return None;
+        }
+        let samples = self.samples()?;
+        let mut found = Vec::new();
+        for path in samples {
+            let to = self.expand(&path);
+            if !self.comes_back(&path, &to) {
+                return None;
+            }
+            found.push((path, to));
+        }
+        found.into_iter().next()
+    }
+
+    /// Whether what is not in an address is still met by a client that follows.
+    fn goes_on(&self) -> bool {
+        let to = &self.redirect.to;
+        // TLS ends elsewhere.
+        !to.begin().starts_with("https://")
+            && self.rule.when.iter().all(|condition| match condition.get_ref() {
+                Condition::Query { .. } => to.variables().any(|it| it == Variable::Query),
+                // Clients go on with GET after these.
+                Condition::Method(methods) if matches!(self.redirect.status, 301..=303) => {
+                    methods.iter().any(|method| method == "GET")
+                }
+                _ => true,
+            })
+    }
+
+    /// Paths that meet the rule; none if that cannot be told.
+    fn samples(&self) -> Option<Vec<String>> {
+        let below = |prefix: &str| {
+            let slash = if prefix.ends_with('/') { "" } else { "/" };
+            vec![prefix.to_owned(), format!("{prefix}{slash}{ANY_SEGMENT}")]
+        };
+        match path_of(self.rule) {
+            None => Some(below("/")),
+            Some(PathPattern::Exact(path)) => Some(vec![path.clone()]),
+            Some(PathPattern::Prefix(prefix)) => Some(below(prefix)),
+            Some(PathPattern::Regex(_)) => {
+                let known = |it: Variable| !matches!(it, Variable::Capture(_) | Variable::Rest);
+                self.redirect.to.variables().all(known).then(|| vec![format!("/{ANY_SEGMENT}")])
+            }
+        }
+    }
+
+    fn sample_host(&self) -> String {
+        let hosts = self.rule.when.iter().find_map(|condition| match condition.get_ref() {
+            Condition::Host(hosts) => hosts.first(),
+            _ => None,
+        });
+        hosts.map_or_else(|| ANY_HOST.to_owned(), |host| host.to_string().replacen('*', ANY_SEGMENT, 1))
+    }
+
+    fn expand(&self, path: &str) -> String {
+        let mut to = String::new();
+        self.redirect.to.expand(&mut to, |variable, out| match variable {
+            Variable::Scheme => out.push_str("http"),
+            Variable::Host => out.push_str(&self.sample_host()),
+            Variable::Port => out.push_str(&self.ports().next().unwrap_or(80).to_string()),
+            Variable::Path => out.push_str(path),
+            Variable::Rest => {
+                let prefix = match path_of(self.rule) {
+                    Some(PathPattern::Prefix(prefix)) => prefix.as_str(),
+                    _ => "",
+                };
+                out.push_str(path.strip_prefix(prefix).unwrap_or_default().trim_start_matches('/'));
+            }
+            Variable::Query | Variable::Capture(_) => {}
+        });
+        to
+    }
+
+    fn ports(&self) -> impl Iterator<Item = u16> + '_ {
+        self.service.listen.iter().map(|listen| listen.get_ref().ports.first)
+    }
+
+    /// Whether a client that was at `from` and is sent to `to` meets the rule again.
+    fn comes_back(&self, from: &str, to: &str) -> bool {
+        let (host, path) = match to.strip_prefix("http://") {
+            None => (self.sample_host(), to),
+            Some(rest) => {
+                let end = rest.find(['/', '?']).unwrap_or(rest.len());
+                let (authority, path) = rest.split_at(end);
+                let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
+                if !self.ports().any(|own| port == own.to_string()) {
+                    return false;
+                }
+                (host.to_ascii_lowercase(), path)
+            }
+        };
+        let path = path.split('?').next().unwrap_or_default();
+        let mut normal = String::new();
+        let path = if path.is_empty() { "/" } else { path };
+        if normalise(path.as_bytes(), &mut normal).is_err() {
+            return false;
+        }
+        let same_host = host == self.sample_host();
+        let may_meet = |rule: &RawHttpRule| {
+            rule.when.iter().all(|condition| match condition.get_ref() {
+                Condition::Host(hosts) => hosts.iter().any(|known| known.matches(&host)),
+                // What was taken for an example need not be one.
+                Condition::Path(PathPattern::Regex(regex)) => regex.is_match(&normal) || normal == from,
+                Condition::Path(pattern) => pattern.matches(&normal),
+                _ => true,
+            })
+        };
+        let has_hosts =
+            self.rule.when.iter().any(|condition| matches!(condition.get_ref(), Condition::Host(_)));
+        (same_host || has_hosts)
+            && may_meet(self.rule)
+            && !self.earlier.iter().any(|earlier| may_meet(earlier))
+    }
+}
+
+pub(super) fn build(raw: &RawService) -> Option<Http> {
+    let rules = raw.rules.http.iter().map(|rule| {
+        Some(HttpRule {
+            when: rule.when.iter().map(|condition| condition.get_ref().clone()).collect(),
+            action: rule.action.as_ref()?.get_ref().clone(),
+            rewrite: rule.rewrite.as_ref().map(|rewrite| rewrite.get_ref().clone()),
+            request_headers: rule.request_headers.clone(),
+            response_headers: rule.response_headers.clone(),
+        })
+    });
+    let http = &raw.http;
+    let seconds = |value: &Option<At<Duration>>, default: u64| {
+        value.as_ref().map_or(Duration::from_secs(default), |value| *value.get_ref())
+    };
+    let network = |network: &At<IpNet>| *network.get_ref();
+    Some(Http {
+        rules: rules.collect::<Option<_>>()?,
+        forward: http.forward.as_ref().map(|split| split.get_ref().clone()),
+        request_headers: http.request_headers.clone(),
+        response_headers: http.response_headers.clone(),
+        trust_forwarded: http.trust_forwarded.iter().map(network).collect(),
+        response_timeout: seconds(&raw.timeout.response, 30),
+        tunnel_timeout: seconds(&raw.timeout.tunnel, 3600),
+        header_bytes_max: http.header_bytes_max.unwrap_or(HEADER_BYTES_DEFAULT),
+    })
+}

@@ -1,0 +1,288 @@
+//! The one form of a request's path: what rules are matched against is what targets get.
+//!
+//! Two servers that read a path differently are how a request gets past a rule. So a path is brought into its normal form
+//! once, by RFC 3986, section 6.2.2: escapes of characters that need none are resolved, all others are written with capital
+//! letters, what a path cannot hold is escaped, `.` and `..` are resolved. What would still be read differently by one server
+//! or another is refused. Empty segments stay: `//a` is another path than `/a`.
+
+/// Why a path or query cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// The first byte is another one.
+    #[error("it does not start with '/'")]
+    NotAbsolute,
+    /// Something else follows a `%`.
+    #[error("a '%' is not followed by two hexadecimal digits")]
+    BadEscape,
+    /// A control character, a space or `#`.
+    #[error("it holds a control character, a space or '#'")]
+    BadByte,
+    /// Some servers take it for a slash.
+    #[error("it holds a backslash, which some servers take for a slash")]
+    Backslash,
+    /// The end of the path for servers that are written in C.
+    #[error("it holds an escaped NUL")]
+    Nul,
+    /// More `..` than segments before them.
+    #[error("\"..\" leads above the root")]
+    AboveRoot,
+    /// What becomes `..` for servers that resolve `%2F`, or cut off what follows `;`.
+    #[error("\".\" or \"..\" stands beside an escaped slash or backslash, or before ';'")]
+    HiddenDots,
+}
+
+/// Appends the normal form of `path`, which has no query, to `out`.
+///
+/// # Errors
+///
+/// Why it has none; `out` may then hold a part of it.
+pub fn normalise(path: &[u8], out: &mut String) -> Result<(), PathError> {
+    let Some(relative) = path.strip_prefix(b"/") else { return Err(PathError::NotAbsolute) };
+    let base = out.len();
+    let mut segments = relative.split(|byte| *byte == b'/').peekable();
+    while let Some(segment) = segments.next() {
+        let before = out.len();
+        out.push('/');
+        escape_segment(segment, out)?;
+        let last = segments.peek().is_none();
+        match &out[before + 1..] {
+            "." => {
+                out.truncate(before);
+                out.push_str(if last { "/" } else { "" });
+            }
+            ".." => {
+                let parent = out[base..before].rfind('/').ok_or(PathError::AboveRoot)?;
+                out.truncate(base + parent);
+                out.push_str(if last { "/" } else { "" });
+            }
+            text if hides_dots(text) => return Err(PathError::HiddenDots),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Appends the normal form of a query, without its `?`, to `out`: it is left as it is, but for what no request line can hold.
+///
+/// # Errors
+///
+/// Why it has none.
+pub fn normalise_query(query: &[u8], out: &mut String) -> Result<(), PathError> {
+    for &byte in query {
+        match byte {
+            b'#' => return Err(PathError::BadByte),
+            _ if byte.is_ascii_graphic() => out.push(char::from(byte)),
+            0x80.. => push_escape(byte, out),
+            _ => return Err(PathError::BadByte),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a path is its own normal form.
+#[must_use]
+pub fn is_normal(path: &str) -> bool {
+    let mut normal = String::with_capacity(path.len());
+    normalise(path.as_bytes(), &mut normal).is_ok() && normal == path
+}
+
+/// Resolves escapes as far as that says nothing else, for comparing values of a query: `+` is a space there.
+#[must_use]
+pub fn query_value(text: &str) -> Vec<u8> {
+    let mut value = Vec::with_capacity(text.len());
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let digit = |index: usize| bytes.get(index).copied().and_then(digit);
+        match (byte, digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                value.push(high << 4 | low);
+                at += 3;
+                continue;
+            }
+            (b'+', ..) => value.push(b' '),
+            _ => value.push(byte),
+        }
+        at += 1;
+    }
+    value
+}
+
+/// Appends a segment with each byte as the normal form has it.
+fn escape_segment(segment: &[u8], out: &mut String) -> Result<(), PathError> {
+    let mut bytes = segment.iter().copied();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            _ if stays(byte) => out.push(char::from(byte)),
+            b'%' => {
+                let high = bytes.next().and_then(digit).ok_or(PathError::BadEscape)?;
+                let low = bytes.next().and_then(digit).ok_or(PathError::BadEscape)?;
+                match high << 4 | low {
+                    0 => return Err(PathError::Nul),
+                    byte if is_unreserved(byte) => out.push(char::from(byte)),
+                    byte => push_escape(byte, out),
+                }
+            }
+            b'\\' => return Err(PathError::Backslash),
+            // No path holds these, but there are clients that leave them as they are.
+            b'"' | b'<' | b'>' | b'[' | b']' | b'^' | b'`' | b'{' | b'|' | b'}' | 0x80.. => {
+                push_escape(byte, out);
+            }
+            _ => return Err(PathError::BadByte),
+        }
+    }
+    Ok(())
+}
+
+/// RFC 3986: `pchar = unreserved / pct-encoded / sub-delims / ":" / "@"`.
+const fn stays(byte: u8) -> bool {
+    is_unreserved(byte)
+        || matches!(
+            byte,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@'
+        )
+}
+
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+const fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+fn push_escape(byte: u8, out: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    out.push('%');
+    out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    out.push(char::from(DIGITS[usize::from(byte & 0xf)]));
+}
+
+/// Whether a segment becomes `.` or `..`, or several with one of them among them, for a server that resolves escaped slashes
+/// or takes `;` for the begin of parameters.
+fn hides_dots(segment: &str) -> bool {
+    if !segment.contains('.') {
+        return false;
+    }
+    let dots = |part: &str| matches!(part.split(';').next(), Some("." | ".."));
+    let mut rest = segment;
+    loop {
+        let next = [rest.find("%2F"), rest.find("%5C")].into_iter().flatten().min();
+        let Some(at) = next else { return dots(rest) };
+        if dots(&rest[..at]) {
+            return true;
+        }
+        rest = &rest[at + 3..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn normal(path: &str) -> Result<String, PathError> {
+        let mut out = String::new();
+        normalise(path.as_bytes(), &mut out).map(|()| out)
+    }
+
+    /// The examples of RFC 3986, sections 5.2.4 and 6.2.2, and what is our own decision.
+    #[test]
+    fn paths_have_one_form() {
+        let cases = [
+            ("/", "/"),
+            ("/a/b/c/./../../g", "/a/g"),
+            ("/%7Esmith/home.html", "/~smith/home.html"),
+            ("/%7esmith/", "/~smith/"),
+            ("/a/../a/b", "/a/b"),
+            ("/a/%2e%2E/b", "/b"),
+            ("/a/.", "/a/"),
+            ("/a/b/..", "/a/"),
+            ("/a/..", "/"),
+            ("/./", "/"),
+            ("/...", "/..."),
+            ("/a..b/.c", "/a..b/.c"),
+            ("//a", "//a"),
+            ("//a/..", "//"),
+            ("/a//../b", "/a/b"),
+            ("/a%2fb", "/a%2Fb"),
+            ("/a%5cb", "/a%5Cb"),
+            ("/%c3%bc", "/%C3%BC"),
+            ("/\u{fc}", "/%C3%BC"),
+            ("/a%20b", "/a%20b"),
+            ("/a|b{c}[d]", "/a%7Cb%7Bc%7D%5Bd%5D"),
+            ("/%252e%252e/x", "/%252e%252e/x"),
+            ("/a;b=c/d", "/a;b=c/d"),
+            ("/%0d%0aX", "/%0D%0AX"),
+            ("/%41%2D", "/A-"),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(normal(path).as_deref(), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_servers_read_differently_is_refused() {
+        use PathError::*;
+        let cases = [
+            ("", NotAbsolute),
+            ("a", NotAbsolute),
+            ("*", NotAbsolute),
+            ("/..", AboveRoot),
+            ("/a/../../b", AboveRoot),
+            ("/%2e%2e", AboveRoot),
+            ("/a\\b", Backslash),
+            ("/a/..%2fb", HiddenDots),
+            ("/a/..%5Cb", HiddenDots),
+            ("/a%2f..", HiddenDots),
+            ("/a%2f%2e%2e%2fb", HiddenDots),
+            ("/.%2F", HiddenDots),
+            ("/a/..;/b", HiddenDots),
+            ("/a/..;x=1/b", HiddenDots),
+            ("/a%00", Nul),
+            ("/%", BadEscape),
+            ("/%4", BadEscape),
+            ("/%g0", BadEscape),
+            ("/% 41", BadEscape),
+            ("/a b", BadByte),
+            ("/a#b", BadByte),
+            ("/a\tb", BadByte),
+            ("/a\u{7f}", BadByte),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(normal(path), Err(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn queries_stay_as_they_are() {
+        let normal = |query: &[u8]| {
+            let mut out = String::new();
+            normalise_query(query, &mut out).map(|()| out)
+        };
+        assert_eq!(normal(b"a=1&b=%zz?/{}").as_deref(), Ok("a=1&b=%zz?/{}"));
+        assert_eq!(normal("\u{fc}".as_bytes()).as_deref(), Ok("%C3%BC"));
+        for bad in [&b"a b"[..], b"a#b", b"a\0"] {
+            assert_eq!(normal(bad), Err(PathError::BadByte));
+        }
+        assert_eq!(query_value("a+b%20c%2B%zz%4"), b"a b c+%zz%4");
+    }
+
+    proptest! {
+        /// A path's normal form is its own, has no dot segments, and nothing but what a request line can hold.
+        #[test]
+        fn normal_forms_stay(path in "/[a-c./%25E;\\\\\u{80}-\u{ff}]{0,24}") {
+            if let Ok(once) = normal(&path) {
+                prop_assert_eq!(normal(&once), Ok(once.clone()));
+                prop_assert!(is_normal(&once));
+                prop_assert!(once.split('/').all(|segment| segment != "." && segment != ".."));
+                prop_assert!(once.bytes().all(|byte| byte.is_ascii_graphic()));
+            }
+        }
+    }
+}

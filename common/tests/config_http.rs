@@ -1,0 +1,111 @@
+//! Services of `mode = "http"` as they are taken, and what they are near to.
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::config::{self, Action, Condition, Config, Http, Mode, PathPattern};
+
+fn parse(rules: &str) -> Result<Config, config::Diagnostics> {
+    let text = format!(
+        "[[service]]\nname = \"s\"\nmode = \"http\"\nlisten = [\"127.0.0.1:80\"]\n{rules}\n\
+         [[target_group]]\nname = \"g\"\ntargets = [{{ address = \"10.0.1.1:80\" }}]\n"
+    );
+    config::parse(&text, Path::new("pair.toml"))
+}
+
+fn accept(rules: &str) -> Http {
+    let config = parse(rules).unwrap_or_else(|errors| panic!("{errors}"));
+    config.services[0].http.clone().unwrap()
+}
+
+#[test]
+fn the_defaults_and_the_bounds() {
+    let config = parse("forward = \"g\"").unwrap();
+    let service = &config.services[0];
+    assert_eq!((service.mode, service.forward.as_str()), (Mode::Http, "g"));
+    assert_eq!(
+        (service.timeout.idle, service.timeout.header),
+        (Duration::from_secs(60), Duration::from_secs(5))
+    );
+    let http = service.http.as_ref().unwrap();
+    assert_eq!(
+        (http.response_timeout, http.tunnel_timeout),
+        (Duration::from_secs(30), Duration::from_secs(3600))
+    );
+    assert_eq!(http.header_bytes_max, 32 * 1024);
+    assert!(http.rules.is_empty() && http.request_headers.is_empty() && http.trust_forwarded.is_empty());
+    let bounds =
+        |size: &str| accept(&format!("forward = \"g\"\nlimits = {{ max_header_bytes = \"{size}\" }}"));
+    assert_eq!(bounds("1KiB").header_bytes_max, 1024);
+    assert_eq!(bounds("65536B").header_bytes_max, 65536);
+}
+
+#[test]
+fn a_service_with_rules_needs_no_forward_and_no_group() {
+    let config = parse("[[service.rule]]\nwhen = { path = \"/\" }\nrespond = { status = 204 }").unwrap();
+    assert_eq!(config.services[0].forward, "");
+    assert_eq!(config.services[0].http.as_ref().unwrap().groups().count(), 0);
+    assert!(parse("").is_err(), "but one of both");
+}
+
+#[test]
+fn every_condition_is_read() {
+    let http = accept(
+        "[[service.rule]]\nwhen = { host = [\"A.example\", \"*.B.example\", \"192.0.2.1\", \"[2001:DB8::1]\"], \
+         path_regex = \"^/a\", method = [\"GET\", \"M-SEARCH\"], header = { \"X-A\" = \"1*\", \"X-B\" = \"*\" }, \
+         query = { q = \"x\" }, source = [\"10.0.0.0/8\", \"2001:db8::1\"] }\nforward = \"g\"",
+    );
+    let when: Vec<String> = http.rules[0].when.iter().map(ToString::to_string).collect();
+    let expected = [
+        "host = a.example | *.b.example | 192.0.2.1 | [2001:db8::1]",
+        "path_regex = ^/a",
+        "method = GET | M-SEARCH",
+        "header x-a = 1*",
+        "header x-b = *",
+        "query q = x",
+        "source = 10.0.0.0/8 | 2001:db8::1/128",
+    ];
+    assert_eq!(when, expected);
+    assert!(matches!(http.rules[0].path(), Some(PathPattern::Regex(_))));
+    assert!(matches!(http.rules[0].when[0], Condition::Host(_)));
+}
+
+#[test]
+fn what_is_no_loop_and_no_shadow_is_taken() {
+    let rule = |when: &str, what: &str| format!("[[service.rule]]\nwhen = {{ {when} }}\n{what}\n");
+    for (when, to) in [
+        ("path_prefix = \"/\"", "https://{host}{path}"),
+        ("path_prefix = \"/old\"", "/new/{rest}"),
+        ("path_prefix = \"/old\"", "/older"),
+        ("path = \"/a\"", "/a/"),
+        ("path_prefix = \"/\"", "http://other.example/"),
+        ("path_prefix = \"/\"", "http://{host}:8080/"),
+        ("host = [\"www.example\"], path_prefix = \"/\"", "http://example{path}"),
+        ("path_prefix = \"/\", query = { a = \"1\" }", "{path}"),
+        ("path_prefix = \"/\", method = [\"POST\"]", "{path}"),
+        ("path_regex = \"^/(.*)/$\"", "/{1}"),
+    ] {
+        accept(&rule(when, &format!("redirect = {{ to = \"{to}\" }}")));
+    }
+    for (first, second) in [
+        ("path_prefix = \"/a\"", "path_prefix = \"/ab\""),
+        ("path_prefix = \"/a\", method = [\"GET\"]", "path_prefix = \"/a\""),
+        ("host = [\"*.example\"]", "host = [\"example\"]"),
+        ("header = { A = \"1\" }", "header = { A = \"*\" }"),
+        ("source = [\"10.0.0.0/8\"]", "source = [\"8.0.0.0/5\"]"),
+        ("path_regex = \"a\"", "path = \"/b\""),
+    ] {
+        accept(&(rule(first, "forward = \"g\"") + &rule(second, "respond = { status = 403 }")));
+    }
+}
+
+#[test]
+fn an_answer_s_status_and_type_have_defaults() {
+    let http = accept(
+        "[[service.rule]]\nwhen = { path = \"/a\" }\nredirect = { to = \"/b\" }\n\
+         [[service.rule]]\nwhen = { path = \"/c\" }\nrespond = { status = 200, body = \"x\" }",
+    );
+    assert!(matches!(&http.rules[0].action, Action::Redirect(redirect) if redirect.status == 302));
+    let Action::Respond(respond) = &http.rules[1].action else { panic!("it responds") };
+    assert_eq!(respond.content_type, "text/plain; charset=utf-8");
+}

@@ -1,0 +1,178 @@
+//! The fields that a proxy has to know.
+
+/// A field that is not just passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// `Host`.
+    Host,
+    /// `Content-Length`.
+    ContentLength,
+    /// `Transfer-Encoding`.
+    TransferEncoding,
+    /// `Connection`.
+    Connection,
+    /// `Keep-Alive`.
+    KeepAlive,
+    /// `Proxy-Connection`.
+    ProxyConnection,
+    /// `TE`.
+    Te,
+    /// `Trailer`.
+    Trailer,
+    /// `Upgrade`.
+    Upgrade,
+    /// `HTTP2-Settings`.
+    Http2Settings,
+    /// `Expect`.
+    Expect,
+    /// `Via`.
+    Via,
+    /// `Forwarded`.
+    Forwarded,
+    /// `X-Forwarded-For`.
+    ForwardedFor,
+    /// `X-Forwarded-Host`.
+    ForwardedHost,
+    /// `X-Forwarded-Proto`.
+    ForwardedProto,
+    /// `X-Request-ID`.
+    RequestId,
+    /// `Authorization`.
+    Authorization,
+    /// `Cookie`.
+    Cookie,
+}
+
+/// With their names in lower case.
+const ALL: [(&str, Known); 19] = [
+    ("host", Known::Host),
+    ("content-length", Known::ContentLength),
+    ("transfer-encoding", Known::TransferEncoding),
+    ("connection", Known::Connection),
+    ("keep-alive", Known::KeepAlive),
+    ("proxy-connection", Known::ProxyConnection),
+    ("te", Known::Te),
+    ("trailer", Known::Trailer),
+    ("upgrade", Known::Upgrade),
+    ("http2-settings", Known::Http2Settings),
+    ("expect", Known::Expect),
+    ("via", Known::Via),
+    ("forwarded", Known::Forwarded),
+    ("x-forwarded-for", Known::ForwardedFor),
+    ("x-forwarded-host", Known::ForwardedHost),
+    ("x-forwarded-proto", Known::ForwardedProto),
+    ("x-request-id", Known::RequestId),
+    ("authorization", Known::Authorization),
+    ("cookie", Known::Cookie),
+];
+
+impl Known {
+    /// The field of this name.
+    #[must_use]
+    pub fn of(name: &[u8]) -> Option<Self> {
+        // Their lengths tell most other names apart without a look at them.
+        let same = |&&(known, _): &&(&str, Self)| {
+            known.len() == name.len() && name.eq_ignore_ascii_case(known.as_bytes())
+        };
+        ALL.iter().find(same).map(|(_, known)| *known)
+    }
+
+    /// Whether the name is another one's but for `_` in place of `-`. Servers that hand fields to programs in variables (CGI, WSGI)
+    /// take both for the same.
+    #[must_use]
+    pub fn looks_like_one(name: &[u8]) -> bool {
+        if !name.contains(&b'_') {
+            return false;
+        }
+        let plain: Vec<u8> = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+        Self::of(&plain).is_some()
+    }
+
+    /// Whether it is for the target whatever `Connection` says: a client that has it taken away on the way deceives the target.
+    #[must_use]
+    pub const fn is_for_the_target(self) -> bool {
+        !matches!(
+            self,
+            Self::Connection
+                | Self::KeepAlive
+                | Self::ProxyConnection
+                | Self::Te
+                | Self::Trailer
+                | Self::Upgrade
+                | Self::Http2Settings
+        )
+    }
+
+    /// Whether it is about this connection only, or says where the message ends: never passed on as it is.
+    #[must_use]
+    pub const fn is_for_one_hop(self) -> bool {
+        matches!(
+            self,
+            Self::ContentLength
+                | Self::TransferEncoding
+                | Self::Connection
+                | Self::KeepAlive
+                | Self::ProxyConnection
+                | Self::Te
+                | Self::Upgrade
+                | Self::Http2Settings
+        )
+    }
+}
+
+/// Whether a field may stand in trailers (RFC 9110, section 6.5.1): nothing that says where a message ends, whom it is for or from, or who
+/// may have it, and nothing for one hop.
+#[must_use]
+pub fn may_trail(name: &[u8]) -> bool {
+    const NEVER: [&str; 9] = [
+        "age",
+        "cache-control",
+        "content-encoding",
+        "content-range",
+        "content-type",
+        "max-forwards",
+        "proxy-authorization",
+        "set-cookie",
+        "www-authenticate",
+    ];
+    let never = |known: &&str| name.eq_ignore_ascii_case(known.as_bytes());
+    Known::of(name).is_none() && !Known::looks_like_one(name) && !NEVER.iter().any(never)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_known_in_any_case() {
+        assert_eq!(Known::of(b"CONTENT-length"), Some(Known::ContentLength));
+        assert_eq!(Known::of(b"X-Forwarded-For"), Some(Known::ForwardedFor));
+        assert_eq!(Known::of(b"te"), Some(Known::Te));
+        assert_eq!(Known::of(b"tee"), None);
+        assert!(Known::looks_like_one(b"Content_Length") && Known::looks_like_one(b"x_forwarded-for"));
+        assert!(!Known::looks_like_one(b"content-length") && !Known::looks_like_one(b"my_field"));
+    }
+
+    #[test]
+    fn what_frames_routes_or_authorises_never_trails() {
+        for name in [
+            "Content-Length",
+            "transfer-encoding",
+            "Host",
+            "X-Forwarded-For",
+            "Authorization",
+            "Set-Cookie",
+            "content_length",
+        ] {
+            assert!(!may_trail(name.as_bytes()), "{name}");
+        }
+        assert!(may_trail(b"grpc-status") && may_trail(b"X-Checksum"));
+    }
+
+    #[test]
+    fn connection_may_take_away_what_is_for_one_hop_only() {
+        assert!(Known::Host.is_for_the_target() && Known::Cookie.is_for_the_target());
+        assert!(!Known::KeepAlive.is_for_the_target() && !Known::Te.is_for_the_target());
+        assert!(Known::TransferEncoding.is_for_the_target() && Known::TransferEncoding.is_for_one_hop());
+    }
+}

@@ -1,0 +1,16 @@
+//! HTTP without IO: what a message is, where a request goes, and what is passed on of it.
+//!
+//! ```text
+//! bytes ── framing ──► a head, and where its body ends ── route ──► what becomes of it ── pass_on ──► bytes
+//! ```
+//!
+//! What is ambiguous is refused before anything of it is passed on, and what is passed on is written anew.
+
+pub mod answer;
+pub mod budget;
+pub mod fields;
+pub mod framing;
+pub mod pass_on;
+pub mod route;
+
+pub use common::path;

@@ -1,0 +1,156 @@
+use super::*;
+use crate::http::framing::{parse_request, parse_response};
+
+static NONE: HeaderChanges = HeaderChanges { remove: Vec::new(), set: Vec::new(), add: Vec::new() };
+
+fn passing(trusted: bool) -> Passing<'static> {
+    Passing {
+        path: "/path",
+        client: "198.51.100.7".parse().unwrap(),
+        trusted,
+        arrival: Arrival { scheme: "http", local: "192.0.2.10:80".parse().unwrap() },
+        pseudonym: "tandem-1",
+        request_id: 0xabc,
+        changes: [&NONE, &NONE],
+    }
+}
+
+fn passed_on(text: &str, passing: &Passing<'_>) -> Result<String, Fault> {
+    let head = parse_request(text.as_bytes())?;
+    let mut out = Vec::new();
+    request(&head, passing, &mut out)?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn a_request_is_written_anew() {
+    let text = "POST /path?q=1 HTTP/1.1\r\nhost: Shop.example\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n\
+                Proxy-Connection: x\r\nAccept:  a/b \r\nX-Forwarded-For: 10.0.0.1\r\nForwarded: for=10.0.0.1\r\n\
+                X-Request-ID: mine\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\nTE: gzip, trailers\r\nExpect: 100-continue\r\n\
+                Via: 1.0 other\r\nContent-Length: 4\r\n\r\n";
+    let expected = "POST /path?q=1 HTTP/1.1\r\nHost: shop.example\r\nAccept: a/b\r\nVia: 1.0 other\r\n\
+                    X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: shop.example\r\n\
+                    X-Request-ID: 00000000000000000000000000000abc\r\nVia: 1.1 tandem-1\r\n\
+                    Connection: TE\r\nTE: trailers\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
+    assert_eq!(passed_on(text, &passing(false)).unwrap(), expected);
+}
+
+#[test]
+fn a_proxy_s_word_is_taken_and_added_to() {
+    let text = "GET /path HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.1\r\nX-Forwarded-For: 10.0.0.2\r\nX-Forwarded-Proto: https\r\n\
+                Forwarded: for=10.0.0.1\r\nX-Request-ID: mine\r\n\r\n";
+    let expected = "GET /path HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\nForwarded: for=10.0.0.1\r\nX-Request-ID: mine\r\n\
+                    X-Forwarded-For: 10.0.0.1, 10.0.0.2, 198.51.100.7\r\nX-Forwarded-Host: a\r\n\
+                    Forwarded: for=198.51.100.7;proto=http\r\nVia: 1.1 tandem-1\r\n\r\n";
+    assert_eq!(passed_on(text, &passing(true)).unwrap(), expected);
+    let six = Passing { client: "2001:db8::7".parse().unwrap(), ..passing(true) };
+    let text = passed_on(text, &six).unwrap();
+    assert!(text.contains("\r\nForwarded: for=\"[2001:db8::7]\";proto=http\r\n"), "{text}");
+}
+
+#[test]
+fn a_request_that_came_through_before_is_a_loop() {
+    let via = |via: &str| {
+        passed_on(&format!("GET / HTTP/1.1\r\nHost: a\r\nVia: 1.1 x\r\nVia: {via}\r\n\r\n"), &passing(false))
+            .err()
+    };
+    assert_eq!(via("1.1 other, 1.1 tandem-1 (comment), 1.0 third"), Some(Fault::Loop));
+    assert_eq!(via("1.1 tandem-1"), Some(Fault::Loop));
+    assert_eq!(via("1.1 tandem-10, 1.1 x.tandem-1"), None);
+}
+
+#[test]
+fn http_1_0_becomes_1_1_with_a_host() {
+    let text = passed_on("GET / HTTP/1.0\r\nAccept: x\r\n\r\n", &passing(false)).unwrap();
+    assert!(text.starts_with("GET /path HTTP/1.1\r\nHost: 192.0.2.10\r\nAccept: x\r\n"), "{text}");
+    assert!(text.contains("\r\nVia: 1.0 tandem-1\r\n"), "{text}");
+}
+
+#[test]
+fn fields_are_changed_as_service_and_rule_say() {
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let service = HeaderChanges {
+        remove: vec!["x-secret".to_owned()],
+        set: vec![pair("X-Env", "live"), pair("X-Both", "service")],
+        add: vec![pair("X-More", "1")],
+    };
+    let rule = HeaderChanges {
+        set: vec![pair("X-Both", "rule"), pair("Host", "inner.example")],
+        remove: vec!["x-more".to_owned()],
+        add: vec![pair("Accept", "b")],
+    };
+    let passing = Passing { changes: [&service, &rule], ..passing(false) };
+    let text = "GET /path HTTP/1.1\r\nHost: a\r\nX-SECRET: 1\r\nx-env: test\r\nX-Both: client\r\nX-More: 0\r\nAccept: a\r\n\r\n";
+    let text = passed_on(text, &passing).unwrap();
+    let (head, _) = text.split_once("X-Forwarded-For").unwrap();
+    assert_eq!(
+        head,
+        "GET /path HTTP/1.1\r\nAccept: a\r\nX-Env: live\r\nX-Both: rule\r\nHost: inner.example\r\nAccept: b\r\n"
+    );
+    assert!(text.contains("X-Forwarded-Host: a\r\n"), "{text}");
+}
+
+#[test]
+fn a_tunnel_is_asked_for_and_answered() {
+    let text = "GET /path HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
+    let asked = passed_on(text, &passing(false)).unwrap();
+    assert!(asked.contains("\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"), "{asked}");
+    let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: y\r\n\r\n";
+    let head = parse_response(head, false).unwrap();
+    let mut out = Vec::new();
+    response(&head, Ending::AsGiven, Afterwards::Kept, [&NONE, &NONE], &mut out);
+    let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: y\r\nConnection: upgrade\r\n\r\n";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+}
+
+fn answered(text: &str, version: Version, afterwards: Afterwards, changes: &HeaderChanges) -> String {
+    let head = parse_response(text.as_bytes(), false).unwrap();
+    let mut out = Vec::new();
+    response(&head, Ending::of(head.body, version), afterwards, [&NONE, changes], &mut out);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn an_answer_is_framed_for_its_client() {
+    let (new, old) = (Version::Http11, Version::Http10);
+    let text =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: X-Hop\r\nX-Hop: 1\r\nServer: t\r\n\r\n";
+    let expected = "HTTP/1.1 200 OK\r\nServer: t\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_eq!(answered(text, new, Afterwards::Kept, &NONE), expected);
+    assert_eq!(
+        answered(text, old, Afterwards::Closed, &NONE),
+        "HTTP/1.1 200 OK\r\nServer: t\r\nConnection: close\r\n\r\n"
+    );
+    let text = "HTTP/1.0 200 OK\r\n\r\n";
+    assert_eq!(
+        answered(text, new, Afterwards::Kept, &NONE),
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let text = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nKeep-Alive: 5\r\n\r\n";
+    let remove = HeaderChanges { remove: vec!["server".to_owned()], ..HeaderChanges::default() };
+    assert_eq!(
+        answered(text, old, Afterwards::KeptHttp10, &remove),
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"
+    );
+    let text = "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nServer: t\r\n\r\n";
+    assert_eq!(answered(text, new, Afterwards::Kept, &remove), "HTTP/1.1 204 No Content\r\n\r\n");
+    let text = "HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n";
+    assert!(answered(text, new, Afterwards::Kept, &NONE).contains("Content-Length: 7"));
+}
+
+#[test]
+fn interim_answers_and_trailers_go_on_without_what_is_not_theirs() {
+    let head =
+        parse_response(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n", false).unwrap();
+    let mut out = Vec::new();
+    interim(&head, &mut out);
+    assert_eq!(out, b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+    out.clear();
+    let trailers = [
+        Field { name: b"grpc-status", value: b"0" },
+        Field { name: b"Content-Length", value: b"5" },
+        Field { name: b"Authorization", value: b"x" },
+    ];
+    last_chunk(&trailers, &mut out);
+    assert_eq!(out, b"0\r\ngrpc-status: 0\r\n\r\n");
+}

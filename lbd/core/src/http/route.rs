@@ -1,0 +1,300 @@
+//! Which rule a request meets, and what that makes of it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use common::config::{
+    Action, Condition, Http, HttpRule, PathPattern, Redirect, Respond, Split, Template, Variable,
+};
+use common::hash::mix;
+use common::path::{PathError, normalise, query_value};
+
+use super::framing::Field;
+
+/// What rules look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'r> {
+    /// The method.
+    pub method: &'r str,
+    /// The host in its one form, without a port; empty if none was given.
+    pub host: &'r str,
+    /// The path in its normal form, or `*`.
+    pub path: &'r str,
+    /// The query without its `?`.
+    pub query: Option<&'r str>,
+    /// The fields.
+    pub fields: &'r [Field<'r>],
+    /// The client's address.
+    pub client: IpAddr,
+}
+
+/// How a request came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// The address that the client came to.
+    pub local: SocketAddr,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routed<'h> {
+    /// The rule that it meets, with its place in the file, counted from 0; none for what the service does else.
+    pub rule: Option<(usize, &'h HttpRule)>,
+    /// What is done.
+    pub outcome: Outcome<'h>,
+}
+
+/// What is done with a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome<'h> {
+    /// A target of this group answers.
+    Forward(&'h str),
+    /// The client is sent elsewhere.
+    Redirect(&'h Redirect),
+    /// This is answered.
+    Respond(&'h Respond),
+    /// There is nothing for it: 404.
+    Nothing,
+}
+
+/// Looks at the rules in their order. `hash` is a keyed hash of the client's address: of several groups a client always gets the
+/// same, as long as their weights stay.
+#[must_use]
+pub fn route<'h>(http: &'h Http, asked: &Asked<'_>, hash: u64) -> Routed<'h> {
+    let met = |rule: &&HttpRule| rule.when.iter().all(|condition| meets(condition, asked));
+    let rule = http.rules.iter().enumerate().find(|(_, rule)| met(rule));
+    let forward = |split: &'h Split, place: usize| {
+        // Two rules with the same weights do not send the same clients to their second group.
+        split.choose(mix(hash.wrapping_add(place as u64))).map_or(Outcome::Nothing, Outcome::Forward)
+    };
+    let outcome = match rule {
+        Some((index, HttpRule { action: Action::Forward(split), .. })) => forward(split, index + 1),
+        Some((_, HttpRule { action: Action::Redirect(redirect), .. })) => Outcome::Redirect(redirect),
+        Some((_, HttpRule { action: Action::Respond(respond), .. })) => Outcome::Respond(respond),
+        None => http.forward.as_ref().map_or(Outcome::Nothing, |split| forward(split, 0)),
+    };
+    Routed { rule, outcome }
+}
+
+/// Whether a request meets a condition.
+#[must_use]
+pub fn meets(condition: &Condition, asked: &Asked<'_>) -> bool {
+    match condition {
+        Condition::Host(hosts) => hosts.iter().any(|host| host.matches(asked.host)),
+        Condition::Path(pattern) => pattern.matches(asked.path),
+        Condition::Method(methods) => methods.iter().any(|method| method == asked.method),
+        Condition::Header { name, value } => {
+            asked.fields.iter().any(|field| field.is(name) && value.matches(field.value))
+        }
+        Condition::Query { name, value } => {
+            let parameters = asked.query.into_iter().flat_map(|query| query.split('&'));
+            parameters.map(|parameter| parameter.split_once('=').unwrap_or((parameter, ""))).any(
+                |(its_name, its_value)| {
+                    query_value(its_name) == name.as_bytes() && value.matches(&query_value(its_value))
+                },
+            )
+        }
+        Condition::Source(networks) => {
+            let client = asked.client.to_canonical();
+            networks.iter().any(|network| network.contains(&client))
+        }
+    }
+}
+
+/// The first condition of a rule that a request does not meet.
+#[must_use]
+pub fn obstacle<'h>(rule: &'h HttpRule, asked: &Asked<'_>) -> Option<&'h Condition> {
+    rule.when.iter().find(|condition| !meets(condition, asked))
+}
+
+/// Where a redirect sends a client.
+#[must_use]
+pub fn location(redirect: &Redirect, rule: &HttpRule, asked: &Asked<'_>, arrival: Arrival) -> String {
+    let location = filled(&redirect.to, rule, asked, arrival);
+    // A path that begins with two slashes would be read as a host.
+    match location.strip_prefix("//") {
+        Some(rest) => format!("/{}", rest.trim_start_matches('/')),
+        None => location,
+    }
+}
+
+/// The path that a target gets.
+///
+/// # Errors
+///
+/// That what the variables gave together is no path.
+pub fn rewritten(
+    rewrite: &Template,
+    rule: &HttpRule,
+    asked: &Asked<'_>,
+    arrival: Arrival,
+) -> Result<String, PathError> {
+    let path = filled(rewrite, rule, asked, arrival);
+    let mut normal = String::with_capacity(path.len());
+    normalise(path.as_bytes(), &mut normal)?;
+    Ok(normal)
+}
+
+fn filled(template: &Template, rule: &HttpRule, asked: &Asked<'_>, arrival: Arrival) -> String {
+    let captures = match rule.path() {
+        Some(PathPattern::Regex(regex))
+            if template.variables().any(|it| matches!(it, Variable::Capture(_))) =>
+        {
+            regex.captures(asked.path).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    };
+    let mut out = String::with_capacity(64 + asked.path.len());
+    template.expand(&mut out, |variable, out| match variable {
+        Variable::Scheme => out.push_str(arrival.scheme),
+        Variable::Host if asked.host.is_empty() => out.push_str(&host_of(arrival.local)),
+        Variable::Host => out.push_str(asked.host),
+        Variable::Port => out.push_str(&arrival.local.port().to_string()),
+        Variable::Path => out.push_str(asked.path),
+        Variable::Rest => {
+            let prefix = match rule.path() {
+                Some(PathPattern::Prefix(prefix)) => prefix.as_str(),
+                _ => "",
+            };
+            out.push_str(asked.path.strip_prefix(prefix).unwrap_or_default().trim_start_matches('/'));
+        }
+        Variable::Query => {
+            if let Some(query) = asked.query {
+                out.push('?');
+                out.push_str(query);
+            }
+        }
+        Variable::Capture(number) => out.push_str(captures.get(usize::from(number)).unwrap_or(&"")),
+    });
+    out
+}
+
+/// An address as the host of an URL.
+#[must_use]
+pub fn host_of(local: SocketAddr) -> String {
+    match local.ip().to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn http(rules: &str) -> Http {
+        let text = format!(
+            "[[service]]\nname = \"s\"\nmode = \"http\"\nlisten = [\"127.0.0.1:80\"]\nforward = \"rest\"\n{rules}\n\
+             [[target_group]]\nname = \"rest\"\ntargets = [{{ address = \"192.0.2.1:80\" }}]\n\
+             [[target_group]]\nname = \"api\"\ntargets = [{{ address = \"192.0.2.2:80\" }}]\n"
+        );
+        let config = common::config::parse(&text, Path::new("test.toml"));
+        let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+        config.services[0].http.clone().unwrap()
+    }
+
+    fn asked<'r>(method: &'r str, host: &'r str, path: &'r str) -> Asked<'r> {
+        Asked { method, host, path, query: None, fields: &[], client: "198.51.100.7".parse().unwrap() }
+    }
+
+    const ARRIVAL: Arrival = Arrival {
+        scheme: "http",
+        local: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 10)), 8080),
+    };
+
+    fn place(http: &Http, asked: &Asked<'_>) -> Option<usize> {
+        route(http, asked, 0).rule.map(|(index, _)| index)
+    }
+
+    #[test]
+    fn the_first_rule_that_is_met_decides() {
+        let http = http(
+            "[[service.rule]]\nwhen = { host = [\"api.example\", \"*.api.example\"], path_prefix = \"/v2\" }\nforward = \"api\"\n\
+             [[service.rule]]\nwhen = { path = \"/health\", method = [\"GET\", \"HEAD\"] }\nrespond = { status = 200, body = \"ok\" }\n\
+             [[service.rule]]\nwhen = { path_prefix = \"/old\" }\nredirect = { to = \"https://{host}/new/{rest}{query}\", status = 308 }\n\
+             [[service.rule]]\nwhen = { path_regex = \"^/user/([0-9]+)$\" }\nforward = \"api\"\nrewrite = \"/users/{1}/profile\"\n\
+             [[service.rule]]\nwhen = { header = { User-Agent = \"*Mobile*\" }, query = { beta = \"*\" } }\nforward = \"api\"\n\
+             [[service.rule]]\nwhen = { source = [\"198.51.100.0/24\"], path_prefix = \"/office\" }\nforward = \"api\"\n",
+        );
+        for (request, expected) in [
+            (asked("GET", "api.example", "/v2/x"), Some(0)),
+            (asked("GET", "a.api.example", "/v2"), Some(0)),
+            (asked("GET", "api.example", "/v20"), None),
+            (asked("GET", "shop.example", "/v2/x"), None),
+            (asked("HEAD", "any", "/health"), Some(1)),
+            (asked("POST", "any", "/health"), None),
+            (asked("GET", "any", "/old"), Some(2)),
+            (asked("GET", "any", "/user/42"), Some(3)),
+            (asked("GET", "any", "/user/42x"), None),
+            (asked("GET", "any", "/office/door"), Some(5)),
+            (
+                Asked { client: "::ffff:198.51.100.9".parse().unwrap(), ..asked("GET", "any", "/office") },
+                Some(5),
+            ),
+            (Asked { client: "203.0.113.1".parse().unwrap(), ..asked("GET", "any", "/office") }, None),
+        ] {
+            assert_eq!(place(&http, &request), expected, "{request:?}");
+        }
+        let fields = [Field { name: b"user-agent", value: b"A Mobile Browser" }];
+        let mobile = Asked { fields: &fields, query: Some("a=1&beta"), ..asked("GET", "any", "/") };
+        assert_eq!(place(&http, &mobile), Some(4));
+        assert_eq!(place(&http, &Asked { query: Some("a=1"), ..mobile }), None);
+        assert_eq!(place(&http, &Asked { query: Some("b%65ta=x+y"), ..mobile }), Some(4));
+        assert_eq!(route(&http, &asked("GET", "any", "/"), 0).outcome, Outcome::Forward("rest"));
+    }
+
+    #[test]
+    fn variables_are_filled_in() {
+        let http = http(
+            "[[service.rule]]\nwhen = { path_prefix = \"/old\" }\nredirect = { to = \"https://{host}/new/{rest}{query}\" }\n\
+             [[service.rule]]\nwhen = { path_regex = \"^/user/([0-9]+)(.*)$\" }\nforward = \"api\"\nrewrite = \"/users/{1}{2}\"\n\
+             [[service.rule]]\nwhen = { path_prefix = \"/here\" }\nredirect = { to = \"{scheme}://{host}:{port}/there\" }\n\
+             [[service.rule]]\nwhen = { method = [\"PUT\"] }\nredirect = { to = \"{path}\", status = 303 }\n",
+        );
+        let to = |asked: &Asked<'_>| match route(&http, asked, 0) {
+            Routed { rule: Some((_, rule)), outcome: Outcome::Redirect(redirect) } => {
+                location(redirect, rule, asked, ARRIVAL)
+            }
+            other => panic!("{other:?}"),
+        };
+        let with_query = Asked { query: Some("a=1"), ..asked("GET", "shop.example", "/old/a/b") };
+        assert_eq!(to(&with_query), "https://shop.example/new/a/b?a=1");
+        assert_eq!(to(&asked("GET", "shop.example", "/old")), "https://shop.example/new/");
+        assert_eq!(
+            to(&asked("GET", "shop.example", "/old//evil.example")),
+            "https://shop.example/new/evil.example"
+        );
+        assert_eq!(to(&asked("GET", "", "/here")), "http://192.0.2.10:8080/there");
+        assert_eq!(to(&asked("PUT", "a", "//evil.example/x")), "/evil.example/x", "no other host");
+        let user = asked("GET", "a", "/user/42/x");
+        let (_, rule) = route(&http, &user, 0).rule.unwrap();
+        let rewrite = rule.rewrite.as_ref().unwrap();
+        assert_eq!(rewritten(rewrite, rule, &user, ARRIVAL).as_deref(), Ok("/users/42/x"));
+    }
+
+    #[test]
+    fn a_client_keeps_its_group() {
+        let http = http(
+            "[[service.rule]]\nwhen = { path_prefix = \"/\" }\nforward = [{ group = \"rest\", weight = 3 }, { group = \"api\", weight = 1 }]\n",
+        );
+        let request = asked("GET", "a", "/");
+        let group = |hash| route(&http, &request, hash).outcome;
+        let api = (0..4000).filter(|hash| group(*hash) == Outcome::Forward("api")).count();
+        assert!((900..1100).contains(&api), "{api}");
+        assert_eq!(group(17), group(17));
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_told() {
+        let http = http(
+            "[[service.rule]]\nwhen = { host = [\"api.example\"], path_prefix = \"/v2\" }\nforward = \"api\"\n",
+        );
+        let why = |asked: &Asked<'_>| obstacle(&http.rules[0], asked).map(ToString::to_string);
+        assert_eq!(why(&asked("GET", "shop.example", "/v2")).as_deref(), Some("host = api.example"));
+        assert_eq!(why(&asked("GET", "api.example", "/v1")).as_deref(), Some("path_prefix = /v2"));
+        assert_eq!(why(&asked("GET", "api.example", "/v2")), None);
+    }
+}

@@ -1,0 +1,128 @@
+//! Connections to targets that wait for the next request.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::stream::Stream;
+use crate::snapshot::Target;
+use crate::worker::Worker;
+
+/// More connections to a target than this a worker does not keep.
+const PER_TARGET_MAX: usize = 256;
+
+/// A connection that was not used for so long is closed. Less than most servers wait, so that it is not they who close it just when it
+/// is used again.
+const IDLE_MS_MAX: u64 = 50_000;
+
+/// How often the kept connections are looked at.
+const LOOK_MS: u64 = 1000;
+
+/// A connection to a target.
+pub(super) struct Upstream {
+    /// The connection.
+    pub(super) stream: Stream,
+    /// Where it leads to, where it counts as open.
+    pub(super) open: Open,
+    /// Whether it has served requests before.
+    pub(super) reused: bool,
+}
+
+/// A connection's place among those open at a target, given back when dropped.
+pub(super) struct Open {
+    /// The target.
+    pub(super) target: Arc<Target>,
+    worker: usize,
+}
+
+impl Upstream {
+    /// A connection just made.
+    pub(super) fn new(worker: &Worker, stream: Stream, target: &Arc<Target>) -> Self {
+        let counters = target.counters.of(worker.index);
+        counters.connected.add(1);
+        counters.open.add(1);
+        Self { stream, open: Open { target: Arc::clone(target), worker: worker.index }, reused: false }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.target.counters.of(self.worker).open.subtract_one();
+    }
+}
+
+/// The kept connections of a worker, the last used one of each target last.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// By the target's place in memory, which is its own as long as a connection holds it.
+    by_target: RefCell<HashMap<*const Target, Vec<Idle>>>,
+    now_ms: Cell<u64>,
+    looked_ms: Cell<u64>,
+}
+
+struct Idle {
+    upstream: Upstream,
+    since_ms: u64,
+}
+
+impl Kept {
+    /// A connection to `target` that is still there. `ask` has the kernel asked as well, for a request that cannot be sent twice.
+    pub(super) fn take(&self, target: &Arc<Target>, ask: bool) -> Option<Upstream> {
+        let mut by_target = self.by_target.borrow_mut();
+        let kept = by_target.get_mut(&Arc::as_ptr(target))?;
+        // Those that the target has closed, or sent something to nobody on, are closed here, too.
+        while let Some(idle) = kept.pop() {
+            if idle.upstream.stream.socket.is_quiet(ask) {
+                return Some(Upstream { reused: true, ..idle.upstream });
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection on which nothing is under way.
+    pub(super) fn put(&self, upstream: Upstream) {
+        // A target that gets nothing more needs none.
+        if upstream.open.target.share() == 0 || !upstream.stream.inbound.is_empty() {
+            return;
+        }
+        let mut by_target = self.by_target.borrow_mut();
+        let kept = by_target.entry(Arc::as_ptr(&upstream.open.target)).or_default();
+        if kept.len() < PER_TARGET_MAX {
+            kept.push(Idle { upstream, since_ms: self.now_ms.get() });
+        }
+    }
+
+    /// Closes all to a target: one was found dead, and the others were made when it was.
+    pub(super) fn forget(&self, target: &Arc<Target>) {
+        self.by_target.borrow_mut().remove(&Arc::as_ptr(target));
+    }
+
+    /// Takes the time, and now and then closes what has been unused for long or was closed by its target.
+    pub(crate) fn tick(&self, now_ms: u64) {
+        self.now_ms.set(now_ms);
+        if now_ms < self.looked_ms.get() + LOOK_MS {
+            return;
+        }
+        self.looked_ms.set(now_ms);
+        self.by_target.borrow_mut().retain(|_, kept| {
+            kept.retain(|idle| {
+                let upstream = &idle.upstream;
+                now_ms < idle.since_ms + IDLE_MS_MAX
+                    && upstream.open.target.share() > 0
+                    && upstream.stream.socket.is_quiet(false)
+            });
+            !kept.is_empty()
+        });
+    }
+
+    /// Closes all.
+    pub(crate) fn close_all(&self) {
+        self.by_target.borrow_mut().clear();
+    }
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").field("targets", &self.by_target.borrow().len()).finish_non_exhaustive()
+    }
+}

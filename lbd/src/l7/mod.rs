@@ -1,0 +1,102 @@
+//! Layer 7: HTTP/1 requests from clients to targets.
+//!
+//! One task for each client's connection reads request after request, has `lbd_core::http` say what is passed on and where to, and
+//! moves both bodies, also at the same time. Connections to targets are kept by the worker and used by whichever client comes next.
+//! A connection that waits holds no buffer; a body is never held as a whole.
+
+mod client;
+mod exchange;
+mod flow;
+mod journal;
+mod kept;
+mod plan;
+mod site;
+mod stream;
+mod tunnel;
+mod watch;
+
+pub(crate) use client::serve;
+pub(crate) use kept::Kept;
+pub(crate) use site::{Budget, Site};
+pub(crate) use watch::Watches;
+
+/// Why the answer to a request did not come to its end, or none came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// The client reset the connection, or ended it within its request.
+    Client,
+    /// The target ended the connection before the answer's end.
+    Target,
+    /// What the target sent is no answer.
+    BadAnswer,
+    /// No answer within `timeout.response`.
+    NoAnswer,
+    /// No byte in either direction for `timeout.idle`.
+    Idle,
+    /// The target or the virtual IP has been drained for `drain_timeout`.
+    Drained,
+    /// The daemon stopped.
+    Stopped,
+    /// The client's body could not be understood when the answer had begun.
+    BadBody,
+}
+
+impl Cut {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 8;
+
+    /// All of them, in the order of [`Self::index`].
+    pub(crate) const ALL: [Self; Self::COUNT] = [
+        Self::Client,
+        Self::Target,
+        Self::BadAnswer,
+        Self::NoAnswer,
+        Self::Idle,
+        Self::Drained,
+        Self::Stopped,
+        Self::BadBody,
+    ];
+
+    /// Its place in [`Self::ALL`].
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name in the metrics and in the access log.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Target => "target",
+            Self::BadAnswer => "bad_answer",
+            Self::NoAnswer => "no_answer",
+            Self::Idle => "idle",
+            Self::Drained => "drained",
+            Self::Stopped => "stopped",
+            Self::BadBody => "bad_body",
+        }
+    }
+
+    /// What the client is answered, as long as nothing was; nothing if nobody is left to read it.
+    const fn status(self) -> Option<u16> {
+        match self {
+            Self::Client => None,
+            Self::Target | Self::BadAnswer => Some(502),
+            Self::NoAnswer | Self::Idle => Some(504),
+            Self::Drained | Self::Stopped => Some(503),
+            Self::BadBody => Some(400),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cut_has_its_place_and_its_name() {
+        for (index, cut) in Cut::ALL.into_iter().enumerate() {
+            assert_eq!(cut.index(), index);
+            assert_eq!(Cut::ALL.iter().filter(|other| other.name() == cut.name()).count(), 1);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! A service of `mode = "http"` as one worker uses it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use common::config::{HeaderChanges, Http};
+use common::hash::HashKey;
+use common::time::Instant;
+use lbd_core::http::budget::RetryBudget;
+
+use crate::l4::Pool;
+use crate::snapshot::Service;
+
+/// What a worker may send again of a service's requests; lives on over reloads.
+pub(crate) type Budget = Rc<RefCell<RetryBudget>>;
+
+/// What the requests of a service need beside what its connections do.
+pub(crate) struct Site {
+    pools: HashMap<String, Rc<Pool>>,
+    budget: Budget,
+    /// Its name in `Via`.
+    pub(super) pseudonym: String,
+    /// For the choice among weighted groups.
+    pub(super) hash_key: HashKey,
+}
+
+/// A service that changes nothing.
+const UNCHANGED: &HeaderChanges = &HeaderChanges { remove: Vec::new(), set: Vec::new(), add: Vec::new() };
+
+impl Site {
+    /// The site of a service, whose groups are those that `find` knows.
+    pub(crate) fn new(
+        service: &Service,
+        find: impl Fn(&str) -> Option<Rc<Pool>>,
+        hash_key: HashKey,
+        budget: Budget,
+    ) -> Option<Self> {
+        let http = service.config.http.as_ref()?;
+        let pools = http.groups().filter_map(|name| Some((name.to_owned(), find(name)?))).collect();
+        // The same on both nodes of a pair, and another one for each service: a request may well go through two of them.
+        let name = hash_key.bytes(format!("via {}", service.config.name).as_bytes());
+        Some(Self { pools, budget, pseudonym: format!("tandem-{name:016x}"), hash_key })
+    }
+
+    /// The group of this name.
+    pub(super) fn pool(&self, name: &str) -> Option<Rc<Pool>> {
+        self.pools.get(name).map(Rc::clone)
+    }
+
+    /// A request has come.
+    pub(super) fn earn(&self) {
+        self.budget.borrow_mut().earn();
+    }
+
+    /// Whether a request may be sent again.
+    pub(super) fn may_resend(&self, now: Instant) -> bool {
+        self.budget.borrow_mut().spend(now)
+    }
+}
+
+/// What the service and a rule of it change in answers.
+pub(super) fn response_changes(http: &Http, rule: Option<usize>) -> [&HeaderChanges; 2] {
+    let rule = rule.and_then(|index| http.rules.get(index));
+    [&http.response_headers, rule.map_or(UNCHANGED, |rule| &rule.response_headers)]
+}
+
+/// The same in requests.
+pub(super) fn request_changes(http: &Http, rule: Option<usize>) -> [&HeaderChanges; 2] {
+    let rule = rule.and_then(|index| http.rules.get(index));
+    [&http.request_headers, rule.map_or(UNCHANGED, |rule| &rule.request_headers)]
+}

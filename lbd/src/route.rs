@@ -1,0 +1,173 @@
+//! `lbd route`: which rule a request would meet, and why.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use common::config::{self, Action, Config, Http, HttpRule, Mode, Service};
+use common::hash::HashKey;
+use lbd_core::http::framing::{RequestHead, parse_request};
+use lbd_core::http::route::{Arrival, Asked, Outcome, location, obstacle, rewritten, route};
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Question<'q> {
+    /// The method.
+    pub(crate) method: &'q str,
+    /// `http://HOST:PORT/PATH`, or a path.
+    pub(crate) url: &'q str,
+    /// `NAME: VALUE` each.
+    pub(crate) headers: &'q [String],
+    /// The client's address.
+    pub(crate) source: IpAddr,
+    /// The service, if its port does not tell.
+    pub(crate) service: Option<&'q str>,
+}
+
+/// Answers what would become of a request.
+pub(crate) fn explain(file: &Path, question: &Question<'_>) -> anyhow::Result<String> {
+    let config = config::load(file)?;
+    let text = request_text(question);
+    let head = match parse_request(text.as_bytes()) {
+        Ok(head) => head,
+        Err(fault) => {
+            return Ok(format!("refused with {} whichever service it comes to: {fault}\n", fault.status()));
+        }
+    };
+    let service = service(&config, question)?;
+    let http = service.http.as_ref().context("the service has no mode = \"http\"")?;
+    let local = service.listen.first().map_or_else(|| SocketAddr::from(([0, 0, 0, 0], 80)), |it| it.address);
+    let key = config::load_key(&config.pair).ok().flatten().map(|key| HashKey::of_pair(&key));
+    let asked = Asked {
+        method: head.method,
+        host: head.authority.host(),
+        path: &head.path,
+        query: head.query.as_deref(),
+        fields: &head.fields,
+        client: question.source,
+    };
+    let mut out = String::new();
+    describe(&mut out, &head, &service.name, question.source);
+    tell(&mut out, http, &asked, Arrival { scheme: "http", local }, key);
+    Ok(out)
+}
+
+/// The request as a client would send it.
+fn request_text(question: &Question<'_>) -> String {
+    let named = |header: &String| {
+        header.split_once(':').is_some_and(|(name, _)| name.trim().eq_ignore_ascii_case("host"))
+    };
+    // A path needs a host as little as a whole address does: rules on hosts are then not met.
+    let host = if question.headers.iter().any(named) { "" } else { "Host: unnamed.invalid\r\n" };
+    let headers: String = question.headers.iter().map(|header| format!("{}\r\n", header.trim())).collect();
+    format!("{} {} HTTP/1.1\r\n{host}{headers}\r\n", question.method, question.url)
+}
+
+/// The service that such a request would come to.
+fn service<'c>(config: &'c Config, question: &Question<'_>) -> anyhow::Result<&'c Service> {
+    let all: Vec<&Service> = config.services.iter().filter(|it| it.mode == Mode::Http).collect();
+    let names = || all.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(", ");
+    if let Some(name) = question.service {
+        let found = all.iter().find(|it| it.name == name);
+        return found.copied().with_context(|| match names() {
+            names if names.is_empty() => "the file has no service of mode = \"http\"".to_owned(),
+            names => format!("there is no service {name:?} of mode = \"http\", only {names}"),
+        });
+    }
+    let port = port(question.url);
+    let listens =
+        |it: &&&Service| port.is_none_or(|port| it.listen.iter().any(|on| on.address.port() == port));
+    match all.iter().filter(listens).collect::<Vec<_>>()[..] {
+        [only] => Ok(*only),
+        [] if all.is_empty() => bail!("the file has no service of mode = \"http\""),
+        // Whoever tries rules out is not always interested in ports.
+        [] if all.len() == 1 => Ok(all[0]),
+        _ => bail!(
+            "which service the request comes to is not clear: say so with --service, one of {}",
+            names()
+        ),
+    }
+}
+
+/// The port of an address; none of a path.
+fn port(url: &str) -> Option<u16> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let written = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    written.or(Some(if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 }))
+}
+
+fn describe(out: &mut String, head: &RequestHead<'_>, service: &str, source: IpAddr) {
+    let query = head.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+    let host = head.authority.host();
+    let host = if host == "unnamed.invalid" { "(no host)" } else { host };
+    line(
+        out,
+        format_args!("{} {}{query} for {host} from {source}, at service {service}", head.method, head.path),
+    );
+}
+
+/// Tells of each rule up to the one that decides, and what that does.
+fn tell(out: &mut String, http: &Http, asked: &Asked<'_>, arrival: Arrival, key: Option<HashKey>) {
+    let routed = route(http, asked, key.map_or(0, |key| key.source(asked.client)));
+    let met = routed.rule.map(|(index, _)| index);
+    for (index, rule) in http.rules.iter().enumerate().take(met.map_or(usize::MAX, |met| met + 1)) {
+        match obstacle(rule, asked) {
+            Some(condition) => line(out, format_args!("rule {} is not met: {condition}", index + 1)),
+            None => {
+                let when: Vec<String> = rule.when.iter().map(ToString::to_string).collect();
+                line(out, format_args!("rule {} is met: {}", index + 1, when.join(", ")));
+            }
+        }
+    }
+    if met.is_none() {
+        line(out, format_args!("no rule is met"));
+    }
+    match routed.outcome {
+        Outcome::Forward(group) => {
+            forwarded(out, http, routed.rule.map(|(_, rule)| rule), group, key.is_some());
+        }
+        Outcome::Nothing => line(out, format_args!("answered with 404: the service has no `forward`")),
+        Outcome::Respond(respond) => line(out, format_args!("answered with {}", respond.status)),
+        Outcome::Redirect(redirect) => {
+            let to =
+                routed.rule.map(|(_, rule)| location(redirect, rule, asked, arrival)).unwrap_or_default();
+            line(out, format_args!("redirected with {} to {to}", redirect.status));
+        }
+    }
+    if let (Outcome::Forward(_), Some((_, rule))) = (routed.outcome, routed.rule)
+        && let Some(rewrite) = &rule.rewrite
+    {
+        match rewritten(rewrite, rule, asked, arrival) {
+            Ok(path) => line(out, format_args!("the target gets the path {path}")),
+            Err(error) => {
+                line(out, format_args!("answered with 400: the rewritten path cannot be used: {error}"));
+            }
+        }
+    }
+}
+
+fn forwarded(out: &mut String, http: &Http, rule: Option<&HttpRule>, group: &str, keyed: bool) {
+    let split = match rule.map(|rule| &rule.action) {
+        Some(Action::Forward(split)) => Some(split),
+        _ => http.forward.as_ref(),
+    };
+    match split {
+        Some(split) if split.shares.len() > 1 && keyed => {
+            line(out, format_args!("forwarded to target group {group}, this client's of {split}"));
+        }
+        Some(split) if split.shares.len() > 1 => line(
+            out,
+            format_args!(
+                "forwarded to one of {split}; which one a client gets depends on pair.key_file, which cannot be read here"
+            ),
+        ),
+        _ => line(out, format_args!("forwarded to target group {group}")),
+    }
+}
+
+fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a string does not fail.
+    writeln!(out, "{text}").ok();
+}

@@ -1,0 +1,268 @@
+//! Bodies both ways, in every framing, and what stands between a request and its answer.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use super::config;
+use super::peers::{Client, Target, answer, ask, get, write};
+use crate::support::{Lbd, eventually, own_ip};
+
+/// Bytes that no framing hides a mistake in.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| u8::try_from(index % 251).unwrap()).collect()
+}
+
+#[test]
+fn large_bodies_go_both_ways_in_every_framing() {
+    const LENGTH: usize = 3 << 20;
+    let ip = own_ip();
+    let target = Target::with(ip, |request, stream| {
+        let body = &request.body;
+        match request.line() {
+            "POST /length HTTP/1.1" => {
+                write(stream, &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()))?;
+                stream.get_mut().write_all(body)?;
+                Ok(true)
+            }
+            "POST /chunks HTTP/1.1" => {
+                write(stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+                for chunk in body.chunks(70_001) {
+                    write(stream, &format!("{:x}\r\n", chunk.len()))?;
+                    stream.get_mut().write_all(chunk)?;
+                    write(stream, "\r\n")?;
+                }
+                write(stream, "0\r\n\r\n")
+            }
+            _ => {
+                write(stream, "HTTP/1.1 200 OK\r\n\r\n")?;
+                stream.get_mut().write_all(body)?;
+                Ok(false)
+            }
+        }
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let body = pattern(LENGTH);
+    let mut client = Client::new(lbd.address);
+    for path in ["/length", "/chunks", "/close"] {
+        client
+            .send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n"))
+            .send(&body);
+        assert!(client.answer().body == body, "{path} by length");
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"));
+        for chunk in body.chunks(12_345) {
+            client.send(format!("{:x};ext=1\r\n", chunk.len())).send(chunk).send("\r\n");
+        }
+        client.send("0\r\n\r\n");
+        assert!(client.answer().body == body, "{path} in chunks");
+    }
+    assert!(target.seen().iter().all(|seen| seen.body == body));
+    assert_eq!(target.last().field("transfer-encoding"), Some("chunked"));
+}
+
+#[test]
+fn bytes_pass_before_either_message_has_ended() {
+    let ip = own_ip();
+    // Answers each line of the body as it comes, which takes the head alone to have been passed on.
+    let target = crate::server::Server::start((ip, 0).into(), |mut stream| {
+        let mut bytes = [0; 4096];
+        let mut got = String::new();
+        while !got.contains("\r\n\r\n") {
+            let count = stream.read(&mut bytes).unwrap();
+            got.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        for _ in 0..3 {
+            let count = stream.read(&mut bytes).unwrap();
+            stream.write_all(format!("{count:x}\r\n").as_bytes()).unwrap();
+            stream.write_all(&bytes[..count]).unwrap();
+            stream.write_all(b"\r\n").unwrap();
+        }
+        stream.write_all(b"0\r\n\r\n").unwrap();
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let mut client = Client::new(lbd.address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n");
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+    assert_eq!(client.read(head.len()), head.as_bytes());
+    for part in ["one", "two", "six"] {
+        client.send(part);
+        assert_eq!(client.read(8), format!("3\r\n{part}\r\n").as_bytes());
+    }
+    assert_eq!(client.read(5), b"0\r\n\r\n");
+}
+
+#[test]
+fn a_target_that_takes_nothing_holds_its_client_up() {
+    let ip = own_ip();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let target = crate::server::Server::start((ip, 0).into(), move |mut stream| {
+        wait.lock().unwrap().recv().unwrap();
+        let mut left = 64 << 20;
+        let mut bytes = vec![0; 1 << 20];
+        while left > 0 {
+            left -= stream.read(&mut bytes).unwrap().min(left);
+        }
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let mut client = Client::new(lbd.address);
+    client.send(format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 64 << 20));
+    let stream = client.stream();
+    stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    let chunk = vec![0; 1 << 20];
+    let mut sent = 0;
+    // The kernel's buffers and one of lbd's fill up, and then nothing more is taken.
+    let left = loop {
+        match stream.write(&chunk) {
+            Ok(count) => sent += count,
+            Err(_) => break (64 << 20) - sent,
+        }
+    };
+    assert!(left > 0, "64 MiB were taken in although the target took nothing");
+    stream.set_write_timeout(Some(crate::support::PATIENCE)).unwrap();
+    go.send(()).unwrap();
+    client.send(vec![0; left]);
+    assert_eq!(client.answer().status(), 204);
+}
+
+#[test]
+fn interim_answers_are_passed_on() {
+    let ip = own_ip();
+    let target = Target::with(ip, |request, stream| {
+        write(stream, "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n")?;
+        write(stream, "HTTP/1.1 102 Processing\r\n\r\n")?;
+        answer(stream, if request.body == b"hello" { "with a body" } else { "without" })
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let mut client = Client::new(lbd.address);
+    for _ in 0..2 {
+        client.send(get("/"));
+        let hints = client.answer();
+        assert_eq!((hints.status(), hints.field("link")), (103, Some("</a.css>")));
+        assert_eq!(client.answer().status(), 102);
+        assert_eq!(client.answer().text(), "without");
+    }
+    assert_eq!(ask(lbd.address, "GET / HTTP/1.0\r\n\r\n").text(), "without", "none for HTTP/1.0");
+}
+
+#[test]
+fn a_client_that_expects_100_waits_for_the_target_s() {
+    let ip = own_ip();
+    let target = crate::server::Server::start((ip, 0).into(), |mut stream| {
+        let mut bytes = [0; 4096];
+        let count = stream.read(&mut bytes).unwrap();
+        let head = String::from_utf8_lossy(&bytes[..count]).into_owned();
+        assert!(head.contains("\r\nExpect: 100-continue\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+        if head.starts_with("PUT /no") {
+            stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").unwrap();
+            return;
+        }
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+        let mut body = [0; 5];
+        stream.read_exact(&mut body).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").unwrap();
+        stream.write_all(&body).unwrap();
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let head = |path: &str| {
+        format!("PUT {path} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+    };
+    let mut client = Client::new(lbd.address);
+    assert_eq!(client.send(head("/yes")).answer().status(), 100);
+    assert_eq!(client.send("hello").answer().text(), "hello");
+    // One that is turned down has not sent its body, and the connection says so.
+    let refused = client.send(head("/no")).answer();
+    assert_eq!((refused.status(), refused.text(), refused.field("connection")), (403, "no", Some("close")));
+    assert!(client.is_at_its_end());
+}
+
+#[test]
+fn answers_without_a_body_have_none() {
+    let ip = own_ip();
+    let target = Target::with(ip, |request, stream| match request.line() {
+        "HEAD / HTTP/1.1" => write(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"),
+        "GET /304 HTTP/1.1" => {
+            write(stream, "HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\nETag: \"a\"\r\n\r\n")
+        }
+        "GET /204 HTTP/1.1" => write(stream, "HTTP/1.1 204 No Content\r\n\r\n"),
+        _ => answer(stream, "body"),
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let mut client = Client::new(lbd.address);
+    let head = client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").answer_to_head();
+    assert_eq!((head.status(), head.field("content-length")), (200, Some("1234")));
+    assert_eq!(client.send(get("/304")).answer().status(), 304);
+    assert_eq!(client.send(get("/204")).answer().status(), 204);
+    assert_eq!(client.send(get("/")).answer().text(), "body", "the connection is where it should be");
+    assert_eq!(target.connections(), 1);
+}
+
+#[test]
+fn trailers_go_on_without_what_must_not_be_there() {
+    let ip = own_ip();
+    let target = crate::server::Server::start((ip, 0).into(), |mut stream| {
+        let mut got = Vec::new();
+        let mut bytes = [0; 4096];
+        while !got.ends_with(b"X-Sum: 1\r\n\r\n") {
+            let count = stream.read(&mut bytes).unwrap();
+            assert!(count > 0, "{}", String::from_utf8_lossy(&got));
+            got.extend_from_slice(&bytes[..count]);
+        }
+        let text = String::from_utf8_lossy(&got).into_owned();
+        assert!(!text.contains("X-Forwarded-For: 9") && text.contains("TE: trailers"), "{text}");
+        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nGrpc-Status: 0\r\nContent-Length: 3\r\n\r\n";
+        stream.write_all(answer.as_bytes()).unwrap();
+        // Until the client has read it.
+        while stream.read(&mut bytes).is_ok_and(|count| count > 0) {}
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let mut client = Client::new(lbd.address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Forwarded-For: 9\r\nX-Sum: 1\r\n\r\n");
+    let expected =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nGrpc-Status: 0\r\n\r\n";
+    assert_eq!(String::from_utf8_lossy(&client.read(expected.len())), expected);
+}
+
+#[test]
+fn a_tunnel_carries_whatever_it_likes() {
+    let ip = own_ip();
+    let target = Target::with(ip, |request, stream| {
+        if request.field("upgrade") != Some("websocket") {
+            return answer(stream, "no tunnel");
+        }
+        write(
+            stream,
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nat once",
+        )?;
+        let mut bytes = [0; 4096];
+        loop {
+            let count = stream.read(&mut bytes)?;
+            if count == 0 {
+                return Ok(false);
+            }
+            stream.get_mut().write_all(&bytes[..count])?;
+        }
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let mut client = Client::new(lbd.address);
+    client.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\nfrom the begin");
+    let got = client.answer();
+    assert_eq!(
+        (got.status(), got.field("upgrade"), got.field("connection")),
+        (101, Some("websocket"), Some("upgrade"))
+    );
+    assert_eq!(client.read(21), b"at oncefrom the begin");
+    for round in 0..100 {
+        let text = format!("GET / HTTP/1.1\n\0{round}");
+        client.send(&text);
+        assert_eq!(client.read(text.len()), text.as_bytes());
+    }
+    eventually("it is counted", || lbd.status()["services"][0]["requests"]["tunnels"] == 1);
+    client.finish();
+    assert!(client.is_at_its_end());
+    eventually("it is over", || lbd.service("connections_open") == 0);
+    // HTTP/2 would carry requests that nobody has looked at.
+    let h2c = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n";
+    assert_eq!(ask(lbd.address, h2c).text(), "no tunnel");
+}

@@ -1,0 +1,153 @@
+//! Reloads, drains and stops while requests go on.
+
+use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
+
+use nix::sys::signal::Signal;
+
+use super::config;
+use super::peers::{Client, Target, answer, ask, get};
+use crate::support::{Config, Lbd, eventually, own_ip};
+
+/// A target that answers `/wait` only once it is told to.
+fn waiting(ip: std::net::Ipv4Addr) -> (Target, Sender<()>) {
+    let (go, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let target = Target::with(ip, move |request, stream| {
+        if request.line().contains("/wait") {
+            wait.lock().unwrap().recv().ok();
+        }
+        answer(stream, "served")
+    });
+    (target, go)
+}
+
+#[test]
+fn a_stop_ends_connections_kindly() {
+    let ip = own_ip();
+    let (target, go) = waiting(ip);
+    let mut lbd = Lbd::start(&config(ip, &[target.address]));
+    let mut idle = Client::new(lbd.address);
+    assert_eq!(idle.send(get("/")).answer().field("connection"), None);
+    let mut busy = Client::new(lbd.address);
+    busy.send(get("/wait"));
+    eventually("the request is at the target", || target.seen().len() == 2);
+    lbd.signal(Signal::SIGTERM);
+    eventually("nothing is accepted any more", || std::net::TcpStream::connect(lbd.address).is_err());
+    // Who has no request is closed after a moment, who has one is answered and told.
+    assert!(idle.is_at_its_end());
+    go.send(()).unwrap();
+    let got = busy.answer();
+    assert_eq!((got.text(), got.field("connection")), ("served", Some("close")));
+    assert!(busy.is_at_its_end());
+    assert!(lbd.wait().success());
+}
+
+#[test]
+fn a_reload_changes_rules_under_connections_without_a_lost_request() {
+    let ip = own_ip();
+    let (one, two) = (Target::named(ip, "one"), Target::named(ip, "two"));
+    let config_of = |target: &Target, service: &str| {
+        let mut config = Config { listen: vec![], ..config(ip, &[target.address]) };
+        config.service = service.to_owned();
+        config
+    };
+    let listen = vec![crate::support::free(ip)];
+    let first = Config { listen: listen.clone(), ..config_of(&one, "") };
+    let lbd = Lbd::start(&first);
+    let mut client = Client::new(lbd.address);
+    assert_eq!(client.send(get("/")).answer().text(), "one");
+    let second = Config { listen: listen.clone(), ..config_of(&two, "") };
+    assert_eq!(lbd.reload(&second).0, 200);
+    eventually("the connection's requests go to the new target", || {
+        client.send(get("/")).answer().text() == "two"
+    });
+    let rule = "[[service.rule]]\nwhen = { path = \"/gone\" }\nrespond = { status = 410 }\n";
+    let third = Config { listen, ..config_of(&two, rule) };
+    assert_eq!(lbd.reload(&third).0, 200);
+    eventually("and meet the new rule", || client.send(get("/gone")).answer().status() == 410);
+    // Another mode keeps the address listened on.
+    let fourth = Config { mode: "tcp".to_owned(), ..third };
+    let fourth = Config { service: String::new(), ..fourth };
+    let (code, report) = lbd.reload(&fourth);
+    assert_eq!(code, 200, "{report}");
+    assert!(
+        report.contains("\"listeners_added\":[]") && report.contains("\"listeners_removed\":[]"),
+        "{report}"
+    );
+    let got = client.send(get("/")).answer();
+    assert_eq!(
+        (got.text(), got.field("connection")),
+        ("two", Some("close")),
+        "it is the last on this connection"
+    );
+    assert_eq!(ask(lbd.address, &get("/raw")).text(), "two");
+    assert_eq!(two.last().field("via"), None, "passed through as bytes now");
+}
+
+#[test]
+fn a_removed_target_gets_no_requests_and_its_kept_connections_are_closed() {
+    let ip = own_ip();
+    let (one, two) = (Target::named(ip, "one"), Target::named(ip, "two"));
+    let both = config(ip, &[one.address, two.address]);
+    let lbd = Lbd::start(&both);
+    let mut clients: Vec<Client> = (0..4).map(|_| Client::new(lbd.address)).collect();
+    for client in &mut clients {
+        client.send(get("/")).answer();
+        client.send(get("/")).answer();
+    }
+    assert!(!one.seen().is_empty() && !two.seen().is_empty());
+    let (code, _) =
+        lbd.send("PATCH", "/v1/target-groups/pool/targets/t0", &serde_json::json!({ "state": "drain" }));
+    assert_eq!(code, 200);
+    let before = one.seen().len();
+    for client in &mut clients {
+        assert_eq!(client.send(get("/")).answer().text(), "two");
+    }
+    assert_eq!(one.seen().len(), before);
+    eventually("its connections are closed", || one.ended() == one.connections());
+}
+
+#[test]
+fn requests_wait_for_a_place_at_a_target() {
+    let ip = own_ip();
+    let (target, go) = waiting(ip);
+    let mut config = config(ip, &[target.address]);
+    config.target_keys = vec!["max_connections = 1".to_owned()];
+    config.group = "queue = { max = 1, timeout = \"20s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut first = Client::new(lbd.address);
+    first.send(get("/wait"));
+    eventually("the first is at the target", || target.seen().len() == 1);
+    let mut second = Client::new(lbd.address);
+    second.send(get("/"));
+    eventually("the second waits", || lbd.status()["target_groups"][0]["queue_waiting"] == 1);
+    assert_eq!(ask(lbd.address, &get("/")).status(), 503, "there is no more room in the queue");
+    go.send(()).unwrap();
+    assert_eq!((first.answer().text(), second.answer().text()), ("served", "served"));
+}
+
+#[test]
+fn least_outstanding_requests_are_counted_by_request() {
+    let ip = own_ip();
+    let (slow, go) = waiting(ip);
+    let fast = Target::named(ip, "fast");
+    let mut config = config(ip, &[slow.address, fast.address]);
+    config.group = "algorithm = \"least_outstanding_requests\"".to_owned();
+    let lbd = Lbd::start(&config);
+    // Requests of their own connections, until one is held up.
+    let mut held = Vec::new();
+    eventually("one is held up", || {
+        let mut client = Client::new(lbd.address);
+        client.send(get("/wait"));
+        held.push(client);
+        !slow.seen().is_empty()
+    });
+    let mut client = Client::new(lbd.address);
+    for _ in 0..20 {
+        assert_eq!(client.send(get("/")).answer().text(), "fast");
+    }
+    for _ in &held {
+        go.send(()).ok();
+    }
+}

@@ -1,0 +1,22 @@
+//! Services of `mode = "http"`, between clients and targets that are written down here to the byte, and real ones.
+
+mod ambiguous;
+mod bodies;
+mod failures;
+mod forwarding;
+mod life;
+mod peers;
+mod real;
+mod route;
+mod rules;
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::support::Config;
+
+/// The configuration of most tests here: one service of `mode = "http"` before these targets.
+fn config(ip: Ipv4Addr, targets: &[SocketAddr]) -> Config {
+    let mut config = Config::new(ip, targets);
+    config.mode = "http".to_owned();
+    config
+}

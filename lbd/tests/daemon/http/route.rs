@@ -1,0 +1,78 @@
+//! `lbd route`.
+
+use std::fs;
+
+use crate::support::{Folder, command};
+
+const CONFIG: &str = r#"
+[[service]]
+name = "shop"
+mode = "http"
+listen = ["127.0.0.1:80", "127.0.0.1:8080"]
+forward = "shop"
+[[service.rule]]
+when = { host = ["api.example"], path_prefix = "/v2" }
+forward = [{ group = "api", weight = 9 }, { group = "shop", weight = 1 }]
+[[service.rule]]
+when = { path_regex = "^/user/([0-9]+)$", header = { "X-Beta" = "*" } }
+forward = "api"
+rewrite = "/users/{1}"
+[[service.rule]]
+when = { path_prefix = "/old", source = ["10.0.0.0/8"] }
+redirect = { to = "https://{host}/new/{rest}", status = 308 }
+[[service]]
+name = "other"
+mode = "http"
+listen = ["127.0.0.1:81"]
+[[service.rule]]
+when = { path = "/x" }
+respond = { status = 403 }
+[[target_group]]
+name = "shop"
+targets = [{ address = "127.0.0.1:9001" }]
+[[target_group]]
+name = "api"
+targets = [{ address = "127.0.0.1:9002" }]
+"#;
+
+/// What the command prints, and whether it succeeded.
+fn route(arguments: &[&str]) -> (bool, String) {
+    let folder = Folder::new();
+    fs::write(folder.path().join("pair.toml"), CONFIG).unwrap();
+    let output = command(folder.path(), &[&["route"][..], arguments].concat()).output().unwrap();
+    let text = if output.status.success() { output.stdout } else { output.stderr };
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn it_says_which_rule_is_met_and_why_the_others_are_not() {
+    let (ok, text) = route(&["GET", "http://shop.example/user/./42?a=b", "-H", "x-beta: 1"]);
+    let expected = "GET /user/42?a=b for shop.example from 127.0.0.1, at service shop\n\
+        rule 1 is not met: host = api.example\n\
+        rule 2 is met: path_regex = ^/user/([0-9]+)$, header x-beta = *\n\
+        forwarded to target group api\n\
+        the target gets the path /users/42\n";
+    assert_eq!((ok, text.as_str()), (true, expected));
+    let (_, text) = route(&["GET", "http://shop.example/old/a", "--source", "10.1.2.3"]);
+    assert!(text.ends_with("rule 3 is met: path_prefix = /old, source = 10.0.0.0/8\nredirected with 308 to https://shop.example/new/a\n"), "{text}");
+    let (_, text) = route(&["GET", "http://shop.example/old/a"]);
+    assert!(text.contains("rule 3 is not met: source = 10.0.0.0/8\n"), "{text}");
+    assert!(text.ends_with("no rule is met\nforwarded to target group shop\n"), "{text}");
+    let (_, text) = route(&["GET", "/v2/x", "-H", "Host: api.example", "--service", "shop"]);
+    assert!(text.contains("forwarded to one of api (9), shop (1); which one"), "{text}");
+}
+
+#[test]
+fn it_says_what_would_be_refused_and_asks_which_service_is_meant() {
+    let (ok, text) = route(&["GET", "http://shop.example/../etc"]);
+    assert!(ok && text.starts_with("refused with 400 whichever service it comes to: the path"), "{text}");
+    let (_, text) = route(&["GET", "http://a.example:81/x"]);
+    assert!(text.ends_with("rule 1 is met: path = /x\nanswered with 403\n"), "{text}");
+    let (_, text) = route(&["GET", "/y", "--service", "other"]);
+    assert!(text.starts_with("GET /y for (no host) from 127.0.0.1, at service other\n"), "{text}");
+    assert!(text.ends_with("no rule is met\nanswered with 404: the service has no `forward`\n"), "{text}");
+    let (ok, text) = route(&["GET", "/x"]);
+    assert!(!ok && text.contains("say so with --service, one of shop, other"), "{text}");
+    let (ok, text) = route(&["GET", "/x", "--service", "shpo"]);
+    assert!(!ok && text.contains("no service \"shpo\" of mode = \"http\", only shop, other"), "{text}");
+}

@@ -1,0 +1,150 @@
+//! Rules at work: where requests go, and what is answered without a target.
+
+use super::config;
+use super::peers::{Client, Target, ask, get};
+use crate::support::{Lbd, eventually, own_ip};
+
+/// A request to a host.
+fn at(host: &str, path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")
+}
+
+#[test]
+fn requests_go_where_rules_say() {
+    let ip = own_ip();
+    let (pool, api) = (Target::named(ip, "pool"), Target::named(ip, "api"));
+    let mut config = config(ip, &[pool.address]);
+    config.service = "response_headers = { remove = [\"Server\"], set = { \"X-From\" = \"service\" } }\n\
+        [[service.rule]]\nwhen = { host = [\"api.example\"], path_prefix = \"/v2\" }\nforward = \"api\"\n\
+        rewrite = \"/api/{rest}\"\nrequest_headers = { set = { Host = \"inner.example\", \"X-Rule\" = \"1\" } }\n\
+        response_headers = { set = { \"X-From\" = \"rule\" } }\n\
+        [[service.rule]]\nwhen = { path = \"/health\" }\nrespond = { status = 200, body = \"fine\", content_type = \"text/x\" }\n\
+        [[service.rule]]\nwhen = { path_prefix = \"/old\" }\nredirect = { to = \"https://{host}/new/{rest}{query}\", status = 308 }\n\
+        [[service.rule]]\nwhen = { header = { \"User-Agent\" = \"*Bot*\" } }\nrespond = { status = 403 }\n"
+        .to_owned();
+    config.group =
+        format!("[[target_group]]\nname = \"api\"\ntargets = [{{ address = \"{}\" }}]\n", api.address);
+    let lbd = Lbd::start(&config);
+    let got = ask(lbd.address, &at("api.example:80", "/v2/users?x=1"));
+    assert_eq!((got.text(), got.field("x-from")), ("api", Some("rule")));
+    let seen = api.last();
+    assert_eq!(seen.line(), "GET /api/users?x=1 HTTP/1.1");
+    assert_eq!((seen.field("host"), seen.field("x-rule")), (Some("inner.example"), Some("1")));
+    assert_eq!(seen.field("x-forwarded-host"), Some("api.example:80"));
+
+    let got = ask(lbd.address, &at("shop.example", "/v2/users"));
+    assert_eq!((got.text(), got.field("x-from")), ("pool", Some("service")));
+
+    let mut client = Client::new(lbd.address);
+    let got = client.send(get("/health")).answer();
+    assert_eq!((got.status(), got.text(), got.field("content-type")), (200, "fine", Some("text/x")));
+    let got = client.send(at("shop.example", "/old/a/b?c=d")).answer();
+    assert_eq!((got.status(), got.field("location")), (308, Some("https://shop.example/new/a/b?c=d")));
+    let got = client.send("GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: A Bot/1\r\n\r\n").answer();
+    assert_eq!((got.status(), got.text()), (403, "403 Forbidden\n"));
+    assert_eq!(lbd.status()["services"][0]["requests"]["own_answers"], 3);
+    assert_eq!((pool.seen().len(), api.seen().len()), (1, 1));
+}
+
+#[test]
+fn a_client_stays_with_the_group_that_it_was_given() {
+    let ip = own_ip();
+    let (old, new) = (Target::named(ip, "old"), Target::named(ip, "new"));
+    let mut config = config(ip, &[old.address]);
+    config.service = "[[service.rule]]\nwhen = { path_prefix = \"/\" }\n\
+        forward = [{ group = \"pool\", weight = 1 }, { group = \"new\", weight = 1 }]\n"
+        .to_owned();
+    config.group =
+        format!("[[target_group]]\nname = \"new\"\ntargets = [{{ address = \"{}\" }}]\n", new.address);
+    let lbd = Lbd::start(&config);
+    let mut groups = std::collections::BTreeSet::new();
+    // Each address of its own is a client of its own.
+    for last in 1..=40 {
+        let [a, b, c, _] = ip.octets();
+        let from = std::net::SocketAddr::from(([a, b, c, last], 0));
+        let fetch = || {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.bind(&from.into()).unwrap();
+            socket.connect(&lbd.address.into()).unwrap();
+            let mut client = Client::of(socket.into());
+            client.send(get("/")).answer().text().to_owned()
+        };
+        let first = fetch();
+        assert_eq!((fetch(), fetch()), (first.clone(), first.clone()));
+        groups.insert(first);
+    }
+    assert_eq!(groups.len(), 2, "half of them each, more or less");
+}
+
+#[test]
+fn a_service_needs_no_target_to_send_clients_elsewhere() {
+    let ip = own_ip();
+    let listen = crate::support::free(ip);
+    let text = format!(
+        "[[service]]\nname = \"plain\"\nmode = \"http\"\nlisten = [\"{listen}\"]\n\
+         [[service.rule]]\nwhen = {{ path_prefix = \"/\", method = [\"GET\", \"HEAD\"] }}\nredirect = {{ to = \"https://{{host}}{{path}}{{query}}\", status = 301 }}\n\
+         [api]\nlbd = \"{ip}:9180\"\n"
+    );
+    let lbd = Lbd::start_with(crate::support::Folder::new(), &text, listen, |_| {});
+    let got = ask(lbd.address, &at("shop.example", "/a?b"));
+    assert_eq!((got.status(), got.field("location")), (301, Some("https://shop.example/a?b")));
+    assert_eq!(ask(lbd.address, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").status(), 404);
+    assert_eq!(lbd.status()["ready"], true);
+}
+
+#[test]
+fn more_requests_than_the_rate_are_told_when_to_come_again() {
+    let ip = own_ip();
+    let target = Target::named(ip, "x");
+    let mut config = config(ip, &[target.address]);
+    config.service = "rate = { key = \"source_ip\", requests = 5, per = \"60s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    for _ in 0..5 {
+        assert_eq!(client.send(get("/")).answer().status(), 200);
+    }
+    let got = client.send(get("/")).answer();
+    assert_eq!((got.status(), got.field("retry-after")), (429, Some("12")));
+    assert_eq!(ask(lbd.address, &get("/")).status(), 429, "connections are not what is counted");
+    eventually("it is counted", || lbd.status()["services"][0]["requests"]["over_rate"] == 2);
+}
+
+#[test]
+fn the_access_log_has_a_line_for_each_request() {
+    let ip = own_ip();
+    let target = Target::named(ip, "hello");
+    let folder = crate::support::Folder::new();
+    let path = folder.path().join("access.log");
+    let mut config = config(ip, &[target.address]);
+    config.service = format!(
+        "access_log = {{ format = \"json\", file = \"{}\" }}\n[[service.rule]]\nwhen = {{ path = \"/no\" }}\nrespond = {{ status = 403 }}\n",
+        path.display()
+    );
+    let lbd = Lbd::start_in(folder, &config);
+    let mut client = Client::new(lbd.address);
+    client.send("POST /a/../b?c=d HTTP/1.1\r\nHost: Shop.example\r\nContent-Length: 3\r\n\r\nabc").answer();
+    client.send(get("/")).answer();
+    client.send(get("/no")).answer();
+    client.send("GET / HTTP/1.1\r\n\r\n").answer();
+    let mut lines: Vec<serde_json::Value> = Vec::new();
+    eventually("four lines", || {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        lines = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        lines.len() == 4
+    });
+    let of = |index: usize, key: &str| lines[index][key].clone();
+    assert_eq!(
+        (of(0, "method"), of(0, "host"), of(0, "path")),
+        ("POST".into(), "shop.example".into(), "/b".into())
+    );
+    assert_eq!((of(0, "query"), of(0, "status"), of(0, "end")), ("c=d".into(), 200.into(), "done".into()));
+    assert_eq!(
+        (of(0, "group"), of(0, "target"), of(0, "reused")),
+        ("pool".into(), "t0".into(), false.into())
+    );
+    assert!(of(0, "bytes_to_target").as_u64() > Some(100) && of(0, "first_byte_us").is_u64(), "{}", lines[0]);
+    assert_eq!(of(1, "reused"), true);
+    assert_eq!((of(2, "status"), of(2, "rule"), of(2, "end")), (403.into(), 1.into(), "answered".into()));
+    assert_eq!((of(3, "status"), of(3, "end"), of(3, "method")), (400.into(), "host".into(), "-".into()));
+}
