@@ -85,7 +85,7 @@ impl Known {
             return false;
         }
         let plain: Vec<u8> = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
-        Self::of(&plain).is_some()
+        Self::of(&plain).is_some() || is_word_of_a_proxy(&plain)
     }
 
     /// Whether it is for the target whatever `Connection` says: a client that has it taken away on the way deceives the target.
@@ -120,6 +120,22 @@ impl Known {
     }
 }
 
+/// Whether a field says whom a request is from or how it came, beside those that are known: targets believe it, so it is passed on only
+/// for a proxy whose word is taken.
+#[must_use]
+pub fn is_word_of_a_proxy(name: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"x-forwarded-";
+    let begins = name.get(..PREFIX.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX));
+    begins || name.eq_ignore_ascii_case(b"x-real-ip")
+}
+
+/// Whether it is `Proxy`, which nobody has a use for and which programs that get fields in variables (CGI) take for the address of the proxy
+/// that their own requests are to go through.
+#[must_use]
+pub const fn is_proxy(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"proxy")
+}
+
 /// Whether a field may stand in trailers (RFC 9110, section 6.5.1): nothing that says where a message ends, whom it is for or from, or who
 /// may have it, and nothing for one hop.
 #[must_use]
@@ -136,7 +152,8 @@ pub fn may_trail(name: &[u8]) -> bool {
         "www-authenticate",
     ];
     let never = |known: &&str| name.eq_ignore_ascii_case(known.as_bytes());
-    Known::of(name).is_none() && !Known::looks_like_one(name) && !NEVER.iter().any(never)
+    let known = Known::of(name).is_some() || Known::looks_like_one(name);
+    !known && !is_word_of_a_proxy(name) && !is_proxy(name) && !NEVER.iter().any(never)
 }
 
 #[cfg(test)]
@@ -151,6 +168,7 @@ mod tests {
         assert_eq!(Known::of(b"tee"), None);
         assert!(Known::looks_like_one(b"Content_Length") && Known::looks_like_one(b"x_forwarded-for"));
         assert!(!Known::looks_like_one(b"content-length") && !Known::looks_like_one(b"my_field"));
+        assert!(Known::looks_like_one(b"X_Forwarded_Port") && Known::looks_like_one(b"x-real_ip"));
     }
 
     #[test]
@@ -163,6 +181,9 @@ mod tests {
             "Authorization",
             "Set-Cookie",
             "content_length",
+            "X-Forwarded-Port",
+            "X-Real-IP",
+            "Proxy",
         ] {
             assert!(!may_trail(name.as_bytes()), "{name}");
         }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use common::config::HeaderChanges;
 
-use super::fields::{Known, may_trail};
+use super::fields::{Known, is_proxy, is_word_of_a_proxy, may_trail};
 use super::framing::{Fault, Field, RequestBody, RequestHead, ResponseBody, ResponseHead, Version};
 use super::route::{Arrival, host_of};
 
@@ -53,7 +53,7 @@ pub fn request(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8>)
     for its in &head.fields {
         let known = Known::of(its.name);
         let kept = match known {
-            None => true,
+            None => !is_proxy(its.name) && (passing.trusted || !is_word_of_a_proxy(its.name)),
             // They are written below.
             Some(Known::Host | Known::Expect | Known::ForwardedFor) => false,
             Some(Known::Forwarded | Known::ForwardedHost | Known::ForwardedProto | Known::RequestId) => {

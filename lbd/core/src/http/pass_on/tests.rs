@@ -49,6 +49,23 @@ fn a_proxy_s_word_is_taken_and_added_to() {
 }
 
 #[test]
+fn nobody_but_a_trusted_proxy_says_how_a_request_came() {
+    let text = "GET /path HTTP/1.1\r\nHost: a\r\nX-Real-IP: 10.0.0.1\r\nx-forwarded-port: 443\r\nX-Forwarded-Prefix: /x\r\n\
+                Proxy: http://10.0.0.1/\r\nX-Forward: 1\r\n\r\n";
+    let stranger = passed_on(text, &passing(false)).unwrap();
+    assert!(stranger.contains("\r\nX-Forward: 1\r\n"), "{stranger}");
+    for name in ["X-Real-IP", "x-forwarded-port", "X-Forwarded-Prefix", "Proxy"] {
+        assert!(!stranger.contains(&format!("\r\n{name}:")), "{name} in {stranger}");
+    }
+    let proxy = passed_on(text, &passing(true)).unwrap();
+    assert!(
+        proxy.contains("\r\nX-Real-IP: 10.0.0.1\r\nx-forwarded-port: 443\r\nX-Forwarded-Prefix: /x\r\n"),
+        "{proxy}"
+    );
+    assert!(!proxy.contains("\r\nProxy:"), "{proxy}");
+}
+
+#[test]
 fn a_request_that_came_through_before_is_a_loop() {
     let via = |via: &str| {
         passed_on(&format!("GET / HTTP/1.1\r\nHost: a\r\nVia: 1.1 x\r\nVia: {via}\r\n\r\n"), &passing(false))
