@@ -22,7 +22,7 @@ use super::stream::Stream;
 use super::tunnel;
 use super::watch::{Watch, Why};
 use crate::clock::unix_now;
-use crate::executor::Ready;
+use crate::executor::{Ready, yield_now};
 use crate::l4::{
     BUFFER_BYTES, Departure, Ends, Leave, Occupied, Seat, Socket, TCP, read_preamble, reset_on_close,
 };
@@ -33,6 +33,10 @@ use crate::worker::Route;
 /// be reset by what comes, and the answer be lost on its way.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1 << 20;
+
+/// After so many requests the worker's other connections get their turn: a client that sends the next one before it has read an answer
+/// need not be waited for at any point.
+const REQUESTS_PER_TURN: u32 = 16;
 
 thread_local! {
     /// For numbers that requests are known by; they are no secrets.
@@ -111,10 +115,15 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
         known,
         served: false,
     };
+    let mut requests = 0_u32;
     let end = loop {
         match connection.request().await {
             Next::Request => connection.served = true,
             end => break end,
+        }
+        requests = requests.wrapping_add(1);
+        if requests.is_multiple_of(REQUESTS_PER_TURN) {
+            yield_now().await;
         }
     };
     connection.seat.counters().durations.record(began.elapsed());

@@ -1,5 +1,6 @@
 //! Reloads, drains and stops while requests go on.
 
+use std::io::{Read, Write};
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 
@@ -150,4 +151,32 @@ fn least_outstanding_requests_are_counted_by_request() {
     for _ in &held {
         go.send(()).ok();
     }
+}
+
+#[test]
+fn a_client_that_never_stops_asking_keeps_nobody_waiting() {
+    let ip = own_ip();
+    let mut config = config(ip, &[crate::support::free(ip)]);
+    config.service = "[[service.rule]]\nwhen = { path = \"/\" }\nrespond = { status = 204 }\n".to_owned();
+    let lbd = Lbd::start(&config);
+    let asking = Client::new(lbd.address).stream().try_clone().unwrap();
+    let (mut from, mut to) = (asking.try_clone().unwrap(), asking.try_clone().unwrap());
+    let reader = std::thread::spawn(move || {
+        let mut bytes = vec![0; 1 << 20];
+        while from.read(&mut bytes).is_ok_and(|count| count > 0) {}
+    });
+    let requests = get("/").repeat(2000);
+    let writer = std::thread::spawn(move || while to.write_all(requests.as_bytes()).is_ok() {});
+    eventually("it is served", || {
+        lbd.status()["services"][0]["requests"]["answered"]["2xx"].as_u64() > Some(1000)
+    });
+    let begin = std::time::Instant::now();
+    for _ in 0..16 {
+        assert_eq!(ask(lbd.address, &get("/")).status(), 204);
+    }
+    let took = begin.elapsed();
+    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+    asking.shutdown(std::net::Shutdown::Both).unwrap();
+    writer.join().unwrap();
+    reader.join().unwrap();
 }
