@@ -30,6 +30,9 @@ use crate::worker::Route;
 /// The longest head of an answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 - 1;
 
+/// More interim answers than this no request gets: a target that sends nothing else would be listened to for ever.
+const INTERIM_MAX: u32 = 64;
+
 /// An answer whose head is there.
 struct Answered {
     status: u16,
@@ -101,7 +104,7 @@ impl Connection {
             };
             let retry = pool.group.config.retry;
             let tries = journal.way().tries;
-            let upstream = self.upstream(&occupied, &plan, fresh).await;
+            let upstream = self.upstream(&occupied, &plan, (fresh, tries >= retry.attempts)).await;
             if upstream.is_err() {
                 journal.way().failed = Some(Arc::clone(&occupied.target));
             }
@@ -226,13 +229,18 @@ impl Connection {
         self.plain(route, journal, 503, refusal.name()).await
     }
 
-    /// A kept connection to the target, or a new one.
-    async fn upstream(&self, occupied: &Occupied, plan: &Plan, fresh: bool) -> Result<Upstream, Refusal> {
+    /// A kept connection to the target, or a new one; `last` says that there is no further try.
+    async fn upstream(
+        &self,
+        occupied: &Occupied,
+        plan: &Plan,
+        (fresh, last): (bool, bool),
+    ) -> Result<Upstream, Refusal> {
         let worker = &self.seat.worker;
         let group = &occupied.pool.group.config;
         // A header names one client, so such a connection is no other one's.
         if group.send_proxy.is_none() && !fresh {
-            let once = !plan.idempotent || Self::has_body(plan.body) || !group.retry.stale_connection;
+            let once = last || !plan.idempotent || Self::has_body(plan.body) || !group.retry.stale_connection;
             if let Some(kept) = worker.kept.take(&occupied.target, once) {
                 self.seat.counters().http.reused.add(1);
                 return Ok(kept);
@@ -302,12 +310,12 @@ impl Connection {
         upstream: &mut Upstream,
         journal: &mut Journal,
     ) -> Result<Answered, Failed> {
-        // As long as nothing has come of an answer, not even an interim one.
-        let mut fresh = true;
+        // Without one nothing has come of an answer.
+        let mut interim = 0_u32;
         self.watch.limit(trip.route.service.config.timeout.idle);
         loop {
             let range = self.answer_head(trip, up, upstream).await.map_err(|cut| {
-                let nothing = fresh && upstream.stream.inbound.is_empty();
+                let nothing = interim == 0 && upstream.stream.inbound.is_empty();
                 let again = up.moved() == 0 || trip.plan.idempotent;
                 let whole = nothing && again && cut == Cut::Target && !Self::has_body(trip.plan.body);
                 Failed::Cut { cut, unanswered: true, whole }
@@ -317,8 +325,9 @@ impl Connection {
             let cut = |cut| Failed::Cut { cut, unanswered: true, whole: false };
             match sent.map_err(cut)? {
                 Sent::Answer(answered) => return Ok(answered),
+                Sent::Interim(_) if interim == INTERIM_MAX => return Err(cut(Cut::BadAnswer)),
                 Sent::Interim(bytes) => {
-                    fresh = false;
+                    interim += 1;
                     // RFC 9110, section 15.2: "A server MUST NOT send a 1xx response to an HTTP/1.0 client."
                     if trip.plan.version == Version::Http11 {
                         let passed = self.send(&bytes).await;
@@ -490,9 +499,11 @@ fn cut_of(why: Why) -> Cut {
     }
 }
 
-/// What a status says about the target.
+/// What a status says about the target. 501 and 505 say that it does not know a method or a version, which is for the client to choose:
+/// by asking for such a thing nobody is to take targets out.
 fn judge(target: &Target, status: u16) {
-    if status >= 500 { target.report_failure(FailureKind::Status) } else { target.report_success() }
+    let failed = status >= 500 && !matches!(status, 501 | 505);
+    if failed { target.report_failure(FailureKind::Status) } else { target.report_success() }
 }
 
 /// What a cut says about the target; nothing if it has only closed a kept connection.

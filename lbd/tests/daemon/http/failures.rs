@@ -233,3 +233,46 @@ fn a_target_that_answers_with_5xx_is_ejected() {
     let labels = format!("{{group=\"pool\",target=\"t0\",address=\"{}\",class=\"5xx\"}}", sick.address);
     assert_eq!(answers[&labels], failed as u64);
 }
+
+#[test]
+fn what_a_client_asks_for_ejects_nobody() {
+    let ip = own_ip();
+    let target = Target::with(ip, |request, stream| match request.line() {
+        "GET / HTTP/1.1" => answer(stream, "well"),
+        _ => write(stream, "HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\n\r\n"),
+    });
+    let mut config = config(ip, &[target.address, free(ip)]);
+    config.group =
+        "eject = { consecutive_failures = 3, base = \"60s\" }\nretry = { on = [\"connect\"], attempts = 2 }"
+            .to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    for _ in 0..10 {
+        assert_eq!(client.send("BREW / HTTP/1.1\r\nHost: a\r\n\r\n").answer().status(), 501);
+    }
+    // The one that nobody listens at is ejected, which shows that ejections are in force.
+    eventually("the other one is ejected", || {
+        assert_eq!(client.send(get("/")).answer().text(), "well");
+        lbd.status()["target_groups"][0]["targets"][1]["reason"] == "ejected"
+    });
+    assert_ne!(lbd.status()["target_groups"][0]["targets"][0]["reason"], "ejected");
+}
+
+#[test]
+fn a_target_that_only_promises_an_answer_is_not_listened_to_for_ever() {
+    let ip = own_ip();
+    let target = Target::with(ip, |request, stream| {
+        let promises = if request.line().contains("/many") { 1000 } else { 20 };
+        write(stream, &"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(promises))?;
+        answer(stream, "at last")
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let last = |path: &str| {
+        let mut client = Client::new(lbd.address);
+        client.send(get(path));
+        std::iter::repeat_with(|| client.answer().status()).find(|status| *status >= 200)
+    };
+    assert_eq!(last("/some"), Some(200));
+    assert_eq!(last("/many"), Some(502));
+    assert_eq!(cut(&lbd, "bad_answer"), 1);
+}
