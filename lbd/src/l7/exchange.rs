@@ -424,7 +424,8 @@ impl Connection {
         let afterwards = if ending == Ending::Close || self.closing() {
             Afterwards::Closed
         } else {
-            plan.afterwards_if(up.has_read_all())
+            // What is still to be written to the target may never be.
+            plan.afterwards_if(up.is_done())
         };
         if let Some(http) = &trip.route.service.config.http {
             let changes = response_changes(http, plan.rule);

@@ -90,11 +90,6 @@ impl Flow {
         self.done
     }
 
-    /// Whether no more of it is to be read.
-    pub(super) const fn has_read_all(&self) -> bool {
-        self.read_ended
-    }
-
     /// Bytes written so far.
     pub(super) const fn moved(&self) -> u64 {
         self.moved

@@ -266,3 +266,47 @@ fn a_tunnel_carries_whatever_it_likes() {
     let h2c = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n";
     assert_eq!(ask(lbd.address, h2c).text(), "no tunnel");
 }
+
+/// An answer may come while a part of the body, all of which was read, is on its way to the target still, which may never take it.
+#[test]
+fn a_connection_that_is_said_to_be_kept_is() {
+    const STEP: usize = 48 * 1024;
+    let ip = own_ip();
+    let target = crate::server::Server::start((ip, 0).into(), |mut stream| {
+        let mut bytes = [0; 1024];
+        if stream.read(&mut bytes).is_ok_and(|count| count > 0) {
+            // By then nothing moves any more.
+            std::thread::sleep(Duration::from_millis(200));
+            stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").ok();
+            // Takes nothing more for as long as anybody looks.
+            std::thread::sleep(Duration::from_secs(2));
+        }
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    // How much fits into sockets is the kernel's to say.
+    let try_out = |length: usize| {
+        let mut client = Client::new(lbd.address);
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        let mut sending = client.stream().try_clone().unwrap();
+        let sender = std::thread::spawn(move || {
+            sending.write_all(head.as_bytes()).and_then(|()| sending.write_all(&pattern(length))).ok();
+        });
+        let closed = client.answer().field("connection") == Some("close");
+        if !closed {
+            let next = client.send(get("/")).try_answer(false);
+            assert!(next.is_ok_and(|answer| answer.is_some()), "after a body of {length} bytes");
+        }
+        drop(client);
+        sender.join().unwrap();
+        closed
+    };
+    let closed: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..=12)
+            .map(|first| {
+                scope.spawn(move || (first..=96).step_by(12).filter(|step| try_out(step * STEP)).count())
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert!(closed > 0, "the target has taken everything");
+}
