@@ -185,7 +185,21 @@ impl Journal {
     }
 }
 
-/// The place of a status among counters by its first digit; none of one that is no final answer's.
+/// The place of a status among counters by its first digit; none of one that is no final answer's. RFC 9110, section 15: one beyond 599 is
+/// to be processed "as if the response had a 5xx (Server Error) status code".
 fn class(status: u16) -> Option<usize> {
-    usize::from(status / 100).checked_sub(2).filter(|class| *class < 4)
+    usize::from(status / 100).checked_sub(2).map(|class| class.min(3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::class;
+
+    #[test]
+    fn each_final_status_has_its_class() {
+        assert_eq!(
+            [0, 101, 200, 308, 404, 503, 799].map(class),
+            [None, None, Some(0), Some(1), Some(2), Some(3), Some(3)]
+        );
+    }
 }

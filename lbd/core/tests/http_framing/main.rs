@@ -2,7 +2,11 @@
 
 mod table;
 
+use common::config::HeaderChanges;
+use common::rng::Rng;
 use lbd_core::http::framing::{BodyReader, Fault, RequestHead, Scanner, parse_request};
+use lbd_core::http::pass_on::{self, Passing};
+use lbd_core::http::route::Arrival;
 use table::{CASES, Verdict};
 
 /// A request's first line and its body.
@@ -73,4 +77,95 @@ fn every_case_is_refused_or_read_in_one_way() {
 fn names_of_cases_are_their_own() {
     let names: std::collections::BTreeSet<&str> = CASES.iter().map(|(name, ..)| *name).collect();
     assert_eq!(names.len(), CASES.len());
+}
+
+/// Bytes that parsers are known to disagree on, and some that they are not.
+const PIECES: [&[u8]; 24] = [
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"\r\n\r\n",
+    b" ",
+    b"\t",
+    b"\0",
+    b"\x0b",
+    b":",
+    b",",
+    b";",
+    b"/",
+    b"%",
+    b"..",
+    b"?",
+    b"#",
+    b"_",
+    b"\xff",
+    b"Content-Length: 5",
+    b"Transfer-Encoding: chunked",
+    b"Host: b",
+    b"Connection: Host",
+    b"HTTP/1.0",
+    b"http://b",
+];
+
+/// Changes some bytes, puts some in, takes some out, or repeats some.
+fn mangle(rng: &mut Rng, bytes: &mut Vec<u8>) {
+    let place = |rng: &mut Rng, length: usize| usize::try_from(rng.below(length as u64 + 1)).unwrap();
+    for _ in 0..rng.range(1..4) {
+        let at = place(rng, bytes.len());
+        let end = (at + place(rng, 12)).min(bytes.len());
+        let piece = match rng.below(4) {
+            0 => Vec::new(),
+            1 => vec![rng.next_u64().to_le_bytes()[0]; end - at],
+            2 => bytes[at..end].repeat(2),
+            _ => [*rng.pick(&PIECES), &bytes[at..end]].concat(),
+        };
+        drop(bytes.splice(at..end, piece));
+    }
+}
+
+/// Whatever comes in, a head that goes out has one reading, and it is the one that it was let in for.
+#[test]
+fn what_goes_out_is_read_as_what_came_in() {
+    let changes = HeaderChanges::default();
+    let mut rng = Rng::new(20_260);
+    let good: Vec<&[u8]> = CASES
+        .iter()
+        .filter(|(.., verdict)| matches!(verdict, Verdict::Passed(..)))
+        .map(|(_, bytes, _)| bytes.as_bytes())
+        .collect();
+    let mut passed = 0;
+    for _ in 0..60_000 {
+        let mut bytes = rng.pick(&good).to_vec();
+        mangle(&mut rng, &mut bytes);
+        let Ok(Some(range)) = Scanner::default().scan(&bytes, 32 * 1024) else { continue };
+        let Ok(head) = parse_request(&bytes[range]) else { continue };
+        let passing = Passing {
+            path: &head.path,
+            client: "198.51.100.7".parse().unwrap(),
+            trusted: false,
+            arrival: Arrival { scheme: "http", local: "192.0.2.10:80".parse().unwrap() },
+            pseudonym: "tandem-1",
+            request_id: 1,
+            changes: [&changes, &changes],
+        };
+        let mut out = Vec::new();
+        pass_on::request(&head, &passing, &mut out).unwrap();
+        let shown = String::from_utf8_lossy(&out).into_owned();
+        let ends = out.windows(2).filter(|pair| pair == b"\r\n").count();
+        let breaks = out.iter().filter(|byte| matches!(byte, b'\r' | b'\n' | b'\0')).count();
+        assert!(breaks == 2 * ends && out.ends_with(b"\r\n\r\n"), "{shown}");
+        assert_eq!(Scanner::default().scan(&out, 64 * 1024), Ok(Some(0..out.len())), "{shown}");
+        let again = parse_request(&out).unwrap_or_else(|fault| panic!("{fault}: {shown}"));
+        assert_eq!(
+            (again.method, &again.path, &again.query),
+            (head.method, &head.path, &head.query),
+            "{shown}"
+        );
+        assert_eq!((again.body, again.upgrade), (head.body, head.upgrade), "{shown}");
+        assert_eq!(again.values("host").count(), 1, "{shown}");
+        let framing = again.values("content-length").count() + again.values("transfer-encoding").count();
+        assert!(framing <= 1, "{shown}");
+        passed += 1;
+    }
+    assert!(passed > 5000, "only {passed} were let in");
 }
