@@ -37,7 +37,7 @@
 //! | `tandem_lbd_service_http_requests_total` | counter | `service`, `class` (`2xx` to `5xx`) | requests answered, by status; this and what follows for `http` services only |
 //! | `tandem_lbd_service_http_own_answers_total` | counter | `service` | of these, answers that no target gave |
 //! | `tandem_lbd_service_http_requests_malformed_total` | counter | `service`, `reason` (`line_end`, `first_line`, `method`, `target`, `path`, `version`, `line_too_long`, `head_too_long`, `field_name`, `field_value`, `folded`, `underscore`, `host`, `length`, `length_and_coding`, `coding`, `connection`, `connect_method`, `expect`, `chunk_size`, `chunk_end`, `trailer`, `truncated`, `loop`) | requests refused for what they are like |
-//! | `tandem_lbd_service_http_requests_cut_total` | counter | `service`, `reason` (`client`, `target`, `bad_answer`, `no_answer`: within `timeout.response`, `idle`, `drained`, `stopped`, `bad_body`) | requests whose answer did not come to its end |
+//! | `tandem_lbd_service_http_requests_cut_total` | counter | `service`, `reason` (`client`, `target`, `bad_answer`, `no_answer`: within `timeout.response`, `no_body`, `idle`, `drained`, `stopped`, `bad_body`) | requests whose answer did not come to its end |
 //! | `tandem_lbd_service_http_requests_resent_total` | counter | `service`, `result` (`sent`, `refused`: too many had been) | requests sent to a target again, because the connection ended before an answer came |
 //! | `tandem_lbd_service_http_over_rate_total` | counter | `service` | requests over `rate` |
 //! | `tandem_lbd_service_http_reused_connections_total` | counter | `service` | requests sent on a kept connection |

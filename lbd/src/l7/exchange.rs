@@ -394,7 +394,11 @@ impl Connection {
                 return Poll::Ready(Err(Cut::Client));
             }
             client.watch(context);
-            let cut = |why| if why == Why::Due && !sending { Cut::NoAnswer } else { cut_of(why) };
+            let cut = |why| match why {
+                Why::Due if !sending => Cut::NoAnswer,
+                Why::Due if !up.is_writing() => Cut::NoBody,
+                why => cut_of(why),
+            };
             watch.poll(context).map(|why| Err(cut(why)))
         })
         .await

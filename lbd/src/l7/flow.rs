@@ -90,6 +90,11 @@ impl Flow {
         self.done
     }
 
+    /// Whether something waits for the receiver to take it.
+    pub(super) const fn is_writing(&self) -> bool {
+        self.written < self.before.len() + (self.data.end - self.data.start) + self.after.len()
+    }
+
     /// Bytes written so far.
     pub(super) const fn moved(&self) -> u64 {
         self.moved

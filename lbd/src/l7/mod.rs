@@ -31,7 +31,9 @@ pub(crate) enum Cut {
     BadAnswer,
     /// No answer within `timeout.response`.
     NoAnswer,
-    /// No byte in either direction for `timeout.idle`.
+    /// No byte of the client's body for `timeout.idle`, before there was an answer.
+    NoBody,
+    /// Otherwise no byte in either direction for `timeout.idle`.
     Idle,
     /// The target or the virtual IP has been drained for `drain_timeout`.
     Drained,
@@ -43,7 +45,7 @@ pub(crate) enum Cut {
 
 impl Cut {
     /// How many there are.
-    pub(crate) const COUNT: usize = 8;
+    pub(crate) const COUNT: usize = 9;
 
     /// All of them, in the order of [`Self::index`].
     pub(crate) const ALL: [Self; Self::COUNT] = [
@@ -51,6 +53,7 @@ impl Cut {
         Self::Target,
         Self::BadAnswer,
         Self::NoAnswer,
+        Self::NoBody,
         Self::Idle,
         Self::Drained,
         Self::Stopped,
@@ -69,6 +72,7 @@ impl Cut {
             Self::Target => "target",
             Self::BadAnswer => "bad_answer",
             Self::NoAnswer => "no_answer",
+            Self::NoBody => "no_body",
             Self::Idle => "idle",
             Self::Drained => "drained",
             Self::Stopped => "stopped",
@@ -82,6 +86,7 @@ impl Cut {
             Self::Client => None,
             Self::Target | Self::BadAnswer => Some(502),
             Self::NoAnswer | Self::Idle => Some(504),
+            Self::NoBody => Some(408),
             Self::Drained | Self::Stopped => Some(503),
             Self::BadBody => Some(400),
         }

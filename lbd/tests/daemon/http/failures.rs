@@ -24,10 +24,20 @@ fn cut(lbd: &Lbd, reason: &str) -> u64 {
 fn without_a_target_the_answer_is_503_and_another_one_is_tried_first() {
     let ip = own_ip();
     let target = Target::named(ip, "alive");
-    let lbd = Lbd::start(&config(ip, &[free(ip)]));
+    let folder = crate::support::Folder::new();
+    let path = folder.path().join("access.log");
+    let mut alone = config(ip, &[free(ip)]);
+    alone.service = format!("access_log = {{ format = \"json\", file = \"{}\" }}", path.display());
+    let lbd = Lbd::start_in(folder, &alone);
     let got = ask(lbd.address, &get("/"));
     assert_eq!((got.status(), got.text()), (503, "503 Service Unavailable\n"));
     assert_eq!(lbd.status()["services"][0]["refused"]["connect_failed"], 1);
+    eventually("the access log says which one failed", || {
+        let line = std::fs::read_to_string(&path).unwrap_or_default();
+        let line: serde_json::Value = serde_json::from_str(line.trim_end()).unwrap_or_default();
+        (&line["end"], &line["group"], &line["target"])
+            == (&"connect_failed".into(), &"pool".into(), &"t0".into())
+    });
     let both = Lbd::start(&config(own_ip(), &[free(ip), target.address]));
     for _ in 0..10 {
         assert_eq!(ask(both.address, &get("/")).text(), "alive");
@@ -187,11 +197,23 @@ fn nobody_is_waited_for_without_end() {
     assert_eq!(cut(&lbd, "no_answer"), 1);
     // A head that does not come to its end.
     assert_eq!(ask(lbd.address, "GET / HTTP/1.1\r\nHost:").status(), 408);
-    // Nothing at all, and a body that stops: nobody is told anything, or too late.
+    // Who says nothing at all is told nothing.
     assert!(Client::new(lbd.address).is_at_its_end());
+    // A body that stops is the client's fault, one that is not taken the target's.
     let half = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe";
-    assert_eq!(ask(lbd.address, half).status(), 504);
-    assert_eq!(cut(&lbd, "idle"), 1);
+    assert_eq!(ask(lbd.address, half).status(), 408);
+    assert_eq!(cut(&lbd, "no_body"), 1);
+    let deaf = crate::server::Server::start((ip, 0).into(), |_stream| {
+        std::thread::sleep(Duration::from_secs(5));
+    });
+    let mut config = super::config(own_ip(), &[deaf.address]);
+    config.service = "timeout = { idle = \"1s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let much = 64 << 20;
+    let mut client = Client::new(lbd.address);
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {much}\r\n\r\n")).send(vec![0; much]);
+    eventually("the target is given up", || cut(&lbd, "idle") == 1);
+    assert_eq!(cut(&lbd, "no_body"), 0);
 }
 
 #[test]
