@@ -44,6 +44,10 @@ pub(super) struct Flows {
     overtaken: Vec<Tuple>,
     /// There may be flows of this node's own in the table that nobody has told of.
     strangers: bool,
+    /// News that the program had no room for, as last counted.
+    untold: u64,
+    /// There are some in this session, so that the ledger may take a flow of this node's own for a copy.
+    doubts: bool,
     /// This node's own that were not written over.
     kept: Vec<Tuple>,
     /// Some of the peer's found no place since everything was told last.
@@ -67,7 +71,7 @@ impl Flows {
         tracing::debug!(skipped, "flows that the program told of while nobody listened");
         let (sender, reports) = Reports::new();
         copies.report_to(Some(Arc::clone(&sender)));
-        let (places, names) = (tables.places(), Names::default());
+        let (places, names, untold) = (tables.places(), Names::default(), tables.untold());
         Ok(Self {
             copies,
             tables,
@@ -82,6 +86,8 @@ impl Flows {
             overtaken: Vec::new(),
             // Those of a former life.
             strangers: true,
+            untold,
+            doubts: false,
             kept: Vec::new(),
             misfits: false,
             more_places: false,
@@ -261,7 +267,10 @@ impl Flows {
     ) -> Result<(), KernelError> {
         // All that was in the table when the session began is in its snapshot.
         self.strangers &= !replica.peer_is_synced();
-        let strangers = self.strangers;
+        // What the program had no room to tell of is not in the ledger either.
+        let untold = self.tables.untold();
+        self.doubts |= std::mem::replace(&mut self.untold, untold) != untold;
+        let strangers = self.strangers || self.doubts;
         let told = puts.iter().filter_map(|put| {
             let Entry::Flow(flow) = &put.live.entry else { return None };
             let Some(Name::Target { group, id }) = replica.name_of(flow.target) else { return None };
@@ -282,7 +291,8 @@ impl Flows {
             refused.push(Key::Flow(*tuple));
             kept.push(*tuple);
         })?;
-        if written.kept == 0 {
+        // Of this node's own flows it was told that the peer has changed them, and they are not what the peer has told.
+        if written.kept == 0 && puts.iter().all(|put| !put.over_own) {
             kept.clear();
         }
         self.misfits |= written.misfits > 0;
@@ -312,6 +322,7 @@ impl Flows {
     /// The next session begins with everything.
     pub(super) fn begin_anew(&mut self) {
         self.misfits = false;
+        self.doubts = false;
         self.ends_missed = self.sender.lost_ends();
     }
 

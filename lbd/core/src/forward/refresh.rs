@@ -95,9 +95,11 @@ impl Walks {
     /// Whether a flow is to be told in this walk: one of this node's that was used since its last turn. Notes its time-out, by which
     /// the next walks are as fast as they have to be.
     pub fn is_told(&mut self, key: &FlowKey, flow: &Flow, service: &Service) -> bool {
-        // What has become of a copy, the other node tells; what ends has been told when it did.
+        // What has become of a copy, the other node tells; what ends has been told when it did. Of `dsr` only the client's end is seen,
+        // and a client that has said all may still be told much.
+        let ends = STATE_CLIENT_FIN | STATE_TARGET_FIN;
         let lives = flow.state & (STATE_ESTABLISHED | STATE_RESET) == STATE_ESTABLISHED;
-        if flow.copied != 0 || !lives || expiry::is_closed(flow, service) {
+        if flow.copied != 0 || !lives || flow.state & ends == ends {
             return false;
         }
         let most = expiry::silent_most(flow, service);

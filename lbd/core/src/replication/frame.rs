@@ -59,7 +59,7 @@ pub(super) enum Frame {
 pub(super) struct Opening {
     pub(super) major: u16,
     pub(super) minor: u16,
-    /// A [`HelloBody`]; later minor versions may add to its end.
+    /// A [`HelloBody`], and the number of the process; later minor versions may add to the end.
     pub(super) body: Vec<u8>,
 }
 
@@ -67,7 +67,6 @@ pub(super) struct Opening {
 pub(super) struct HelloBody {
     pub(super) node: String,
     pub(super) boot: u64,
-    pub(super) process: u64,
     pub(super) config_hash: u64,
     /// The largest generation the sender has given or seen.
     pub(super) generation: u64,

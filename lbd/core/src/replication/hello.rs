@@ -54,7 +54,6 @@ pub(super) fn opening(settings: &Settings, generation: u64) -> Opening {
     let body = HelloBody {
         node: settings.node.to_string(),
         boot: settings.boot,
-        process: settings.process,
         config_hash: settings.config_hash,
         generation,
         tables,
@@ -62,6 +61,7 @@ pub(super) fn opening(settings: &Settings, generation: u64) -> Opening {
     let mut bytes = Vec::new();
     // Memory is all that it could want; a hello that does not decode is refused by the peer.
     wire::append(&body, &mut bytes).unwrap_or_default();
+    wire::append(&settings.process, &mut bytes).unwrap_or_default();
     Opening { major: MAJOR, minor: settings.minor, body: bytes }
 }
 
@@ -76,8 +76,11 @@ pub(super) fn accept(opening: &Opening, settings: &Settings) -> Result<Hello, Se
     if body.node.len() > NAME_LENGTH_MAX || body.tables.len() > TABLES_MAX {
         return Err(SessionError::Unexpected("a hello beyond its limits"));
     }
+    // Who says nothing of its process has one replica in it.
+    let process =
+        if rest.is_empty() { body.boot } else { wire::take_within::<FRAME_SIZE_MAX, _>(&mut rest)? };
     if *body.node == *settings.node {
-        let same_process = body.process == settings.process;
+        let same_process = process == settings.process;
         let refusal = if same_process { SessionError::Itself } else { SessionError::SameName };
         return Err(refusal(body.node));
     }
@@ -90,7 +93,7 @@ pub(super) fn accept(opening: &Opening, settings: &Settings) -> Result<Hello, Se
     Ok(Hello {
         node: Arc::from(body.node),
         boot: body.boot,
-        process: body.process,
+        process,
         config_hash: body.config_hash,
         minor: opening.minor.min(settings.minor),
         minor_max: opening.minor,

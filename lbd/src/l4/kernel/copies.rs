@@ -344,7 +344,7 @@ impl FlowTables {
             let Some(ports) = self.ports.get(&endpoint) else { return Err(Refusal::Misfit) };
             let service = |number| self.reader.services.get(&u32::from(number)).ok().flatten();
             let is_taken = |present: &Slot| expiry::is_slot_busy(present, service, now);
-            if !ports.take(port, &slot, is_taken) {
+            if !ports.take(port, &slot, now, is_taken) {
                 return Err(Refusal::Taken);
             }
         }

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use lbd_core::forward::abi::{Abi, NAT_PORTS, Slot, SlotControl};
 use nix::errno::Errno;
@@ -40,35 +40,40 @@ impl Ports {
     }
 
     /// Gives the port of this place to whom `slot` says, unless `is_taken` says of what is there that it is somebody else's; whether
-    /// it has. What there was of the same flow is replaced.
-    pub(super) fn take(&self, place: u32, slot: &Slot, is_taken: impl Fn(&Slot) -> bool) -> bool {
+    /// it has. What there was of the same flow is replaced. `now` is the program's clock.
+    pub(super) fn take(&self, place: u32, slot: &Slot, now: u32, is_taken: impl Fn(&Slot) -> bool) -> bool {
         let Some(words) = self.words().get(place as usize) else { return false };
-        let wanted = slot.to_words();
-        let lock = SlotControl { lock: 1, ..SlotControl::of(0) }.word();
+        let [wanted, whose @ ..] = slot.to_words();
+        // Who locks a port says since when: after a second the program takes it for one that nobody has.
+        let locked = SlotControl { seen: now, lock: 1, ..SlotControl::of(wanted) }.word();
         for _ in 0..TRIES {
             let control = words[0].load(Ordering::SeqCst);
-            let present = Slot::of_words([
-                control,
+            let present = [
                 words[1].load(Ordering::Relaxed),
                 words[2].load(Ordering::Relaxed),
                 words[3].load(Ordering::Relaxed),
-            ]);
-            let is_ours = SlotControl::of(control).lock == 0 && present.is_of(slot);
-            if !is_ours && is_taken(&present) {
+            ];
+            let is_locked = SlotControl::of(control).lock != 0;
+            let there = Slot::of_words([control, present[0], present[1], present[2]]);
+            let is_ours = !is_locked && there.is_of(slot);
+            if !is_ours && is_taken(&there) {
                 return false;
             }
-            if words[0]
-                .compare_exchange(control, wanted[0] | lock, Ordering::SeqCst, Ordering::SeqCst)
-                .is_err()
-            {
+            // One that stays the same flow's is never locked: a packet would find that the flow has no port.
+            let next = if is_ours && present == whose { wanted } else { locked };
+            if words[0].compare_exchange(control, next, Ordering::SeqCst, Ordering::SeqCst).is_err() {
                 continue;
             }
-            for (word, wanted) in words.iter().zip(wanted).skip(1) {
-                word.store(wanted, Ordering::Relaxed);
+            if next == wanted {
+                return true;
             }
-            // Whoever sees it without the lock sees what is in it.
-            words[0].store(wanted[0], Ordering::SeqCst);
-            return true;
+            // What is written now is seen after the lock.
+            fence(Ordering::SeqCst);
+            for (word, whose) in words.iter().skip(1).zip(whose) {
+                word.store(whose, Ordering::Relaxed);
+            }
+            // Whoever sees it without the lock sees what is in it. If this thread stood still for too long, it is somebody else's by now.
+            return words[0].compare_exchange(locked, wanted, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         }
         // It is in use here.
         false
@@ -97,6 +102,8 @@ mod tests {
     use super::super::maps::slots_shape;
     use super::*;
 
+    const NOW: u32 = 9;
+
     fn slot(client_port: u16, state: u8) -> Slot {
         let control = SlotControl { seen: 7, service: 3, state, lock: 0 }.word();
         Slot { control, client_port: Be16(client_port), vip_port: Be16(80), vip: 2, ..Slot::default() }
@@ -108,17 +115,17 @@ mod tests {
         let ports = Ports::map(&map).unwrap();
         let at = |place: u32| Slot::from_bytes(&map.get(&place.to_ne_bytes()).unwrap().unwrap()).unwrap();
         let busy = |present: &Slot| present.control != 0;
-        assert!(ports.take(9, &slot(1, 1), busy));
+        assert!(ports.take(9, &slot(1, 1), NOW, busy));
         assert_eq!((at(9), at(8)), (slot(1, 1), Slot::default()));
-        assert!(!ports.take(9, &slot(2, 1), busy), "another client has it");
-        assert!(ports.take(9, &slot(1, 3), busy), "the same one has it");
+        assert!(!ports.take(9, &slot(2, 1), NOW, busy), "another client has it");
+        assert!(ports.take(9, &slot(1, 3), NOW, busy), "the same one has it");
         assert_eq!(at(9), slot(1, 3));
-        assert!(ports.take(9, &slot(2, 1), |_| false), "it is over");
+        assert!(ports.take(9, &slot(2, 1), NOW, |_| false), "it is over");
         assert_eq!(at(9), slot(2, 1));
         // The last one, and one that there is not.
-        assert!(ports.take(NAT_PORTS - 1, &slot(3, 1), busy));
+        assert!(ports.take(NAT_PORTS - 1, &slot(3, 1), NOW, busy));
         assert_eq!(at(NAT_PORTS - 1), slot(3, 1));
-        assert!(!ports.take(NAT_PORTS, &slot(3, 1), busy));
+        assert!(!ports.take(NAT_PORTS, &slot(3, 1), NOW, busy));
     }
 
     #[test]
@@ -127,7 +134,7 @@ mod tests {
         let ports = Ports::map(&map).unwrap();
         let locked = SlotControl { lock: 1, ..SlotControl::of(slot(1, 1).control) }.word();
         map.put(&0_u32.to_ne_bytes(), &Slot { control: locked, ..slot(1, 1) }.to_bytes()).unwrap();
-        assert!(!ports.take(0, &slot(1, 1), |present| SlotControl::of(present.control).lock != 0));
+        assert!(!ports.take(0, &slot(1, 1), NOW, |present| SlotControl::of(present.control).lock != 0));
     }
 
     #[test]
@@ -136,7 +143,7 @@ mod tests {
         let free = |present: &Slot| present.control != 0;
         let taken = |first: u16| {
             let ports = Ports::map(&map).unwrap();
-            move || (0..NAT_PORTS).filter(|place| ports.take(*place, &slot(first, 1), free)).count()
+            move || (0..NAT_PORTS).filter(|place| ports.take(*place, &slot(first, 1), NOW, free)).count()
         };
         let (one, other) = (std::thread::spawn(taken(1)), std::thread::spawn(taken(2)));
         let counts = [one.join().unwrap(), other.join().unwrap()];

@@ -62,8 +62,9 @@ impl Ticks {
             let passed = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX) / self.jiffy_ns;
             return Ok(self.at(last.jiffies + passed));
         }
-        let at = Instant::now();
-        let reading = Reading { at, jiffies: self.jiffies()? };
+        // The time afterwards: what is reckoned from it is never ahead.
+        let jiffies = self.jiffies()?;
+        let reading = Reading { at: Instant::now(), jiffies };
         *last = Some(reading);
         Ok(self.at(reading.jiffies))
     }
