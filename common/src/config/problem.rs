@@ -100,6 +100,8 @@ problems! {
     BadFieldName { key, value } => "{key}: {value} is no usable name: 1 to 64 letters, digits and characters such as '-'",
     /// A value that no field can have.
     BadFieldValue { key, value } => "{key}: {value} cannot be the value of a header field: up to 1024 visible ASCII characters, with spaces only between them",
+    /// Another number of `Host`s than one.
+    HostOnce { key } => "{key}: a request has exactly one Host; give it another value with set",
     /// A field that the proxy itself writes.
     ReservedField { key, value } => "{key}: {value} is written by Tandem itself and cannot be changed",
     /// An expression that does not compile.

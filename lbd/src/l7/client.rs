@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::config::Mode;
 use common::rng::Rng;
 use lbd_core::http::answer::Answer;
-use lbd_core::http::framing::{Fault, RequestBody, Scanner};
+use lbd_core::http::framing::{Fault, Scanner};
 use lbd_core::http::pass_on::Afterwards;
 use socket2::SockRef;
 
@@ -22,7 +22,7 @@ use super::stream::Stream;
 use super::tunnel;
 use super::watch::{Watch, Why};
 use crate::clock::unix_now;
-use crate::executor::{Ready, yield_now};
+use crate::executor::yield_now;
 use crate::l4::{
     BUFFER_BYTES, Departure, Ends, Leave, Occupied, Seat, Socket, TCP, read_preamble, reset_on_close,
 };
@@ -304,7 +304,8 @@ impl Connection {
     /// Closes the connection so that what was sent last arrives, whatever the client still sends.
     async fn finish(mut self) {
         let socket = SockRef::from(&self.stream.socket);
-        if self.stream.socket.is(Ready::ENDED) || socket.shutdown(std::net::Shutdown::Write).is_err() {
+        // Also where the client has finished: what it has sent and nobody has read would have the kernel reset the connection.
+        if socket.shutdown(std::net::Shutdown::Write).is_err() {
             return;
         }
         self.watch.limit(LINGER);
@@ -322,11 +323,6 @@ impl Connection {
     async fn tunnel(self, (upstream, occupied): (Upstream, Occupied)) {
         let leave = self.departure.as_ref().map(|departure| leave(&self.seat, departure));
         tunnel::run(&self.seat, self.stream, upstream, &occupied, &self.watch, leave).await;
-    }
-
-    /// Whether the request's body is one that has to be read.
-    pub(super) const fn has_body(body: RequestBody) -> bool {
-        !matches!(body, RequestBody::None | RequestBody::Length(0))
     }
 
     /// Sends what precedes the answer proper.

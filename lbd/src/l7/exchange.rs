@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use common::config::{ProxyVersion, Retry};
+use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{
     BodyReader, Fault, RequestBody, ResponseBody, Scanner, Version, parse_response,
 };
@@ -18,7 +19,7 @@ use super::client::{Connection, Next};
 use super::flow::{Broken, Encoding, Flow};
 use super::journal::Journal;
 use super::kept::Upstream;
-use super::plan::Plan;
+use super::plan::{Plan, has_body};
 use super::site::response_changes;
 use super::stream::Stream;
 use super::watch::Why;
@@ -62,7 +63,9 @@ enum Failed {
         cut: Cut,
         /// Nothing of an answer was passed on.
         unanswered: bool,
-        /// Nothing of an answer has come either, and the request can be sent once more as it was.
+        /// Nothing of an answer has come either.
+        silent: bool,
+        /// And the request can be sent once more as it was.
         whole: bool,
     },
 }
@@ -104,7 +107,7 @@ impl Connection {
             };
             let retry = pool.group.config.retry;
             let tries = journal.way().tries;
-            let upstream = self.upstream(&occupied, &plan, (fresh, tries >= retry.attempts)).await;
+            let upstream = self.upstream(&occupied, fresh).await;
             if upstream.is_err() {
                 journal.way().failed = Some(Arc::clone(&occupied.target));
             }
@@ -175,8 +178,8 @@ impl Connection {
         (reused, tries): (bool, u32),
         retry: Retry,
     ) -> bool {
-        let Failed::Cut { cut, whole, .. } = failed else { return false };
-        blame(target, *cut, reused && *whole);
+        let Failed::Cut { cut, silent, whole, .. } = failed else { return false };
+        blame(target, *cut, reused && *silent);
         let wanted = retry.no_answer || (reused && retry.stale_connection);
         if !whole || !wanted || tries >= retry.attempts {
             return false;
@@ -229,22 +232,15 @@ impl Connection {
         self.plain(route, journal, 503, refusal.name()).await
     }
 
-    /// A kept connection to the target, or a new one; `last` says that there is no further try.
-    async fn upstream(
-        &self,
-        occupied: &Occupied,
-        plan: &Plan,
-        (fresh, last): (bool, bool),
-    ) -> Result<Upstream, Refusal> {
+    /// A kept connection to the target, or a new one: for certain if it is to be `fresh`.
+    async fn upstream(&self, occupied: &Occupied, fresh: bool) -> Result<Upstream, Refusal> {
         let worker = &self.seat.worker;
         let group = &occupied.pool.group.config;
         // A header names one client, so such a connection is no other one's.
-        if group.send_proxy.is_none() && !fresh {
-            let once = last || !plan.idempotent || Self::has_body(plan.body) || !group.retry.stale_connection;
-            if let Some(kept) = worker.kept.take(&occupied.target, once) {
-                self.seat.counters().http.reused.add(1);
-                return Ok(kept);
-            }
+        let may = group.send_proxy.is_none() && !fresh;
+        if let Some(kept) = may.then(|| worker.kept.take(&occupied.target)).flatten() {
+            self.seat.counters().http.reused.add(1);
+            return Ok(kept);
         }
         let socket = connect(&self.seat, &occupied.target, &self.ends, true).await?;
         let stream = Stream::new(socket, Vec::new(), &worker.buffers);
@@ -285,17 +281,24 @@ impl Connection {
         let Answered { status, head, body, ending, afterwards, keep_alive } = answered;
         let encoding = if ending == Ending::Chunked { Encoding::Chunked } else { Encoding::Plain };
         let reader = if status == 101 { BodyReader::Ended } else { BodyReader::of_response(body) };
-        let unanswered = Failed::Cut { cut: Cut::BadAnswer, unanswered: true, whole: false };
+        let unanswered = Failed::Cut { cut: Cut::BadAnswer, unanswered: true, silent: false, whole: false };
         let mut down =
             Flow::begin(head, reader, encoding, &mut upstream.stream.inbound).map_err(|_| unanswered)?;
+        // A target that has answered before it had all of the request may read the rest as the next one.
+        let taken = up.is_done();
         let relayed = self.relay(trip, &mut up, &mut down, &mut upstream).await;
         journal.moved(up.moved(), down.moved());
-        relayed.map_err(|cut| Failed::Cut { cut, unanswered: down.moved() == 0, whole: false })?;
+        relayed.map_err(|cut| Failed::Cut {
+            cut,
+            unanswered: down.moved() == 0,
+            silent: false,
+            whole: false,
+        })?;
         judge(&occupied.target, status);
         if status == 101 {
             return Ok(Done { status, next: Next::Tunnel(Box::new((upstream, occupied))) });
         }
-        if keep_alive && up.is_done() && proxied.is_none() {
+        if keep_alive && taken && !plan.alone && proxied.is_none() {
             self.seat.worker.kept.put(upstream);
         }
         let kept = afterwards != Afterwards::Closed && up.is_done();
@@ -317,12 +320,12 @@ impl Connection {
             let range = self.answer_head(trip, up, upstream).await.map_err(|cut| {
                 let nothing = interim == 0 && upstream.stream.inbound.is_empty();
                 let again = up.moved() == 0 || trip.plan.idempotent;
-                let whole = nothing && again && cut == Cut::Target && !Self::has_body(trip.plan.body);
-                Failed::Cut { cut, unanswered: true, whole }
+                let whole = nothing && again && cut == Cut::Target && !has_body(trip.plan.body);
+                Failed::Cut { cut, unanswered: true, silent: nothing, whole }
             })?;
             let sent = self.read_answer(trip, up, upstream, range.clone());
             upstream.stream.inbound.consume(range.end);
-            let cut = |cut| Failed::Cut { cut, unanswered: true, whole: false };
+            let cut = |cut| Failed::Cut { cut, unanswered: true, silent: false, whole: false };
             match sent.map_err(cut)? {
                 Sent::Answer(answered) => return Ok(answered),
                 Sent::Interim(_) if interim == INTERIM_MAX => return Err(cut(Cut::BadAnswer)),
@@ -441,7 +444,7 @@ impl Connection {
             body: answer.body,
             ending,
             afterwards,
-            keep_alive: answer.keep_alive,
+            keep_alive: answer.keep_alive && !authenticates_connection(&answer.fields),
         }))
     }
 

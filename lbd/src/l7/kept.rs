@@ -66,13 +66,14 @@ struct Idle {
 }
 
 impl Kept {
-    /// A connection to `target` that is still there. `ask` has the kernel asked as well, for a request that cannot be sent twice.
-    pub(super) fn take(&self, target: &Arc<Target>, ask: bool) -> Option<Upstream> {
+    /// A connection to `target` that is still there, and on which nothing has come that would be taken for the next answer: the kernel is
+    /// asked, for what has come since the last look was told to nobody.
+    pub(super) fn take(&self, target: &Arc<Target>) -> Option<Upstream> {
         let mut by_target = self.by_target.borrow_mut();
         let kept = by_target.get_mut(&Arc::as_ptr(target))?;
         // Those that the target has closed, or sent something to nobody on, are closed here, too.
         while let Some(idle) = kept.pop() {
-            if idle.upstream.stream.socket.is_quiet(ask) {
+            if idle.upstream.stream.socket.is_quiet(true) {
                 return Some(Upstream { reused: true, ..idle.upstream });
             }
         }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use common::config::Http;
 use lbd_core::http::answer::Answer;
+use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version, parse_request};
 use lbd_core::http::pass_on::{self, Afterwards, Passing};
 use lbd_core::http::route::{Arrival, Asked, Outcome, Routed, location, rewritten, route};
@@ -33,6 +34,9 @@ pub(super) struct Plan {
     pub(super) idempotent: bool,
     /// Whether a tunnel is asked for.
     pub(super) upgrade: bool,
+    /// Whether the connection to the target is nobody else's after it. It may authenticate that connection, or have a body where many do not
+    /// look for one: a target that leaves it would take it for the next request.
+    pub(super) alone: bool,
     /// For the access log, if there is one.
     pub(super) asking: Option<Box<Asking>>,
 }
@@ -92,6 +96,8 @@ impl Plan {
             to_head: head.method == "HEAD",
             idempotent: is_idempotent(head.method),
             upgrade: head.upgrade.is_some(),
+            alone: authenticates_connection(&head.fields)
+                || (has_body(head.body) && wants_no_body(head.method)),
             asking: around.route.service.access_log.as_ref().map(|_| Box::new(Asking::of(&head, rule))),
         };
         plan.step = if around.over_rate {
@@ -149,8 +155,7 @@ impl Plan {
 
     /// What becomes of the client's connection after an answer that does not wait for the request's body.
     pub(super) fn afterwards(&self) -> Afterwards {
-        let bodiless = matches!(self.body, RequestBody::None | RequestBody::Length(0));
-        self.afterwards_if(bodiless)
+        self.afterwards_if(!has_body(self.body))
     }
 
     /// The same if the body `has_come` by then, or has not.
@@ -168,6 +173,16 @@ impl Plan {
         answer.write(self.to_head, self.afterwards(), changes, unix_now(), &mut out);
         Step::Answer(out, answer.status)
     }
+}
+
+/// Whether a body follows that has to be read.
+pub(super) const fn has_body(body: RequestBody) -> bool {
+    !matches!(body, RequestBody::None | RequestBody::Length(0))
+}
+
+/// RFC 9110, sections 9.3.1, 9.3.2 and 9.3.5: "content received in a GET request has no generally defined semantics".
+fn wants_no_body(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "DELETE")
 }
 
 /// RFC 9110, section 9.2.2.

@@ -8,7 +8,7 @@ use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::types::{
     Action, Condition, Glob, HeaderChanges, HostPattern, PathPattern, Redirect, Regex, Respond, Share, Split,
-    Template,
+    Template, Variable,
 };
 use crate::path;
 
@@ -289,7 +289,15 @@ fn redirect(cursor: &Cursor<'_>, out: &mut Problems) -> Option<Redirect> {
         let absolute = ["http://", "https://"].iter().any(|scheme| begin.starts_with(scheme));
         let written = to.to_string();
         let variable = ["{scheme}://", "{path}"].iter().any(|begin| written.starts_with(begin));
-        if absolute || variable || (begin.starts_with('/') && !begin.starts_with("//")) {
+        let local = begin.starts_with('/') && !begin.starts_with("//");
+        if !leads_to_a_certain_host(&written) {
+            let reason =
+                "the client would choose the host; {rest} and {0} to {9} can stand behind it and a '/'";
+            let (value, reason) = (quoted(&written), reason.to_owned());
+            out.add(cursor.span(), Problem::BadTemplate { key: cursor.key(), value, reason });
+            return None;
+        }
+        if absolute || variable || local {
             return Some(to);
         }
         out.add(cursor.span(), Problem::BadLocation { key: cursor.key(), value: quoted(&written) });
@@ -339,12 +347,21 @@ fn respond(cursor: &Cursor<'_>, out: &mut Problems) -> Option<Respond> {
 
 fn rewrite(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<Template>> {
     let to = template(cursor, out)?;
-    if !to.begin().starts_with('/') && to.to_string() != "{path}" {
-        let (key, value) = (cursor.key(), quoted(&to.to_string()));
+    let written = to.to_string();
+    let (key, value) = (cursor.key(), quoted(&written));
+    if !to.begin().starts_with('/') && written != "{path}" {
         out.add(cursor.span(), Problem::BadPath { key, value });
         return None;
     }
-    Some(at(&cursor.span(), to))
+    let reason = if to.variables().any(|variable| variable == Variable::Query) {
+        "a request keeps its query anyway"
+    } else if !to.texts().all(is_path_text) {
+        "a path has no '?' and no '#', no segments \".\" and \"..\", and two digits behind each '%'"
+    } else {
+        return Some(at(&cursor.span(), to));
+    };
+    out.add(cursor.span(), Problem::BadTemplate { key, value, reason: reason.to_owned() });
+    None
 }
 
 /// A template whose texts an address can hold.
@@ -359,6 +376,28 @@ fn template(cursor: &Cursor<'_>, out: &mut Problems) -> Option<Template> {
     };
     out.add(cursor.span(), Problem::BadTemplate { key: cursor.key(), value: quoted(&text), reason });
     None
+}
+
+/// Whether a part of a path is one without a query or a fragment, without what stands for the segment before or for none, and without an
+/// escape that is none.
+fn is_path_text(text: &str) -> bool {
+    let mut behind = text.split('%').skip(1);
+    let escapes =
+        behind.all(|rest| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()));
+    let dots = |segment| segment == "." || segment == "..";
+    escapes && !text.contains(['?', '#']) && !text.split('/').any(dots)
+}
+
+/// Whether whom a location leads to is certain, but for what the request says of its host: where the client's path would go on in the
+/// name of a host, it would be the client who chooses it.
+fn leads_to_a_certain_host(written: &str) -> bool {
+    let Some((_, rest)) = written.split_once("://") else { return true };
+    let end = ["/", "?", "#", "{path}", "{query}"].iter().filter_map(|end| rest.find(end)).min();
+    let authority = &rest[..end.unwrap_or(rest.len())];
+    !authority
+        .split('{')
+        .skip(1)
+        .any(|name| name.starts_with("rest") || name.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 fn is_address_text(text: &str) -> bool {
@@ -404,16 +443,18 @@ fn changes(cursor: &Cursor<'_>, reserved: &[&str], out: &mut Problems) -> Option
         let entries = not_empty(&cursor, "a list of names such as [\"Server\"]", out).unwrap_or_default();
         for entry in entries {
             let Some(name) = entry.string(out) else { continue };
-            if is_field(&name, &entry.key(), reserved, out) {
+            if is_field(&name, &entry.key(), reserved, out)
+                && !is_the_host(&name, &entry.key(), reserved, out)
+            {
                 changes.remove.push(name.get_ref().to_ascii_lowercase());
             }
         }
     }
-    let mut list = |key, out: &mut Problems| {
-        table.get(key).map(|cursor| fields(&cursor, reserved, out)).unwrap_or_default()
+    let mut list = |key, is_once, out: &mut Problems| {
+        table.get(key).map(|cursor| fields(&cursor, reserved, is_once, out)).unwrap_or_default()
     };
-    changes.set = list("set", out);
-    changes.add = list("add", out);
+    changes.set = list("set", true, out);
+    changes.add = list("add", false, out);
     table.finish(out);
     if out.count() == before && changes.is_empty() {
         out.add(cursor.span(), Problem::Empty { key: cursor.key() });
@@ -421,18 +462,26 @@ fn changes(cursor: &Cursor<'_>, reserved: &[&str], out: &mut Problems) -> Option
     Some(changes)
 }
 
-/// The entries of a table `{ NAME = "VALUE" }`.
-fn fields(cursor: &Cursor<'_>, reserved: &[&str], out: &mut Problems) -> Vec<(String, String)> {
+/// The entries of a table `{ NAME = "VALUE" }`, which the fields have as their only value, or as one more.
+fn fields(
+    cursor: &Cursor<'_>,
+    reserved: &[&str],
+    is_once: bool,
+    out: &mut Problems,
+) -> Vec<(String, String)> {
     let Some(table) = cursor.table(out) else { return Vec::new() };
     let mut fields: Vec<(String, String)> = Vec::new();
     for (name, value) in table.entries() {
-        let known = is_field(&name, &cursor.key(), reserved, out);
+        let known = is_field(&name, &cursor.key(), reserved, out)
+            && (is_once || !is_the_host(&name, &cursor.key(), reserved, out));
         if fields.iter().any(|(other, _)| other.eq_ignore_ascii_case(name.get_ref())) {
             let (key, value) = (cursor.key(), quoted(name.get_ref()));
             out.add(name.span(), Problem::DuplicateEntry { key, value });
         }
         let problem = |key, value| Problem::BadFieldValue { key, value };
-        if let Some(value) = value.string_that(is_field_value, problem, out).filter(|_| known) {
+        let names_host = name.get_ref().eq_ignore_ascii_case("host");
+        let fits = |text: &str| is_field_value(text) && (!names_host || is_host_value(text));
+        if let Some(value) = value.string_that(fits, problem, out).filter(|_| known) {
             fields.push((name.into_inner(), value.into_inner()));
         }
     }
@@ -451,6 +500,22 @@ fn is_field(name: &At<String>, key: &str, reserved: &[&str], out: &mut Problems)
         return false;
     }
     true
+}
+
+/// Whether this is a request's `Host`, of which there has to be one: it can be set only. Notes that.
+fn is_the_host(name: &At<String>, key: &str, reserved: &[&str], out: &mut Problems) -> bool {
+    let of_requests = reserved.contains(&"x-forwarded-host");
+    let is = of_requests && name.get_ref().eq_ignore_ascii_case("host");
+    if is {
+        out.add(name.span(), Problem::HostOnce { key: key.to_owned() });
+    }
+    is
+}
+
+/// Whether this can be the name of a host, with or without a port.
+fn is_host_value(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    !text.is_empty() && text.bytes().all(fits)
 }
 
 /// RFC 9110: `token = 1*tchar`.

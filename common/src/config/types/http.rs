@@ -202,10 +202,14 @@ impl HeaderChanges {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
     }
 
-    /// Whether a field of this name is not taken over, because it is removed or set.
+    /// Whether a field of this name is not taken over, because it is removed or set. `_` counts as `-`: programs that get fields in variables
+    /// (CGI) cannot tell one from the other.
     #[must_use]
     pub fn replaces(&self, name: &[u8]) -> bool {
-        let same = |known: &String| known.as_bytes().eq_ignore_ascii_case(name);
+        let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+        let same = |known: &String| {
+            known.len() == name.len() && known.as_bytes().iter().map(plain).eq(name.iter().map(plain))
+        };
         self.remove.iter().any(same) || self.set.iter().any(|(known, _)| same(known))
     }
 }
@@ -412,6 +416,21 @@ fn find(text: &[u8], part: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_removed_is_so_in_any_spelling() {
+        let changes = HeaderChanges {
+            remove: vec!["x-auth-user".to_owned()],
+            set: vec![("X_Team".to_owned(), "a".to_owned())],
+            add: vec![("X-More".to_owned(), "b".to_owned())],
+        };
+        for name in ["X-Auth-User", "x_auth_user", "X_Auth-User", "X-Team", "x_team"] {
+            assert!(changes.replaces(name.as_bytes()), "{name}");
+        }
+        for name in ["X-More", "XAuthUser", "X-Auth-User2", "X-Auth"] {
+            assert!(!changes.replaces(name.as_bytes()), "{name}");
+        }
+    }
 
     #[test]
     fn prefixes_end_where_segments_do() {

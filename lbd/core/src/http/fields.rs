@@ -1,5 +1,7 @@
 //! The fields that a proxy has to know.
 
+use super::framing::Field;
+
 /// A field that is not just passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
@@ -134,6 +136,20 @@ pub fn is_word_of_a_proxy(name: &[u8]) -> bool {
 #[must_use]
 pub const fn is_proxy(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"proxy")
+}
+
+/// Whether a message is part of an authentication that is the connection's and not the request's, as NTLM's and Negotiate's (RFC 4559) are:
+/// the next client's requests on the same connection would be taken for those of whoever has proved himself.
+#[must_use]
+pub fn authenticates_connection(fields: &[Field<'_>]) -> bool {
+    const WHERE: [&[u8]; 4] =
+        [b"authorization", b"proxy-authorization", b"www-authenticate", b"proxy-authenticate"];
+    let names_one = |value: &[u8]| {
+        let mut words = value.split(|byte| matches!(byte, b' ' | b'\t' | b','));
+        words.any(|word| word.eq_ignore_ascii_case(b"ntlm") || word.eq_ignore_ascii_case(b"negotiate"))
+    };
+    let says = |name: &[u8]| WHERE.iter().any(|known| name.eq_ignore_ascii_case(known));
+    fields.iter().any(|field| says(field.name) && names_one(field.value))
 }
 
 /// Whether a field may stand in trailers (RFC 9110, section 6.5.1): nothing that says where a message ends, whom it is for or from, or who

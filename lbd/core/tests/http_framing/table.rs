@@ -192,6 +192,7 @@ pub(crate) const CASES: &[Case] = &[
     ("Connection names Content-Length", "POST / HTTP/1.1\r\nHost: a\r\nConnection: Content-Length\r\nContent-Length: 5\r\n\r\nhello", Refused(400)),
     ("Connection names Transfer-Encoding", "POST / HTTP/1.1\r\nHost: a\r\nConnection: transfer-encoding\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Refused(400)),
     ("Connection names X-Forwarded-For", "GET / HTTP/1.1\r\nHost: a\r\nConnection: X-Forwarded-For\r\n\r\n", Refused(400)),
+    ("Connection names X-Real-IP", "GET / HTTP/1.1\r\nHost: a\r\nConnection: X-Real-IP\r\nX-Real-IP: 192.0.2.9\r\n\r\n", Refused(400)),
     ("Connection names Authorization", "GET / HTTP/1.1\r\nHost: a\r\nConnection: authorization\r\nAuthorization: x\r\n\r\n", Refused(400)),
     ("Connection is no list", "GET / HTTP/1.1\r\nHost: a\r\nConnection: a b\r\n\r\n", Refused(400)),
     ("Connection names what is its own", "GET / HTTP/1.1\r\nHost: a\r\nConnection: X-Hop, ,keep-alive\r\nX-Hop: 1\r\n\r\n", Passed(1, GET, "")),

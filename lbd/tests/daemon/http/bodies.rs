@@ -177,6 +177,62 @@ fn a_client_that_expects_100_waits_for_the_target_s() {
     assert!(client.is_at_its_end());
 }
 
+/// A target that has answered before it had the whole request may take the rest for another one.
+#[test]
+fn a_target_that_answers_early_is_asked_nothing_more_on_that_connection() {
+    let ip = own_ip();
+    let (say, said) = std::sync::mpsc::channel::<Vec<u8>>();
+    let say = std::sync::Mutex::new(say);
+    let target = crate::server::Server::start((ip, 0).into(), move |mut stream| {
+        let mut bytes = [0; 4096];
+        let mut got = Vec::new();
+        while !got.ends_with(b"\r\n\r\n") {
+            let count = stream.read(&mut bytes).unwrap();
+            got.extend_from_slice(&bytes[..count]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nea").unwrap();
+        let mut body = [0; 40];
+        stream.read_exact(&mut body).unwrap();
+        stream.write_all(b"ly").unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        say.lock().unwrap().send(rest).unwrap();
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let mut client = Client::new(lbd.address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n");
+    // The head and half of the answer are here before the body is sent.
+    let mut early = Vec::new();
+    while !early.ends_with(b"\r\n\r\nea") {
+        early.extend(client.read(1));
+    }
+    client.send([b'x'; 40]);
+    assert_eq!(client.read(2), b"ly");
+    let rest = said.recv_timeout(Duration::from_secs(10)).expect("the connection is closed");
+    assert!(rest.is_empty());
+}
+
+/// What is not read of a request has the kernel reset the connection, and the answer with it.
+#[test]
+fn who_has_finished_sending_gets_an_answer_that_came_early() {
+    let ip = own_ip();
+    let mut config = config(ip, &[crate::support::free(ip)]);
+    config.service =
+        "[[service.rule]]\nwhen = { path = \"/\" }\nrespond = { status = 403, body = \"no\" }\n".to_owned();
+    let lbd = Lbd::start(&config);
+    for _ in 0..20 {
+        let mut client = Client::new(lbd.address);
+        let length = 300_000;
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
+        client.send(pattern(length));
+        client.finish();
+        // By then it would have been reset.
+        std::thread::sleep(Duration::from_millis(20));
+        let got = client.answer();
+        assert_eq!((got.status(), got.text()), (403, "no"));
+    }
+}
+
 #[test]
 fn answers_without_a_body_have_none() {
     let ip = own_ip();

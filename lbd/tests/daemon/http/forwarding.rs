@@ -52,6 +52,40 @@ fn both_sides_keep_their_connections() {
 }
 
 #[test]
+fn a_connection_that_may_be_somebody_s_or_hold_a_rest_is_nobody_else_s() {
+    let ip = own_ip();
+    let target = Target::with(ip, |request, stream| match request.line() {
+        "GET /challenge HTTP/1.1" => write(
+            stream,
+            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"a\", negotiate\r\nContent-Length: 0\r\n\r\n",
+        ),
+        _ => answer(stream, "ok"),
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    // All of one client, so that one worker has them.
+    let mut client = Client::new(lbd.address);
+    for (count, alone) in [
+        "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: NTLM TlRMTVNTUAAB\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nproxy-authorization: Negotiate YII=\r\n\r\n",
+        "GET /challenge HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(client.send(get("/")).answer().text(), "ok");
+        assert_eq!((target.connections(), target.ended()), (count + 1, count), "{alone}");
+        assert!([200, 401].contains(&client.send(alone).answer().status()));
+        eventually("it is closed", || target.ended() == count + 1);
+    }
+    let basic = "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Basic bnRsbTpudGxt\r\n\r\n";
+    for _ in 0..3 {
+        assert_eq!(client.send(basic).answer().text(), "ok");
+    }
+    assert_eq!((target.connections(), target.ended()), (5, 4));
+}
+
+#[test]
 fn http_1_0_is_served_as_it_expects() {
     let ip = own_ip();
     let target = Target::with(ip, |request, stream| match request.line() {

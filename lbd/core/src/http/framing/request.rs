@@ -2,7 +2,7 @@
 
 use super::head::{Lengths, fields, is_token, lines, members};
 use super::{Authority, Fault, Field, Version};
-use crate::http::fields::Known;
+use crate::http::fields::{Known, is_word_of_a_proxy};
 use crate::http::path::{normalise, normalise_query};
 
 /// A request without its body.
@@ -212,7 +212,9 @@ impl<'b> Seen<'b> {
                 b"keep-alive" => self.keep_alive = true,
                 b"upgrade" => self.upgrades = true,
                 b"te" => {}
-                _ if Known::of(member).is_some_and(Known::is_for_the_target) => {
+                _ if Known::of(member).is_some_and(Known::is_for_the_target)
+                    || is_word_of_a_proxy(member) =>
+                {
                     return Err(Fault::Connection);
                 }
                 _ => self.for_one_hop.push(member),
