@@ -237,8 +237,10 @@ impl Connection {
         let worker = &self.seat.worker;
         let group = &occupied.pool.group.config;
         // A header names one client, so such a connection is no other one's.
-        let may = group.send_proxy.is_none() && !fresh;
-        if let Some(kept) = may.then(|| worker.kept.take(&occupied.target)).flatten() {
+        if group.send_proxy.is_none()
+            && !fresh
+            && let Some(kept) = worker.kept.take(&occupied.target)
+        {
             self.seat.counters().http.reused.add(1);
             return Ok(kept);
         }

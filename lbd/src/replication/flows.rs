@@ -46,7 +46,7 @@ pub(super) struct Flows {
     strangers: bool,
     /// News that the program had no room for, as last counted.
     untold: u64,
-    /// There are some in this session, so that the ledger may take a flow of this node's own for a copy.
+    /// There are some since everything was told last, so that the ledger may take a flow of this node's own for a copy.
     doubts: bool,
     /// This node's own that were not written over.
     kept: Vec<Tuple>,

@@ -65,8 +65,8 @@ pub(super) fn rule(
 
 /// `request_headers` and `response_headers` of a rule or a service.
 pub(super) fn header_changes(table: &mut Table<'_>, out: &mut Problems) -> [HeaderChanges; 2] {
-    let of_requests = table.get("request_headers").and_then(|cursor| changes(&cursor, REQUEST_FIELDS, out));
-    let of_answers = table.get("response_headers").and_then(|cursor| changes(&cursor, FRAMING_FIELDS, out));
+    let of_requests = table.get("request_headers").and_then(|cursor| changes(&cursor, Message::Request, out));
+    let of_answers = table.get("response_headers").and_then(|cursor| changes(&cursor, Message::Answer, out));
     [of_requests.unwrap_or_default(), of_answers.unwrap_or_default()]
 }
 
@@ -416,16 +416,8 @@ const FRAMING_FIELDS: &[&str] = &[
     "upgrade",
 ];
 
-/// The same, and those that Tandem writes into each request.
-const REQUEST_FIELDS: &[&str] = &[
-    "connection",
-    "content-length",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
+/// And those that Tandem writes into each request.
+const WRITTEN_FIELDS: &[&str] = &[
     "expect",
     "forwarded",
     "via",
@@ -435,7 +427,22 @@ const REQUEST_FIELDS: &[&str] = &[
     "x-request-id",
 ];
 
-fn changes(cursor: &Cursor<'_>, reserved: &[&str], out: &mut Problems) -> Option<HeaderChanges> {
+/// Whose fields are changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Message {
+    Request,
+    Answer,
+}
+
+impl Message {
+    /// Whether a field is the proxy's own business.
+    fn reserves(self, name: &str) -> bool {
+        let written = if self == Self::Request { WRITTEN_FIELDS } else { &[] };
+        FRAMING_FIELDS.iter().chain(written).any(|reserved| reserved.eq_ignore_ascii_case(name))
+    }
+}
+
+fn changes(cursor: &Cursor<'_>, message: Message, out: &mut Problems) -> Option<HeaderChanges> {
     let mut table = cursor.table(out)?;
     let before = out.count();
     let mut changes = HeaderChanges::default();
@@ -443,15 +450,14 @@ fn changes(cursor: &Cursor<'_>, reserved: &[&str], out: &mut Problems) -> Option
         let entries = not_empty(&cursor, "a list of names such as [\"Server\"]", out).unwrap_or_default();
         for entry in entries {
             let Some(name) = entry.string(out) else { continue };
-            if is_field(&name, &entry.key(), reserved, out)
-                && !is_the_host(&name, &entry.key(), reserved, out)
+            if is_field(&name, &entry.key(), message, out) && !is_the_host(&name, &entry.key(), message, out)
             {
                 changes.remove.push(name.get_ref().to_ascii_lowercase());
             }
         }
     }
     let mut list = |key, is_once, out: &mut Problems| {
-        table.get(key).map(|cursor| fields(&cursor, reserved, is_once, out)).unwrap_or_default()
+        table.get(key).map(|cursor| fields(&cursor, message, is_once, out)).unwrap_or_default()
     };
     changes.set = list("set", true, out);
     changes.add = list("add", false, out);
@@ -463,17 +469,12 @@ fn changes(cursor: &Cursor<'_>, reserved: &[&str], out: &mut Problems) -> Option
 }
 
 /// The entries of a table `{ NAME = "VALUE" }`, which the fields have as their only value, or as one more.
-fn fields(
-    cursor: &Cursor<'_>,
-    reserved: &[&str],
-    is_once: bool,
-    out: &mut Problems,
-) -> Vec<(String, String)> {
+fn fields(cursor: &Cursor<'_>, message: Message, is_once: bool, out: &mut Problems) -> Vec<(String, String)> {
     let Some(table) = cursor.table(out) else { return Vec::new() };
     let mut fields: Vec<(String, String)> = Vec::new();
     for (name, value) in table.entries() {
-        let known = is_field(&name, &cursor.key(), reserved, out)
-            && (is_once || !is_the_host(&name, &cursor.key(), reserved, out));
+        let known = is_field(&name, &cursor.key(), message, out)
+            && (is_once || !is_the_host(&name, &cursor.key(), message, out));
         if fields.iter().any(|(other, _)| other.eq_ignore_ascii_case(name.get_ref())) {
             let (key, value) = (cursor.key(), quoted(name.get_ref()));
             out.add(name.span(), Problem::DuplicateEntry { key, value });
@@ -489,13 +490,13 @@ fn fields(
 }
 
 /// Whether this is a name of a field that may be changed; notes why not.
-fn is_field(name: &At<String>, key: &str, reserved: &[&str], out: &mut Problems) -> bool {
+fn is_field(name: &At<String>, key: &str, message: Message, out: &mut Problems) -> bool {
     let (key, value) = (key.to_owned(), quoted(name.get_ref()));
     if !is_token(name.get_ref()) {
         out.add(name.span(), Problem::BadFieldName { key, value });
         return false;
     }
-    if reserved.iter().any(|reserved| reserved.eq_ignore_ascii_case(name.get_ref())) {
+    if message.reserves(name.get_ref()) {
         out.add(name.span(), Problem::ReservedField { key, value });
         return false;
     }
@@ -503,9 +504,8 @@ fn is_field(name: &At<String>, key: &str, reserved: &[&str], out: &mut Problems)
 }
 
 /// Whether this is a request's `Host`, of which there has to be one: it can be set only. Notes that.
-fn is_the_host(name: &At<String>, key: &str, reserved: &[&str], out: &mut Problems) -> bool {
-    let of_requests = reserved.contains(&"x-forwarded-host");
-    let is = of_requests && name.get_ref().eq_ignore_ascii_case("host");
+fn is_the_host(name: &At<String>, key: &str, message: Message, out: &mut Problems) -> bool {
+    let is = message == Message::Request && name.get_ref().eq_ignore_ascii_case("host");
     if is {
         out.add(name.span(), Problem::HostOnce { key: key.to_owned() });
     }

@@ -16,13 +16,12 @@ pub(super) fn encode_entry(
     minor: u16,
     out: &mut Vec<u8>,
 ) -> Result<(), WireError> {
-    if let Entry::Flow(flow) = entry {
-        append_flow(flow, head, out);
-        return Ok(());
-    }
-    wire::append(&head, out)?;
+    append_head(head, out);
     match *entry {
-        Entry::Flow(_) => Ok(()),
+        Entry::Flow(flow) => {
+            append_flow(&flow, out);
+            Ok(())
+        }
         Entry::Sticky { group, source, target } => {
             wire::append(&(SourceKey { name: group.number(), source }, target.number()), out)
         }
@@ -42,10 +41,18 @@ pub(super) fn encode_entry(
     }
 }
 
-/// Flows are most of what is sent, so each field is written by itself: a [`Head`], a tuple, and a flow's value.
-fn append_flow(flow: &Flow, head: Head, out: &mut Vec<u8>) {
+/// Each field by itself, as of a flow: most of what is sent.
+fn append_head(head: Head, out: &mut Vec<u8>) {
     wire::append_signed(head.generation, out);
     wire::append_number(head.remaining_ms.into(), out);
+}
+
+/// Takes what [`append_head`] added.
+fn take_head(bytes: &mut &[u8]) -> Result<Head, WireError> {
+    Ok(Head { generation: wire::take_signed(bytes)?, remaining_ms: wire::take_number(bytes)? })
+}
+
+fn append_flow(flow: &Flow, out: &mut Vec<u8>) {
     out.extend_from_slice(&flow.tuple);
     wire::append_number(flow.service.number().into(), out);
     wire::append_number(flow.target.number().into(), out);
@@ -54,19 +61,16 @@ fn append_flow(flow: &Flow, head: Head, out: &mut Vec<u8>) {
 }
 
 /// Takes what [`append_flow`] added.
-fn take_flow(bytes: &mut &[u8], names: &Translation) -> Result<Decoded<Live>, WireError> {
+fn take_flow(bytes: &mut &[u8], names: &Translation) -> Result<Option<Entry>, WireError> {
     let short = || WireError::Malformed("a flow that is cut off".to_owned());
-    let generation = wire::take_signed(bytes)?;
-    let remaining = from_millis(wire::take_number(bytes)?);
     let (&tuple, rest) = bytes.split_first_chunk().ok_or_else(short)?;
     *bytes = rest;
     let (service, target) = (wire::take_number(bytes)?, wire::take_number(bytes)?);
     let port = wire::take_number(bytes)?;
     let (&state, rest) = bytes.split_first().ok_or_else(short)?;
     *bytes = rest;
-    let flow = both(names, service, target)
-        .map(|(service, target)| Entry::Flow(Flow { tuple, service, target, port, state }));
-    Ok((generation, flow.map(|entry| Live { entry, remaining })))
+    let flow = |(service, target)| Entry::Flow(Flow { tuple, service, target, port, state });
+    Ok(both(names, service, target).map(flow))
 }
 
 /// Adds the key of what is gone to a batch of its table.
@@ -97,12 +101,9 @@ pub(super) fn decode_entry(
     names: &Translation,
     minor: u16,
 ) -> Result<Decoded<Live>, WireError> {
-    if table == Table::Flows {
-        return take_flow(bytes, names);
-    }
-    let head: Head = take(bytes)?;
+    let head = take_head(bytes)?;
     let entry = match table {
-        Table::Flows => None,
+        Table::Flows => take_flow(bytes, names)?,
         Table::Sticky => {
             let (SourceKey { name, source }, target): (SourceKey, u32) = take(bytes)?;
             both(names, name, target).map(|(group, target)| Entry::Sticky { group, source, target })
