@@ -10,7 +10,7 @@ use std::hash::BuildHasherDefault;
 use common::time::{Duration, Instant};
 
 use super::entry::{Entry, Fingerprint, Key};
-use super::ledger::AsItIs;
+use super::parts::AsItIs;
 
 /// Where no slot is.
 const NONE: u32 = u32::MAX;

@@ -1,13 +1,10 @@
 //! Who changed an entry last, and when in the pair's order of changes.
 //!
 //! 17 bytes for each entry in a hash table that is between 7/16 and 7/8 full: 20 to 39 bytes, 39 MB for a million entries at
-//! the most; while a table grows it exists twice for a moment.
-
-use std::collections::HashMap;
-use std::collections::hash_map::Entry::{Occupied, Vacant};
-use std::hash::{BuildHasherDefault, Hasher};
+//! the most; while a table grows a part of it exists twice for a moment.
 
 use super::entry::Fingerprint;
+use super::parts::Parts;
 
 /// Which node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +99,7 @@ impl Record {
 /// The records of a table.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    records: HashMap<Fingerprint, Record, BuildHasherDefault<AsItIs>>,
+    records: Parts<Record>,
     max: usize,
     /// Marks of this node's entries: those that its own current snapshot has met, or that were changed since it began.
     own_mark: Mark,
@@ -113,7 +110,7 @@ pub(super) struct Ledger {
 impl Ledger {
     /// For `max` entries.
     pub(super) fn new(max: usize) -> Self {
-        Self { records: HashMap::default(), max, own_mark: Mark::default(), peer_mark: Mark::default() }
+        Self { records: Parts::default(), max, own_mark: Mark::default(), peer_mark: Mark::default() }
     }
 
     pub(super) const fn set_max(&mut self, max: usize) {
@@ -129,17 +126,17 @@ impl Ledger {
     }
 
     pub(super) fn get(&self, fingerprint: Fingerprint) -> Option<Record> {
-        self.records.get(&fingerprint).copied()
+        self.records.get(fingerprint).copied()
     }
 
     /// Whether there is a record.
     pub(super) fn contains(&self, fingerprint: Fingerprint) -> bool {
-        self.records.contains_key(&fingerprint)
+        self.records.contains(fingerprint)
     }
 
     /// From now on the peer may know the entry.
     pub(super) fn share(&mut self, fingerprint: Fingerprint) {
-        if let Some(record) = self.records.get_mut(&fingerprint) {
+        if let Some(record) = self.records.get_mut(fingerprint) {
             record.share();
         }
     }
@@ -147,7 +144,7 @@ impl Ledger {
     /// Notes the version of an entry, which is known to be met in its owner's current snapshot. False if there is no room.
     pub(super) fn put(&mut self, fingerprint: Fingerprint, version: Version, shared: bool) -> bool {
         let mark = self.mark_of(version.owner);
-        if let Some(record) = self.records.get_mut(&fingerprint) {
+        if let Some(record) = self.records.get_mut(fingerprint) {
             *record = Record::new(version, shared, mark);
             return true;
         }
@@ -170,21 +167,19 @@ impl Ledger {
         let (version, mark) = (Version { generation, owner: Owner::Us }, self.own_mark.0);
         // Looked up once: with a million entries that is what a change costs.
         if !self.is_full() {
-            return Some(match self.records.entry(fingerprint) {
-                Occupied(mut known) => known.get_mut().change(version, connected, mark),
-                Vacant(place) => {
-                    place.insert(Record::new(version, buried || connected, mark));
-                    Before { shared: buried, peers: false }
-                }
-            });
+            return Some(self.records.change_or_insert(
+                fingerprint,
+                |record| record.change(version, connected, mark),
+                || (Record::new(version, buried || connected, mark), Before { shared: buried, peers: false }),
+            ));
         }
-        self.records.get_mut(&fingerprint).map(|record| record.change(version, connected, mark))
+        self.records.get_mut(fingerprint).map(|record| record.change(version, connected, mark))
     }
 
     /// Notes that an entry was met in the current snapshot of `owner`; that of one which the other node owns says nothing.
     pub(super) fn meet(&mut self, fingerprint: Fingerprint, owner: Owner) {
         let mark = self.mark_of(owner);
-        if let Some(record) = self.records.get_mut(&fingerprint)
+        if let Some(record) = self.records.get_mut(fingerprint)
             && record.version().owner == owner
         {
             record.set_mark(mark);
@@ -192,7 +187,7 @@ impl Ledger {
     }
 
     pub(super) fn remove(&mut self, fingerprint: Fingerprint) -> Option<Record> {
-        self.records.remove(&fingerprint)
+        self.records.remove(fingerprint)
     }
 
     /// A snapshot of `owner`'s entries begins: none is met yet.
@@ -216,14 +211,13 @@ impl Ledger {
 
     /// Whether there is such an entry.
     pub(super) fn misses_any(&self, owner: Owner) -> bool {
-        self.records.values().any(|&record| self.is_missed(record, owner))
+        self.records.iter().any(|(_, &record)| self.is_missed(record, owner))
     }
 
     /// Forgets them; answers how many.
     pub(super) fn forget_missed(&mut self, owner: Owner) -> usize {
-        let (before, mark) = (self.records.len(), self.mark_of(owner));
-        self.records.retain(|_, record| record.version().owner != owner || record.mark() == mark);
-        before - self.records.len()
+        let mark = self.mark_of(owner);
+        self.records.retain(|record| record.version().owner != owner || record.mark() == mark)
     }
 
     /// All entries of the peer's are now this node's; answers how many.
@@ -264,26 +258,6 @@ impl Mark {
         let wraps = self.0 == u8::MAX;
         self.0 = if wraps { 1 } else { self.0 + 1 };
         wraps
-    }
-}
-
-/// The hash of what is a keyed hash already.
-#[derive(Debug, Default)]
-pub(super) struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
-        }
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }
 

@@ -60,6 +60,7 @@ mod frame;
 mod hello;
 mod ledger;
 mod names;
+mod parts;
 mod receive;
 mod replica;
 mod session;

@@ -4,13 +4,13 @@
 //! order both ways, so with the acknowledgement of a deletion all such changes have come in, and its tombstone can go. One
 //! that is not acknowledged, because there is no peer, goes after [`LIFETIME`]. About 100 bytes each.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasherDefault;
+use std::collections::VecDeque;
 
 use common::time::{Duration, Instant};
 
 use super::entry::{Fingerprint, Key};
-use super::ledger::{AsItIs, Version};
+use super::ledger::Version;
+use super::parts::Parts;
 
 /// How long the deletion of an entry is remembered without a peer that acknowledges it. If the peer changed the same entry and comes
 /// back later than this, the entry lives on, on both nodes, for as long as its lifetime says.
@@ -31,7 +31,7 @@ pub(super) struct Tombstone {
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Tombstones {
-    map: HashMap<Fingerprint, Tombstone, BuildHasherDefault<AsItIs>>,
+    map: Parts<Tombstone>,
     /// Those sent in the present session, with the frame's sequence number; no more than its window holds.
     sent: VecDeque<(u64, Fingerprint, Version)>,
     max: usize,
@@ -40,7 +40,7 @@ pub(super) struct Tombstones {
 
 impl Tombstones {
     pub(super) fn new(max: usize) -> Self {
-        Self { map: HashMap::default(), sent: VecDeque::new(), max, purged: Instant::ZERO }
+        Self { map: Parts::default(), sent: VecDeque::new(), max, purged: Instant::ZERO }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -48,7 +48,7 @@ impl Tombstones {
     }
 
     pub(super) fn get(&self, fingerprint: Fingerprint) -> Option<&Tombstone> {
-        self.map.get(&fingerprint)
+        self.map.get(fingerprint)
     }
 
     /// False if there is no room. Then a change that crosses the deletion on its way brings the entry back.
@@ -59,7 +59,7 @@ impl Tombstones {
         version: Version,
         now: Instant,
     ) -> bool {
-        let room = self.map.len() < self.max || self.map.contains_key(&fingerprint);
+        let room = self.map.len() < self.max || self.map.contains(fingerprint);
         if room {
             self.map.insert(fingerprint, Tombstone { key, version, made: now });
         }
@@ -70,12 +70,12 @@ impl Tombstones {
         if self.map.is_empty() {
             return None;
         }
-        self.map.remove(&fingerprint)
+        self.map.remove(fingerprint)
     }
 
     /// In no particular order, which the receiver does not notice: each is about another key.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Fingerprint, &Tombstone)> {
-        self.map.iter().map(|(&fingerprint, tombstone)| (fingerprint, tombstone))
+        self.map.iter()
     }
 
     /// The deletion goes out with this frame.
@@ -87,8 +87,8 @@ impl Tombstones {
     pub(super) fn acknowledged(&mut self, sequence: u64) {
         while let Some(&(_, fingerprint, version)) = self.sent.front().filter(|sent| sent.0 <= sequence) {
             self.sent.pop_front();
-            if self.map.get(&fingerprint).is_some_and(|tombstone| tombstone.version == version) {
-                self.map.remove(&fingerprint);
+            if self.map.get(fingerprint).is_some_and(|tombstone| tombstone.version == version) {
+                self.map.remove(fingerprint);
             }
         }
     }
@@ -109,9 +109,7 @@ impl Tombstones {
             return 0;
         }
         self.purged = now;
-        let before = self.map.len();
-        self.map.retain(|_, tombstone| now - tombstone.made < LIFETIME);
-        before - self.map.len()
+        self.map.retain(|tombstone| now - tombstone.made < LIFETIME)
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
 use super::entry::{Entry, Fingerprint, Table};
-use super::ledger::AsItIs;
 use super::names::NameId;
+use super::parts::AsItIs;
 
 /// About 90 bytes for each, bounded by the table's size.
 #[derive(Debug)]
