@@ -25,7 +25,7 @@
 //! | `tandem_lbd_group_queue_waiting` | gauge | `group` | connections that wait for a target with room now |
 //! | `tandem_lbd_group_sticky_entries` | gauge | `group` | clients whose target is remembered |
 //! | `tandem_lbd_group_sticky_forgotten_total` | counter | `group` | clients forgotten before their time because too many were known |
-//! | `tandem_lbd_service_connections_ended_total` | counter | `service`, `end` (`done`, `client_reset`, `target_reset`, `idle`, `drained`, `stopped`) | relayed connections by how they ended |
+//! | `tandem_lbd_service_connections_ended_total` | counter | `service`, `end` (`done`, `client_reset`, `target_reset`, `client_vanished`, `target_vanished`, `idle`, `drained`, `stopped`) | relayed connections by how they ended |
 //! | `tandem_lbd_service_connect_retries_total` | counter | `service` | connects tried again on another target |
 //! | `tandem_lbd_service_connect_local_errors_total` | counter | `service` | connects that failed because this host had no file, port or memory for them; no target is blamed |
 //! | `tandem_lbd_service_unhealthy_tries_total` | counter | `service` | connects while the target group was in panic |

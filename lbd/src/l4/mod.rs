@@ -46,10 +46,14 @@ use socket2::{SockRef, TcpKeepalive};
 pub(crate) enum End {
     /// Both ends closed it.
     Done,
-    /// The client reset it, or vanished.
+    /// The client reset it.
     ClientReset,
-    /// The target reset it, or vanished.
+    /// The target reset it.
     TargetReset,
+    /// The client is gone: it did not answer when asked after `timeout.keepalive`, or did not acknowledge within `timeout.user`.
+    ClientVanished,
+    /// The same of the target.
+    TargetVanished,
     /// No byte for `timeout.idle`.
     Idle,
     /// Its target was removed, or its virtual IP has left, and `drain_timeout` has passed.
@@ -60,11 +64,19 @@ pub(crate) enum End {
 
 impl End {
     /// How many kinds there are.
-    pub(crate) const COUNT: usize = 6;
+    pub(crate) const COUNT: usize = 8;
 
     /// All kinds, in the order of [`Self::index`].
-    pub(crate) const ALL: [Self; Self::COUNT] =
-        [Self::Done, Self::ClientReset, Self::TargetReset, Self::Idle, Self::Drained, Self::Stopped];
+    pub(crate) const ALL: [Self; Self::COUNT] = [
+        Self::Done,
+        Self::ClientReset,
+        Self::TargetReset,
+        Self::ClientVanished,
+        Self::TargetVanished,
+        Self::Idle,
+        Self::Drained,
+        Self::Stopped,
+    ];
 
     /// Its place in [`Self::ALL`].
     pub(crate) const fn index(self) -> usize {
@@ -77,6 +89,8 @@ impl End {
             Self::Done => "done",
             Self::ClientReset => "client_reset",
             Self::TargetReset => "target_reset",
+            Self::ClientVanished => "client_vanished",
+            Self::TargetVanished => "target_vanished",
             Self::Idle => "idle",
             Self::Drained => "drained",
             Self::Stopped => "stopped",

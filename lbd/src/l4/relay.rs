@@ -72,10 +72,51 @@ struct Bytes {
     end: usize,
 }
 
-/// Which socket of a flow failed.
+/// Which socket of a flow failed, and how.
 enum Failed {
-    Reader,
-    Writer,
+    Reader(Loss),
+    Writer(Loss),
+}
+
+/// How a connection was lost.
+#[derive(Clone, Copy)]
+enum Loss {
+    /// The other end said so.
+    Reset,
+    /// It is not heard of any more, and the kernel has given it up.
+    Vanished,
+}
+
+impl Loss {
+    /// What the kernel calls it. An ICMP error is only what it was told while it waited in vain: it names that instead of the time-out.
+    fn from_error(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                Self::Vanished
+            }
+            _ => Self::Reset,
+        }
+    }
+
+    /// The same of a socket that has failed while nobody read it or wrote to it.
+    fn of(socket: &Socket) -> Self {
+        let error = SockRef::from(socket).take_error().ok().flatten();
+        error.map_or(Self::Reset, |error| Self::from_error(&error))
+    }
+
+    const fn of_client(self) -> End {
+        match self {
+            Self::Reset => End::ClientReset,
+            Self::Vanished => End::ClientVanished,
+        }
+    }
+
+    const fn of_target(self) -> End {
+        match self {
+            Self::Reset => End::TargetReset,
+            Self::Vanished => End::TargetVanished,
+        }
+    }
 }
 
 impl<'a> Relay<'a> {
@@ -127,9 +168,9 @@ impl<'a> Relay<'a> {
     /// Finds a reset of a socket that is not being read. One that is being read tells it after what came before it.
     fn find_reset(&self) -> Option<End> {
         if self.client.is(Ready::FAILED) && !self.to_target.reads() {
-            Some(End::ClientReset)
+            Some(Loss::of(&self.client).of_client())
         } else if self.target.is(Ready::FAILED) && !self.to_client.reads() {
-            Some(End::TargetReset)
+            Some(Loss::of(&self.target).of_target())
         } else {
             None
         }
@@ -154,8 +195,8 @@ impl Future for Relay<'_> {
         if !this.to_target.done {
             let last = this.to_client.done;
             match this.to_target.poll(context, &this.client, &this.target, last, &mut moved) {
-                Poll::Ready(Err(Failed::Reader)) => return Poll::Ready(this.abort(End::ClientReset)),
-                Poll::Ready(Err(Failed::Writer)) => return Poll::Ready(this.abort(End::TargetReset)),
+                Poll::Ready(Err(Failed::Reader(loss))) => return Poll::Ready(this.abort(loss.of_client())),
+                Poll::Ready(Err(Failed::Writer(loss))) => return Poll::Ready(this.abort(loss.of_target())),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
@@ -168,8 +209,8 @@ impl Future for Relay<'_> {
                 moved = true;
             }
             match polled {
-                Poll::Ready(Err(Failed::Reader)) => return Poll::Ready(this.abort(End::TargetReset)),
-                Poll::Ready(Err(Failed::Writer)) => return Poll::Ready(this.abort(End::ClientReset)),
+                Poll::Ready(Err(Failed::Reader(loss))) => return Poll::Ready(this.abort(loss.of_target())),
+                Poll::Ready(Err(Failed::Writer(loss))) => return Poll::Ready(this.abort(loss.of_client())),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
@@ -223,7 +264,7 @@ impl<'a> Flow<'a> {
                 self.done = true;
                 // It fails only if the other end is gone, which the other direction will see.
                 let passed_on = last || SockRef::from(to).shutdown(Shutdown::Write).is_ok();
-                return Poll::Ready(if passed_on { Ok(()) } else { Err(Failed::Writer) });
+                return Poll::Ready(if passed_on { Ok(()) } else { Err(Failed::Writer(Loss::of(to))) });
             }
             ready!(self.poll_fill(context, from))?;
             *moved = true;
@@ -259,7 +300,8 @@ impl<'a> Flow<'a> {
             };
             match written {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Ok(0) | Err(_) => return Poll::Ready(Err(Failed::Writer)),
+                Ok(0) => return Poll::Ready(Err(Failed::Writer(Loss::Reset))),
+                Err(error) => return Poll::Ready(Err(Failed::Writer(Loss::from_error(&error)))),
                 Ok(count) => self.written(count),
             }
             *moved = true;
@@ -303,7 +345,7 @@ impl<'a> Flow<'a> {
                 Ok(()) => return Poll::Ready(Ok(())),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if splices && splice::is_impossible(&error) => self.copy_only = true,
-                Err(_) => return Poll::Ready(Err(Failed::Reader)),
+                Err(error) => return Poll::Ready(Err(Failed::Reader(Loss::from_error(&error)))),
             }
         }
     }

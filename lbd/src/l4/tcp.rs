@@ -146,10 +146,11 @@ async fn send_ahead(seat: &Seat, reached: &Reached, ahead: Ahead, more: bool) ->
     Ok(())
 }
 
-/// What a connection's end says about its target: one that resets before it has said a word has failed.
+/// What a connection's end says about its target: one that resets or vanishes before it has said a word has failed.
 fn judge(target: &Target, end: End, answered: bool) {
     match end {
         End::TargetReset if !answered => target.report_failure(FailureKind::Reset),
+        End::TargetVanished if !answered => target.report_failure(FailureKind::Timeout),
         End::Done if !answered => target.report_success(),
         _ => {}
     }

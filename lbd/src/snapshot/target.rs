@@ -96,7 +96,7 @@ impl Alarm {
 pub(crate) enum FailureKind {
     /// It was refused, or could not be made.
     Connect,
-    /// Connecting took too long.
+    /// Connecting took too long, or it vanished before it had answered.
     Timeout,
     /// It was reset before the target had answered.
     Reset,
