@@ -65,13 +65,6 @@ fn metric(lbd: &Lbd, name: &str) -> u64 {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// The daemon's resident memory in KiB.
-fn resident_kib(lbd: &Lbd) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", lbd.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 fn addresses(servers: &[&Server]) -> Vec<SocketAddr> {
     servers.iter().map(|server| server.address).collect()
 }
@@ -132,9 +125,9 @@ fn bounded(lbd: &Lbd, server: &Server, sent: &[&AtomicUsize]) {
         eventually("more checks", || server.accepted() >= accepted + more);
     };
     rounds(10);
-    let before = resident_kib(lbd);
+    let before = lbd.resident_kib();
     rounds(50);
-    let after = resident_kib(lbd);
+    let after = lbd.resident_kib();
     assert!(after < before + 8 * 1024, "grew from {before} to {after} KiB");
     for sent in sent {
         // The kernels' buffers take something too, on both sides.

@@ -293,6 +293,35 @@ fn expect_little(config: &Config, spoken: &[u8]) {
     eventually("nobody is left", || lbd.service("connections_open") == 0);
 }
 
+/// Thousands that begin a header or a hello of the greatest size and do not end it: each costs what it has sent, and all go in time.
+#[test]
+fn unfinished_headers_cost_what_was_sent_and_end_in_time() {
+    const COUNT: usize = 2000;
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    // All but its last byte is there: a header of version 2 that says how long it is, and a hello that says the same.
+    let header = [&V2[..14], &4000_u16.to_be_bytes(), &[0; 3999]].concat();
+    let hello =
+        [&[22, 3, 1, 0x3f, 0, 1, 0, 0x3e, 0xfc, 3, 3][..], &[0; 33], &[0x3e, 0], &[0; 15_871]].concat();
+    let sni = "[[service.rule]]\nwhen = { sni = [\"a.example\"] }\nforward = \"pool\"\n";
+    for (service, begun) in [("accept_proxy = [\"127.0.0.0/8\"]\n", header), (sni, hello)] {
+        config.service = format!("timeout = {{ header = \"4s\" }}\n{service}");
+        let lbd = Lbd::start(&config);
+        // A buffer that grows may be twice as large as what is in it.
+        let bytes_each_max = 2 * begun.len() as u64 + 4096;
+        let before = lbd.resident_kib();
+        let mut clients = open_many(lbd.address, COUNT);
+        for client in &mut clients {
+            client.write_all(&begun).unwrap();
+        }
+        eventually("all are closed", || lbd.refused("header_timeout") == COUNT as u64);
+        let each = lbd.peak_kib().saturating_sub(before) * 1024 / COUNT as u64;
+        assert!(each <= bytes_each_max, "{each} bytes for each of {} that were sent", begun.len());
+        eventually("nobody is left", || lbd.service("connections_open") == 0);
+    }
+}
+
 fn open_many(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let open = |_| {
         let stream = TcpStream::connect(address).unwrap();

@@ -1,6 +1,5 @@
 //! What happens to the bytes.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,12 +48,6 @@ pub(crate) fn expect_noise(stream: &mut TcpStream, seed: u64) {
     }
 }
 
-fn resident_kib(lbd: &Lbd) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", lbd.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// Hands each accepted connection to the test.
 pub(crate) fn handed_over(address: std::net::SocketAddr) -> (Server, mpsc::Receiver<TcpStream>) {
     let (sender, receiver) = mpsc::channel();
@@ -73,7 +66,7 @@ fn a_slow_reader_slows_the_sender_and_nothing_is_lost() {
     let counter = Arc::clone(&sent);
     let server = Server::start((ip, 0).into(), move |mut stream| send_noise(&mut stream, 42, &counter));
     let lbd = Lbd::start(&Config::new(ip, &[server.address]));
-    let before = resident_kib(&lbd);
+    let before = lbd.resident_kib();
     let mut client = lbd.connect();
     let mut last = 0;
     eventually("the sender is held up", || {
@@ -82,7 +75,7 @@ fn a_slow_reader_slows_the_sender_and_nothing_is_lost() {
         std::mem::replace(&mut last, now) == now && now > 0
     });
     assert!(last < CHUNK * CHUNKS, "64 MiB do not fit into the sockets on the way");
-    let grown = resident_kib(&lbd).saturating_sub(before);
+    let grown = lbd.resident_kib().saturating_sub(before);
     assert!(grown < 4096, "lbd holds a buffer, not the backlog: {grown} KiB");
     expect_noise(&mut client, 42);
     assert_eq!(client.read(&mut [0]).unwrap(), 0);

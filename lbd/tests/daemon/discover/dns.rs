@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{addresses, await_addresses, config, discovery, metric, refresh};
+use super::{MEMORY_KIB_MAX, addresses, await_addresses, config, discovery, metric, refresh};
 use crate::server::Server;
 use crate::support::{Folder, Lbd, PATIENCE, eventually, free, own_ip};
 
@@ -237,4 +237,5 @@ fn thousands_of_records_are_cut_to_the_limit() {
     let left_out = "tandem_lbd_discovery_entries_left_out_total{group=\"pool\",reason=\"over_limit\"}";
     assert!((metric(&lbd, left_out) - 2500.0).abs() < 0.1);
     lbd.says("not all that was discovered can be used");
+    assert!(lbd.peak_kib() < MEMORY_KIB_MAX, "memory stays bounded: {} KiB", lbd.peak_kib());
 }

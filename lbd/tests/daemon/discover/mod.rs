@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use crate::support::{Config, Lbd, eventually, own_ip};
 
+/// What the whole daemon may take, in KiB, whatever the source says.
+const MEMORY_KIB_MAX: u64 = 128 * 1024;
+
 /// A configuration without written targets that finds some.
 fn config(discover: &str) -> Config {
     let mut config = Config::new(own_ip(), &[]);
