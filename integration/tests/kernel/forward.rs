@@ -1,0 +1,151 @@
+//! Services that the kernel forwards, from a client over veth with all offloads on to nginx and back: NAT, NAT that keeps the
+//! client's address, and direct server return; and that no `lbd` is needed for it to go on.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use integration::lab::addresses::{vip4, vip6};
+use integration::lab::clock::wait_until;
+use integration::lab::{Lab, Result, http};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::kernel_support::{LIMIT, PATIENCE, answerer, bulk, forwarding, reload, status, vips};
+
+/// Whether the client's datagram to port 7 of a VIP is echoed.
+fn echoed(lab: &Lab, vip: IpAddr) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let any: IpAddr = if vip.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((vip, 7))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let mut answer = [0; 16];
+        // The second one belongs to a flow that is known.
+        for _ in 0..2 {
+            socket.send(b"hello")?;
+            let length = socket.recv(&mut answer)?;
+            if &answer[..length] != b"hello" {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    lab.client().namespace().inside(ask).is_ok_and(|answer| answer.unwrap_or(false))
+}
+
+/// Waits until both families are served by both targets over TCP, and over UDP with `echo`.
+fn served(lab: &Lab, echo: bool) -> Result<()> {
+    for vip in vips() {
+        let mut seen = BTreeSet::new();
+        wait_until(&format!("answers of both targets through {vip}"), LIMIT, || {
+            seen.extend(answerer(lab, vip));
+            seen.len() == 2
+        })?;
+        if echo {
+            wait_until(&format!("an echo from {vip}"), LIMIT, || echoed(lab, vip))?;
+        }
+        // Many segments at once, as large as the offloads make them.
+        let large = || http::tcp(SocketAddr::new(vip, 80), "GET", "/large", "", LIMIT);
+        let answer = lab.client().namespace().inside(large)??;
+        assert_eq!((answer.status, answer.body.len()), (200, 1 << 20));
+        bulk(lab, vip)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn nat_goes_on_without_lbd_and_follows_the_targets() -> Result<()> {
+    let lab = forwarding("kernel-nat", "mode = \"nat\"")?;
+    served(&lab, true)?;
+    let untroubled = || {
+        let kernel = status(&lab).map(|status| status["kernel"].clone()).unwrap_or_default();
+        kernel["interfaces"][0]["name"] == "eth0" && kernel["troubles"] == Value::Array(Vec::new())
+    };
+    wait_until("ways to all targets", LIMIT, untroubled)?;
+    let mut load = lab.client().command("wrk");
+    load.args(["-c", "32", "-t", "1", "-d", "6", &format!("http://{}/", vip4(0))]);
+    lab.client().start("wrk", load)?;
+    for _ in 0..2 {
+        let before = new_flows(&lab)?;
+        lab.a().signal("lbd", Signal::SIGKILL)?;
+        lab.a().wait_end("lbd", LIMIT)?;
+        // Nobody is there but the kernel.
+        assert!(answerer(&lab, vip4(0).into()).is_some() && echoed(&lab, vip6(0).into()));
+        lab.a().start_lbd()?;
+        wait_until("the counters of before", LIMIT, || new_flows(&lab).is_ok_and(|flows| flows > before))?;
+    }
+    reload(&lab, "mode = \"nat\"\non_unhealthy = \"move\"")?;
+    lab.client().wait_end("wrk", LIMIT)?;
+    let said = lab.client().log("wrk");
+    assert!(said.contains("Requests/sec") && !said.contains("Socket errors"), "{said}");
+    // A drained target gets nothing new.
+    for family in ["4", "6"] {
+        let path = format!("/v1/target-groups/web{family}/targets/t1");
+        assert_eq!(lab.a().send("lbd", "PATCH", &path, "{\"state\":\"drain\"}")?.status, 200);
+    }
+    alone(&lab, "t2")?;
+    for family in ["4", "6"] {
+        let path = format!("/v1/target-groups/web{family}/targets/t1");
+        assert_eq!(lab.a().send("lbd", "PATCH", &path, "{\"state\":\"ready\"}")?.status, 200);
+    }
+    served(&lab, true)?;
+    // A target that fails its checks gets nothing new either.
+    lab.targets()[1].stop("nginx")?;
+    alone(&lab, "t1")?;
+    lab.targets()[1].start_http()?;
+    served(&lab, true)?;
+    let flows: Value = lab.a().get("lbd", "/v1/flows?service=web4&max=2")?.json()?;
+    assert!(flows["flows"].as_array().is_some_and(|flows| flows.len() == 2), "{flows}");
+    assert!(lab.a().get("lbd", "/metrics")?.body.contains("tandem_lbd_kernel_service_packets_total"));
+    lab.finish()
+}
+
+/// Waits until every answer is this target's.
+fn alone(lab: &Lab, target: &str) -> Result<()> {
+    for vip in vips() {
+        let only = || (0..16).all(|_| answerer(lab, vip).is_none_or(|it| it == target));
+        wait_until(&format!("only {target} to answer for {vip}"), LIMIT, only)?;
+    }
+    Ok(())
+}
+
+/// Flows that the service `web4` has begun.
+fn new_flows(lab: &Lab) -> Result<u64> {
+    let status = status(lab)?;
+    let services = status["services"].as_array().cloned().unwrap_or_default();
+    let web = services.iter().find(|service| service["name"] == "web4").cloned().unwrap_or_default();
+    Ok(web["kernel"]["new_flows"].as_u64().unwrap_or(0))
+}
+
+#[test]
+fn targets_see_the_client_and_may_answer_it_directly() -> Result<()> {
+    let lab = forwarding("kernel-client", "mode = \"nat\"\npreserve_client_ip = true")?;
+    // The answers come back through node `a`.
+    for target in lab.targets() {
+        target.ip(&format!("route add {}/32 via {}", lab.client().v4(), lab.a().v4()))?;
+        target.ip(&format!("-6 route add {}/120 via {}", lab.client().v6(), lab.a().v6()))?;
+    }
+    served(&lab, true)?;
+    for target in lab.targets() {
+        target.ip(&format!("route delete {}/32", lab.client().v4()))?;
+        target.ip(&format!("-6 route delete {}/120", lab.client().v6()))?;
+        for vip in vips() {
+            target.accept_vip(vip)?;
+        }
+    }
+    reload(&lab, "mode = \"dsr\"\ndsr = \"l2\"")?;
+    // The echo server answers datagrams from its host's own address.
+    served(&lab, false)?;
+    // Without such a service nothing is left in the kernel.
+    let target = lab.targets()[0].http_address();
+    lab.write_config_text(&format!(
+        "[[service]]\nname = \"proxied\"\nmode = \"tcp\"\nlisten = [\"{}:8000\"]\nforward = \"proxied\"\n\
+         [[target_group]]\nname = \"proxied\"\ntargets = [{{ address = \"{target}\" }}]\n",
+        vip4(0)
+    ))?;
+    let answer = lab.a().send("lbd", "POST", "/v1/reload", "")?;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(lab.a().run("sh", &["-c", "ls /sys/fs/bpf/tandem"])?.trim(), "");
+    assert_eq!(status(&lab)?["kernel"], Value::Null);
+    lab.finish()
+}

@@ -1,0 +1,267 @@
+//! Under full load no packet is lost by what happens to the kernel's forwarding in ordinary times: targets that come and go and
+//! change their weights, and an `lbd` that is replaced by one whose maps look different. TCP itself says so: no host sends a segment
+//! for the second time, and no connection is reset.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use integration::lab::clock::wait_until;
+use integration::lab::probe::{ConnectProbe, ConnectSettings, EchoProbe, EchoSettings};
+use integration::lab::{Host, Lab, Result, binary, http};
+use nix::sys::signal::Signal;
+
+use crate::kernel_support::{LIMIT, PATIENCE, address, reload_text, start, status, vips};
+
+/// A way of forwarding: its keys, the ports of HTTP and echo at the VIP and at its targets, and which of the lab's are these. `dsr`
+/// leaves ports alone; and a host that has the VIP takes no packet from it, so that each has targets of its own.
+struct Way {
+    name: &'static str,
+    keys: &'static str,
+    http: (u16, u16),
+    echo: (u16, u16),
+    targets: [usize; 3],
+}
+
+const WAYS: [Way; 2] = [
+    Way { name: "nat", keys: "mode = \"nat\"", http: (8080, 8080), echo: (7007, 7), targets: [0, 1, 2] },
+    Way {
+        name: "dsr",
+        keys: "mode = \"dsr\"\ndsr = \"l2\"",
+        http: (80, 80),
+        echo: (7, 7),
+        targets: [3, 4, 5],
+    },
+];
+
+/// Long-lived connections of each family to each service.
+const CONNECTIONS: usize = 16;
+
+/// The time between messages of each: enough to be in the way of everything, and few beside the load.
+const EVERY: Duration = Duration::from_millis(25);
+
+/// So long a new connection may take that loses no packet: a SYN is repeated after a second.
+const WITHOUT_LOSS: Duration = Duration::from_millis(950);
+
+/// Services of each way for HTTP and echo in both families. The first two targets of each have these weights, the third is not there.
+fn text(lab: &Lab, weights: [u32; 2], max_flows: u64) -> String {
+    let mut text = format!("[kernel]\nmax_flows = {max_flows}\n");
+    for way in &WAYS {
+        for vip in vips() {
+            for (what, (port, target_port)) in [("http", way.http), ("echo", way.echo)] {
+                let name = format!("{}-{what}{}", way.name, family(vip));
+                let target = |(place, weight): (&usize, u32)| {
+                    let host = &lab.targets()[*place];
+                    let address = SocketAddr::new(address(host, vip), target_port);
+                    format!("{{ id = \"{}\", address = \"{address}\", weight = {weight} }}", host.name())
+                };
+                let targets: Vec<String> = way.targets.iter().zip(weights).map(target).collect();
+                text.push_str(&format!(
+                    "[[service]]\nname = \"{name}\"\nlisten = [\"{}\"]\nforward = \"{name}\"\n{}\n\
+                     [[target_group]]\nname = \"{name}\"\ntargets = [{}]\n",
+                    SocketAddr::new(vip, port),
+                    way.keys,
+                    targets.join(", ")
+                ));
+            }
+        }
+    }
+    text
+}
+
+const fn family(vip: IpAddr) -> &'static str {
+    if vip.is_ipv4() { "4" } else { "6" }
+}
+
+/// A lab in which node `a` forwards in both ways, and all of it is served.
+fn forwarding(label: &str, weights: [u32; 2], max_flows: u64) -> Result<Lab> {
+    let lab = Lab::builder(label).targets(6).build()?;
+    for place in WAYS[1].targets {
+        vips().into_iter().try_for_each(|vip| lab.targets()[place].accept_vip(vip))?;
+    }
+    for host in watched(&lab) {
+        // A probe for a lost tail is a second segment too, and is sent whenever a processor is late.
+        host.namespace().sysctl(&[("ipv4/tcp_early_retrans", "0")])?;
+    }
+    start(&lab, &text(&lab, weights, max_flows))?;
+    for vip in vips() {
+        for way in &WAYS {
+            let server = SocketAddr::new(vip, way.http.0);
+            let ask = || http::tcp(server, "GET", "/", "", PATIENCE);
+            wait_until(&format!("a page from {server}"), LIMIT, || {
+                lab.client().namespace().inside(ask).is_ok_and(|it| it.is_ok_and(|page| page.status == 200))
+            })?;
+        }
+    }
+    Ok(lab)
+}
+
+/// Whoever has connections.
+fn watched(lab: &Lab) -> impl Iterator<Item = &Host> {
+    std::iter::once(lab.client()).chain(lab.targets().iter().map(|target| &**target))
+}
+
+/// What TCP of a host has counted: segments sent again, and connections that were reset or refused.
+fn counted(host: &Host) -> Result<[u64; 3]> {
+    let text = host.namespace().inside(|| fs::read_to_string("/proc/thread-self/net/snmp"))?.unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let value = |wanted: &str| {
+        let mut pairs = names.split(' ').zip(values.split(' '));
+        pairs.find(|(name, _)| *name == wanted).unwrap().1.parse().unwrap()
+    };
+    Ok(["RetransSegs", "EstabResets", "AttemptFails"].map(value))
+}
+
+/// What the client does all the while: as many requests as there is processor for on kept connections, a new connection every
+/// two milliseconds, and long-lived connections.
+struct Load {
+    new: Vec<ConnectProbe>,
+    known: Vec<EchoProbe>,
+    before: Vec<[u64; 3]>,
+    dropped: u64,
+}
+
+impl Load {
+    fn begin(lab: &Lab) -> Result<Self> {
+        let (mut new, mut known) = (Vec::new(), Vec::new());
+        for way in &WAYS {
+            for vip in vips() {
+                let mut echo = EchoSettings::new(SocketAddr::new(vip, way.echo.0), CONNECTIONS);
+                echo.interval = EVERY;
+                known.push(EchoProbe::start(lab.client(), echo)?);
+                let mut settings = ConnectSettings::http(SocketAddr::new(vip, way.http.0));
+                settings.interval = Duration::from_millis(8);
+                settings.deadline = WITHOUT_LOSS;
+                new.push(ConnectProbe::start(lab.client(), settings)?);
+            }
+            let mut load = lab.client().command("wrk");
+            let url = format!("http://{}/", SocketAddr::new(vips()[0], way.http.0));
+            load.args(["-c", "16", "-t", "1", "-d", "600", &url]);
+            lab.client().start(&format!("wrk-{}", way.name), load)?;
+        }
+        let mut load = Self { new, known, before: Vec::new(), dropped: 0 };
+        load.goes_on()?;
+        load.before = watched(lab).map(counted).collect::<Result<_>>()?;
+        load.dropped = drops(lab)?;
+        Ok(load)
+    }
+
+    /// Waits until each connection has exchanged some more, and new ones have been served.
+    fn goes_on(&self) -> Result<()> {
+        self.known.iter().try_for_each(|probe| probe.wait_exchanges(5, LIMIT))?;
+        self.new.iter().try_for_each(|probe| probe.wait_steady(30, LIMIT))
+    }
+
+    /// Ends, and fails if anything was lost. Counters of the kernel are compared where they were not begun anew.
+    fn end(self, lab: &Lab) -> Result<()> {
+        self.goes_on()?;
+        let dropped = drops(lab)?;
+        let after: Vec<[u64; 3]> = watched(lab).map(counted).collect::<Result<_>>()?;
+        for way in &WAYS {
+            let name = format!("wrk-{}", way.name);
+            // What it has open is reset by its end.
+            lab.client().signal(&name, Signal::SIGINT)?;
+            lab.client().wait_end(&name, LIMIT)?;
+            let said = lab.client().log(&name);
+            assert!(said.contains("Requests/sec") && !said.contains("Socket errors"), "{said}");
+            assert!(!said.contains("Non-2xx"), "{said}");
+        }
+        for probe in self.known {
+            let report = probe.stop()?;
+            assert_eq!(report.broken(), 0, "{}", report.summary());
+        }
+        for probe in self.new {
+            let report = probe.stop()?;
+            assert_eq!(report.failed(), 0, "{}", report.summary());
+        }
+        for ((host, before), after) in watched(lab).zip(self.before).zip(after) {
+            assert_eq!(before, after, "{}: segments sent again, connections reset, refused", host.name());
+        }
+        assert_eq!(self.dropped, dropped, "packets that node `a` did not forward");
+        Ok(())
+    }
+}
+
+/// Packets that node `a` did not forward, for whatever reason.
+fn drops(lab: &Lab) -> Result<u64> {
+    lab.a().counted("tandem_lbd_kernel_drops_total", "reason=")
+}
+
+#[test]
+fn targets_that_come_go_and_change_cost_no_packet() -> Result<()> {
+    let lab = forwarding("kernel-ring", [1, 1], 100_000)?;
+    let load = Load::begin(&lab)?;
+    let send = |method: &str, path: &str, body: &str| -> Result<()> {
+        let answer = lab.a().send("lbd", method, path, body)?;
+        assert!((200..300).contains(&answer.status), "{method} {path}: {}", answer.body);
+        Ok(())
+    };
+    for round in 0..4 {
+        for way in &WAYS {
+            for vip in vips() {
+                for (what, port) in [("http", way.http.1), ("echo", way.echo.1)] {
+                    let group = format!("/v1/target-groups/{}-{what}{}/targets", way.name, family(vip));
+                    let [first, _, third] = way.targets.map(|place| &lab.targets()[place]);
+                    let added = SocketAddr::new(address(third, vip), port);
+                    let path = format!("{group}/{}", first.name());
+                    send("PATCH", &path, &format!("{{\"weight\":{}}}", 7 - round))?;
+                    send("POST", &group, &format!("{{\"id\":\"third\",\"address\":\"{added}\"}}"))?;
+                    send("PATCH", &path, "{\"state\":\"drain\"}")?;
+                    send("PATCH", &path, "{\"state\":\"ready\"}")?;
+                    send("DELETE", &format!("{group}/third"), "")?;
+                }
+            }
+        }
+        load.goes_on()?;
+    }
+    load.end(&lab)?;
+    lab.finish()
+}
+
+/// The program of `lbd` with another text in the place of the header that describes its maps, of the same length: to it what an
+/// `lbd` of another version has left is of another layout.
+fn other_version(lab: &Lab) -> Result<PathBuf> {
+    const OURS: &[u8] = b"#ifndef TANDEM_TYPES_H\n#define TANDEM_TYPES_H\n";
+    const OTHER: &[u8] = b"#ifndef TANDEM_TYPES_2\n#define TANDEM_TYPES_2\n";
+    let mut program = fs::read(binary("lbd")?).unwrap();
+    let place = program.windows(OURS.len()).position(|bytes| bytes == OURS).expect("the header is in lbd");
+    program[place..place + OTHER.len()].copy_from_slice(OTHER);
+    let path = lab.dir().join("lbd-other");
+    fs::write(&path, program).unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    Ok(path)
+}
+
+/// Where the maps are, and how many flows they hold at most.
+fn layout(lab: &Lab) -> Result<(String, u64)> {
+    let kernel = status(lab)?["kernel"].clone();
+    Ok((kernel["folder"].as_str().unwrap_or_default().to_owned(), kernel["flows_max"].as_u64().unwrap_or(0)))
+}
+
+#[test]
+fn an_upgrade_to_other_maps_costs_no_packet() -> Result<()> {
+    let lab = forwarding("kernel-upgrade", [1, 100], 100_000)?;
+    let load = Load::begin(&lab)?;
+    let mut folders = vec![layout(&lab)?.0];
+    // From now on the hash leads nearly everybody to the other target: whose flow is lost will notice.
+    reload_text(&lab, &text(&lab, [100, 1], 100_000))?;
+    load.goes_on()?;
+    let other = other_version(&lab)?;
+    for (program, max_flows) in [(&other, 100_000), (&binary("lbd")?, 200_000), (&other, 50_000)] {
+        // It is for the next life.
+        reload_text(&lab, &text(&lab, [100, 1], max_flows))?;
+        lab.a().stop("lbd")?;
+        load.goes_on()?;
+        lab.a().start_build("lbd", program)?;
+        wait_until("the other maps in use, and the ones before gone", LIMIT, || {
+            layout(&lab).is_ok_and(|(folder, flows)| !folders.contains(&folder) && flows == max_flows)
+                && lab.a().run("sh", &["-c", "ls /sys/fs/bpf/tandem"]).is_ok_and(|it| it.lines().count() == 2)
+        })?;
+        folders.push(layout(&lab)?.0);
+        load.goes_on()?;
+    }
+    load.end(&lab)?;
+    lab.finish()
+}

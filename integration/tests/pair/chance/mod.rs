@@ -1,0 +1,471 @@
+//! The second chance: proxied connections live in a node's sockets, and go on there when their virtual IPs move to the other node.
+
+mod datagrams;
+mod segments;
+mod talk;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use crate::pair_support::{LIMIT, agreed, caught_up, every, owned_by, start_all, vips, vrrpd};
+use integration::lab::clock::{now, wait_until};
+use integration::lab::config::{Instance, PairConfig};
+use integration::lab::fault::Fault;
+use integration::lab::probe::{EchoProbe, EchoSettings, WatchSettings, Watcher};
+use integration::lab::{Lab, Node, Result, Target};
+use lbd_core::chance::LEASE;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// The echo server through `tcp`.
+const ECHO: u16 = 7;
+
+/// Long-lived connections of each family.
+const CONNECTIONS: usize = 1000;
+
+/// The time between two messages of each.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// A download is so often the target's large page, through one connection.
+const PAGES: usize = 12;
+
+/// HTTP and the echo server, both proxied.
+fn config(lab: &Lab, instance: Instance, group: &str) -> PairConfig {
+    let addresses =
+        |address: fn(&Target) -> SocketAddr| lab.targets().iter().map(address).collect::<Vec<_>>();
+    PairConfig::new(vec![instance])
+        .service("web", "tcp", "@web:80", "web", "")
+        .target_group("web", &addresses(Target::http_address), group)
+        .service("echo", "tcp", &format!("@web:{ECHO}"), "echo", "")
+        .target_group("echo", &addresses(Target::echo_address), group)
+}
+
+/// A pair that proxies: `a` is active, and `b` knows what it has.
+fn proxying(label: &str, instance: Instance, group: &str) -> Result<Lab> {
+    let lab = Lab::builder(label).targets(2).build()?;
+    lab.write_config(&config(&lab, instance, group))?;
+    start_all(&lab)?;
+    sends(lab.b())?;
+    Ok(lab)
+}
+
+/// What a node's `lbd` says of the second chance.
+fn chance(node: &Node) -> Value {
+    node.get("lbd", "/v1/second-chance").ok().and_then(|answer| answer.json().ok()).unwrap_or_default()
+}
+
+fn packets(node: &Node, what: &str) -> u64 {
+    chance(node)["packets"][what].as_u64().unwrap_or(0)
+}
+
+/// Waits until a node would send on to the other one what it does not know.
+fn sends(node: &Node) -> Result<()> {
+    wait_until(&format!("{} to send on what it does not know", node.name()), LIMIT, || {
+        let chance = chance(node);
+        let none = chance["troubles"].as_array().is_some_and(Vec::is_empty);
+        none && chance["instances"]["web"]["sends"] == true
+    })
+}
+
+/// Waits until both say that `node` serves so many connections of virtual IPs that have left it.
+fn drains(lab: &Lab, node: &Node, count: usize) -> Result<()> {
+    let (own, other) = (|| chance(node), || chance(lab.peer_of(node)));
+    wait_until(&format!("{} to drain {count} connections", node.name()), LIMIT, || {
+        own()["instances"]["web"]["draining"] == count
+            && other()["instances"]["web"]["draining_by_peer"] == count
+    })
+}
+
+/// So many connections of each family that say something now and then. Those of one probe do so all at once, so there are several: what a
+/// connection waits for shall not be the others.
+fn echoes(lab: &Lab, connections: usize) -> Result<Vec<EchoProbe>> {
+    const TOGETHER: usize = 50;
+    let probe = |vip, first| {
+        let settings = EchoSettings::new(SocketAddr::new(vip, ECHO), TOGETHER.min(connections - first));
+        EchoProbe::start(lab.client(), EchoSettings { interval: INTERVAL, ..settings })
+    };
+    let firsts = || (0..connections).step_by(TOGETHER);
+    vips().into_iter().flat_map(|vip| firsts().map(move |first| probe(vip, first))).collect()
+}
+
+/// Waits until each has been answered some more.
+fn steady(echoes: &[EchoProbe]) -> Result<()> {
+    let counts = || {
+        let reports = echoes.iter().map(EchoProbe::snapshot);
+        reports.flat_map(|report| report.connections).map(|it| it.broken.map_or(it.exchanges, |_| u64::MAX))
+    };
+    let before: Vec<u64> = counts().collect();
+    wait_until("messages on each connection", LIMIT, || {
+        counts().zip(&before).all(|(now, before)| now >= before.saturating_add(4))
+    })
+}
+
+/// Ends them, and fails if one broke.
+fn end(echoes: Vec<EchoProbe>) -> Result<()> {
+    for probe in echoes {
+        let report = probe.stop()?;
+        assert_eq!(report.broken(), 0, "{}", report.summary());
+    }
+    Ok(())
+}
+
+/// A download for each family, slowly.
+fn downloads(lab: &Lab) -> Vec<Child> {
+    let download = |vip| {
+        let url = format!("http://{}/large", SocketAddr::new(vip, 80));
+        let mut command = lab.client().command("sh");
+        // The number of connections goes to another place than what is summed up.
+        let script = "curl -sS -m 60 --limit-rate 1500k -w '%{stderr}%{num_connects}\\n' \"$@\" | sha256sum";
+        command.args(["-c", script, "download"]).args(std::iter::repeat_n(url, PAGES));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sh is there")
+    };
+    vips().into_iter().map(download).collect()
+}
+
+/// Fails unless each is whole, and was made through one connection.
+fn are_whole(lab: &Lab, downloads: Vec<Child>) -> Result<()> {
+    let direct = format!("http://{}/large", lab.targets()[0].http_address());
+    let pages = format!("for i in $(seq {PAGES}); do curl -sS {direct}; done | sha256sum");
+    let expected = lab.client().run("sh", &["-c", &pages])?;
+    for download in downloads {
+        let output = download.wait_with_output().expect("it can be waited for");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let connects: Vec<&str> = said.lines().collect();
+        let once = connects.iter().filter(|line| **line == "1").count() == 1;
+        let rest = connects.iter().all(|line| ["0", "1"].contains(line));
+        assert!(once && rest && connects.len() == PAGES, "{said}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    }
+    Ok(())
+}
+
+/// Moves the virtual IPs by a command.
+fn switch(lab: &Lab, from: &Node) -> Result<()> {
+    caught_up(lab)?;
+    let (good, _, complaint) = vrrpd(from, &["switchover", "web"]);
+    assert!(good, "{complaint}");
+    let to = lab.peer_of(from);
+    agreed(lab, to)?;
+    owned_by(lab, to)
+}
+
+#[test]
+fn connections_survive_switchovers_there_and_back() -> Result<()> {
+    let lab = proxying("chance switchover", every("100ms"), "")?;
+    let [a, b] = lab.nodes();
+    let (probes, files) = (echoes(&lab, CONNECTIONS)?, downloads(&lab));
+    steady(&probes)?;
+    switch(&lab, a)?;
+    steady(&probes)?;
+    assert!(packets(b, "sent") > 0 && packets(a, "received") > 0, "{} {}", chance(a), chance(b));
+    assert_eq!(packets(a, "sent"), 0, "what b sent on goes to a's stack, whatever it is");
+    // Back to where they live, and there again.
+    switch(&lab, b)?;
+    steady(&probes)?;
+    switch(&lab, a)?;
+    steady(&probes)?;
+    are_whole(&lab, files)?;
+    drains(&lab, a, 2 * CONNECTIONS)?;
+    end(probes)?;
+    // What has ended is drained by nobody.
+    drains(&lab, a, 0)?;
+    wait_until("b to send nothing more to a", LIMIT, || chance(b)["instances"]["web"]["sends"] == false)?;
+    lab.finish()
+}
+
+#[test]
+fn who_drains_claims_nothing() -> Result<()> {
+    let lab = proxying("chance claims", every("100ms"), "")?;
+    let a = lab.a();
+    let probes = echoes(&lab, 20)?;
+    steady(&probes)?;
+    switch(&lab, a)?;
+    let (moved, watcher) = (now(), Watcher::start(&lab, WatchSettings::new(&vips()))?);
+    // It has to find the client anew, for packets whose source is a virtual IP that it has no longer.
+    for family in ["-4", "-6"] {
+        a.run("ip", &[family, "neigh", "flush", "dev", "eth0"])?;
+    }
+    steady(&probes)?;
+    let seen = watcher.stop()?;
+    let claims: Vec<_> = seen.sightings.iter().filter(|it| it.at > moved && it.mac == a.mac()).collect();
+    assert!(claims.is_empty(), "a claims what it no longer has: {claims:?}");
+    assert!(!seen.sightings.is_empty(), "nobody has answered for them");
+    end(probes)?;
+    lab.finish()
+}
+
+#[test]
+fn a_stopped_lbd_serves_its_connections_to_their_end() -> Result<()> {
+    let lab = proxying("chance stop", every("100ms"), "")?;
+    let [a, b] = lab.nodes();
+    let probes = echoes(&lab, 20)?;
+    steady(&probes)?;
+    a.signal("lbd", Signal::SIGTERM)?;
+    b.wait_role("web", "active", LIMIT)?;
+    owned_by(&lab, b)?;
+    steady(&probes)?;
+    drains(&lab, a, 40)?;
+    assert!(a.running("lbd"));
+    end(probes)?;
+    assert!(a.wait_end("lbd", LIMIT)?.success());
+    lab.finish()
+}
+
+#[test]
+fn maintenance_and_preemption_are_survived() -> Result<()> {
+    let lab = proxying("chance preempt", every("100ms"), "")?;
+    let [a, b] = lab.nodes();
+    let probes = echoes(&lab, 20)?;
+    steady(&probes)?;
+    let (good, _, complaint) = vrrpd(a, &["maintenance", "on"]);
+    assert!(good, "{complaint}");
+    agreed(&lab, b)?;
+    owned_by(&lab, b)?;
+    steady(&probes)?;
+    let more = echoes(&lab, 20)?;
+    let (good, _, complaint) = vrrpd(a, &["maintenance", "off"]);
+    assert!(good, "{complaint}");
+    agreed(&lab, a)?;
+    owned_by(&lab, a)?;
+    steady(&probes)?;
+    steady(&more)?;
+    drains(&lab, b, 40)?;
+    end(probes)?;
+    end(more)?;
+    lab.finish()
+}
+
+#[test]
+fn a_restarted_vrrpd_costs_no_connection() -> Result<()> {
+    let lab = proxying("chance restart", every("100ms"), "")?;
+    let [a, b] = lab.nodes();
+    for node in [a, b] {
+        // So that a passes on what is not its own: back to b, while nobody is there to say that it is. With early demultiplexing its
+        // stack would rather drop what it has a socket for.
+        let set = "cd /proc/sys/net; echo 1 >ipv4/conf/all/forwarding; echo 1 >ipv6/conf/all/forwarding; echo 0 >ipv4/tcp_early_demux";
+        node.run("sh", &["-c", set])?;
+    }
+    let probes = echoes(&lab, 20)?;
+    steady(&probes)?;
+    assert!(a.stop("vrrpd")?.success());
+    b.wait_role("web", "active", LIMIT)?;
+    let has_routes =
+        || a.run("ip", &["route", "show", "table", "local"]).is_ok_and(|it| it.contains("10.77.0.50"));
+    wait_until("a to have no route to itself any more", LIMIT, || !has_routes())?;
+    wait_until("packets to come back", LIMIT, || packets(b, "back") > 0)?;
+    a.start_daemon("vrrpd")?;
+    steady(&probes)?;
+    end(probes)?;
+    lab.finish()
+}
+
+#[test]
+fn a_drain_has_an_end() -> Result<()> {
+    let lab = proxying("chance drain", every("100ms"), "drain_timeout = \"3s\"")?;
+    let a = lab.a();
+    let probes = echoes(&lab, 20)?;
+    steady(&probes)?;
+    let before = now();
+    switch(&lab, a)?;
+    steady(&probes)?;
+    for probe in &probes {
+        wait_until("all connections to be closed", LIMIT, || probe.snapshot().broken() == 20)?;
+    }
+    let reports = probes.into_iter().map(EchoProbe::stop).collect::<Result<Vec<_>>>()?;
+    let ends = reports.iter().flat_map(|report| &report.connections).map(|it| it.broken.expect("it broke").0);
+    assert!(ends.min().is_some_and(|first| first - before >= Duration::from_secs(3)));
+    let text = a.get("lbd", "/metrics")?.body;
+    let ended = "tandem_lbd_service_connections_ended_total{service=\"echo\",end=\"drained\"} 40";
+    assert!(text.lines().any(|line| line == ended), "{text}");
+    drains(&lab, a, 0)?;
+    lab.finish()
+}
+
+/// Something there and back.
+fn exchange(stream: &mut TcpStream) {
+    let mut answer = [0; 5];
+    stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut answer)).expect("it is echoed");
+    assert_eq!(&answer, b"hello");
+}
+
+/// A quiet connection for each family, which keeps the other node sending on.
+fn quiet(lab: &Lab) -> Result<Vec<TcpStream>> {
+    let connect = |vip| {
+        let mut stream = TcpStream::connect(SocketAddr::new(vip, ECHO)).expect("it is accepted");
+        stream.set_read_timeout(Some(LIMIT)).expect("it has a time-out");
+        exchange(&mut stream);
+        stream
+    };
+    lab.client().namespace().inside(move || vips().into_iter().map(connect).collect())
+}
+
+/// Whether a node's `lbd` has a session with the other one.
+fn is_linked(node: &Node) -> bool {
+    let view: Option<Value> = node.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());
+    view.is_some_and(|view| view["link"]["state"] == "connected")
+}
+
+#[test]
+fn a_cut_link_between_the_nodes_costs_no_connection() -> Result<()> {
+    let lab = proxying("chance link", every("100ms"), "")?;
+    let [a, b] = lab.nodes();
+    let probes = echoes(&lab, 20)?;
+    steady(&probes)?;
+    switch(&lab, a)?;
+    steady(&probes)?;
+    lab.inject(&Fault::PeerBlocked)?;
+    wait_until("b to have lost a", LIMIT, || !is_linked(b))?;
+    // Longer than what a said holds without being asked.
+    let lost = now();
+    while now() - lost < LEASE + Duration::from_secs(3) {
+        steady(&probes)?;
+    }
+    assert_eq!(chance(b)["instances"]["web"]["sends"], true);
+    end(probes)?;
+    lab.finish()
+}
+
+#[test]
+fn a_dead_node_is_sent_nothing() -> Result<()> {
+    let lab = proxying("chance death", every("100ms"), "")?;
+    let [a, b] = lab.nodes();
+    let mut streams = quiet(&lab)?;
+    switch(&lab, a)?;
+    streams.iter_mut().for_each(exchange);
+    lab.inject(&Fault::power_loss("a"))?;
+    wait_until("b to have lost a", LIMIT, || !is_linked(b))?;
+    let lost = now();
+    wait_until("b to send nothing more to a", LIMIT, || chance(b)["instances"]["web"]["sends"] == false)?;
+    assert!(now() - lost < LEASE, "nobody answered for it");
+    // So the clients learn that their connections are gone.
+    for stream in &mut streams {
+        let told = stream.write_all(b"hello").and_then(|()| stream.read(&mut [0; 5]));
+        assert_eq!(told.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset));
+    }
+    lab.finish()
+}
+
+#[test]
+fn what_nobody_knows_goes_round_once() -> Result<()> {
+    const STRAYS: u16 = 50;
+    let lab = proxying("chance strays", every("100ms"), "")?;
+    let [a, b] = lab.nodes();
+    let mut streams = quiet(&lab)?;
+    switch(&lab, a)?;
+    streams.iter_mut().for_each(exchange);
+    drains(&lab, a, 2)?;
+    for (stream, vip) in streams.iter().zip(vips()) {
+        let client = stream.local_addr().expect("it is connected");
+        let at = SocketAddr::new(vip, ECHO);
+        let counts = || [(b, "sent"), (b, "sent_error"), (a, "received"), (a, "sent")];
+        let count = || counts().map(|(node, what)| packets(node, what));
+        let before = count();
+        let nobody = |port| SocketAddr::new(client.ip(), port);
+        let mut all: Vec<_> =
+            (1000..1000 + STRAYS).map(|port| segments::stray(nobody(port), at, 64)).collect();
+        // Its last hop is the one to a.
+        all.push(segments::stray(nobody(2000), at, 1));
+        all.push(segments::too_big(client.ip(), client, at));
+        lab.client().namespace().inside(move || segments::send(vip, &all))?.expect("they are sent");
+        let strays = u64::from(STRAYS);
+        let expected = [strays + 1, 1, strays + 2, 0];
+        let differences = || {
+            let now = count();
+            std::array::from_fn::<u64, 4, _>(|index| now[index] - before[index])
+        };
+        // Quiet connections have nothing to repeat; an acknowledgement of before may still be on its way.
+        wait_until(&format!("the strays to {vip} to have gone round"), LIMIT, || differences() == expected)
+            .unwrap_or_else(|error| panic!("{error}: {:?} instead of {expected:?}", differences()));
+    }
+    streams.iter_mut().for_each(exchange);
+    lab.finish()
+}
+
+/// So many connections of each family over which a page has been fetched.
+fn pages(lab: &Lab, connections: usize) -> Result<Vec<TcpStream>> {
+    let connect = |vip| {
+        let mut stream = TcpStream::connect(SocketAddr::new(vip, 80)).expect("it is accepted");
+        stream.set_read_timeout(Some(LIMIT)).expect("it has a time-out");
+        fetch(&mut stream);
+        stream
+    };
+    let all =
+        move || vips().into_iter().flat_map(|vip| (0..connections).map(move |_| connect(vip))).collect();
+    lab.client().namespace().inside(all)
+}
+
+/// Fetches a page over a connection that stays.
+fn fetch(stream: &mut TcpStream) {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n").expect("it is open");
+    let (mut answer, mut part) = (Vec::new(), [0; 1024]);
+    // The page is the target's name and a line end, which no header's line begins with.
+    while !answer.windows(4).any(|four| four == b"\r\n\r\n")
+        || !answer.ends_with(b"\n")
+        || answer.ends_with(b"\r\n")
+    {
+        let length = stream.read(&mut part).expect("it is answered");
+        assert!(length > 0, "closed after {}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&part[..length]);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[test]
+fn handshakes_by_cookie_end_where_they_began() -> Result<()> {
+    let lab = proxying("chance cookies", every("100ms"), "")?;
+    let [a, b] = lab.nodes();
+    for node in [a, b] {
+        // Always, not only when there are too many.
+        node.run("sh", &["-c", "echo 2 >/proc/sys/net/ipv4/tcp_syncookies"])?;
+    }
+    // In the lab both nodes have one kernel and with it one secret. A cookie is made of the difference of both ends' numbers: as long as
+    // as much came back as was sent, b would take a's connections for such whose handshake it began. So these fetch pages.
+    let mut first = pages(&lab, 20)?;
+    switch(&lab, a)?;
+    let second = echoes(&lab, 20)?;
+    first.iter_mut().for_each(fetch);
+    steady(&second)?;
+    assert!(packets(b, "cookie") >= 40, "{}", chance(b));
+    drains(&lab, a, 40)?;
+    switch(&lab, b)?;
+    first.iter_mut().for_each(fetch);
+    end(second)?;
+    lab.finish()
+}
+
+#[test]
+fn the_kernels_services_at_the_same_addresses_go_on_as_well() -> Result<()> {
+    let lab = Lab::builder("chance beside").targets(4).build()?;
+    for target in &lab.targets()[..crate::kernel_pair_support::DIRECT_TARGETS] {
+        for vip in vips() {
+            target.accept_vip(vip)?;
+        }
+    }
+    let targets: Vec<SocketAddr> = lab.targets().iter().map(Target::echo_address).collect();
+    const PROXIED: u16 = 7070;
+    let config = crate::kernel_pair_support::config(&lab, vec![every("100ms")])
+        .service("proxied", "tcp", &format!("@web:{PROXIED}"), "proxied", "")
+        .target_group("proxied", &targets, "");
+    lab.write_config(&config)?;
+    for node in lab.nodes() {
+        node.start_lbd()?;
+        node.start_vrrpd()?;
+    }
+    crate::kernel_pair_support::settled(&lab, lab.a())?;
+    sends(lab.b())?;
+    let load = crate::kernel_pair_support::Load::begin(&lab, crate::kernel_pair_support::WITH_ONE_LOST)?;
+    let probe = |vip| EchoProbe::start(lab.client(), EchoSettings::new(SocketAddr::new(vip, PROXIED), 32));
+    let probes = vips().into_iter().map(probe).collect::<Result<Vec<_>>>()?;
+    for (from, to) in [(lab.a(), lab.b()), (lab.b(), lab.a())] {
+        switch(&lab, from)?;
+        crate::kernel_pair_support::settled(&lab, to)?;
+        load.steady()?;
+        steady(&probes)?;
+    }
+    assert!(packets(lab.b(), "sent") > 0);
+    load.end()?;
+    end(probes)?;
+    lab.finish()
+}

@@ -1,0 +1,292 @@
+//! What the tests of a pair that forwards in the kernel share: the pair with services of both modes, what its nodes say of
+//! themselves, and a client that keeps them busy.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use integration::lab::clock::{Window, wait_until};
+use integration::lab::config::{Instance, PairConfig};
+use integration::lab::probe::{Attempt, ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, Failure};
+use integration::lab::{Lab, Node, Result, Target, http};
+
+use crate::pair_support::{LIMIT, agreed, caught_up, owned_by, vips};
+
+/// `dsr`: HTTP and the echo server of the targets, on the ports that they have there.
+pub(crate) const DSR_HTTP: u16 = 80;
+pub(crate) const DSR_ECHO: u16 = 7;
+/// `nat`: the same.
+pub(crate) const NAT_HTTP: u16 = 8080;
+pub(crate) const NAT_ECHO: u16 = 7007;
+
+/// So many targets have the VIPs, for `dsr`. The others have not: of their own addresses they would take no packets from outside.
+pub(crate) const DIRECT_TARGETS: usize = 2;
+
+/// How long a client waits for one answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// So long a new connection may take that loses no packet: a SYN is repeated after a second.
+pub(crate) const WITHOUT_LOSS: Duration = Duration::from_millis(950);
+/// And one whose first packet came to a node that was no longer, or not yet, to forward.
+pub(crate) const WITH_ONE_LOST: Duration = Duration::from_millis(2500);
+
+/// So long a connection may have begun before its node's death without the other node knowing of it, on a machine that is busy.
+const UNTOLD: Duration = Duration::from_millis(50);
+
+/// How many long-lived connections each family has to each service.
+pub(crate) const CONNECTIONS: usize = 32;
+
+/// Services of both modes on the VIPs of these instances, in both families. Those of the first are called as [`service`] says.
+pub(crate) fn config(lab: &Lab, instances: Vec<Instance>) -> PairConfig {
+    let places = instances.iter().enumerate();
+    let places =
+        places.flat_map(|(place, instance)| instance.vips.clone().into_iter().map(move |vip| (place, vip)));
+    let places: Vec<_> = places.collect();
+    let mut config = PairConfig::new(instances);
+    let (direct, translated) = lab.targets().split_at(DIRECT_TARGETS);
+    for (place, vip) in places {
+        let address = |target: &Target| -> IpAddr {
+            if vip.is_ipv4() { target.v4().into() } else { target.v6().into() }
+        };
+        for (name, mode, port, suffix, target_port) in [
+            ("dsr-http", "dsr", DSR_HTTP, "", 80),
+            ("dsr-echo", "dsr", DSR_ECHO, "", 7),
+            ("nat-http", "nat", NAT_HTTP, "", 8080),
+            ("nat-echo", "nat", NAT_ECHO, "", 7),
+            ("nat-datagrams", "nat", NAT_ECHO, "/udp", 7),
+        ] {
+            let name = service(name, vip, place);
+            let listen = format!("{}{suffix}", SocketAddr::new(vip, port));
+            let (targets, extra) = if mode == "dsr" { (direct, "dsr = \"l2\"") } else { (translated, "") };
+            let targets: Vec<SocketAddr> =
+                targets.iter().map(|target| SocketAddr::new(address(target), target_port)).collect();
+            config = config.service(&name, mode, &listen, &name, extra).target_group(&name, &targets, "");
+        }
+    }
+    config
+}
+
+/// What a service is called, e.g. `dsr-http4`; on the VIPs of an instance that is not the first one `dsr-http4-1`.
+pub(crate) fn service(what: &str, vip: IpAddr, place: usize) -> String {
+    let family = if vip.is_ipv4() { "4" } else { "6" };
+    let place = if place == 0 { String::new() } else { format!("-{place}") };
+    format!("{what}{family}{place}")
+}
+
+/// A pair that forwards: `a` is active, `b` stands by with the same tables.
+pub(crate) fn forwarding(label: &str, instance: Instance) -> Result<Lab> {
+    let lab = started(label, vec![instance])?;
+    settled(&lab, lab.a())?;
+    Ok(lab)
+}
+
+/// A pair that has just been started, with targets that take the VIPs of these instances.
+pub(crate) fn started(label: &str, instances: Vec<Instance>) -> Result<Lab> {
+    let lab = Lab::builder(label).targets(4).build()?;
+    for target in &lab.targets()[..DIRECT_TARGETS] {
+        for vip in instances.iter().flat_map(|instance| &instance.vips) {
+            target.accept_vip(*vip)?;
+        }
+    }
+    lab.write_config(&config(&lab, instances))?;
+    for node in lab.nodes() {
+        node.start_lbd()?;
+        node.start_vrrpd()?;
+    }
+    Ok(lab)
+}
+
+/// Waits until this node is active and forwards, and both have ways to all targets.
+pub(crate) fn settled(lab: &Lab, active: &Node) -> Result<()> {
+    agreed(lab, active)?;
+    owned_by(lab, active)?;
+    for node in lab.nodes() {
+        ready(node)?;
+        synced(node)?;
+    }
+    caught_up(lab)?;
+    served(lab, &vips())
+}
+
+/// Waits until a node has all flows of the other one.
+pub(crate) fn synced(node: &Node) -> Result<()> {
+    wait_until(&format!("{} to be synced", node.name()), LIMIT, || {
+        let replication = node.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());
+        let replication: serde_json::Value = replication.unwrap_or_default();
+        replication["state"]["state"] == "synced" && replication["state"]["peer_synced"] == true
+    })
+}
+
+/// Waits until a node's maps have all that they are to have.
+pub(crate) fn ready(node: &Node) -> Result<()> {
+    wait_until(&format!("{} to be ready to forward", node.name()), LIMIT, || {
+        let kernel = kernel(node);
+        let none = |what: &str| kernel[what].as_array().is_some_and(Vec::is_empty);
+        kernel["interfaces"][0]["name"] == "eth0" && none("troubles")
+    })
+}
+
+/// What a node's `lbd` says of its kernel.
+pub(crate) fn kernel(node: &Node) -> serde_json::Value {
+    let status: Option<serde_json::Value> =
+        node.get("lbd", "/v1/status").ok().and_then(|answer| answer.json().ok());
+    status.unwrap_or_default()["kernel"].clone()
+}
+
+/// Waits until the client is answered by every service.
+pub(crate) fn served(lab: &Lab, vips: &[IpAddr]) -> Result<()> {
+    for &vip in vips {
+        for port in [DSR_HTTP, NAT_HTTP] {
+            let server = SocketAddr::new(vip, port);
+            let ask = || http::tcp(server, "GET", "/", "", PATIENCE);
+            wait_until(&format!("a page from {server}"), LIMIT, || {
+                lab.client().namespace().inside(ask).is_ok_and(|it| it.is_ok_and(|page| page.status == 200))
+            })?;
+        }
+        let server = SocketAddr::new(vip, NAT_ECHO);
+        wait_until(&format!("an echo from {server}"), LIMIT, || {
+            lab.client().namespace().inside(|| echo(server)).is_ok_and(|echo| echo.is_ok())
+        })?;
+    }
+    Ok(())
+}
+
+/// Sends a datagram from a port of its own, and waits for it to come back.
+pub(crate) fn echo(server: SocketAddr) -> std::io::Result<()> {
+    let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.send(b"hello")?;
+    let mut answer = [0; 16];
+    let length = socket.recv(&mut answer)?;
+    if &answer[..length] == b"hello" { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+}
+
+/// A counter of a node's kernel, all label sets that have this text together.
+pub(crate) fn counted(node: &Node, metric: &str, labels: &str) -> u64 {
+    node.counted(metric, labels).unwrap_or_default()
+}
+
+/// Packets of the VIPs' services that a node has forwarded.
+pub(crate) fn forwarded(node: &Node) -> u64 {
+    counted(node, "tandem_lbd_kernel_service_packets_total", "direction=")
+}
+
+pub(crate) fn not_active(node: &Node) -> u64 {
+    counted(node, "tandem_lbd_kernel_drops_total", "reason=\"not_active\"")
+}
+
+/// What the client does all the while.
+pub(crate) struct Load {
+    pub(crate) dsr_new: Vec<ConnectProbe>,
+    pub(crate) nat_new: Vec<ConnectProbe>,
+    pub(crate) dsr_known: Vec<EchoProbe>,
+    pub(crate) nat_known: Vec<EchoProbe>,
+}
+
+impl Load {
+    /// Begins: a new connection each millisecond, alternating between the services, and long-lived ones. A new one may take so
+    /// long.
+    pub(crate) fn begin(lab: &Lab, patience: Duration) -> Result<Self> {
+        Self::begin_at(lab, &vips(), patience)
+    }
+
+    /// The same at these VIPs.
+    pub(crate) fn begin_at(lab: &Lab, vips: &[IpAddr], patience: Duration) -> Result<Self> {
+        let new = |port| {
+            let probe = |vip: &IpAddr| {
+                let mut settings = ConnectSettings::http(SocketAddr::new(*vip, port));
+                // Four probes together make it one each millisecond.
+                settings.interval = Duration::from_millis(4);
+                settings.deadline = patience;
+                ConnectProbe::start(lab.client(), settings)
+            };
+            vips.iter().map(probe).collect::<Result<Vec<_>>>()
+        };
+        let known = |port| {
+            let probe = |vip: &IpAddr| {
+                EchoProbe::start(lab.client(), EchoSettings::new(SocketAddr::new(*vip, port), CONNECTIONS))
+            };
+            vips.iter().map(probe).collect::<Result<Vec<_>>>()
+        };
+        let load = Self {
+            dsr_known: known(DSR_ECHO)?,
+            nat_known: known(NAT_ECHO)?,
+            dsr_new: new(DSR_HTTP)?,
+            nat_new: new(NAT_HTTP)?,
+        };
+        load.steady()?;
+        Ok(load)
+    }
+
+    /// Waits until new connections are served steadily, and the long-lived ones go on.
+    pub(crate) fn steady(&self) -> Result<()> {
+        for probe in self.dsr_new.iter().chain(&self.nat_new) {
+            probe.wait_steady(50, LIMIT)?;
+        }
+        self.dsr_known.iter().chain(&self.nat_known).try_for_each(|probe| probe.wait_exchanges(5, LIMIT))
+    }
+
+    /// Ends, and fails if a connection broke or was not served.
+    pub(crate) fn end(self) -> Result<()> {
+        self.end_after_deaths(&[])
+    }
+
+    /// The same after active nodes died, between these times. What came to it last the other one had not heard of: where the client
+    /// of such a connection through `nat` has said all it wants to say, nothing tells the other node whose answer it is that the target
+    /// sends, and the client waits in vain. No others may fail, and nobody is told no.
+    pub(crate) fn end_after_deaths(self, deaths: &[Window]) -> Result<()> {
+        let known = [("dsr", self.dsr_known), ("nat", self.nat_known)];
+        for (what, probes) in known {
+            for probe in probes {
+                let report = probe.stop()?;
+                assert!(report.broken() == 0, "{what}: {}", report.summary());
+            }
+        }
+        for (what, probes) in [("dsr", self.dsr_new), ("nat", self.nat_new)] {
+            for probe in probes {
+                let report = probe.stop()?;
+                let is_untold = |attempt: &&Attempt| {
+                    let began_then = |death: &Window| {
+                        death.before <= attempt.start + UNTOLD && attempt.start <= death.after
+                    };
+                    what == "nat"
+                        && attempt.failure == Some(Failure::Timeout)
+                        && deaths.iter().any(began_then)
+                };
+                let untold = report.attempts.iter().filter(is_untold).count();
+                assert!(report.failed() == untold, "{what}, {untold} untold: {}", report.summary());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until a node has begun new flows of each service for TCP on the VIPs of the first instance.
+pub(crate) fn takes_new_ones(node: &Node) -> Result<()> {
+    takes_new_ones_of(node, 0)
+}
+
+/// The same for another instance.
+pub(crate) fn takes_new_ones_of(node: &Node, place: usize) -> Result<()> {
+    let services =
+        vips().into_iter().flat_map(|vip| ["dsr-http", "nat-http"].map(|what| service(what, vip, place)));
+    for service in services {
+        let new = || {
+            let labels = format!("service=\"{service}\"");
+            counted(node, "tandem_lbd_kernel_service_new_flows_total", &labels)
+        };
+        let before = new();
+        wait_until(&format!("new flows of {service} on {}", node.name()), LIMIT, || new() >= before + 10)?;
+    }
+    Ok(())
+}
+
+/// Waits until a node forwards nothing while another one does.
+pub(crate) fn drained(node: &Node, other: &Node) -> Result<()> {
+    wait_until(&format!("{} to forward nothing", node.name()), LIMIT, || {
+        let before = forwarded(node);
+        takes_new_ones(other).is_ok() && forwarded(node) == before
+    })
+}

@@ -1,0 +1,354 @@
+//! What the nodes know of each other's flows when something is wrong with the link, with a table, or with the other node: no role moves
+//! because of it, nothing breaks, and in the end each knows what the other one does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use crate::kernel_pair_support::*;
+use crate::pair_support::{LIMIT, agreed, every, owned_by, transitions, vips};
+use integration::lab::clock::{now, wait_until};
+use integration::lab::probe::{EchoProbe, EchoSettings};
+use integration::lab::{Lab, Node, Result, http};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// What a node's `/v1/replication` says of its state.
+fn replication(node: &Node) -> Value {
+    let answer = node.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());
+    answer.map(|whole: Value| whole["state"].clone()).unwrap_or_default()
+}
+
+/// The targets and ports of a service's flows on a node, by client.
+fn flows(node: &Node, service: &str) -> BTreeMap<String, (String, Option<u64>)> {
+    let listing = node.get("lbd", &format!("/v1/flows?service={service}&max=100000"));
+    let listing: Value = listing.ok().and_then(|answer| answer.json().ok()).unwrap_or_default();
+    let flows = listing["flows"].as_array().cloned().unwrap_or_default();
+    let entry = |flow: &Value| {
+        let client = flow["client"].as_str().unwrap_or_default().to_owned();
+        (client, (flow["target"].as_str().unwrap_or_default().to_owned(), flow["nat_port"].as_u64()))
+    };
+    flows.iter().map(entry).collect()
+}
+
+/// Kills a node's daemons.
+fn dies(node: &Node) -> Result<()> {
+    for daemon in ["vrrpd", "lbd"] {
+        node.signal(daemon, Signal::SIGKILL)?;
+    }
+    ["vrrpd", "lbd"].into_iter().try_for_each(|daemon| node.wait_end(daemon, LIMIT).map(drop))
+}
+
+/// Starts long-lived connections through both modes.
+fn connections(lab: &Lab, count: usize) -> Result<Vec<EchoProbe>> {
+    let servers =
+        vips().into_iter().flat_map(|vip| [DSR_ECHO, NAT_ECHO].map(|port| SocketAddr::new(vip, port)));
+    let probes = servers.map(|server| EchoProbe::start(lab.client(), EchoSettings::new(server, count)));
+    let probes: Vec<_> = probes.collect::<Result<_>>()?;
+    probes.iter().try_for_each(|probe| probe.wait_exchanges(3, LIMIT))?;
+    Ok(probes)
+}
+
+/// Waits until all go on, ends them, and fails if one broke.
+fn all_survived(probes: Vec<EchoProbe>) -> Result<()> {
+    for probe in &probes {
+        probe.wait_exchanges(5, LIMIT)?;
+    }
+    for probe in probes {
+        let report = probe.stop()?;
+        assert!(report.broken() == 0, "{}", report.summary());
+    }
+    Ok(())
+}
+
+/// Sends on each until it is answered.
+fn exchange(sockets: &[UdpSocket]) -> Result<()> {
+    for (number, socket) in sockets.iter().enumerate() {
+        wait_until(&format!("an answer to client {number}"), LIMIT, || {
+            let mut answer = [0; 16];
+            socket.send(b"hello").is_ok()
+                && socket.recv(&mut answer).is_ok_and(|length| &answer[..length] == b"hello")
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn datagrams_stay_with_their_target_when_a_node_dies() -> Result<()> {
+    let lab = forwarding("replication datagrams", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    for vip in vips() {
+        let service = service("nat-datagrams", vip, 0);
+        let socket = || -> std::io::Result<UdpSocket> {
+            let any: IpAddr = if vip.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.connect((vip, NAT_ECHO))?;
+            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+            Ok(socket)
+        };
+        let sockets = || (0..32).map(|_| socket()).collect::<std::io::Result<Vec<_>>>();
+        let sockets = lab.client().namespace().inside(sockets)?.expect("sockets of the client");
+        // A flow has proved itself with the second packet that the same processor sees of it.
+        wait_until("b to know them", LIMIT, || {
+            let known = flows(b, &service);
+            exchange(&sockets).is_ok() && known.len() == sockets.len() && known == flows(a, &service)
+        })?;
+        let before = flows(a, &service);
+        // Whoever has to choose anew would choose another target for those of this one.
+        let left = before.values().filter(|(target, _)| *target == format!("{service}/t1")).count();
+        assert!(0 < left && left < sockets.len(), "{left}");
+        let path = format!("/v1/target-groups/{service}/targets/t1");
+        for node in lab.nodes() {
+            assert_eq!(node.send("lbd", "PATCH", &path, "{\"state\":\"drain\"}")?.status, 200);
+        }
+        dies(a)?;
+        b.wait_role("web", "active", LIMIT)?;
+        owned_by(&lab, b)?;
+        exchange(&sockets)?;
+        assert_eq!(flows(b, &service), before);
+        for daemon in ["lbd", "vrrpd"] {
+            a.start_daemon(daemon)?;
+        }
+        settled(&lab, a)?;
+        exchange(&sockets)?;
+        assert_eq!(flows(a, &service), before);
+    }
+    lab.finish()
+}
+
+#[test]
+fn a_client_comes_back_to_its_target_on_the_other_node() -> Result<()> {
+    let lab = forwarding("replication clients", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    // Without remembering its client, each connection goes where its port says.
+    let whole = std::fs::read_to_string(lab.dir().join("pair.toml")).expect("the configuration");
+    let sticky = whole.replace("[[target_group]]\n", "[[target_group]]\nsticky = { by = \"source_ip\" }\n");
+    assert_ne!(sticky, whole);
+    lab.write_config_text(&sticky)?;
+    for node in [a, b] {
+        assert_eq!(node.send("lbd", "POST", "/v1/reload", "")?.status, 200);
+        ready(node)?;
+        synced(node)?;
+    }
+    let begin = |server: SocketAddr, count: usize| -> Result<()> {
+        let ask = || {
+            for _ in 0..count {
+                let page = http::tcp(server, "GET", "/", "", PATIENCE);
+                assert!(page.is_ok_and(|page| page.status == 200), "{server}");
+            }
+        };
+        lab.client().namespace().inside(ask)
+    };
+    let servers: Vec<(&str, IpAddr, u16)> = vips()
+        .into_iter()
+        .flat_map(|vip| [("dsr-http", vip, DSR_HTTP), ("nat-http", vip, NAT_HTTP)])
+        .collect();
+    // Connections of before that wait for their last packets have not chosen by their client.
+    let known = |(what, vip, _): &(&str, IpAddr, u16)| {
+        let service = service(what, *vip, 0);
+        let clients: BTreeSet<String> =
+            [a, b].iter().flat_map(|node| flows(node, &service).into_keys()).collect();
+        (service, clients)
+    };
+    let before: BTreeMap<String, BTreeSet<String>> = servers.iter().map(known).collect();
+    for (_, vip, port) in &servers {
+        begin(SocketAddr::new(*vip, *port), 3)?;
+    }
+    let homes = servers.iter().map(|(what, vip, _)| -> Result<(BTreeSet<String>, String)> {
+        let service = service(what, *vip, 0);
+        let before = &before[&service];
+        let new = || -> Vec<String> {
+            let new = flows(b, &service).into_iter().filter(|(client, _)| !before.contains(client));
+            new.map(|(_, (target, _))| target).collect()
+        };
+        wait_until("b to know the flows", LIMIT, || new().len() == 3)?;
+        let home = new().remove(0);
+        assert_eq!(new(), [home.as_str(); 3], "{service}");
+        Ok((before.clone(), home))
+    });
+    let homes = homes.collect::<Result<Vec<_>>>()?;
+    dies(a)?;
+    b.wait_role("web", "active", LIMIT)?;
+    owned_by(&lab, b)?;
+    for ((what, vip, port), (before, home)) in servers.iter().zip(&homes) {
+        begin(SocketAddr::new(*vip, *port), 20)?;
+        let of = service(what, *vip, 0);
+        let new = || -> Vec<(String, (String, Option<u64>))> {
+            flows(b, &of).into_iter().filter(|(client, _)| !before.contains(client)).collect()
+        };
+        wait_until("the flows to be there", LIMIT, || new().len() >= 20)?;
+        let elsewhere = new().into_iter().filter(|(_, (target, _))| target != home).count();
+        assert_eq!(elsewhere, 0, "{of} left {home}: {:?}", new());
+    }
+    lab.finish()
+}
+
+/// From which targets is chosen says nothing of the connections that are known. So no node waits with another choice until the other one has
+/// made it, too.
+#[test]
+fn connections_keep_their_target_whatever_the_other_node_would_choose_from() -> Result<()> {
+    let lab = forwarding("replication rings", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    // b would choose none of those that a has chosen: it is a reload ahead.
+    let whole = std::fs::read_to_string(lab.dir().join("pair.toml")).expect("the configuration");
+    let ahead = whole.replace("id = \"t1\", ", "id = \"t1\", weight = 0, ");
+    assert_ne!(ahead, whole);
+    lab.write_config_text(&ahead)?;
+    assert_eq!(b.send("lbd", "POST", "/v1/reload", "")?.status, 200);
+    ready(b)?;
+    synced(b)?;
+    let mut probes = connections(&lab, 50)?;
+    for vip in vips() {
+        for what in ["dsr-echo", "nat-echo"] {
+            let service = service(what, vip, 0);
+            let of_first = format!("{service}/t1");
+            let known = || flows(b, &service).into_values().filter(|(target, _)| *target == of_first).count();
+            wait_until(&format!("b to know those of {of_first}"), LIMIT, || known() > 0)?;
+        }
+    }
+    // And a chooses from another ring again and again while connections begin, the last time in its last moment.
+    for weight in [9, 1, 7, 2, 0] {
+        probes.extend(connections(&lab, 10)?);
+        for vip in vips() {
+            for what in ["dsr-echo", "nat-echo"] {
+                let path = format!("/v1/target-groups/{}/targets/t2", service(what, vip, 0));
+                let body = format!("{{\"weight\":{weight}}}");
+                assert_eq!(a.send("lbd", "PATCH", &path, &body)?.status, 200);
+            }
+        }
+    }
+    dies(a)?;
+    b.wait_role("web", "active", LIMIT)?;
+    owned_by(&lab, b)?;
+    all_survived(probes)?;
+    lab.finish()
+}
+
+/// Text for nft: nothing passes between the `lbd`s.
+const CUT: &str = "table inet cut {\nchain in {\ntype filter hook input priority 0\ntcp dport 7112 drop\ntcp sport 7112 drop\n}\n}\n";
+
+#[test]
+fn a_link_that_flaps_and_a_peer_that_restarts_move_no_role() -> Result<()> {
+    let lab = forwarding("replication flaps", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    let probes = connections(&lab, 50)?;
+    let roles = [transitions(a), transitions(b)];
+    // Long enough for the session to end, or too short for it.
+    for pause in [6000, 200, 200, 200] {
+        a.namespace().run_with("nft", &["-f", "-"], CUT)?;
+        let cut = now();
+        wait_until("the link to be cut for so long", LIMIT, || now() - cut > Duration::from_millis(pause))?;
+        a.namespace().run_with("nft", &["-f", "-"], "delete table inet cut")?;
+        synced(a)?;
+        synced(b)?;
+    }
+    // Connections that a begins while b is not there, it learns of when it is back.
+    let mut more = Vec::new();
+    for _ in 0..3 {
+        b.signal("lbd", Signal::SIGKILL)?;
+        b.wait_end("lbd", LIMIT)?;
+        more.extend(connections(&lab, 10)?);
+        b.start_lbd()?;
+        ready(b)?;
+        synced(b)?;
+    }
+    assert!(replication(a)["snapshots_sent"].as_u64() >= Some(4), "{}", replication(a));
+    // b's own lbd was gone, which its vrrpd says; a stayed what it was.
+    assert_eq!(transitions(a), roles[0]);
+    assert_eq!(transitions(b), roles[1]);
+    agreed(&lab, a)?;
+    dies(a)?;
+    b.wait_role("web", "active", LIMIT)?;
+    owned_by(&lab, b)?;
+    probes
+        .into_iter()
+        .chain(more)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .try_for_each(|probe| all_survived(vec![probe]))?;
+    lab.finish()
+}
+
+#[test]
+fn a_kernel_part_that_starts_later_is_told_everything() -> Result<()> {
+    let lab = forwarding("replication later", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    let probes = connections(&lab, 50)?;
+    // b forwards nothing for a while, and knows of no flow.
+    let whole = std::fs::read_to_string(lab.dir().join("pair.toml")).expect("the configuration");
+    let (without, _) = whole.split_once("[[service]]").expect("there are services");
+    lab.write_config_text(without)?;
+    assert_eq!(b.send("lbd", "POST", "/v1/reload", "")?.status, 200);
+    wait_until("b to forward nothing", LIMIT, || {
+        kernel(b)["interfaces"].as_array().is_none_or(Vec::is_empty)
+    })?;
+    let more = connections(&lab, 50)?;
+    wait_until("both to say that their configurations differ", LIMIT, || {
+        lab.nodes().iter().all(|node| replication(node)["config_differs"] == true)
+    })?;
+    lab.write_config_text(&whole)?;
+    assert_eq!(b.send("lbd", "POST", "/v1/reload", "")?.status, 200);
+    ready(b)?;
+    synced(b)?;
+    wait_until("both to say that their configurations are the same", LIMIT, || {
+        lab.nodes().iter().all(|node| replication(node)["config_differs"] == false)
+    })?;
+    for vip in vips() {
+        for what in ["dsr-echo", "nat-echo"] {
+            let service = service(what, vip, 0);
+            wait_until(&format!("b to know the flows of {service}"), LIMIT, || {
+                let known = flows(b, &service);
+                known.len() == 100 && known == flows(a, &service)
+            })?;
+        }
+    }
+    dies(a)?;
+    b.wait_role("web", "active", LIMIT)?;
+    owned_by(&lab, b)?;
+    all_survived(probes.into_iter().chain(more).collect())?;
+    lab.finish()
+}
+
+#[test]
+fn a_table_that_is_full_on_one_side_is_counted_and_harms_nobody() -> Result<()> {
+    // The smallest there is, on b alone.
+    const FEW: u64 = 1000;
+    let lab = forwarding("replication full", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    let whole = std::fs::read_to_string(lab.dir().join("pair.toml")).expect("the configuration");
+    lab.write_config_text(&format!("{whole}\n[kernel]\nmax_flows = {FEW}\n"))?;
+    b.stop("lbd")?;
+    b.start_lbd()?;
+    ready(b)?;
+    synced(b)?;
+    let roles = [transitions(a), transitions(b)];
+    let probes = connections(&lab, 500)?;
+    // Of 2,000 connections.
+    let refused = || {
+        let skipped = &replication(b)["skipped"];
+        ["flows_full", "table_full"].iter().filter_map(|reason| skipped[reason].as_u64()).sum::<u64>()
+    };
+    wait_until("b to have counted what has no room", LIMIT, || refused() > 500)?;
+    wait_until("b's table to be full", LIMIT, || {
+        replication(b)["entries"]["flows"].as_u64().is_some_and(|count| count > FEW / 2)
+    })?;
+    let entries = replication(b)["entries"]["flows"].as_u64();
+    assert!(entries <= Some(FEW), "{entries:?}");
+    for node in lab.nodes() {
+        assert!(node.running("lbd") && node.running("vrrpd"));
+    }
+    assert_eq!([transitions(a), transitions(b)], roles);
+    all_survived(probes)?;
+    // And a new one is served, by a.
+    for vip in vips() {
+        let server = SocketAddr::new(vip, NAT_ECHO);
+        lab.client().namespace().inside(|| echo(server))?.map_err(|error| error.kind()).unwrap_or_else(
+            |kind| {
+                assert_ne!(kind, ErrorKind::ConnectionRefused, "{server}");
+                panic!("{server}: {kind}");
+            },
+        );
+    }
+    lab.finish()
+}
