@@ -6,8 +6,10 @@
  *
  * What came from the other node goes to the stack, whoever it is of, so that nothing goes round in circles; and each way
  * takes a hop, if there is one left to take. Where this node has the virtual IPs, such a packet has come back, and ends here.
+ *
+ * Where the other node is no neighbour in the virtual IPs' network, packets go through a tunnel over the link between the nodes.
  */
-#include "chance.h"
+#include "tunnel.h"
 
 /* Whether a frame is addressed to this node. */
 static __always_inline int to_us(const struct __sk_buff *ctx, const struct peer *peer, const struct ethernet *frame)
@@ -20,6 +22,13 @@ static __always_inline int to_us(const struct __sk_buff *ctx, const struct peer 
 /* To the other node, as it came but for the addresses of the frame and a hop. The last one it keeps: that is enough to get there. */
 static __always_inline int send_on(struct __sk_buff *ctx, const struct peer *peer, const struct of_connection *it)
 {
+	struct tunnel *way = AT(tunnel, 0);
+	int apart = peer->flags & PEER_APART;
+	if (!way || (apart && !way->ifindex))
+		return TC_ACT_UNSPEC;
+	/* The client sends it once more. */
+	if (apart && !set_ends(ctx, way))
+		return TC_ACT_SHOT;
 	struct ethernet *frame = frame_start(ctx, 0);
 	struct ipv4 *v4 = (void *)(frame + 1);
 	struct ipv6 *v6 = (void *)(frame + 1);
@@ -31,7 +40,7 @@ static __always_inline int send_on(struct __sk_buff *ctx, const struct peer *pee
 		decrement_v4(v4);
 	set_macs(frame, peer->mac, peer->own_mac);
 	count(it->error ? CHANCE_SENT_ERROR : CHANCE_SENT);
-	return bpf_redirect(peer->ifindex, 0);
+	return bpf_redirect(apart ? way->ifindex : peer->ifindex, 0);
 }
 
 SEC("classifier") int second_chance(struct __sk_buff *ctx)
@@ -64,6 +73,38 @@ SEC("classifier") int second_chance(struct __sk_buff *ctx)
 	if (it.fragment == FRAGMENT_FIRST)
 		remember_fragment(&it, index);
 	return send_on(ctx, peer, &it);
+}
+
+/* At the interface of the link between the nodes. A packet's priority stays with it through the stack and the tunnel's device, and matters to
+ * nobody on its way in; marks do, and firewalls write over them. */
+SEC("classifier") int second_chance_link(struct __sk_buff *ctx)
+{
+	struct tunnel *way = AT(tunnel, 0);
+	if (way && way->ifindex && way->link == ctx->ifindex && is_of_tunnel(ctx, way))
+		ctx->priority = TUNNEL_PRIORITY;
+	return TC_ACT_UNSPEC;
+}
+
+/* At the tunnel's device, which has no other use: what the other node sends on goes to the interface of the virtual IPs, as if it had come
+ * there from a neighbour. Nothing else gets to the stack. */
+SEC("classifier") int second_chance_in(struct __sk_buff *ctx)
+{
+	struct of_connection it = {};
+	if (!is_from_other(ctx) || !parse(ctx, &it))
+		goto strange;
+	__u32 index = other_node(&it);
+	struct peer *peer = AT(peers, index);
+	struct ethernet *frame = frame_start(ctx, 0);
+	if (!index || !peer || !peer->ifindex || (void *)(frame + 1) > frame_end(ctx, 0) || !is_from(frame, peer->mac))
+		goto strange;
+	if ((it.fragment != FRAGMENT_LATER && !may_come(ctx, &it)) || !stays_here(ctx, &it, peer->ifindex))
+		goto strange;
+	if (it.fragment == FRAGMENT_FIRST)
+		remember_fragment(&it, index);
+	return bpf_redirect(peer->ifindex, BPF_F_INGRESS);
+strange:
+	count(CHANCE_STRANGE);
+	return TC_ACT_SHOT;
 }
 
 char licence[] SEC("license") = "Dual MIT/GPL";

@@ -29,6 +29,19 @@ struct peer {
 };
 #define PEER_VIRTUAL_MAC 1     /* 00:00:5e:00:01:VRID and 00:00:5e:00:02:VRID are this node's too */
 #define PEER_HAS_NOT 2         /* this node has the virtual IPs, the other one has not */
+#define PEER_APART 4           /* the other one is no neighbour there: through the tunnel */
+
+/* tunnel[0]: the way to the other node where it is no neighbour: a VXLAN device whose tunnels end where the packets say. */
+struct tunnel {
+	__u32 ifindex;           /* of the device; 0 while there is none */
+	__u32 link;              /* the interface of the link between the nodes: what comes by another one is not the other node's */
+	__u32 v6;                /* 1: the ends are addresses of IPv6 */
+	struct address other;    /* the other node's address on the link */
+	struct address own;      /* this node's */
+};
+#define TUNNEL_ID 7112
+#define TUNNEL_PORT 7113               /* of UDP */
+#define TUNNEL_PRIORITY 0x7a6d7113     /* of packets of the tunnel that came from the other node by the link */
 
 /* sessions: who has the session of a client's datagrams in a socket; by its tuple, as in `flow_key`. Other datagrams begin one here. */
 struct session { __u32 holder; };
@@ -45,6 +58,7 @@ enum chance {
 	CHANCE_RECEIVED,         /* from the other node: to the stack, known or not */
 	CHANCE_COOKIE,           /* ends the handshake of a SYN cookie of this node */
 	CHANCE_BACK,             /* came back from the other node, which did not take it for its own: dropped */
+	CHANCE_STRANGE,          /* came out of the tunnel, but not from the other node by the link, or for nothing that lives here: dropped */
 	CHANCES
 };
 

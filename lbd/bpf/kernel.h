@@ -82,6 +82,8 @@ struct xdp_md {
 };
 
 #define BPF_FIB_LKUP_RET_SUCCESS 0
+#define BPF_FIB_LKUP_RET_NOT_FWDED 4    /* it is for this host, or for nobody */
+#define BPF_FIB_LKUP_RET_FWD_DISABLED 5 /* the interface forwards nothing */
 #define BPF_FIB_LKUP_RET_NO_NEIGH 7
 struct bpf_fib_lookup {
 	__u8 family, l4_protocol;
@@ -117,6 +119,21 @@ struct bpf_sock_tuple {
 	};
 };
 
+/* The ends of a tunnel, of a packet that a device of tunnels is to send or has received; IPv4 in the host's order. */
+struct bpf_tunnel_key {
+	__u32 id;
+	union { __u32 v4; __be32 v6[4]; } other; /* to send to, or received from */
+	__u8 service, hops;
+	__u16 flags;
+	__u32 label;
+	union { __u32 v4; __be32 v6[4]; } own;   /* since Linux 6.0, to which this is too long before */
+};
+#define TUNNEL_KEY_BEFORE_OWN __builtin_offsetof(struct bpf_tunnel_key, own)
+#define BPF_F_TUNINFO_IPV6 1
+#define BPF_F_ZERO_CSUM_TX 2
+
+#define BPF_HDR_START_NET 1
+
 #define BPF_ADJ_ROOM_MAC 1
 #define BPF_F_ADJ_ROOM_FIXED_GSO 1ULL
 #define BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 2ULL
@@ -133,6 +150,8 @@ static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static long (*const bpf_l4_csum_replace)(void *ctx, __u32 offset, __u64 from, __u64 to, __u64 flags) = (void *)11;
 static long (*const bpf_tail_call)(void *ctx, void *map, __u32 index) = (void *)12;
 static long (*const bpf_skb_vlan_pop)(void *ctx) = (void *)19;
+static long (*const bpf_skb_get_tunnel_key)(void *ctx, struct bpf_tunnel_key *key, __u32 size, __u64 flags) = (void *)20;
+static long (*const bpf_skb_set_tunnel_key)(void *ctx, struct bpf_tunnel_key *key, __u32 size, __u64 flags) = (void *)21;
 static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
 static long (*const bpf_skb_change_tail)(void *ctx, __u32 length, __u64 flags) = (void *)38;
 static long (*const bpf_skb_pull_data)(void *ctx, __u32 length) = (void *)39;
@@ -140,6 +159,7 @@ static long (*const bpf_skb_change_head)(void *ctx, __u32 room, __u64 flags) = (
 static long (*const bpf_xdp_adjust_head)(void *ctx, int delta) = (void *)44;
 static long (*const bpf_skb_adjust_room)(void *ctx, __s32 difference, __u32 mode, __u64 flags) = (void *)50;
 static long (*const bpf_xdp_adjust_tail)(void *ctx, int delta) = (void *)65;
+static long (*const bpf_skb_load_bytes_relative)(void *ctx, __u32 offset, void *to, __u32 length, __u32 from) = (void *)68;
 static long (*const bpf_fib_lookup)(void *ctx, void *parameters, int length, __u32 flags) = (void *)69;
 static struct bpf_sock *(*const bpf_sk_lookup_tcp)(void *ctx, struct bpf_sock_tuple *tuple, __u32 size, __u64 netns,
 						   __u64 flags) = (void *)84;

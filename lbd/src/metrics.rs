@@ -97,7 +97,8 @@
 //! | `tandem_lbd_second_chance_draining_by_peer` | gauge | `instance` | the same of the other node, as it says |
 //! | `tandem_lbd_second_chance_sends` | gauge | `instance` | 1 while packets of connections that are not known here are sent on to the other node |
 //! | `tandem_lbd_second_chance_sends_datagrams` | gauge | `instance` | 1 while datagrams of sessions that the other node has are sent on to it |
-//! | `tandem_lbd_second_chance_packets_total` | counter | `what` (`sent`: to the other node, `sent_error`: ICMP about its connections, `received`: from it, `back`: came back from it and was dropped, `cookie`: the end of a handshake by SYN cookie here) | packets for proxied addresses and ports; those of this node's own connections and sessions are not counted |
+//! | `tandem_lbd_second_chance_tunnel` | gauge | `instance` | 1 if the other node is no neighbour in the instance's network, and is reached through the tunnel |
+//! | `tandem_lbd_second_chance_packets_total` | counter | `what` (`sent`: to the other node, `sent_error`: ICMP about its connections, `received`: from it, `back`: came back from it and was dropped, `cookie`: the end of a handshake by SYN cookie here, `strange`: came out of the tunnel, but not from the other node by the link, or for nothing that lives here, and was dropped) | packets for proxied addresses and ports; those of this node's own connections and sessions are not counted |
 //! | `tandem_lbd_second_chance_sessions_refused_total` | counter | | sessions of datagrams that do not survive a move, for want of room among 131,072 |
 //! | `tandem_lbd_peer_connected` | gauge | | 1 while there is a session with the other node's `lbd`; this and what follows only with a second node, `peer_address` and `key_file` |
 //! | `tandem_lbd_peer_listening` | gauge | | 1 while the other node can connect to this one |

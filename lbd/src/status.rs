@@ -313,7 +313,11 @@ fn write_chance(out: &mut String, status: &Status) -> std::fmt::Result {
         let (here, sessions, there) = (it.draining, it.draining_sessions, it.draining_by_peer);
         let sessions =
             if sessions > 0 { format!(" ({sessions} of them UDP sessions)") } else { String::new() };
-        writeln!(out, "draining  {instance}: {here} connections here{sessions}, {there} on the other node")?;
+        let way = if it.way == "tunnel" { " (no neighbour there: by tunnel)" } else { "" };
+        writeln!(
+            out,
+            "draining  {instance}: {here} connections here{sessions}, {there} on the other node{way}"
+        )?;
     }
     for trouble in &chance.troubles {
         writeln!(out, "          {}: {}", trouble.what, trouble.why)?;

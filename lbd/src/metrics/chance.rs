@@ -24,6 +24,8 @@ pub(super) fn encode(out: &mut Out<'_>, chance: &Chance) -> fmt::Result {
     out.gauges("second_chance_sends", help, each(|it| flag(it.sends)))?;
     let help = "Whether datagrams of the other node's sessions are sent on to it";
     out.gauges("second_chance_sends_datagrams", help, each(|it| flag(it.sends_datagrams)))?;
+    let help = "Whether the other node is no neighbour there, and reached by tunnel";
+    out.gauges("second_chance_tunnel", help, each(|it| flag(it.way == "tunnel")))?;
     let packets = view.packets.iter().map(|(what, count)| (vec![("what", what.as_str())], *count));
     out.counters("second_chance_packets", "Packets for what is proxied", packets)?;
     let help = "Sessions of datagrams that do not survive a move for want of room";

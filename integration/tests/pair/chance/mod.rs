@@ -1,5 +1,7 @@
 //! The second chance: proxied connections live in a node's sockets, and go on there when their virtual IPs move to the other node.
 
+mod apart;
+mod attach;
 mod datagrams;
 mod segments;
 mod talk;
@@ -367,10 +369,12 @@ fn what_nobody_knows_goes_round_once() -> Result<()> {
             (1000..1000 + STRAYS).map(|port| segments::stray(nobody(port), at, 64)).collect();
         // Its last hop is the one to a.
         all.push(segments::stray(nobody(2000), at, 1));
+        // Both fragments go there, but only the first one says where to.
+        all.extend(segments::in_fragments(&segments::stray(nobody(2001), at, 64)));
         all.push(segments::too_big(client.ip(), client, at));
         lab.client().namespace().inside(move || segments::send(vip, &all))?.expect("they are sent");
         let strays = u64::from(STRAYS);
-        let expected = [strays + 1, 1, strays + 2, 0];
+        let expected = [strays + 3, 1, strays + 3, 0];
         let differences = || {
             let now = count();
             std::array::from_fn::<u64, 4, _>(|index| now[index] - before[index])

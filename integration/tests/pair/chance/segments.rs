@@ -7,13 +7,24 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 const ACK: u8 = 16;
 
+const SYN: u8 = 2;
+
 /// A segment of a connection that nobody knows.
 pub(crate) fn stray(client: SocketAddr, vip: SocketAddr, hops: u8) -> Vec<u8> {
+    segment(client, vip, hops, ACK)
+}
+
+/// The first segment of a connection.
+pub(crate) fn first(client: SocketAddr, vip: SocketAddr) -> Vec<u8> {
+    segment(client, vip, 64, SYN)
+}
+
+fn segment(client: SocketAddr, vip: SocketAddr, hops: u8, flags: u8) -> Vec<u8> {
     let mut tcp = vec![0; 20];
     tcp[..2].copy_from_slice(&client.port().to_be_bytes());
     tcp[2..4].copy_from_slice(&vip.port().to_be_bytes());
     tcp[4..12].copy_from_slice(&[7; 8]);
-    tcp[12..14].copy_from_slice(&[5 << 4, ACK]);
+    tcp[12..14].copy_from_slice(&[5 << 4, flags]);
     let sum = checksum(client.ip(), vip.ip(), 6, &tcp);
     tcp[16..18].copy_from_slice(&sum.to_be_bytes());
     packet(client.ip(), vip.ip(), 6, hops, &tcp)
@@ -37,6 +48,37 @@ pub(crate) fn too_big(from: IpAddr, client: SocketAddr, vip: SocketAddr) -> Vec<
     };
     icmp[2..4].copy_from_slice(&sum.to_be_bytes());
     packet(from, vip.ip(), if vip.is_ipv4() { 1 } else { 58 }, 64, &icmp)
+}
+
+/// A packet in two fragments, with some bytes at its end that make them two.
+pub(crate) fn in_fragments(packet: &[u8]) -> [Vec<u8>; 2] {
+    /// What the first one has behind the header.
+    const FIRST: usize = 24;
+    let is_v4 = packet[0] >> 4 == 4;
+    let (header, rest) = packet.split_at(if is_v4 { 20 } else { 40 });
+    let rest = [rest, &[0; 40]].concat();
+    [(&rest[..FIRST], 0, true), (&rest[FIRST..], FIRST, false)].map(|(part, offset, more)| {
+        let mut header = header.to_vec();
+        let offset = u16::try_from(offset).unwrap();
+        if is_v4 {
+            header[2..4].copy_from_slice(&u16::try_from(20 + part.len()).unwrap().to_be_bytes());
+            header[4..6].copy_from_slice(&[7, 7]);
+            header[6..8].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+        } else {
+            header[4..6].copy_from_slice(&u16::try_from(8 + part.len()).unwrap().to_be_bytes());
+            let [high, low] = (offset | u16::from(more)).to_be_bytes();
+            let next = std::mem::replace(&mut header[6], 44);
+            header.extend([next, 0, high, low, 7, 7, 7, 7]);
+        }
+        [&header, part].concat()
+    })
+}
+
+/// A datagram of IPv4, without a checksum.
+pub(crate) fn datagram(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(8 + payload.len()).unwrap();
+    let header = [from.port(), to.port(), length, 0].map(u16::to_be_bytes).concat();
+    packet(from.ip(), to.ip(), 17, 64, &[&header[..], payload].concat())
 }
 
 /// Sends them from the calling thread's network.

@@ -20,6 +20,14 @@ constants! {
     PEER_VIRTUAL_MAC: u8 = 1;
     /// [`Peer::flags`]: this node has the virtual IPs, the other one has not.
     PEER_HAS_NOT: u8 = 2;
+    /// [`Peer::flags`]: the other node is no neighbour, and is reached through the tunnel.
+    PEER_APART: u8 = 4;
+    /// The number of the tunnel between the nodes.
+    TUNNEL_ID: u32 = 7112;
+    /// UDP's port of the tunnel.
+    TUNNEL_PORT: u16 = 7113;
+    /// The priority of the tunnel's packets that came from the other node by the link.
+    TUNNEL_PRIORITY: u32 = 0x7a6d_7113;
 }
 
 twins! {
@@ -61,6 +69,20 @@ twins! {
         spare: [u8; 6],
     }
 
+    /// The way to the other node where it is no neighbour.
+    "tunnel" Tunnel {
+        /// The tunnel's device; 0 while there is none.
+        ifindex: u32,
+        /// The interface of the link between the nodes.
+        link: u32,
+        /// 1 if the ends are addresses of IPv6.
+        v6: u32,
+        /// The other node's address on the link.
+        other: Address,
+        /// This node's.
+        own: Address,
+    }
+
     /// Who has the session of a client's datagrams.
     "session" Session {
         /// `SESSION_*`.
@@ -69,7 +91,7 @@ twins! {
 }
 
 /// What the program counts, in the order of `chances`; the names are those of the metrics.
-pub const CHANCES: [&str; 5] = ["sent", "sent_error", "received", "cookie", "back"];
+pub const CHANCES: [&str; 6] = ["sent", "sent_error", "received", "cookie", "back", "strange"];
 
 #[cfg(test)]
 pub(super) const HEADER: &str = include_str!("../../../bpf/chance_types.h");

@@ -11,6 +11,7 @@ mod own;
 pub mod plan;
 #[cfg(test)]
 mod tests;
+mod way;
 
 use std::net::IpAddr;
 
@@ -18,6 +19,7 @@ use bincode::{Decode, Encode};
 
 pub use other::{ALONE_MAX, LEASE, Other};
 pub use own::{Interface, LINGER, Own};
+pub use way::{Seen, Way};
 
 /// Instances in a [`Word`]: as many as the program's `peers` has room for.
 pub const INSTANCES_MAX: usize = abi::PEERS_MAX as usize - 1;

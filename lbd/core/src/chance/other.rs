@@ -86,6 +86,12 @@ impl Other {
         self.sessions_until.get(instance).copied()
     }
 
+    /// Its addresses in the network of an instance.
+    #[must_use]
+    pub fn addresses(&self, instance: &str) -> &[IpAddr] {
+        self.standings.get(instance).map_or(&[], |standing| &standing.addresses)
+    }
+
     /// Its Ethernet address in the network of an instance.
     #[must_use]
     pub fn mac(&self, instance: &str) -> Option<[u8; 6]> {

@@ -24,7 +24,7 @@ fn the_twins_are_the_headers() {
     let both = abi::tests::Header::read(&format!("{}{HEADER}", abi::HEADER));
     let missing = both.compare(TWINS);
     assert!(
-        missing.iter().all(|name| !["proxied_key", "proxied", "peer", "session"].contains(name)),
+        missing.iter().all(|name| !["proxied_key", "proxied", "peer", "session", "tunnel"].contains(name)),
         "{missing:?}"
     );
     let mut defines = both.defines;

@@ -12,7 +12,8 @@
 //! looked at, and it is attached again.
 //!
 //! What is attached is known by its pin in the node's folder: `tcx_INDEX` and `xdp_INDEX` are links, `clsact_INDEX` is the program
-//! of a filter; `check_out_` or `check_in_` is in front of those of health checks. So a later life finds what to remove.
+//! of a filter; `check_out_` or `check_in_` is in front of those of health checks, `chance_` of those of the second chance. So a later life
+//! finds what to remove.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -34,6 +35,7 @@ use super::netlink::Netlink;
 const PRIORITY: u16 = 7;
 const HANDLE: TcHandle = TcHandle::new(0, 0x7a);
 const HANDLE_CHANCE: TcHandle = TcHandle::new(0, 0x7b);
+const HANDLE_CHANCE_LINK: TcHandle = TcHandle::new(0, 0x7c);
 
 /// The programs' names in the object.
 pub(super) const TC_PROGRAM: &str = "forward_tc";
@@ -50,10 +52,15 @@ pub(super) enum Part {
     CheckIn,
     /// Packets of proxied connections that the other node may have.
     Chance,
+    /// What of them the other node sends through a tunnel.
+    ChanceIn,
+    /// The tunnel's packets on the link between the nodes.
+    ChanceLink,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Forward, Self::CheckOut, Self::CheckIn, Self::Chance];
+    const ALL: [Self; 6] =
+        [Self::Forward, Self::CheckOut, Self::CheckIn, Self::Chance, Self::ChanceIn, Self::ChanceLink];
 
     /// The program in TC.
     const fn program(self) -> &'static str {
@@ -62,12 +69,16 @@ impl Part {
             Self::CheckOut => "check_out",
             Self::CheckIn => "check_in",
             Self::Chance => "second_chance",
+            Self::ChanceIn => "second_chance_in",
+            Self::ChanceLink => "second_chance_link",
         }
     }
 
     const fn side(self) -> TcAttachType {
         match self {
-            Self::Forward | Self::CheckIn | Self::Chance => TcAttachType::Ingress,
+            Self::Forward | Self::CheckIn | Self::Chance | Self::ChanceIn | Self::ChanceLink => {
+                TcAttachType::Ingress
+            }
             Self::CheckOut => TcAttachType::Egress,
         }
     }
@@ -79,14 +90,17 @@ impl Part {
             Self::CheckOut => "check_out_",
             Self::CheckIn => "check_in_",
             Self::Chance => "chance_",
+            Self::ChanceIn => "chance_in_",
+            Self::ChanceLink => "chance_link_",
         }
     }
 
-    /// The number of its filter of clsact: at an interface the second chance comes beside another one.
+    /// The number of its filter of clsact: at an interface those of the second chance come beside others.
     const fn handle(self) -> TcHandle {
         match self {
-            Self::Forward | Self::CheckOut | Self::CheckIn => HANDLE,
+            Self::Forward | Self::CheckOut | Self::CheckIn | Self::ChanceIn => HANDLE,
             Self::Chance => HANDLE_CHANCE,
+            Self::ChanceLink => HANDLE_CHANCE_LINK,
         }
     }
 }
@@ -232,12 +246,12 @@ impl Attachments {
     }
 
     /// Has the program on these interfaces and no others. Goes on after a failure; one that failed is tried again with the next
-    /// call. What is there of the part that is held stays as it is.
+    /// call. What is there of the parts that are held stays as it is.
     pub(super) fn sync(
         &mut self,
         ebpf: &mut Ebpf,
         wanted: &BTreeMap<Place, Wanted>,
-        held: Option<Part>,
+        held: &[Part],
     ) -> Vec<KernelError> {
         let mut failures = Vec::new();
         self.present.retain(|place, attached| {
@@ -260,7 +274,7 @@ impl Attachments {
                 present.purpose.clone_from(&wanted.purpose);
                 continue;
             }
-            if held == Some(place.0) && !self.lost.contains(&place) {
+            if held.contains(&place.0) && !self.lost.contains(&place) {
                 continue;
             }
             match self.attach(ebpf, place, wanted) {

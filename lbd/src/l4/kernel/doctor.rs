@@ -1,7 +1,8 @@
-//! `lbd doctor`: what kernel forwarding needs of this host, its interfaces and its targets, and what it has.
+//! `lbd doctor`: what kernel forwarding and the second chance need of this host, its interfaces and its targets, and what they have.
 
 mod checks;
 mod ports;
+mod second_chance;
 mod targets;
 
 use std::collections::BTreeSet;
@@ -84,6 +85,9 @@ pub(crate) fn doctor(
         Ok(config) if super::thread::wanted(&config) => look(&config, node, running, &mut report),
         Ok(_) => report.add(Level::Note, "configuration", "no service has mode nat or dsr"),
         Err(error) => report.add(Level::Bad, "configuration", format!("{error:#}")),
+    }
+    if let Some(status) = running {
+        second_chance::look(status, &mut report);
     }
     if report.bad > 0 {
         anyhow::bail!("{}{} found bad", report.text, report.bad);

@@ -33,6 +33,7 @@ mod view;
 mod ways;
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 pub(crate) use bpf::Shape;
@@ -113,6 +114,30 @@ pub(crate) enum KernelError {
         interface: String,
         /// Why not.
         reason: String,
+    },
+    /// Somebody else's interface.
+    #[error(
+        "the tunnel to the other node needs an interface called {name}, and there is one that is no VXLAN device: give that another name"
+    )]
+    TunnelName {
+        /// The name.
+        name: String,
+    },
+    /// The stack cannot be told to refuse what comes out of the tunnel.
+    #[error("the tunnel to the other node is not used: writing 1 to {} failed: {source}; let lbd write there", path.display())]
+    TunnelGuard {
+        /// Which setting.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The way of the tunnel.
+    #[error("cannot find out by which interface {other} is reached, through which the tunnel to the other node goes: {why}; trying again")]
+    TunnelWay {
+        /// The other node's address on the link.
+        other: IpAddr,
+        /// Why not.
+        why: String,
     },
     /// The network.
     #[error(transparent)]

@@ -44,6 +44,17 @@ pub(crate) struct Way {
     pub(crate) gateway: Option<IpAddr>,
 }
 
+/// The first step on the way to an address, whether or not its neighbour is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Toward {
+    /// The interface.
+    pub(super) index: u32,
+    /// To no router.
+    pub(super) direct: bool,
+    /// The largest IP packet, in bytes.
+    pub(super) mtu: u32,
+}
+
 /// Why there is no way.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoWay {
@@ -159,6 +170,21 @@ impl Ways {
         // The monitor first: nothing falls between.
         let monitor = Monitor::open()?;
         Self::of(Kernel { netlink: Netlink::open()?, monitor })
+    }
+
+    /// Makes a device for tunnels, as [`Netlink::make_tunnel`] does; known with the next change that is followed.
+    pub(super) fn make_tunnel(&mut self, name: &str, port: u16) -> Result<(), NetlinkError> {
+        self.host.netlink.make_tunnel(name, port)
+    }
+
+    /// Sets an interface up or down.
+    pub(super) fn set_up(&mut self, index: u32, up: bool) -> Result<(), NetlinkError> {
+        self.host.netlink.set_up(index, up)
+    }
+
+    /// Removes an interface.
+    pub(super) fn remove_link(&mut self, index: u32) -> Result<(), NetlinkError> {
+        self.host.netlink.remove_link(index)
     }
 }
 
@@ -351,6 +377,19 @@ impl<H: Host> Ways<H> {
     /// Whether a host is there, as far as the kernel knows.
     pub(super) fn present(&self, index: u32, ip: IpAddr) -> Option<bool> {
         self.neighbours.get(&(index, ip))?.present()
+    }
+
+    /// The Ethernet address of a host, as far as the kernel knows.
+    pub(super) fn mac_of(&self, index: u32, ip: IpAddr) -> Option<[u8; 6]> {
+        self.neighbours.get(&(index, ip))?.mac
+    }
+
+    /// How packets for an address leave this host, if they do; an error if the kernel does not say.
+    pub(super) fn toward(&mut self, ip: IpAddr) -> Result<Option<Toward>, String> {
+        let Some(route) = self.route((ip, None))?.filter(|route| route.unicast) else { return Ok(None) };
+        let link_mtu = self.links.get(&route.index).map_or(u32::MAX, |link| link.mtu);
+        let mtu = route.mtu.unwrap_or(u32::MAX).min(link_mtu);
+        Ok(Some(Toward { index: route.index, direct: route.gateway.is_none(), mtu }))
     }
 
     /// Whether packets for an address are for this host; an error if the kernel does not say.

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use aya::maps::Map as AyaMap;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
-use lbd_core::chance::abi::{CHANCES, PEERS_MAX, Peer, Proxied, ProxiedKey, Session};
+use lbd_core::chance::abi::{CHANCES, PEERS_MAX, Peer, Proxied, ProxiedKey, Session, Tunnel};
 use lbd_core::forward::abi::FlowKey;
 
 use super::super::bpf::Map;
@@ -20,8 +20,10 @@ const OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/chance.b
 pub(super) struct Maps {
     proxied_at: Table<ProxiedKey, Proxied>,
     peers: Table<u32, Peer>,
+    tunnel: Table<u32, Tunnel>,
     written: BTreeMap<ProxiedKey, Proxied>,
     peers_written: BTreeMap<u32, Peer>,
+    tunnel_written: Tunnel,
 }
 
 /// What the program counts.
@@ -42,7 +44,7 @@ pub(super) fn load() -> Result<Loaded, KernelError> {
     loader.verifier_log_level(VerifierLogLevel::DISABLE);
     let ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load { reason: attach::text(&error) })?;
     let mut maps = BTreeMap::new();
-    for name in ["proxied_at", "peers", "sessions", "chances"] {
+    for name in ["proxied_at", "peers", "tunnel", "sessions", "chances"] {
         maps.insert(name.to_owned(), open(&ebpf, name)?);
     }
     let counted = Counted(Table::of(&mut maps, "chances")?);
@@ -50,8 +52,10 @@ pub(super) fn load() -> Result<Loaded, KernelError> {
     let maps = Maps {
         proxied_at: Table::of(&mut maps, "proxied_at")?,
         peers: Table::of(&mut maps, "peers")?,
+        tunnel: Table::of(&mut maps, "tunnel")?,
         written: BTreeMap::new(),
         peers_written: BTreeMap::new(),
+        tunnel_written: Tunnel::default(),
     };
     Ok(Loaded { ebpf, maps, sessions, counted })
 }
@@ -77,6 +81,15 @@ impl Maps {
             self.proxied_at.put(key, value)?;
         }
         self.written = wanted;
+        Ok(())
+    }
+
+    /// Has the tunnel as it is here.
+    pub(super) fn write_tunnel(&mut self, wanted: Tunnel) -> Result<(), KernelError> {
+        if self.tunnel_written != wanted {
+            self.tunnel.put(&0, &wanted)?;
+            self.tunnel_written = wanted;
+        }
         Ok(())
     }
 

@@ -5,18 +5,21 @@
 //! left, and what the other node's `lbd` says of its own; `lbd_core::chance` makes of it what the program is told. Where the program
 //! cannot run, everything else goes on, and the status says why connections do not survive a move.
 //!
+//! Where the other node is no neighbour, packets take a tunnel (`tunnel`).
+//!
 //! What is attached is pinned beside the forwarding program's, in a folder of its own. A killed `lbd` leaves it there; it does
 //! nothing once [`LEASE`](lbd_core::chance::LEASE) is over.
 
 mod maps;
 mod sessions;
 mod task;
+mod tunnel;
 mod view;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -62,6 +65,8 @@ struct Outlets {
     word: watch::Sender<Word>,
     /// The thread of the forwarding program: the other node in the network of each instance.
     others: Arc<ArcSwap<BTreeMap<String, OtherNode>>>,
+    /// The workers: whether the other node is known in any network.
+    known: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -83,7 +88,8 @@ impl Chance {
                 tracing::warn!("proxied connections do not survive a move of their virtual IPs: {error}");
                 self.outlets.view.store(Some(Arc::new(ChanceView::off(error.to_string()))));
             }
-        } else if runs && !wanted {
+        } else if !wanted && (runs || folder(&shared.run_dir).is_dir()) {
+            // Perhaps it is a former life's.
             self.stop(&shared.run_dir);
         }
         self.wake();
@@ -103,6 +109,7 @@ impl Chance {
         self.outlets.view.store(None);
         self.outlets.word.send_replace(Word::default());
         self.outlets.others.store(Arc::default());
+        self.outlets.known.store(false, Ordering::Relaxed);
         if let Err(error) = remove(run_dir) {
             tracing::warn!(%error, "cannot take the program of the second chance off");
         }
@@ -142,7 +149,7 @@ impl Chance {
 
     /// Whether it runs, and has heard of the other node: connections whose virtual IPs have left may go on.
     pub(crate) fn knows_the_other_node(&self) -> bool {
-        self.lock().is_some() && !self.others().is_empty()
+        self.lock().is_some() && self.outlets.known.load(Ordering::Relaxed)
     }
 
     /// What it does; none while there is nothing for it.
@@ -191,11 +198,14 @@ fn folder(run_dir: &Path) -> PathBuf {
 /// Takes the program off all interfaces. Answers what was removed.
 pub(super) fn remove(run_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
     let folder = folder(run_dir);
+    // Before the program on it: nobody else looks at what comes out of it.
+    let tunnel = tunnel::remove(run_dir);
     let mut removed = Vec::new();
     for pin in attach::pins(&folder) {
         pin.detach()?;
         removed.push(pin.path);
     }
+    removed.extend(tunnel?);
     if folder.is_dir() {
         fs::remove_dir(&folder).map_err(|source| KernelError::Folder { path: folder.clone(), source })?;
         removed.push(folder);

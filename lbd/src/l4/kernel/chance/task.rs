@@ -8,11 +8,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aya::Ebpf;
+use common::config::Config;
 use common::ipc::Role;
 use common::time::Instant;
-use lbd_core::chance::abi::{PEER_HAS_NOT, PEER_VIRTUAL_MAC, Peer, Session};
+use lbd_core::chance::abi::{
+    PEER_APART, PEER_HAS_NOT, PEER_VIRTUAL_MAC, Peer, Session, TUNNEL_PORT, Tunnel,
+};
 use lbd_core::chance::plan::{self, Place as Network};
-use lbd_core::chance::{Interface, LEASE, Other, Own, Word};
+use lbd_core::chance::{Interface, LEASE, Other, Own, Way, Word};
 use lbd_core::forward::abi::{Abi, FlowKey};
 use lbd_core::forward::plan::OtherNode;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,6 +30,7 @@ use super::super::view::{InterfaceView, TroubleView};
 use super::super::ways::Ways;
 use super::super::{KernelError, attach};
 use super::maps::{self, Counted, Loaded, Maps};
+use super::tunnel::{ASK_AGAIN, Asked, Ends, Tunnels};
 use super::view::{ChanceView, InstanceChanceView};
 use super::{Heard, Outlets, folder};
 use crate::clock::ms_of;
@@ -35,8 +39,8 @@ use crate::shared::Shared;
 /// Everything is looked at again after this time, whatever has been told: connections are counted, what the other node said is renewed.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// While the link to the other node is cut, it is asked so often in the virtual IPs' network whether it is there. The kernel tries for 3 s.
-const ASK_AGAIN: Duration = Duration::from_secs(4);
+/// What troubles with it are called.
+const TUNNEL: &str = "the tunnel to the other node";
 
 /// Changes are taken together that come within this time.
 const PACE: Duration = Duration::from_millis(2);
@@ -66,7 +70,8 @@ pub(super) struct Task {
     sessions: BTreeMap<String, u32>,
     other: Other,
     /// When the kernel was asked whether the other node is there, while the link to it is cut.
-    asked: BTreeMap<(u32, IpAddr), Instant>,
+    asked: Asked,
+    tunnels: Tunnels,
     /// Failures are logged when they begin, not each time.
     failing: bool,
     /// What a former life has attached goes on until this one knows as much as that did, or until this time.
@@ -105,7 +110,8 @@ impl Task {
             from_silence: BTreeSet::new(),
             sessions: BTreeMap::new(),
             other: Other::default(),
-            asked: BTreeMap::new(),
+            asked: Asked::default(),
+            tunnels: Tunnels::new(&shared.run_dir),
             failing: false,
             held_until,
             counted: None,
@@ -158,22 +164,70 @@ impl Task {
             troubles.push(TroubleView { what: "counting connections".to_owned(), why: error.to_string() });
         }
         self.hear(now, &networks);
+        // Who is gone is nobody's neighbour, which is no reason to look for another way.
+        if self.last_heard.is_some() {
+            self.tunnels.look(now, &mut self.ways, &networks, &self.other);
+        }
+        let tunnel = self.dig(&config, &networks, troubles);
         let peers = self.peers(now, &networks)?;
         // The program knows where the other node is before it sends anything there.
+        self.maps.write_tunnel(tunnel)?;
         self.maps.write_peers(&peers)?;
         self.maps.write_proxied(proxied)?;
         self.tell_forwarding(&peers, &networks);
+        self.outlets.known.store(!peers.is_empty(), Ordering::Relaxed);
         if self.last_heard.is_some() || self.held_until.is_some_and(|until| until <= now) {
             self.held_until = None;
         }
         self.attach(&networks, config.kernel.attach, troubles);
+        self.open_tunnel(troubles);
         Ok(())
     }
 
-    /// Where the other node is concerns the forwarding program, too.
+    /// Has the tunnel if it is needed, and says what the program is to know of it. Without it, everything else goes on.
+    fn dig(
+        &mut self,
+        config: &Config,
+        networks: &BTreeMap<String, Network>,
+        troubles: &mut Vec<TroubleView>,
+    ) -> Tunnel {
+        let node = self.shared.life.node.as_str();
+        let own = config.node(node).and_then(|node| node.peer_address);
+        let other = config.peer_of(node).and_then(|node| node.peer_address);
+        let ends = own.zip(other).map(|(own, other)| Ends { own, other });
+        let mut trouble = |why| troubles.push(TroubleView { what: TUNNEL.to_owned(), why });
+        let held = self.held_until.is_some();
+        let tunnel = self.tunnels.keep(&mut self.ways, networks, ends, held).unwrap_or_else(|error| {
+            trouble(error.to_string());
+            Tunnel::default()
+        });
+        let links = self.tunnels.apart(networks).filter_map(|it| self.ways.link(&it.interface));
+        let mtu = links.map(|link| link.mtu).max();
+        if let (Some(ends), Some(mtu)) = (ends, mtu)
+            && let Some(why) = self.tunnels.lacks_room(&mut self.ways, ends, mtu)
+        {
+            trouble(why);
+        }
+        tunnel
+    }
+
+    /// The tunnel's device is up while the program is on it, and only then: nobody else looks at what comes out.
+    fn open_tunnel(&mut self, troubles: &mut Vec<TroubleView>) {
+        // Until then it is as a former life left it.
+        let Some(device) = self.tunnels.device().filter(|_| self.held_until.is_none()) else { return };
+        let is_guarded = self.attachments.present().contains_key(&(Part::ChanceIn, device.index));
+        if device.up != is_guarded
+            && let Err(error) = self.ways.set_up(device.index, is_guarded)
+        {
+            let why = format!("{error}; it takes UDP port {TUNNEL_PORT} for {}", self.tunnels.name());
+            troubles.push(TroubleView { what: TUNNEL.to_owned(), why });
+        }
+    }
+
+    /// Where the other node is concerns the forwarding program, too, which sends to neighbours only.
     fn tell_forwarding(&self, peers: &BTreeMap<u32, Peer>, networks: &BTreeMap<String, Network>) {
         let other = |(name, network): (&String, &Network)| {
-            let peer = peers.get(&network.index)?;
+            let peer = peers.get(&network.index).filter(|peer| peer.flags & PEER_APART == 0)?;
             let other = OtherNode { ifindex: peer.ifindex, mac: peer.mac, own_mac: peer.own_mac };
             Some((name.clone(), other))
         };
@@ -301,18 +355,7 @@ impl Task {
         let index = link.map(|link| link.index)?;
         let mut all = Vec::new();
         for &ip in addresses {
-            let asked = self.asked.get(&(index, ip)).copied();
-            if asked.is_none_or(|asked| now - asked >= ASK_AGAIN) {
-                if !self.ways.ask(index, ip) {
-                    // Whoever was not asked has not failed to answer.
-                    self.asked.remove(&(index, ip));
-                    all.push(None);
-                    continue;
-                }
-                self.asked.insert((index, ip), now);
-            }
-            // What was known before it was asked is no answer.
-            all.push(asked.and_then(|_| self.ways.present(index, ip)));
+            all.push(self.asked.answers(&mut self.ways, now, (index, ip), ASK_AGAIN));
         }
         if all.contains(&Some(true)) {
             return Some(true);
@@ -339,7 +382,9 @@ impl Task {
             let until = boot_of(self.other.until(name));
             let sessions_until = boot_of(self.sessions_until(name));
             let virtual_mac = if network.virtual_mac { PEER_VIRTUAL_MAC } else { 0 };
-            let flags = virtual_mac | if self.owned.contains(name) { PEER_HAS_NOT } else { 0 };
+            let has_not = if self.owned.contains(name) { PEER_HAS_NOT } else { 0 };
+            let apart = if self.tunnels.way(name) == Way::Tunnel { PEER_APART } else { 0 };
+            let flags = virtual_mac | has_not | apart;
             let (ifindex, vrid) = (link.index, network.vrid);
             let peer = Peer { until, sessions_until, ifindex, mac, own_mac, flags, vrid, ..Peer::default() };
             peers.insert(network.index, peer);
@@ -372,7 +417,17 @@ impl Task {
             let comma = if place.purpose.is_empty() { "the second chance of " } else { ", " };
             place.purpose = format!("{}{comma}{instance}", place.purpose);
         }
-        let held = self.held_until.map(|_| Part::Chance);
+        let at = |name: &str, purpose: &str| Wanted { name: name.to_owned(), way, purpose: purpose.to_owned() };
+        if let Some(device) = self.tunnels.device() {
+            let wanted_in = at(self.tunnels.name(), "what the other node sends by the tunnel");
+            wanted.insert((Part::ChanceIn, device.index), wanted_in);
+        }
+        if let Some(link) = self.tunnels.link().and_then(|index| self.ways.link_at(index)) {
+            let wanted_link = at(&link.name, "telling the other node's tunnel from anybody's");
+            wanted.insert((Part::ChanceLink, link.index), wanted_link);
+        }
+        let parts = [Part::Chance, Part::ChanceIn, Part::ChanceLink];
+        let held = if self.held_until.is_some() { parts.as_slice() } else { &[] };
         for error in self.attachments.sync(&mut self.ebpf, &wanted, held) {
             troubles.push(TroubleView { what: "attaching".to_owned(), why: error.to_string() });
         }
@@ -394,6 +449,7 @@ impl Task {
                 draining_by_peer: self.other.draining(name),
                 sends: self.other.until(name).is_some(),
                 sends_datagrams: self.sessions_until(name).is_some(),
+                way: self.tunnels.way(name).name().to_owned(),
                 peer_mac: self.other.mac(name).map(mac),
             };
             (name.clone(), view)

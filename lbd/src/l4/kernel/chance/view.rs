@@ -21,7 +21,7 @@ pub(crate) struct ChanceView {
     /// VRRP instances with proxied services, by name.
     pub(crate) instances: BTreeMap<String, InstanceChanceView>,
     /// Packets for what is proxied: `sent` to the other node, `sent_error` (ICMP), `received` from it, `back` (came back from it, dropped), `cookie` (ends a handshake with a
-    /// SYN cookie here).
+    /// SYN cookie here), `strange` (came out of the tunnel, but not from the other node by the link, or for nothing that lives here; dropped).
     pub(crate) packets: BTreeMap<String, u64>,
     /// Sessions of datagrams that do not survive a move, for want of room in the program's table.
     #[serde(default)]
@@ -43,6 +43,9 @@ pub(crate) struct InstanceChanceView {
     /// Whether datagrams of sessions that the other node has are sent on to it.
     #[serde(default)]
     pub(crate) sends_datagrams: bool,
+    /// How: `lan`, as to a neighbour, or `tunnel`, through the link between the nodes.
+    #[serde(default)]
+    pub(crate) way: String,
     /// The other node's Ethernet address in the instance's network, as it says.
     pub(crate) peer_mac: Option<String>,
 }

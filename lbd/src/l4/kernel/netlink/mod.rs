@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
 };
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -247,6 +247,35 @@ impl Netlink {
         self.look_for(&wire::ask_neighbour(index, ip), ip)
     }
 
+    /// Makes a VXLAN device for tunnels that end where each packet says. It is down, and nothing comes out of it.
+    pub(super) fn make_tunnel(&mut self, name: &str, port: u16) -> Result<(), NetlinkError> {
+        let made = self.exchange(&wire::make_vxlan(name, port), NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK);
+        made.map(drop).map_err(|source| NetlinkError::Refused {
+            action: format!("making the VXLAN device {name} with UDP port {port}"),
+            source,
+        })
+    }
+
+    /// Sets an interface up or down.
+    pub(super) fn set_up(&mut self, index: u32, up: bool) -> Result<(), NetlinkError> {
+        let set = self.exchange(&wire::set_up(index, up), NLM_F_ACK);
+        set.map(drop).map_err(|source| {
+            let state = if up { "up" } else { "down" };
+            NetlinkError::Refused { action: format!("setting interface number {index} {state}"), source }
+        })
+    }
+
+    /// Removes an interface, if it is there.
+    pub(super) fn remove_link(&mut self, index: u32) -> Result<(), NetlinkError> {
+        match self.exchange(&wire::delete_link(index), NLM_F_ACK) {
+            Ok(_) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            Err(source) => {
+                Err(NetlinkError::Refused { action: format!("removing interface number {index}"), source })
+            }
+        }
+    }
+
     fn look_for(&mut self, request: &Message, ip: IpAddr) -> Result<(), NetlinkError> {
         match self.exchange(request, NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK) {
             Ok(_) => Ok(()),
@@ -335,5 +364,28 @@ mod tests {
             assert!(!route.unicast && route.local, "{route:?}");
         }
         netlink.neighbours().unwrap();
+    }
+
+    #[test]
+    fn a_tunnels_device_comes_and_goes() {
+        // A network of this thread's own.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("this takes root");
+        let mut netlink = Netlink::open().unwrap();
+        netlink.make_tunnel("tunnel-of-tests", 7113).unwrap();
+        assert!(netlink.make_tunnel("tunnel-of-tests", 7113).is_err(), "there is one");
+        let find = |netlink: &mut Netlink| {
+            let links = netlink.links().unwrap().list;
+            links.into_iter().find(|link| link.name == "tunnel-of-tests")
+        };
+        let link = find(&mut netlink).expect("it was made");
+        assert!(link.kind == "vxlan" && !link.up && link.mac.is_some(), "{link:?}");
+        for up in [true, false] {
+            netlink.set_up(link.index, up).unwrap();
+            assert_eq!(find(&mut netlink).map(|link| link.up), Some(up));
+        }
+        netlink.remove_link(link.index).unwrap();
+        netlink.remove_link(link.index).unwrap();
+        assert_eq!(find(&mut netlink), None);
+        assert!(netlink.set_up(link.index, true).is_err(), "there is none");
     }
 }

@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use common::netlink::{attributes, ip, number, text};
 use netlink_packet_route::address::{AddressHeader, AddressMessage};
-use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkHeader, LinkInfo, LinkLayerType, LinkMessage,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage, NeighbourState,
 };
@@ -178,6 +180,32 @@ fn family(ip: IpAddr) -> AddressFamily {
 
 pub(super) fn get_links() -> Message {
     Message::GetLink(LinkMessage::default())
+}
+
+/// Makes a VXLAN device whose tunnels end where each packet says; it is down.
+pub(super) fn make_vxlan(name: &str, port: u16) -> Message {
+    let data = vec![InfoVxlan::CollectMetadata(true), InfoVxlan::Learning(false), InfoVxlan::Port(port)];
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]),
+    ];
+    Message::NewLink(message)
+}
+
+/// Sets an interface up or down.
+pub(super) fn set_up(index: u32, up: bool) -> Message {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    message.header.change_mask = LinkFlags::Up;
+    Message::SetLink(message)
+}
+
+pub(super) fn delete_link(index: u32) -> Message {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    Message::DelLink(message)
 }
 
 pub(super) fn get_addresses() -> Message {

@@ -335,7 +335,7 @@ impl Sync {
         if held.is_none() {
             self.loaded.copy_old();
         }
-        let failures = self.attachments.sync(&mut self.loaded.ebpf, &places, held);
+        let failures = self.attachments.sync(&mut self.loaded.ebpf, &places, held.as_slice());
         if failures.is_empty() && held.is_none() {
             self.loaded.forget_old();
         }

@@ -1,0 +1,96 @@
+//! The program where kernels before 6.6 have it, and behind one in the driver.
+
+use std::net::SocketAddr;
+
+use integration::lab::clock::wait_until;
+use integration::lab::config::PairConfig;
+use integration::lab::probe::{EchoProbe, EchoSettings};
+use integration::lab::{Lab, Node, Result, Target};
+use serde_json::Value;
+
+use crate::pair_support::{LIMIT, every, start_all, vips};
+use super::{ECHO, chance, drains, echoes, end, packets, sends, steady, switch};
+
+/// Where the kernel forwards to the echo servers.
+const PASSED: u16 = 77;
+
+/// Connections of each family.
+const CONNECTIONS: usize = 20;
+
+fn config(lab: &Lab, attach: &str) -> PairConfig {
+    let echoes: Vec<SocketAddr> = lab.targets().iter().map(Target::echo_address).collect();
+    let pages: Vec<SocketAddr> = lab.targets().iter().map(Target::http_address).collect();
+    PairConfig::new(vec![every("100ms")])
+        .raw(&format!("\n[kernel]\nattach = \"{attach}\"\n"))
+        .service("web", "tcp", "@web:80", "web", "")
+        .target_group("web", &pages, "")
+        .service("echo", "tcp", &format!("@web:{ECHO}"), "echo", "")
+        .service("passed", "nat", &format!("@web:{PASSED}"), "echo", "")
+        .target_group("echo", &echoes, "")
+}
+
+/// How the programs of forwarding and of the second chance are at a node's interface.
+fn attached(node: &Node) -> [Value; 2] {
+    let status: Value =
+        node.get("lbd", "/v1/status").ok().and_then(|answer| answer.json().ok()).unwrap_or_default();
+    let how = |of: &Value| of["interfaces"][0]["attached"].clone();
+    [how(&status["kernel"]), how(&chance(node))]
+}
+
+/// Has connections of both kinds, and moves them there and back and there again.
+fn survives_moves(lab: &Lab, how: [&str; 2]) -> Result<()> {
+    let [a, b] = lab.nodes();
+    start_all(lab)?;
+    sends(b)?;
+    for node in [a, b] {
+        wait_until(&format!("the programs of {} to be {how:?}", node.name()), LIMIT, || attached(node) == how)?;
+    }
+    let mut probes = echoes(lab, CONNECTIONS)?;
+    for vip in vips() {
+        let settings = EchoSettings::new(SocketAddr::new(vip, PASSED), CONNECTIONS);
+        probes.push(EchoProbe::start(lab.client(), settings)?);
+    }
+    steady(&probes)?;
+    for from in [a, b, a] {
+        switch(lab, from)?;
+        steady(&probes)?;
+    }
+    assert!(packets(b, "sent") > 0 && packets(a, "received") > 0, "{} {}", chance(a), chance(b));
+    drains(lab, a, 2 * CONNECTIONS)?;
+    end(probes)
+}
+
+#[test]
+fn as_a_filter_beside_that_of_forwarding() -> Result<()> {
+    let lab = Lab::builder("chance-clsact").targets(2).build()?;
+    lab.write_config(&config(&lab, "clsact"))?;
+    survives_moves(&lab, ["clsact", "clsact"])?;
+    let filters = lab.b().run("tc", &["filter", "show", "dev", "eth0", "ingress"])?;
+    for handle in ["handle 0x7a", "handle 0x7b"] {
+        assert_eq!(filters.matches(handle).count(), 1, "{filters}");
+    }
+    // One that stops leaves nothing behind.
+    for node in lab.nodes() {
+        node.stop("vrrpd")?;
+        node.stop("lbd")?;
+        let filters = node.run("tc", &["filter", "show", "dev", "eth0", "ingress"])?;
+        assert!(!filters.contains("handle 0x7b"), "{filters}");
+    }
+    lab.finish()
+}
+
+#[test]
+fn behind_forwarding_in_the_driver() -> Result<()> {
+    let lab = Lab::builder("chance-xdp").targets(2).build()?;
+    // Checksums that somebody else was to fill in are lost on the way through XDP: everybody makes his own.
+    for host in lab.hosts() {
+        host.run("ethtool", &["-K", "eth0", "tx", "off"])?;
+    }
+    // A veth takes what its peer's program sends only if it polls, which GRO has it do.
+    for port in ["a", "b"] {
+        lab.switch().namespace().run("ethtool", &["-K", port, "gro", "on"])?;
+    }
+    lab.write_config(&config(&lab, "xdp"))?;
+    survives_moves(&lab, ["xdp", "tcx"])?;
+    lab.finish()
+}
