@@ -37,6 +37,8 @@ pub enum KeyUse {
     Replication,
     /// The hash that assigns clients and connections to targets.
     TargetHash,
+    /// What TLS clients bring to go on with a session (RFC 8446, section 2.2; RFC 5077).
+    SessionTickets,
 }
 
 impl KeyUse {
@@ -46,6 +48,7 @@ impl KeyUse {
             Self::PeerLink => b"tandem peer link v1",
             Self::Replication => b"tandem replication v1",
             Self::TargetHash => b"tandem target hash v1",
+            Self::SessionTickets => b"tandem session tickets v1",
         }
     }
 }
@@ -100,6 +103,15 @@ impl PairKey {
         self.expand(&[purpose.info(), b" of node ", node.as_bytes()])
     }
 
+    /// The key for the session tickets of one service in one epoch. `policy` is a hash of what the service wants of its clients: no
+    /// ticket of a time when it wanted less, or of another service, opens with it. All that follows the service's name in HKDF's
+    /// `info` has a fixed length, so that no two keys share one.
+    #[must_use]
+    pub fn derive_for_tickets(&self, service: &str, policy: &[u8; 32], epoch: u64) -> [u8; 32] {
+        let purpose = KeyUse::SessionTickets.info();
+        self.expand(&[purpose, b" of service ", service.as_bytes(), policy, &epoch.to_be_bytes()])
+    }
+
     fn expand(&self, info: &[&[u8]]) -> [u8; 32] {
         let mut out = [0; 32];
         // Expanding to 32 bytes cannot fail: the limit is 255 times the hash length.
@@ -143,6 +155,17 @@ mod tests {
         let plain = key.derive(KeyUse::Replication);
         assert!(of("a") != of("b") && of("") != of("a") && of("") != plain && of("a") != plain);
         assert_ne!(of("a"), key.derive_for_node(KeyUse::PeerLink, "a"));
+    }
+
+    #[test]
+    fn each_service_policy_and_epoch_has_tickets_of_its_own() {
+        let key = PairKey::new([7; 32]);
+        let of = |service, policy, epoch| key.derive_for_tickets(service, &[policy; 32], epoch);
+        let all = [of("web", 1, 5), of("web", 1, 6), of("web", 2, 5), of("shop", 1, 5), of("", 1, 5)];
+        for (index, one) in all.iter().enumerate() {
+            assert!(!all[..index].contains(one));
+        }
+        assert_eq!(of("web", 1, 5), all[0], "both nodes have the same");
     }
 
     #[test]

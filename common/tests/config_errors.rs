@@ -61,7 +61,28 @@ fn every_message_has_a_case() {
             missing.remove(diagnostic.code());
         }
     }
+    // What is in a file that the configuration names is not found by `parse`.
+    missing.remove("UnusableFile");
     assert!(missing.is_empty(), "no case shows {missing:?}");
+}
+
+#[test]
+fn what_is_wrong_with_a_named_file_is_shown_where_it_is_named() {
+    let text = "[[service]]\nname = \"shop\"\nmode = \"http\"\nlisten = [\"127.0.0.1:443\"]\nforward = \"shop\"\n\
+                tls = { certificates = [\"shop.pem\"] }\n[[target_group]]\nname = \"shop\"\n\
+                targets = [{ address = \"10.0.1.11:8080\" }]\n";
+    let config = config::parse(text, Path::new("dir/pair.toml")).unwrap();
+    let tls = config.services[0].http.as_ref().unwrap().tls.as_ref().unwrap();
+    let file = &tls.certificates[0].certificate;
+    let wrong = [(file, "it has no key".to_owned())];
+    let errors = Diagnostics::of_files(Path::new("dir/pair.toml"), text, wrong).unwrap();
+    let shown = errors.to_string();
+    assert!(
+        shown.starts_with("dir/pair.toml:6:25: service.tls.certificates: dir/shop.pem: it has no key\n"),
+        "{shown}"
+    );
+    assert!(shown.contains("^^^^^^^^^^"), "{shown}");
+    assert_eq!(Diagnostics::of_files(Path::new("x"), text, []), None);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::config::{
     self, Algorithm, Attach, Auth, Config, Discover, DiscoverSource, Dsr, FlowTimeouts, HealthCheck, Kernel,
-    Method, Mode, OnUnhealthy, Protocol, ProxyVersion, RateKey, Transport, VrrpVersion,
+    Method, Mode, OnUnhealthy, Protocol, ProxyVersion, RateKey, TlsVersion, Transport, VrrpVersion,
 };
 
 fn folder() -> PathBuf {
@@ -94,6 +94,32 @@ fn http_has_rules() {
     assert_eq!(groups, ["shop", "api", "shop", "canary"]);
     let retry = config.target_groups[0].retry;
     assert!(retry.connect && retry.stale_connection && retry.no_answer);
+}
+
+#[test]
+fn tls_names_files_beside_the_configuration() {
+    let config = example("tls.toml");
+    let tls = |service: usize| config.services[service].http.as_ref().unwrap().tls.as_ref();
+    let shop = tls(0).unwrap();
+    assert_eq!((shop.certificates.len(), shop.min_version, &shop.clients), (3, TlsVersion::V12, &None));
+    assert!(shop.certificates[0].certificate.path.ends_with("configs/tls/shop.pem"));
+    assert_eq!(shop.certificates[0].key, None);
+    let [key, ocsp] = [&shop.certificates[2].key, &shop.certificates[2].ocsp].map(|it| it.as_ref().unwrap());
+    assert!(key.path.ends_with("configs/tls/example.key") && ocsp.path.ends_with("configs/tls/example.ocsp"));
+    assert_eq!(tls(1), None);
+    let internal = tls(2).unwrap();
+    assert_eq!(internal.min_version, TlsVersion::V13);
+    assert!(internal.clients.as_ref().unwrap().required);
+    let [shop, internal] = [0, 1].map(|group| config.target_groups[group].tls.as_ref());
+    assert_eq!(shop, None);
+    let internal = internal.unwrap();
+    assert!(internal.verify && internal.ca.as_ref().unwrap().path.ends_with("configs/tls/ca.pem"));
+    assert_eq!(internal.server_name.as_deref(), Some("internal.example.com"));
+    let full = example("full.toml");
+    assert_eq!(full.target_group("internal").unwrap().tls.as_ref().unwrap().pins, [[0; 32]]);
+    assert!(
+        !full.services[4].http.as_ref().unwrap().tls.as_ref().unwrap().clients.as_ref().unwrap().required
+    );
 }
 
 #[test]
@@ -186,7 +212,9 @@ fn full_has_every_key_of_groups() {
     assert_eq!(group.sticky.unwrap().max_entries, 100_000);
     assert_eq!(group.queue.unwrap().max, 1000);
     // The root's name servers, as `dig +noedns . NS` asks for them.
-    let HealthCheck::Udp { payload, expect } = &config.target_groups[2].health.as_ref().unwrap().check else {
+    let HealthCheck::Udp { payload, expect } =
+        &config.target_group("dns").unwrap().health.as_ref().unwrap().check
+    else {
         panic!("not udp")
     };
     assert_eq!(payload[..], [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1]);
@@ -201,6 +229,7 @@ const KEYS: &str = "zone accept_proxy transparent connect idle header keepalive 
     refresh max_targets health http tcp tls grpc udp host expect body ca_file port interval \
     unhealthy_interval timeout healthy_threshold unhealthy_threshold eject consecutive_failures base \
     max max_percent sticky by ttl max_entries retry on attempts queue dsr preserve_client_ip \
+    certificates certificate ocsp_file min_version client_ca_file client_certificate verify server_name pin \
     on_unhealthy half_open closing max_flows new_flows_per_second attach interfaces drain_timeout \
     trace_every gue_port";
 
@@ -231,6 +260,7 @@ fn every_example_passes_check() {
         "kernel.toml",
         "minimal.toml",
         "sidecar.toml",
+        "tls.toml",
     ];
     for name in known {
         assert!(names.iter().any(|found| found == name), "{name} is missing");

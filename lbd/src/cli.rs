@@ -10,10 +10,11 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 use common::config::{Config, Mode, TargetGroup, Via};
+use common::key::PairKey;
 use lbd_core::group::Admin;
 
 use crate::l4::kernel::{self, DoctorOptions};
-use crate::{access_log, api, prober, process, reload, route, run, simulate, status};
+use crate::{access_log, api, prober, process, reload, route, run, simulate, status, tls};
 
 /// Tandem's load balancer: forwards the traffic of the pair's virtual IPs to healthy targets.
 #[derive(Debug, Parser)]
@@ -168,7 +169,7 @@ fn parse_admin(text: &str) -> Result<Admin, &'static str> {
 }
 
 fn check(options: &Options) -> anyhow::Result<String> {
-    let config = common::config::load(&options.config)?;
+    let (config, soon) = tls::check(&options.config)?;
     if let Some(node) = &options.node {
         reload::check_node(&config, node)?;
     }
@@ -185,6 +186,9 @@ fn check(options: &Options) -> anyhow::Result<String> {
         );
     }
     let mut text = format!("{file}: ok\n");
+    for note in soon {
+        text.push_str(&format!("note: {note}\n"));
+    }
     for group in checked_elsewhere(&config) {
         text.push_str(&format!(
             "note: the targets of {} are checked at their own addresses, although a service of mode \"dsr\" forwards to \
@@ -212,11 +216,11 @@ fn checked_elsewhere(config: &Config) -> impl Iterator<Item = &TargetGroup> {
 
 fn doctor(options: &Options, wanted: &DoctorOptions) -> anyhow::Result<String> {
     let mut node = String::new();
-    let config = reload::load_for_node(&options.config, |config| {
+    let config = reload::load_for_node(&options.config, &PairKey::new([0; 32]), |config| {
         node = options.node_name(config);
         node.clone()
     });
-    let config = config.map_err(anyhow::Error::from);
+    let config = config.map(|(config, _)| config).map_err(anyhow::Error::from);
     let running = status::read(&options.run_dir).ok();
     kernel::doctor(config, &node, &options.run_dir, running.as_ref(), wanted)
 }

@@ -114,6 +114,17 @@ pub(crate) struct HttpCounters {
     pub(crate) tunnels: Counter,
     /// From a request's head to the end of its answer.
     pub(crate) durations: Histogram,
+    /// What only one with TLS has.
+    pub(crate) tls: TlsCounters,
+}
+
+/// What a worker counts for an `http` service with TLS.
+#[derive(Debug, Default)]
+pub(crate) struct TlsCounters {
+    /// Handshakes: of TLS 1.2 and 1.3, and of each in full and as the continuation of a session.
+    pub(crate) handshakes: [[Counter; 2]; 2],
+    /// Handshakes that failed, by [`crate::tls::Failure`].
+    pub(crate) failures: [Counter; crate::tls::Failure::COUNT],
 }
 
 /// What a worker counts for a `udp` service beside what connections and sessions have in common.
@@ -144,6 +155,8 @@ pub(crate) struct TargetCounters {
     pub(crate) connect_errors: Counter,
     /// Connects that took longer than `timeout.connect`.
     pub(crate) connect_timeouts: Counter,
+    /// Connections on which there was no TLS handshake.
+    pub(crate) tls_errors: Counter,
     /// Connections that the target reset.
     pub(crate) resets: Counter,
     /// Bytes from clients.

@@ -32,6 +32,7 @@ mod snapshot;
 mod status;
 mod stop;
 mod summary;
+mod tls;
 mod view;
 mod vrrpd_link;
 mod worker;

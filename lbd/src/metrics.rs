@@ -36,13 +36,16 @@
 //! | `tandem_lbd_service_session_socket_errors_total` | counter | `service` | sockets for sessions that could not be opened |
 //! | `tandem_lbd_service_http_requests_total` | counter | `service`, `class` (`2xx` to `5xx`) | requests answered, by status; this and what follows for `http` services only |
 //! | `tandem_lbd_service_http_own_answers_total` | counter | `service` | of these, answers that no target gave |
-//! | `tandem_lbd_service_http_requests_malformed_total` | counter | `service`, `reason` (`line_end`, `first_line`, `method`, `target`, `path`, `version`, `line_too_long`, `head_too_long`, `field_name`, `field_value`, `folded`, `underscore`, `host`, `length`, `length_and_coding`, `coding`, `connection`, `connect_method`, `expect`, `chunk_size`, `chunk_end`, `trailer`, `truncated`, `loop`) | requests refused for what they are like |
+//! | `tandem_lbd_service_http_requests_malformed_total` | counter | `service`, `reason` (`line_end`, `first_line`, `method`, `target`, `path`, `version`, `line_too_long`, `head_too_long`, `field_name`, `field_value`, `folded`, `underscore`, `host`, `length`, `length_and_coding`, `coding`, `connection`, `connect_method`, `expect`, `chunk_size`, `chunk_end`, `trailer`, `truncated`, `loop`, `misdirected`: for a host that the connection's certificate is not for) | requests refused for what they are like |
 //! | `tandem_lbd_service_http_requests_cut_total` | counter | `service`, `reason` (`client`, `target`, `bad_answer`, `no_answer`: within `timeout.response`, `no_body`, `idle`, `drained`, `stopped`, `bad_body`) | requests whose answer did not come to its end |
 //! | `tandem_lbd_service_http_requests_resent_total` | counter | `service`, `result` (`sent`, `refused`: too many had been) | requests sent to a target again, because the connection ended before an answer came |
 //! | `tandem_lbd_service_http_over_rate_total` | counter | `service` | requests over `rate` |
 //! | `tandem_lbd_service_http_reused_connections_total` | counter | `service` | requests sent on a kept connection |
 //! | `tandem_lbd_service_http_tunnels_total` | counter | `service` | connections that became tunnels (WebSocket) |
 //! | `tandem_lbd_service_http_request_duration_seconds` | histogram | `service` | from a request's head to its answer's end |
+//! | `tandem_lbd_service_tls_handshakes_total` | counter | `service`, `version` (`1.2`, `1.3`), `kind` (`full`, `resumed`) | TLS handshakes with clients; this and what follows for services with `tls` only |
+//! | `tandem_lbd_service_tls_handshakes_failed_total` | counter | `service`, `reason` (`plain_http`, `not_tls`, `version`, `nothing_in_common`, `protocol`, `client_certificate`, `refused`: by the client, `closed`: by the client, `timeout`, `too_long`, `misbehaved`, `local`: this end has not what it takes) | TLS handshakes with clients that came to nothing |
+//! | `tandem_lbd_service_tls_certificate_expiry_time_seconds` | gauge | `service`, `file`, `name` (its first) | when a certificate expires, Unix time |
 //! | `tandem_lbd_service_connection_duration_seconds` | histogram | `service` | connections that had a target, from acceptance to the end |
 //! | `tandem_lbd_service_access_log_lost_total` | counter | `service` | records lost by the file it logs to, because it was behind or could not be written; only with `access_log` |
 //! | `tandem_lbd_service_bytes_total` | counter | `service`, `direction` (`to_target`, `to_client`) | bytes relayed |
@@ -65,7 +68,7 @@
 //! | `tandem_lbd_target_connections_total` | counter | the same | connections made |
 //! | `tandem_lbd_target_connect_seconds` | histogram | the same | from a client's acceptance until it was connected |
 //! | `tandem_lbd_target_first_byte_seconds` | histogram | the same | from connected until the target's first byte |
-//! | `tandem_lbd_target_connect_failures_total` | counter | the same and `reason` (`error`, `timeout`) | connects that failed |
+//! | `tandem_lbd_target_connect_failures_total` | counter | the same and `reason` (`error`, `timeout`, `tls`: no handshake) | connects that failed |
 //! | `tandem_lbd_target_resets_total` | counter | the same | connections that the target reset |
 //! | `tandem_lbd_target_bytes_total` | counter | the same and `direction` (`to_target`, `to_client`) | bytes relayed |
 //! | `tandem_lbd_target_http_answers_total` | counter | the same and `class` | answers to HTTP requests, by status |
@@ -137,6 +140,7 @@ mod durations;
 mod http;
 mod kernel;
 mod peer;
+pub(crate) mod tls;
 mod udp;
 
 use std::fmt;
@@ -354,6 +358,7 @@ fn encode_services(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Result 
     )?;
     encode_service_work(out, &names, services)?;
     http::encode(out, services)?;
+    tls::encode(out, services)?;
     udp::encode(out, services)
 }
 
@@ -544,6 +549,7 @@ fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant, peer: 
             [
                 (it.labels_and("reason", "error"), counters.sum(|shard| &shard.connect_errors)),
                 (it.labels_and("reason", "timeout"), counters.sum(|shard| &shard.connect_timeouts)),
+                (it.labels_and("reason", "tls"), counters.sum(|shard| &shard.tls_errors)),
             ]
         }),
     )?;

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::config::{self, Config, ConfigError, Mode, load};
+use common::config::{self, Config, ConfigError, Mode};
+use common::key::PairKey;
 use lbd_core::reload::Difference;
 use lbd_core::target::TargetKey;
 use serde::Serialize;
@@ -22,6 +23,7 @@ use crate::prober::{self, Prober, UnusableCheck};
 use crate::replication::Heed;
 use crate::shared::Shared;
 use crate::snapshot::{Carry, Snapshot, Target, hash_key};
+use crate::tls::{self, TlsSet};
 use crate::worker::{Command, Workers};
 use crate::{stop, summary};
 
@@ -139,8 +141,10 @@ impl Parts {
 
     async fn try_reload(&mut self) -> Result<ReloadReport, ReloadError> {
         let file = self.shared.config_file.clone();
-        let config =
-            tokio::task::spawn_blocking(move || load(&file)).await.map_err(|_| ReloadError::Cancelled)??;
+        let secret = self.shared.life.ticket_secret.clone();
+        let tls_before = Arc::clone(&self.shared.snapshot.load().tls);
+        let load = move || tls::load(&file, &secret, &tls_before);
+        let (config, tls) = tokio::task::spawn_blocking(load).await.map_err(|_| ReloadError::Cancelled)??;
         check_node(&config, &self.shared.life.node)?;
         prober::check_config(&config)?;
         let before = self.shared.snapshot.load_full();
@@ -148,6 +152,7 @@ impl Parts {
         let logs = AccessLogs::of(&config, &before.access_logs)?;
         let carry =
             Carry::from(self.shared.life.clone(), key, &before, &self.shared.removed()).logging_to(logs);
+        let carry = carry.encrypting_by(tls);
         let config = Arc::new(config);
         let next = Arc::new(Snapshot::build(Arc::clone(&config), &carry));
         let changed = |mode| Difference::between(before.addresses(mode), next.addresses(mode));
@@ -323,13 +328,14 @@ pub(crate) enum Request {
     },
 }
 
-/// Reads the configuration for the start of the daemon.
+/// Reads the configuration for the start of the daemon. `secret` is what tickets are made with where there is no pair's key.
 pub(crate) fn load_for_node(
     file: &Path,
+    secret: &PairKey,
     node: impl FnOnce(&Config) -> String,
-) -> Result<Config, ReloadError> {
-    let config = load(file)?;
+) -> Result<(Config, TlsSet), ReloadError> {
+    let (config, tls) = tls::load(file, secret, &TlsSet::default())?;
     check_node(&config, &node(&config))?;
     prober::check_config(&config)?;
-    Ok(config)
+    Ok((config, tls))
 }

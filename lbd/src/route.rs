@@ -39,6 +39,7 @@ pub(crate) fn explain(file: &Path, question: &Question<'_>) -> anyhow::Result<St
     let http = service.http.as_ref().context("the service has no mode = \"http\"")?;
     let local = service.listen.first().map_or_else(|| SocketAddr::from(([0, 0, 0, 0], 80)), |it| it.address);
     let key = config::load_key(&config.pair).ok().flatten().map(|key| HashKey::of_pair(&key));
+    let scheme = if http.tls.is_some() { "https" } else { "http" };
     let asked = Asked {
         method: head.method,
         host: head.authority.host(),
@@ -49,7 +50,7 @@ pub(crate) fn explain(file: &Path, question: &Question<'_>) -> anyhow::Result<St
     };
     let mut out = String::new();
     describe(&mut out, &head, &service.name, question.source);
-    tell(&mut out, http, &asked, Arrival { scheme: "http", local }, key);
+    tell(&mut out, http, &asked, Arrival { scheme, local }, key);
     Ok(out)
 }
 

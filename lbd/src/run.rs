@@ -43,7 +43,8 @@ const LAST_WORD: Duration = Duration::from_millis(50);
 /// Runs the daemon until it is told to stop.
 pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::Result<()> {
     let _flush = logging::start().context("cannot start the thread that writes the log")?;
-    let config = load_for_node(&options.config, |config| options.node_name(config))?;
+    let ticket_secret = random::secret().context("cannot make a secret for the tickets of TLS sessions")?;
+    let (config, tls) = load_for_node(&options.config, &ticket_secret, |config| options.node_name(config))?;
     let node = options.node_name(&config);
     let run_dir = process::RunDir::take(&options.run_dir)?;
     let open_files = process::raise_open_files().context("cannot raise the limit of open files")?;
@@ -61,6 +62,7 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
         alarm: Arc::default(),
         bell,
         sessions: Arc::default(),
+        ticket_secret,
     };
     let kernel = Kernel::default();
     let prepared = kernel.prepare(&config, &options.run_dir)?;
@@ -68,7 +70,7 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
     let key = hash_key(&config, prepared.as_ref().and_then(Prepared::hash_key));
     let config_hash = config.hash;
     let logs = AccessLogs::of(&config, &AccessLogs::default())?;
-    let carry = Carry::nothing(life.clone(), key).logging_to(logs);
+    let carry = Carry::nothing(life.clone(), key).logging_to(logs).encrypting_by(tls);
     let snapshot = Arc::new(Snapshot::build(Arc::new(config), &carry));
     snapshot.adopt(clock.now());
     let addresses = |mode| snapshot.addresses(mode).collect::<Vec<_>>();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use common::config::{self, Config, Http, Mode, SniRule, load_key};
 use common::hash::HashKey;
+use common::key::PairKey;
 use common::time::Now;
 use lbd_core::admission::ConnectionCount;
 use lbd_core::bell::Bell;
@@ -27,6 +28,7 @@ use crate::counters::{ServiceCounters, Sharded};
 use crate::l4::Guard;
 use crate::l4::kernel::Sessions;
 use crate::random;
+use crate::tls::{Termination, TlsSet};
 
 /// One configuration, ready for use. Never changed, only replaced as a whole.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(crate) struct Snapshot {
     pub(crate) hash_key: HashKey,
     /// Where connections are logged.
     pub(crate) access_logs: AccessLogs,
+    /// Certificates and what else TLS needs.
+    pub(crate) tls: Arc<TlsSet>,
     groups_by_name: HashMap<String, Arc<Group>>,
 }
 
@@ -63,6 +67,8 @@ pub(crate) struct Service {
     pub(crate) guard: Guard,
     /// Where its connections are logged, if they are.
     pub(crate) access_log: Option<Sink>,
+    /// How its connections are encrypted, if they are.
+    pub(crate) tls: Option<Arc<Termination>>,
     /// What lives on over reloads, as long as the name stays.
     pub(crate) shared: Arc<ServiceShared>,
 }
@@ -129,6 +135,8 @@ pub(crate) struct Life {
     pub(crate) bell: Arc<Bell>,
     /// Told which node has each session of a `udp` service.
     pub(crate) sessions: Arc<Sessions>,
+    /// What the tickets of TLS sessions are made with where there is no pair's key.
+    pub(crate) ticket_secret: PairKey,
 }
 
 /// What a new snapshot takes over from the time before it.
@@ -141,6 +149,7 @@ pub(crate) struct Carry {
     /// Targets of the snapshot and removed ones whose connections still go on.
     targets: HashMap<TargetKey, Arc<Target>>,
     access_logs: AccessLogs,
+    tls: Arc<TlsSet>,
     /// The generation of the snapshot before.
     generation: u64,
 }
@@ -156,6 +165,7 @@ impl Carry {
             groups: HashMap::new(),
             targets: HashMap::new(),
             access_logs: AccessLogs::default(),
+            tls: Arc::default(),
             generation: 0,
         }
     }
@@ -171,6 +181,7 @@ impl Carry {
             groups: snapshot.groups_by_name.clone(),
             targets: targets.map(|target| (target.key.clone(), Arc::clone(target))).collect(),
             access_logs: snapshot.access_logs.clone(),
+            tls: Arc::clone(&snapshot.tls),
             generation: snapshot.generation,
             ..Self::nothing(life, hash_key)
         }
@@ -179,6 +190,11 @@ impl Carry {
     /// With these access logs instead of those of before.
     pub(crate) fn logging_to(self, access_logs: AccessLogs) -> Self {
         Self { access_logs, ..self }
+    }
+
+    /// With this TLS instead of that of before.
+    pub(crate) fn encrypting_by(self, tls: TlsSet) -> Self {
+        Self { tls: Arc::new(tls), ..self }
     }
 
     /// The target of this key, which may have been there before.
@@ -214,6 +230,7 @@ impl Snapshot {
                 http_groups: names.into_iter().filter_map(|name| groups_by_name.get(name).cloned()).collect(),
                 rules: service.rules.iter().filter_map(named).collect(),
                 guard: Guard::new(service, before.map(|before| &before.guard), &carry.life.bell),
+                tls: carry.tls.service(&service.name),
                 access_log: service.access_log.as_ref().and_then(|log| carry.access_logs.sink(log)),
                 shared: before.map_or_else(fresh, |before| Arc::clone(&before.shared)),
             });
@@ -229,6 +246,7 @@ impl Snapshot {
             by_address,
             hash_key: carry.hash_key,
             access_logs: carry.access_logs.clone(),
+            tls: Arc::clone(&carry.tls),
             groups_by_name,
         }
     }

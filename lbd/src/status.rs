@@ -212,6 +212,7 @@ fn write_table(out: &mut String, status: &Status) -> std::fmt::Result {
         ]);
     }
     write_rows(out, &rows)?;
+    write_certificates(out, status)?;
     write_kernel(out, status)?;
     for group in status.target_groups.iter().filter(|group| group.mode != "normal") {
         writeln!(out, "\nthe target group {} is in the mode {}", group.name, group.mode)?;
@@ -231,6 +232,25 @@ fn write_table(out: &mut String, status: &Status) -> std::fmt::Result {
         vec![["GROUP", "FOUND IN", "TARGETS", "LAST GOOD ANSWER", "STATE"].map(str::to_owned).to_vec()];
     rows.extend(found);
     write_rows(out, &rows)
+}
+
+/// What services with TLS show to clients, and until when.
+fn write_certificates(out: &mut String, status: &Status) -> std::fmt::Result {
+    let mut rows = vec![["SERVICE", "CERTIFICATE", "KEY", "EXPIRES", "NAMES"].map(str::to_owned).to_vec()];
+    for (service, tls) in status.services.iter().filter_map(|it| Some((&it.name, it.tls.as_ref()?))) {
+        rows.extend(tls.certificates.iter().map(|it| {
+            let expires = UnixTime::from_nanos(it.not_after_unix_ms.saturating_mul(1_000_000));
+            let soon = if it.expires_soon { " (renew it)" } else { "" };
+            vec![
+                service.clone(),
+                it.file.clone(),
+                it.key.clone(),
+                format!("{expires}{soon}"),
+                it.names.join(" "),
+            ]
+        }));
+    }
+    if rows.len() > 1 { write_rows(out, &rows) } else { Ok(()) }
 }
 
 /// The link to the other node, and what is wrong with it.

@@ -21,11 +21,13 @@ use crate::discover::DiscoveryView;
 use crate::l4::kernel::{ChanceView, KernelView, Sum};
 use crate::l4::{End, Refusal};
 use crate::l7::Cut;
+use crate::metrics::tls::{KINDS, VERSIONS};
 use crate::peer::ReplicationView;
 use crate::reload::hash_text;
 use crate::shared::Shared;
 use crate::snapshot::{Group, Service, Target};
 use crate::summary;
+use crate::tls::{EXPIRES_SOON_SECONDS, Failure, Termination};
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -117,6 +119,9 @@ pub(crate) struct ServiceView {
     pub(crate) bytes_to_target: u64,
     /// Bytes from targets to clients.
     pub(crate) bytes_to_client: u64,
+    /// Certificates and handshakes; null without TLS.
+    #[serde(default)]
+    pub(crate) tls: Option<TlsView>,
     /// Datagrams and sessions; null but for a `udp` service, whose sessions are the connections above.
     #[serde(default)]
     pub(crate) datagrams: Option<DatagramsView>,
@@ -145,6 +150,40 @@ impl From<Counts> for QuantilesView {
     fn from(counts: Counts) -> Self {
         Self { p50_us: counts.quantile_us(50, 100), p99_us: counts.quantile_us(99, 100) }
     }
+}
+
+/// What a service with TLS has beside that.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TlsView {
+    /// Its certificates, in the file's order.
+    pub(crate) certificates: Vec<CertificateView>,
+    /// Handshakes since the start, by version and kind: `1.3 full`, `1.3 resumed`, and so on.
+    pub(crate) handshakes: BTreeMap<String, u64>,
+    /// Handshakes that came to nothing, by reason.
+    pub(crate) handshakes_failed: BTreeMap<String, u64>,
+}
+
+/// A certificate that clients get.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CertificateView {
+    /// The file that it is from.
+    pub(crate) file: String,
+    /// Whose it is.
+    pub(crate) subject: String,
+    /// The names and addresses that it is for.
+    pub(crate) names: Vec<String>,
+    /// What its key signs with: `ecdsa`, `ed25519` or `rsa`.
+    pub(crate) key: String,
+    /// SHA-256 of it, in hexadecimal.
+    pub(crate) sha256: String,
+    /// From when it is valid, in milliseconds since the Unix epoch.
+    pub(crate) not_before_unix_ms: u64,
+    /// Until when.
+    pub(crate) not_after_unix_ms: u64,
+    /// Whether that is in less than 30 days, or over.
+    pub(crate) expires_soon: bool,
+    /// Until when the OCSP response beside it is shown; null without one, or if it has no end.
+    pub(crate) ocsp_until_unix_ms: Option<u64>,
 }
 
 /// What an `http` service has beside its connections.
@@ -265,8 +304,11 @@ pub(crate) struct TargetView {
     pub(crate) connections_open: u64,
     /// Connections made since the start.
     pub(crate) connections_total: u64,
-    /// Connects that failed or timed out.
+    /// Connects that failed or timed out, or had no TLS handshake.
     pub(crate) connect_failures: u64,
+    /// Why there was no TLS handshake the last time; null if there was one.
+    #[serde(default)]
+    pub(crate) last_tls_failure: Option<String>,
     /// Of these, those that timed out.
     #[serde(default)]
     pub(crate) connect_timeouts: u64,
@@ -386,6 +428,37 @@ fn requests_view(counters: &Sharded<ServiceCounters>) -> RequestsView {
     }
 }
 
+fn tls_view(tls: &Termination, counters: &Sharded<ServiceCounters>) -> TlsView {
+    let count = |version: usize, kind: usize| {
+        let count = counters.sum(|shard| &shard.http.tls.handshakes[version][kind]);
+        (format!("{} {}", VERSIONS[version], KINDS[kind]), count)
+    };
+    let failed = |it: Failure| counters.sum(|shard| &shard.http.tls.failures[it.index()]);
+    let ms = |seconds: i64| u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
+    let certificates = tls.sites.iter().map(|site| CertificateView {
+        file: site.file.display().to_string(),
+        subject: site.facts.subject.clone(),
+        names: site
+            .facts
+            .names
+            .iter()
+            .cloned()
+            .chain(site.facts.addresses.iter().map(ToString::to_string))
+            .collect(),
+        key: site.key_name().to_owned(),
+        sha256: site.sha256(),
+        not_before_unix_ms: ms(site.facts.not_before),
+        not_after_unix_ms: ms(site.facts.not_after),
+        expires_soon: site.expires_within(EXPIRES_SOON_SECONDS).is_some(),
+        ocsp_until_unix_ms: site.stapled.as_ref().and_then(|(response, _)| response.next_update).map(ms),
+    });
+    TlsView {
+        certificates: certificates.collect(),
+        handshakes: [count(0, 0), count(0, 1), count(1, 0), count(1, 1)].into(),
+        handshakes_failed: Failure::ALL.map(|it| (it.name().to_owned(), failed(it))).into(),
+    }
+}
+
 fn service_view(service: &Service) -> ServiceView {
     let counters = &service.shared.counters;
     let refused = |refusal: Refusal| counters.sum(|shard| &shard.refusals[refusal.index()]);
@@ -414,6 +487,7 @@ fn service_view(service: &Service) -> ServiceView {
         bytes_to_client: counters.sum(|shard| &shard.bytes_to_client),
         datagrams: (service.config.mode == Mode::Udp).then(|| datagrams_view(counters)),
         requests: (service.config.mode == Mode::Http).then(|| requests_view(counters)),
+        tls: service.tls.as_ref().map(|tls| tls_view(tls, counters)),
         kernel: None,
         duration: counters.counts(|shard| &shard.durations).into(),
         access_log_lost: service.access_log.as_ref().map(Sink::dropped),
@@ -509,7 +583,9 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         connections_open: sum(|shard| &shard.open),
         connections_total: sum(|shard| &shard.connected),
         connect_failures: sum(|shard| &shard.connect_errors)
-            .wrapping_add(sum(|shard| &shard.connect_timeouts)),
+            .wrapping_add(sum(|shard| &shard.connect_timeouts))
+            .wrapping_add(sum(|shard| &shard.tls_errors)),
+        last_tls_failure: target.tls_failure(),
         connect_timeouts: sum(|shard| &shard.connect_timeouts),
         resets: sum(|shard| &shard.resets),
         bytes_to_target: sum(|shard| &shard.bytes_to_target),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::problem::Problem;
+use super::types::FileAt;
 
 /// Rendering stops here; the last line still counts them all.
 const SHOWN_MAX: usize = 200;
@@ -132,6 +133,23 @@ impl Diagnostics {
     #[must_use]
     pub fn file(&self) -> &Path {
         &self.file
+    }
+}
+
+impl Diagnostics {
+    /// What is wrong with files that a configuration names: for each the file, and why it cannot be used. None without any.
+    #[must_use]
+    pub fn of_files<'a>(
+        file: &Path,
+        text: &str,
+        wrong: impl IntoIterator<Item = (&'a FileAt, String)>,
+    ) -> Option<Self> {
+        let mut problems = Problems::default();
+        for (named, why) in wrong {
+            let (key, path) = (named.key.to_owned(), shortened(&named.path.display().to_string()));
+            problems.add(named.place.0.clone(), Problem::UnusableFile { key, path, why });
+        }
+        if problems.count() == 0 { None } else { problems.finish(file, text, None::<()>).err() }
     }
 }
 

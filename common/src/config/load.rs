@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Config, Diagnostics, Pair, Target, parse, parse_targets};
+use super::{Config, Diagnostics, FileAt, Pair, Target, parse, parse_targets};
 use crate::key::{KeyError, PairKey};
 
 /// A larger configuration file is refused.
@@ -75,6 +75,27 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let text = read_text(path, FILE_BYTES_MAX)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&text, path).map_err(ConfigError::Invalid)
+}
+
+/// The same, and has `inspect` look at the files that the configuration names, which is not the configuration's own matter; what it finds
+/// wrong with them is told like every other mistake, with the place that names the file.
+///
+/// # Errors
+///
+/// When the file cannot be read or has errors, or `inspect` finds some; then all of them.
+pub fn load_and_inspect<T>(
+    path: &Path,
+    inspect: impl FnOnce(&Config) -> (T, Vec<(FileAt, String)>),
+) -> Result<(Config, T), ConfigError> {
+    let text = read_text(path, FILE_BYTES_MAX)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let config = parse(&text, path).map_err(ConfigError::Invalid)?;
+    let (inspected, wrong) = inspect(&config);
+    let wrong = wrong.iter().map(|(file, why)| (file, why.clone()));
+    match Diagnostics::of_files(path, &text, wrong) {
+        None => Ok((config, inspected)),
+        Some(diagnostics) => Err(ConfigError::Invalid(diagnostics)),
+    }
 }
 
 /// Reads and checks a file of targets, as `discover = { file = "..." }` names one.

@@ -19,7 +19,7 @@ mod types;
 use std::path::Path;
 
 pub use diag::{Diagnostic, Diagnostics};
-pub use load::{ConfigError, KeyFileError, load, load_key, load_targets};
+pub use load::{ConfigError, KeyFileError, load, load_and_inspect, load_key, load_targets};
 pub use problem::DIAGNOSTIC_CODES;
 pub use types::*;
 

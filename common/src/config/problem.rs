@@ -112,6 +112,10 @@ problems! {
     BadTemplate { key, value, reason } => "{key}: {value} cannot be filled in: {reason}",
     /// A redirect to nowhere.
     BadLocation { key, value } => "{key}: {value} is nowhere to be sent to, it begins with \"https://\", \"http://\", \"{{scheme}}://\", \"{{path}}\" or one '/'",
+    /// A pin that is none.
+    BadPin { key, value } => "{key}: {value} is no pin, write \"sha256/\" and the SHA-256 of a public key in base64",
+    /// A file that cannot be used for what it is named for, as only a look into it tells.
+    UnusableFile { key, path, why } => "{key}: {path}: {why}",
     /// A key that another choice makes meaningless.
     KeyWithout { key, needs } => "{key}: has no meaning without {needs}",
 

@@ -20,4 +20,5 @@ mod links;
 mod pair_support;
 mod power;
 mod reload;
+mod tls;
 mod udp;

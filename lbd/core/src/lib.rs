@@ -31,5 +31,6 @@ pub mod sources;
 pub mod sticky;
 pub mod summary;
 pub mod target;
+pub mod tls;
 pub mod udp_sessions;
 pub mod watched;

@@ -25,7 +25,7 @@ pub(crate) use admission::Seat;
 pub(crate) use buffers::{BUFFER_BYTES, Buffer, BufferPool};
 pub(crate) use choose::{Ends, Occupied, Pool};
 pub(crate) use connect::{Way, connect, place};
-pub(crate) use connections::Connections;
+pub(crate) use connections::{Connections, Control};
 pub(crate) use departures::{Departure, Departures, Leave};
 pub(crate) use guard::{Guard, Limiter};
 pub(crate) use listen::{BindError, Listeners, bind_all};
@@ -109,7 +109,7 @@ fn tune(socket: &SockRef<'_>, timeouts: &Timeouts) -> std::io::Result<()> {
 }
 
 /// After `timeout.keepalive` of silence the kernel asks whether the other end is still there, and again every third of it.
-fn keep_alive(socket: &SockRef<'_>, timeouts: &Timeouts) -> std::io::Result<()> {
+pub(crate) fn keep_alive(socket: &SockRef<'_>, timeouts: &Timeouts) -> std::io::Result<()> {
     // The kernel counts whole seconds.
     let interval = (timeouts.keepalive / 3).max(Duration::from_secs(1));
     let keepalive = TcpKeepalive::new().with_time(timeouts.keepalive).with_interval(interval);

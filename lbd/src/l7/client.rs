@@ -14,11 +14,13 @@ use lbd_core::http::framing::{Fault, Scanner};
 use lbd_core::http::pass_on::Afterwards;
 use socket2::SockRef;
 
+use super::handshake::{self, Encrypted};
 use super::journal::Journal;
 use super::kept::Upstream;
 use super::plan::{Circumstances, Plan, Step};
 use super::site::response_changes;
 use super::stream::Stream;
+use super::transport::Transport;
 use super::tunnel;
 use super::watch::{Watch, Why};
 use crate::clock::unix_now;
@@ -27,6 +29,7 @@ use crate::l4::{
     BUFFER_BYTES, Departure, Ends, Leave, Occupied, Seat, Socket, TCP, read_preamble, reset_on_close,
 };
 use crate::random;
+use crate::tls::Protocol;
 use crate::worker::Route;
 
 /// How long, and how much, is still read of a client that was answered before it had said all: closed at once, the connection would
@@ -53,6 +56,8 @@ pub(super) struct Connection {
     pub(super) ends: Ends,
     /// What ends its waits.
     pub(super) watch: Watch,
+    /// What there is to know of its encryption, if it is encrypted.
+    encrypted: Option<Box<Encrypted>>,
     /// Who is at the other end: the client, or a proxy in front of it.
     peer: IpAddr,
     /// The listener's address.
@@ -104,9 +109,24 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
     let departure = worker.departure(local.ip());
     let leave = departure.as_ref().map(|departure| leave(&seat, departure));
     let known = Rc::clone(&seat.route);
+    let watch = worker.watches.enter(leave);
+    let (transport, ahead, encrypted) = match known.service.tls.as_deref() {
+        // A configuration is only used with all its certificates. If not, this is no place to speak in clear text.
+        None if known.service.config.http.as_ref().is_some_and(|http| http.tls.is_some()) => {
+            return reset_on_close(SockRef::from(&client));
+        }
+        None => (Transport::Clear(client), ahead, None),
+        // Large, so not a part of every connection's task.
+        Some(tls) => match Box::pin(handshake::accept(&seat, client, ahead, &ends, &watch, tls)).await {
+            Some((transport, encrypted)) => (transport, Vec::new(), Some(Box::new(encrypted))),
+            None => return,
+        },
+    };
+    let protocol = encrypted.as_ref().map_or(Protocol::Http1, |encrypted| encrypted.protocol);
     let mut connection = Connection {
-        stream: Stream::new(client, ahead, &worker.buffers),
-        watch: worker.watches.enter(leave),
+        stream: Stream::new(transport, ahead, &worker.buffers),
+        watch,
+        encrypted,
         seat,
         ends,
         peer: peer.ip(),
@@ -115,22 +135,17 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
         known,
         served: false,
     };
-    let mut requests = 0_u32;
-    let end = loop {
-        match connection.request().await {
-            Next::Request => connection.served = true,
-            end => break end,
-        }
-        requests = requests.wrapping_add(1);
-        if requests.is_multiple_of(REQUESTS_PER_TURN) {
-            yield_now().await;
-        }
+    // What was agreed on decides here, and nowhere else, what is spoken.
+    let end = match protocol {
+        Protocol::Http1 => connection.serve().await,
+        // Nobody is offered it.
+        Protocol::Http2 => Next::Abort,
     };
     connection.seat.counters().durations.record(began.elapsed());
     match end {
         Next::Request => {}
         Next::Finish => connection.finish().await,
-        Next::Abort => reset_on_close(SockRef::from(&connection.stream.socket)),
+        Next::Abort => reset_on_close(SockRef::from(connection.stream.transport.socket())),
         Next::Tunnel(tunnel) => Box::pin(connection.tunnel(*tunnel)).await,
     }
 }
@@ -145,6 +160,21 @@ fn leave(seat: &Seat, departure: &Rc<Departure>) -> Leave {
 }
 
 impl Connection {
+    /// Serves request after request of HTTP/1, and says what follows the last one.
+    async fn serve(&mut self) -> Next {
+        let mut requests = 0_u32;
+        loop {
+            match self.request().await {
+                Next::Request => self.served = true,
+                end => return end,
+            }
+            requests = requests.wrapping_add(1);
+            if requests.is_multiple_of(REQUESTS_PER_TURN) {
+                yield_now().await;
+            }
+        }
+    }
+
     /// Reads a request and has it answered.
     async fn request(&mut self) -> Next {
         self.watch.set_target(None);
@@ -175,6 +205,7 @@ impl Connection {
             request_id: REQUEST_IDS
                 .with_borrow_mut(|ids| u128::from(ids.next_u64()) << 64 | u128::from(ids.next_u64())),
             over_rate,
+            encrypted: self.encrypted.as_deref(),
             closing: self.closing(),
         };
         let made = Plan::make(&self.stream.inbound.bytes()[head.clone()], &around);
@@ -286,7 +317,7 @@ impl Connection {
         kept: bool,
     ) -> Next {
         self.watch.limit(route.service.config.timeout.idle);
-        let sent = self.watch.wait(self.stream.socket.write_all(bytes)).await;
+        let sent = self.watch.wait(self.stream.transport.write_all(bytes)).await;
         let sent = matches!(sent, Ok(Ok(())));
         if sent {
             journal.moved(0, bytes.len() as u64);
@@ -303,9 +334,9 @@ impl Connection {
 
     /// Closes the connection so that what was sent last arrives, whatever the client still sends.
     async fn finish(mut self) {
-        let socket = SockRef::from(&self.stream.socket);
+        self.watch.limit(LINGER);
         // Also where the client has finished: what it has sent and nobody has read would have the kernel reset the connection.
-        if socket.shutdown(std::net::Shutdown::Write).is_err() {
+        if !matches!(self.watch.wait(self.stream.transport.finish()).await, Ok(Ok(()))) {
             return;
         }
         self.watch.limit(LINGER);
@@ -327,6 +358,6 @@ impl Connection {
 
     /// Sends what precedes the answer proper.
     pub(super) async fn send(&self, bytes: &[u8]) -> Result<io::Result<()>, Why> {
-        self.watch.wait(self.stream.socket.write_all(bytes)).await
+        self.watch.wait(self.stream.transport.write_all(bytes)).await
     }
 }

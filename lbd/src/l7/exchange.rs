@@ -6,13 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use common::config::{ProxyVersion, Retry};
+use common::config::Retry;
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{
     BodyReader, Fault, RequestBody, ResponseBody, Scanner, Version, parse_response,
 };
 use lbd_core::http::pass_on::{self, Afterwards, Ending};
-use lbd_core::proxy_protocol;
 
 use super::Cut;
 use super::client::{Connection, Next};
@@ -22,9 +21,10 @@ use super::kept::Upstream;
 use super::plan::{Plan, has_body};
 use super::site::response_changes;
 use super::stream::Stream;
+use super::upstream::introduce;
 use super::watch::Why;
 use crate::executor::Ready;
-use crate::l4::{Occupied, Pool, Refusal, connect, place};
+use crate::l4::{Occupied, Pool, Refusal, place};
 use crate::snapshot::{FailureKind, Target};
 use crate::worker::Route;
 
@@ -159,7 +159,8 @@ impl Connection {
         last: Refusal,
         journal: &mut Journal,
     ) -> Result<Occupied, Refusal> {
-        let placed = place(&self.seat, pool, &self.ends, &self.stream.socket, tried, journal.way()).await?;
+        let placed =
+            place(&self.seat, pool, &self.ends, self.stream.transport.socket(), tried, journal.way()).await?;
         let occupied = placed.ok_or_else(|| self.seat.refuse(last))?;
         journal.way().tries += 1;
         if pool.group.panics() {
@@ -232,23 +233,6 @@ impl Connection {
         self.plain(route, journal, 503, refusal.name()).await
     }
 
-    /// A kept connection to the target, or a new one: for certain if it is to be `fresh`.
-    async fn upstream(&self, occupied: &Occupied, fresh: bool) -> Result<Upstream, Refusal> {
-        let worker = &self.seat.worker;
-        let group = &occupied.pool.group.config;
-        // A header names one client, so such a connection is no other one's.
-        if group.send_proxy.is_none()
-            && !fresh
-            && let Some(kept) = worker.kept.take(&occupied.target)
-        {
-            self.seat.counters().http.reused.add(1);
-            return Ok(kept);
-        }
-        let socket = connect(&self.seat, &occupied.target, &self.ends, true).await?;
-        let stream = Stream::new(socket, Vec::new(), &worker.buffers);
-        Ok(Upstream::new(worker, stream, &occupied.target))
-    }
-
     /// Sends the request and passes the answer on.
     async fn exchange(
         &mut self,
@@ -260,12 +244,9 @@ impl Connection {
         let plan = trip.plan;
         let proxied = occupied.pool.group.config.send_proxy;
         let mut head = Vec::with_capacity(trip.head.len() + 64);
-        if let Some(version) = proxied {
-            let version = match version {
-                ProxyVersion::V1 => proxy_protocol::Version::V1,
-                ProxyVersion::V2 => proxy_protocol::Version::V2,
-            };
-            proxy_protocol::emit(version, self.ends.client, self.ends.local, &mut head);
+        // On an encrypted connection it has gone before the handshake.
+        if let Some(version) = proxied.filter(|_| upstream.origin.is_none()) {
+            introduce(version, &self.ends, &mut head);
         }
         head.extend_from_slice(trip.head);
         let encoding = if plan.body == RequestBody::Chunked { Encoding::Chunked } else { Encoding::Plain };
@@ -302,6 +283,8 @@ impl Connection {
         }
         if keep_alive && taken && !plan.alone && proxied.is_none() {
             self.seat.worker.kept.put(upstream);
+        } else {
+            upstream.stream.transport.say_goodbye();
         }
         let kept = afterwards != Afterwards::Closed && up.is_done();
         Ok(Done { status, next: if kept { Next::Request } else { Next::Finish } })
@@ -351,8 +334,8 @@ impl Connection {
         up: &mut Flow,
         upstream: &mut Upstream,
     ) -> Result<Range<usize>, Cut> {
-        let Stream { socket: client, inbound: from_client } = &mut self.stream;
-        let Stream { socket: target, inbound: from_target } = &mut upstream.stream;
+        let Stream { transport: client, inbound: from_client } = &mut self.stream;
+        let Stream { transport: target, inbound: from_target } = &mut upstream.stream;
         let (watch, service) = (&self.watch, &trip.route.service.config);
         let response = service.http.as_ref().map_or(service.timeout.idle, |http| http.response_timeout);
         let counters = [
@@ -363,6 +346,7 @@ impl Connection {
         let mut sending = !up.is_done();
         poll_fn(|context| {
             let before = up.moved();
+            let flushed_before = target.flushed();
             if sending {
                 match up.poll(context, from_client, client, target) {
                     Poll::Ready(Err(Broken::From)) => return Poll::Ready(Err(Cut::Client)),
@@ -379,9 +363,9 @@ impl Connection {
             let moved = up.moved() - before;
             if moved > 0 {
                 counters.iter().for_each(|counter| counter.add(moved));
-                if sending {
-                    watch.limit(service.timeout.idle);
-                }
+            }
+            if sending && (moved > 0 || target.flushed() != flushed_before) {
+                watch.limit(service.timeout.idle);
             }
             loop {
                 match scanner.scan(from_target.bytes(), ANSWER_BYTES_MAX) {
@@ -395,10 +379,10 @@ impl Connection {
                     Poll::Pending => break,
                 }
             }
-            if client.is(Ready::FAILED) {
+            if client.socket().is(Ready::FAILED) {
                 return Poll::Ready(Err(Cut::Client));
             }
-            client.watch(context);
+            client.socket().watch(context);
             let cut = |why| match why {
                 Why::Due if !sending => Cut::NoAnswer,
                 Why::Due if !up.is_writing() => Cut::NoBody,
@@ -458,15 +442,16 @@ impl Connection {
         down: &mut Flow,
         upstream: &mut Upstream,
     ) -> Result<(), Cut> {
-        let Stream { socket: client, inbound: from_client } = &mut self.stream;
+        let Stream { transport: client, inbound: from_client } = &mut self.stream;
         let at_target = upstream.open.target.counters.of(self.seat.worker.index);
-        let Stream { socket: target, inbound: from_target } = &mut upstream.stream;
+        let Stream { transport: target, inbound: from_target } = &mut upstream.stream;
         let (watch, idle) = (&self.watch, trip.route.service.config.timeout.idle);
         let service = self.seat.counters();
         let mut sending = !up.is_done();
         watch.limit(idle);
         poll_fn(|context| {
             let before = [up.moved(), down.moved()];
+            let flushed_before = client.flushed() + target.flushed();
             if sending {
                 match up.poll(context, from_client, client, target) {
                     Poll::Ready(Err(Broken::From)) => return Poll::Ready(Err(Cut::Client)),
@@ -483,6 +468,8 @@ impl Connection {
                 at_target.bytes_to_target.add(to_target);
                 at_target.bytes_to_client.add(to_client);
                 watch.limit(idle);
+            } else if client.flushed() + target.flushed() != flushed_before {
+                watch.limit(idle);
             }
             match polled {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
@@ -491,10 +478,10 @@ impl Connection {
                 Poll::Ready(Err(Broken::Fault(_))) => return Poll::Ready(Err(Cut::BadAnswer)),
                 Poll::Pending => {}
             }
-            if client.is(Ready::FAILED) {
+            if client.socket().is(Ready::FAILED) {
                 return Poll::Ready(Err(Cut::Client));
             }
-            client.watch(context);
+            client.socket().watch(context);
             watch.poll(context).map(|why| Err(cut_of(why)))
         })
         .await

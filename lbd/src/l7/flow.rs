@@ -3,7 +3,7 @@
 //! While the other side takes nothing, nothing more is read, and TCP slows the sender down. A head and what is there of the body
 //! go out in one call, and so do a chunk's size, its data and its end.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
@@ -11,8 +11,7 @@ use lbd_core::http::framing::{BodyReader, Fault};
 use lbd_core::http::pass_on;
 
 use super::stream::Inbound;
-use crate::executor::Ready;
-use crate::l4::Socket;
+use super::transport::Transport;
 
 /// After so many buffers the worker's other connections get their turn.
 const BUFFERS_PER_TURN: usize = 4;
@@ -90,9 +89,9 @@ impl Flow {
         self.done
     }
 
-    /// Whether something waits for the receiver to take it.
+    /// Whether something waits for the receiver to take it, or is encrypted and not written.
     pub(super) const fn is_writing(&self) -> bool {
-        self.written < self.before.len() + (self.data.end - self.data.start) + self.after.len()
+        self.before.len() + (self.data.end - self.data.start) + self.after.len() > 0
     }
 
     /// Bytes written so far.
@@ -105,8 +104,8 @@ impl Flow {
         &mut self,
         context: &Context<'_>,
         inbound: &mut Inbound,
-        from: &Socket,
-        to: &Socket,
+        from: &Transport,
+        to: &Transport,
     ) -> Poll<Result<(), Broken>> {
         for _ in 0..BUFFERS_PER_TURN {
             ready!(self.poll_write(context, inbound, to))?;
@@ -158,17 +157,21 @@ impl Flow {
         &mut self,
         context: &Context<'_>,
         inbound: &mut Inbound,
-        to: &Socket,
+        to: &Transport,
     ) -> Poll<Result<(), Broken>> {
         loop {
             let data = &inbound.bytes()[self.data.clone()];
             let total = self.before.len() + data.len() + self.after.len();
             if self.written == total {
+                // What is encrypted may be less far.
+                if ready!(to.poll_flush(context)).is_err() {
+                    return Poll::Ready(Err(Broken::To));
+                }
                 inbound.consume(self.consumed);
                 self.let_go();
                 return Poll::Ready(Ok(()));
             }
-            ready!(to.poll(context, Ready::WRITABLE));
+            ready!(to.poll_writable(context));
             match write(to, [&self.before, data, &self.after], self.written) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => return Poll::Ready(Err(Broken::To)),
@@ -188,7 +191,7 @@ impl Flow {
 }
 
 /// Writes pieces one behind the other, without the first `skip` bytes.
-fn write(to: &Socket, pieces: [&[u8]; 3], mut skip: usize) -> io::Result<usize> {
+fn write(to: &Transport, pieces: [&[u8]; 3], mut skip: usize) -> io::Result<usize> {
     let mut rest = [&[][..]; 3];
     let mut count = 0;
     for piece in pieces {
@@ -199,15 +202,5 @@ fn write(to: &Socket, pieces: [&[u8]; 3], mut skip: usize) -> io::Result<usize> 
             count += 1;
         }
     }
-    match &rest[..count] {
-        [only] => to.try_write(only, false),
-        several => {
-            let slices = several.iter().map(|piece| IoSlice::new(piece));
-            let mut filled = [IoSlice::new(&[]), IoSlice::new(&[]), IoSlice::new(&[])];
-            for (slot, slice) in filled.iter_mut().zip(slices) {
-                *slot = slice;
-            }
-            to.try_write_pieces(&filled[..count])
-        }
-    }
+    to.try_write(&rest[..count])
 }

@@ -21,17 +21,19 @@ pub(super) struct Asking {
     path: String,
     query: Option<String>,
     rule: Option<usize>,
+    server_name: Option<String>,
 }
 
 impl Asking {
-    /// Of a request's head.
-    pub(super) fn of(head: &RequestHead<'_>, rule: Option<usize>) -> Self {
+    /// Of a request's head, and the name that TLS was asked for.
+    pub(super) fn of(head: &RequestHead<'_>, rule: Option<usize>, server_name: Option<&str>) -> Self {
         Self {
             method: head.method.to_owned(),
             host: head.authority.as_str().to_owned(),
             path: head.path.clone(),
             query: head.query.clone(),
             rule,
+            server_name: server_name.map(str::to_owned),
         }
     }
 }
@@ -162,7 +164,7 @@ impl Journal {
             proxy: None::<SocketAddr>,
             listen: ends.local,
             tag: route.service.guard.tag(ends.client.ip()),
-            sni: None,
+            sni: self.asking.as_ref().and_then(|asking| asking.server_name.as_deref()),
             group: self.group.as_deref().or(target.map(|it| it.key.group.as_str())).unwrap_or("-"),
             target: target.map(|target| target.key.id.as_str()),
             target_address: target.map(|target| target.key.address),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::stream::Stream;
 use crate::snapshot::Target;
+use crate::tls::Origin;
 use crate::worker::Worker;
 
 /// More connections to a target than this a worker does not keep.
@@ -24,6 +25,8 @@ pub(super) struct Upstream {
     pub(super) stream: Stream,
     /// Where it leads to, where it counts as open.
     pub(super) open: Open,
+    /// How it is encrypted, if it is.
+    pub(super) origin: Option<Arc<Origin>>,
     /// Whether it has served requests before.
     pub(super) reused: bool,
 }
@@ -37,11 +40,30 @@ pub(super) struct Open {
 
 impl Upstream {
     /// A connection just made.
-    pub(super) fn new(worker: &Worker, stream: Stream, target: &Arc<Target>) -> Self {
+    pub(super) fn new(
+        worker: &Worker,
+        stream: Stream,
+        target: &Arc<Target>,
+        origin: Option<Arc<Origin>>,
+    ) -> Self {
         let counters = target.counters.of(worker.index);
         counters.connected.add(1);
         counters.open.add(1);
-        Self { stream, open: Open { target: Arc::clone(target), worker: worker.index }, reused: false }
+        Self {
+            stream,
+            open: Open { target: Arc::clone(target), worker: worker.index },
+            origin,
+            reused: false,
+        }
+    }
+
+    /// Whether it is encrypted as `origin` says: a reload may have changed that.
+    fn is_for(&self, origin: Option<&Arc<Origin>>) -> bool {
+        match (&self.origin, origin) {
+            (None, None) => true,
+            (Some(own), Some(wanted)) => Arc::ptr_eq(own, wanted),
+            _ => false,
+        }
     }
 }
 
@@ -68,14 +90,15 @@ struct Idle {
 impl Kept {
     /// A connection to `target` that is still there, and on which nothing has come that would be taken for the next answer: the kernel is
     /// asked, for what has come since the last look was told to nobody.
-    pub(super) fn take(&self, target: &Arc<Target>) -> Option<Upstream> {
+    pub(super) fn take(&self, target: &Arc<Target>, origin: Option<&Arc<Origin>>) -> Option<Upstream> {
         let mut by_target = self.by_target.borrow_mut();
         let kept = by_target.get_mut(&Arc::as_ptr(target))?;
         // Those that the target has closed, or sent something to nobody on, are closed here, too.
         while let Some(idle) = kept.pop() {
-            if idle.upstream.stream.socket.is_quiet(true) {
+            if idle.upstream.is_for(origin) && idle.upstream.stream.transport.is_quiet(true) {
                 return Some(Upstream { reused: true, ..idle.upstream });
             }
+            idle.upstream.stream.transport.say_goodbye();
         }
         None
     }
@@ -83,7 +106,9 @@ impl Kept {
     /// Keeps a connection on which nothing is under way.
     pub(super) fn put(&self, upstream: Upstream) {
         // A target that gets nothing more needs none.
-        if upstream.open.target.share() == 0 || !upstream.stream.inbound.is_empty() {
+        let stream = &upstream.stream;
+        if upstream.open.target.share() == 0 || !stream.inbound.is_empty() || !stream.transport.is_idle() {
+            stream.transport.say_goodbye();
             return;
         }
         let mut by_target = self.by_target.borrow_mut();
@@ -108,9 +133,13 @@ impl Kept {
         self.by_target.borrow_mut().retain(|_, kept| {
             kept.retain(|idle| {
                 let upstream = &idle.upstream;
-                now_ms < idle.since_ms + IDLE_MS_MAX
+                let kept = now_ms < idle.since_ms + IDLE_MS_MAX
                     && upstream.open.target.share() > 0
-                    && upstream.stream.socket.is_quiet(false)
+                    && upstream.stream.transport.is_quiet(false);
+                if !kept {
+                    upstream.stream.transport.say_goodbye();
+                }
+                kept
             });
             !kept.is_empty()
         });

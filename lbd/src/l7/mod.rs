@@ -7,12 +7,17 @@
 mod client;
 mod exchange;
 mod flow;
+mod handshake;
 mod journal;
 mod kept;
+mod passage;
 mod plan;
+mod secure;
 mod site;
 mod stream;
+mod transport;
 mod tunnel;
+mod upstream;
 mod watch;
 
 pub(crate) use client::serve;

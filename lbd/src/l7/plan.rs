@@ -7,9 +7,10 @@ use common::config::Http;
 use lbd_core::http::answer::Answer;
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version, parse_request};
-use lbd_core::http::pass_on::{self, Afterwards, Passing};
+use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
 use lbd_core::http::route::{Arrival, Asked, Outcome, Routed, location, rewritten, route};
 
+use super::handshake::Encrypted;
 use super::journal::Asking;
 use super::site::{Site, request_changes, response_changes};
 use crate::clock::unix_now;
@@ -59,6 +60,8 @@ pub(super) struct Circumstances<'c> {
     pub(super) peer: IpAddr,
     /// A number for a request that has none.
     pub(super) request_id: u128,
+    /// What there is to know of the connection's encryption, if it is encrypted.
+    pub(super) encrypted: Option<&'c Encrypted>,
     /// More came than `rate` allows.
     pub(super) over_rate: bool,
     /// The client's connection is not to be used again.
@@ -75,7 +78,12 @@ impl Plan {
         let (Some(http), Some(site)) = (&around.route.service.config.http, &around.route.http) else {
             return Err(Fault::Target);
         };
-        let arrival = Arrival { scheme: "http", local: around.ends.local };
+        // RFC 9110, section 15.5.20.
+        if around.encrypted.is_some_and(|encrypted| !encrypted.is_for(head.authority.host())) {
+            return Err(Fault::Misdirected);
+        }
+        let scheme = if around.encrypted.is_some() { "https" } else { "http" };
+        let arrival = Arrival { scheme, local: around.ends.local };
         let asked = Asked {
             method: head.method,
             host: head.authority.host(),
@@ -98,7 +106,10 @@ impl Plan {
             upgrade: head.upgrade.is_some(),
             alone: authenticates_connection(&head.fields)
                 || (has_body(head.body) && wants_no_body(head.method)),
-            asking: around.route.service.access_log.as_ref().map(|_| Box::new(Asking::of(&head, rule))),
+            asking: around.route.service.access_log.as_ref().map(|_| {
+                let server_name = around.encrypted.and_then(Encrypted::server_name);
+                Box::new(Asking::of(&head, rule, server_name))
+            }),
         };
         plan.step = if around.over_rate {
             let seconds = around.route.service.guard.retry_after_seconds().to_string();
@@ -144,6 +155,7 @@ impl Plan {
             arrival,
             pseudonym: &site.pseudonym,
             request_id: around.request_id,
+            certificate: around.encrypted.map_or(Shown::NotAsked, Encrypted::shown),
             changes: request_changes(http, self.rule),
         };
         // A configuration that is in force names its own groups only.

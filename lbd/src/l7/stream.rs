@@ -4,23 +4,21 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use crate::executor::Ready;
-use crate::l4::{BUFFER_BYTES, Buffer, BufferPool, Socket};
+use super::transport::Transport;
+use crate::l4::{BUFFER_BYTES, Buffer, BufferPool};
 
 /// Either side's connection.
-#[derive(Debug)]
 pub(super) struct Stream {
-    /// The socket.
-    pub(super) socket: Socket,
+    /// What carries it.
+    pub(super) transport: Transport,
     /// What was read.
     pub(super) inbound: Inbound,
 }
 
 impl Stream {
     /// A connection of which `bytes` have been read already.
-    pub(super) fn new(socket: Socket, bytes: Vec<u8>, buffers: &Rc<BufferPool>) -> Self {
-        let held = if bytes.is_empty() { Held::Nothing } else { Held::Bytes(bytes) };
-        Self { socket, inbound: Inbound { held, buffers: Rc::clone(buffers) } }
+    pub(super) fn new(transport: Transport, bytes: Vec<u8>, buffers: &Rc<BufferPool>) -> Self {
+        Self { transport, inbound: Inbound::new(bytes, buffers) }
     }
 
     /// Waits for more and reads it. Answers how many bytes came; 0 is the end.
@@ -28,8 +26,8 @@ impl Stream {
     /// # Errors
     /// Why the connection is broken, or that there is no room.
     pub(super) async fn fill(&mut self) -> io::Result<usize> {
-        let Self { socket, inbound } = self;
-        std::future::poll_fn(|context| inbound.poll_fill(context, socket)).await
+        let Self { transport, inbound } = self;
+        std::future::poll_fn(|context| inbound.poll_fill(context, transport)).await
     }
 }
 
@@ -55,6 +53,12 @@ enum Held {
 }
 
 impl Inbound {
+    /// With `bytes` in it.
+    pub(super) fn new(bytes: Vec<u8>, buffers: &Rc<BufferPool>) -> Self {
+        let held = if bytes.is_empty() { Held::Nothing } else { Held::Bytes(bytes) };
+        Self { held, buffers: Rc::clone(buffers) }
+    }
+
     /// What there is.
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.held {
@@ -104,17 +108,25 @@ impl Inbound {
     }
 
     /// Reads once there is something to read.
-    pub(super) fn poll_fill(&mut self, context: &Context<'_>, socket: &Socket) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_fill(
+        &mut self,
+        context: &Context<'_>,
+        transport: &Transport,
+    ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(socket.poll(context, Ready::READABLE));
-            match self.fill(socket) {
+            ready!(transport.poll_readable(context));
+            match self.fill(|room| transport.try_read(room)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 filled => return Poll::Ready(filled),
             }
         }
     }
 
-    fn fill(&mut self, socket: &Socket) -> io::Result<usize> {
+    /// Has `read` put more behind what there is.
+    ///
+    /// # Errors
+    /// What `read` says, or that there is no room.
+    pub(super) fn fill(&mut self, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
         let (mut buffer, start, end) = match std::mem::replace(&mut self.held, Held::Nothing) {
             Held::Nothing => (self.buffers.take(), 0, 0),
             Held::Buffer { buffer, start, end } => (buffer, start, end),
@@ -133,8 +145,7 @@ impl Inbound {
         };
         let room = &mut buffer.bytes_mut()[end..];
         // Who asks for more has less than fits.
-        let read =
-            if room.is_empty() { Err(io::ErrorKind::OutOfMemory.into()) } else { socket.try_read(room) };
+        let read = if room.is_empty() { Err(io::ErrorKind::OutOfMemory.into()) } else { read(room) };
         let end = end + read.as_ref().map_or(0, |count| *count);
         if end > start {
             self.held = Held::Buffer { buffer, start, end };

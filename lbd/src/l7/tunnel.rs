@@ -1,14 +1,17 @@
 //! A connection that has become something else than HTTP: WebSocket mostly.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use common::config::Timeouts;
 
 use super::kept::Upstream;
+use super::passage::Passage;
 use super::stream::Stream;
+use super::transport::Transport;
 use super::watch::{Watch, Why};
-use crate::l4::{Leave, Occupied, Relay, Seat};
+use crate::l4::{End, Leave, Occupied, Relay, Seat};
 use crate::snapshot::Target;
 
 /// Passes bytes on, both ways, until both ends have finished. What either has sent by now behind its last head goes first.
@@ -22,15 +25,6 @@ pub(super) async fn run(
 ) {
     let service = &seat.route.service.config;
     let Some(http) = &service.http else { return };
-    watch.limit(service.timeout.idle);
-    let ahead = async {
-        client.socket.write_all(upstream.stream.inbound.bytes()).await?;
-        upstream.stream.socket.write_all(client.inbound.bytes()).await
-    };
-    let sent: Result<std::io::Result<()>, Why> = watch.wait(ahead).await;
-    if !matches!(sent, Ok(Ok(()))) {
-        return;
-    }
     let target: &Arc<Target> = &occupied.target;
     let idle_ms = u64::try_from(http.tunnel_timeout.as_millis()).unwrap_or(u64::MAX);
     let worker = Rc::clone(&seat.worker);
@@ -39,15 +33,32 @@ pub(super) async fn run(
     let at_target = target.counters.of(worker.index);
     seat.counters().http.tunnels.add(1);
     let Upstream { stream, open: _open, .. } = upstream;
-    let relay = Relay::new(
-        client.socket,
-        stream.socket,
-        &worker,
-        &timeouts,
-        seat.counters(),
-        at_target,
-        &entry.control,
-    );
-    let end = relay.await;
+    let end = match (client.transport, stream.transport) {
+        (Transport::Clear(from), Transport::Clear(to)) => {
+            let ahead = async {
+                from.write_all(stream.inbound.bytes()).await?;
+                to.write_all(client.inbound.bytes()).await
+            };
+            watch.limit(service.timeout.idle);
+            let sent: Result<std::io::Result<()>, Why> = watch.wait(ahead).await;
+            match sent {
+                Ok(Ok(())) => {
+                    Relay::new(from, to, &worker, &timeouts, seat.counters(), at_target, &entry.control).await
+                }
+                Ok(Err(_)) => End::ClientReset,
+                Err(Why::Due) => End::Idle,
+                Err(Why::Drained) => End::Drained,
+                Err(Why::Stopped) => End::Stopped,
+            }
+        }
+        (from, to) => {
+            let client = Stream { transport: from, inbound: client.inbound };
+            let target = Stream { transport: to, inbound: stream.inbound };
+            let control = &entry.control;
+            let mut passage =
+                Passage::new(client, target, &worker, &timeouts, seat.counters(), at_target, control);
+            poll_fn(|context| passage.poll(context)).await
+        }
+    };
     seat.counters().ends[end.index()].add(1);
 }

@@ -453,7 +453,15 @@ mod tests {
         let config = common::config::parse(text, std::path::Path::new("test.toml"));
         let config = config.unwrap_or_else(|errors| panic!("{errors}"));
         let (node, alarm, bell) = ("a".to_owned(), Arc::default(), Arc::default());
-        let life = Life { node, process: 1, workers: 1, alarm, bell, sessions: Arc::default() };
+        let life = Life {
+            node,
+            process: 1,
+            workers: 1,
+            alarm,
+            bell,
+            sessions: Arc::default(),
+            ticket_secret: common::key::PairKey::new([0; 32]),
+        };
         Snapshot::build(Arc::new(config), &Carry::nothing(life, HashKey::new([1; 16])))
     }
 

@@ -12,6 +12,7 @@ use lbd_core::health::{HealthState, Thresholds};
 use super::{Carry, LastCheck, Stickiness, Target};
 use crate::clock::ms_of;
 use crate::l4::Queue;
+use crate::tls::Origin;
 
 /// How long connections go on that no group serves, once their virtual IP has left.
 const NOBODY_DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
@@ -27,6 +28,8 @@ pub(crate) struct Group {
     pub(crate) plan: Arc<Plan>,
     /// How clients come back to their target.
     pub(crate) sticky: Option<Stickiness>,
+    /// How connections to targets are encrypted, if they are.
+    pub(crate) tls: Option<Arc<Origin>>,
     /// What lives on over reloads, as long as the name stays.
     pub(crate) shared: Arc<GroupShared>,
     settings: Settings,
@@ -114,6 +117,7 @@ impl Group {
             targets,
             plan,
             sticky,
+            tls: carry.tls.group(&file.name),
             shared,
             specs,
             roster,
@@ -134,6 +138,7 @@ impl Group {
             && self.specs == other.specs
             && self.roster == other.roster
             && Arc::ptr_eq(&self.plan, &other.plan)
+            && self.tls.as_ref().map(Arc::as_ptr) == other.tls.as_ref().map(Arc::as_ptr)
             && self.targets.len() == other.targets.len()
             && pairs().all(|(one, other)| Arc::ptr_eq(one, other))
     }
@@ -155,6 +160,7 @@ impl Group {
             queue: None,
             send_proxy: None,
             cross_zone: true,
+            tls: None,
         };
         Self::build(&file, config, carry)
     }

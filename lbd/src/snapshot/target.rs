@@ -30,6 +30,7 @@ pub(crate) struct Target {
     decided: Decided,
     failures: Failures,
     last_check: Mutex<Option<LastCheck>>,
+    tls_failure: Mutex<Option<String>>,
 }
 
 /// The connections open now.
@@ -104,10 +105,13 @@ pub(crate) enum FailureKind {
     Unreachable,
     /// It answered with 5xx, or with what is no answer.
     Status,
+    /// There was no TLS handshake.
+    Tls,
 }
 
 impl FailureKind {
-    const ALL: [Self; 5] = [Self::Connect, Self::Timeout, Self::Reset, Self::Unreachable, Self::Status];
+    const ALL: [Self; 6] =
+        [Self::Connect, Self::Timeout, Self::Reset, Self::Unreachable, Self::Status, Self::Tls];
 
     /// Its name in the log.
     pub(crate) const fn name(self) -> &'static str {
@@ -117,6 +121,7 @@ impl FailureKind {
             Self::Reset => "reset",
             Self::Unreachable => "unreachable",
             Self::Status => "status",
+            Self::Tls => "tls",
         }
     }
 }
@@ -157,6 +162,7 @@ impl Target {
                 alarm,
             },
             last_check: Mutex::new(None),
+            tls_failure: Mutex::new(None),
         }
     }
 
@@ -229,6 +235,16 @@ impl Target {
     /// The last check.
     pub(crate) fn last_check(&self) -> Option<LastCheck> {
         self.locked_check().clone()
+    }
+
+    /// Why there was no TLS handshake the last time; none if there was one.
+    pub(crate) fn tls_failure(&self) -> Option<String> {
+        self.tls_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// There was none, or there was one.
+    pub(crate) fn set_tls_failure(&self, why: Option<String>) {
+        *self.tls_failure.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Its place in the list of its group's targets.

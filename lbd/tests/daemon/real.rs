@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -52,23 +53,69 @@ impl Authority {
     /// A certificate for `names` (as `DNS:shop.example,IP:127.0.0.1`) that is valid for `days`, or has expired with -1. Answers nginx's
     /// directives for it.
     pub(crate) fn sign(&self, name: &str, names: &str, days: i32) -> String {
-        let path = |suffix: &str| self.folder.path().join(format!("{name}.{suffix}"));
+        self.sign_with(KEY, name, names, days)
+    }
+
+    /// The same with a key of another kind, of which `key` are openssl's words.
+    pub(crate) fn sign_with(&self, key: &str, name: &str, names: &str, days: i32) -> String {
+        let path = |suffix: &str| self.path(&format!("{name}.{suffix}"));
         fs::write(path("ext"), format!("subjectAltName={names}\nbasicConstraints=critical,CA:FALSE\n"))
             .unwrap();
-        self.openssl(&format!("req {KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        self.openssl(&format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
         self.openssl(&format!(
             "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} -extfile {name}.ext -out {name}.pem"
         ));
         format!("ssl_certificate {}; ssl_certificate_key {};", path("pem").display(), path("key").display())
     }
 
-    fn openssl(&self, arguments: &str) {
+    /// A certificate like those of [`Self::sign`] that is good for so many seconds from now on.
+    pub(crate) fn sign_for_seconds(&self, name: &str, seconds: u64) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let at = |time: u64| {
+            let output = Command::new("date")
+                .args(["-u", "-d", &format!("@{time}"), "+%y%m%d%H%M%SZ"])
+                .output()
+                .unwrap();
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let config = "[ca]\ndefault_ca = own\n[own]\ndatabase = index.txt\nserial = numbers\nnew_certs_dir = .\n\
+                      certificate = ca.pem\nprivate_key = ca.key\ndefault_md = sha256\npolicy = any\n\
+                      x509_extensions = leaf\n[any]\ncommonName = supplied\n[leaf]\nbasicConstraints = CA:FALSE\n";
+        fs::write(self.path("ca.cnf"), config).unwrap();
+        fs::write(self.path("index.txt"), "").unwrap();
+        fs::write(self.path("numbers"), "77\n").unwrap();
+        self.openssl(&format!("req {KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        let (begin, end) = (at(now - 60), at(now + seconds));
+        self.openssl(&format!(
+            "ca -batch -notext -config ca.cnf -in {name}.csr -out {name}.pem -startdate {begin} -enddate {end}"
+        ));
+    }
+
+    /// Certificate and key of a name that was signed, in one file.
+    pub(crate) fn bundle(&self, name: &str) -> PathBuf {
+        let read = |suffix: &str| fs::read(self.path(&format!("{name}.{suffix}"))).unwrap();
+        let path = self.path(&format!("{name}.bundle.pem"));
+        fs::write(&path, [read("pem"), read("key")].concat()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    /// A file in its folder.
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    /// Runs openssl in its folder.
+    pub(crate) fn openssl(&self, arguments: &str) {
         let mut command = Command::new("openssl");
         command.args(arguments.split(' ')).current_dir(self.folder.path());
         let output = command.output().expect("openssl runs");
         assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+/// openssl's words for a new RSA key.
+pub(crate) const RSA_KEY: &str = "-newkey rsa:2048 -nodes";
 
 const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
 

@@ -5,6 +5,7 @@ use super::health;
 use super::name;
 use super::reader::{At, Cursor, Table, at};
 use super::target::{RawTarget, targets};
+use super::tls::{self, RawTargetTls};
 use super::value::is_name;
 use crate::config::diag::{Problems, Span};
 use crate::config::problem::Problem;
@@ -37,6 +38,7 @@ pub(crate) struct RawGroup {
     pub(crate) queue: Option<At<Queue>>,
     pub(crate) send_proxy: Option<At<ProxyVersion>>,
     pub(crate) cross_zone: Option<At<bool>>,
+    pub(crate) tls: Option<RawTargetTls>,
     /// The keys of [`PROXY_KEYS`] that are there.
     pub(crate) proxy_keys: Vec<(String, Span)>,
 }
@@ -106,6 +108,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawGroup {
         queue: table.get("queue").and_then(|c| queue(&c, out)),
         send_proxy: table.get("send_proxy").and_then(|c| c.word(PROXY_VERSIONS, out)),
         cross_zone: table.get("cross_zone").and_then(|c| c.boolean(out).map(|value| at(&c.span(), value))),
+        tls: table.get("tls").and_then(|c| tls::targets(&c, out)),
         proxy_keys: PROXY_KEYS.into_iter().filter_map(|key| table.place(key)).collect(),
     };
     table.finish(out);

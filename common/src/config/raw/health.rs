@@ -147,7 +147,7 @@ fn host_header(cursor: &Cursor<'_>, out: &mut Problems) -> Option<String> {
 }
 
 /// A name that TLS can ask for, or an address.
-fn server_name(cursor: &Cursor<'_>, out: &mut Problems) -> Option<String> {
+pub(super) fn server_name(cursor: &Cursor<'_>, out: &mut Problems) -> Option<String> {
     let fits = |text: &str| is_host_name(text) || text.parse::<std::net::IpAddr>().is_ok();
     cursor.string_that(fits, |key, value| Problem::BadHostName { key, value }, out).map(At::into_inner)
 }

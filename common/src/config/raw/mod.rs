@@ -12,6 +12,7 @@ mod reader;
 mod rule;
 mod service;
 mod target;
+mod tls;
 mod value;
 mod vrrp;
 
@@ -27,6 +28,7 @@ pub(crate) use reader::At;
 use rule::References;
 pub(crate) use service::{RawService, RawTimeouts};
 pub(crate) use target::{RawTarget, read_targets};
+pub(crate) use tls::{RawTargetTls, RawTls};
 pub(crate) use value::{ListenOn, RawListen, RawPorts, is_name, is_target_id, shown};
 pub(crate) use vrrp::{RawInterface, RawPerNode, RawTrack, RawVrrp};
 
@@ -166,19 +168,4 @@ fn name(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<String>> {
 /// Any text that can be shown: a path, a title, a program's argument.
 fn text(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<String>> {
     cursor.string_that(value::is_text, |key, value| Problem::BadText { key, value }, out)
-}
-
-/// Checks the form of a value whose feature does not exist yet, then notes that it does not.
-fn unavailable<T>(
-    cursor: Option<Cursor<'_>>,
-    out: &mut Problems,
-    form: impl FnOnce(&Cursor<'_>, &mut Problems) -> T,
-) -> Option<T> {
-    let cursor = cursor?;
-    let before = out.count();
-    let read = form(&cursor, out);
-    if out.count() == before {
-        cursor.not_available(None, out);
-    }
-    Some(read)
 }

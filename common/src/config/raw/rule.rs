@@ -1,9 +1,9 @@
 //! What a service forwards to, as written: `forward` and `[[service.rule]]`.
 
 use super::http::{self, RawHttpRule};
+use super::name;
 use super::reader::{At, Cursor, Table, at};
 use super::value::is_server_name;
-use super::{name, text};
 use crate::config::diag::{Problems, Span};
 use crate::config::problem::Problem;
 
@@ -113,15 +113,4 @@ pub(super) fn forward_form(
     let group = name(cursor, out)?;
     references.push((cursor.key(), group.clone()));
     Some(group)
-}
-
-/// A list with at least one text.
-pub(super) fn texts_form(cursor: &Cursor<'_>, out: &mut Problems) {
-    let Some(entries) = cursor.list("a list of strings", out) else { return };
-    if entries.is_empty() {
-        out.add(cursor.span(), Problem::Empty { key: cursor.key() });
-    }
-    for entry in entries {
-        text(&entry, out);
-    }
 }

@@ -6,8 +6,9 @@ use super::access::{self, RawAccess, network};
 use super::http::header_changes;
 use super::reader::{At, Cursor, Table, at};
 use super::rule::{self, RawRules, References, forward_form, only_http};
+use super::tls::{self, RawTls};
 use super::value::{RawListen, listen, parse_size};
-use super::{name, text, unavailable};
+use super::{name, text};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::types::{
@@ -45,6 +46,7 @@ pub(crate) struct RawService {
 /// What only `mode = "http"` has beside its rules.
 #[derive(Default)]
 pub(crate) struct RawHttp {
+    pub(crate) tls: Option<RawTls>,
     pub(crate) forward: Option<At<Split>>,
     pub(crate) request_headers: HeaderChanges,
     pub(crate) response_headers: HeaderChanges,
@@ -69,7 +71,6 @@ pub(crate) struct RawTimeouts {
 const MODES: &[(&str, &str)] =
     &[("nat", "nat"), ("dsr", "dsr"), ("tcp", "tcp"), ("udp", "udp"), ("http", "http")];
 const ON_UNHEALTHY: &[(&str, OnUnhealthy)] = &[("reset", OnUnhealthy::Reset), ("move", OnUnhealthy::Move)];
-const TLS_VERSIONS: &[(&str, ())] = &[("1.2", ()), ("1.3", ())];
 const RATE_KEYS: &[(&str, RateKey)] = &[("source_ip", RateKey::SourceIp), ("service", RateKey::Service)];
 const RATE_SCOPES: &[(&str, RateScope)] = &[("node", RateScope::Node), ("pair", RateScope::Pair)];
 const LOG_FORMATS: &[(&str, AccessLogFormat)] =
@@ -125,7 +126,6 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
         http: RawHttp::default(),
     };
     read_http(&mut table, word, &mut http, out);
-    unavailable(table.get("tls"), out, tls_form);
     table.finish(out);
     RawService { references, http, ..raw }
 }
@@ -133,9 +133,10 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
 /// The keys that only a service of `mode = "http"` has.
 fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out: &mut Problems) {
     if mode.is_some_and(|mode| mode != "http") {
-        only_http(table, &["request_headers", "response_headers", "trust_forwarded"], out);
+        only_http(table, &["request_headers", "response_headers", "trust_forwarded", "tls"], out);
         return;
     }
+    http.tls = table.get("tls").and_then(|cursor| tls::service(&cursor, out));
     [http.request_headers, http.response_headers] = header_changes(table, out);
     if let Some(trusted) = table.get("trust_forwarded").and_then(|cursor| networks(&cursor, out)) {
         http.trust_forwarded = trusted.into_inner();
@@ -232,15 +233,6 @@ fn size(cursor: &Cursor<'_>, min: usize, max: usize, out: &mut Problems) -> Opti
         out.add(cursor.span(), Problem::OutOfRange { key, value, range });
     }
     size
-}
-
-fn tls_form(cursor: &Cursor<'_>, out: &mut Problems) {
-    let Some(mut table) = cursor.table(out) else { return };
-    if let Some(cursor) = table.required("certificates", out) {
-        rule::texts_form(&cursor, out);
-    }
-    table.get("min_version").and_then(|c| c.word(TLS_VERSIONS, out));
-    table.finish(out);
 }
 
 fn rate(cursor: &Cursor<'_>, out: &mut Problems) -> Option<Rate> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{first_use, in_folder, unique_names};
+use super::{first_use, in_folder, tls, unique_names};
 use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{RawFile, RawGroup, RawTarget};
@@ -122,6 +122,7 @@ pub(super) fn build(raw: &RawGroup, in_kernel: &InKernel<'_>, folder: &Path) -> 
         queue: raw.queue.as_ref().map(|queue| *queue.get_ref()),
         send_proxy: raw.send_proxy.as_ref().map(|version| *version.get_ref()),
         cross_zone: raw.cross_zone.as_ref().is_none_or(|cross_zone| *cross_zone.get_ref()),
+        tls: raw.tls.as_ref().map(|raw| tls::of_targets(raw, folder)),
     })
 }
 

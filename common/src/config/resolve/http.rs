@@ -1,7 +1,10 @@
 //! What the rules of a service of `mode = "http"` say about each other, and building them.
 
+use std::path::Path;
+
 use ipnet::IpNet;
 
+use super::tls;
 use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{At, RawHttpRule, RawService};
@@ -162,8 +165,9 @@ impl Loop<'_> {
     /// Whether what is not in an address is still met by a client that follows.
     fn goes_on(&self) -> bool {
         let to = &self.redirect.to;
-        // TLS ends elsewhere.
-        !to.begin().starts_with("https://")
+        // What listens for the other scheme is another service.
+        let elsewhere = if self.scheme() == "https" { "http://" } else { "https://" };
+        !to.begin().starts_with(elsewhere)
             && self.rule.when.iter().all(|condition| match condition.get_ref() {
                 Condition::Query { .. } => to.variables().any(|it| it == Variable::Query),
                 // Clients go on with GET after these.
@@ -202,9 +206,9 @@ impl Loop<'_> {
     fn expand(&self, path: &str) -> String {
         let mut to = String::new();
         self.redirect.to.expand(&mut to, |variable, out| match variable {
-            Variable::Scheme => out.push_str("http"),
+            Variable::Scheme => out.push_str(self.scheme()),
             Variable::Host => out.push_str(&self.sample_host()),
-            Variable::Port => out.push_str(&self.ports().next().unwrap_or(80).to_string()),
+            Variable::Port => out.push_str(&self.ports().next().unwrap_or(self.usual_port()).to_string()),
             Variable::Path => out.push_str(path),
             Variable::Rest => {
                 let prefix = match path_of(self.rule) {
@@ -218,18 +222,29 @@ impl Loop<'_> {
         to
     }
 
+    /// How clients come to the service.
+    const fn scheme(&self) -> &'static str {
+        if self.service.http.tls.is_some() { "https" } else { "http" }
+    }
+
+    const fn usual_port(&self) -> u16 {
+        if self.service.http.tls.is_some() { 443 } else { 80 }
+    }
+
     fn ports(&self) -> impl Iterator<Item = u16> + '_ {
         self.service.listen.iter().map(|listen| listen.get_ref().ports.first)
     }
 
     /// Whether a client that was at `from` and is sent to `to` meets the rule again.
     fn comes_back(&self, from: &str, to: &str) -> bool {
-        let (host, path) = match to.strip_prefix("http://") {
+        let usual = self.usual_port().to_string();
+        let own = to.strip_prefix(self.scheme()).and_then(|rest| rest.strip_prefix("://"));
+        let (host, path) = match own {
             None => (self.sample_host(), to),
             Some(rest) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
                 let (authority, path) = rest.split_at(end);
-                let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
+                let (host, port) = authority.rsplit_once(':').unwrap_or((authority, usual.as_str()));
                 if !self.ports().any(|own| port == own.to_string()) {
                     return false;
                 }
@@ -260,7 +275,7 @@ impl Loop<'_> {
     }
 }
 
-pub(super) fn build(raw: &RawService) -> Option<Http> {
+pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
     let rules = raw.rules.http.iter().map(|rule| {
         Some(HttpRule {
             when: rule.when.iter().map(|condition| condition.get_ref().clone()).collect(),
@@ -276,6 +291,7 @@ pub(super) fn build(raw: &RawService) -> Option<Http> {
     };
     let network = |network: &At<IpNet>| *network.get_ref();
     Some(Http {
+        tls: http.tls.as_ref().map(|raw| tls::of_service(raw, folder)),
         rules: rules.collect::<Option<_>>()?,
         forward: http.forward.as_ref().map(|split| split.get_ref().clone()),
         request_headers: http.request_headers.clone(),

@@ -8,6 +8,7 @@ mod link;
 mod listen;
 mod nodes;
 mod service;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ pub(super) fn resolve(raw: &RawFile, text: &str, file: &Path, out: &mut Problems
     link::check(raw, &nodes, out);
     group::check(raw, out);
     service::check(raw, out);
+    tls::check(raw, out);
     let api = listen::api(&raw.api, folder, out);
     let listen = listen::check(raw, &api, out);
     kernel::check(raw, &nodes, &listen, out);

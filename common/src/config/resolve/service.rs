@@ -128,7 +128,7 @@ fn build_one(raw: &RawService, listen: Vec<Listen>, folder: &Path) -> Option<Ser
         "http" => Mode::Http,
         _ => Mode::Tcp,
     };
-    let http = if mode == Mode::Http { Some(http::build(raw)?) } else { None };
+    let http = if mode == Mode::Http { Some(http::build(raw, folder)?) } else { None };
     let forward = match &http {
         Some(http) => http.groups().next().unwrap_or_default().to_owned(),
         None => raw.forward.as_ref()?.get_ref().clone(),

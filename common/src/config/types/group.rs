@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Protocol;
+use super::{Protocol, TargetTls};
 use crate::time::Duration;
 
 /// `[[target_group]]`.
@@ -40,6 +40,8 @@ pub struct TargetGroup {
     pub send_proxy: Option<ProxyVersion>,
     /// Whether targets of all zones are used alike; true by default. Otherwise those of the node's own zone come first.
     pub cross_zone: bool,
+    /// How connections to targets are encrypted; none for not. `http` only.
+    pub tls: Option<TargetTls>,
 }
 
 /// How a target is chosen. Weights count in each.

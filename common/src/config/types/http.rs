@@ -4,12 +4,14 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::Template;
+use super::{Template, Tls};
 use crate::time::Duration;
 
 /// The keys of a service of `mode = "http"` that no other one has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Http {
+    /// How connections are encrypted; none for not.
+    pub tls: Option<Tls>,
     /// `[[service.rule]]`: the first one that a request meets decides.
     pub rules: Vec<HttpRule>,
     /// Where requests go that meet no rule; none for an answer of 404.

@@ -8,6 +8,7 @@ mod kernel;
 mod pair;
 mod service;
 mod template;
+mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub use kernel::*;
 pub use pair::*;
 pub use service::*;
 pub use template::*;
+pub use tls::*;
 
 /// One configuration file: the same on both nodes.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,9 +11,9 @@ use integration::lab::{Lab, Node, Result, Target, binary};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::pair_support::{LIMIT, agreed, caught_up, every, start_all, vips};
 use super::talk::{Clients, PORT, Targets};
 use super::{ECHO, chance, drains, echoes, end, packets, segments, sends, steady, switch};
+use crate::pair_support::{LIMIT, agreed, caught_up, every, start_all, vips};
 
 /// What a connection sends at once, which takes many full packets.
 const UPLOAD: usize = 1 << 20;
@@ -236,7 +236,9 @@ fn nodes_behind_a_router_are_no_neighbours() -> Result<()> {
     // b has addresses of another network, and gets everywhere by the router; and so does the client to the virtual IPs.
     router
         .run("sh", &["-c", "ip addr add 10.78.0.254/24 dev eth0; ip addr add fd78::254/64 dev eth0 nodad"])?;
-    router.namespace().sysctl(&[("ipv4/conf/all/send_redirects", "0"), ("ipv4/conf/eth0/send_redirects", "0")])?;
+    router
+        .namespace()
+        .sysctl(&[("ipv4/conf/all/send_redirects", "0"), ("ipv4/conf/eth0/send_redirects", "0")])?;
     lab.client().namespace().sysctl(&[("ipv6/conf/eth0/accept_redirects", "0")])?;
     for vip in vips() {
         let (bits, by) = if vip.is_ipv4() { (32, "10.77.0.254") } else { (128, "fd77::254") };
@@ -321,7 +323,8 @@ fn over_ipv6_the_link_needs_room() -> Result<()> {
     lab.write_config_text(&config(&lab).render().replace("\"10.0.255.", "\"fd00:255::"))?;
     start_all(&lab)?;
     for node in [a, b] {
-        let says = || chance(node)["troubles"][0]["why"].as_str().is_some_and(|why| why.contains("give it 1570"));
+        let says =
+            || chance(node)["troubles"][0]["why"].as_str().is_some_and(|why| why.contains("give it 1570"));
         wait_until(&format!("{} to say what the link lacks", node.name()), LIMIT, says)?;
         let (_, text) = lbd(node, &["status"]);
         assert!(text.contains("give it 1570"), "{text}");

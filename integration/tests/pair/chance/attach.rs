@@ -1,6 +1,6 @@
-//! The program where kernels before 6.6 have it, and behind one in the driver.
+//! The program where kernels before 6.6 have it, beside the one that forwards.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use integration::lab::clock::wait_until;
 use integration::lab::config::PairConfig;
@@ -8,8 +8,8 @@ use integration::lab::probe::{EchoProbe, EchoSettings};
 use integration::lab::{Lab, Node, Result, Target};
 use serde_json::Value;
 
-use crate::pair_support::{LIMIT, every, start_all, vips};
 use super::{ECHO, chance, drains, echoes, end, packets, sends, steady, switch};
+use crate::pair_support::{LIMIT, every, start_all, vips};
 
 /// Where the kernel forwards to the echo servers.
 const PASSED: u16 = 77;
@@ -19,14 +19,18 @@ const CONNECTIONS: usize = 20;
 
 fn config(lab: &Lab, attach: &str) -> PairConfig {
     let echoes: Vec<SocketAddr> = lab.targets().iter().map(Target::echo_address).collect();
+    let of_both = |target: &Target| [target.v4().into(), target.v6().into()];
+    let both = lab.targets().iter().flat_map(of_both).map(|ip: IpAddr| SocketAddr::new(ip, ECHO));
+    let both: Vec<SocketAddr> = both.collect();
     let pages: Vec<SocketAddr> = lab.targets().iter().map(Target::http_address).collect();
     PairConfig::new(vec![every("100ms")])
         .raw(&format!("\n[kernel]\nattach = \"{attach}\"\n"))
         .service("web", "tcp", "@web:80", "web", "")
         .target_group("web", &pages, "")
         .service("echo", "tcp", &format!("@web:{ECHO}"), "echo", "")
-        .service("passed", "nat", &format!("@web:{PASSED}"), "echo", "")
         .target_group("echo", &echoes, "")
+        .service("passed", "nat", &format!("@web:{PASSED}"), "passed", "")
+        .target_group("passed", &both, "")
 }
 
 /// How the programs of forwarding and of the second chance are at a node's interface.
@@ -43,7 +47,9 @@ fn survives_moves(lab: &Lab, how: [&str; 2]) -> Result<()> {
     start_all(lab)?;
     sends(b)?;
     for node in [a, b] {
-        wait_until(&format!("the programs of {} to be {how:?}", node.name()), LIMIT, || attached(node) == how)?;
+        wait_until(&format!("the programs of {} to be {how:?}", node.name()), LIMIT, || {
+            attached(node) == how
+        })?;
     }
     let mut probes = echoes(lab, CONNECTIONS)?;
     for vip in vips() {
@@ -76,21 +82,5 @@ fn as_a_filter_beside_that_of_forwarding() -> Result<()> {
         let filters = node.run("tc", &["filter", "show", "dev", "eth0", "ingress"])?;
         assert!(!filters.contains("handle 0x7b"), "{filters}");
     }
-    lab.finish()
-}
-
-#[test]
-fn behind_forwarding_in_the_driver() -> Result<()> {
-    let lab = Lab::builder("chance-xdp").targets(2).build()?;
-    // Checksums that somebody else was to fill in are lost on the way through XDP: everybody makes his own.
-    for host in lab.hosts() {
-        host.run("ethtool", &["-K", "eth0", "tx", "off"])?;
-    }
-    // A veth takes what its peer's program sends only if it polls, which GRO has it do.
-    for port in ["a", "b"] {
-        lab.switch().namespace().run("ethtool", &["-K", port, "gro", "on"])?;
-    }
-    lab.write_config(&config(&lab, "xdp"))?;
-    survives_moves(&lab, ["xdp", "tcx"])?;
     lab.finish()
 }

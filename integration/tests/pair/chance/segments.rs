@@ -63,7 +63,7 @@ pub(crate) fn in_fragments(packet: &[u8]) -> [Vec<u8>; 2] {
         if is_v4 {
             header[2..4].copy_from_slice(&u16::try_from(20 + part.len()).unwrap().to_be_bytes());
             header[4..6].copy_from_slice(&[7, 7]);
-            header[6..8].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+            header[6..8].copy_from_slice(&((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
         } else {
             header[4..6].copy_from_slice(&u16::try_from(8 + part.len()).unwrap().to_be_bytes());
             let [high, low] = (offset | u16::from(more)).to_be_bytes();

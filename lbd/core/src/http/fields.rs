@@ -128,7 +128,16 @@ impl Known {
 pub fn is_word_of_a_proxy(name: &[u8]) -> bool {
     const PREFIX: &[u8] = b"x-forwarded-";
     let begins = name.get(..PREFIX.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX));
-    begins || name.eq_ignore_ascii_case(b"x-real-ip")
+    begins || name.eq_ignore_ascii_case(b"x-real-ip") || is_client_certificate(name)
+}
+
+/// Whether a field says which certificate a client has shown: one of those that are written here, or of RFC 9440. Section 3.1 there:
+/// "the TLS-terminating reverse proxy MUST sanitize" such fields of clients.
+#[must_use]
+pub fn is_client_certificate(name: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"x-client-cert-";
+    let begins = name.get(..PREFIX.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX));
+    begins || name.eq_ignore_ascii_case(b"client-cert") || name.eq_ignore_ascii_case(b"client-cert-chain")
 }
 
 /// Whether it is `Proxy`, which nobody has a use for and which programs that get fields in variables (CGI) take for the address of the proxy

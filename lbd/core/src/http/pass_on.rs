@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use common::config::HeaderChanges;
 
-use super::fields::{Known, is_proxy, is_word_of_a_proxy, may_trail};
+use super::fields::{Known, is_client_certificate, is_proxy, is_word_of_a_proxy, may_trail};
 use super::framing::{Fault, Field, RequestBody, RequestHead, ResponseBody, ResponseHead, Version};
 use super::route::{Arrival, host_of};
 
@@ -23,8 +23,27 @@ pub struct Passing<'p> {
     pub pseudonym: &'p str,
     /// A number for a request that has none yet.
     pub request_id: u128,
+    /// Who the client has shown to be.
+    pub certificate: Shown<'p>,
     /// What the service and the rule change.
     pub changes: [&'p HeaderChanges; 2],
+}
+
+/// What a client has shown of itself with TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shown<'p> {
+    /// Nobody has asked.
+    #[default]
+    NotAsked,
+    /// Nothing, where it may do without.
+    Nothing,
+    /// A certificate that an authority of the service has signed.
+    Certificate {
+        /// Whose it is (RFC 4514), in visible ASCII.
+        subject: &'p str,
+        /// SHA-256 of it, in hexadecimal.
+        sha256: &'p str,
+    },
 }
 
 /// Writes the head of a request to a target.
@@ -53,6 +72,7 @@ pub fn request(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8>)
     for its in &head.fields {
         let known = Known::of(its.name);
         let kept = match known {
+            None if passing.certificate != Shown::NotAsked && is_client_certificate(its.name) => false,
             None => !is_proxy(its.name) && (passing.trusted || !is_word_of_a_proxy(its.name)),
             // They are written below.
             Some(Known::Host | Known::Expect | Known::ForwardedFor) => false,
@@ -118,6 +138,18 @@ fn identify(head: &RequestHead<'_>, host: &str, passing: &Passing<'_>, out: &mut
     }
     if !has("x-request-id") {
         field(out, "X-Request-ID", format!("{:032x}", passing.request_id).as_bytes());
+    }
+    match passing.certificate {
+        Shown::NotAsked => {}
+        Shown::Nothing => field(out, "X-Client-Cert-Verify", b"NONE"),
+        Shown::Certificate { subject, sha256 } => {
+            field(out, "X-Client-Cert-Verify", b"SUCCESS");
+            // An empty one is that of a certificate without a name, or one that is too long.
+            if !subject.is_empty() {
+                field(out, "X-Client-Cert-Subject", subject.as_bytes());
+            }
+            field(out, "X-Client-Cert-SHA256", sha256.as_bytes());
+        }
     }
     let version: &[u8] = match head.version {
         Version::Http10 => b"1.0",

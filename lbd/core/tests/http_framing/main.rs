@@ -146,6 +146,7 @@ fn what_goes_out_is_read_as_what_came_in() {
             arrival: Arrival { scheme: "http", local: "192.0.2.10:80".parse().unwrap() },
             pseudonym: "tandem-1",
             request_id: 1,
+            certificate: pass_on::Shown::NotAsked,
             changes: [&changes, &changes],
         };
         let mut out = Vec::new();

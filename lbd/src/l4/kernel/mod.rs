@@ -132,7 +132,9 @@ pub(crate) enum KernelError {
         source: io::Error,
     },
     /// The way of the tunnel.
-    #[error("cannot find out by which interface {other} is reached, through which the tunnel to the other node goes: {why}; trying again")]
+    #[error(
+        "cannot find out by which interface {other} is reached, through which the tunnel to the other node goes: {why}; trying again"
+    )]
     TunnelWay {
         /// The other node's address on the link.
         other: IpAddr,

@@ -9,6 +9,7 @@ mod peers;
 mod real;
 mod route;
 mod rules;
+mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
 

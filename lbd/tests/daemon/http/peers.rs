@@ -88,7 +88,7 @@ fn read_chunks(stream: &mut impl BufRead) -> io::Result<Vec<u8>> {
 }
 
 /// Reads a message whole. `bodiless` is for answers that have no body, whatever their head says.
-fn read_message(stream: &mut impl BufRead, bodiless: bool) -> io::Result<Option<Message>> {
+pub(super) fn read_message(stream: &mut impl BufRead, bodiless: bool) -> io::Result<Option<Message>> {
     let Some(head) = read_head(stream)? else { return Ok(None) };
     let mut message = Message { head, body: Vec::new() };
     let answer = message.head.starts_with("HTTP/");

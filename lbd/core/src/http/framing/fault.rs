@@ -76,11 +76,14 @@ pub enum Fault {
     /// The request has come through here before.
     #[error("the request has come through here before, see its Via")]
     Loop,
+    /// Asked for on a connection whose certificate is not for it, and which was made for another host.
+    #[error("the host is not one that the connection's certificate is for")]
+    Misdirected,
 }
 
 impl Fault {
     /// How many there are.
-    pub const COUNT: usize = 24;
+    pub const COUNT: usize = 25;
 
     /// All of them, in the order of [`Self::index`].
     pub const ALL: [Self; Self::COUNT] = [
@@ -108,6 +111,7 @@ impl Fault {
         Self::Trailer,
         Self::Truncated,
         Self::Loop,
+        Self::Misdirected,
     ];
 
     /// Its place in [`Self::ALL`].
@@ -144,6 +148,7 @@ impl Fault {
             Self::Trailer => "trailer",
             Self::Truncated => "truncated",
             Self::Loop => "loop",
+            Self::Misdirected => "misdirected",
         }
     }
 
@@ -153,6 +158,7 @@ impl Fault {
         match self {
             Self::LineTooLong => 414,
             Self::Expect => 417,
+            Self::Misdirected => 421,
             Self::HeadTooLong => 431,
             Self::Connect => 501,
             Self::Version => 505,

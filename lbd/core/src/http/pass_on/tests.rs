@@ -11,6 +11,7 @@ fn passing(trusted: bool) -> Passing<'static> {
         arrival: Arrival { scheme: "http", local: "192.0.2.10:80".parse().unwrap() },
         pseudonym: "tandem-1",
         request_id: 0xabc,
+        certificate: Shown::NotAsked,
         changes: [&NONE, &NONE],
     }
 }
@@ -170,4 +171,29 @@ fn interim_answers_and_trailers_go_on_without_what_is_not_theirs() {
     ];
     last_chunk(&trailers, &mut out);
     assert_eq!(out, b"0\r\ngrpc-status: 0\r\n\r\n");
+}
+
+#[test]
+fn what_a_client_has_shown_of_itself_is_told_and_its_own_word_is_not() {
+    let text = "GET /path HTTP/1.1\r\nHost: a\r\nX-Client-Cert-Verify: SUCCESS\r\nx-client-cert-subject: CN=root\r\n\
+                Client-Cert: :AA==:\r\nClient-Cert-Chain: :AA==:\r\nX-Client-Certain: yes\r\n\r\n";
+    let about = |passing: &Passing<'_>| {
+        let passed = passed_on(text, passing).unwrap();
+        let lines = passed.lines().filter(|line| line.to_ascii_lowercase().contains("client-cert"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(about(&passing(false)), ["X-Client-Certain: yes"]);
+    assert_eq!(about(&passing(true)).len(), 5, "a proxy in front that is trusted may have asked");
+    let nothing = Passing { certificate: Shown::Nothing, ..passing(true) };
+    assert_eq!(about(&nothing), ["X-Client-Certain: yes", "X-Client-Cert-Verify: NONE"]);
+    let shown = Shown::Certificate { subject: "CN=alice", sha256: "ab" };
+    let expected = [
+        "X-Client-Certain: yes",
+        "X-Client-Cert-Verify: SUCCESS",
+        "X-Client-Cert-Subject: CN=alice",
+        "X-Client-Cert-SHA256: ab",
+    ];
+    assert_eq!(about(&Passing { certificate: shown, ..passing(true) }), expected);
+    let underscore = text.replace("x-client-cert-subject", "x_client_cert_subject");
+    assert_eq!(passed_on(&underscore, &passing(false)), Err(Fault::Underscore));
 }

@@ -11,9 +11,7 @@ use aya::Ebpf;
 use common::config::Config;
 use common::ipc::Role;
 use common::time::Instant;
-use lbd_core::chance::abi::{
-    PEER_APART, PEER_HAS_NOT, PEER_VIRTUAL_MAC, Peer, Session, TUNNEL_PORT, Tunnel,
-};
+use lbd_core::chance::abi::{PEER_APART, PEER_HAS_NOT, PEER_VIRTUAL_MAC, Peer, Session, TUNNEL_PORT, Tunnel};
 use lbd_core::chance::plan::{self, Place as Network};
 use lbd_core::chance::{Interface, LEASE, Other, Own, Way, Word};
 use lbd_core::forward::abi::{Abi, FlowKey};
@@ -417,7 +415,8 @@ impl Task {
             let comma = if place.purpose.is_empty() { "the second chance of " } else { ", " };
             place.purpose = format!("{}{comma}{instance}", place.purpose);
         }
-        let at = |name: &str, purpose: &str| Wanted { name: name.to_owned(), way, purpose: purpose.to_owned() };
+        let at =
+            |name: &str, purpose: &str| Wanted { name: name.to_owned(), way, purpose: purpose.to_owned() };
         if let Some(device) = self.tunnels.device() {
             let wanted_in = at(self.tunnels.name(), "what the other node sends by the tunnel");
             wanted.insert((Part::ChanceIn, device.index), wanted_in);

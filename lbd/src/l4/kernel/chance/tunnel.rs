@@ -164,7 +164,8 @@ impl Tunnels {
         &'a self,
         networks: &'a BTreeMap<String, Network>,
     ) -> impl Iterator<Item = &'a Network> {
-        let apart = networks.iter().filter(move |(name, it)| it.is_proxied() && self.way(name) == Way::Tunnel);
+        let apart =
+            networks.iter().filter(move |(name, it)| it.is_proxied() && self.way(name) == Way::Tunnel);
         apart.map(|(_, network)| network)
     }
 
@@ -212,7 +213,8 @@ impl Tunnels {
             self.guard()?;
         }
         self.device = Some(Device { index: link.index, up: link.up });
-        let toward = ways.toward(ends.other).map_err(|why| KernelError::TunnelWay { other: ends.other, why })?;
+        let toward =
+            ways.toward(ends.other).map_err(|why| KernelError::TunnelWay { other: ends.other, why })?;
         self.link = toward.map(|toward| toward.index);
         Ok(Tunnel {
             ifindex: if link.up { link.index } else { 0 },

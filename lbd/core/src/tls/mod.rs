@@ -1,0 +1,13 @@
+//! What TLS decides without IO and without keys: what a certificate says, which one a client gets, how long tickets live.
+
+mod certificate;
+mod choice;
+mod der;
+mod name;
+mod ocsp;
+mod ticket;
+
+pub use certificate::{Certificate, Malformed, PublicKey};
+pub use choice::{Choice, KeyKind, Twice};
+pub use ocsp::Response;
+pub use ticket::{EPOCH, TICKET_BYTES_MAX, accepted, epoch};

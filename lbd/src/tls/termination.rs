@@ -1,0 +1,238 @@
+//! TLS towards the clients of a service.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use common::config::{ClientCertificates, FileAt, Tls, TlsVersion};
+use common::key::PairKey;
+use lbd_core::tls::{Choice, KeyKind};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, ServerConfig};
+
+use super::Wrong;
+use super::files::{Site, read_authorities, read_site};
+use super::tickets::Tickets;
+
+/// So many bytes of authorities' names are told to clients at most.
+const AUTHORITY_NAMES_BYTES_MAX: usize = 8 * 1024;
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1 and HTTP/1.0.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+impl Protocol {
+    /// What clients are offered, in the order of preference.
+    pub(crate) const OFFERED: &[Self] = &[Self::Http1];
+
+    /// Its name in TLS (RFC 7301).
+    pub(crate) const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
+
+    /// What was agreed on; with a client that has asked for nothing it is HTTP/1.
+    pub(crate) fn agreed(alpn: Option<&[u8]>) -> Self {
+        let same = |protocol: &Self| alpn == Some(protocol.alpn());
+        [Self::Http1, Self::Http2].into_iter().find(same).unwrap_or(Self::Http1)
+    }
+}
+
+/// The TLS of a service.
+#[derive(Debug)]
+pub(crate) struct Termination {
+    /// What handshakes are made with.
+    pub(crate) config: Arc<ServerConfig>,
+    /// The certificates, in the file's order.
+    pub(crate) sites: Vec<Arc<Site>>,
+    /// Whether clients are asked for theirs.
+    pub(crate) asks_clients: bool,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Termination {
+    /// Reads what the service needs.
+    pub(super) fn read(
+        service: &str,
+        tls: &Tls,
+        provider: &Arc<CryptoProvider>,
+        secret: &PairKey,
+        now: i64,
+        wrong: &mut Vec<Wrong>,
+    ) -> Option<Self> {
+        // All of them, so that everything that is wrong is told at once.
+        let read: Vec<Option<Site>> =
+            tls.certificates.iter().map(|files| read_site(files, provider, now, wrong)).collect();
+        let clients = match &tls.clients {
+            Some(clients) => Some(verifier(clients, provider, wrong)?),
+            None => None,
+        };
+        let files: Vec<&FileAt> = tls.certificates.iter().map(|files| &files.certificate).collect();
+        let sites: Option<Vec<Arc<Site>>> = read.into_iter().map(|site| site.map(Arc::new)).collect();
+        let sites = sites?;
+        let (choice, twice) = Choice::new(sites.iter().map(|site| (site.facts.names.as_slice(), site.kind)));
+        for it in twice {
+            let first = sites[it.first].file.display();
+            let why = format!(
+                "it is for {}, and so is {first} with a key of the same kind, which is used",
+                it.name
+            );
+            wrong.push(Wrong::doubtful(files[it.second], why));
+        }
+        let mut versions = vec![&TLS13];
+        if tls.min_version == TlsVersion::V12 {
+            versions.push(&TLS12);
+        }
+        let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(&versions)
+            .expect("the provider has cipher suites for TLS 1.2 and 1.3");
+        let verifier = clients.as_ref().map(|(verifier, _)| Arc::clone(verifier));
+        let (builder, policy) = match clients {
+            Some((verifier, policy)) => (builder.with_client_cert_verifier(verifier), policy),
+            None => (builder.with_no_client_auth(), [0; 32]),
+        };
+        let resolver = Resolver { choice, sites: sites.clone() };
+        let mut config = builder.with_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = Protocol::OFFERED.iter().map(|protocol| protocol.alpn().to_vec()).collect();
+        // Some clients name what they are about to speak exactly, and take no other.
+        config.alpn_protocols.push(b"http/1.0".to_vec());
+        // Tickets are all that is needed to go on with a session, on either node.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        match Tickets::new(secret.clone(), service.to_owned(), policy) {
+            Ok(tickets) => config.ticketer = Arc::new(tickets),
+            Err(error) => tracing::error!(service, %error, "TLS sessions cannot be gone on with"),
+        }
+        Some(Self { config: Arc::new(config), sites, asks_clients: verifier.is_some(), verifier })
+    }
+
+    /// Whether a client's chain of certificates is good at this moment.
+    pub(crate) fn verifies(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let (Some(verifier), Some((certificate, intermediates))) = (&self.verifier, chain.split_first())
+        else {
+            return false;
+        };
+        verifier.verify_client_cert(certificate, intermediates, UnixTime::now()).is_ok()
+    }
+}
+
+/// Who verifies clients, and a hash of what that one wants.
+fn verifier(
+    clients: &ClientCertificates,
+    provider: &Arc<CryptoProvider>,
+    wrong: &mut Vec<Wrong>,
+) -> Option<(Arc<dyn ClientCertVerifier>, [u8; 32])> {
+    let (roots, mut bytes) = read_authorities(&clients.ca, wrong)?;
+    let names: usize = roots.subjects().iter().map(|subject| subject.as_ref().len() + 2).sum();
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    // They only help a client to choose, and have to fit into a buffer with the certificates.
+    let builder =
+        if names > AUTHORITY_NAMES_BYTES_MAX { builder.clear_root_hint_subjects() } else { builder };
+    let builder = if clients.required { builder } else { builder.allow_unauthenticated() };
+    let verifier = match builder.build() {
+        Ok(verifier) => verifier,
+        Err(error) => {
+            wrong.push(Wrong::unusable(&clients.ca, format!("it cannot be used: {error}")));
+            return None;
+        }
+    };
+    bytes.push(u8::from(clients.required));
+    Some((verifier, sha256(&bytes)))
+}
+
+/// SHA-256 of something.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    digest(&SHA256, bytes).as_ref().try_into().unwrap_or_default()
+}
+
+/// Which certificate a client got.
+#[derive(Clone, Debug)]
+pub(crate) struct Chosen {
+    /// The certificate.
+    pub(crate) site: Arc<Site>,
+    /// The name that the client asked for, in lower case.
+    pub(crate) server_name: Option<String>,
+}
+
+thread_local! {
+    /// What was chosen last on this thread.
+    static CHOSEN: RefCell<Option<Chosen>> = const { RefCell::new(None) };
+}
+
+/// What was chosen by the call that has just been made, if it has chosen. One such call serves one connection, and ends before the next.
+pub(crate) fn chosen() -> Option<Chosen> {
+    CHOSEN.take()
+}
+
+/// Chooses among the certificates of a service.
+#[derive(Debug)]
+struct Resolver {
+    choice: Choice,
+    sites: Vec<Arc<Site>>,
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let server_name = hello.server_name().map(str::to_ascii_lowercase);
+        let (schemes, suites) = (hello.signature_schemes(), hello.cipher_suites());
+        let fits = |place: usize| {
+            let site = &self.sites[place];
+            suites.iter().any(|suite| signs_in(*suite, site.kind))
+                && site.certified.key.choose_scheme(schemes).is_some()
+        };
+        let place = self.choice.choose(server_name.as_deref(), fits)?;
+        let site = Arc::clone(&self.sites[place]);
+        let certified = Arc::clone(site.certified());
+        CHOSEN.set(Some(Chosen { site, server_name }));
+        Some(certified)
+    }
+}
+
+/// Whether a key of this kind signs the handshake of a cipher suite: in TLS 1.3 any does, in TLS 1.2 the suite says which.
+fn signs_in(suite: CipherSuite, kind: KeyKind) -> bool {
+    use CipherSuite as Suite;
+    match suite {
+        Suite::TLS13_AES_128_GCM_SHA256
+        | Suite::TLS13_AES_256_GCM_SHA384
+        | Suite::TLS13_CHACHA20_POLY1305_SHA256 => true,
+        Suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | Suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+        | Suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => kind != KeyKind::Rsa,
+        Suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        | Suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+        | Suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => kind == KeyKind::Rsa,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_protocol_is_what_was_agreed_on() {
+        assert_eq!(Protocol::agreed(None), Protocol::Http1);
+        assert_eq!(Protocol::agreed(Some(b"http/1.1")), Protocol::Http1);
+        assert_eq!(Protocol::agreed(Some(b"h2")), Protocol::Http2);
+    }
+
+    #[test]
+    fn a_suite_of_tls_1_2_says_who_signs() {
+        let rsa = CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256;
+        assert!(signs_in(rsa, KeyKind::Rsa) && !signs_in(rsa, KeyKind::Ecdsa));
+        let ecdsa = CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+        assert!(!signs_in(ecdsa, KeyKind::Rsa) && signs_in(ecdsa, KeyKind::Ed25519));
+        assert!(!signs_in(CipherSuite::TLS_RSA_WITH_AES_128_CBC_SHA, KeyKind::Rsa));
+    }
+}
