@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(twice, []);
         assert_eq!(choice.choose(None, |_| true), Some(2));
         assert_eq!(choice.choose(None, |place| place == 0), Some(0));
-        assert_eq!(choice.choose(Some("nothing.example"), |place| place == 1), Some(0), "not another site's");
+        assert_eq!(choice.choose(Some("nothing.example"), |place| place == 1), Some(2), "not another site's");
     }
 
     #[test]

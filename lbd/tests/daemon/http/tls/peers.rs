@@ -55,10 +55,6 @@ impl Client {
         read_message(&mut self.stream, false).unwrap().expect("an answer")
     }
 
-    pub(super) fn try_answer(&mut self) -> io::Result<Option<Message>> {
-        read_message(&mut self.stream, false)
-    }
-
     pub(super) fn read(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.stream.read_exact(&mut bytes).unwrap();
