@@ -20,7 +20,7 @@ use super::watch::{Watch, Why};
 use crate::clock::unix_now;
 use crate::executor::Ready;
 use crate::l4::{Ends, Seat, Socket};
-use crate::tls::{Chosen, Failure, Protocol, Termination, chosen, sha256};
+use crate::tls::{Chosen, Failure, Protocol, Termination, chosen, fingerprint};
 
 /// How long, and how much, is still read of a client that was refused, so that it learns why.
 const LINGER: Duration = Duration::from_secs(2);
@@ -142,18 +142,17 @@ fn count(seat: &Seat, secure: &Secure) {
 }
 
 fn identity(secure: &Secure, termination: &Termination) -> Identity {
-    if !termination.asks_clients {
+    if !termination.asks_clients() {
         return Identity::NotAsked;
     }
     secure.with(|state| {
         let Some(certificate) = state.peer_certificates().and_then(<[_]>::first) else {
             return Identity::Nothing;
         };
-        let hash = sha256(certificate).iter().map(|byte| format!("{byte:02x}")).collect();
         // One that was verified can be read.
         let subject = Certificate::parse(certificate).map(|facts| facts.subject).unwrap_or_default();
         let subject = if subject.len() > SUBJECT_BYTES_MAX { String::new() } else { subject };
-        Identity::Certificate { subject, sha256: hash }
+        Identity::Certificate { subject, sha256: fingerprint(certificate) }
     })
 }
 

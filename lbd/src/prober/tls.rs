@@ -7,18 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lbd_core::check::{Failure, Stage, Verdict};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::stream::{self, Destination, Stream};
+use crate::tls::{TargetVerifier, client_config, provider};
 
 /// The largest CA file that is read, in bytes.
 const CA_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -78,74 +75,14 @@ pub(super) fn config_with_ca(
     let verifier =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
     let verifier = verifier.map_err(|error| bad(1, error.to_string()))?;
-    Ok(config(provider, verifier, alpn))
+    Ok(Arc::new(client_config(&provider, verifier, alpn.map(str::as_bytes))))
 }
 
 /// Any certificate will do.
 pub(super) fn config_without_ca(alpn: Option<&str>) -> Arc<ClientConfig> {
     let provider = provider();
-    let verifier = Arc::new(AnyCertificate(provider.signature_verification_algorithms));
-    config(provider, verifier, alpn)
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
-}
-
-fn config(
-    provider: Arc<CryptoProvider>,
-    verifier: Arc<dyn ServerCertVerifier>,
-    alpn: Option<&str>,
-) -> Arc<ClientConfig> {
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(rustls::ALL_VERSIONS)
-        .expect("the provider has cipher suites for TLS 1.2 and 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    // A resumed session would not show the certificate, and so not that it has expired.
-    config.resumption = Resumption::disabled();
-    config.alpn_protocols = alpn.map(|protocol| protocol.as_bytes().to_vec()).into_iter().collect();
-    Arc::new(config)
-}
-
-/// Accepts any certificate. That the other end holds its key is still verified, so that the handshake is a whole one.
-#[derive(Debug)]
-struct AnyCertificate(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _certificate: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
+    let verifier = Arc::new(TargetVerifier::of_any(&provider));
+    Arc::new(client_config(&provider, verifier, alpn.map(str::as_bytes)))
 }
 
 /// The TLS side of one target's check; or why there can be none.

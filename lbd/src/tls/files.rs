@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, RootCertStore, SignatureAlgorithm};
 
-use super::termination::sha256;
+use super::termination::fingerprint;
 use super::{Wrong, now_seconds};
 
 /// The largest file that is read, in bytes.
@@ -65,8 +65,7 @@ impl Site {
 
     /// SHA-256 of the certificate, in hexadecimal.
     pub(crate) fn sha256(&self) -> String {
-        let hash = self.certified.cert.first().map(|certificate| sha256(certificate)).unwrap_or_default();
-        hash.iter().map(|byte| format!("{byte:02x}")).collect()
+        self.certified.cert.first().map(|certificate| fingerprint(certificate)).unwrap_or_default()
     }
 
     /// In how many days it expires, if it does within so many seconds.

@@ -19,8 +19,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use crate::clock::unix_now;
 
 pub(crate) use failure::Failure;
-pub(crate) use origin::Origin;
-pub(crate) use termination::{Chosen, Protocol, Termination, chosen, sha256};
+pub(crate) use origin::{Origin, TargetVerifier, client_config};
+pub(crate) use termination::{Chosen, Protocol, Termination, chosen, fingerprint};
 
 /// For so long before its end a certificate is spoken of.
 pub(crate) const EXPIRES_SOON_SECONDS: i64 = 30 * 86_400;
@@ -66,7 +66,7 @@ impl TlsSet {
     fn read(config: &Config, secret: &PairKey, before: &Self) -> (Self, Vec<Wrong>) {
         let mut set = Self::default();
         let mut wrong = Vec::new();
-        let provider = Arc::new(provider());
+        let provider = provider();
         let now = now_seconds();
         let secret = match load_key(&config.pair) {
             Ok(key) => key.unwrap_or_else(|| secret.clone()),
@@ -136,8 +136,8 @@ pub(crate) fn check(file: &Path) -> Result<(Config, Vec<String>), ConfigError> {
 }
 
 /// What the keys, the ciphers and the hashes are made by.
-fn provider() -> CryptoProvider {
-    aws_lc_rs::default_provider()
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
 }
 
 /// The wall clock, in seconds since 1970, as certificates have it.

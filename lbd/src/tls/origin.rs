@@ -67,20 +67,8 @@ impl Origin {
                 }
             }
         };
-        let verifier = Verifier {
-            inner,
-            pins: tls.pins.clone(),
-            algorithms: provider.signature_verification_algorithms,
-        };
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
-            .with_protocol_versions(rustls::ALL_VERSIONS)
-            .expect("the provider has cipher suites for TLS 1.2 and 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![Protocol::Http1.alpn().to_vec()];
-        // What goes on with a session is not verified again, and connections are kept anyway.
-        config.resumption = Resumption::disabled();
+        let verifier = TargetVerifier { inner, pins: tls.pins.clone(), ..TargetVerifier::of_any(provider) };
+        let config = client_config(provider, Arc::new(verifier), Some(Protocol::Http1.alpn()));
         let Ok(name) = tls.server_name.clone().map(ServerName::try_from).transpose() else {
             let name = tls.server_name.clone().unwrap_or_default();
             let file = FileAt {
@@ -106,12 +94,38 @@ impl Origin {
     }
 }
 
-/// Verifies targets: by an authority, by their keys, by both or by nothing.
+/// How handshakes are made with targets that `verifier` lets pass, of services and of checks: TLS 1.2 and 1.3, each a whole one.
+pub(crate) fn client_config(
+    provider: &Arc<CryptoProvider>,
+    verifier: Arc<dyn ServerCertVerifier>,
+    alpn: Option<&[u8]>,
+) -> ClientConfig {
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .expect("the provider has cipher suites for TLS 1.2 and 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    // A session that is gone on with would not show the certificate, and so not that it has expired.
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = alpn.map(<[u8]>::to_vec).into_iter().collect();
+    config
+}
+
+/// Verifies targets: by an authority, by their keys, by both or by nothing. That the other end holds its key is verified in any case, so
+/// that the handshake is a whole one.
 #[derive(Debug)]
-struct Verifier {
+pub(crate) struct TargetVerifier {
     inner: Option<Arc<WebPkiServerVerifier>>,
     pins: Vec<[u8; 32]>,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl TargetVerifier {
+    /// Lets any certificate pass.
+    pub(crate) fn of_any(provider: &CryptoProvider) -> Self {
+        Self { inner: None, pins: Vec::new(), algorithms: provider.signature_verification_algorithms }
+    }
 }
 
 /// The target has shown another key.
@@ -126,7 +140,7 @@ impl fmt::Display for OtherKey {
 
 impl std::error::Error for OtherKey {}
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for TargetVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,

@@ -57,8 +57,7 @@ pub(crate) struct Termination {
     pub(crate) config: Arc<ServerConfig>,
     /// The certificates, in the file's order.
     pub(crate) sites: Vec<Arc<Site>>,
-    /// Whether clients are asked for theirs.
-    pub(crate) asks_clients: bool,
+    /// Who verifies clients, if they are asked for their certificates.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
@@ -114,7 +113,12 @@ impl Termination {
             Ok(tickets) => config.ticketer = Arc::new(tickets),
             Err(error) => tracing::error!(service, %error, "TLS sessions cannot be gone on with"),
         }
-        Some(Self { config: Arc::new(config), sites, asks_clients: verifier.is_some(), verifier })
+        Some(Self { config: Arc::new(config), sites, verifier })
+    }
+
+    /// Whether clients are asked for theirs.
+    pub(crate) const fn asks_clients(&self) -> bool {
+        self.verifier.is_some()
     }
 
     /// Whether a client's chain of certificates is good at this moment.
@@ -152,8 +156,13 @@ fn verifier(
 }
 
 /// SHA-256 of something.
-pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest(&SHA256, bytes).as_ref().try_into().unwrap_or_default()
+}
+
+/// The same in hexadecimal, as people know a certificate by it.
+pub(crate) fn fingerprint(certificate: &[u8]) -> String {
+    sha256(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Which certificate a client got.
