@@ -193,7 +193,8 @@ impl Collector for Now {
         encode_discovery(&mut out, &shared.discovery)?;
         let now = shared.clock.now().at;
         encode_groups(&mut out, &snapshot.groups, now)?;
-        encode_targets(&mut out, &snapshot.groups, now, &shared.peer)?;
+        let removed = shared.removed().clone();
+        encode_targets(&mut out, &snapshot.groups, &removed, now, &shared.peer)?;
         durations::encode_services(&mut out, &snapshot.services)?;
         kernel::encode(&mut out, &shared.kernel)?;
         chance::encode(&mut out, &shared.chance)?;
@@ -456,10 +457,13 @@ fn encode_waiting(out: &mut Out<'_>, groups: &[Arc<Group>]) -> fmt::Result {
 struct Labelled<'a> {
     target: &'a Target,
     address: String,
-    view: View,
 }
 
-impl Labelled<'_> {
+impl<'a> Labelled<'a> {
+    fn new(target: &'a Target) -> Self {
+        Self { target, address: target.key.address.to_string() }
+    }
+
     fn labels(&self) -> Labels<'_> {
         vec![("group", &self.target.key.group), ("target", &self.target.key.id), ("address", &self.address)]
     }
@@ -492,47 +496,70 @@ fn encode_traffic(out: &mut Out<'_>, targets: &[Labelled<'_>]) -> fmt::Result {
     )
 }
 
-fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant, peer: &PeerLink) -> fmt::Result {
-    let all = groups.iter().flat_map(|group| group.targets.iter().zip(group.views(now)));
-    let targets: Vec<Labelled<'_>> = all
-        .filter_map(|(target, view)| {
-            Some(Labelled { target, address: target.key.address.to_string(), view: view? })
-        })
-        .collect();
-    let gauges =
-        |value: fn(&Labelled<'_>) -> f64| targets.iter().map(move |target| (target.labels(), value(target)));
+/// How targets stand.
+fn encode_standing(out: &mut Out<'_>, targets: &[(Labelled<'_>, View)], peer: &PeerLink) -> fmt::Result {
+    let gauges = |value: fn(&Target, &View) -> f64| {
+        targets.iter().map(move |(it, view)| (it.labels(), value(it.target, view)))
+    };
     out.gauges(
         "target_serving",
         "Whether new connections may go there",
-        gauges(|it| flag(it.target.serving())),
+        gauges(|target, _| flag(target.serving())),
     )?;
     out.gauges(
         "target_usable",
         "Whether it is ready, healthy and not ejected",
-        gauges(|it| flag(it.view.usable)),
+        gauges(|_, view| flag(view.usable)),
     )?;
-    let health = targets.iter().flat_map(|it| {
-        HealthState::ALL.map(|state| (it.labels_and("state", state.name()), flag(state == it.view.health)))
+    let health = targets.iter().flat_map(|(it, view)| {
+        HealthState::ALL.map(|state| (it.labels_and("state", state.name()), flag(state == view.health)))
     });
     out.gauges("target_health", "What its checks say", health)?;
-    let differs = targets.iter().filter_map(|it| {
+    let differs = targets.iter().filter_map(|(it, view)| {
         let other = peer.health(&it.target.key.group, &it.target.key.id)?;
-        Some((it.labels(), flag(other != it.view.health)))
+        Some((it.labels(), flag(other != view.health)))
     });
     out.gauges("target_health_differs", "Whether the other node's checks say something else", differs)?;
-    out.gauges("target_weight", "The weight in force", gauges(|it| f64::from(it.view.weight)))?;
-    let share = gauges(|it| f64::from(it.view.share));
+    out.gauges("target_weight", "The weight in force", gauges(|_, view| f64::from(view.weight)))?;
+    let share = gauges(|_, view| f64::from(view.share));
     out.gauges("target_share", "Weight times 256, less during a slow start, 0 for nothing", share)?;
     out.counters(
         "target_ejections",
         "Ejections, and those that were refused",
-        targets.iter().flat_map(|it| {
+        targets.iter().flat_map(|(it, view)| {
             [
-                (it.labels_and("result", "ejected"), it.view.ejections),
-                (it.labels_and("result", "refused"), it.view.ejections_refused),
+                (it.labels_and("result", "ejected"), view.ejections),
+                (it.labels_and("result", "refused"), view.ejections_refused),
             ]
         }),
-    )?;
+    )
+}
+
+/// Those of the groups, and `removed` ones as long as connections to them go on: nothing that goes through them is missing in a sum.
+fn encode_targets(
+    out: &mut Out<'_>,
+    groups: &[Arc<Group>],
+    removed: &[Arc<Target>],
+    now: Instant,
+    peer: &PeerLink,
+) -> fmt::Result {
+    let all = groups.iter().flat_map(|group| group.targets.iter().zip(group.views(now)));
+    let present: Vec<(Labelled<'_>, View)> =
+        all.filter_map(|(target, view)| Some((Labelled::new(target), view?))).collect();
+    encode_standing(out, &present, peer)?;
+    let mut targets: Vec<Labelled<'_>> = present.into_iter().map(|(it, _)| it).collect();
+    let lingers = |target: &&Arc<Target>| {
+        target.counters.sum(|shard| &shard.open) > 0 && targets.iter().all(|it| it.target.key != target.key)
+    };
+    let removed: Vec<_> = removed.iter().filter(lingers).map(|target| Labelled::new(target)).collect();
+    targets.extend(removed);
+    encode_work(out, &targets)
+}
+
+/// What targets have done.
+fn encode_work(out: &mut Out<'_>, targets: &[Labelled<'_>]) -> fmt::Result {
+    let gauges =
+        |value: fn(&Labelled<'_>) -> f64| targets.iter().map(move |target| (target.labels(), value(target)));
     let open = gauges(|it| it.target.counters.sum(|shard| &shard.open) as f64);
     out.gauges("target_connections_open", "Connections open now", open)?;
     let connected = |it: &Labelled<'_>| it.target.counters.sum(|shard| &shard.connected);
@@ -553,9 +580,9 @@ fn encode_targets(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant, peer: 
             ]
         }),
     )?;
-    encode_traffic(out, &targets)?;
-    durations::encode_targets(out, &targets)?;
-    http::encode_targets(out, &targets)?;
+    encode_traffic(out, targets)?;
+    durations::encode_targets(out, targets)?;
+    http::encode_targets(out, targets)?;
     out.counters(
         "target_checks",
         "Health checks",

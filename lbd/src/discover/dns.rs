@@ -14,6 +14,7 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 use lbd_core::discover::dns::{Hosts, Lookup, Names, Service, from_addresses, from_services, in_order};
 use lbd_core::discover::{Answer, Failure};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Asking, Source};
 
@@ -25,6 +26,10 @@ const RETRIES: usize = 1;
 
 /// Hosts of SRV records whose addresses are asked for at the same time.
 const HOSTS_AT_ONCE: usize = 16;
+
+/// The time for all hosts of SRV records together. The others keep the addresses that they had, or wait for the next time: a list that is long,
+/// or of which many hosts do not answer, must not be without end.
+const HOSTS_MAX: Duration = Duration::from_secs(10);
 
 /// A name's records.
 pub(super) struct Dns {
@@ -162,8 +167,9 @@ async fn hosts(resolver: &TokioResolver, services: &[Service], names: &mut Names
     let wanted: BTreeSet<&str> =
         services.iter().map(|service| service.host.as_str()).filter(|host| *host != ".").collect();
     names.keep(&wanted);
-    let mut waiting = wanted.into_iter().map(str::to_owned);
+    let mut waiting = wanted.iter().map(|host| (*host).to_owned());
     let (mut running, mut hosts) = (JoinSet::new(), Hosts::new());
+    let end = Instant::now() + HOSTS_MAX;
     loop {
         while running.len() < HOSTS_AT_ONCE
             && let Some(host) = waiting.next()
@@ -174,14 +180,20 @@ async fn hosts(resolver: &TokioResolver, services: &[Service], names: &mut Names
                 (host, both)
             });
         }
-        match running.join_next().await {
-            Some(Ok((host, both))) => {
+        match timeout_at(end, running.join_next()).await {
+            Ok(Some(Ok((host, both)))) => {
                 let addresses = names.settle(&host, both);
                 hosts.insert(host, addresses);
             }
             // Only on shutdown.
-            Some(Err(_)) => {}
-            None => return hosts,
+            Ok(Some(Err(_))) => {}
+            Ok(None) => return hosts,
+            Err(_) => break,
         }
     }
+    for host in wanted {
+        let late = || Lookup::Failed(format!("no answer within the {} s for all hosts", HOSTS_MAX.as_secs()));
+        hosts.entry(host.to_owned()).or_insert_with(|| names.settle(host, [late(), late()]));
+    }
+    hosts
 }

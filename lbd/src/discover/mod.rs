@@ -11,6 +11,7 @@ mod task;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,13 +36,21 @@ const WAKES_MAX: usize = 16;
 /// What asking a source leads to.
 type Asking<'a> = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send + 'a>>;
 
+/// What ends when a source knows of something new.
+type Changed<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// Something that can be asked for targets.
 ///
-/// `ask` ends when there is an answer. A source that is told about changes instead of asking for them waits in there for the
-/// next one. It may be dropped at any time, and asked again.
+/// `ask` ends when there is an answer. It may be dropped at any time, and asked again.
 trait Source: Send {
     /// Asks.
     fn ask(&mut self) -> Asking<'_>;
+
+    /// Waits until there is reason to ask before it is time to. Most sources do not know; one that is told of changes does, and answers with what
+    /// it was told. It may be dropped at any time.
+    fn changed(&mut self) -> Changed<'_> {
+        Box::pin(pending())
+    }
 }
 
 /// The source that the configuration names.
@@ -251,7 +260,7 @@ impl Discoverer {
                 old => {
                     // Not what it has found last: the control loop may not have come to that, and will not now.
                     let carried = old.map(|task| task.found.in_use().clone());
-                    self.start(&group.name, discover, carried.unwrap_or_default())
+                    self.start(&group.name, discover, source(discover), carried.unwrap_or_default())
                 }
             };
             self.tasks.insert(group.name.clone(), task);
@@ -269,7 +278,7 @@ impl Discoverer {
         }
     }
 
-    fn start(&self, group: &str, discover: &Discover, carried: Vec<Target>) -> Task {
+    fn start(&self, group: &str, discover: &Discover, source: Box<dyn Source>, carried: Vec<Target>) -> Task {
         let seed = RandomState::new().hash_one(group);
         let (wake, woken) = mpsc::channel(WAKES_MAX);
         let found = Arc::new(Found {
@@ -282,7 +291,7 @@ impl Discoverer {
         });
         let run = task::Run {
             group: group.to_owned(),
-            source: source(discover),
+            source,
             found: Arc::clone(&found),
             directory: Arc::clone(&self.directory),
             requests: self.requests.clone(),
@@ -352,6 +361,59 @@ impl DiscoveryView {
             answers: status.counts.answers,
             changes: status.counts.changes,
             failures: status.counts.failures.iter().sum(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Is told of lists, and answers with the last one.
+    struct Told {
+        lists: mpsc::Receiver<Vec<Target>>,
+        last: Vec<Target>,
+    }
+
+    impl Source for Told {
+        fn ask(&mut self) -> Asking<'_> {
+            let targets = self.last.clone();
+            Box::pin(async { Ok(Answer { targets, ttl: None, unusable: 0, over_limit: 0, partial: None }) })
+        }
+
+        fn changed(&mut self) -> Changed<'_> {
+            Box::pin(async {
+                match self.lists.recv().await {
+                    Some(list) => self.last = list,
+                    None => pending().await,
+                }
+            })
+        }
+    }
+
+    fn target(port: u16) -> Target {
+        let address = ([127, 0, 0, 1], port).into();
+        let id = format!("t{port}");
+        Target { id, address, weight: 1, backup: false, zone: None, max_connections: None }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_is_told_of_changes_need_not_be_asked_for_them() {
+        let (requests, mut asked) = mpsc::channel(1);
+        let discoverer = Discoverer::new(Arc::default(), requests);
+        // It is asked again at the request of people only.
+        let source = DiscoverSource::File("/targets.toml".into());
+        let discover = Discover { source, refresh: None, max_targets: 100 };
+        let (tell, lists) = mpsc::channel(1);
+        let source = Box::new(Told { lists, last: vec![target(1)] });
+        let _task = discoverer.start("pool", &discover, source, Vec::new());
+        for expected in 1..4 {
+            let Some(Request::Discovered { targets, ticket, .. }) = asked.recv().await else {
+                panic!("nothing was found")
+            };
+            assert_eq!(targets, [target(expected)]);
+            ticket.done();
+            tell.send(vec![target(expected + 1)]).await.unwrap();
         }
     }
 }

@@ -57,6 +57,7 @@ impl Run {
             };
             tokio::select! {
                 () = due => {}
+                () = self.source.changed() => {}
                 wake = self.woken.recv() => match wake {
                     Some(wake) => waiting.extend(wake),
                     None => return,

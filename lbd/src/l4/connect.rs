@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Type};
 
 use super::admission::Seat;
 use super::choose::{Choice, Ends, Occupied, Pool, occupy};
+use super::queue::Place;
 use super::refusal::Refusal;
 use super::socket::Socket;
 use super::tune;
@@ -162,17 +163,34 @@ async fn wait(
     let Some(settings) = pool.group.config.queue else { return Err(seat.refuse(Refusal::TargetsFull)) };
     let joined = pool.group.shared.queue.join(settings.max as usize);
     let Some(place) = joined else { return Err(seat.refuse(Refusal::QueueFull)) };
-    seat.counters().queued.add(1);
     let begin = Instant::now();
-    // Also for one that comes again, because the target that it got did not answer.
-    let end = *way.queue_end.get_or_insert(begin + settings.timeout);
-    let mut timeout = seat.worker.executor.sleep(end.saturating_duration_since(begin));
+    // One that comes again, because the target that it got did not answer, has no more time than others.
+    let end = *way.queue_end.get_or_insert_with(|| {
+        seat.counters().queued.add(1);
+        begin + settings.timeout
+    });
+    let left = end.saturating_duration_since(begin);
+    let occupied = wait_in(&place, left, seat, pool, ends, client, tried).await;
+    way.queued = Some(way.queued.unwrap_or_default() + begin.elapsed());
+    occupied
+}
+
+/// The same, with a place in the queue, for so long.
+async fn wait_in(
+    place: &Place,
+    left: Duration,
+    seat: &Seat,
+    pool: &Rc<Pool>,
+    ends: &Ends,
+    client: &Socket,
+    tried: &[Arc<Target>],
+) -> Result<Occupied, Refusal> {
+    let mut timeout = seat.worker.executor.sleep(left);
     loop {
         let looks = place.may_look();
         if looks {
             // The targets may be others by now.
             if let Choice::Occupied(occupied) = try_now(seat, &seat.current(pool), ends, tried) {
-                way.queued = Some(way.queued.unwrap_or_default() + begin.elapsed());
                 return Ok(occupied);
             }
             // The only free places may be at targets that it has tried: not so for the others.

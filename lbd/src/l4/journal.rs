@@ -67,16 +67,22 @@ impl Journal {
         Self { begin: Instant::now(), connected: None, details }
     }
 
-    /// What had to be read first has been read, if anything had.
-    pub(super) fn prepared(&mut self, ends: &Ends, server_name: Option<String>, pool: &Rc<Pool>, read: bool) {
+    /// What had to be read first has been read, or will not be.
+    pub(super) fn heard(&mut self, ends: &Ends) {
         let Some(details) = &mut self.details else { return };
         if ends.client != details.ends.client {
             details.proxy = Some(details.ends.client);
         }
         details.ends = *ends;
+        details.phases.header = Some(self.begin.elapsed());
+    }
+
+    /// It is known which group is to serve it.
+    pub(super) fn prepared(&mut self, ends: &Ends, server_name: Option<String>, pool: &Rc<Pool>) {
+        let Some(details) = &mut self.details else { return };
+        details.ends = *ends;
         details.server_name = server_name;
         details.group.clone_from(&pool.group.config.name);
-        details.phases.header = read.then(|| self.begin.elapsed());
     }
 
     /// A target has been connected, or none could be.
@@ -89,6 +95,14 @@ impl Journal {
         let before = details.phases.header.unwrap_or_default() + way.queued.unwrap_or_default();
         details.phases.connect = (way.tries > 0).then(|| (now - self.begin).saturating_sub(before));
         details.target = reached.map(|occupied| &occupied.target).or(way.failed.as_ref()).map(Arc::clone);
+    }
+
+    /// Another target goes on with it: how long it took to find the first one says nothing of that.
+    pub(super) fn moved(&mut self, target: &Arc<Target>) {
+        self.connected = None;
+        if let Some(details) = &mut self.details {
+            details.target = Some(Arc::clone(target));
+        }
     }
 
     /// The connection was refused: no target has taken it.

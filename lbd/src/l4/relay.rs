@@ -19,6 +19,7 @@ use socket2::SockRef;
 
 use super::buffers::{BUFFER_BYTES, Buffer, BufferPool};
 use super::connections::Control;
+use super::loss::Loss;
 use super::socket::Socket;
 use super::splice::{self, Bulkiness, Pipe};
 use super::{End, keep_alive, reset_on_close};
@@ -76,47 +77,6 @@ struct Bytes {
 enum Failed {
     Reader(Loss),
     Writer(Loss),
-}
-
-/// How a connection was lost.
-#[derive(Clone, Copy)]
-enum Loss {
-    /// The other end said so.
-    Reset,
-    /// It is not heard of any more, and the kernel has given it up.
-    Vanished,
-}
-
-impl Loss {
-    /// What the kernel calls it. An ICMP error is only what it was told while it waited in vain: it names that instead of the time-out.
-    fn from_error(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                Self::Vanished
-            }
-            _ => Self::Reset,
-        }
-    }
-
-    /// The same of a socket that has failed while nobody read it or wrote to it.
-    fn of(socket: &Socket) -> Self {
-        let error = SockRef::from(socket).take_error().ok().flatten();
-        error.map_or(Self::Reset, |error| Self::from_error(&error))
-    }
-
-    const fn of_client(self) -> End {
-        match self {
-            Self::Reset => End::ClientReset,
-            Self::Vanished => End::ClientVanished,
-        }
-    }
-
-    const fn of_target(self) -> End {
-        match self {
-            Self::Reset => End::TargetReset,
-            Self::Vanished => End::TargetVanished,
-        }
-    }
 }
 
 impl<'a> Relay<'a> {

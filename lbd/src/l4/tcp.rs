@@ -15,6 +15,7 @@ use super::choose::{Ends, Occupied};
 use super::connect::{Reached, Way, reach};
 use super::departures::Leave;
 use super::journal::{Journal, Relayed};
+use super::loss::Loss;
 use super::refusal::Refusal;
 use super::relay::Relay;
 use super::socket::Socket;
@@ -53,12 +54,15 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
     let at_target = occupied.target.counters.of(worker.index);
     let read_ahead = ahead.read as u64;
     let more = client.is(Ready::ENDED);
-    if !ahead.bytes.is_empty() && send_ahead(&seat, &reached, ahead, more).await.is_err() {
-        occupied.target.report_failure(FailureKind::Reset);
-        at_target.resets.add(1);
-        seat.counters().ends[End::TargetReset.index()].add(1);
+    if !ahead.bytes.is_empty()
+        && let Err(error) = send_ahead(&seat, &reached, ahead, more).await
+    {
+        let end = Loss::from_error(&error).of_target();
+        judge(&occupied.target, end, false);
+        at_target.resets.add(u64::from(end == End::TargetReset));
+        seat.counters().ends[end.index()].add(1);
         reset_on_close(SockRef::from(&client));
-        return journal.ended(&seat, &occupied.target, End::TargetReset.name(), Relayed::default());
+        return journal.ended(&seat, &occupied.target, end.name(), Relayed::default());
     }
     let timeouts = &seat.route.service.config.timeout;
     let idle_ms = u64::try_from(timeouts.idle.as_millis()).unwrap_or(u64::MAX);
@@ -94,12 +98,15 @@ async fn prepare(
     let reads = proxied || !guard.sni.is_empty();
     let (pool, server_name, mut read) = if reads {
         // Rare and large, so not a part of every connection's task.
-        let preamble = Box::pin(preamble::read(seat, client, &mut ends, proxied)).await?;
+        let preamble = Box::pin(preamble::read(seat, client, &mut ends, proxied)).await;
+        // Whoever is refused has a name by then, or not.
+        journal.heard(&ends);
+        let preamble = preamble?;
         (preamble.pool, preamble.server_name, preamble.bytes)
     } else {
         (Rc::clone(&seat.route.default), None, Vec::new())
     };
-    journal.prepared(&ends, server_name, &pool, reads);
+    journal.prepared(&ends, server_name, &pool);
     let mut way = Way::default();
     let reached = reach(seat, &pool, &ends, client, &mut read, &mut way).await;
     journal.tried(&way, reached.as_ref().ok().map(|reached| &reached.occupied));

@@ -10,7 +10,7 @@ use super::stream::{Inbound, Stream};
 use super::transport::Transport;
 use crate::counters::{Counter, ServiceCounters, TargetCounters};
 use crate::executor::Ready;
-use crate::l4::{Control, End, keep_alive, reset_on_close};
+use crate::l4::{Control, End, Loss, keep_alive, reset_on_close};
 use crate::worker::Worker;
 
 /// After so many buffers in one direction the worker's other connections get their turn.
@@ -37,10 +37,10 @@ struct Direction<'p> {
     counters: [&'p Counter; 2],
 }
 
-/// Which end of a direction failed.
+/// Which end of a direction failed, and how.
 enum Failed {
-    Reader,
-    Writer,
+    Reader(Loss),
+    Writer(Loss),
 }
 
 impl<'p> Passage<'p> {
@@ -86,21 +86,21 @@ impl<'p> Passage<'p> {
         }
         // One that is read tells of it by itself, behind what came before.
         if self.client.socket().is(Ready::FAILED) && !self.to_target.reads(&self.target) {
-            return Poll::Ready(self.abort(End::ClientReset));
+            return Poll::Ready(self.abort(Loss::of(self.client.socket()).of_client()));
         }
         if self.target.socket().is(Ready::FAILED) && !self.to_client.reads(&self.client) {
-            return Poll::Ready(self.abort(End::TargetReset));
+            return Poll::Ready(self.abort(Loss::of(self.target.socket()).of_target()));
         }
         let flushed_before = self.client.flushed() + self.target.flushed();
         let (mut moved, mut answered) = (false, false);
         match self.to_target.poll(context, &self.client, &self.target, &mut moved) {
-            Poll::Ready(Err(Failed::Reader)) => return Poll::Ready(self.abort(End::ClientReset)),
-            Poll::Ready(Err(Failed::Writer)) => return Poll::Ready(self.abort(End::TargetReset)),
+            Poll::Ready(Err(Failed::Reader(loss))) => return Poll::Ready(self.abort(loss.of_client())),
+            Poll::Ready(Err(Failed::Writer(loss))) => return Poll::Ready(self.abort(loss.of_target())),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         match self.to_client.poll(context, &self.target, &self.client, &mut answered) {
-            Poll::Ready(Err(Failed::Reader)) => return Poll::Ready(self.abort(End::TargetReset)),
-            Poll::Ready(Err(Failed::Writer)) => return Poll::Ready(self.abort(End::ClientReset)),
+            Poll::Ready(Err(Failed::Reader(loss))) => return Poll::Ready(self.abort(loss.of_target())),
+            Poll::Ready(Err(Failed::Writer(loss))) => return Poll::Ready(self.abort(loss.of_client())),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         if answered {
@@ -142,8 +142,8 @@ impl<'p> Direction<'p> {
         for _ in 0..BUFFERS_PER_TURN {
             ready!(self.poll_write(context, to, moved))?;
             if self.read_ended {
-                if ready!(to.poll_finish(context)).is_err() {
-                    return Poll::Ready(Err(Failed::Writer));
+                if let Err(error) = ready!(to.poll_finish(context)) {
+                    return Poll::Ready(Err(Failed::Writer(Loss::from_error(&error))));
                 }
                 self.done = true;
                 return Poll::Ready(Ok(()));
@@ -154,7 +154,7 @@ impl<'p> Direction<'p> {
                     *moved = true;
                 }
                 // An end that was not said is one, too.
-                Err(_) => return Poll::Ready(Err(Failed::Reader)),
+                Err(error) => return Poll::Ready(Err(Failed::Reader(Loss::from_error(&error)))),
             }
         }
         context.waker().wake_by_ref();
@@ -171,7 +171,8 @@ impl<'p> Direction<'p> {
             ready!(to.poll_writable(context));
             match to.try_write(&[self.inbound.bytes()]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(0) | Err(_) => return Poll::Ready(Err(Failed::Writer)),
+                Ok(0) => return Poll::Ready(Err(Failed::Writer(Loss::Reset))),
+                Err(error) => return Poll::Ready(Err(Failed::Writer(Loss::from_error(&error)))),
                 Ok(count) => {
                     self.inbound.consume(count);
                     self.counters.iter().for_each(|counter| counter.add(count as u64));
@@ -181,7 +182,7 @@ impl<'p> Direction<'p> {
         }
         match ready!(to.poll_flush(context)) {
             Ok(()) => Poll::Ready(Ok(())),
-            Err(_) => Poll::Ready(Err(Failed::Writer)),
+            Err(error) => Poll::Ready(Err(Failed::Writer(Loss::from_error(&error)))),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! TLS for checks: 1.2 and 1.3, each check with a whole handshake of its own.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,10 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::stream::{self, Destination, Stream};
-use crate::tls::{TargetVerifier, client_config, provider};
-
-/// The largest CA file that is read, in bytes.
-const CA_BYTES_MAX: usize = 4 * 1024 * 1024;
+use crate::tls::{TargetVerifier, client_config, provider, read_file};
 
 /// A health check that the configuration asks for and that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -29,11 +25,6 @@ pub(crate) enum UnusableCheck {
     /// Its CA file cannot be read.
     #[error("cannot read the ca_file {path} of a health check: {source}")]
     Read { path: PathBuf, source: io::Error },
-    /// The CA file is too large.
-    #[error(
-        "the ca_file {path} of a health check is larger than {CA_BYTES_MAX} bytes: give it the issuers of the targets' certificates only"
-    )]
-    TooLarge { path: PathBuf },
     /// There is nothing in the CA file.
     #[error(
         "the ca_file {path} of a health check has no certificate in it: it must be PEM, with BEGIN CERTIFICATE"
@@ -46,14 +37,7 @@ pub(crate) enum UnusableCheck {
 
 /// Reads a CA file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, UnusableCheck> {
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(CA_BYTES_MAX + 1).unwrap_or(u64::MAX);
-    let result = File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
-    result.map_err(|source| UnusableCheck::Read { path: path.to_owned(), source })?;
-    if bytes.len() > CA_BYTES_MAX {
-        return Err(UnusableCheck::TooLarge { path: path.to_owned() });
-    }
-    Ok(bytes)
+    read_file(path).map_err(|source| UnusableCheck::Read { path: path.to_owned(), source })
 }
 
 /// Certificates must be signed by one of those in `pem`, which was read from `path`.

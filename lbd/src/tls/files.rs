@@ -160,13 +160,14 @@ fn refuse<T>(wrong: &mut Vec<Wrong>, file: &FileAt, why: impl Into<String>) -> O
 
 /// The bytes of a file.
 pub(super) fn read(file: &FileAt, wrong: &mut Vec<Wrong>) -> Option<Vec<u8>> {
-    match read_bytes(&file.path) {
+    match read_file(&file.path) {
         Ok(bytes) => Some(bytes),
         Err(error) => refuse(wrong, file, format!("cannot read it: {error}")),
     }
 }
 
-fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+/// The bytes of a file with certificates or keys, of at most 4 MiB.
+pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for its other end.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
@@ -226,7 +227,7 @@ fn read_response(
     let mut doubt = |why: String| {
         wrong.push(Wrong::doubtful(file, format!("{why}; the certificate is shown without it")));
     };
-    let bytes = match read_bytes(&file.path) {
+    let bytes = match read_file(&file.path) {
         Ok(bytes) if bytes.len() <= RESPONSE_BYTES_MAX => bytes,
         Ok(_) => {
             doubt(format!("it is larger than {RESPONSE_BYTES_MAX} bytes"));
@@ -289,7 +290,7 @@ const HOST_AUTHORITIES: [&str; 4] = [
 
 /// The authorities that the host trusts. Some of them may be of a kind that cannot be used, which is no reason not to use the others.
 pub(super) fn host_authorities() -> Option<(RootCertStore, Vec<u8>)> {
-    let bytes = HOST_AUTHORITIES.iter().find_map(|path| read_bytes(Path::new(path)).ok())?;
+    let bytes = HOST_AUTHORITIES.iter().find_map(|path| read_file(Path::new(path)).ok())?;
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&bytes).filter_map(Result::ok));
     if roots.is_empty() { None } else { Some((roots, bytes)) }

@@ -19,6 +19,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use crate::clock::unix_now;
 
 pub(crate) use failure::Failure;
+pub(crate) use files::read_file;
 pub(crate) use origin::{Origin, TargetVerifier, client_config};
 pub(crate) use termination::{Chosen, Protocol, Termination, chosen, fingerprint};
 

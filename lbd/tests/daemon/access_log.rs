@@ -85,6 +85,70 @@ fn a_connection_is_logged_with_its_phases_and_why_it_ended() {
 }
 
 #[test]
+fn who_is_refused_behind_a_proxy_is_logged_by_name_with_what_was_waited_for() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let folder = Folder::new();
+    let path = folder.path().join("access.log");
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = format!(
+        "access_log = {{ format = \"json\", file = \"{}\" }}\naccept_proxy = [\"127.0.0.0/8\"]\n\
+         access = {{ deny = [{{ network = \"198.51.100.0/24\", tag = \"scraper\" }}] }}\n\
+         timeout = {{ header = \"1s\" }}",
+        path.display()
+    );
+    let lbd = Lbd::start_in(folder, &config);
+    let mut denied = lbd.connect();
+    let proxy = denied.local_addr().unwrap();
+    denied.write_all(b"PROXY TCP4 198.51.100.7 203.0.113.10 51234 443\r\n").unwrap();
+    let logged = &records(&path, 1)[0];
+    assert_eq!((&logged["end"], &logged["tag"]), (&"access".into(), &"scraper".into()), "{logged}");
+    assert_eq!(logged["client"], "198.51.100.7:51234");
+    assert_eq!(logged["listen"], "203.0.113.10:443");
+    assert_eq!(logged["proxy"], proxy.to_string());
+    assert!(logged["header_us"].as_u64() <= logged["total_us"].as_u64(), "{logged}");
+    // And who says nothing is only known as what it came from, after all the time that it had.
+    let silent = lbd.connect();
+    let logged = &records(&path, 2)[1];
+    assert_eq!(logged["end"], "header_timeout");
+    assert_eq!(logged["client"], silent.local_addr().unwrap().to_string());
+    assert!(logged.get("proxy").is_none(), "{logged}");
+    assert!(logged["header_us"].as_u64() >= Some(1_000_000), "{logged}");
+}
+
+#[test]
+fn waiting_in_the_queue_is_no_part_of_connecting() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let folder = Folder::new();
+    let path = folder.path().join("access.log");
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = format!("access_log = {{ format = \"json\", file = \"{}\" }}", path.display());
+    config.target_keys = vec!["max_connections = 1".to_owned()];
+    config.group = "queue = { timeout = \"300ms\" }".to_owned();
+    let lbd = Lbd::start_in(folder, &config);
+    let mut first = lbd.connect();
+    assert_eq!(ping(&mut first, "hello").unwrap(), "hello");
+    let _second = std::net::TcpStream::connect(lbd.address).unwrap();
+    let logged = &records(&path, 1)[0];
+    assert_eq!((&logged["end"], &logged["tries"]), (&"queue_timeout".into(), &0.into()), "{logged}");
+    assert!(logged["queue_us"].as_u64() >= Some(300_000), "{logged}");
+    assert!(logged.get("connect_us").is_none(), "{logged}");
+    // One that gets a place in time.
+    let mut third = lbd.connect();
+    eventually("it waits", || lbd.waiting() == 1);
+    finish(&first);
+    assert_eq!(crate::support::end_of(&mut first).unwrap(), 0);
+    assert_eq!(ping(&mut third, "here").unwrap(), "here");
+    finish(&third);
+    let all = records(&path, 3);
+    let logged =
+        all.iter().find(|it| it.get("queue_us").is_some() && it["end"] == "done").expect("it waited");
+    assert!(logged["queue_us"].as_u64() > Some(0) && logged["connect_us"].is_u64(), "{logged}");
+    assert_eq!(lbd.status()["services"][0]["queued_total"], 2);
+}
+
+#[test]
 fn a_rotated_log_goes_on_in_a_new_file_and_the_last_lines_are_written_at_the_end() {
     let ip = own_ip();
     let server = Server::named((ip, 0).into(), "a");

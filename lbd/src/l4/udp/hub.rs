@@ -376,10 +376,7 @@ impl Hub {
             Ok(upstream) => {
                 self.counters().udp.moved.add(1);
                 let now = self.worker.clock().at();
-                self.sessions.settle(id, |session| {
-                    session.upstream = upstream;
-                    session.tell(now);
-                });
+                self.sessions.settle(id, |session| session.move_to(upstream, now));
                 return self.watch(id, readable).is_some();
             }
             Err(refusal) => refusal,

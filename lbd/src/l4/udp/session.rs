@@ -102,6 +102,13 @@ impl Session {
         }
     }
 
+    /// Goes on with another target.
+    pub(super) fn move_to(&mut self, upstream: Upstream, now: common::time::Instant) {
+        self.journal.moved(upstream.target());
+        self.upstream = upstream;
+        self.tell(now);
+    }
+
     /// Bytes have gone to the target.
     pub(super) fn passed_on(&self, bytes: u64) {
         let relayed = self.relayed.get();
