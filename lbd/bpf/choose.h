@@ -109,20 +109,49 @@ static __always_inline void remember(const struct packet *packet, const struct s
 	bpf_map_update_elem(&affinity, &key, &entry, BPF_ANY);
 }
 
-/* From the ring: the flow's place, or the next one whose target takes new flows. Returns a reason, or DROP_NONE. */
-static __always_inline __u8 from_ring(struct packet *packet, const struct service *service, const struct config *settings)
+/* Whether a packet's flow uses ports of its own towards targets. */
+static __always_inline int has_slots(const struct service *service)
+{
+	return service->mode == MODE_NAT && !(service->flags & SERVICE_PRESERVE_CLIENT);
+}
+
+/* A flow's place in a ring. */
+static __always_inline __u32 place_of(const struct packet *packet, const struct service *service, const struct config *settings)
+{
+	__u64 hash = packet->hash;
+	if (service->flags & SERVICE_HASH_SOURCE) {
+		struct address source __attribute__((aligned(8))) = packet->key.source;
+		hash = hash_source(settings->hash_key, &source);
+	}
+	return hash % RING_SLOTS;
+}
+
+/* The target that the other node has in a place, while a flow that is not known here may be one of its; 0 for none. Connections go on with
+ * a target that keeps those it has. A datagram may as well begin a flow, so it goes to none that takes no new ones. */
+static __always_inline __u16 of_other_node(const struct packet *packet, const struct service *service, __u32 place)
+{
+	if (likely(!service->other_until) || reached(packet->now, service->other_until))
+		return 0;
+	void *array = AT(other_rings, service->ring);
+	__u32 zero = 0;
+	struct ring *ring = array ? bpf_map_lookup_elem(array, &zero) : NULL;
+	if (!ring || place >= RING_SLOTS)
+		return 0;
+	__u16 index = ring->targets[place];
+	struct target *target = index ? AT(targets, index) : NULL;
+	if (!target || (packet->key.protocol == PROTOCOL_TCP ? !takes_known(target) : target->state != TARGET_UP))
+		return 0;
+	return index;
+}
+
+/* From this node's ring: the flow's place, or the next one whose target takes new flows. Returns a reason, or DROP_NONE. */
+static __always_inline __u8 from_ring(struct packet *packet, const struct service *service, __u32 place)
 {
 	void *array = AT(rings, service->ring);
 	__u32 zero = 0;
 	struct ring *ring = array ? bpf_map_lookup_elem(array, &zero) : NULL;
 	if (!ring)
 		return DROP_NO_TARGET;
-	__u64 hash = packet->hash;
-	if (service->flags & SERVICE_HASH_SOURCE) {
-		struct address source __attribute__((aligned(8))) = packet->key.source;
-		hash = hash_source(settings->hash_key, &source);
-	}
-	__u32 place = hash % RING_SLOTS;
 	__u16 last = 0;
 	__u8 reason = DROP_NO_TARGET;
 	for (int number = 0; number < RING_TRIES; number++) {
@@ -145,15 +174,31 @@ static __always_inline __u8 from_ring(struct packet *packet, const struct servic
 	return reason;
 }
 
+/* The same, but what opens no connection goes to `other`, if there is one: it belongs to a flow that the other node has begun and had no
+ * time to tell of. Unless it has a port that this node gave it. */
+static __always_inline __u8 from_rings(struct packet *packet, const struct service *service, __u32 place, __u16 other)
+{
+	__u8 reason = from_ring(packet, service, place);
+	if (likely(!other) || is_syn(packet) || (!reason && packet->target == other))
+		return reason;
+	if (service->flags & SERVICE_PRESERVE_CLIENT && is_clash(packet, other))
+		return reason;
+	struct target *own = !reason && has_slots(service) ? AT(targets, packet->target) : NULL;
+	if (own && has_port(packet, own->endpoint))
+		return reason;
+	packet->target = other;
+	return DROP_NONE;
+}
+
 /* Sets the target of a new flow. Returns a reason why there is none, or DROP_NONE. */
-static __always_inline __u8 choose(struct packet *packet, const struct service *service, const struct config *settings)
+static __always_inline __u8 choose(struct packet *packet, const struct service *service, __u32 place, __u16 other)
 {
 	__u16 index = service->flags & SERVICE_AFFINITY ? remembered(packet, service) : 0;
 	__u8 reason = DROP_NONE;
 	if (index && !(service->flags & SERVICE_PRESERVE_CLIENT && is_clash(packet, index)))
 		packet->target = index;
 	else
-		reason = from_ring(packet, service, settings);
+		reason = from_rings(packet, service, place, other);
 	if (reason == DROP_NONE && service->flags & SERVICE_AFFINITY && !(packet->flags & PACKET_ICMP))
 		remember(packet, service);
 	return reason;

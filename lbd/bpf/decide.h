@@ -16,12 +16,6 @@ static __always_inline int is_service_port(__be16 port)
 	return ports && ports->words[number / 64] >> (number % 64) & 1;
 }
 
-/* Whether a packet's flow uses ports of its own towards targets. */
-static __always_inline int has_slots(const struct service *service)
-{
-	return service->mode == MODE_NAT && !(service->flags & SERVICE_PRESERVE_CLIENT);
-}
-
 /* A known, established flow, forwarded here, with a healthy target. Returns 0 where any of that is not so; else the flow's service
  * and target are in `service_of` and `target_of`. */
 static __always_inline int decide_quickly(struct packet *packet, struct service **service_of, struct target **target_of)
@@ -245,11 +239,17 @@ __noinline int answer(struct packet *packet, __u32 service_port)
 	return verdict == VERDICT_MISS && has_slots && !service_port ? to_other_node(packet, settings) : verdict;
 }
 
-/* A flow that is half-open: it becomes a real one with a second packet that does not open it. */
-static __always_inline __u32 follow_half_open(struct packet *packet, const struct config *settings, int preserve)
+/* A flow that is half-open: it becomes a real one with a second packet that does not open it. `preserve`: it is pending; `shared`: it may
+ * be. */
+static __always_inline __u32 follow_half_open(struct packet *packet, const struct config *settings, int preserve, int shared)
 {
 	struct flow_key key __attribute__((aligned(8))) = packet->key;
-	struct flow *flow = preserve ? bpf_map_lookup_elem(&pending, &key) : half_open_flow(packet->hash, &key);
+	int pends = preserve;
+	struct flow *flow = preserve ? NULL : half_open_flow(packet->hash, &key);
+	if (!flow && (preserve || shared)) {
+		pends = 1;
+		flow = bpf_map_lookup_elem(&pending, &key);
+	}
 	if (!flow || flow->service != packet->service)
 		return VERDICT_MISS;
 	int promoted = !is_syn(packet) && !(packet->flags & (PACKET_ICMP | PACKET_LATER_FRAGMENT));
@@ -263,16 +263,16 @@ static __always_inline __u32 follow_half_open(struct packet *packet, const struc
 		return verdict;
 	}
 	tell(settings, &key, &value);
-	if (preserve)
+	if (pends)
 		bpf_map_delete_elem(&pending, &key);
 	else
 		flow->seen = packet->now - HALF_OPEN_OVER;
 	return verdict;
 }
 
-/* Stores a new flow: over its old entry, or among the half-open ones. */
+/* Stores a new flow: over its old entry, or among the half-open ones, `shared` by all processors or not. */
 static __always_inline void store(struct packet *packet, const struct service *service, const struct config *settings,
-				  int reuse)
+				  int reuse, int shared)
 {
 	struct flow_key key __attribute__((aligned(8))) = packet->key;
 	struct flow flow = { packet->now, packet->target, packet->service, packet->port, 0, 0, 1 };
@@ -294,10 +294,12 @@ static __always_inline void store(struct packet *packet, const struct service *s
 	/* Without it nobody would know whom the target's answer is for, so that no bound is kept but that of the table. */
 	if (service->flags & SERVICE_PRESERVE_CLIENT)
 		bpf_map_update_elem(&pending, &key, &flow, BPF_ANY);
-	else if (may_store(settings, packet->now))
-		half_open_store(packet->hash, &key, &flow);
-	else
+	else if (!may_store(settings, packet->now))
 		count_unstored(packet);
+	else if (shared)
+		bpf_map_update_elem(&pending, &key, &flow, BPF_ANY);
+	else
+		half_open_store(packet->hash, &key, &flow);
 }
 
 /* A packet of no flow in the table: half-open, or new. */
@@ -312,8 +314,12 @@ __noinline int decide_new(struct packet *packet, __u32 reuse)
 		return VERDICT_PASS;
 	struct flow_key key __attribute__((aligned(8))) = packet->key;
 	packet->hash = hash_flow(settings->hash_key, &key);
+	__u32 place = place_of(packet, service, settings);
+	__u16 other = reuse ? 0 : of_other_node(packet, service, place);
+	int shares = other && packet->key.protocol == PROTOCOL_TCP && service->mode == MODE_DSR;
 	if (!reuse) {
-		__u32 verdict = follow_half_open(packet, settings, service->flags & SERVICE_PRESERVE_CLIENT);
+		int shared = shares && !is_syn(packet);
+		__u32 verdict = follow_half_open(packet, settings, service->flags & SERVICE_PRESERVE_CLIENT, shared);
 		if (verdict != VERDICT_MISS)
 			return verdict;
 	}
@@ -333,7 +339,7 @@ __noinline int decide_new(struct packet *packet, __u32 reuse)
 		return VERDICT_DROP;
 	}
 	packet->port = 0;
-	packet->reason = choose(packet, service, settings);
+	packet->reason = choose(packet, service, place, other);
 	if (packet->reason)
 		return VERDICT_DROP;
 	struct target *target = AT(targets, packet->target);
@@ -346,7 +352,7 @@ __noinline int decide_new(struct packet *packet, __u32 reuse)
 		return packet->key.protocol == PROTOCOL_TCP ? VERDICT_ANSWER : VERDICT_DROP;
 	}
 	if (!(packet->flags & PACKET_ICMP))
-		store(packet, service, settings, reuse);
+		store(packet, service, settings, reuse, shares && is_syn(packet) && other != packet->target);
 	return VERDICT_FORWARD;
 }
 

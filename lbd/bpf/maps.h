@@ -72,6 +72,13 @@ struct {
 	__uint(max_entries, RINGS_MAX);
 	__array(values, struct ring_array);
 } rings SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, RINGS_MAX);
+	__array(values, struct ring_array);
+} other_rings SEC(".maps");
 
 struct slot_array {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

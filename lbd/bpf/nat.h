@@ -164,6 +164,17 @@ static __always_inline void search_ports(struct found *found, const struct packe
 	}
 }
 
+/* Whether a packet has a port towards an endpoint that this node gave it. */
+__noinline int has_port(struct packet *packet, __u32 endpoint)
+{
+	struct config *settings = AT(config, 0);
+	if (!packet || !settings)
+		return 0;
+	struct found found = {};
+	search_ports(&found, packet, endpoint, settings->node & 1, 1);
+	return found.own != 0;
+}
+
 /* Makes a slot that is a packet's already that of the new flow which the packet begins, or of a flow that is not in the table. Returns
  * whether it still is the packet's: it may have been over, and somebody else's by now. */
 static __always_inline int keep_port(struct slot *slot, const struct packet *packet, __u8 state)

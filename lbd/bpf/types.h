@@ -91,6 +91,7 @@ struct service {
 	__u32 affinity_ticks;    /* SERVICE_AFFINITY: how long a client's target is remembered after its last new flow */
 	__u32 source_rate;       /* SERVICE_SOURCE_RATE: new flows of one address in source_rate_ticks */
 	__u32 source_rate_ticks;
+	__u32 other_until;       /* until then flows that are not known here may be the other node's: see `other_rings`; 0 for never */
 	__u16 mss_max;           /* nat, whose SYNs pass both ways: their MSS is brought down to it; 0 for any */
 	__u16 spare;
 };
@@ -103,7 +104,7 @@ struct service {
 #define SERVICE_ACL 16u             /* look the client up in `acl` */
 #define SERVICE_RESET_UNHEALTHY 32u /* TCP flows of an unhealthy target are reset; without it they move to another */
 
-/* rings[index]: an array map of one element */
+/* rings[index]: an array map of one element. other_rings[index]: what the other node chooses from, where that is something else */
 struct ring { __u16 targets[RING_SLOTS + 3]; };
 
 /* targets[index]: 64 bytes, a cache line */
@@ -162,7 +163,8 @@ struct flow_event { struct flow_key key; struct flow flow; };
 #define REFRESH_PART 16
 #define REFRESH_TICKS_MAX 256
 
-/* pending: half-open flows of services with preserved client addresses, LRU: their answers may come on another processor.
+/* pending: half-open flows of services with preserved client addresses, LRU: their answers may come on another processor. And those of
+ * dsr which the other node would have given another target: what follows on another processor must not be taken for a flow of that node.
  * half_open: those of all others, a per-CPU array of sets; the set is chosen by the flow's hash, the way by the key, else the oldest goes */
 #define HALF_OPEN_WAYS 4
 #define HALF_OPEN_SETS 4096

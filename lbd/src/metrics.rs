@@ -125,7 +125,7 @@
 //! | `tandem_lbd_replication_peer_entries` | gauge | `table` (`rates`, `health`) | the other node's own entries, which stand beside this one's |
 //! | `tandem_lbd_replication_changes_total` | counter | `table`, `direction` (`in`, `out`) | entries, new and changed ones |
 //! | `tandem_lbd_replication_deletions_total` | counter | `direction` | entries that were over |
-//! | `tandem_lbd_replication_skipped_total` | counter | `reason` (`older`: than what is here, `unknown_table`, `unknown_name`, `generation`, `table_full`, `no_service_or_target`: another configuration, `invalid`: says what cannot be, `port_taken`, `flows_full`, `used_here`: this node's own was used later, `other`) | entries received that were not applied |
+//! | `tandem_lbd_replication_skipped_total` | counter | `reason` (`older`: than what is here, `unknown_table`, `unknown_name`, `generation`, `table_full`, `no_service_or_target`: another configuration, `invalid`: says what cannot be, `port_taken`, `flows_full`, `used_here`: this node's own was used later, `rings_full`: there were too many rings, `other`) | entries received that were not applied |
 //! | `tandem_lbd_replication_refused_total` | counter | `table` | entries received that name what this node does not know, or say what cannot be; those of flows are in `replication_skipped` |
 //! | `tandem_lbd_replication_snapshots_total` | counter | `direction` | everything that a node has, told to its end |
 //! | `tandem_lbd_replication_resyncs_total` | counter | | times that this began anew because too much was waiting |
@@ -134,6 +134,8 @@
 //! | `tandem_lbd_replication_not_replicated_total` | counter | | changes that found no room in the tables of what is replicated |
 //! | `tandem_lbd_replication_reports_lost_total` | counter | | reports of the walk through all flows that found no room; flows that are used go on to be told, and for those that are over a session begins anew |
 //! | `tandem_lbd_replication_untold_total` | counter | | changes of flows that the kernel's program had no room to tell of; the next walk through all flows finds them |
+//! | `tandem_lbd_replication_ring_changes_total` | counter | `peer` (`acknowledged`: the other node knew the ring and all flows before, `unacknowledged`: it did not say so within 100 ms, `alone`: it was not in step, so nobody waited) | rings that `nat` and `dsr` have come to choose targets from in the place of others |
+//! | `tandem_lbd_replication_peer_rings` | gauge | | the other node's rings that are known |
 
 mod chance;
 mod durations;

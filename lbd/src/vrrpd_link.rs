@@ -256,6 +256,7 @@ impl Link {
             if changed {
                 tracing::info!(?roles, "roles changed");
                 shared.chance.wake();
+                shared.kernel.wake();
             }
         }
         Ok(())

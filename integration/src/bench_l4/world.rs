@@ -192,8 +192,7 @@ impl World {
         for (at, seconds) in [(8, 350_u32), (12, 120), (16, 30), (20, 60), (24, 10)] {
             put(&mut bytes, at, &(seconds * 16).to_ne_bytes());
         }
-        put(&mut bytes, 40, &service.mss_max.to_ne_bytes());
-        let bytes: [u8; 44] = bytes[..44].try_into()?;
+        put(&mut bytes, 44, &service.mss_max.to_ne_bytes());
         self.array("services", index.into(), bytes)
     }
 

@@ -104,17 +104,25 @@ fn services(harness: &mut Harness, world: &World) {
             .u32(service.affinity.unwrap_or(0))
             .u32(rate)
             .u32(window)
+            .u32(service.other.as_ref().map_or(0, |other| other.1))
             .u16(service.mss_max);
         harness.table("services").put(&u32::from(index).to_ne_bytes(), &value.0);
-        let slots: Vec<u8> = world.ring(index).iter().flat_map(|target| target.to_ne_bytes()).collect();
-        // Kept from one node to the next: the kernel waits for all processors when an array of maps changes.
-        if !harness.rings.contains_key(&index) {
-            let ring = Table::array(131_080, 1, 0).expect("a ring's array");
-            harness.table("rings").put(&u32::from(index).to_ne_bytes(), &ring.fd().to_ne_bytes());
-            harness.rings.insert(index, ring);
+        for (table, ring) in [("rings", world.ring(index)), ("other_rings", world.other_ring(index))] {
+            fill_ring(harness, table, index, &ring);
         }
-        harness.rings[&index].put(&0_u32.to_ne_bytes(), &slots);
     }
+}
+
+fn fill_ring(harness: &mut Harness, table: &'static str, index: u16, ring: &[u16]) {
+    let mut slots: Vec<u8> = ring.iter().flat_map(|target| target.to_ne_bytes()).collect();
+    slots.resize(131_080, 0);
+    // Kept from one node to the next: the kernel waits for all processors when an array of maps changes.
+    if !harness.rings.contains_key(&(table, index)) {
+        let ring = Table::array(131_080, 1, 0).expect("a ring's array");
+        harness.table(table).put(&u32::from(index).to_ne_bytes(), &ring.fd().to_ne_bytes());
+        harness.rings.insert((table, index), ring);
+    }
+    harness.rings[&(table, index)].put(&0_u32.to_ne_bytes(), &slots);
 }
 
 fn targets(harness: &Harness, world: &World) {

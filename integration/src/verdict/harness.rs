@@ -29,7 +29,7 @@ const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// The MAC address of the next hop towards clients, from which their packets come too.
 pub const CLIENTS: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
 
-const TABLES: [&str; 22] = [
+const TABLES: [&str; 23] = [
     "config",
     "instances",
     "vips",
@@ -38,6 +38,7 @@ const TABLES: [&str; 22] = [
     "service_ports",
     "services",
     "rings",
+    "other_rings",
     "targets",
     "flows",
     "pending",
@@ -167,8 +168,8 @@ impl Entry {
 pub struct Harness {
     programs: Ebpf,
     tables: HashMap<&'static str, Table>,
-    /// Rings.
-    pub(super) rings: BTreeMap<u16, Table>,
+    /// Rings, by their array and number.
+    pub(super) rings: BTreeMap<(&'static str, u16), Table>,
     /// Slots of endpoints.
     pub(super) slots: BTreeMap<u16, Table>,
     /// Endpoints whose slots may have been used.
@@ -306,6 +307,11 @@ impl Harness {
     pub fn forget_flows(&self) {
         self.table("flows").clear();
         self.table("pending").clear();
+        self.table("half_open").zero(4096);
+    }
+
+    /// Loses those half-open flows that this processor keeps for itself.
+    pub fn forget_half_open(&self) {
         self.table("half_open").zero(4096);
     }
 

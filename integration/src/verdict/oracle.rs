@@ -1,7 +1,7 @@
 //! What a node does with a packet, told by the rules and not by the program: a model with its own tables.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -165,8 +165,10 @@ pub struct Oracle {
     sources: HashMap<(IpAddr, u16), (u32, u32)>,
     /// Answers of its own in a tick: which, and how many.
     answers: (u32, u32),
-    /// Rings, by service; made once.
-    rings: HashMap<u16, Arc<Vec<u16>>>,
+    /// Rings, by service, and the other node's; made once.
+    rings: HashMap<u16, [Arc<Vec<u16>>; 2]>,
+    /// Flows that have proved themselves here: whatever becomes of them, they are not the other node's.
+    stored: HashSet<Tuple>,
 }
 
 impl Oracle {
@@ -175,7 +177,7 @@ impl Oracle {
     pub fn new(world: World, links: Links) -> Self {
         let rings = (1..=world.services.len())
             .filter_map(|service| u16::try_from(service).ok())
-            .map(|service| (service, world.ring(service)))
+            .map(|service| (service, [world.ring(service), world.other_ring(service)]))
             .collect();
         Self {
             world,
@@ -187,6 +189,7 @@ impl Oracle {
             sources: HashMap::new(),
             answers: (0, 0),
             rings,
+            stored: HashSet::new(),
         }
     }
 
@@ -454,7 +457,11 @@ impl Oracle {
             .map(|entry| entry.0);
         let mut target = match remembered {
             Some(target) => target,
-            None => self.by_hash(tuple, service, 0).ok_or(Reason::NoTarget)?,
+            None => {
+                let other = self.by_other(tuple, service, flags);
+                let other = other.filter(|other| !(rules.preserve && self.clashes(tuple, *other)));
+                other.or_else(|| self.by_hash(tuple, service, 0)).ok_or(Reason::NoTarget)?
+            }
         };
         if rules.preserve {
             target = self.without_clash(tuple, service, target)?;
@@ -475,29 +482,51 @@ impl Oracle {
     /// The ring's target, so many slots further.
     #[must_use]
     pub fn by_hash(&self, tuple: &Tuple, service: u16, further: usize) -> Option<u16> {
-        let ring = self.rings.get(&service).filter(|ring| !ring.is_empty())?;
+        let [ring, _] = self.rings.get(&service).filter(|[ring, _]| !ring.is_empty())?;
+        Some(ring[(self.slot(tuple, service) + further) % 65_537])
+    }
+
+    /// A flow's place in a ring.
+    fn slot(&self, tuple: &Tuple, service: u16) -> usize {
         let key = self.world.hash_key();
         let hash = if self.world.of(service).by_source {
             key.source(tuple.client.ip())
         } else {
             key.flow(tuple.protocol, tuple.client, tuple.service)
         };
-        let slot = usize::try_from(hash % 65_537).unwrap_or(0);
-        Some(ring[(slot + further) % 65_537])
+        usize::try_from(hash % 65_537).unwrap_or(0)
+    }
+
+    /// The target that the other node has given to a flow which it had no time to tell of: what opens no connection is of such a one for a
+    /// while, unless this node has begun it. A datagram may begin one, so it goes to a target that takes new ones.
+    fn by_other(&self, tuple: &Tuple, service: u16, flags: u8) -> Option<u16> {
+        let (_, until) = self.world.of(service).other.as_ref()?;
+        let opens = tuple.protocol == TCP && flags & (SYN | ACK) == SYN;
+        if opens || self.world.now >= *until || self.stored.contains(tuple) {
+            return None;
+        }
+        let [_, ring] = self.rings.get(&service).filter(|[_, ring]| !ring.is_empty())?;
+        let target = ring[self.slot(tuple, service)];
+        let health = self.world.at(target).health;
+        let takes = health == Health::Up || (tuple.protocol == TCP && health == Health::Draining);
+        takes.then_some(target)
+    }
+
+    /// Whether another flow with this client's tuple has its answers come from the same place.
+    fn clashes(&self, tuple: &Tuple, target: u16) -> bool {
+        let to = self.towards(tuple, target);
+        self.flows.iter().any(|(other, flow)| {
+            other != tuple
+                && other.client == tuple.client
+                && other.protocol == tuple.protocol
+                && self.world.of(flow.service).preserve
+                && self.flow(other).is_some()
+                && self.towards(other, flow.target) == to
+        })
     }
 
     fn without_clash(&self, tuple: &Tuple, service: u16, first: u16) -> Result<u16, Reason> {
-        let clashes = |target: u16| {
-            let to = self.towards(tuple, target);
-            self.flows.iter().any(|(other, flow)| {
-                other != tuple
-                    && other.client == tuple.client
-                    && other.protocol == tuple.protocol
-                    && self.world.of(flow.service).preserve
-                    && self.flow(other).is_some()
-                    && self.towards(other, flow.target) == to
-            })
-        };
+        let clashes = |target: u16| self.clashes(tuple, target);
         if !clashes(first) {
             return Ok(first);
         }
@@ -552,6 +581,7 @@ impl Oracle {
         flow.seen = self.world.now;
         if !new && (tuple.protocol == UDP || flags & SYN == 0) {
             flow.confirmed = true;
+            self.stored.insert(tuple);
         }
         flow.fins.0 |= flags & FIN != 0;
         flow.reset |= flags & RST != 0;

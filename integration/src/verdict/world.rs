@@ -113,6 +113,8 @@ pub struct Service {
     pub instance: u8,
     /// Indices of its targets and their weights.
     pub members: Vec<(u16, u16)>,
+    /// The same as the other node has them, and the tick until which flows that are not known here may be that node's.
+    pub other: Option<(Vec<(u16, u16)>, u32)>,
 }
 
 impl Default for Service {
@@ -128,6 +130,7 @@ impl Default for Service {
             mss_max: 0,
             instance: 1,
             members: Vec::new(),
+            other: None,
         }
     }
 }
@@ -284,11 +287,20 @@ impl World {
     /// The index of the target that a service's ring has for each slot; empty without targets.
     #[must_use]
     pub fn ring(&self, service: u16) -> Arc<Vec<u16>> {
+        self.ring_of(&self.of(service).members)
+    }
+
+    /// The same of the other node's; empty where nobody asks for it.
+    #[must_use]
+    pub fn other_ring(&self, service: u16) -> Arc<Vec<u16>> {
+        self.ring_of(self.of(service).other.as_ref().map_or(&[][..], |other| &other.0))
+    }
+
+    fn ring_of(&self, members: &[(u16, u16)]) -> Arc<Vec<u16>> {
         type Made = HashMap<([u8; 16], Vec<(u16, u16)>), Arc<Vec<u16>>>;
         static MADE: LazyLock<Mutex<Made>> = LazyLock::new(Mutex::default);
-        let members = &self.of(service).members;
         let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-        made.entry((self.key, members.clone())).or_insert_with(|| Arc::new(self.make_ring(members))).clone()
+        made.entry((self.key, members.to_vec())).or_insert_with(|| Arc::new(self.make_ring(members))).clone()
     }
 
     fn make_ring(&self, members: &[(u16, u16)]) -> Vec<u16> {

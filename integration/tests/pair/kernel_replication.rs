@@ -184,8 +184,7 @@ fn a_client_comes_back_to_its_target_on_the_other_node() -> Result<()> {
     lab.finish()
 }
 
-/// From which targets is chosen says nothing of the connections that are known. So no node waits with another choice until the other one has
-/// made it, too.
+/// From which targets is chosen says nothing of the connections that are known.
 #[test]
 fn connections_keep_their_target_whatever_the_other_node_would_choose_from() -> Result<()> {
     let lab = forwarding("replication rings", every("100ms"))?;

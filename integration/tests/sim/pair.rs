@@ -62,6 +62,7 @@ fn checkers_object_to_what_is_wrong_with_replication() {
         (Flaw::AnswersEarly, &["acknowledged", "equal"]),
         (Flaw::LosesPuts, &["acknowledged", "equal"]),
         (Flaw::KeepsDeleted, &["equal"]),
+        (Flaw::SwitchesAtOnce, &["rings"]),
         (Flaw::TakesSilenceForDeath, &["steady"]),
     ] {
         let failure = (0..SEEDS).find_map(|seed| run_pair_seed(seed, flaw, Trace::off()).err());

@@ -4,6 +4,7 @@
 mod checks;
 mod icmp;
 mod limits;
+mod others;
 mod ownership;
 mod paths;
 mod random;

@@ -81,7 +81,15 @@ fn encode_state(out: &mut Out<'_>, state: &StateView) -> fmt::Result {
     out.counter("replication_adopted", "Entries of a former life of the other node", state.adopted)?;
     out.counter("replication_not_replicated", "Changes without room in the tables", state.not_replicated)?;
     out.counter("replication_reports_lost", "Reports of flows without room", state.reports_lost)?;
-    out.counter("replication_untold", "Changes of flows without room to be told", state.untold)
+    out.counter("replication_untold", "Changes of flows without room to be told", state.untold)?;
+    let (late, alone) = (state.ring_changes_unacknowledged, state.ring_changes_alone);
+    let changes = [
+        ("acknowledged", state.ring_changes.saturating_sub(late + alone)),
+        ("unacknowledged", late),
+        ("alone", alone),
+    ];
+    out.counters("replication_ring_changes", "Rings chosen from instead of others", labelled("peer", changes))?;
+    out.gauge("replication_peer_rings", "Rings of the other node that are known", state.peer_rings as f64)
 }
 
 fn labelled(

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::flows::{Flows, SCAN};
 use super::tables::{Heeding, Tables};
-use super::{Outlets, Shown, StateView, clients};
+use super::{Outlets, Shown, StateView, clients, rings};
 use crate::l4::kernel::{self, Copies, KernelError, Report};
 use crate::peer::{Port, SendError, Session};
 use crate::random;
@@ -65,6 +65,8 @@ struct Heard(Arc<Shared>);
 impl Drop for Heard {
     fn drop(&mut self) {
         self.0.chance.heard(None);
+        self.0.kernel.rings().stopped(self.0.clock.now().at);
+        self.0.kernel.wake();
     }
 }
 
@@ -95,14 +97,14 @@ impl Drop for Life {
     }
 }
 
-struct Driver {
-    shared: Arc<Shared>,
+pub(super) struct Driver {
+    pub(super) shared: Arc<Shared>,
     outlets: Outlets,
-    replica: Replica,
+    pub(super) replica: Replica,
     session: Option<Session>,
     /// A message that the session has no room for.
     waiting: Option<Vec<u8>>,
-    flows: Option<Flows>,
+    pub(super) flows: Option<Flows>,
     /// The kernel's maps could not be opened: when that is tried again.
     open_at: Option<Instant>,
     tables: Tables,
@@ -150,6 +152,7 @@ impl Driver {
             outlets,
         };
         driver.tables.begin_anew(&mut driver.replica);
+        driver.shared.kernel.rings().tell_again();
         driver
     }
 
@@ -165,7 +168,7 @@ impl Driver {
         let left = deadline.map(|deadline| deadline.since(self.now()));
         let wants_bytes = self.replica.wants_bytes();
         let Self { session, flows, kernel, config_hash, word, waiting, heeding, .. } = self;
-        let news = Arc::clone(&self.outlets.news);
+        let (news, shared) = (Arc::clone(&self.outlets.news), Arc::clone(&self.shared));
         tokio::select! {
             next = port.session(), if ready => {
                 let Some(next) = next else { return false };
@@ -184,6 +187,7 @@ impl Driver {
             report = told(flows.as_mut()) => self.take_report(report),
             known = heeded(heeding.as_mut()) => self.heeded(&known),
             () = news.notified() => self.take_news(),
+            () = shared.kernel.rings().told() => {}
             changed = kernel.changed() => {
                 // Its sender lives in `shared`.
                 debug_assert!(changed.is_ok());
@@ -231,6 +235,7 @@ impl Driver {
         if self.news_at.is_some_and(|at| at <= now) {
             self.take_news_now(now);
         }
+        rings::tell(self, now);
         self.scanning = false;
         self.tables.look_at_other(&self.replica);
         while let Some(action) = self.replica.poll() {
@@ -247,6 +252,7 @@ impl Driver {
             self.disconnected();
         }
         self.transmit(now);
+        rings::hear(self, now);
         self.shared.chance.heard(self.replica.peer_word());
         let waits = self.outlets.waits.load(Ordering::Relaxed);
         let lacks = !self.has_place() || self.flows.as_ref().is_some_and(Flows::lacks);
@@ -273,6 +279,8 @@ impl Driver {
                 None if scan.table == Table::Flows => self.replica.scanned(now, scan.id, &[], None),
                 _ => self.tables.scan(&mut self.replica, now, &scan),
             },
+            Action::SwitchRing { ring, hash, outcome } => rings::ready(self, ring, hash, outcome),
+            Action::PeerRing(ring) => rings::of_peer(self, ring),
             Action::Disconnect(reason) => {
                 tracing::error!("replication with the other node stops for now: {reason}");
                 self.disconnected();
@@ -437,6 +445,7 @@ impl Driver {
         self.replica = replica(&self.shared);
         self.word.mark_changed();
         self.tables.begin_anew(&mut self.replica);
+        self.shared.kernel.rings().tell_again();
         self.news_at = Some(Instant::ZERO);
     }
 
@@ -459,7 +468,7 @@ impl Driver {
     }
 
     /// Failures of the kernel's maps are logged when they begin.
-    fn note(&mut self, result: Result<(), KernelError>) {
+    pub(super) fn note(&mut self, result: Result<(), KernelError>) {
         match result {
             Ok(()) => self.failing = None,
             Err(error) => {

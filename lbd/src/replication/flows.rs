@@ -16,6 +16,9 @@ use crate::l4::kernel::{Copies, FlowTables, KernelError, Position, Prior, Report
 /// News taken at once, so that whoever else waits has a turn.
 const NEWS_MAX: usize = 8192;
 
+/// So often as many as that, and whatever the program had room for has been taken.
+const NEWS_ROUNDS: usize = 8;
+
 /// News of so long are taken together, and sent at once: each time costs as much as hundreds of them do.
 const NEWS_PAUSE: Duration = Duration::from_millis(5);
 
@@ -172,6 +175,17 @@ impl Flows {
             self.watch()?;
         }
         self.tell_overtaken(replica, at, now)
+    }
+
+    /// The same of all there are, as many as the program has room for.
+    pub(super) fn take_all_news(&mut self, replica: &mut Replica, at: Instant) -> Result<(), KernelError> {
+        for _ in 0..NEWS_ROUNDS {
+            self.take_news_now(replica, at)?;
+            if self.take_at != Some(at) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Wakes whoever waits in [`Self::told`] with the next news.
@@ -371,7 +385,7 @@ impl Drop for Flows {
 /// Group, if it has one, and name or id.
 fn name_parts(name: &Name) -> (Option<&str>, &str) {
     match name {
-        Name::Service(name) | Name::Group(name) | Name::Zone(name) => (None, name),
+        Name::Service(name) | Name::Group(name) | Name::Zone(name) | Name::Ring(name) => (None, name),
         Name::Target { group, id } => (Some(group), id),
     }
 }

@@ -7,6 +7,7 @@ mod clients;
 mod driver;
 mod flows;
 mod ids;
+mod rings;
 mod said;
 mod strangers;
 mod tables;

@@ -42,7 +42,7 @@ impl Stranger {
             Entry::Target { target, .. } | Entry::Health { target, .. } => Self::Target(name(target)?),
             Entry::Member { target, .. } => match name(target)? {
                 Name::Target { group, .. } => Self::Group(Name::Group(group)),
-                Name::Service(_) | Name::Group(_) | Name::Zone(_) => return None,
+                Name::Service(_) | Name::Group(_) | Name::Zone(_) | Name::Ring(_) => return None,
             },
         })
     }
@@ -69,6 +69,6 @@ pub(super) fn knows(snapshot: &Snapshot, name: &Name) -> bool {
             targets.iter().any(|target| *target.key.id == **id)
         }
         // Whoever is in it has it.
-        Name::Zone(_) => false,
+        Name::Zone(_) | Name::Ring(_) => false,
     }
 }

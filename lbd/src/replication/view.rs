@@ -64,6 +64,18 @@ pub(crate) struct StateView {
     pub(crate) reports_lost: u64,
     /// Changes that the kernel's program had no room to tell of.
     pub(crate) untold: u64,
+    /// Rings that this node has come to choose flows' targets from in the place of others.
+    #[serde(default)]
+    pub(crate) ring_changes: u64,
+    /// Those of them that the other node had not acknowledged in time.
+    #[serde(default)]
+    pub(crate) ring_changes_unacknowledged: u64,
+    /// Those that waited for nobody, because the other node was not in step.
+    #[serde(default)]
+    pub(crate) ring_changes_alone: u64,
+    /// Rings of the other node's that are known.
+    #[serde(default)]
+    pub(crate) peer_rings: u64,
     /// Why flows are not replicated now; null if they are, or if the kernel is to forward none.
     pub(crate) trouble: Option<String>,
 }
@@ -96,6 +108,7 @@ impl StateView {
             ("port_taken", written.taken),
             ("flows_full", written.full),
             ("used_here", written.kept),
+            ("rings_full", counters.rings_refused),
             (
                 "other",
                 skipped.refused.saturating_sub(
@@ -134,6 +147,10 @@ impl StateView {
             not_replicated: counters.local_full + counters.names_refused + words_lost,
             reports_lost,
             untold,
+            ring_changes: counters.rings_acknowledged + counters.rings_timed_out + counters.rings_alone,
+            ring_changes_unacknowledged: counters.rings_timed_out,
+            ring_changes_alone: counters.rings_alone,
+            peer_rings: stats.peer_rings as u64,
             trouble,
         }
     }

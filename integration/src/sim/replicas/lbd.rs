@@ -14,6 +14,7 @@ use lbd_core::replication::{
 
 use super::super::clock::Moment;
 use super::super::variant::NAMES;
+use super::rings::OwnRing;
 
 /// An entry's name that both nodes understand.
 pub(super) type Label = (Table, u16);
@@ -41,6 +42,8 @@ pub enum Flaw {
     LosesPuts,
     /// No deletion is carried out.
     KeepsDeleted,
+    /// Another ring is chosen from without waiting for the other node.
+    SwitchesAtOnce,
     /// While the other node is not heard `vrrpd` is told that `lbd` is gone.
     TakesSilenceForDeath,
 }
@@ -78,7 +81,11 @@ pub(super) struct Lbd {
     touched: BTreeSet<Label>,
     /// What was last said to `vrrpd`.
     pub(super) said_behind: Option<bool>,
-    flaw: Flaw,
+    /// What it chooses flows' targets from.
+    pub(super) ring: OwnRing,
+    /// The number of its process, while it runs.
+    pub(super) life: Option<u64>,
+    pub(super) flaw: Flaw,
     puts: u64,
     /// Nothing runs out before.
     expires_at: Instant,
@@ -97,6 +104,8 @@ impl Lbd {
             scans: VecDeque::new(),
             touched: BTreeSet::new(),
             said_behind: None,
+            ring: OwnRing::default(),
+            life: None,
             flaw,
             puts: 0,
             expires_at: Instant::from_nanos(u64::MAX),
@@ -117,6 +126,7 @@ impl Lbd {
         // Shorter than a node's, so that a run is.
         (settings.keepalive, settings.idle_timeout) =
             (Duration::from_millis(300), Duration::from_millis(1500));
+        self.life = Some(boot);
         self.replica = Some(Box::new(Replica::new(settings, now.at)));
     }
 
@@ -127,6 +137,7 @@ impl Lbd {
         self.scans.clear();
         self.touched.clear();
         self.said_behind = None;
+        (self.ring, self.life) = (OwnRing::default(), None);
         self.store.retain(|(table, _), _| *table == Table::Flows);
         self.removals += 1;
     }
@@ -218,6 +229,10 @@ impl Lbd {
                     self.writing.push_back((now + delay, apply, early));
                 }
                 Action::Scan(scan) => self.scans.push_back((now + delay / 4, scan)),
+                Action::SwitchRing { hash, outcome, .. } => {
+                    self.ring.switch(&mut replica, hash, Some(outcome), local);
+                }
+                Action::PeerRing(ring) => self.ring.hear(&replica, ring),
                 Action::Disconnect(_) => closes = true,
             }
         }
@@ -303,7 +318,7 @@ impl Lbd {
 }
 
 /// There are few names, and they are short.
-fn named(replica: &mut Replica, name: Name) -> NameId {
+pub(super) fn named(replica: &mut Replica, name: Name) -> NameId {
     replica.name(name).expect("few names, all of them short")
 }
 
@@ -377,6 +392,6 @@ fn label_of_key(replica: &Replica, key: &Key) -> Option<Label> {
 fn number_of(replica: &Replica, target: NameId) -> Option<u16> {
     match replica.name_of(target)? {
         Name::Target { id, .. } => id.parse().ok(),
-        Name::Service(_) | Name::Group(_) | Name::Zone(_) => None,
+        Name::Service(_) | Name::Group(_) | Name::Zone(_) | Name::Ring(_) => None,
     }
 }

@@ -7,11 +7,13 @@
 //! pair      both halves in step, the word from `lbd` to `vrrpd`
 //!   ├ lbd     a node's replica, shell and tables
 //!   └ stream  the connection between them: cut at any byte, silent, refilled with noise
+//! rings     what targets of flows are chosen from
 //! check     what has to be where, and the bounds of memory
 //! ```
 //!
 //! Beside what the checkers of the world watch: an entry that was acknowledged is not lost while a node that has it lives; after quiescence
-//! both have the same, and a change that is made then wins; memory stays within its bounds at any rate; replication's faults change no role; nobody
+//! both have the same, and a change that is made then wins; memory stays within its bounds at any rate; replication's faults change no role; no node
+//! chooses targets from another ring before the other node is ready for it, but after a wait or without one in step; nobody
 //! who is behind takes the role from a healthy node.
 //!
 //! `TANDEM_SIM_PAIR_SEED=1234 cargo test -p integration --test sim pair_replay -- --nocapture` prints the account of a run.
@@ -19,6 +21,7 @@
 mod check;
 mod lbd;
 mod pair;
+mod rings;
 mod story;
 mod stream;
 

@@ -15,6 +15,7 @@ use super::super::variant::{NAMES, Variant};
 use super::super::world::World;
 use super::check::{Holders, equal, is_drained, within_bounds};
 use super::lbd::{Flaw, LONG, Label, Lbd};
+use super::rings::{check_switches, rings_are_known};
 use super::story::Draw;
 use super::stream::Stream;
 
@@ -189,6 +190,7 @@ impl Pair {
 
     /// Both have the same.
     pub(super) fn compare(&self) -> Result<(), Violation> {
+        rings_are_known(&self.lbds).map_err(|what| self.violation("rings", what))?;
         if self.draw.roomy {
             equal(&self.lbds, self.local()).map_err(|what| self.violation("equal", what))?;
         }
@@ -247,6 +249,10 @@ impl Pair {
             self.say_behind(host);
             let within = stats.as_ref().map_or(Ok(()), |stats| within_bounds(&self.lbds[host], stats));
             within.map_err(|what| self.violation("bounds", what))?;
+        }
+        for host in 0..2 {
+            let checked = check_switches(&mut self.lbds, host, self.draw.roomy);
+            checked.map_err(|what| self.violation("rings", what))?;
         }
         if self.draw.roomy {
             let whole = self.stream.is_whole();
@@ -397,6 +403,15 @@ impl Pair {
             self.holders.changed(label, host);
         }
         changed
+    }
+
+    /// A node is to choose flows' targets from another ring.
+    pub(super) fn want_ring(&mut self, host: usize) {
+        if self.runs(host) {
+            self.note(|| format!("{}: another ring is wanted", NAMES[host]));
+            let local = self.world.local(host);
+            self.lbds[host].want_ring(local);
+        }
     }
 
     pub(super) fn delete(&mut self, host: usize, label: Label, removal: Removal) {

@@ -259,6 +259,10 @@ impl Story {
 
     /// Flows and clients come to whoever is active, to both if both are; people say words to either node.
     fn operate(&mut self) {
+        if self.rng.chance(50) {
+            let host = self.host();
+            return self.pair.want_ring(host);
+        }
         let burst = if self.rng.chance(20) { 300 } else { 1 };
         for _ in 0..burst {
             let router = usize::try_from(self.rng.below(self.pair.world.routers.len() as u64)).unwrap_or(0);

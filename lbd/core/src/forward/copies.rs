@@ -102,8 +102,8 @@ impl Places {
         let small = |index: &u32| u16::try_from(*index).ok();
         let service = |(index, service): (&u32, &Service)| {
             let number = small(index)?;
-            // Of the way to targets, too.
-            let service = Service { mss_max: 0, ..*service };
+            // Of the way to targets, and of the time, too.
+            let service = Service { mss_max: 0, other_until: 0, ..*service };
             Some((number, (shared(contents.service_names.get(&number)?), service)))
         };
         let target = |(index, target): (&u32, &Target)| {

@@ -8,3 +8,4 @@ pub mod flows;
 pub mod plan;
 pub mod ports;
 pub mod refresh;
+pub mod switch;

@@ -2,6 +2,8 @@
 
 use super::entry::{Cursor, Key, Live, Table};
 use super::error::SessionError;
+use super::names::NameId;
+use super::rings::RingOutcome;
 
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +12,17 @@ pub enum Action {
     Apply(Apply),
     /// Read a part of a live table, then answer with [`super::Replica::scanned`].
     Scan(Scan),
+    /// Choose from the ring that was announced, then say so with [`super::Replica::ring_used`].
+    SwitchRing {
+        /// Which.
+        ring: NameId,
+        /// Of what it is made of.
+        hash: u64,
+        /// How far the peer is with it.
+        outcome: RingOutcome,
+    },
+    /// What is known of one of the peer's rings has changed: see [`super::Replica::peer_ring`].
+    PeerRing(NameId),
     /// Close the connection; the reason is for the operator.
     Disconnect(SessionError),
 }

@@ -52,6 +52,8 @@ pub(super) enum Frame {
     Unused7,
     /// What the sender says of its proxied connections, from minor version 2 on.
     Word(Word),
+    /// What a ring of the sender's is made of, from minor version 4 on.
+    Ring(RingFrame),
 }
 
 /// Says which protocol is spoken. Its layout never changes; that of the body belongs to the major version.
@@ -90,6 +92,17 @@ pub(super) struct Data {
     pub(super) batches: Vec<Batch>,
 }
 
+/// A ring that the sender chooses from (`used`), or is about to.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct RingFrame {
+    pub(super) sequence: u64,
+    pub(super) ring: u32,
+    pub(super) hash: u64,
+    pub(super) used: bool,
+    /// Targets and weights.
+    pub(super) members: Vec<(u32, u16)>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Announcement {
     pub(super) number: u32,
@@ -103,6 +116,8 @@ pub(super) enum WireName {
     Target(String, String),
     /// From minor version 3 on.
     Zone(String),
+    /// From minor version 4 on.
+    Ring(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -171,7 +186,10 @@ impl Frame {
 
     /// Whether it has a sequence number: it is applied and acknowledged, and counts for the window.
     pub(super) const fn is_numbered(&self) -> bool {
-        matches!(self, Self::Data(_) | Self::SnapshotBegin { .. } | Self::SnapshotEnd { .. })
+        matches!(
+            self,
+            Self::Data(_) | Self::SnapshotBegin { .. } | Self::SnapshotEnd { .. } | Self::Ring(_)
+        )
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, WireError> {

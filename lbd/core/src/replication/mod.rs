@@ -46,6 +46,10 @@
 //! and reads no further. Memory for each entry of a table: 20 to 39 bytes of [ledger](ledger), about 150 while it is
 //! [dirty](dirty), about 100 for a [tombstone](tombstones), about 90 for a value of the [peer's own](values).
 //!
+//! *Rings.* Before a node chooses its flows' targets from another ring, the peer knows what that is made of and has all flows that the old one
+//! has placed ([`Replica::announce_ring`]), or a short wait is over. It keeps what the peer's are made of, to repeat a choice that it was not
+//! told of.
+//!
 //! *State.* [`State::Synced`] is reached in one way: by the end of the peer's snapshot, with what it lacked removed.
 //!
 //! *Tables in which each node has its own values* (rates, health) know no versions: the peer's latest stands beside ours.
@@ -63,6 +67,7 @@ mod names;
 mod parts;
 mod receive;
 mod replica;
+mod rings;
 mod session;
 mod settings;
 #[cfg(test)]
@@ -82,6 +87,7 @@ pub use frame::{BATCH_SIZE, FRAME_SIZE_MAX};
 pub use hello::{Hello, MAJOR, MINOR};
 pub use names::{NAME_LENGTH_MAX, NAMES_MAX, Name, NameError, NameId};
 pub use replica::Replica;
+pub use rings::{PeerRing, RING_MEMBERS_MAX, RING_WAIT, RINGS_MAX, RingMake, RingOutcome};
 pub use settings::Settings;
 pub use stats::{Counters, Skipped, State, Stats, Traffic};
 pub use tombstones::LIFETIME;

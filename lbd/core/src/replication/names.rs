@@ -29,6 +29,8 @@ pub enum Name {
     },
     /// A zone that targets are in.
     Zone(Arc<str>),
+    /// A ring that targets of flows are chosen from.
+    Ring(Arc<str>),
 }
 
 /// A name's number within this process.
@@ -132,7 +134,7 @@ impl Name {
     /// Bytes of its longest part.
     pub(super) fn length(&self) -> usize {
         match self {
-            Self::Service(name) | Self::Group(name) | Self::Zone(name) => name.len(),
+            Self::Service(name) | Self::Group(name) | Self::Zone(name) | Self::Ring(name) => name.len(),
             Self::Target { group, id } => group.len().max(id.len()),
         }
     }

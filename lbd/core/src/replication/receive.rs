@@ -58,6 +58,7 @@ impl Replica {
                     self.counters.snapshots_sent += 1;
                 }
                 self.tombstones.acknowledged(ack.sequence);
+                self.rings.acknowledged(ack.sequence);
                 return Ok(());
             }
             Frame::Word(word) => {
@@ -88,6 +89,10 @@ impl Replica {
                 incoming.sweep = Some(Sweep::default());
                 self.peer_values.sweep();
                 self.go_on_sweeping(now);
+            }
+            Frame::Ring(ring) => {
+                incoming.take_sequence(ring.sequence)?;
+                self.take_ring(ring)?;
             }
             Frame::Unused6 | Frame::Unused7 => {
                 return Err(SessionError::Unexpected("a frame of a kind that no release has"));
@@ -122,6 +127,7 @@ impl Replica {
         if let Some(session) = &mut self.session {
             session.minor = Some(hello.minor);
         }
+        self.rings.session_begins(hello.minor);
         self.peer = Some(hello);
         self.set_state(State::Syncing, now);
         self.begin_snapshot(now);
@@ -132,6 +138,7 @@ impl Replica {
     pub(super) fn begin_snapshot(&mut self, now: Instant) {
         let Some(session) = &mut self.session else { return };
         session.outgoing.snapshot = Snapshot::default();
+        self.rings.alone();
         self.dirty.clear();
         self.tombstones.unsend();
         for ledger in &mut self.ledgers {

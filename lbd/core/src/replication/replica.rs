@@ -12,6 +12,7 @@ use super::frame::{Batches, FRAME_SIZE_MAX, is_one_without_entries};
 use super::hello::Hello;
 use super::ledger::{GENERATION_MAX, Ledger, Owner, Record, Version};
 use super::names::{Name, NameError, NameId, Names};
+use super::rings::Rings;
 use super::session::{Session, Stage};
 use super::settings::Settings;
 use super::stats::{Counters, State, Stats};
@@ -28,6 +29,7 @@ pub struct Replica {
     pub(super) dirty: Dirty,
     pub(super) tombstones: Tombstones,
     pub(super) peer_values: PeerValues,
+    pub(super) rings: Rings,
     /// The largest generation given or seen.
     pub(super) generation: u64,
     /// When the generations began that it was made with.
@@ -100,6 +102,7 @@ impl Replica {
             // All of them have to find room in the dirty set at once.
             tombstones: Tombstones::new(settings.tombstones_max.min(settings.dirty_max)),
             peer_values: PeerValues::new(settings.tables),
+            rings: Rings::default(),
             generation: settings.generation.min(GENERATION_MAX / 2),
             made: now,
             peer: None,
@@ -149,6 +152,7 @@ impl Replica {
         }
         self.tombstones.iter().filter_map(|(_, tombstone)| tombstone.key.name()).for_each(&mut mark);
         self.peer_values.names().for_each(&mut mark);
+        self.rings.names().for_each(&mut mark);
         for (_, _, put) in self.writing.iter().flat_map(|writing| &writing.puts) {
             put.live.entry.names().into_iter().for_each(&mut mark);
         }
@@ -404,7 +408,8 @@ impl Replica {
         if let Some(reason) = self.disconnects.pop_front() {
             return Some(Action::Disconnect(reason));
         }
-        self.next_apply().map(Action::Apply).or_else(|| self.next_scan().map(Action::Scan))
+        let ring = self.next_ring_action();
+        ring.or_else(|| self.next_apply().map(Action::Apply)).or_else(|| self.next_scan().map(Action::Scan))
     }
 
     /// When [`Self::poll_transmit`] and [`Self::timeout`] have to be called if nothing else happens before.
@@ -421,7 +426,8 @@ impl Replica {
             let flush = self.dirty.oldest().filter(|_| open).map(|oldest| oldest + self.settings.flush_after);
             // What the shell does not read because it is writing is no silence.
             let silence = if self.writing.is_some() { word } else { silence };
-            [flush, ack].into_iter().flatten().fold(word.min(silence), Instant::min)
+            let rings = self.rings.deadline();
+            [flush, ack, rings].into_iter().flatten().fold(word.min(silence), Instant::min)
         });
         [purge, session].into_iter().flatten().min()
     }
@@ -429,6 +435,7 @@ impl Replica {
     /// Time has passed.
     pub fn timeout(&mut self, now: Instant) {
         self.counters.tombstones_expired += self.tombstones.purge(now) as u64;
+        self.rings.timeout(now);
         let Some(session) = &self.session else { return };
         let limit = self.settings.idle_timeout;
         let reason = match session.minor {
@@ -467,6 +474,7 @@ impl Replica {
             names: self.names.len(),
             ledger: std::array::from_fn(|index| self.ledgers[index].len()),
             peer_values: Table::ALL.map(|table| self.peer_values.len(table)),
+            peer_rings: self.rings.peers(),
             peer_refused: outgoing.map_or(0, |outgoing| outgoing.peer_refused),
             counters: self.counters.clone(),
         }
@@ -534,6 +542,7 @@ impl Replica {
         self.counters.ended[reason.kind().index()] += 1;
         self.dirty.clear();
         self.tombstones.unsend();
+        self.rings.session_ended();
         self.set_state(if self.was_synced { State::Stale } else { State::Cold }, now);
     }
 }

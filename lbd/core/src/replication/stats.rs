@@ -96,6 +96,14 @@ pub struct Counters {
     pub tombstones_full: u64,
     /// Tombstones that were too old without an acknowledgement.
     pub tombstones_expired: u64,
+    /// Rings that this node has come to choose from once the peer knew them and had all that was changed before.
+    pub rings_acknowledged: u64,
+    /// The same, although the peer had not said so in time.
+    pub rings_timed_out: u64,
+    /// The same, without a peer to wait for.
+    pub rings_alone: u64,
+    /// Rings of the peer's that found no room.
+    pub rings_refused: u64,
     /// Names without a number because there were too many, or they were too long.
     pub names_refused: u64,
 }
@@ -129,6 +137,8 @@ pub struct Stats {
     pub ledger: [usize; Table::COUNT],
     /// Values of the peer's own, by [`Table::index`].
     pub peer_values: [usize; Table::COUNT],
+    /// Rings of the peer's that are known.
+    pub peer_rings: usize,
     /// Entries that the peer had no room for in the present session.
     pub peer_refused: u64,
     /// Counters.

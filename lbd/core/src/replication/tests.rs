@@ -1,6 +1,7 @@
 //! The replica as its shell sees it, and its bytes.
 
 mod fields;
+mod rings;
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use common::time::{Duration, Instant};
 use common::wire::WireError;
 use proptest::prelude::*;
 
-use super::frame::{Ack, Announcement, Batch, Data, Frame, Opening, WireName};
+use super::frame::{Ack, Announcement, Batch, Data, Frame, Opening, RingFrame, WireName};
 use super::*;
 use crate::chance::{INSTANCES_MAX, Standing, Word};
 
@@ -54,6 +55,7 @@ fn settle(one: &mut Replica, other: &mut Replica, mut now: Instant) -> [Vec<Appl
                         applied[place].push(apply);
                     }
                     Action::Scan(scan) => replica.scanned(now, scan.id, &[], None),
+                    Action::SwitchRing { .. } | Action::PeerRing(_) => {}
                     Action::Disconnect(_) => return applied,
                 }
             }
@@ -257,7 +259,7 @@ fn a_deletion_reaches_a_process_that_did_not_know_yet_what_it_has() {
             match action {
                 Action::Apply(apply) => panic!("it is back: {apply:?}"),
                 Action::Scan(scan) => one.scanned(now, scan.id, &[], None),
-                Action::Disconnect(reason) => panic!("{reason}"),
+                other => panic!("{other:?}"),
             }
         }
         while let Some(action) = reborn.poll() {
@@ -270,7 +272,7 @@ fn a_deletion_reaches_a_process_that_did_not_know_yet_what_it_has() {
                     let here = if scan.table == Table::Flows { &found[..] } else { &[] };
                     reborn.scanned(now, scan.id, here, None);
                 }
-                Action::Disconnect(reason) => panic!("{reason}"),
+                other => panic!("{other:?}"),
             }
         }
     }
@@ -307,6 +309,11 @@ fn golden_frames() {
     assert_eq!(bytes(Frame::Opening(opening)), [7, 0, 0, 0, 1, 0, 1, 1, 2, 9, 8]);
     assert_eq!(bytes(Frame::SnapshotEnd { sequence: 5 }), [3, 0, 0, 0, 1, 5, 5]);
     assert_eq!(bytes(Frame::Word(Word::default())), [3, 0, 0, 0, 1, 8, 0], "6 and 7 stand for nothing");
+    let ring = RingFrame { sequence: 4, ring: 6, hash: 300, used: true, members: vec![(7, 256), (8, 1)] };
+    assert_eq!(
+        bytes(Frame::Ring(ring)),
+        [15, 0, 0, 0, 1, 9, 4, 6, 0xfb, 0x2c, 1, 1, 2, 7, 0xfb, 0, 1, 8, 1]
+    );
     let name = WireName::Target("g".to_owned(), "t".to_owned());
     let names = vec![Announcement { number: 3, name }];
     let batches = vec![Batch { table: 1, deletes: false, count: 1, bytes: vec![7] }];
@@ -740,7 +747,7 @@ proptest! {
 
     /// Of what is whole and writes nothing, nothing else is said; half a frame may be of anything.
     #[test]
-    fn what_may_write_is_known_beforehand(kind in 0_u8..9, cut in 0_usize..8) {
+    fn what_may_write_is_known_beforehand(kind in 0_u8..10, cut in 0_usize..8) {
         let sequence = 1;
         let frame = match kind {
             0 => Frame::Opening(Opening { major: 1, minor: 1, body: Vec::new() }),
@@ -751,6 +758,7 @@ proptest! {
             5 => Frame::SnapshotEnd { sequence },
             6 => Frame::Unused6,
             7 => Frame::Unused7,
+            8 => Frame::Ring(RingFrame { sequence, ring: 1, hash: 2, used: true, members: Vec::new() }),
             _ => Frame::Word(Word::default()),
         };
         let mut bytes = Vec::new();

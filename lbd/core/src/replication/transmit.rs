@@ -19,7 +19,7 @@ impl Replica {
     /// when what was sent before is in the socket, so that a peer that does not read makes changes wait where the latest replaces the
     /// one before.
     ///
-    /// In this order: who we are, acknowledgements, our word, then changes and snapshot by turns as far as the window goes.
+    /// In this order: who we are, acknowledgements, our word, rings, then changes and snapshot by turns as far as the window goes.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
         let Some(frame) = self.next_frame(now) else { return false };
         let start = out.len();
@@ -60,6 +60,9 @@ impl Replica {
                 session.told_word = true;
                 return Some(Frame::Word(self.word.clone()));
             }
+            if let Some(frame) = self.next_ring_frame() {
+                return Some(frame);
+            }
             if let Some(frame) = self.next_data(now) {
                 return Some(frame);
             }
@@ -90,7 +93,7 @@ impl Replica {
 
     /// Enough for a full frame, or what has waited long enough.
     fn changes_are_due(&self, now: Instant) -> bool {
-        let full = self.dirty.len() >= ENTRIES_OF_FULL_FRAME;
+        let full = self.dirty.len() >= ENTRIES_OF_FULL_FRAME || self.ring_waits_for_changes();
         full || self.dirty.oldest().is_some_and(|oldest| now - oldest >= self.settings.flush_after)
     }
 
@@ -166,7 +169,7 @@ impl Replica {
         Some(&mut self.session.as_mut()?.outgoing.snapshot.page)
     }
 
-    fn begin_data(&self) -> Option<DataFrame> {
+    pub(super) fn begin_data(&self) -> Option<DataFrame> {
         let session = self.session.as_ref()?;
         Some(DataFrame {
             sequence: session.outgoing.sequence + 1,
@@ -176,7 +179,7 @@ impl Replica {
         })
     }
 
-    fn end_data(&mut self, frame: DataFrame) -> Option<Frame> {
+    pub(super) fn end_data(&mut self, frame: DataFrame) -> Option<Frame> {
         if self.batches.is_empty() && frame.names.is_empty() {
             return None;
         }
@@ -244,6 +247,11 @@ impl Replica {
         true
     }
 
+    /// Adds a name, if the peer does not know it; false if there is no room for it in this frame.
+    pub(super) fn announce_name(&mut self, frame: &mut DataFrame, id: NameId) -> bool {
+        !matches!(self.announce(frame, id), Announce::NoRoom)
+    }
+
     fn announce(&mut self, frame: &mut DataFrame, id: NameId) -> Announce {
         let Some(session) = &mut self.session else { return Announce::NoRoom };
         if session.outgoing.announced.contains(id) {
@@ -266,7 +274,7 @@ enum Announce {
 }
 
 /// A frame of data while it is put together.
-struct DataFrame {
+pub(super) struct DataFrame {
     sequence: u64,
     minor: u16,
     base: Option<u64>,
@@ -287,6 +295,7 @@ impl WireName {
             Name::Group(name) => Self::Group(name.to_string()),
             Name::Target { group, id } => Self::Target(group.to_string(), id.to_string()),
             Name::Zone(name) => Self::Zone(name.to_string()),
+            Name::Ring(name) => Self::Ring(name.to_string()),
         }
     }
 
@@ -296,6 +305,7 @@ impl WireName {
             Self::Group(name) => Name::Group(name.into()),
             Self::Target(group, id) => Name::Target { group: group.into(), id: id.into() },
             Self::Zone(name) => Name::Zone(name.into()),
+            Self::Ring(name) => Name::Ring(name.into()),
         }
     }
 }

@@ -115,6 +115,7 @@ pub(super) struct Maps {
     pub(super) acl: Table<abi::AclKey, abi::Acl>,
     pub(super) links: Table<u32, abi::Link>,
     rings: Map,
+    other_rings: Map,
     slots: Map,
     indexes: Map,
     folder: PathBuf,
@@ -127,8 +128,8 @@ impl Maps {
             maps.remove(name)
                 .ok_or_else(|| KernelError::Load { reason: format!("the object has no map {name}") })
         };
-        let (rings, slots, service_ports, indexes) =
-            (raw("rings")?, raw("slots")?, raw("service_ports")?, raw(INDEXES)?);
+        let (rings, other_rings) = (raw("rings")?, raw("other_rings")?);
+        let (slots, service_ports, indexes) = (raw("slots")?, raw("service_ports")?, raw(INDEXES)?);
         Ok(Self {
             config: Table::of(maps, "config")?,
             vips: Table::of(maps, "vips")?,
@@ -141,6 +142,7 @@ impl Maps {
             acl: Table::of(maps, "acl")?,
             links: Table::of(maps, "links")?,
             rings,
+            other_rings,
             slots,
             indexes,
             folder: folder.to_owned(),
@@ -149,13 +151,12 @@ impl Maps {
 
     /// Puts a whole new ring in the place of the one in use: packets see either, nothing in between.
     pub(super) fn put_ring(&self, index: u32, ring: &[u8]) -> Result<(), KernelError> {
-        let size = u32::try_from(ring.len()).unwrap_or_default();
-        let put = || -> io::Result<()> {
-            let map = Map::new_array("ring", size, 1)?;
-            map.put(&0_u32.to_ne_bytes(), ring)?;
-            self.rings.put_map(index, &map)
-        };
-        put().map_err(|source| KernelError::Map { action: "swapping a ring".to_owned(), source })
+        put_ring(&self.rings, index, ring)
+    }
+
+    /// The same of the other node's rings.
+    pub(super) fn put_other_ring(&self, index: u32, ring: &[u8]) -> Result<(), KernelError> {
+        put_ring(&self.other_rings, index, ring)
     }
 
     /// Says on which ports anybody listens.
@@ -176,14 +177,18 @@ impl Maps {
 
     /// Takes a ring out.
     pub(super) fn remove_ring(&self, index: u32) -> Result<(), KernelError> {
-        let removed = self.rings.delete(&index.to_ne_bytes()).map(drop);
-        removed.map_err(|source| KernelError::Map { action: "removing a ring".to_owned(), source })
+        remove_ring(&self.rings, index)
     }
 
-    /// The rings that there are.
-    pub(super) fn rings(&self) -> Result<Vec<u32>, KernelError> {
-        present(&self.rings)
-            .map_err(|source| KernelError::Map { action: "reading the rings".to_owned(), source })
+    /// The same of the other node's.
+    pub(super) fn remove_other_ring(&self, index: u32) -> Result<(), KernelError> {
+        remove_ring(&self.other_rings, index)
+    }
+
+    /// The rings that there are: this node's and the other one's.
+    pub(super) fn rings(&self) -> Result<[Vec<u32>; 2], KernelError> {
+        let read = || -> io::Result<[Vec<u32>; 2]> { Ok([present(&self.rings)?, present(&self.other_rings)?]) };
+        read().map_err(|source| KernelError::Map { action: "reading the rings".to_owned(), source })
     }
 
     /// Makes an endpoint's slots, if it has none yet; 2 MiB. Pinned, so that another layout can take them over.
@@ -249,6 +254,21 @@ impl Maps {
         let mut save = save;
         save().map_err(|source| KernelError::Map { action: "writing the indexes".to_owned(), source })
     }
+}
+
+fn put_ring(rings: &Map, index: u32, ring: &[u8]) -> Result<(), KernelError> {
+    let size = u32::try_from(ring.len()).unwrap_or_default();
+    let put = || -> io::Result<()> {
+        let map = Map::new_array("ring", size, 1)?;
+        map.put(&0_u32.to_ne_bytes(), ring)?;
+        rings.put_map(index, &map)
+    };
+    put().map_err(|source| KernelError::Map { action: "swapping a ring".to_owned(), source })
+}
+
+fn remove_ring(rings: &Map, index: u32) -> Result<(), KernelError> {
+    let removed = rings.delete(&index.to_ne_bytes()).map(drop);
+    removed.map_err(|source| KernelError::Map { action: "removing a ring".to_owned(), source })
 }
 
 /// Which elements of an array of maps there are.

@@ -24,6 +24,7 @@ mod maps;
 mod netlink;
 mod object;
 mod ports;
+mod rings;
 mod settings;
 mod sync;
 mod thread;
@@ -45,6 +46,7 @@ pub(crate) use features::Version;
 pub(crate) use flows::{ListError, Listing, Sum};
 pub(crate) use instances::Offer;
 pub(crate) use netlink::NetlinkError;
+pub(crate) use rings::RingNews;
 pub(crate) use thread::{Kernel, Prepared, lack, wanted};
 pub(crate) use view::KernelView;
 

@@ -23,6 +23,7 @@ use super::instances::{Instances, Offer};
 use super::load;
 use super::maps::{Maps, Table};
 use super::object::Sizes;
+use super::rings::Rings;
 use super::sync::{Outlets, Parts, Sync};
 use super::ticks::Ticks;
 use super::view::KernelView;
@@ -35,6 +36,7 @@ pub(crate) struct Kernel {
     running: Mutex<Option<Running>>,
     outlets: Outlets,
     copies: watch::Sender<Option<Arc<Copies>>>,
+    rings: Rings,
 }
 
 /// While it runs.
@@ -186,6 +188,11 @@ impl Kernel {
     /// Where the flows are while it runs, for replication.
     pub(crate) fn copies(&self) -> watch::Receiver<Option<Arc<Copies>>> {
         self.copies.subscribe()
+    }
+
+    /// What flows' targets are chosen from, here and on the other node.
+    pub(crate) const fn rings(&self) -> &Rings {
+        &self.rings
     }
 
     /// Hears how a target is checked.

@@ -130,6 +130,8 @@ twins! {
         source_rate: u32,
         /// The window.
         source_rate_ticks: u32,
+        /// Until then flows that are not known here may be the other node's, which chooses from `other_rings[ring]`; 0 for never.
+        other_until: u32,
         /// The largest MSS of SYNs, which pass both ways with nat; 0 for any.
         mss_max: u16,
         /// Zero.

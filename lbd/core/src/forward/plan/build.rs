@@ -96,6 +96,7 @@ impl<'a> Builder<'a> {
         for ((protocol, family, instance), listen) in parts {
             let place = instance.map_or("", String::as_str);
             let name = format!("{} {} {} {place}", service.name, protocol.name(), family.name());
+            let other_until = self.input.other_until.get(place).copied().unwrap_or_default();
             let instance = match instance.map(|name| self.out.instances.get(name)) {
                 None => Some(0),
                 Some(index) => index.and_then(|index| u8::try_from(*index).ok()),
@@ -112,6 +113,7 @@ impl<'a> Builder<'a> {
                 continue;
             };
             let mut made = self.service(service, &forwarding, instance, ring_number);
+            made.other_until = other_until;
             if !(service.access.allow.is_empty() && service.access.deny.is_empty()) {
                 made.flags |= SERVICE_ACL;
                 self.add_access(&service.access, number, family);

@@ -18,6 +18,8 @@ pub enum Change {
     Target(u32, Target),
     /// Swaps a ring.
     Ring(u32, Arc<[u16]>),
+    /// Swaps one of the other node's rings.
+    OtherRing(u32, Arc<[u16]>),
     /// Writes `acl`.
     Acl(AclKey, Acl),
     /// Writes `config`.
@@ -46,6 +48,8 @@ pub enum Change {
     NoService(u32),
     /// Removes from `acl`.
     NoAcl(AclKey),
+    /// Removes one of the other node's rings.
+    NoOtherRing(u32),
     /// Removes a ring.
     NoRing(u32),
     /// Removes from `targets`.
@@ -61,6 +65,7 @@ impl Contents {
             Change::Slots(index) => self.slots.insert(index),
             Change::Target(index, it) => put(&mut self.targets, index, it),
             Change::Ring(index, it) => put(&mut self.rings, index, it),
+            Change::OtherRing(index, it) => put(&mut self.other_rings, index, it),
             Change::Acl(key, it) => put(&mut self.acl, key, it),
             Change::Config(it) => std::mem::replace(&mut self.config, it) != it,
             Change::Service(index, it) => put(&mut self.services, index, it),
@@ -75,6 +80,7 @@ impl Contents {
             Change::NoEndpoint(key) => self.endpoints.remove(&key).is_some(),
             Change::NoService(index) => self.services.remove(&index).is_some(),
             Change::NoAcl(key) => self.acl.remove(&key).is_some(),
+            Change::NoOtherRing(index) => self.other_rings.remove(&index).is_some(),
             Change::NoRing(index) => self.rings.remove(&index).is_some(),
             Change::NoTarget(index) => self.targets.remove(&index).is_some(),
             Change::NoSlots(index) => self.slots.remove(&index),
@@ -92,6 +98,8 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     let mut list: Vec<Change> = new.slots.difference(&old.slots).map(|&index| Change::Slots(index)).collect();
     list.extend(changed(&old.targets, &new.targets).map(|(&index, &it)| Change::Target(index, it)));
     list.extend(changed(&old.rings, &new.rings).map(|(&index, it)| Change::Ring(index, Arc::clone(it))));
+    let others = changed(&old.other_rings, &new.other_rings);
+    list.extend(others.map(|(&index, it)| Change::OtherRing(index, Arc::clone(it))));
     // Of networks within each other the smallest decides. With the small ones written before those around them, and removed after
     // them, every address is treated at any moment as the old list has it or as the new one has it, in one step.
     list.extend(changed(&old.acl, &new.acl).rev().map(|(&key, &it)| Change::Acl(key, it)));
@@ -128,6 +136,7 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     list.extend(missing(&old.endpoints, &new.endpoints).map(|&key| Change::NoEndpoint(key)));
     list.extend(missing(&old.services, &new.services).map(|&index| Change::NoService(index)));
     list.extend(others.into_iter().map(Change::NoAcl));
+    list.extend(missing(&old.other_rings, &new.other_rings).map(|&index| Change::NoOtherRing(index)));
     list.extend(missing(&old.rings, &new.rings).map(|&index| Change::NoRing(index)));
     list.extend(missing(&old.targets, &new.targets).map(|&index| Change::NoTarget(index)));
     list.extend(old.slots.difference(&new.slots).map(|&index| Change::NoSlots(index)));

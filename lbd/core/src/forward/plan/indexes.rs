@@ -9,6 +9,7 @@ use common::time::{Duration, Instant};
 use super::super::abi::{
     Affinity, AffinityKey, ENDPOINTS_MAX, Flow, INSTANCES_MAX, RINGS_MAX, SERVICES_MAX, TARGETS_MAX, VIPS_MAX,
 };
+use super::ring::Make;
 
 /// A number that is no longer used is not looked for in flows before this time has passed: longer than half-open flows, which
 /// nobody can delete, may last (with what is added to time-outs), and the grace that flows have.
@@ -65,6 +66,8 @@ pub struct Indexes {
     taken: BTreeMap<Kind, BTreeSet<u16>>,
     /// The ring of a name, with what it was made from: making one takes a millisecond. Not kept over restarts.
     pub(super) rings: BTreeMap<String, KeptRing>,
+    /// The same of the other node's, those in use and the next ones.
+    pub(super) other_rings: [BTreeMap<String, KeptRing>; 2],
 }
 
 /// A ring.
@@ -74,6 +77,7 @@ pub(super) struct KeptRing {
     /// Name, number and weight of each target.
     pub(super) members: Vec<(String, u16, u16)>,
     pub(super) ring: Arc<[u16]>,
+    pub(super) make: Arc<Make>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -176,6 +180,11 @@ impl Indexes {
         let mut rings = std::mem::take(&mut self.rings);
         rings.retain(|name, _| self.number(Kind::Ring, name).is_some());
         self.rings = rings;
+        let mut others = std::mem::take(&mut self.other_rings);
+        for rings in &mut others {
+            rings.retain(|name, _| self.number(Kind::Ring, name).is_some());
+        }
+        self.other_rings = others;
     }
 
     /// The number of a name that has been asked for; none for others.

@@ -11,6 +11,7 @@ mod checks;
 mod indexes;
 mod keys;
 mod origin;
+mod others;
 mod ring;
 mod targets;
 #[cfg(test)]
@@ -30,6 +31,8 @@ pub use changes::{Change, changes};
 pub use checks::{Check, Through};
 pub use indexes::{Gone, Indexes, LINGER};
 pub use origin::{Origin, origins, source_of};
+pub use others::{Heard, OTHERS_FOR, OtherRing, Owners, until};
+pub use ring::Make;
 pub use usage::Known;
 
 use crate::target::TargetKey;
@@ -60,6 +63,10 @@ pub struct Input<'a> {
     pub absent: &'a BTreeSet<IpAddr>,
     /// The other node in the network of each VRRP instance, where it is known.
     pub others: &'a BTreeMap<String, OtherNode>,
+    /// What the other node's rings are made of, by name.
+    pub other_rings: &'a BTreeMap<String, OtherRing>,
+    /// Until which tick flows of an instance that are not known here may be the other node's; of addresses without an instance under no name.
+    pub other_until: &'a BTreeMap<String, u32>,
 }
 
 /// Where the other node is in a network of both.
@@ -138,6 +145,10 @@ pub struct Contents {
     pub acl: BTreeMap<AclKey, Acl>,
     /// `rings`: [`RING_SLOTS`](super::abi::RING_SLOTS) + 3 each.
     pub rings: BTreeMap<u32, Arc<[u16]>>,
+    /// `other_rings`, of the same size: where the other node has something else than `rings`.
+    pub other_rings: BTreeMap<u32, Arc<[u16]>>,
+    /// What the rings are made of.
+    pub ring_makes: BTreeMap<u32, Arc<Make>>,
     /// The endpoints that have `slots`.
     pub slots: BTreeSet<u32>,
     /// `service_ports[0]`.

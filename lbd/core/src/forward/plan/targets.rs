@@ -8,8 +8,8 @@ use common::config::{Dsr, Listen, Protocol};
 use super::build::{Builder, Users};
 use super::indexes::Kind;
 use super::keys::{Family, RingKey, Way};
-use super::ring::ring;
-use super::{TargetInput, Use};
+use super::ring::{other_ring, ring};
+use super::{Make, TargetInput, Use};
 use crate::forward::abi::{
     Address, Be16, CANDIDATES_MAX, Candidate, EndpointKey, TARGET_ABSENT, TARGET_DRAINING, TARGET_UNHEALTHY,
     TARGET_UP, Target,
@@ -68,8 +68,10 @@ impl Builder<'_> {
             .map(|(target, number, share)| (target.id.as_str(), *number, *share))
             .collect();
         if let Some(number) = self.indexes.number(Kind::Ring, &key.name()) {
-            let ring: Arc<[u16]> = ring(self.indexes, &key.name(), &members, &input.key);
+            let (ring, make) = ring(self.indexes, &key.name(), &members, &input.key);
+            self.add_other_ring(number, &make, users);
             self.out.rings.insert(u32::from(number), ring);
+            self.out.ring_makes.insert(u32::from(number), make);
         }
         // With nat both ends' first packets pass here, and each hears what fits on this way. With `dsr` only the client's do, and what it
         // offers is for what the target sends, which goes another way.
@@ -79,6 +81,55 @@ impl Builder<'_> {
                 service.mss_max = u16::try_from(mtu.saturating_sub(family.headers())).unwrap_or(u16::MAX);
             }
         }
+    }
+
+    /// What the other node chooses from, for flows of its that are not known here: where it differs from this node's ring, and while there may
+    /// be such flows. Its next ring has a say where a target of the one in use takes no flows: then the flow may have been placed by that.
+    fn add_other_ring(&mut self, number: u16, own: &Make, users: &Users) {
+        let asked = |service: &u32| self.out.services.get(service).is_some_and(|it| it.other_until != 0);
+        if users.services.iter().any(|(service, _)| asked(service))
+            && let Some(ring) = self.other_ring(number, own)
+        {
+            self.out.other_rings.insert(u32::from(number), ring);
+            return;
+        }
+        for (service, _) in &users.services {
+            if let Some(service) = self.out.services.get_mut(service) {
+                service.other_until = 0;
+            }
+        }
+    }
+
+    fn other_ring(&mut self, number: u16, own: &Make) -> Option<Arc<[u16]>> {
+        let known = self.input.other_rings.get(&own.name)?;
+        let numbers = self.out.ring_targets.get(&number)?;
+        let key = &self.input.key;
+        let [in_use, coming] = &mut self.indexes.other_rings;
+        let chosen = |make: &&Arc<Make>| !make.members.is_empty();
+        let next = known.next.as_ref().filter(chosen);
+        let used = known.used.as_ref().filter(chosen);
+        if used.or(next)?.hash == own.hash {
+            return None;
+        }
+        let next = next.and_then(|make| other_ring(coming, make, numbers, key));
+        let used = used.and_then(|make| other_ring(in_use, make, numbers, key));
+        let (used, next) = match (used, next) {
+            (Some(used), Some(next)) => (used, next),
+            (used, next) => return used.or(next),
+        };
+        let takes = |number: &u16| {
+            let target = self.out.targets.get(&u32::from(*number));
+            target.is_some_and(|target| matches!(target.state, TARGET_UP | TARGET_DRAINING))
+        };
+        let mut last = (0, false);
+        let slot = |(used, next): (&u16, &u16)| {
+            // Mostly the same few.
+            if last.0 != *used {
+                last = (*used, takes(used));
+            }
+            if last.1 { *used } else { *next }
+        };
+        Some(used.iter().zip(next.iter()).map(slot).collect())
     }
 
     /// A target of a ring: its number, the largest packet that reaches it, and what it is used for.

@@ -4,6 +4,7 @@ mod access;
 mod checks;
 mod copies;
 mod model;
+mod others;
 mod twins;
 
 use std::path::Path;
@@ -27,6 +28,8 @@ struct Net {
     own: BTreeSet<(u32, IpAddr)>,
     absent: BTreeSet<IpAddr>,
     others: BTreeMap<String, OtherNode>,
+    other_rings: BTreeMap<String, OtherRing>,
+    other_until: BTreeMap<String, u32>,
 }
 
 impl Net {
@@ -60,8 +63,9 @@ impl Net {
     fn plan_with(&self, file: &File, indexes: &mut Indexes, hops: &Hops) -> Contents {
         let key = HashKey::new([7; 16]);
         let clock = KernelClock::of(4_000_000, 1000, 5_000_000_000);
-        let Self { groups, own, absent, others, .. } = self;
-        let input = Input { file, node: 1, key, clock, groups, hops, own, absent, others };
+        let Self { groups, own, absent, others, other_rings, other_until, .. } = self;
+        let input =
+            Input { file, node: 1, key, clock, groups, hops, own, absent, others, other_rings, other_until };
         contents(&input, indexes)
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::super::session::Stage;
 use super::super::{FRAME_SIZE_MAX, Replica, State, Table};
 use super::host::{Host, Label};
+use super::rings::rings_are_known;
 
 /// Entries of this kind are never deleted and do not run out in a run.
 pub(super) const fn is_steady((table, number): Label) -> bool {
@@ -121,6 +122,7 @@ pub(super) fn equal(hosts: &[Host; 2], now: u64, roomy: bool) -> Result<(), Stri
             return Err(format!("node {node} keeps {} tombstones", stats.tombstones));
         }
     }
+    rings_are_known(hosts)?;
     if !roomy {
         return Ok(());
     }

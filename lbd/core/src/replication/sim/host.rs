@@ -11,6 +11,7 @@ use super::super::{
     Scan, Settings, Table,
 };
 use super::Sabotage;
+use super::rings::OwnRing;
 
 /// An entry's name that both nodes understand.
 pub(super) type Label = (Table, u8);
@@ -57,7 +58,9 @@ pub(super) struct Host {
     touched: BTreeSet<Label>,
     /// Changed here last, as far as this process has told.
     own: BTreeSet<Label>,
-    sabotage: Sabotage,
+    /// What it chooses flows' targets from.
+    pub(super) ring: OwnRing,
+    pub(super) sabotage: Sabotage,
     puts: u64,
 }
 
@@ -95,6 +98,7 @@ impl Host {
             scans: VecDeque::new(),
             touched: BTreeSet::new(),
             own: BTreeSet::new(),
+            ring: OwnRing::default(),
             sabotage,
             puts: 0,
         }
@@ -157,6 +161,8 @@ impl Host {
                     }
                 }
                 Action::Scan(scan) => self.scans.push_back((now + delay / 4, scan)),
+                Action::SwitchRing { hash, outcome, .. } => self.switch_ring(hash, Some(outcome), now),
+                Action::PeerRing(_) => {}
                 Action::Disconnect(_) => closes = true,
             }
         }

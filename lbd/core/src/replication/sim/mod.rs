@@ -1,8 +1,10 @@
 //! Two replicas, each with a model of a shell and its live tables, on a stream that is cut at any byte, with clocks of their own,
-//! restarts, conflicting changes, slow and full tables and garbage. Three promises are checked:
+//! restarts, conflicting changes, slow and full tables and garbage. Four promises are checked:
 //!
 //! - after quiescence both nodes have the same entries;
 //! - an entry that was acknowledged is on both nodes, until one of them loses its memory;
+//! - no node chooses from another ring before the other node knows it and has all that was changed before, but after the wait or without a
+//!   session in step;
 //! - whatever happens, memory stays within its bounds.
 //!
 //! Everything follows from the seed: `TANDEM_SIM_SEED=1234 cargo test -p lbd-core replication::sim -- --nocapture` replays one and
@@ -11,6 +13,7 @@
 mod check;
 mod host;
 mod link;
+mod rings;
 mod world;
 
 use world::{Variant, World};
@@ -27,6 +30,8 @@ enum Sabotage {
     LosesPuts,
     /// Scans miss an entry.
     ScansBadly,
+    /// Chooses from another ring without waiting for the other node.
+    SwitchesAtOnce,
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -77,6 +82,9 @@ fn runs_meet_everything() {
         ("older", met(|c| c.skipped.older)),
         ("table_full", met(|c| c.skipped.table_full)),
         ("refused", met(|c| c.skipped.refused)),
+        ("rings_acknowledged", met(|c| c.rings_acknowledged)),
+        ("rings_timed_out", met(|c| c.rings_timed_out)),
+        ("rings_alone", met(|c| c.rings_alone)),
         ("malformed", met(|c| c.ended[super::SessionEnd::Malformed.index()])),
         ("oversized", met(|c| c.ended[super::SessionEnd::Oversized.index()])),
         ("idle", met(|c| c.ended[super::SessionEnd::Idle.index()])),
@@ -89,8 +97,8 @@ fn runs_meet_everything() {
 
 #[test]
 fn checkers_object_to_broken_shells() {
-    use Sabotage::{AnswersEarly, KeepsDeleted, LosesPuts, ScansBadly};
-    for sabotage in [AnswersEarly, KeepsDeleted, LosesPuts, ScansBadly] {
+    use Sabotage::{AnswersEarly, KeepsDeleted, LosesPuts, ScansBadly, SwitchesAtOnce};
+    for sabotage in [AnswersEarly, KeepsDeleted, LosesPuts, ScansBadly, SwitchesAtOnce] {
         let found = (0..300).any(|seed| run(seed, sabotage, false).is_err());
         assert!(found, "nobody objected to a shell that {sabotage:?}");
     }

@@ -10,6 +10,7 @@ use super::Sabotage;
 use super::check::{Holders, equal, is_steady, rates_add_up, within_bounds};
 use super::host::{Host, LONG, Label, Make};
 use super::link::Pipe;
+use super::rings::check_switches;
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
@@ -85,6 +86,8 @@ pub(super) struct World {
     checks_roughly: bool,
     talkative: bool,
     lost: BTreeSet<Label>,
+    /// What a check of rings has objected to.
+    objection: Option<String>,
 }
 
 impl World {
@@ -103,6 +106,7 @@ impl World {
             variant,
             talkative,
             lost: BTreeSet::new(),
+            objection: None,
         }
     }
 
@@ -174,6 +178,7 @@ impl World {
             for host in &self.hosts {
                 within_bounds(host, self.now)?;
             }
+            self.objection.take().map_or(Ok(()), Err)?;
             if !self.checks_roughly {
                 self.holders.check(&self.hosts)?;
             }
@@ -244,6 +249,12 @@ impl World {
             self.say(&format!("{node} closes"));
             self.close(node);
         }
+        self.look_at_rings(node);
+    }
+
+    fn look_at_rings(&mut self, node: usize) {
+        let checked = check_switches(&mut self.hosts, node, self.now, self.variant.roomy);
+        self.objection = self.objection.take().or(checked.err());
     }
 
     fn transmit(&mut self, node: usize) {
@@ -281,6 +292,11 @@ impl World {
             return self.break_something();
         }
         let node = self.node();
+        if self.rng.chance(60) {
+            self.say(&format!("{node} wants another ring"));
+            self.hosts[node].want_ring(self.now);
+            return self.look_at_rings(node);
+        }
         let (label, value) = (self.label(), self.value());
         match self.rng.below(100) {
             0..20 if !is_steady(label) && !label.0.is_per_node() => {

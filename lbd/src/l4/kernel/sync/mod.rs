@@ -13,10 +13,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use common::config::Attach;
+use common::config::{Attach, Config};
+use common::ipc::Role;
 use lbd_core::forward::abi::{LINK_OURS, LINK_VIRTUAL_MAC, LINKS_MAX, Link};
 use lbd_core::forward::copies::Places;
-use lbd_core::forward::plan::{self, Check, Contents, Gone, Indexes, Input};
+use lbd_core::forward::plan::{self, Check, Contents, Gone, Heard, Indexes, Input, Owners};
+use lbd_core::forward::switch::{Step, Switch};
 use lbd_core::health::HealthState;
 use lbd_core::target::TargetKey;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -84,6 +86,10 @@ pub(super) struct Sync {
     going: Option<Gone>,
     /// A former life's choices, in this layout or another, stand still.
     waiting: bool,
+    /// Other rings wait for the other node until then.
+    switching: Option<Instant>,
+    switch: Switch,
+    owners: Owners,
     instances: Arc<Instances>,
     reader: Arc<Reader>,
     kernel: String,
@@ -137,6 +143,9 @@ impl Sync {
             links: BTreeMap::new(),
             waiting: written.serves() || loaded.has_old(),
             going: None,
+            switching: None,
+            switch: Switch::default(),
+            owners: Owners::default(),
             failures: 0,
             failing: false,
             shared,
@@ -159,7 +168,8 @@ impl Sync {
             self.waiting = self.waiting && self.undecided() && Instant::now() < end;
             let troubles = self.pass();
             self.publish(troubles);
-            self.wait(self.waiting.then_some(end));
+            let end = self.waiting.then_some(end);
+            self.wait(end.into_iter().chain(self.switching).min());
         }
         let run_dir = self.shared.run_dir.clone();
         drop(self);
@@ -201,6 +211,8 @@ impl Sync {
         let wanted = gather::interfaces(&self.ways, config, &self.shared.life.node, &hops, troubles);
         let own = self.ways.addresses_at(|index| wanted.contains_key(&index));
         let absent = gather::absent(&mut self.ways, config, troubles);
+        let (other_rings, heard) = self.shared.kernel.rings().others();
+        let other_until = self.other_until(config, heard)?;
         let input = Input {
             file: config,
             node: gather::node_number(config, &self.shared.life.node),
@@ -211,6 +223,8 @@ impl Sync {
             own: &own,
             absent: &absent,
             others: &self.shared.chance.others(),
+            other_rings: &other_rings,
+            other_until: &other_until,
         };
         let contents = plan::contents(&input, &mut self.indexes);
         self.let_go();
@@ -219,10 +233,12 @@ impl Sync {
         troubles.extend(left_out.map(|it| TroubleView { what: it.what.clone(), why: it.why.to_owned() }));
         self.instances.offer(&self.outlets.offers, &contents.instances);
         self.name(&contents);
-        if self.waiting {
+        if self.waiting || self.must_wait(&contents) {
             self.written.write_for_checks(&self.maps, &contents)?;
         } else {
             self.written.write(&self.maps, &contents)?;
+            let told = self.switch.switched(contents.ring_makes.values());
+            self.shared.kernel.rings().switched(told);
             self.reader.written.store(true, Ordering::Release);
             self.place(&contents);
         }
@@ -230,6 +246,53 @@ impl Sync {
         self.attach(&wanted, translates, gather::checks_through_vips(config), troubles)?;
         self.tell_checks(contents.checks, troubles);
         Ok(())
+    }
+
+    /// Whether other rings have to wait for the other node: all that is new waits with them, for a moment, so that it is one step.
+    fn must_wait(&mut self, contents: &Contents) -> bool {
+        let rings = self.shared.kernel.rings();
+        let ready = rings.ready();
+        let is_ready = ready.as_ref().map(|ready| {
+            move |make: &plan::Make| ready.get(&make.name).is_some_and(|hash| *hash == make.hash)
+        });
+        let is_ready = is_ready.as_ref().map(|is_ready| is_ready as &dyn Fn(&plan::Make) -> bool);
+        let wanted = contents.ring_makes.iter();
+        let wanted = wanted.map(|(index, make)| (make, self.written.has_ring(*index)));
+        let now = self.shared.clock.now().at;
+        match self.switch.step(now, wanted, is_ready) {
+            Step::Write => {
+                self.switching = None;
+                false
+            }
+            Step::Wait { until, ask } => {
+                self.switching = Some(Instant::now() + (until - now));
+                if !ask.is_empty() {
+                    rings.ask(ask, until);
+                }
+                true
+            }
+        }
+    }
+
+    /// Until when flows that are not known may be the other node's, by the instance of their address.
+    fn other_until(
+        &mut self,
+        config: &Config,
+        heard: Heard,
+    ) -> Result<BTreeMap<String, u32>, KernelError> {
+        let now = self.shared.clock.now().at;
+        let roles = self.shared.vrrpd.borrow().roles.clone();
+        let roles = roles.iter().map(|(instance, role)| (instance.as_str(), *role == Role::Active));
+        self.owners.hear(now, roles);
+        if heard == Heard::Never {
+            return Ok(BTreeMap::new());
+        }
+        let tick = self.instances.ticks().now().map_err(|source| KernelError::Clock { source })?;
+        let instances = config.vrrp.iter().map(|vrrp| vrrp.name.as_str()).chain([""]);
+        let until = |instance: &str| {
+            (instance.to_owned(), plan::until(&self.owners, heard, now, tick, instance))
+        };
+        Ok(instances.map(until).collect())
     }
 
     /// Tells the health checks how they reach their targets, now that everything for it is in its place.

@@ -20,6 +20,7 @@ impl Written {
         // What is in the rings is not read: those wanted are written anew, because nobody wants an empty one.
         let unknown: Arc<[u16]> = Arc::default();
         let ring = |index| (index, Arc::clone(&unknown));
+        let [own, others] = maps.rings()?;
         Ok(Self(Contents {
             config: maps.config.get(&0)?.unwrap_or_default(),
             services: used(maps.services.all()?),
@@ -29,7 +30,8 @@ impl Written {
             vip_addresses: used(maps.vip_addresses.all()?),
             listeners: maps.listeners.all()?,
             acl: maps.acl.all()?,
-            rings: maps.rings()?.into_iter().map(ring).collect(),
+            rings: own.into_iter().map(ring).collect(),
+            other_rings: others.into_iter().map(ring).collect(),
             slots: maps.slots()?.into_iter().collect(),
             service_ports: maps.service_ports()?,
             ..Contents::default()
@@ -39,6 +41,11 @@ impl Written {
     /// Whether a former life has left services.
     pub(super) fn serves(&self) -> bool {
         !self.0.services.is_empty()
+    }
+
+    /// Whether there is a ring of this number, whatever is in it.
+    pub(super) fn has_ring(&self, index: u32) -> bool {
+        self.0.rings.contains_key(&index)
     }
 
     /// Makes the maps hold `wanted`. After a failure the next call goes on where this one ended.
@@ -72,11 +79,8 @@ fn write(maps: &Maps, change: &Change) -> Result<(), KernelError> {
     match change {
         Change::Slots(index) => maps.ensure_slots(*index),
         Change::Target(index, target) => maps.targets.put(index, target),
-        Change::Ring(index, ring) => {
-            let mut bytes: Vec<u8> = Vec::with_capacity(ring.len() * 2);
-            ring.iter().for_each(|target| target.put(&mut bytes));
-            maps.put_ring(*index, &bytes)
-        }
+        Change::Ring(index, ring) => maps.put_ring(*index, &bytes_of(ring)),
+        Change::OtherRing(index, ring) => maps.put_other_ring(*index, &bytes_of(ring)),
         Change::Acl(key, value) => maps.acl.put(key, value),
         Change::Config(config) => maps.config.put(&0, config),
         Change::Service(index, service) => maps.services.put(index, service),
@@ -91,10 +95,17 @@ fn write(maps: &Maps, change: &Change) -> Result<(), KernelError> {
         Change::NoEndpoint(key) => maps.endpoints.delete(key),
         Change::NoService(index) => maps.services.put(index, &Service::default()),
         Change::NoAcl(key) => maps.acl.delete(key),
+        Change::NoOtherRing(index) => maps.remove_other_ring(*index),
         Change::NoRing(index) => maps.remove_ring(*index),
         Change::NoTarget(index) => maps.targets.put(index, &Target::default()),
         Change::NoSlots(index) => maps.remove_slots(*index),
     }
+}
+
+fn bytes_of(ring: &[u16]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(ring.len() * 2);
+    ring.iter().for_each(|target| target.put(&mut bytes));
+    bytes
 }
 
 /// The elements of an array that are not empty.

@@ -32,6 +32,7 @@ impl Maps {
             it.service_names.clear();
             it.target_names.clear();
             it.ring_targets.clear();
+            it.ring_makes.clear();
             it.checks.clear();
             it.left_out.clear();
         }
@@ -57,6 +58,7 @@ pub(super) fn assert_whole(maps: &Maps) {
     }
     for service in maps.services.values() {
         assert!(maps.rings.contains_key(&u32::from(service.ring)) && service.mode != 0);
+        assert!(service.other_until == 0 || maps.other_rings.contains_key(&u32::from(service.ring)));
         assert!(service.flags & SERVICE_ACL == 0 || maps.config.flags & CONFIG_HAS_ACL != 0);
     }
     for key in maps.acl.keys() {
@@ -65,7 +67,7 @@ pub(super) fn assert_whole(maps: &Maps) {
             maps.services.get(&u32::from(key.service.0)).is_some_and(|it| it.flags & SERVICE_ACL != 0);
         assert!(maps.acl.contains_key(&default) || !looked_at);
     }
-    for ring in maps.rings.values() {
+    for ring in maps.rings.values().chain(maps.other_rings.values()) {
         assert_eq!(ring.len(), RING_SLOTS + 3);
         let mut last = 0;
         for &target in ring.iter().filter(|target| **target != 0) {
@@ -92,6 +94,8 @@ struct World {
     services: [Option<bool>; 4],
     /// What each of the group's targets is used for, if it is there; and whether its way is known.
     targets: Vec<Option<(Use, bool)>>,
+    /// The weights of the other node's ring, the next one, and whether flows of its may be unknown.
+    other: ([Vec<u16>; 2], bool),
     /// Seconds since the world before.
     passed: u64,
 }
@@ -106,11 +110,10 @@ fn world() -> impl Strategy<Value = World> {
     ];
     let target = prop::option::weighted(0.8, (used, prop::bool::weighted(0.9)));
     let services = prop::array::uniform4(prop::option::weighted(0.7, any::<bool>()));
-    (services, prop::collection::vec(target, 8), 0..1000_u64).prop_map(|(services, targets, passed)| World {
-        services,
-        targets,
-        passed,
-    })
+    let weights = prop::array::uniform2(prop::collection::vec(0..3_u16, 0..10));
+    let other = (weights, any::<bool>());
+    (services, prop::collection::vec(target, 8), other, 0..1000_u64)
+        .prop_map(|(services, targets, other, passed)| World { services, targets, other, passed })
 }
 
 impl World {
@@ -160,6 +163,20 @@ impl World {
             targets.push(TargetInput { id: format!("t{number}"), address, used });
         }
         net.groups.insert("g".to_owned(), targets);
+        let (weights, young) = &self.other;
+        for name in ["g nat tcp ipv4", "g gue udp", "g gue tcp"] {
+            let make = |weights: &Vec<u16>| {
+                let ids = (0..).map(|number: usize| format!("t{number}"));
+                let members = ids.zip(weights.iter().copied()).filter(|(_, weight)| *weight > 0).collect();
+                Some(Arc::new(Make::new(name, members, &HashKey::new([7; 16]))))
+            };
+            let [used, next] = weights;
+            let other = OtherRing { used: make(used), next: make(next).filter(|make| make.hash % 2 == 0) };
+            net.other_rings.insert(name.to_owned(), other);
+        }
+        if *young {
+            net.other_until.extend(["", "web", "db"].map(|instance| (instance.to_owned(), 1)));
+        }
         net
     }
 }

@@ -1,0 +1,163 @@
+//! Nodes that choose targets from different rings: what one of them has begun in its last moment goes on at the other one, and none of them
+//! chooses from another ring before the other one is ready for it, if that is there.
+
+mod kernel_pair_support;
+mod pair_support;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use integration::lab::clock::wait_until;
+use integration::lab::probe::{EchoProbe, EchoSettings};
+use integration::lab::{Lab, Node, Result};
+use kernel_pair_support::*;
+use nix::sys::signal::Signal;
+use pair_support::{LIMIT, every, owned_by, vips};
+use serde_json::Value;
+
+/// Text for nft: nothing passes between the `lbd`s, and neither hears of that.
+const CUT: &str = "table inet cut {\nchain in {\ntype filter hook input priority 0\ntcp dport 7112 drop\ntcp sport 7112 drop\n}\n}\n";
+
+/// A number in what a node's `/v1/replication` says of its state.
+fn replication(node: &Node, what: &str) -> u64 {
+    let answer = node.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());
+    let whole: Value = answer.unwrap_or_default();
+    whole["state"][what].as_u64().unwrap_or_default()
+}
+
+/// The services of long-lived connections, and where they are.
+fn services() -> impl Iterator<Item = (String, SocketAddr)> {
+    let of = |vip| {
+        [("dsr-echo", DSR_ECHO), ("nat-echo", NAT_ECHO)]
+            .map(|(what, port)| (service(what, vip, 0), SocketAddr::new(vip, port)))
+    };
+    vips().into_iter().flat_map(of)
+}
+
+/// The targets of a service's flows on a node.
+fn targets(node: &Node, service: &str) -> Vec<String> {
+    let listing = node.get("lbd", &format!("/v1/flows?service={service}&max=100000"));
+    let listing: Value = listing.ok().and_then(|answer| answer.json().ok()).unwrap_or_default();
+    let flows = listing["flows"].as_array().cloned().unwrap_or_default();
+    flows.iter().map(|flow| flow["target"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// Gives a target another weight, as one node is told; the other one hears of it.
+fn weigh(node: &Node, target: &str, weight: u64) -> Result<()> {
+    for (service, _) in services() {
+        let path = format!("/v1/target-groups/{service}/targets/{target}");
+        let body = format!("{{\"weight\":{weight}}}");
+        assert_eq!(node.send("lbd", "PATCH", &path, &body)?.status, 200);
+    }
+    Ok(())
+}
+
+/// b chooses the second target of each group alone, a both: b is a reload ahead.
+fn apart(lab: &Lab) -> Result<()> {
+    let [_, b] = lab.nodes();
+    let whole = std::fs::read_to_string(lab.dir().join("pair.toml")).expect("the configuration");
+    let ahead = whole.replace("id = \"t1\", ", "id = \"t1\", weight = 0, ");
+    assert_ne!(ahead, whole);
+    lab.write_config_text(&ahead)?;
+    assert_eq!(b.send("lbd", "POST", "/v1/reload", "")?.status, 200);
+    ready(b)?;
+    synced(b)
+}
+
+fn connections(lab: &Lab, count: usize) -> Result<Vec<EchoProbe>> {
+    let probes =
+        services().map(|(_, server)| EchoProbe::start(lab.client(), EchoSettings::new(server, count)));
+    let probes: Vec<_> = probes.collect::<Result<_>>()?;
+    probes.iter().try_for_each(|probe| probe.wait_exchanges(3, LIMIT))?;
+    Ok(probes)
+}
+
+#[test]
+fn a_connection_that_nobody_told_of_goes_on_with_its_target() -> Result<()> {
+    let lab = forwarding("rings young", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    apart(&lab)?;
+    wait_until("b to know a's rings", LIMIT, || replication(b, "peer_rings") == 10)?;
+    // What a begins from now on it cannot tell of any more.
+    a.namespace().run_with("nft", &["-f", "-"], CUT)?;
+    // Few, so that a gave each the first port that it may have.
+    let probes = connections(&lab, 12)?;
+    for (service, _) in services() {
+        let all: BTreeSet<String> = targets(a, &service).into_iter().collect();
+        assert_eq!(all.len(), 2, "a has given them all to {all:?}");
+        assert_eq!(targets(b, &service), [""; 0], "b was told of them");
+    }
+    for daemon in ["vrrpd", "lbd"] {
+        a.signal(daemon, Signal::SIGKILL)?;
+    }
+    b.wait_role("web", "active", LIMIT)?;
+    owned_by(&lab, b)?;
+    for probe in &probes {
+        probe.wait_exchanges(5, LIMIT)?;
+    }
+    for probe in probes {
+        let report = probe.stop()?;
+        assert!(report.broken() == 0, "{}", report.summary());
+    }
+    // And those that begin now are b's, which has them all at its only target.
+    let more = connections(&lab, 30)?;
+    for (service, _) in services() {
+        let of = |target: &str| {
+            let target = format!("{service}/{target}");
+            targets(b, &service).into_iter().filter(|it| *it == target).count()
+        };
+        wait_until(&format!("the new flows of {service}"), LIMIT, || of("t2") >= 30)?;
+        assert!(of("t1") <= 12, "{} of {service}", of("t1"));
+    }
+    for probe in more {
+        let report = probe.stop()?;
+        assert!(report.broken() == 0, "{}", report.summary());
+    }
+    lab.finish()
+}
+
+#[test]
+fn another_ring_waits_for_the_other_node_and_not_for_long() -> Result<()> {
+    let lab = forwarding("rings waiting", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    let counts = |node: &Node| {
+        let count = |what| replication(node, what);
+        (count("ring_changes"), count("ring_changes_unacknowledged"), count("ring_changes_alone"))
+    };
+    wait_until("each to know the other's rings", LIMIT, || {
+        lab.nodes().iter().all(|node| replication(node, "peer_rings") == 10)
+    })?;
+    let before = lab.nodes().map(counts);
+    let probes = connections(&lab, 10)?;
+    for weight in [3, 5] {
+        weigh(a, "t2", weight)?;
+        weigh(b, "t1", weight + 1)?;
+    }
+    for (node, before) in lab.nodes().into_iter().zip(before) {
+        wait_until("rings to have been changed", LIMIT, || counts(node).0 >= before.0 + 4)?;
+        let (_, unacknowledged, alone) = counts(node);
+        assert_eq!(alone, before.2, "{}: there was somebody to wait for", node.name());
+        // A busy machine may take longer.
+        assert!(unacknowledged <= before.1 + 4, "{}: {unacknowledged} of {:?}", node.name(), counts(node));
+    }
+    // Nobody answers, and nobody knows that yet.
+    a.namespace().run_with("nft", &["-f", "-"], CUT)?;
+    let before = counts(a);
+    weigh(a, "t2", 9)?;
+    wait_until("a to go on without an answer", LIMIT, || counts(a).1 > before.1)?;
+    // Once that is known, nobody waits.
+    wait_until("the session to end", LIMIT, || {
+        let answer = a.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());
+        let whole: Value = answer.unwrap_or_default();
+        whole["state"]["state"] == "stale"
+    })?;
+    let before = counts(a);
+    weigh(a, "t2", 2)?;
+    wait_until("a to go on alone", LIMIT, || counts(a).2 >= before.2 + 4)?;
+    assert_eq!(counts(a).1, before.1);
+    for probe in probes {
+        let report = probe.stop()?;
+        assert!(report.broken() == 0, "{}", report.summary());
+    }
+    lab.finish()
+}
