@@ -115,22 +115,30 @@ static __always_inline int has_slots(const struct service *service)
 	return service->mode == MODE_NAT && !(service->flags & SERVICE_PRESERVE_CLIENT);
 }
 
-/* A flow's place in a ring. */
-static __always_inline __u32 place_of(const struct packet *packet, const struct service *service, const struct config *settings)
+/* The place in a ring of all flows of a client. */
+__noinline int place_of_source(struct packet *packet)
 {
-	__u64 hash = packet->hash;
-	if (service->flags & SERVICE_HASH_SOURCE) {
-		struct address source __attribute__((aligned(8))) = packet->key.source;
-		hash = hash_source(settings->hash_key, &source);
-	}
-	return hash % RING_SLOTS;
+	struct config *settings = AT(config, 0);
+	if (!packet || !settings)
+		return 0;
+	struct address source __attribute__((aligned(8))) = packet->key.source;
+	return hash_source(settings->hash_key, &source) % RING_SLOTS;
+}
+
+/* A flow's place in a ring. */
+static __always_inline __u32 place_of(struct packet *packet, const struct service *service)
+{
+	if (service->flags & SERVICE_HASH_SOURCE)
+		return place_of_source(packet);
+	return packet->hash % RING_SLOTS;
 }
 
 /* The target that the other node has in a place, while a flow that is not known here may be one of its; 0 for none. Connections go on with
  * a target that keeps those it has. A datagram may as well begin a flow, so it goes to none that takes no new ones. */
-static __always_inline __u16 of_other_node(const struct packet *packet, const struct service *service, __u32 place)
+__noinline int of_other_node(struct packet *packet, __u32 place)
 {
-	if (likely(!service->other_until) || reached(packet->now, service->other_until))
+	struct service *service = packet ? AT(services, packet->service) : NULL;
+	if (!service || reached(packet->now, service->other_until))
 		return 0;
 	void *array = AT(other_rings, service->ring);
 	__u32 zero = 0;
@@ -144,10 +152,14 @@ static __always_inline __u16 of_other_node(const struct packet *packet, const st
 	return index;
 }
 
-/* From this node's ring: the flow's place, or the next one whose target takes new flows. Returns a reason, or DROP_NONE. */
-static __always_inline __u8 from_ring(struct packet *packet, const struct service *service, __u32 place)
+/* From this node's ring: the flow's place, or the next one whose target takes new flows. Returns a reason, or DROP_NONE. Verified by itself:
+ * its turns times the ways that lead here would be too many for the verifier. */
+__noinline int from_ring(struct packet *packet, __u32 place)
 {
-	void *array = AT(rings, service->ring);
+	if (!packet)
+		return DROP_NO_TARGET;
+	struct service *service = AT(services, packet->service);
+	void *array = service ? AT(rings, service->ring) : NULL;
 	__u32 zero = 0;
 	struct ring *ring = array ? bpf_map_lookup_elem(array, &zero) : NULL;
 	if (!ring)
@@ -178,7 +190,7 @@ static __always_inline __u8 from_ring(struct packet *packet, const struct servic
  * time to tell of. Unless it has a port that this node gave it. */
 static __always_inline __u8 from_rings(struct packet *packet, const struct service *service, __u32 place, __u16 other)
 {
-	__u8 reason = from_ring(packet, service, place);
+	__u8 reason = from_ring(packet, place);
 	if (likely(!other) || is_syn(packet) || (!reason && packet->target == other))
 		return reason;
 	if (service->flags & SERVICE_PRESERVE_CLIENT && is_clash(packet, other))

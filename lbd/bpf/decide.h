@@ -314,8 +314,8 @@ __noinline int decide_new(struct packet *packet, __u32 reuse)
 		return VERDICT_PASS;
 	struct flow_key key __attribute__((aligned(8))) = packet->key;
 	packet->hash = hash_flow(settings->hash_key, &key);
-	__u32 place = place_of(packet, service, settings);
-	__u16 other = reuse ? 0 : of_other_node(packet, service, place);
+	__u32 place = place_of(packet, service);
+	__u16 other = unlikely(service->other_until) && !reuse ? of_other_node(packet, place) : 0;
 	int shares = other && packet->key.protocol == PROTOCOL_TCP && service->mode == MODE_DSR;
 	if (!reuse) {
 		int shared = shares && !is_syn(packet);

@@ -53,10 +53,11 @@ fn quoted(frame: &[u8], view: &View) -> Option<View> {
     quote.filter(|quote| (quote.protocol == TCP || quote.protocol == UDP) && begins(quote))
 }
 
-/// Where the target gets the packets as they are, the hash knows which one it is.
+/// Where the target gets the packets as they are, the hash knows which one it is; of a flow of the other node, that node's.
 fn hashed(oracle: &Oracle, tuple: &Tuple) -> Option<Flow> {
     let service = oracle.world.listener(tuple.service, tuple.protocol)?;
-    let target = oracle.by_hash(tuple, service, 0).filter(|_| !oracle.world.of(service).nat)?;
+    let target = oracle.by_other(tuple, service, 0).or_else(|| oracle.by_hash(tuple, service, 0));
+    let target = target.filter(|_| !oracle.world.of(service).nat)?;
     let seen = oracle.world.now;
     Some(Flow { seen, target, service, port: 0, confirmed: true, fins: (false, false), reset: false })
 }

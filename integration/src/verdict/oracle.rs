@@ -499,7 +499,7 @@ impl Oracle {
 
     /// The target that the other node has given to a flow which it had no time to tell of: what opens no connection is of such a one for a
     /// while, unless this node has begun it. A datagram may begin one, so it goes to a target that takes new ones.
-    fn by_other(&self, tuple: &Tuple, service: u16, flags: u8) -> Option<u16> {
+    pub(super) fn by_other(&self, tuple: &Tuple, service: u16, flags: u8) -> Option<u16> {
         let (_, until) = self.world.of(service).other.as_ref()?;
         let opens = tuple.protocol == TCP && flags & (SYN | ACK) == SYN;
         if opens || self.world.now >= *until || self.stored.contains(tuple) {

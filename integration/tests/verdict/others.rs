@@ -102,11 +102,9 @@ fn a_connection_that_begins_here_is_this_nodes() {
 
 #[test]
 fn a_target_that_takes_none_gets_none() {
-    for (health, connections, datagrams) in [
-        (Health::Draining, 2, 3),
-        (Health::Unhealthy, 1, 3),
-        (Health::Absent, 1, 3),
-    ] {
+    for (health, connections, datagrams) in
+        [(Health::Draining, 2, 3), (Health::Unhealthy, 1, 3), (Health::Absent, 1, 3)]
+    {
         each(paths(), |path, pair| {
             let ports = of_first(pair, path, 8);
             pair.tell(|world| {
@@ -148,7 +146,11 @@ fn a_flow_that_moves_moves_by_this_nodes_ring() {
                 std::net::IpAddr::V4(_) => "10.0.1.9".parse(),
                 std::net::IpAddr::V6(_) => "2001:db8:1::9".parse(),
             };
-            world.targets.push(Target { address: address.expect("an address"), mac: [2, 0, 0, 0, 1, 9], ..first });
+            world.targets.push(Target {
+                address: address.expect("an address"),
+                mac: [2, 0, 0, 0, 1, 9],
+                ..first
+            });
         };
         pair.tell(|world| {
             third(world);

@@ -110,8 +110,8 @@ fn trials(mut mutate: impl FnMut(&mut Trial<'_, '_>, &[u8], &mut Rng)) {
         // On half of them the other node would give most flows another target, and may have begun those that are not known.
         if others % 4 < 2 {
             pair.tell(|world| {
-                world.services[0].other = Some((vec![(2, 1)], u32::MAX / 4));
-                world.services[1].other = Some((vec![(4, 1)], u32::MAX / 4));
+                world.services[0].other = Some((vec![(1, 1)], u32::MAX / 4));
+                world.services[1].other = Some((vec![(3, 1)], u32::MAX / 4));
             });
         }
         let frames = valid(path, pair);

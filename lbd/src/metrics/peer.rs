@@ -88,7 +88,11 @@ fn encode_state(out: &mut Out<'_>, state: &StateView) -> fmt::Result {
         ("unacknowledged", late),
         ("alone", alone),
     ];
-    out.counters("replication_ring_changes", "Rings chosen from instead of others", labelled("peer", changes))?;
+    out.counters(
+        "replication_ring_changes",
+        "Rings chosen from instead of others",
+        labelled("peer", changes),
+    )?;
     out.gauge("replication_peer_rings", "Rings of the other node that are known", state.peer_rings as f64)
 }
 

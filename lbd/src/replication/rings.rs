@@ -75,10 +75,8 @@ pub(super) fn of_peer(driver: &Driver, ring: NameId) {
         Arc::new(Make { name: name.to_string(), hash: make.hash, members })
     };
     let known = replica.peer_ring(ring);
-    let known = known.map(|known| OtherRing {
-        used: known.used.as_ref().map(make),
-        next: known.next.as_ref().map(make),
-    });
+    let known = known
+        .map(|known| OtherRing { used: known.used.as_ref().map(make), next: known.next.as_ref().map(make) });
     driver.shared.kernel.rings().set_other(name, known);
     driver.shared.kernel.wake();
 }

@@ -476,7 +476,9 @@ impl Tables {
                 let known = knows(&self.snapshot, name) || coming.iter().any(comes);
                 if known { Ok((group.to_string(), id.to_string())) } else { Err(Misfit::Unknown) }
             }
-            Some(Name::Service(_) | Name::Group(_) | Name::Zone(_) | Name::Ring(_)) | None => Err(Misfit::Invalid),
+            Some(Name::Service(_) | Name::Group(_) | Name::Zone(_) | Name::Ring(_)) | None => {
+                Err(Misfit::Invalid)
+            }
         }
     }
 

@@ -46,8 +46,7 @@ impl Switch {
             Some(used) => used != *make,
             None => *is_there,
         };
-        let changed: Vec<&Arc<Make>> =
-            wanted.into_iter().filter(differs).map(|(make, _)| make).collect();
+        let changed: Vec<&Arc<Make>> = wanted.into_iter().filter(differs).map(|(make, _)| make).collect();
         let until = *self.until.get_or_insert(now + RING_WAIT);
         let is_ready = ready.is_none_or(|ready| changed.iter().all(|make| ready(make)));
         if is_ready || now >= until {
@@ -133,7 +132,9 @@ mod tests {
         switch.step(at(3000), [(&two, true)], NOT_YET);
         assert_eq!(switch.step(at(3001), [(&one, true)], NOT_YET), Step::Write);
         assert_eq!(switch.switched([&one]), [Arc::clone(&one)]);
-        assert!(matches!(switch.step(at(9000), [(&two, true)], NOT_YET), Step::Wait { until, .. } if until == at(9100)));
+        assert!(
+            matches!(switch.step(at(9000), [(&two, true)], NOT_YET), Step::Wait { until, .. } if until == at(9100))
+        );
     }
 
     #[test]
@@ -142,7 +143,10 @@ mod tests {
         let mut switch = Switch::default();
         switch.switched([&one, &other]);
         let told = switch.switched([&one]);
-        assert_eq!(told.iter().map(|make| (make.name.as_str(), make.members.len())).collect::<Vec<_>>(), [("b", 0)]);
+        assert_eq!(
+            told.iter().map(|make| (make.name.as_str(), make.members.len())).collect::<Vec<_>>(),
+            [("b", 0)]
+        );
         assert!(switch.switched([&one]).is_empty());
     }
 }

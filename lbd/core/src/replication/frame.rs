@@ -186,10 +186,7 @@ impl Frame {
 
     /// Whether it has a sequence number: it is applied and acknowledged, and counts for the window.
     pub(super) const fn is_numbered(&self) -> bool {
-        matches!(
-            self,
-            Self::Data(_) | Self::SnapshotBegin { .. } | Self::SnapshotEnd { .. } | Self::Ring(_)
-        )
+        matches!(self, Self::Data(_) | Self::SnapshotBegin { .. } | Self::SnapshotEnd { .. } | Self::Ring(_))
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, WireError> {

@@ -302,7 +302,11 @@ impl Rings {
     fn due(&self, done_before: u64) -> Option<(NameId, Vec<NameId>)> {
         let due = |own: &OwnRing| own.place().is_some_and(|place| place <= done_before);
         let (&ring, own) = self.own.iter().find(|(_, own)| due(own))?;
-        let make = if own.tell_used.is_some() { own.used.as_ref() } else { own.next.as_ref().map(|next| &next.make) };
+        let make = if own.tell_used.is_some() {
+            own.used.as_ref()
+        } else {
+            own.next.as_ref().map(|next| &next.make)
+        };
         Some((ring, make.into_iter().flat_map(members_of).collect()))
     }
 

@@ -310,10 +310,7 @@ fn golden_frames() {
     assert_eq!(bytes(Frame::SnapshotEnd { sequence: 5 }), [3, 0, 0, 0, 1, 5, 5]);
     assert_eq!(bytes(Frame::Word(Word::default())), [3, 0, 0, 0, 1, 8, 0], "6 and 7 stand for nothing");
     let ring = RingFrame { sequence: 4, ring: 6, hash: 300, used: true, members: vec![(7, 256), (8, 1)] };
-    assert_eq!(
-        bytes(Frame::Ring(ring)),
-        [15, 0, 0, 0, 1, 9, 4, 6, 0xfb, 0x2c, 1, 1, 2, 7, 0xfb, 0, 1, 8, 1]
-    );
+    assert_eq!(bytes(Frame::Ring(ring)), [15, 0, 0, 0, 1, 9, 4, 6, 0xfb, 0x2c, 1, 1, 2, 7, 0xfb, 0, 1, 8, 1]);
     let name = WireName::Target("g".to_owned(), "t".to_owned());
     let names = vec![Announcement { number: 3, name }];
     let batches = vec![Batch { table: 1, deletes: false, count: 1, bytes: vec![7] }];

@@ -187,7 +187,8 @@ impl Maps {
 
     /// The rings that there are: this node's and the other one's.
     pub(super) fn rings(&self) -> Result<[Vec<u32>; 2], KernelError> {
-        let read = || -> io::Result<[Vec<u32>; 2]> { Ok([present(&self.rings)?, present(&self.other_rings)?]) };
+        let read =
+            || -> io::Result<[Vec<u32>; 2]> { Ok([present(&self.rings)?, present(&self.other_rings)?]) };
         read().map_err(|source| KernelError::Map { action: "reading the rings".to_owned(), source })
     }
 

@@ -80,7 +80,12 @@ impl Host {
 }
 
 /// Whoever has come to choose from another ring was allowed to.
-pub(super) fn check_switches(hosts: &mut [Host; 2], node: usize, now: u64, roomy: bool) -> Result<(), String> {
+pub(super) fn check_switches(
+    hosts: &mut [Host; 2],
+    node: usize,
+    now: u64,
+    roomy: bool,
+) -> Result<(), String> {
     let done = std::mem::take(&mut hosts[node].ring.done);
     for (change, outcome, at) in done {
         let waited = at - change.since >= RING_WAIT;
@@ -88,9 +93,8 @@ pub(super) fn check_switches(hosts: &mut [Host; 2], node: usize, now: u64, roomy
         let other = &mut hosts[1 - node];
         let place = ring(&mut other.replica);
         let known = other.replica.peer_ring(place);
-        let knows = known.is_some_and(|known| {
-            known.used.iter().chain(&known.next).any(|make| make.hash == change.hash)
-        });
+        let knows = known
+            .is_some_and(|known| known.used.iter().chain(&known.next).any(|make| make.hash == change.hash));
         // What another process of it knew is gone.
         let is_another = change.peer != Some(other.replica.settings.process);
         let missing = change.labels.iter().find(|label| roomy && !other.store.contains_key(*label));
@@ -99,7 +103,9 @@ pub(super) fn check_switches(hosts: &mut [Host; 2], node: usize, now: u64, roomy
             Some(RingOutcome::TimedOut) if !waited => Some("after too short a wait".to_owned()),
             Some(RingOutcome::Acknowledged) | None if alone || is_another => None,
             None if waited => None,
-            Some(RingOutcome::Acknowledged) | None if !knows => Some("the other node does not know".to_owned()),
+            Some(RingOutcome::Acknowledged) | None if !knows => {
+                Some("the other node does not know".to_owned())
+            }
             Some(RingOutcome::Acknowledged) | None => {
                 missing.map(|label| format!("although the other node lacks {label:?}"))
             }
@@ -126,7 +132,9 @@ pub(super) fn rings_are_known(hosts: &[Host; 2]) -> Result<(), String> {
         let place = names.find(|id| matches!(other.name_of(*id), Some(Name::Ring(_))));
         let known = place.and_then(|place| other.peer_ring(place));
         if known.and_then(|known| known.used.as_ref()).map(|make| make.hash) != Some(hash) {
-            return Err(format!("node {node} chooses from ring {hash}, and to the other one it is {known:?}"));
+            return Err(format!(
+                "node {node} chooses from ring {hash}, and to the other one it is {known:?}"
+            ));
         }
     }
     Ok(())

@@ -275,11 +275,7 @@ impl Sync {
     }
 
     /// Until when flows that are not known may be the other node's, by the instance of their address.
-    fn other_until(
-        &mut self,
-        config: &Config,
-        heard: Heard,
-    ) -> Result<BTreeMap<String, u32>, KernelError> {
+    fn other_until(&mut self, config: &Config, heard: Heard) -> Result<BTreeMap<String, u32>, KernelError> {
         let now = self.shared.clock.now().at;
         let roles = self.shared.vrrpd.borrow().roles.clone();
         let roles = roles.iter().map(|(instance, role)| (instance.as_str(), *role == Role::Active));
@@ -289,9 +285,8 @@ impl Sync {
         }
         let tick = self.instances.ticks().now().map_err(|source| KernelError::Clock { source })?;
         let instances = config.vrrp.iter().map(|vrrp| vrrp.name.as_str()).chain([""]);
-        let until = |instance: &str| {
-            (instance.to_owned(), plan::until(&self.owners, heard, now, tick, instance))
-        };
+        let until =
+            |instance: &str| (instance.to_owned(), plan::until(&self.owners, heard, now, tick, instance));
         Ok(instances.map(until).collect())
     }
 
