@@ -16,7 +16,7 @@ use pair_support::{LIMIT, every, owned_by, vips};
 use serde_json::Value;
 
 /// Text for nft: nothing passes between the `lbd`s, and neither hears of that.
-const CUT: &str = "table inet cut {\nchain in {\ntype filter hook input priority 0\ntcp dport 7112 drop\ntcp sport 7112 drop\n}\n}\n";
+const CUT: &str = "table inet cut {\nchain in {\ntype filter hook input priority 0\ntcp dport 7112 drop\ntcp sport 7112 drop\n}\nchain out {\ntype filter hook output priority 0\ntcp dport 7112 drop\ntcp sport 7112 drop\n}\n}\n";
 
 /// A number in what a node's `/v1/replication` says of its state.
 fn replication(node: &Node, what: &str) -> u64 {
