@@ -56,7 +56,7 @@ static __always_inline int send_check(struct __sk_buff *ctx, struct packet *pack
 		return 0;
 	if (target->way != WAY_PLAIN)
 		return encapsulate_tc(ctx, packet) == DROP_NONE;
-	return rewrite_frame(ctx, 0, packet, target->destination_mac, target->source_mac);
+	return rewrite_frame(ctx, 0, packet, target->destination_mac);
 }
 
 /* What the loopback interface sends. Never lets a check into this host's own stack: another server may listen there. */

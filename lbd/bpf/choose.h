@@ -115,6 +115,14 @@ static __always_inline int has_slots(const struct service *service)
 	return service->mode == MODE_NAT && !(service->flags & SERVICE_PRESERVE_CLIENT);
 }
 
+/* `hash % RING_SLOTS` without a division: 2^16 is -1 modulo 2^16 + 1. */
+static __always_inline __u32 place_by(__u64 hash)
+{
+	__u32 sum = (hash & 0xffff) + (hash >> 32 & 0xffff) + 2 * RING_SLOTS - (hash >> 16 & 0xffff) - (hash >> 48);
+	__s32 place = (sum & 0xffff) - (sum >> 16);
+	return place < 0 ? place + RING_SLOTS : place;
+}
+
 /* The place in a ring of all flows of a client. */
 __noinline int place_of_source(struct packet *packet)
 {
@@ -122,7 +130,7 @@ __noinline int place_of_source(struct packet *packet)
 	if (!packet || !settings)
 		return 0;
 	struct address source __attribute__((aligned(8))) = packet->key.source;
-	return hash_source(settings->hash_key, &source) % RING_SLOTS;
+	return place_by(hash_source(settings->hash_key, &source));
 }
 
 /* A flow's place in a ring. */
@@ -130,7 +138,7 @@ static __always_inline __u32 place_of(struct packet *packet, const struct servic
 {
 	if (service->flags & SERVICE_HASH_SOURCE)
 		return place_of_source(packet);
-	return packet->hash % RING_SLOTS;
+	return place_by(packet->hash);
 }
 
 /* The target that the other node has in a place, while a flow that is not known here may be one of its; 0 for none. Connections go on with

@@ -16,34 +16,38 @@ static __always_inline int is_service_port(__be16 port)
 	return ports && ports->words[number / 64] >> (number % 64) & 1;
 }
 
-/* A known, established flow, forwarded here, with a healthy target. Returns 0 where any of that is not so; else the flow's service
- * and target are in `service_of` and `target_of`. */
+#define QUICKLY_NOT 0
+#define QUICKLY_DONE 1
+#define QUICKLY_UNKNOWN 2 /* there is no such flow in the table */
+
+/* A known, established flow, forwarded here, with a healthy target: QUICKLY_DONE, with its service and target in `service_of` and
+ * `target_of`. */
 static __always_inline int decide_quickly(struct packet *packet, struct service **service_of, struct target **target_of)
 {
-	if (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))
-		return 0;
 	struct flow *flow = bpf_map_lookup_elem(&flows, &packet->key);
 	if (!flow)
-		return 0;
+		return QUICKLY_UNKNOWN;
+	if (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))
+		return QUICKLY_NOT;
 	struct service *service = AT(services, flow->service);
 	struct target *target = AT(targets, flow->target);
 	if (!service || !service->mode || !target || !takes_known(target))
-		return 0;
+		return QUICKLY_NOT;
 	if (!may_go_on(service->instance, packet->drained))
-		return 0;
+		return QUICKLY_NOT;
 	if ((flow->state & ~STATE_UDP) != STATE_ESTABLISHED)
-		return 0;
+		return QUICKLY_NOT;
 	__u32 silent = age(packet->now, flow->seen);
 	__u32 most = flow->state & STATE_UDP ? service->udp_ticks : service->established_ticks;
 	/* Neither over nor to be refreshed before that. */
 	if (silent >= REFRESH_TICKS && (silent > most || is_refresh_due(silent, most))) {
 		if (silent > most || flow->copied)
-			return 0;
+			return QUICKLY_NOT;
 		if (has_slots(service)) {
 			__u64 control;
 			struct slot *slot = own_slot(packet, target, flow->port, &control);
 			if (!slot)
-				return 0;
+				return QUICKLY_NOT;
 			slot_touch(slot, control, packet->now, STATE_ESTABLISHED);
 		}
 		flow->seen = packet->now;
@@ -53,7 +57,7 @@ static __always_inline int decide_quickly(struct packet *packet, struct service 
 	packet->port = flow->port;
 	*service_of = service;
 	*target_of = target;
-	return 1;
+	return QUICKLY_DONE;
 }
 
 /* Fills in where a packet of a known flow goes, and what it changes in its flow. `established`: it proves the client real.
@@ -117,33 +121,38 @@ static __always_inline __u32 to_other_node(struct packet *packet, const struct c
 	return back->other_ifindex ? VERDICT_OTHER : VERDICT_DROP;
 }
 
+/* How often a slot is read that changes under the reader. */
+#define SLOT_READS 3
+
 /* An answer of a target to a VIP as source: who has the port that it is for? */
 static __always_inline __u32 answer_to_slot(struct packet *packet, const struct config *settings, __u16 endpoint)
 {
 	struct slot *slot = slot_of(endpoint, ntohs(packet->key.destination_port));
 	if (!slot)
 		return VERDICT_MISS;
-	__u64 control = slot_control(slot);
-	struct vip_address *vip = AT(vip_addresses, slot->vip);
-	if (SLOT_LOCKED(control) || slot_is_free(control, packet->now) || !vip ||
-	    slot->target_port != packet->key.source_port || !same_address(&vip->address, &packet->key.destination))
+	__u64 control = 0, after = 1;
+	__be16 target_port = 0;
+	/* What is in it is one flow's if the control word was the same before and after: somebody else may take a slot that was free or over. */
+	for (int number = 0; number < SLOT_READS && after != control; number++) {
+		control = slot_control(slot);
+		packet->client = slot->client;
+		packet->port = slot->client_port;
+		packet->vip_port = slot->vip_port;
+		packet->vip = slot->vip;
+		target_port = slot->target_port;
+		after = slot_control(slot);
+	}
+	struct vip_address *vip = AT(vip_addresses, packet->vip);
+	if (SLOT_LOCKED(control) || slot_is_free(control, packet->now) || !vip || target_port != packet->key.source_port ||
+	    !same_address(&vip->address, &packet->key.destination))
 		return VERDICT_MISS;
-	if (!may_go_on(vip->instance, packet->drained)) {
-		packet->reason = DROP_NOT_ACTIVE;
+	if (after != control || !may_go_on(vip->instance, packet->drained)) {
+		packet->reason = after != control ? DROP_UNKNOWN_FLOW : DROP_NOT_ACTIVE;
 		return VERDICT_DROP;
 	}
 	packet->service = SLOT_SERVICE(control);
-	packet->vip = slot->vip;
-	packet->client = slot->client;
-	packet->port = slot->client_port;
-	packet->vip_port = slot->vip_port;
-	/* Somebody else may have taken the slot meanwhile, after it was free or over: with a state that has nothing of the old one. */
-	__u64 after = slot_control(slot);
-	if (SLOT_LOCKED(after) || SLOT_SERVICE(after) != packet->service ||
-	    (SLOT_STATE(after) & SLOT_STATE(control)) != SLOT_STATE(control))
-		return VERDICT_MISS;
 	__u8 state = state_of(packet, STATE_TARGET_FIN);
-	int fresh = age(packet->now, SLOT_SEEN(after)) < REFRESH_TICKS;
+	int fresh = age(packet->now, SLOT_SEEN(control)) < REFRESH_TICKS;
 	if (packet->flags & PACKET_ICMP)
 		return VERDICT_RETURN;
 	struct flow_key key __attribute__((aligned(8))) = {};
@@ -161,7 +170,7 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 			tell(settings, &key, flow);
 	}
 	if (!fresh || state)
-		slot_touch(slot, after, packet->now, state);
+		slot_touch(slot, control, packet->now, state);
 	return VERDICT_RETURN;
 }
 
@@ -282,7 +291,7 @@ static __always_inline void store(struct packet *packet, const struct service *s
 	if (reuse) {
 		/* Its place in the table is there already, so it need not prove itself. The other node hears of it when it has. */
 		if (!is_syn(packet))
-			flow.state |= STATE_ESTABLISHED;
+			flow.state |= STATE_ESTABLISHED | state_of(packet, STATE_CLIENT_FIN);
 		if (!bpf_map_update_elem(&flows, &key, &flow, BPF_ANY) && flow.state)
 			tell(settings, &key, &flow);
 		return;
@@ -312,6 +321,8 @@ __noinline int decide_new(struct packet *packet, __u32 reuse)
 	struct service *service = AT(services, packet->service);
 	if (!packet->service || !service || !service->mode)
 		return VERDICT_PASS;
+	/* Reading the clock waits for all that is being loaded: so it is read before anything has to be. */
+	int owner = is_syn(packet) && owns(service->instance);
 	struct flow_key key __attribute__((aligned(8))) = packet->key;
 	packet->hash = hash_flow(settings->hash_key, &key);
 	__u32 place = place_of(packet, service);
@@ -323,7 +334,7 @@ __noinline int decide_new(struct packet *packet, __u32 reuse)
 		if (verdict != VERDICT_MISS)
 			return verdict;
 	}
-	if (!owns(service->instance)) {
+	if (!owner && !owns(service->instance)) {
 		packet->reason = DROP_NOT_ACTIVE;
 		return VERDICT_DROP;
 	}
@@ -347,7 +358,8 @@ __noinline int decide_new(struct packet *packet, __u32 reuse)
 		packet->reason = DROP_NO_TARGET;
 		return VERDICT_DROP;
 	}
-	if (has_slots(service) && !take_port(packet, target->endpoint, reuse && !is_syn(packet))) {
+	if (has_slots(service) && !take_first_port(packet, target, settings) &&
+	    !take_port(packet, target->endpoint, reuse && !is_syn(packet))) {
 		packet->reason = DROP_NO_PORT;
 		return packet->key.protocol == PROTOCOL_TCP ? VERDICT_ANSWER : VERDICT_DROP;
 	}
@@ -356,14 +368,15 @@ __noinline int decide_new(struct packet *packet, __u32 reuse)
 	return VERDICT_FORWARD;
 }
 
-/* Everything but the quick case, and what `decide_new` does: for that it returns VERDICT_NEW or VERDICT_AGAIN. */
-__noinline int decide(struct packet *packet, __u32 service_port)
+/* Everything but the quick case, and what `decide_new` does: for that it returns VERDICT_NEW or VERDICT_AGAIN. `unknown`: there is no such
+ * flow in the table. */
+__noinline int decide(struct packet *packet, __u32 service_port, __u32 unknown)
 {
 	struct config *settings = AT(config, 0);
 	if (!packet || !settings)
 		return VERDICT_PASS;
 	__u32 reuse = 0;
-	if (service_port) {
+	if (service_port && !unknown) {
 		struct flow_key key __attribute__((aligned(8))) = packet->key;
 		struct flow *flow = bpf_map_lookup_elem(&flows, &key);
 		if (flow) {

@@ -97,7 +97,7 @@ static __always_inline int forward_packet(void *ctx, const int xdp, struct packe
 			return dropped(packet, xdp, reason);
 		return transmit(xdp, packet->ifindex, target->ifindex);
 	}
-	if (!rewrite_frame(ctx, xdp, packet, target->destination_mac, target->source_mac))
+	if (!rewrite_frame(ctx, xdp, packet, target->destination_mac))
 		return dropped(packet, xdp, DROP_MALFORMED);
 	if (service->mode == MODE_NAT && !nat_to_target(ctx, xdp, packet, target))
 		return dropped(packet, xdp, DROP_MALFORMED);
@@ -125,7 +125,7 @@ static __always_inline int return_packet(void *ctx, const int xdp, struct packet
 	}
 	__u32 ifindex = route->ifindex;
 	count_out(packet);
-	int done = rewrite_frame(ctx, xdp, packet, route->destination_mac, route->source_mac);
+	int done = rewrite_frame(ctx, xdp, packet, route->destination_mac);
 	if (unlikely(packet->flags & PACKET_ICMP)) {
 		done = done && OF_KIND(error_to_client, packet);
 	} else {

@@ -5,7 +5,6 @@
 #ifndef TANDEM_ENCAP_H
 #define TANDEM_ENCAP_H
 
-#include "hash.h"
 #include "rewrite.h"
 #include "stats.h"
 
@@ -63,7 +62,7 @@ static __always_inline int put_ethernet(void *ctx, const int xdp, const struct t
 	struct ethernet *frame = frame_start(ctx, xdp);
 	if ((void *)(frame + 1) > frame_end(ctx, xdp))
 		return 0;
-	set_macs(frame, target->destination_mac, target->source_mac);
+	set_both_macs(frame, target->destination_mac);
 	frame->type = outer->v6 ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4;
 	return 1;
 }
@@ -97,8 +96,16 @@ static __always_inline void put_outer_v6(struct ipv6 *ip, const struct target *t
 	}
 }
 
+/* What tells flows apart for whoever spreads them over ways and processors: it is the same for all of a flow, and no secret. */
+static __always_inline __u32 spread(const struct flow_key *key)
+{
+	const __u64 *words = (const void *)key;
+	return ((words[0] ^ words[1] ^ words[2] ^ words[3] ^ words[4]) * 0x9e3779b97f4a7c15ULL) >> 40 & GUE_SOURCES;
+}
+
 /* The headers in the room. UDP's checksum is 0: the packet in it has its own. */
-static __always_inline int put_outer(void *ctx, const int xdp, const struct target *target, const struct outer *outer, __u64 hash)
+static __always_inline int put_outer(void *ctx, const int xdp, const struct packet *packet, const struct target *target,
+				     const struct outer *outer)
 {
 	void *start = frame_start(ctx, xdp) + ETHERNET_LENGTH, *end = frame_end(ctx, xdp);
 	void *behind;
@@ -123,7 +130,7 @@ static __always_inline int put_outer(void *ctx, const int xdp, const struct targ
 		struct udp *udp = behind;
 		if ((void *)(udp + 1) > end)
 			return 0;
-		udp->source = htons(GUE_SOURCE_FIRST | (hash & GUE_SOURCES));
+		udp->source = htons(GUE_SOURCE_FIRST | spread(&packet->key));
 		udp->destination = target->gue_port;
 		udp->length = htons(outer->total - (outer->v6 ? sizeof(struct ipv6) : sizeof(struct ipv4)));
 		udp->checksum = 0;
@@ -151,22 +158,16 @@ static __always_inline int prepare_inner(void *ctx, const int xdp, const struct 
 /* Puts a packet into its target's tunnel. Returns DROP_NONE, or why it could not. */
 static __always_inline int encapsulate(void *ctx, const int xdp, struct packet *packet)
 {
-	struct config *settings = AT(config, 0);
 	struct target *target = packet ? AT(targets, packet->target) : NULL;
-	if (!settings || !target)
+	if (!target)
 		return DROP_NO_TARGET;
-	__u64 hash = 0;
-	if (target->way == WAY_GUE) {
-		struct flow_key key __attribute__((aligned(8))) = packet->key;
-		hash = hash_flow(settings->hash_key, &key);
-	}
 	__u8 service;
 	if (!prepare_inner(ctx, xdp, packet, &service))
 		return DROP_MALFORMED;
 	struct outer outer = outer_of(packet, target, service);
 	if (outer.total > 65535 || !make_room(ctx, xdp, target, &outer))
 		return DROP_HEADROOM;
-	if (!put_ethernet(ctx, xdp, target, &outer) || !put_outer(ctx, xdp, target, &outer, hash))
+	if (!put_ethernet(ctx, xdp, target, &outer) || !put_outer(ctx, xdp, packet, target, &outer))
 		return DROP_MALFORMED;
 	return DROP_NONE;
 }

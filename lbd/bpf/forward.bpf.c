@@ -8,16 +8,20 @@
 #include "parse.h"
 #include "solicit.h"
 
-/* What is not known quickly. */
-static __always_inline int forward_other(void *ctx, const int xdp, struct packet *packet, __u32 service_port)
+/* What is not known quickly. `unknown`: it was looked for in the table, and is not there. */
+static __always_inline int forward_other(void *ctx, const int xdp, struct packet *packet, const struct config *settings,
+					 __u32 service_port, int unknown)
 {
 	/* Before it is known whose it is: the answer of a target may be turned round by then. */
 	if (unlikely(packet->flags & PACKET_FIRST_FRAGMENT))
 		fragment_store(packet);
-	int verdict = decide(packet, service_port);
+	/* A target opens no connection towards a port that it was asked from. */
+	int begins = unknown && (is_syn(packet) || !(settings->flags & CONFIG_HAS_NAT));
+	int verdict = begins ? VERDICT_NEW : decide(packet, service_port, unknown);
 	if (verdict == VERDICT_NEW || verdict == VERDICT_AGAIN)
 		verdict = decide_new(packet, verdict == VERDICT_AGAIN);
-	if (verdict == VERDICT_FORWARD || verdict == VERDICT_RETURN)
+	/* A call costs as much as a helper's. */
+	if (unlikely(settings->trace_every) && (verdict == VERDICT_FORWARD || verdict == VERDICT_RETURN))
 		sample(packet, verdict);
 	switch (verdict) {
 	case VERDICT_FORWARD:
@@ -33,7 +37,8 @@ static __always_inline int forward_other(void *ctx, const int xdp, struct packet
 	default:
 		if (!xdp && answers_check(ctx, packet))
 			return take_answer(ctx);
-		if (packet->flags & PACKET_ICMP)
+		/* What is about the node's own packets is nothing that is missing. */
+		if (packet->flags & PACKET_ICMP && bpf_map_lookup_elem(&vips, &packet->key.destination))
 			count_drop(DROP_ICMP_INNER);
 		return pass(xdp);
 	}
@@ -54,10 +59,13 @@ static __always_inline int forward(void *ctx, const int xdp)
 	__u64 jiffies = bpf_jiffies64();
 	packet.now = ticks(settings, jiffies);
 	packet.drained = drained(settings, jiffies);
+	int service_port = is_service_port(packet.key.destination_port), quickly = QUICKLY_NOT;
 	if (likely(is_plain(&packet) && !settings->trace_every)) {
 		struct service *service;
 		struct target *target;
-		if (likely(is_service_port(packet.key.destination_port) && decide_quickly(&packet, &service, &target)))
+		if (likely(service_port))
+			quickly = decide_quickly(&packet, &service, &target);
+		if (likely(quickly == QUICKLY_DONE))
 			return forward_packet(ctx, xdp, &packet, service, target);
 	} else if (packet.flags & PACKET_ICMP_TYPE) {
 		if (!is_error(&packet) || !parse_quoted(ctx, xdp, &packet))
@@ -67,7 +75,7 @@ static __always_inline int forward(void *ctx, const int xdp)
 		if (verdict != VERDICT_MISS)
 			return verdict == VERDICT_DROP ? dropped(&packet, xdp, packet.reason) : pass(xdp);
 	}
-	return forward_other(ctx, xdp, &packet, is_service_port(packet.key.destination_port));
+	return forward_other(ctx, xdp, &packet, settings, is_service_port(packet.key.destination_port), quickly == QUICKLY_UNKNOWN);
 }
 
 SEC("classifier") int forward_tc(struct __sk_buff *ctx)

@@ -24,6 +24,16 @@ static __always_inline void set_macs(struct ethernet *frame, const __u8 destinat
 	frame->source[2] = from[2];
 }
 
+/* The same of two that are one behind the other, the destination first. */
+static __always_inline void set_both_macs(struct ethernet *frame, const __u8 macs[6])
+{
+	__u32 *to = (void *)frame;
+	const __u32 *from = (const void *)macs;
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
+}
+
 static __always_inline void decrement_v4(struct ipv4 *ip)
 {
 	/* The word of hops and protocol becomes smaller by 0x0100. */

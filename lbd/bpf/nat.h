@@ -232,6 +232,24 @@ __noinline int take_port(struct packet *packet, __u32 endpoint, __u32 establishe
 	return slot_claim(slot, control, packet, target->port ?: packet->key.destination_port, state);
 }
 
+/* The same for what opens a connection, where the first candidate is free, as it is nearly always: then nothing has to be called. */
+static __always_inline int take_first_port(struct packet *packet, const struct target *target, const struct config *settings)
+{
+	if (!is_syn(packet))
+		return 0;
+	__u32 port = candidate_port(packet->hash, settings->node & 1, 0);
+	struct slot *slot = slot_of(target->endpoint, port);
+	if (!slot)
+		return 0;
+	__u64 control = slot_control(slot);
+	if (control && !slot_is_free(control, packet->now))
+		return 0;
+	if (!slot_claim(slot, control, packet, target->port ?: packet->key.destination_port, 0))
+		return 0;
+	packet->port = htons(port);
+	return 1;
+}
+
 /* The slot of a packet's flow, if it still is, and its control word when it was. */
 static __always_inline struct slot *own_slot(const struct packet *packet, const struct target *target, __be16 port, __u64 *control)
 {

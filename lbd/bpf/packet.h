@@ -84,7 +84,8 @@ static __always_inline int same_address(const struct address *a, const struct ad
 static __always_inline int same_key(const struct flow_key *a, const struct flow_key *b)
 {
 	const __u64 *x = (const void *)a, *y = (const void *)b;
-	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4]));
+	/* Ports first: where they differ, as good as always, nothing else is looked at. */
+	return x[4] == y[4] && !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]));
 }
 
 static __always_inline int is_mapped(const struct address *address)

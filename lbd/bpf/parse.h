@@ -34,6 +34,18 @@ static __always_inline void parse_offload(void *ctx, struct packet *packet, __u3
 	packet->segments = SKB(ctx)->gso_segs ?: 1;
 }
 
+/* Both ports, and the protocol again: the key's last word as a whole, because as a whole it is read next, which would have to wait for stores of
+ * its parts. */
+static __always_inline void put_ports(struct packet *packet, __be32 ports)
+{
+	__u64 *last = (__u64 *)&packet->key + 4;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	*last = (__u64)packet->key.protocol << 32 | ports;
+#else
+	*last = (__u64)ports << 32 | (__u32)packet->key.protocol << 24;
+#endif
+}
+
 /* Ports and flags. `left` is what the IP header says follows it. */
 static __always_inline int parse_transport(void *ctx, const int xdp, struct packet *packet, __u32 left)
 {
@@ -44,8 +56,7 @@ static __always_inline int parse_transport(void *ctx, const int xdp, struct pack
 		struct tcp *tcp = start;
 		if ((void *)(tcp + 1) > end || left < sizeof(*tcp))
 			return 0;
-		packet->key.source_port = tcp->source;
-		packet->key.destination_port = tcp->destination;
+		put_ports(packet, *(__be32 *)start);
 		packet->tcp_flags = tcp->flags;
 		header_length = tcp->offset >> 4 << 2;
 		if (header_length < sizeof(*tcp) || header_length > left)
@@ -54,8 +65,7 @@ static __always_inline int parse_transport(void *ctx, const int xdp, struct pack
 		struct udp *udp = start;
 		if ((void *)(udp + 1) > end || left < sizeof(*udp))
 			return 0;
-		packet->key.source_port = udp->source;
-		packet->key.destination_port = udp->destination;
+		put_ports(packet, *(__be32 *)start);
 	} else {
 		struct icmp *icmp = start;
 		if (packet->key.protocol != (is_v6(packet) ? PROTOCOL_ICMP6 : PROTOCOL_ICMP) ||

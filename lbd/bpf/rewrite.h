@@ -17,14 +17,13 @@ struct ends {
 	__be16 source_port, destination_port;
 };
 
-/* MAC addresses and hops. Returns 0 if the frame is too short, which it never is. */
-static __always_inline int rewrite_frame(void *ctx, const int xdp, const struct packet *packet, const __u8 destination[6],
-					 const __u8 source[6])
+/* MAC addresses, the destination's and behind it the source's, and hops. Returns 0 if the frame is too short, which it never is. */
+static __always_inline int rewrite_frame(void *ctx, const int xdp, const struct packet *packet, const __u8 macs[6])
 {
 	void *start = frame_start(ctx, xdp), *network = start + ETHERNET_LENGTH;
 	if (network + sizeof(struct ipv4) > frame_end(ctx, xdp))
 		return 0;
-	set_macs(start, destination, source);
+	set_both_macs(start, macs);
 	if (is_v6(packet))
 		((struct ipv6 *)network)->hops--;
 	else
