@@ -33,6 +33,9 @@ pub(crate) const WITH_ONE_LOST: Duration = Duration::from_millis(2500);
 /// So long a connection may have begun before its node's death without the other node knowing of it, on a machine that is busy.
 const UNTOLD: Duration = Duration::from_millis(50);
 
+/// The tables that targets are chosen from: of each service, in each family.
+pub(crate) const RINGS: u64 = 12;
+
 /// How many long-lived connections each family has to each service.
 pub(crate) const CONNECTIONS: usize = 32;
 
@@ -54,6 +57,7 @@ pub(crate) fn config(lab: &Lab, instances: Vec<Instance>) -> PairConfig {
             ("nat-http", "nat", NAT_HTTP, "", 8080),
             ("nat-echo", "nat", NAT_ECHO, "", 7),
             ("nat-datagrams", "nat", NAT_ECHO, "/udp", 7),
+            ("dsr-datagrams", "dsr", DSR_ECHO, "/udp", 7),
         ] {
             let name = service(name, vip, place);
             let listen = format!("{}{suffix}", SocketAddr::new(vip, port));

@@ -78,42 +78,51 @@ fn exchange(sockets: &[UdpSocket]) -> Result<()> {
 fn datagrams_stay_with_their_target_when_a_node_dies() -> Result<()> {
     let lab = forwarding("replication datagrams", every("100ms"))?;
     let [a, b] = lab.nodes();
-    for vip in vips() {
-        let service = service("nat-datagrams", vip, 0);
-        let socket = || -> std::io::Result<UdpSocket> {
-            let any: IpAddr = if vip.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-            let socket = UdpSocket::bind((any, 0))?;
-            socket.connect((vip, NAT_ECHO))?;
-            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-            Ok(socket)
-        };
-        let sockets = || (0..32).map(|_| socket()).collect::<std::io::Result<Vec<_>>>();
-        let sockets = lab.client().namespace().inside(sockets)?.expect("sockets of the client");
-        // A flow has proved itself with the second packet that the same processor sees of it.
-        wait_until("b to know them", LIMIT, || {
-            let known = flows(b, &service);
-            exchange(&sockets).is_ok() && known.len() == sockets.len() && known == flows(a, &service)
-        })?;
-        let before = flows(a, &service);
-        // Whoever has to choose anew would choose another target for those of this one.
-        let left = before.values().filter(|(target, _)| *target == format!("{service}/t1")).count();
-        assert!(0 < left && left < sockets.len(), "{left}");
-        let path = format!("/v1/target-groups/{service}/targets/t1");
-        for node in lab.nodes() {
-            assert_eq!(node.send("lbd", "PATCH", &path, "{\"state\":\"drain\"}")?.status, 200);
+    let socket = |server: SocketAddr| -> std::io::Result<UdpSocket> {
+        let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(server)?;
+        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+        Ok(socket)
+    };
+    let mut clients = Vec::new();
+    for (what, port) in [("nat-datagrams", NAT_ECHO), ("dsr-datagrams", DSR_ECHO)] {
+        for vip in vips() {
+            let service = service(what, vip, 0);
+            let sockets = || (0..32).map(|_| socket((vip, port).into())).collect::<std::io::Result<Vec<_>>>();
+            let sockets = lab.client().namespace().inside(sockets)?.expect("sockets of the client");
+            // A flow has proved itself with the second packet that the same processor sees of it.
+            wait_until("b to know them", LIMIT, || {
+                let known = flows(b, &service);
+                exchange(&sockets).is_ok() && known.len() == sockets.len() && known == flows(a, &service)
+            })?;
+            let before = flows(a, &service);
+            // Whoever has to choose anew would choose another target for those of this one.
+            let left = before.values().filter(|(target, _)| *target == format!("{service}/t1")).count();
+            assert!(0 < left && left < sockets.len(), "{left} of {service}");
+            let path = format!("/v1/target-groups/{service}/targets/t1");
+            for node in lab.nodes() {
+                assert_eq!(node.send("lbd", "PATCH", &path, "{\"state\":\"drain\"}")?.status, 200);
+            }
+            clients.push((service, sockets, before));
         }
-        dies(a)?;
-        b.wait_role("web", "active", LIMIT)?;
-        owned_by(&lab, b)?;
-        exchange(&sockets)?;
-        assert_eq!(flows(b, &service), before);
-        for daemon in ["lbd", "vrrpd"] {
-            a.start_daemon(daemon)?;
-        }
-        settled(&lab, a)?;
-        exchange(&sockets)?;
-        assert_eq!(flows(a, &service), before);
     }
+    let go_on = |node: &Node| -> Result<()> {
+        for (service, sockets, before) in &clients {
+            exchange(sockets)?;
+            assert_eq!(flows(node, service), *before, "{service}");
+        }
+        Ok(())
+    };
+    dies(a)?;
+    b.wait_role("web", "active", LIMIT)?;
+    owned_by(&lab, b)?;
+    go_on(b)?;
+    for daemon in ["lbd", "vrrpd"] {
+        a.start_daemon(daemon)?;
+    }
+    settled(&lab, a)?;
+    go_on(a)?;
     lab.finish()
 }
 

@@ -1,18 +1,15 @@
 //! Nodes that choose targets from different rings: what one of them has begun in its last moment goes on at the other one, and none of them
 //! chooses from another ring before the other one is ready for it, if that is there.
 
-mod kernel_pair_support;
-mod pair_support;
-
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use crate::kernel_pair_support::*;
+use crate::pair_support::{LIMIT, every, owned_by, vips};
 use integration::lab::clock::wait_until;
 use integration::lab::probe::{EchoProbe, EchoSettings};
 use integration::lab::{Lab, Node, Result};
-use kernel_pair_support::*;
 use nix::sys::signal::Signal;
-use pair_support::{LIMIT, every, owned_by, vips};
 use serde_json::Value;
 
 /// Text for nft: nothing passes between the `lbd`s, and neither hears of that.
@@ -55,13 +52,15 @@ fn weigh(node: &Node, target: &str, weight: u64) -> Result<()> {
 /// b chooses the second target of each group alone, a both: b is a reload ahead.
 fn apart(lab: &Lab) -> Result<()> {
     let [_, b] = lab.nodes();
+    let before = replication(b, "ring_changes");
     let whole = std::fs::read_to_string(lab.dir().join("pair.toml")).expect("the configuration");
     let ahead = whole.replace("id = \"t1\", ", "id = \"t1\", weight = 0, ");
     assert_ne!(ahead, whole);
     lab.write_config_text(&ahead)?;
     assert_eq!(b.send("lbd", "POST", "/v1/reload", "")?.status, 200);
     ready(b)?;
-    synced(b)
+    synced(b)?;
+    wait_until("b to choose from other rings", LIMIT, || replication(b, "ring_changes") >= before + RINGS)
 }
 
 fn connections(lab: &Lab, count: usize) -> Result<Vec<EchoProbe>> {
@@ -77,7 +76,7 @@ fn a_connection_that_nobody_told_of_goes_on_with_its_target() -> Result<()> {
     let lab = forwarding("rings young", every("100ms"))?;
     let [a, b] = lab.nodes();
     apart(&lab)?;
-    wait_until("b to know a's rings", LIMIT, || replication(b, "peer_rings") == 10)?;
+    wait_until("b to know a's rings", LIMIT, || replication(b, "peer_rings") == RINGS)?;
     // What a begins from now on it cannot tell of any more.
     a.namespace().run_with("nft", &["-f", "-"], CUT)?;
     // Few, so that a gave each the first port that it may have.
@@ -95,9 +94,9 @@ fn a_connection_that_nobody_told_of_goes_on_with_its_target() -> Result<()> {
     for probe in &probes {
         probe.wait_exchanges(5, LIMIT)?;
     }
-    for probe in probes {
+    for ((service, _), probe) in services().zip(probes) {
         let report = probe.stop()?;
-        assert!(report.broken() == 0, "{}", report.summary());
+        assert!(report.broken() == 0, "{service}: {}", report.summary());
     }
     // And those that begin now are b's, which has them all at its only target.
     let more = connections(&lab, 30)?;
@@ -124,8 +123,9 @@ fn another_ring_waits_for_the_other_node_and_not_for_long() -> Result<()> {
         let count = |what| replication(node, what);
         (count("ring_changes"), count("ring_changes_unacknowledged"), count("ring_changes_alone"))
     };
+    lab.nodes().into_iter().try_for_each(synced)?;
     wait_until("each to know the other's rings", LIMIT, || {
-        lab.nodes().iter().all(|node| replication(node, "peer_rings") == 10)
+        lab.nodes().iter().all(|node| replication(node, "peer_rings") == RINGS)
     })?;
     let before = lab.nodes().map(counts);
     let probes = connections(&lab, 10)?;

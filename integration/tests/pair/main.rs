@@ -16,6 +16,7 @@ mod kernel_lease;
 mod kernel_pair;
 mod kernel_pair_support;
 mod kernel_replication;
+mod kernel_rings;
 mod links;
 mod pair_support;
 mod power;

@@ -140,7 +140,9 @@ impl Replica {
     /// This node chooses from a ring now, whether it has waited for that or not; without targets it is gone.
     pub fn ring_used(&mut self, ring: NameId, make: RingMake) {
         let place = self.dirty.next_place();
-        match self.rings.used(ring, make, place) {
+        // One that came too late to be asked about.
+        let unasked = if self.peer_takes_rings() { RingOutcome::TimedOut } else { RingOutcome::Alone };
+        match self.rings.used(ring, make, place, unasked) {
             Some(RingOutcome::Acknowledged) => self.counters.rings_acknowledged += 1,
             Some(RingOutcome::TimedOut) => self.counters.rings_timed_out += 1,
             Some(RingOutcome::Alone) => self.counters.rings_alone += 1,
@@ -278,8 +280,14 @@ impl Rings {
         self.own.values_mut().filter_map(|own| own.next.as_mut()).filter(|next| next.decided.is_none())
     }
 
-    /// A ring is in use; how that was waited for, if it is another one than before.
-    fn used(&mut self, ring: NameId, make: RingMake, place: u64) -> Option<RingOutcome> {
+    /// A ring is in use; how that was waited for, if it is another one than before: like `unasked` if it was not.
+    fn used(
+        &mut self,
+        ring: NameId,
+        make: RingMake,
+        place: u64,
+        unasked: RingOutcome,
+    ) -> Option<RingOutcome> {
         let own = self.own.entry(ring).or_default();
         let before = own.used.as_ref();
         let (is_first, is_same) = (before.is_none(), before == Some(&make));
@@ -288,7 +296,7 @@ impl Rings {
         let outcome = match waited {
             // Who did not wait for the outcome has waited for long enough.
             Some(next) => Some(next.decided.unwrap_or(RingOutcome::TimedOut)),
-            None => (!is_first && !is_same).then_some(RingOutcome::Alone),
+            None => (!is_first && !is_same).then_some(unasked),
         };
         // Of the next one that comes to nothing the peer has heard.
         if !is_same || next.is_some_and(|next| next.sent.is_some()) {

@@ -500,7 +500,7 @@ fn what_the_peer_does_not_understand_is_refused_clearly() {
     one.received(at(1), &bytes);
     let Some(Action::Disconnect(reason)) = one.poll() else { panic!("it was not refused") };
     assert!(reason.kind().is_refusal());
-    assert!(reason.to_string().contains("it speaks protocol version 2.3, this node 1.3"), "{reason}");
+    assert!(reason.to_string().contains("it speaks protocol version 2.3, this node 1.4"), "{reason}");
 }
 
 #[test]

@@ -97,9 +97,17 @@ fn put<K: Ord, V: PartialEq + Clone>(map: &mut BTreeMap<K, V>, key: K, value: V)
 pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     let mut list: Vec<Change> = new.slots.difference(&old.slots).map(|&index| Change::Slots(index)).collect();
     list.extend(changed(&old.targets, &new.targets).map(|(&index, &it)| Change::Target(index, it)));
-    list.extend(changed(&old.rings, &new.rings).map(|(&index, it)| Change::Ring(index, Arc::clone(it))));
+    // A ring takes the kernel some ten milliseconds. Before this node chooses from another one it has to know where flows of the other node are:
+    // the role may come in between.
     let others = changed(&old.other_rings, &new.other_rings);
     list.extend(others.map(|(&index, it)| Change::OtherRing(index, Arc::clone(it))));
+    let asks = |(&index, service): (&u32, &Service)| {
+        let old = old.services.get(&index).filter(|old| old.ring == service.ring)?;
+        let more = service.other_until != 0 && service.other_until != old.other_until;
+        more.then(|| Change::Service(index, Service { other_until: service.other_until, ..*old }))
+    };
+    list.extend(changed(&old.services, &new.services).filter_map(asks));
+    list.extend(changed(&old.rings, &new.rings).map(|(&index, it)| Change::Ring(index, Arc::clone(it))));
     // Of networks within each other the smallest decides. With the small ones written before those around them, and removed after
     // them, every address is treated at any moment as the old list has it or as the new one has it, in one step.
     list.extend(changed(&old.acl, &new.acl).rev().map(|(&key, &it)| Change::Acl(key, it)));

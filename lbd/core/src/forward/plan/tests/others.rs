@@ -57,6 +57,26 @@ fn the_other_nodes_ring_is_there_where_it_differs_and_while_it_is_asked_for() {
 }
 
 #[test]
+fn what_the_other_node_chooses_from_is_there_before_this_one_chooses_from_something_else() {
+    let (file, mut net) = net(&[("t1", 1), ("t2", 1)], None);
+    let mut indexes = Indexes::default();
+    let before = net.plan(&file, &mut indexes);
+    net.group("s")[1].used = Use::Draining;
+    let after = net.plan(&file, &mut indexes);
+    let (_, service) = behind(&after, "192.0.2.10", 80, 6);
+    let ring = u32::from(service.ring);
+    assert_ne!(before.rings[&ring], after.rings[&ring]);
+    let mut now = before;
+    for change in changes(&now, &after) {
+        now.apply(change);
+        let (_, service) = behind(&now, "192.0.2.10", 80, 6);
+        let knows = service.other_until == 77 && now.other_rings.contains_key(&ring);
+        assert!(knows || now.rings[&ring] != after.rings[&ring]);
+    }
+    assert_eq!(now, after);
+}
+
+#[test]
 fn targets_that_this_node_does_not_have_keep_their_places_free() {
     let (file, net) = net(&[("t1", 1), ("new", 1)], None);
     let places = other_places(&net.plan(&file, &mut Indexes::default())).unwrap();
