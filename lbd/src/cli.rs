@@ -13,6 +13,7 @@ use common::config::{Config, Mode, TargetGroup, Via};
 use common::key::PairKey;
 use lbd_core::group::Admin;
 
+use crate::flows::{self, FlowsWanted};
 use crate::l4::kernel::{self, DoctorOptions};
 use crate::{access_log, api, prober, process, reload, route, run, simulate, status, tls};
 
@@ -60,9 +61,11 @@ enum Command {
     Check,
     /// Show what the running daemon does
     Status {
-        /// Print what `GET /v1/status` answers
+        /// Print what `GET /v1/status` answers; with --flows, what `GET /v1/flows` does
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        flows: FlowsWanted,
     },
     /// Set a target's state or weight in the running daemon, until it is set again, deleted, or lbd restarts
     Set {
@@ -125,7 +128,8 @@ pub(crate) fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run { workers } => run::run(options, workers).map(|()| String::new()),
         Command::Check => check(options),
-        Command::Status { json } => status::show(&options.run_dir, json),
+        Command::Status { json, flows } if flows.flows => flows::show(&options.run_dir, &flows, json),
+        Command::Status { json, .. } => status::show(&options.run_dir, json),
         Command::Set { target, state, weight } => {
             status::set(&options.run_dir, &target, status::Settings { state, weight })
         }

@@ -12,6 +12,7 @@ mod clock;
 mod counters;
 mod discover;
 mod executor;
+mod flows;
 mod groups;
 mod l4;
 mod l7;

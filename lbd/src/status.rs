@@ -164,7 +164,7 @@ pub(crate) fn set(run_dir: &Path, name: &str, settings: Settings) -> anyhow::Res
 }
 
 /// A name as part of a path.
-fn escaped(name: &str) -> String {
+pub(crate) fn escaped(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte);
     let escape = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     name.bytes().map(escape).collect()
@@ -303,6 +303,16 @@ fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
         if state.config_differs == Some(true) {
             let other = state.peer_config_hash.as_deref().unwrap_or_default();
             writeln!(out, "          the other node runs another configuration, {other}: compare the files")?;
+        }
+        let refused =
+            state.ended.iter().filter(|(reason, count)| **count > 0 && reason.as_str() != "disconnected");
+        let refused: Vec<String> = refused.map(|(reason, count)| format!("{count} {reason}")).collect();
+        if !refused.is_empty() {
+            writeln!(
+                out,
+                "          sessions that ended for what was said or not said: {}",
+                refused.join(", ")
+            )?;
         }
         if let Some(trouble) = &state.trouble {
             writeln!(out, "          flows are not replicated: {trouble}")?;
@@ -444,7 +454,7 @@ fn state(target: &TargetView) -> String {
 }
 
 /// Rows in columns as wide as their widest cell.
-fn write_rows(out: &mut String, rows: &[Vec<String>]) -> std::fmt::Result {
+pub(crate) fn write_rows(out: &mut String, rows: &[Vec<String>]) -> std::fmt::Result {
     writeln!(out)?;
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use integration::lab::addresses::{vip4, vip6};
 use integration::lab::clock::wait_until;
-use integration::lab::{Lab, Result, http};
+use integration::lab::{Lab, Result, binary, http};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -96,8 +96,64 @@ fn nat_goes_on_without_lbd_and_follows_the_targets() -> Result<()> {
     served(&lab, true)?;
     let flows: Value = lab.a().get("lbd", "/v1/flows?service=web4&max=2")?.json()?;
     assert!(flows["flows"].as_array().is_some_and(|flows| flows.len() == 2), "{flows}");
+    lists_flows(&lab)?;
+    shows_packets(&lab)?;
     assert!(lab.a().get("lbd", "/metrics")?.body.contains("tandem_lbd_kernel_service_packets_total"));
     lab.finish()
+}
+
+/// What `lbd` prints with these arguments.
+fn lbd(lab: &Lab, arguments: &[&str]) -> Result<String> {
+    let run_dir = lab.a().run_dir().display().to_string();
+    lab.a().run(&binary("lbd")?.display().to_string(), &[arguments, &["--run-dir", &run_dir]].concat())
+}
+
+/// `lbd status --flows` says what is asked for, and nothing else.
+fn lists_flows(lab: &Lab) -> Result<()> {
+    let client = lab.client().v4().to_string();
+    let asked =
+        ["status", "--flows", "--service", "web4", "--protocol", "tcp", "--client", &client, "--max", "2"];
+    let said = lbd(lab, &asked)?;
+    let rows: Vec<&str> = said.lines().filter(|line| line.starts_with("tcp ")).collect();
+    assert!(rows.len() == 2 && said.contains("--max"), "{said}");
+    assert!(rows.iter().all(|row| row.contains(" web4 ") && row.contains(&client)), "{said}");
+    let said = lbd(lab, &["status", "--flows", "--client", "203.0.113.1"])?;
+    assert!(said.contains("VIRTUAL IP") && !said.contains("tcp "), "{said}");
+    let said = lbd(lab, &["status", "--flows", "--target", "web6/t1", "--json"])?;
+    let flows: Value = serde_json::from_str(&said).expect("JSON");
+    let all = flows["flows"].as_array().cloned().unwrap_or_default();
+    assert!(!all.is_empty() && all.iter().all(|flow| flow["target"] == "web6/t1"), "{said}");
+    Ok(())
+}
+
+/// `lbd doctor --trace` shows packets as they come, and leaves nothing behind when it is told to stop.
+fn shows_packets(lab: &Lab) -> Result<()> {
+    let mut trace = lab.a().command(&binary("lbd")?.display().to_string());
+    trace.args([
+        "doctor",
+        "--trace",
+        "--seconds",
+        "600",
+        "--run-dir",
+        &lab.a().run_dir().display().to_string(),
+    ]);
+    lab.a().start("trace", trace)?;
+    let (client, vip) = (lab.client().v4(), vip4(0));
+    let shown = |from: String, verdict: &str| {
+        let said = lab.a().log("trace");
+        said.lines().any(|line| line.contains(&from) && line.contains(verdict))
+    };
+    wait_until("packets both ways", LIMIT, || {
+        let asked = answerer(lab, vip.into()).is_some();
+        asked && shown(format!("tcp {client}:"), " forwarded, ") && shown(format!("> {vip}:"), " returned, ")
+    })?;
+    lab.a().signal("trace", Signal::SIGINT)?;
+    lab.a().wait_end("trace", LIMIT)?;
+    // What was still taken would lie in the ring now.
+    assert!(answerer(lab, vip.into()).is_some() && echoed(lab, vip.into()));
+    let left = lbd(lab, &["doctor", "--trace", "4294967295", "--seconds", "1"])?;
+    assert_eq!(left, "");
+    Ok(())
 }
 
 /// Waits until every answer is this target's.

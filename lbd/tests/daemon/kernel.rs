@@ -98,6 +98,24 @@ fn the_check_tells_of_ports_that_the_host_gives_away_too() {
 }
 
 #[test]
+fn without_the_capabilities_for_it_neither_check_nor_run_pretends() {
+    let folder = Folder::new();
+    std::fs::write(folder.path().join("pair.toml"), config().text()).unwrap();
+    for what in ["check", "run"] {
+        let lbd = command(folder.path(), &[what]);
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"]);
+        let output = command.arg(lbd.get_program()).args(lbd.get_args()).output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(!output.status.success(), "{what}: {said}");
+        assert!(
+            said.contains("kernel forwarding needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"),
+            "{what}: {said}"
+        );
+    }
+}
+
+#[test]
 fn the_doctor_removes_what_a_dead_daemon_left() {
     let lbd = start(Folder::new(), &config());
     kernel(&lbd);

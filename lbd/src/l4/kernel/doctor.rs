@@ -72,12 +72,13 @@ pub(crate) fn doctor(
         return remove(run_dir);
     }
     if let Some(every) = options.trace {
-        let mut lines = String::new();
+        // As they come: nobody waits for the end to see whether there is anything.
+        let mut out = std::io::stdout().lock();
         trace::trace(run_dir, every, options.trace_time, |line| {
-            lines.push_str(line);
-            lines.push('\n');
+            use std::io::Write as _;
+            writeln!(out, "{line}").ok();
         })?;
-        return Ok(lines);
+        return Ok(String::new());
     }
     let mut report = Report::default();
     host(&mut report);

@@ -21,6 +21,7 @@ const BPFFS_MAGIC: libc::__fsword_t = 0xcafe_4a11;
 /// Bits of capabilities.
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// A kernel's version.
@@ -38,7 +39,7 @@ impl std::fmt::Display for Version {
 pub(crate) struct Features {
     /// The kernel's version.
     pub(crate) version: Version,
-    /// Whether this process may load programs: CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN.
+    /// Whether this process may load programs: CAP_NET_ADMIN, and CAP_BPF with CAP_PERFMON or CAP_SYS_ADMIN.
     pub(crate) may_load: bool,
     /// Whether bpffs is mounted.
     pub(crate) bpffs: bool,
@@ -110,7 +111,7 @@ fn may_load(status: &str) -> bool {
         return false;
     };
     let has = |bit: u32| effective & (1 << bit) != 0;
-    has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_NET_ADMIN))
+    has(CAP_NET_ADMIN) && (has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON)))
 }
 
 #[cfg(test)]
@@ -124,8 +125,11 @@ mod tests {
         assert_eq!(parse("linux"), None);
         assert!(Version(6, 6) >= TCX && Version(6, 10) > TCX && Version(5, 19) < TCX);
         assert!(may_load("Name:\tlbd\nCapEff:\t000001ffffffffff\n"));
-        assert!(may_load("CapEff:\t0000008000001000\n"), "CAP_BPF and CAP_NET_ADMIN");
-        assert!(!may_load("CapEff:\t0000008000000000\n"), "CAP_BPF alone attaches nothing");
+        assert!(may_load("CapEff:\t000000c000001000\n"), "CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN");
+        assert!(may_load("CapEff:\t0000000000201000\n"), "CAP_SYS_ADMIN and CAP_NET_ADMIN");
+        // The programs subtract addresses in packets, which takes it.
+        assert!(!may_load("CapEff:\t0000008000001000\n"), "without CAP_PERFMON");
+        assert!(!may_load("CapEff:\t000000c000000000\n"), "nothing is attached without CAP_NET_ADMIN");
         assert!(!may_load("CapEff:\t0000000000000000\n") && !may_load(""));
     }
 

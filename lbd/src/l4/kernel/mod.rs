@@ -63,7 +63,7 @@ pub(crate) enum KernelError {
     },
     /// Not permitted.
     #[error(
-        "kernel forwarding needs CAP_BPF and CAP_NET_ADMIN; run as root, or give the unit both (AmbientCapabilities=)"
+        "kernel forwarding needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; run as root, or give the unit all three (AmbientCapabilities=)"
     )]
     Capabilities,
     /// No file system for pins.

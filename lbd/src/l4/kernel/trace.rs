@@ -1,18 +1,23 @@
 //! `lbd doctor --trace`: a sample of packets and what became of them, as the program writes them into its ring.
 
 use std::fmt::Write as _;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use aya::maps::{Map as AyaMap, MapData, RingBuf};
 use lbd_core::forward::abi::{Abi, Config, DropReason, Event, Verdict};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::load;
 use super::maps::Table;
 
-/// How often the ring is looked into.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the ring is looked into, in milliseconds.
+const LOOK_MS: u8 = 20;
 
 /// Lines printed, at most.
 const LINES_MAX: usize = 10_000;
@@ -28,15 +33,29 @@ pub(super) fn trace(
         load::current_folder(run_dir).context("nothing is forwarded in the kernel with this --run-dir")?;
     let config: Table<u32, Config> = Table::open(&folder, "config")?;
     let before = config.get(&0)?.context("the program has no configuration yet")?;
+    // Whoever has seen enough must not leave a program behind that takes samples of everything.
+    let stop = stopping().context("cannot listen for signals")?;
     config.put(&0, &Config { trace_every: every, ..before })?;
-    let traced = follow(&folder, time, &mut print);
+    let traced = follow(&folder, time, &stop, &mut print);
     // As the configuration has it, which may have changed meanwhile in everything else.
     let now = config.get(&0)?.unwrap_or(before);
     config.put(&0, &Config { trace_every: before.trace_every, ..now })?;
     traced
 }
 
-fn follow(folder: &Path, time: Duration, print: &mut impl FnMut(&str)) -> anyhow::Result<()> {
+/// Ready to read once this process is told to stop, by Ctrl-C for one.
+fn stopping() -> nix::Result<SignalFd> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    signals.thread_block()?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+fn follow(
+    folder: &Path,
+    time: Duration,
+    stop: &SignalFd,
+    print: &mut impl FnMut(&str),
+) -> anyhow::Result<()> {
     let map = AyaMap::from_map_data(MapData::from_pin(folder.join("events"))?)?;
     let mut ring = RingBuf::try_from(map)?;
     let (end, mut lines) = (Instant::now() + time, 0);
@@ -47,7 +66,12 @@ fn follow(folder: &Path, time: Duration, print: &mut impl FnMut(&str)) -> anyhow
                 lines += 1;
             }
         }
-        std::thread::sleep(LOOK);
+        let mut signal = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut signal, PollTimeout::from(LOOK_MS)) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => break,
+            Err(error) => return Err(error).context("waiting for packets"),
+        }
     }
     Ok(())
 }
