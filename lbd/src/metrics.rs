@@ -127,6 +127,7 @@
 //! | `tandem_lbd_replication_deletions_total` | counter | `direction` | entries that were over |
 //! | `tandem_lbd_replication_skipped_total` | counter | `reason` (`older`: than what is here, `unknown_table`, `unknown_name`, `generation`, `table_full`, `no_service_or_target`: another configuration, `invalid`: says what cannot be, `port_taken`, `flows_full`, `used_here`: this node's own was used later, `rings_full`: there were too many rings, `other`) | entries received that were not applied |
 //! | `tandem_lbd_replication_refused_total` | counter | `table` | entries received that name what this node does not know, or say what cannot be; those of flows are in `replication_skipped` |
+//! | `tandem_lbd_replication_ended_total` | counter | `reason` (`other_major_version`: another release, `self_connection`, `same_name`: both nodes have one name, `no_hello`, `idle`: it said nothing any more, `oversized`, `malformed`, `out_of_order`: what it sent, `disconnected`) | sessions that ended, or were refused at their beginning; the log says why, too |
 //! | `tandem_lbd_replication_snapshots_total` | counter | `direction` | everything that a node has, told to its end |
 //! | `tandem_lbd_replication_resyncs_total` | counter | | times that this began anew because too much was waiting |
 //! | `tandem_lbd_replication_swept_total` | counter | | entries deleted because the other node had them no longer |

@@ -24,6 +24,7 @@
 //! | `tandem_vrrp_peer_link_alive` | | 1 while the other node is heard on the peer link |
 //! | `tandem_vrrp_peer_last_heard_seconds` | | time since it was heard; absent if never |
 //! | `tandem_vrrp_peer_same_config` | | 1 if it runs the same configuration; absent if unknown |
+//! | `tandem_vrrp_peer_same_version` | | 1 if it runs the same release; absent if unknown |
 //! | `tandem_vrrp_peer_datagrams_dropped_total` | `reason` | datagrams of the peer link dropped |
 //! | `tandem_vrrp_lbd_connected` | | 1 while `lbd` is connected |
 //! | `tandem_vrrp_lbd_connections_total` | `result` | `accepted`, `refused`, `malformed`, `silent` |
@@ -127,6 +128,9 @@ impl Page {
         }
         if let Some(same) = peer.same_config {
             self.gauge("peer_same_config", "Whether the other node runs the same configuration", flag(same));
+        }
+        if let Some(same) = peer.same_version {
+            self.gauge("peer_same_version", "Whether the other node runs the same release", flag(same));
         }
         let reasons = |counts: &[vrrpd_core::status::Count]| -> Vec<_> {
             counts.iter().map(|drop| (vec![("reason", drop.reason.to_owned())], drop.count)).collect()

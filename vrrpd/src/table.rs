@@ -27,6 +27,8 @@ struct PeerLink {
     same_config: Option<bool>,
     config_hash: Option<String>,
     version: Option<String>,
+    #[serde(default)]
+    same_version: Option<bool>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -121,7 +123,8 @@ fn peer_link(link: &PeerLink) -> String {
         (Some(false), None) => ", OTHER configuration".to_owned(),
         (None, _) => String::new(),
     };
-    let version = link.version.as_ref().map_or_else(String::new, |version| format!(", vrrpd {version}"));
+    let release = if link.same_version == Some(false) { "OTHER release" } else { "vrrpd" };
+    let version = link.version.as_ref().map_or_else(String::new, |version| format!(", {release} {version}"));
     format!("{}, {heard}{config}{version}", if link.alive { "alive" } else { "down" })
 }
 

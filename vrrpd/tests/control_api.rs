@@ -146,7 +146,11 @@ fn metrics_are_named_as_documented() {
     let documented: Vec<_> =
         source.lines().filter_map(|line| line.strip_prefix("//! | `")?.split('`').next()).collect();
     assert!(documented.len() > 25);
-    let absent_when_unknown = ["tandem_vrrp_peer_last_heard_seconds", "tandem_vrrp_peer_same_config"];
+    let absent_when_unknown = [
+        "tandem_vrrp_peer_last_heard_seconds",
+        "tandem_vrrp_peer_same_config",
+        "tandem_vrrp_peer_same_version",
+    ];
     // Has labels for a reason each, and the fake peer has dropped nothing.
     let empty = "tandem_vrrp_peer_datagrams_dropped_total";
     for name in documented {

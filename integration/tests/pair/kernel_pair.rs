@@ -5,10 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 
 use crate::kernel_pair_support::*;
 use crate::pair_support::{LIMIT, agreed, every, owned_by, status, vips, vrrpd};
-use integration::lab::Result;
 use integration::lab::addresses::mac_text;
 use integration::lab::clock::{Window, now, wait_until};
 use integration::lab::config::Instance;
+use integration::lab::fault::Fault;
+use integration::lab::{Node, Result};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -103,6 +104,65 @@ fn the_death_of_a_node_and_its_return_break_no_connection() -> Result<()> {
     takes_new_ones(lab.a())?;
     load.steady()?;
     load.end_after_deaths(&[death])?;
+    lab.finish()
+}
+
+#[test]
+fn the_loss_of_a_cable_and_of_power_and_the_return_from_each_break_no_connection() -> Result<()> {
+    let lab = forwarding("kernel pair power", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    let load = Load::begin(&lab, WITH_ONE_LOST)?;
+    let mut deaths = Vec::new();
+    for fault in [Fault::link_down("a"), Fault::power_loss("a")] {
+        let before = now();
+        lab.inject(&fault)?;
+        b.wait_role("web", "active", LIMIT)?;
+        takes_new_ones(b)?;
+        deaths.push(Window { before, after: now() });
+        load.steady()?;
+        lab.heal(&fault)?;
+        if matches!(fault, Fault::PowerLoss(_)) {
+            // A fresh machine: nothing of what it had forwarded is in its kernel.
+            for daemon in ["lbd", "vrrpd"] {
+                a.start_daemon(daemon)?;
+            }
+        }
+        settled(&lab, a)?;
+        takes_new_ones(a)?;
+        load.steady()?;
+    }
+    load.end_after_deaths(&deaths)?;
+    lab.finish()
+}
+
+#[test]
+fn nobody_notices_that_the_nodes_do_not_hear_each_other_by_the_link_between_them() -> Result<()> {
+    let lab = forwarding("kernel pair alone", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    let load = Load::begin(&lab, WITHOUT_LOSS)?;
+    let state = |node: &Node| {
+        let answer = node.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());
+        let whole: serde_json::Value = answer.unwrap_or_default();
+        whole["state"]["state"].as_str().unwrap_or_default().to_owned()
+    };
+    let is_in_step = || lab.nodes().iter().all(|node| state(node) == "synced");
+    for fault in [Some(Fault::PeerBlocked), Some(Fault::PeerDown), None] {
+        match &fault {
+            Some(fault) => lab.inject(fault)?,
+            // One that is there and reads nothing.
+            None => b.signal("lbd", Signal::SIGSTOP)?,
+        };
+        wait_until("a to have noticed", LIMIT, || state(a) == "stale")?;
+        load.steady()?;
+        match &fault {
+            Some(fault) => lab.heal(fault)?,
+            None => b.signal("lbd", Signal::SIGCONT)?,
+        };
+        wait_until("the nodes to be in step", LIMIT, is_in_step)?;
+        load.steady()?;
+    }
+    assert_eq!((not_active(a), forwarded(b)), (0, 0), "the role has not moved");
+    load.end()?;
     lab.finish()
 }
 

@@ -74,6 +74,8 @@ fn encode_state(out: &mut Out<'_>, state: &StateView) -> fmt::Result {
     let refused = state.refused.iter().map(|(table, count)| (vec![("table", table.as_str())], *count));
     let help = "Entries received that name what is unknown here, or say what cannot be";
     out.counters("replication_refused", help, refused)?;
+    let ended = state.ended.iter().map(|(reason, count)| (vec![("reason", reason.as_str())], *count));
+    out.counters("replication_ended", "Sessions by why replication with the other node ended", ended)?;
     let snapshots = [("in", state.snapshots_received), ("out", state.snapshots_sent)];
     out.counters("replication_snapshots", "Snapshots told to their end", labelled("direction", snapshots))?;
     out.counter("replication_resyncs", "Snapshots begun anew because too much waited", state.resyncs)?;

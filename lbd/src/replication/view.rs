@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use common::time::Instant;
-use lbd_core::replication::{Stats, Table};
+use lbd_core::replication::{SessionEnd, Stats, Table};
 use serde::{Deserialize, Serialize};
 
 use super::tables::Refused;
@@ -48,6 +48,9 @@ pub(crate) struct StateView {
     pub(crate) deletions_received: u64,
     /// Entries received that were not applied, by reason.
     pub(crate) skipped: BTreeMap<String, u64>,
+    /// Sessions by why they ended, or were refused at their beginning.
+    #[serde(default)]
+    pub(crate) ended: BTreeMap<String, u64>,
     /// Snapshots sent to their end.
     pub(crate) snapshots_sent: u64,
     /// Snapshots received to their end.
@@ -139,6 +142,10 @@ impl StateView {
             deletions_sent: counters.sent.deletions.iter().sum(),
             deletions_received: counters.received.deletions.iter().sum(),
             skipped: skipped.map(|(reason, count)| (reason.to_owned(), count)).into(),
+            ended: SessionEnd::ALL
+                .into_iter()
+                .map(|end| (end.name().to_owned(), counters.ended[end.index()]))
+                .collect(),
             snapshots_sent: counters.snapshots_sent,
             snapshots_received: counters.snapshots_received,
             resyncs: counters.resyncs,

@@ -126,6 +126,8 @@ fn traffic_goes_on_when_the_peer_is_lost_and_returns() {
     let b = start(&configs[1], '7');
     eventually("the nodes are connected", || is_connected(&a) && is_connected(&b));
     assert_eq!(ping(&mut stream, "after").unwrap(), "after");
+    let ended = || crate::udp::metric(&a, "replication_ended_total", "disconnected");
+    eventually("it is counted that a session ended", || ended() > 0);
     // A stranger changes nothing, and shows.
     let mut stranger = connect((ips[0], 7112).into());
     assert!(!matches!(end_of(&mut stranger), Ok(1)));

@@ -58,6 +58,8 @@ pub struct PeerLinkStatus {
     pub same_config: Option<bool>,
     /// The peer's release.
     pub version: Option<String>,
+    /// Whether it equals ours.
+    pub same_version: Option<bool>,
 }
 
 /// One instance.

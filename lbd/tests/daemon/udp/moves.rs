@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Answering, ask, client, config, insist, metric};
 use crate::server::Server;
-use crate::support::{Lbd, eventually, own_ip};
+use crate::support::{Folder, Lbd, eventually, own_ip};
 
 fn index_of(name: &[u8]) -> usize {
     usize::from(name != b"a")
@@ -16,7 +16,13 @@ fn sessions_of_a_removed_target_move_at_once() {
     let ip = own_ip();
     let servers = [Answering::named(ip, "a"), Answering::named(ip, "b")];
     let mut config = config(ip, &servers.each_ref());
-    let lbd = Lbd::start(&config);
+    let folder = Folder::new();
+    let log = folder.path().join("access.log");
+    config.service = format!(
+        "access_log = {{ format = \"json\", file = \"{}\" }}\ntimeout = {{ idle = \"1s\" }}",
+        log.display()
+    );
+    let lbd = Lbd::start_in(folder, &config);
     let client = client(ip, lbd.address);
     let first = ask(&client, b"?").unwrap();
     config.targets.remove(index_of(&first));
@@ -25,6 +31,12 @@ fn sessions_of_a_removed_target_move_at_once() {
     assert_ne!(first, second, "the very next datagram goes elsewhere");
     assert_eq!(lbd.service("connections_total"), 1, "it is the same session");
     assert_eq!(metric(&lbd, "service_sessions_moved_total", ""), 1);
+    // In the end it was the other target's, which took no time to be found.
+    let line = || std::fs::read_to_string(&log).unwrap_or_default();
+    eventually("it has ended", || line().ends_with('\n'));
+    let logged: serde_json::Value = serde_json::from_str(&line()).unwrap();
+    assert_eq!(logged["target"], format!("t{}", 1 - index_of(&first)), "{logged}");
+    assert_eq!(metric(&lbd, "target_connect_seconds_count", ""), 0);
 }
 
 #[test]

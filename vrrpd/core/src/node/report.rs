@@ -67,6 +67,7 @@ impl Node {
             config_hash: heard.map(|heard| format!("{:016x}", heard.config_hash)),
             same_config: heard.map(|heard| heard.config_hash == self.settings.config_hash),
             version: heard.map(|heard| heard.version.clone()),
+            same_version: heard.map(|heard| heard.version == self.settings.version),
         }
     }
 

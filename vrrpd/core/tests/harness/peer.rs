@@ -18,6 +18,7 @@ pub(crate) struct Peer {
     /// Told in the next heartbeat.
     pub(crate) report: RouterReport,
     pub(crate) config_hash: u64,
+    pub(crate) version: &'static str,
 }
 
 impl Peer {
@@ -35,6 +36,7 @@ impl Peer {
                 adverts_sent: 0,
             },
             config_hash: 0xc0ffee,
+            version: "1",
         }
     }
 
@@ -54,7 +56,7 @@ impl Peer {
 
     pub(crate) fn beat(&mut self, lab: &mut Lab) -> Vec<Action> {
         let heartbeat = Heartbeat {
-            version: "1".to_owned(),
+            version: self.version.to_owned(),
             config_hash: self.config_hash,
             interval_ms: 100,
             routers: vec![self.report.clone()],

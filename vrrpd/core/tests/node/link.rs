@@ -74,7 +74,12 @@ fn another_configuration_is_reported_once() {
     assert_eq!((status.same_config, status.config_hash.as_deref()), (Some(false), Some("000000000000beef")));
     peer.config_hash = 0xc0ffee;
     assert_eq!(differs(&peer.beat(&mut lab)), 0);
-    assert_eq!(lab.node.status().peer_link.same_config, Some(true));
+    let same =
+        |lab: &Lab| (lab.node.status().peer_link.same_config, lab.node.status().peer_link.same_version);
+    assert_eq!(same(&lab), (Some(true), Some(true)));
+    peer.version = "2";
+    assert_eq!(differs(&peer.beat(&mut lab)), 1);
+    assert_eq!(same(&lab), (Some(true), Some(false)));
 }
 
 #[test]
