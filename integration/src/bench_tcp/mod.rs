@@ -34,10 +34,11 @@ const SHORT: (u64, u32) = (12_000, 64);
 /// Connections with requests one after the other, and how long.
 const REQUESTS: (u32, Duration) = (64, Duration::from_millis(1500));
 /// Connections, messages a second, and for how long in one slice.
-const PACED: (u32, u32, Duration) = (64, 10_000, Duration::from_millis(150));
-/// Slices of each in a measurement. The virtual machine itself pauses for milliseconds a few times in a second, which is the
-/// 99th percentile of any long stretch; most short ones have none, so the median of many slices is about the proxy.
-const PACED_SLICES: u32 = 8;
+const PACED: (u32, u32, Duration) = (64, 10_000, Duration::from_millis(50));
+/// Slices of each in a measurement. The virtual machine itself pauses for milliseconds up to ten times in a second, which is the
+/// 99th percentile of any long stretch, of every other one of 150 ms, too; most of a third of that have none, so the median of many slices is
+/// about the proxy.
+const PACED_SLICES: u32 = 24;
 /// Transfers at once, and the bytes of each.
 const BULK: (u32, u64) = (4, 1 << 30);
 /// Idle connections.
