@@ -98,7 +98,7 @@ fn the_check_tells_of_ports_that_the_host_gives_away_too() {
 }
 
 #[test]
-fn without_the_capabilities_for_it_neither_check_nor_run_pretends() {
+fn without_the_capabilities_for_it_a_check_says_so_and_nothing_runs() {
     let folder = Folder::new();
     std::fs::write(folder.path().join("pair.toml"), config().text()).unwrap();
     for what in ["check", "run"] {
@@ -107,7 +107,8 @@ fn without_the_capabilities_for_it_neither_check_nor_run_pretends() {
         command.args(["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"]);
         let output = command.arg(lbd.get_program()).args(lbd.get_args()).output().unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert!(!output.status.success(), "{what}: {said}");
+        // The file may be for another host.
+        assert_eq!(output.status.success(), what == "check", "{what}: {said}");
         assert!(
             said.contains("kernel forwarding needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"),
             "{what}: {said}"

@@ -36,11 +36,27 @@ pub(super) fn trace(
     // Whoever has seen enough must not leave a program behind that takes samples of everything.
     let stop = stopping().context("cannot listen for signals")?;
     config.put(&0, &Config { trace_every: every, ..before })?;
-    let traced = follow(&folder, time, &stop, &mut print);
+    let map = AyaMap::from_map_data(MapData::from_pin(folder.join("events"))?)?;
+    let mut ring = RingBuf::try_from(map)?;
+    let traced = follow(&mut ring, time, &stop, &mut print);
     // As the configuration has it, which may have changed meanwhile in everything else.
     let now = config.get(&0)?.unwrap_or(before);
     config.put(&0, &Config { trace_every: before.trace_every, ..now })?;
+    // Nothing of this sample is left for the next one.
+    take(&mut ring, &mut print);
     traced
+}
+
+/// Hands on what is in the ring. Answers how much that was.
+fn take(ring: &mut RingBuf<AyaMap>, print: &mut impl FnMut(&str)) -> usize {
+    let mut lines = 0;
+    while let Some(item) = ring.next() {
+        if let Some(event) = Event::from_bytes(&item) {
+            print(&line(&event));
+            lines += 1;
+        }
+    }
+    lines
 }
 
 /// Ready to read once this process is told to stop, by Ctrl-C for one.
@@ -51,21 +67,14 @@ fn stopping() -> nix::Result<SignalFd> {
 }
 
 fn follow(
-    folder: &Path,
+    ring: &mut RingBuf<AyaMap>,
     time: Duration,
     stop: &SignalFd,
     print: &mut impl FnMut(&str),
 ) -> anyhow::Result<()> {
-    let map = AyaMap::from_map_data(MapData::from_pin(folder.join("events"))?)?;
-    let mut ring = RingBuf::try_from(map)?;
     let (end, mut lines) = (Instant::now() + time, 0);
     while Instant::now() < end && lines < LINES_MAX {
-        while let Some(item) = ring.next() {
-            if let Some(event) = Event::from_bytes(&item) {
-                print(&line(&event));
-                lines += 1;
-            }
-        }
+        lines += take(ring, print);
         let mut signal = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         match poll(&mut signal, PollTimeout::from(LOOK_MS)) {
             Ok(0) | Err(Errno::EINTR) => {}
