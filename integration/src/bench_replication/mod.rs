@@ -5,6 +5,7 @@
 //! `lbd` that tells of them. Only flows that the kernel's program has told of by itself count: nothing is written to any map by hand.
 
 mod network;
+mod rival;
 mod row;
 mod snapshot;
 mod source;
@@ -13,6 +14,7 @@ mod stage;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+pub use rival::{Rival, run as run_rival};
 pub use row::{render, render_misses};
 pub use snapshot::Snapshot;
 pub use stage::Stage;

@@ -111,13 +111,18 @@ pub(super) fn start(node: &Node, processor: usize) -> Result<i32> {
 
 /// The process id of a node's `lbd`.
 pub(super) fn lbd(node: &Node) -> Result<i32> {
+    process(node, "lbd")
+}
+
+/// The id of a process of a node, by the name that the kernel knows it by.
+pub(super) fn process(node: &Node, wanted: &str) -> Result<i32> {
     for pid in node.namespace().pids()? {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        if name.trim() == "lbd" {
+        if name.trim() == wanted {
             return Ok(pid);
         }
     }
-    anyhow::bail!("no lbd runs on {}", node.name())
+    anyhow::bail!("no {wanted} runs on {}", node.name())
 }
 
 /// What a node says of replication; null while it says nothing.

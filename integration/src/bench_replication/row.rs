@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{FLOWS, Run, Stage, Subject};
+use super::{FLOWS, Rival, Run, Stage, Subject};
 use crate::report::statistics::ms;
 use crate::report::table::{Align, Table};
 
@@ -42,7 +42,7 @@ fn share(stages: &[&Stage]) -> f64 {
 
 /// The tables.
 #[must_use]
-pub fn render(runs: &[Run]) -> String {
+pub fn render(runs: &[Run], rivals: &[Rival]) -> String {
     let mut table = Table::new(&[
         ("mode", Align::Left),
         ("offered/s", Align::Right),
@@ -82,6 +82,17 @@ pub fn render(runs: &[Run]) -> String {
                 format!("{:.0} %", share(&stages) * 100.0),
             ]);
         }
+    }
+    if !rivals.is_empty() {
+        let middle = |value: fn(&Rival) -> f64| format!("{:.0}", median(rivals.iter().map(value).collect()));
+        let mut cells: Vec<String> = ["conntrackd", "as many as can be"].map(str::to_owned).to_vec();
+        #[expect(clippy::cast_precision_loss, reason = "a number of some thousands")]
+        cells.push(middle(|rival| rival.arrived as f64 / rival.arrived_in.as_secs_f64()));
+        cells.extend(["0", "-", "-"].map(str::to_owned));
+        cells.extend([middle(|rival| rival.sender_ns), middle(|rival| rival.receiver_ns)]);
+        cells.push(middle(Rival::of_a_core));
+        cells.extend(["-", "-"].map(str::to_owned));
+        table.row(cells);
     }
     let mut text = table.render();
     for subject in Subject::ALL {
@@ -130,6 +141,11 @@ pub fn render_misses(runs: &[Run]) -> String {
         let slow = stages(runs, subject, SHARE_AT);
         if !slow.is_empty() && share(&slow) > SHARE_MAX {
             miss(format!("{name}: replication takes {:.0} % of forwarding's own time", share(&slow) * 100.0));
+        }
+        let broken =
+            of(runs, subject).any(|run| run.snapshot.broken > 0 || run.snapshot.flows < u64::from(FLOWS));
+        if broken {
+            miss(format!("{name}: traffic was hurt by a snapshot, or flows were missing in it"));
         }
         let snapshot = median(of(runs, subject).map(|run| run.snapshot.synced_in.as_secs_f64()).collect());
         if snapshot > SNAPSHOT_MAX.as_secs_f64() {
@@ -181,7 +197,7 @@ mod tests {
     fn each_target_is_looked_at() {
         let good = [run(19, 4000)];
         assert_eq!(render_misses(&good), "");
-        let table = render(&good);
+        let table = render(&good, &[]);
         // 40 ns of 1000 + 8 * 100, and 10⁹ / 2500 flows.
         assert!(table.contains("2 %") && table.contains("400000"), "{table}");
 

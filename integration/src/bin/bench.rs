@@ -362,13 +362,20 @@ fn hop(arguments: &Hop) -> Result<ExitCode> {
 }
 
 fn replication(arguments: &Replication) -> Result<ExitCode> {
+    let Some(conntrackd) = conntrackd_version() else {
+        bail!("conntrackd is not installed: `scripts/setup test` does that");
+    };
+    println!("beside conntrackd {conntrackd};");
     let chosen =
         |subject: &bench_replication::Subject| arguments.only.is_empty() || arguments.only.contains(subject);
     println!(
         "what begins flows and the lbd that tells of them on processor 0, the other node's lbd on processor 1\n"
     );
-    let mut runs = Vec::new();
+    let (mut runs, mut rivals) = (Vec::new(), Vec::new());
     for _ in 0..arguments.runs {
+        let rival = bench_replication::run_rival()?;
+        println!("{rival}");
+        rivals.push(rival);
         for subject in bench_replication::Subject::ALL.into_iter().filter(chosen) {
             runs.push(bench_replication::run(subject, |line| println!("{line}"))?);
         }
@@ -378,8 +385,8 @@ fn replication(arguments: &Replication) -> Result<ExitCode> {
         arguments.runs
     );
     println!("share: the sender's time for a flow, of the program's for a connection of ten packets\n");
-    println!("{}", bench_replication::render(&runs));
-    write_json(arguments.json.as_deref(), &runs)?;
+    println!("{}", bench_replication::render(&runs, &rivals));
+    write_json(arguments.json.as_deref(), &(&runs, &rivals))?;
     let missed = bench_replication::render_misses(&runs);
     if !missed.is_empty() {
         println!("targets missed:\n{missed}");
