@@ -38,6 +38,14 @@ fn the_defaults_and_the_bounds() {
         |size: &str| accept(&format!("forward = \"g\"\nlimits = {{ max_header_bytes = \"{size}\" }}"));
     assert_eq!(bounds("1KiB").header_bytes_max, 1024);
     assert_eq!(bounds("65536B").header_bytes_max, 65536);
+    assert_eq!((http.http2, http.streams_max), (false, 100));
+    let http = accept("forward = \"g\"\nhttp2 = true\nlimits = { max_streams = 1000 }");
+    assert_eq!((http.http2, http.streams_max), (true, 1000));
+    let tls = "forward = \"g\"\ntls = { certificates = [\"a.pem\"] }\n";
+    assert!(accept(tls).http2, "agreed on in the handshake");
+    assert!(!accept(&format!("{tls}http2 = false")).http2);
+    assert!(parse("forward = \"g\"\nlimits = { max_streams = 0 }").is_err());
+    assert!(!config.target_groups[0].http2);
 }
 
 #[test]

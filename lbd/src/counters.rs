@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lbd_core::histogram::{Counts, Histogram};
+use lbd_core::http::conduct::Offence;
 use lbd_core::http::framing::Fault;
 use lbd_core::udp_sessions::{DatagramDrop, SessionEnd};
 
@@ -112,6 +113,10 @@ pub(crate) struct HttpCounters {
     pub(crate) reused: Counter,
     /// Connections that became tunnels.
     pub(crate) tunnels: Counter,
+    /// Clients' connections of HTTP/2.
+    pub(crate) http2_connections: Counter,
+    /// Those of them that were closed for what their clients did, by [`Offence`].
+    pub(crate) http2_offences: [Counter; Offence::COUNT],
     /// From a request's head to the end of its answer.
     pub(crate) durations: Histogram,
     /// What only one with TLS has.

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::Clock;
 use crate::executor::Executor;
 use crate::l4::{BufferPool, Complaints, Connections, Departure, End, Pool, Socket, accept_loop, udp};
-use crate::l7::{Budget, Kept, Site, Watches};
+use crate::l7::{Budget, Kept, Multiplexed, Site, Watches};
 use crate::shared::{Shared, WorkerShared};
 use crate::snapshot::{Group, Service, Snapshot};
 
@@ -125,6 +125,8 @@ pub(crate) struct Worker {
     pub(crate) watches: Rc<Watches>,
     /// Its connections to HTTP targets that wait for the next request.
     pub(crate) kept: Kept,
+    /// Its connections of HTTP/2 to targets.
+    pub(crate) multiplexed: Multiplexed,
     all: Arc<Shared>,
     routes: RefCell<Routes>,
 }
@@ -295,6 +297,7 @@ fn run(
         buffers: Rc::default(),
         watches: Rc::default(),
         kept: Kept::default(),
+        multiplexed: Multiplexed::default(),
         all: shared,
         routes: RefCell::new(routes),
     });
@@ -312,6 +315,7 @@ async fn tick_forever(worker: Rc<Worker>) {
         worker.connections.tick(now_ms);
         worker.watches.tick(now_ms, worker.is_stopping());
         worker.kept.tick(now_ms);
+        worker.multiplexed.tick(now_ms);
         worker.executor.sleep(TICK).await;
     }
 }
@@ -345,6 +349,7 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
                 worker.connections.close_all(End::Stopped);
                 worker.watches.close_all();
                 worker.kept.close_all();
+                worker.multiplexed.close_all();
                 datagrams.close_all();
             }
             Some(Command::Exit) | None => return,

@@ -9,7 +9,7 @@ use integration::lab::config::PairConfig;
 use integration::lab::{Lab, Node, Result, Target};
 
 /// A certificate for shop.example with its key, in one file.
-fn certificate(folder: &Path) -> String {
+pub(crate) fn certificate(folder: &Path) -> String {
     let [key, certificate, both] = ["shop.key", "shop.crt", "shop.pem"].map(|name| folder.join(name));
     let mut openssl = Command::new("openssl");
     openssl.args(

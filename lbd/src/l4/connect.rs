@@ -1,10 +1,12 @@
 //! From a client that was let in to a connection to a target: waiting for a place, connecting, trying elsewhere.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -68,7 +70,10 @@ pub(super) async fn reach(
         let occupied = match choose(seat, &pool, ends, &tried) {
             Choice::Occupied(occupied) => occupied,
             // Rare and large, so not a part of every connection's task.
-            Choice::Full => Box::pin(wait(seat, &pool, ends, client, &tried, way)).await?,
+            Choice::Full => {
+                let mut gone = |context: &mut Context<'_>| client.poll(context, Ready::FAILED);
+                Box::pin(wait(seat, &pool, ends, &mut gone, &tried, way)).await?
+            }
             Choice::Nobody => return Err(seat.refuse(refusal)),
         };
         way.tries += 1;
@@ -120,18 +125,18 @@ fn read_ahead(seat: &Seat, client: &Socket, bytes: &mut Vec<u8>) -> Result<(), R
     Ok(())
 }
 
-/// A place at a target, waited for if need be.
+/// A place at a target, waited for if need be, but not when the client is `gone`.
 pub(crate) async fn place(
     seat: &Seat,
     pool: &Rc<Pool>,
     ends: &Ends,
-    client: &Socket,
+    gone: &mut dyn FnMut(&mut Context<'_>) -> Poll<()>,
     tried: &[Arc<Target>],
     way: &mut Way,
 ) -> Result<Option<Occupied>, Refusal> {
     match choose(seat, pool, ends, tried) {
         Choice::Occupied(occupied) => Ok(Some(occupied)),
-        Choice::Full => Box::pin(wait(seat, pool, ends, client, tried, way)).await.map(Some),
+        Choice::Full => Box::pin(wait(seat, pool, ends, gone, tried, way)).await.map(Some),
         Choice::Nobody => Ok(None),
     }
 }
@@ -156,7 +161,7 @@ async fn wait(
     seat: &Seat,
     pool: &Rc<Pool>,
     ends: &Ends,
-    client: &Socket,
+    gone: &mut dyn FnMut(&mut Context<'_>) -> Poll<()>,
     tried: &[Arc<Target>],
     way: &mut Way,
 ) -> Result<Occupied, Refusal> {
@@ -202,7 +207,7 @@ async fn wait_in(
             () = place.woken() => {}
             () = &mut timeout => return Err(seat.refuse(Refusal::QueueTimeout)),
             // A client that has only finished sending still waits for its answer; one that is gone does not.
-            () = client.broken() => return Err(seat.refuse(Refusal::ClientGone)),
+            () = poll_fn(&mut *gone) => return Err(seat.refuse(Refusal::ClientGone)),
             () = seat.worker.executor.sleep(pace(pool.group.shared.queue.waiting())), if looks => {}
         }
     }

@@ -97,11 +97,6 @@ impl Socket {
         poll_fn(|context| self.poll(context, Ready::WRITABLE)).await;
     }
 
-    /// Waits until the other end has reset the connection, or is found to be gone.
-    pub(crate) async fn broken(&self) {
-        poll_fn(|context| self.poll(context, Ready::FAILED)).await;
-    }
-
     /// Waits until anything of `what` is known.
     pub(crate) fn poll(&self, context: &Context<'_>, what: Ready) -> Poll<()> {
         self.registration.poll(context, what)
@@ -357,7 +352,7 @@ mod tests {
             let (ours, theirs) = pair(&reactor).await;
             SockRef::from(&theirs).set_linger(Some(Duration::ZERO)).unwrap();
             drop(theirs);
-            ours.broken().await;
+            poll_fn(|context| ours.poll(context, Ready::FAILED)).await;
             assert!(ours.try_read(&mut [0]).is_err());
         });
     }

@@ -1,17 +1,23 @@
 //! One direction of a message: from its head to the end of its body, and never more of it than a buffer at a time.
 //!
-//! While the other side takes nothing, nothing more is read, and TCP slows the sender down. A head and what is there of the body
-//! go out in one call, and so do a chunk's size, its data and its end.
+//! While the other side takes nothing, nothing more is read, and TCP or the window of the stream slows the sender down. Towards HTTP/1 a
+//! head and what is there of the body go out in one call, and so do a chunk's size, its data and its end.
 
 use std::io;
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
-use lbd_core::http::framing::{BodyReader, Fault};
+use bytes::Bytes;
+use h2::SendStream;
+use h2::server::SendResponse;
+use http::HeaderMap;
+use lbd_core::http::framing::{BodyReader, Fault, http2_trailers};
 use lbd_core::http::pass_on;
 
+use super::http2::{Incoming, Map, fields};
 use super::stream::Inbound;
 use super::transport::Transport;
+use crate::executor::Ready;
 
 /// After so many buffers the worker's other connections get their turn.
 const BUFFERS_PER_TURN: usize = 4;
@@ -23,6 +29,8 @@ pub(super) enum Encoding {
     Plain,
     /// In chunks.
     Chunked,
+    /// In frames of HTTP/2.
+    Frames,
 }
 
 /// Why a direction came to no end.
@@ -36,6 +44,92 @@ pub(super) enum Broken {
     Fault(Fault),
 }
 
+/// Where a direction begins.
+pub(super) enum Source<'s> {
+    /// A connection of HTTP/1.
+    Http1 {
+        /// What was read of it.
+        inbound: &'s mut Inbound,
+        /// The connection.
+        transport: &'s Transport,
+    },
+    /// A stream of HTTP/2.
+    Http2(&'s mut Incoming),
+    /// A stream that has not begun.
+    Nobody,
+}
+
+impl Source<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Http1 { inbound, .. } => inbound.bytes(),
+            Self::Http2(incoming) => incoming.bytes(),
+            Self::Nobody => &[],
+        }
+    }
+
+    fn consume(&mut self, count: usize) {
+        match self {
+            Self::Http1 { inbound, .. } => inbound.consume(count),
+            Self::Http2(incoming) => incoming.consume(count),
+            Self::Nobody => {}
+        }
+    }
+
+    /// Whether there is something to decode, if only the end.
+    fn has_something(&self) -> bool {
+        match self {
+            Self::Http1 { inbound, .. } => !inbound.is_empty(),
+            Self::Http2(incoming) => incoming.has_something(),
+            Self::Nobody => false,
+        }
+    }
+}
+
+/// Where it ends.
+pub(super) enum Sink<'s> {
+    /// A connection of HTTP/1.
+    Http1(&'s Transport),
+    /// A stream of HTTP/2.
+    Http2(&'s mut SendStream<Bytes>),
+    /// A client's stream of HTTP/2 before its answer.
+    Unanswered(&'s mut SendResponse<Bytes>),
+    /// A stream that has not begun.
+    Nobody,
+}
+
+impl Sink<'_> {
+    /// Says that nothing more comes, where the end of a body does not say it.
+    pub(super) fn poll_finish(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Http1(transport) => transport.poll_finish(context),
+            Self::Http2(_) | Self::Unanswered(_) | Self::Nobody => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Counts up whenever something of what was taken to be encrypted has been written later.
+    pub(super) fn flushed(&self) -> u64 {
+        match self {
+            Self::Http1(transport) => transport.flushed(),
+            Self::Http2(_) | Self::Unanswered(_) | Self::Nobody => 0,
+        }
+    }
+
+    /// Whether whoever is there has given up; the task is woken when he does.
+    pub(super) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Http1(transport) if transport.socket().is(Ready::FAILED) => Poll::Ready(()),
+            Self::Http1(transport) => {
+                transport.socket().watch(context);
+                Poll::Pending
+            }
+            Self::Http2(stream) => stream.poll_reset(context).map(|_| ()),
+            Self::Unanswered(respond) => respond.poll_reset(context).map(|_| ()),
+            Self::Nobody => Poll::Pending,
+        }
+    }
+}
+
 /// A direction.
 #[derive(Debug)]
 pub(super) struct Flow {
@@ -47,23 +141,29 @@ pub(super) struct Flow {
     data: Range<usize>,
     /// What goes out behind it.
     after: Vec<u8>,
-    /// How much of these three has been written.
+    /// What ends a body in frames, if it is more than the last of them.
+    trailers: Option<HeaderMap>,
+    /// How much of head, data and what is behind it has been written.
     written: usize,
     /// Bytes to be let go once they are.
     consumed: usize,
     /// Nothing more is to be read.
     read_ended: bool,
+    /// The receiver knows the end.
+    end_sent: bool,
+    begun: bool,
     done: bool,
     moved: u64,
 }
 
 impl Flow {
-    /// Begins with a head; what has been read of the body already goes out with it.
+    /// Begins with a head, which is empty towards HTTP/2: there it has been sent, or is to be sent, by itself. What has been read of the
+    /// body already goes out with it. Of HTTP/2 `reader` only says whether there is one.
     pub(super) fn begin(
         head: Vec<u8>,
         reader: BodyReader,
         encoding: Encoding,
-        inbound: &mut Inbound,
+        source: &mut Source<'_>,
     ) -> Result<Self, Fault> {
         let read_ended = reader.is_ended();
         let mut flow = Self {
@@ -72,14 +172,17 @@ impl Flow {
             before: head,
             data: 0..0,
             after: Vec::new(),
+            trailers: None,
             written: 0,
             consumed: 0,
             read_ended,
+            end_sent: false,
+            begun: false,
             done: false,
             moved: 0,
         };
-        if !read_ended && !inbound.is_empty() {
-            flow.decode(inbound)?;
+        if !read_ended && source.has_something() {
+            flow.decode(source)?;
         }
         Ok(flow)
     }
@@ -87,6 +190,24 @@ impl Flow {
     /// Whether all of it has been written.
     pub(super) const fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Whether nothing follows the head, which is known before that is sent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.read_ended && self.data.is_empty() && self.trailers.is_none()
+    }
+
+    /// A head of about so many bytes was sent to a stream, and its end if nothing follows.
+    pub(super) fn head_sent(&mut self, bytes: usize) {
+        self.moved += bytes as u64;
+        self.end_sent = self.is_empty();
+        self.done = self.end_sent;
+    }
+
+    /// What was a head only goes on with what follows, until the sender ends it.
+    pub(super) fn go_on(&mut self, reader: BodyReader) {
+        self.reader = reader;
+        (self.read_ended, self.done) = (false, false);
     }
 
     /// Whether something waits for the receiver to take it, or is encrypted and not written.
@@ -102,72 +223,142 @@ impl Flow {
     /// Moves what can be moved now; `Ready` is the end.
     pub(super) fn poll(
         &mut self,
-        context: &Context<'_>,
-        inbound: &mut Inbound,
-        from: &Transport,
-        to: &Transport,
+        context: &mut Context<'_>,
+        source: &mut Source<'_>,
+        sink: &mut Sink<'_>,
     ) -> Poll<Result<(), Broken>> {
+        if self.done {
+            return Poll::Ready(Ok(()));
+        }
+        if !self.begun {
+            self.begun = true;
+            self.join_head(context, source)?;
+        }
         for _ in 0..BUFFERS_PER_TURN {
-            ready!(self.poll_write(context, inbound, to))?;
+            match sink {
+                Sink::Http1(transport) => ready!(self.poll_write(context, source, transport))?,
+                Sink::Http2(stream) => ready!(self.poll_send(context, source, stream))?,
+                Sink::Unanswered(_) | Sink::Nobody => return Poll::Ready(Err(Broken::To)),
+            }
             if self.read_ended {
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
-            if inbound.is_empty() {
-                match ready!(inbound.poll_fill(context, from)) {
+            ready!(self.poll_read(context, source))?;
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Has what a stream has sent by now go out together with the head.
+    fn join_head(&mut self, context: &mut Context<'_>, source: &mut Source<'_>) -> Result<(), Broken> {
+        let Source::Http2(incoming) = source else { return Ok(()) };
+        if self.read_ended || !self.data.is_empty() {
+            return Ok(());
+        }
+        match incoming.poll_fill(context) {
+            Poll::Ready(Ok(())) => self.decode(source).map_err(Broken::Fault),
+            Poll::Ready(Err(_)) => Err(Broken::From),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Reads more.
+    fn poll_read(&mut self, context: &mut Context<'_>, source: &mut Source<'_>) -> Poll<Result<(), Broken>> {
+        match source {
+            Source::Http1 { inbound, transport } if inbound.is_empty() => {
+                match ready!(inbound.poll_fill(context, transport)) {
                     Ok(0) => {
                         self.reader.end_of_input().map_err(|_| Broken::From)?;
                         self.read_ended = true;
                         if self.encoding == Encoding::Chunked {
                             pass_on::last_chunk(&[], &mut self.after);
                         }
-                        continue;
+                        return Poll::Ready(Ok(()));
                     }
                     Ok(_) => {}
                     Err(_) => return Poll::Ready(Err(Broken::From)),
                 }
             }
-            self.decode(inbound).map_err(Broken::Fault)?;
+            Source::Http1 { .. } => {}
+            Source::Http2(incoming) => {
+                if ready!(incoming.poll_fill(context)).is_err() {
+                    return Poll::Ready(Err(Broken::From));
+                }
+            }
+            Source::Nobody => return Poll::Ready(Err(Broken::From)),
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
+        Poll::Ready(self.decode(source).map_err(Broken::Fault))
     }
 
     /// Finds what of the bytes read is data, and puts around it what the receiver needs.
-    fn decode(&mut self, inbound: &mut Inbound) -> Result<(), Fault> {
-        let decoded = self.reader.read(inbound.bytes_mut())?;
-        self.data = decoded.data;
-        self.consumed = decoded.consumed;
-        self.read_ended = decoded.ended;
-        if self.encoding == Encoding::Plain {
-            return Ok(());
+    fn decode(&mut self, source: &mut Source<'_>) -> Result<(), Fault> {
+        match source {
+            Source::Http1 { inbound, .. } => {
+                let decoded = self.reader.read(inbound.bytes_mut())?;
+                self.data = decoded.data;
+                self.consumed = decoded.consumed;
+                self.read_ended = decoded.ended;
+            }
+            Source::Http2(incoming) => {
+                self.data = 0..incoming.bytes().len();
+                self.consumed = self.data.end;
+                self.read_ended = incoming.is_ended();
+            }
+            Source::Nobody => {}
         }
-        if !self.data.is_empty() {
-            self.before.extend_from_slice(format!("{:x}\r\n", self.data.len()).as_bytes());
-            self.after.extend_from_slice(b"\r\n");
-        }
-        if self.read_ended {
-            self.reader.write_last_chunk(&mut self.after)?;
+        match self.encoding {
+            Encoding::Plain => {}
+            Encoding::Chunked => {
+                if !self.data.is_empty() {
+                    self.before.extend_from_slice(format!("{:x}\r\n", self.data.len()).as_bytes());
+                    self.after.extend_from_slice(b"\r\n");
+                }
+                if self.read_ended {
+                    match source {
+                        Source::Http1 { .. } => self.reader.write_last_chunk(&mut self.after)?,
+                        Source::Http2(incoming) => {
+                            let trailers = incoming.take_trailers().unwrap_or_default();
+                            pass_on::last_chunk(&http2_trailers(fields(&trailers))?, &mut self.after);
+                        }
+                        Source::Nobody => {}
+                    }
+                }
+            }
+            Encoding::Frames => {
+                if self.read_ended {
+                    let mut map = Map::default();
+                    match source {
+                        Source::Http1 { .. } => pass_on::write_trailers(&self.reader.trailers()?, &mut map),
+                        Source::Http2(incoming) => {
+                            let trailers = incoming.take_trailers().unwrap_or_default();
+                            pass_on::write_trailers(&http2_trailers(fields(&trailers))?, &mut map);
+                        }
+                        Source::Nobody => {}
+                    }
+                    self.trailers = Some(map.into_inner()).filter(|map| !map.is_empty());
+                }
+            }
         }
         Ok(())
     }
 
-    /// Writes all that is to be written, and lets it go.
+    /// Writes all that is to be written to a connection, and lets it go.
     fn poll_write(
         &mut self,
         context: &Context<'_>,
-        inbound: &mut Inbound,
+        source: &mut Source<'_>,
         to: &Transport,
     ) -> Poll<Result<(), Broken>> {
         loop {
-            let data = &inbound.bytes()[self.data.clone()];
+            let data = &source.bytes()[self.data.clone()];
             let total = self.before.len() + data.len() + self.after.len();
             if self.written == total {
                 // What is encrypted may be less far.
                 if ready!(to.poll_flush(context)).is_err() {
                     return Poll::Ready(Err(Broken::To));
                 }
-                inbound.consume(self.consumed);
+                source.consume(self.consumed);
                 self.let_go();
                 return Poll::Ready(Ok(()));
             }
@@ -187,6 +378,65 @@ impl Flow {
         self.before.clear();
         self.after.clear();
         (self.data, self.written, self.consumed) = (0..0, 0, 0);
+    }
+
+    /// Gives a stream what its windows have room for, until that is all there is; with the last of it the end.
+    fn poll_send(
+        &mut self,
+        context: &mut Context<'_>,
+        source: &mut Source<'_>,
+        to: &mut SendStream<Bytes>,
+    ) -> Poll<Result<(), Broken>> {
+        while !self.data.is_empty() {
+            let left = self.data.len();
+            to.reserve_capacity(left);
+            let room = to.capacity().min(left);
+            if room == 0 {
+                match ready!(to.poll_capacity(context)) {
+                    Some(Ok(_)) => continue,
+                    None | Some(Err(_)) => return Poll::Ready(Err(Broken::To)),
+                }
+            }
+            let last = self.read_ended && room == left && self.trailers.is_none();
+            let bytes = self.take(source, room);
+            to.send_data(bytes, last).map_err(|_| Broken::To)?;
+            self.moved += room as u64;
+            self.end_sent = last;
+        }
+        if self.read_ended && !self.end_sent {
+            let sent = match self.trailers.take() {
+                Some(trailers) => to.send_trailers(trailers),
+                None => to.send_data(Bytes::new(), true),
+            };
+            sent.map_err(|_| Broken::To)?;
+            self.end_sent = true;
+        }
+        self.finish_piece(source);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes the first `count` bytes of the data out.
+    fn take(&mut self, source: &mut Source<'_>, count: usize) -> Bytes {
+        match source {
+            Source::Http1 { inbound, .. } => {
+                let begin = self.data.start;
+                self.data.start += count;
+                Bytes::copy_from_slice(&inbound.bytes()[begin..begin + count])
+            }
+            Source::Http2(incoming) => {
+                self.data.end -= count;
+                self.consumed -= count;
+                incoming.take(count)
+            }
+            Source::Nobody => Bytes::new(),
+        }
+    }
+
+    fn finish_piece(&mut self, source: &mut Source<'_>) {
+        if let Source::Http1 { inbound, .. } = source {
+            inbound.consume(self.consumed);
+        }
+        self.let_go();
     }
 }
 

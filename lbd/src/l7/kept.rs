@@ -46,24 +46,31 @@ impl Upstream {
         target: &Arc<Target>,
         origin: Option<Arc<Origin>>,
     ) -> Self {
+        Self { stream, open: Open::new(worker, target), origin, reused: false }
+    }
+
+    /// Whether it is encrypted as `origin` says.
+    fn is_for(&self, origin: Option<&Arc<Origin>>) -> bool {
+        is_same(self.origin.as_ref(), origin)
+    }
+}
+
+/// Whether two connections are encrypted the same way: a reload may have changed that.
+pub(super) fn is_same(one: Option<&Arc<Origin>>, other: Option<&Arc<Origin>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        _ => false,
+    }
+}
+
+impl Open {
+    /// Of a connection just made.
+    pub(super) fn new(worker: &Worker, target: &Arc<Target>) -> Self {
         let counters = target.counters.of(worker.index);
         counters.connected.add(1);
         counters.open.add(1);
-        Self {
-            stream,
-            open: Open { target: Arc::clone(target), worker: worker.index },
-            origin,
-            reused: false,
-        }
-    }
-
-    /// Whether it is encrypted as `origin` says: a reload may have changed that.
-    fn is_for(&self, origin: Option<&Arc<Origin>>) -> bool {
-        match (&self.origin, origin) {
-            (None, None) => true,
-            (Some(own), Some(wanted)) => Arc::ptr_eq(own, wanted),
-            _ => false,
-        }
+        Self { target: Arc::clone(target), worker: worker.index }
     }
 }
 

@@ -1,26 +1,32 @@
-//! Layer 7: HTTP/1 requests from clients to targets.
+//! Layer 7: HTTP requests from clients to targets.
 //!
-//! One task for each client's connection reads request after request, has `lbd_core::http` say what is passed on and where to, and
-//! moves both bodies, also at the same time. Connections to targets are kept by the worker and used by whichever client comes next.
-//! A connection that waits holds no buffer; a body is never held as a whole.
+//! One task for each client's connection of HTTP/1 reads request after request, has `lbd_core::http` say what is passed on and where to,
+//! and moves both bodies, also at the same time; with HTTP/2 there is one for each connection and one for each request. Either side may
+//! speak either protocol, and what becomes of a request (`plan`, `exchange`) is the same for all. Connections to targets are kept by the
+//! worker and used by whichever client comes next. A connection that waits holds no buffer; a body is never held as a whole.
 
+mod answering;
 mod client;
 mod exchange;
 mod flow;
 mod handshake;
+mod http2;
 mod journal;
 mod kept;
 mod passage;
 mod plan;
 mod secure;
+mod session;
 mod site;
 mod stream;
+mod target;
 mod transport;
 mod tunnel;
 mod upstream;
 mod watch;
 
 pub(crate) use client::serve;
+pub(crate) use http2::Multiplexed;
 pub(crate) use kept::Kept;
 pub(crate) use site::{Budget, Site};
 pub(crate) use watch::Watches;

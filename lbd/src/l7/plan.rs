@@ -3,14 +3,18 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use common::config::Http;
+use bytes::Bytes;
+use common::config::{HeaderChanges, Http};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Response, Uri};
 use lbd_core::http::answer::Answer;
 use lbd_core::http::fields::authenticates_connection;
-use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version, parse_request};
+use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version};
 use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
 use lbd_core::http::route::{Arrival, Asked, Outcome, Routed, location, rewritten, route};
 
 use super::handshake::Encrypted;
+use super::http2::Map;
 use super::journal::Asking;
 use super::site::{Site, request_changes, response_changes};
 use crate::clock::unix_now;
@@ -45,9 +49,69 @@ pub(super) struct Plan {
 /// What is done with a request.
 pub(super) enum Step {
     /// A target of this group gets this head.
-    Forward(Rc<Pool>, Vec<u8>),
-    /// The client gets this answer, with this status.
-    Answer(Vec<u8>, u16),
+    Forward(Rc<Pool>, ForTarget),
+    /// The client gets this answer.
+    Answer(Own),
+}
+
+/// The head of a request, as its target's protocol has it.
+pub(super) enum ForTarget {
+    /// As text.
+    Http1(Vec<u8>),
+    /// As what is compressed.
+    Http2(Box<Request<()>>),
+}
+
+/// The head of an answer, as the client's protocol has it.
+pub(super) enum ForClient {
+    /// As text.
+    Http1(Vec<u8>),
+    /// As what is compressed.
+    Http2(Box<Response<()>>),
+}
+
+/// An answer that no target has given.
+pub(super) struct Own {
+    /// Its status.
+    pub(super) status: u16,
+    /// Its head; of HTTP/1 with the body.
+    pub(super) head: ForClient,
+    /// The body for HTTP/2.
+    pub(super) body: Bytes,
+}
+
+impl Own {
+    /// Writes it for a client of this version.
+    pub(super) fn write(
+        answer: &Answer<'_>,
+        version: Version,
+        to_head: bool,
+        afterwards: Afterwards,
+        changes: [&HeaderChanges; 2],
+    ) -> Self {
+        let (status, now) = (answer.status, unix_now());
+        if version != Version::Http2 {
+            let mut out = Vec::new();
+            answer.write(to_head, afterwards, changes, now, &mut out);
+            return Self { status, head: ForClient::Http1(out), body: Bytes::new() };
+        }
+        let (content, mut map) = (answer.content(), Map::default());
+        answer.write_fields(&content, changes, now, &mut map);
+        let has_content = answer.has_content(to_head);
+        let body = if has_content { Bytes::from(content.into_owned()) } else { Bytes::new() };
+        Self { status, head: ForClient::Http2(Box::new(response(status, map))), body }
+    }
+}
+
+/// The head of an answer for HTTP/2.
+pub(super) fn response(status: u16, map: Map) -> Response<()> {
+    let mut response = Response::new(());
+    // Each status is one of three digits.
+    if let Ok(status) = http::StatusCode::from_u16(status) {
+        *response.status_mut() = status;
+    }
+    *response.headers_mut() = map.into_inner();
+    response
 }
 
 /// What is known of a request beside its head.
@@ -69,12 +133,11 @@ pub(super) struct Circumstances<'c> {
 }
 
 impl Plan {
-    /// Reads a head.
+    /// Looks at a head.
     ///
     /// # Errors
     /// Why the request is refused.
-    pub(super) fn make(head: &[u8], around: &Circumstances<'_>) -> Result<Self, Fault> {
-        let head = parse_request(head)?;
+    pub(super) fn make(head: &RequestHead<'_>, around: &Circumstances<'_>) -> Result<Self, Fault> {
         let (Some(http), Some(site)) = (&around.route.service.config.http, &around.route.http) else {
             return Err(Fault::Target);
         };
@@ -96,7 +159,7 @@ impl Plan {
         let routed = route(http, &asked, hash);
         let rule = routed.rule.map(|(index, _)| index);
         let mut plan = Self {
-            step: Step::Answer(Vec::new(), 404),
+            step: Step::nothing(),
             rule,
             version: head.version,
             body: head.body,
@@ -108,14 +171,14 @@ impl Plan {
                 || (has_body(head.body) && wants_no_body(head.method)),
             asking: around.route.service.access_log.as_ref().map(|_| {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
-                Box::new(Asking::of(&head, rule, server_name))
+                Box::new(Asking::of(head, rule, server_name))
             }),
         };
         plan.step = if around.over_rate {
             let seconds = around.route.service.guard.retry_after_seconds().to_string();
             plan.answer(http, &Answer { fields: &[("Retry-After", seconds)], ..Answer::plain(429) })
         } else {
-            plan.decide(&head, &asked, &routed, arrival, (http, site), around)?
+            plan.decide(head, &asked, &routed, arrival, (http, site), around)?
         };
         Ok(plan)
     }
@@ -160,9 +223,19 @@ impl Plan {
         };
         // A configuration that is in force names its own groups only.
         let Some(pool) = site.pool(group) else { return Ok(self.answer(http, &Answer::plain(503))) };
-        let mut out = Vec::new();
-        pass_on::request(head, &passing, &mut out)?;
-        Ok(Step::Forward(pool, out))
+        // Which targets of HTTP/2 take such tunnels is known only once they are connected.
+        if pool.group.config.http2 && head.version == Version::Http2 && head.upgrade.is_some() {
+            return Err(Fault::Connect);
+        }
+        let written = if pool.group.config.http2 {
+            let scheme = if pool.group.config.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+            ForTarget::Http2(Box::new(http2_request(head, &passing, scheme)?))
+        } else {
+            let mut out = Vec::new();
+            pass_on::request(head, &passing, &mut out)?;
+            ForTarget::Http1(out)
+        };
+        Ok(Step::Forward(pool, written))
     }
 
     /// What becomes of the client's connection after an answer that does not wait for the request's body.
@@ -174,17 +247,49 @@ impl Plan {
     pub(super) const fn afterwards_if(&self, has_come: bool) -> Afterwards {
         match self.version {
             _ if !self.keep_alive || !has_come => Afterwards::Closed,
-            Version::Http11 => Afterwards::Kept,
+            Version::Http11 | Version::Http2 => Afterwards::Kept,
             Version::Http10 => Afterwards::KeptHttp10,
         }
     }
 
     fn answer(&self, http: &Http, answer: &Answer<'_>) -> Step {
-        let mut out = Vec::new();
         let changes = response_changes(http, self.rule);
-        answer.write(self.to_head, self.afterwards(), changes, unix_now(), &mut out);
-        Step::Answer(out, answer.status)
+        Step::Answer(Own::write(answer, self.version, self.to_head, self.afterwards(), changes))
     }
+}
+
+impl Step {
+    /// What stands where one has been taken out.
+    pub(super) fn nothing() -> Self {
+        Self::Answer(Own { status: 404, head: ForClient::Http1(Vec::new()), body: Bytes::new() })
+    }
+}
+
+/// The head of a request for a target of HTTP/2. The scheme is that of the connection it goes on: targets compare the two, and read in
+/// `X-Forwarded-Proto` what the client's was.
+fn http2_request(
+    head: &RequestHead<'_>,
+    passing: &Passing<'_>,
+    scheme: Scheme,
+) -> Result<Request<()>, Fault> {
+    let mut map = Map::default();
+    pass_on::http2_request(head, passing, &mut map)?;
+    let mut parts = http::uri::Parts::default();
+    // RFC 9113, section 8.3.1: ":authority" is the host and the port "for which the request is made"; a configured Host is one, too.
+    let host = map.take_host().ok_or(Fault::Host)?;
+    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| Fault::Host)?);
+    parts.scheme = Some(scheme);
+    let path = match &head.query {
+        Some(query) => PathAndQuery::try_from(format!("{}?{query}", passing.path)),
+        None => PathAndQuery::try_from(passing.path),
+    };
+    parts.path_and_query = Some(path.map_err(|_| Fault::Path)?);
+    let mut request = Request::new(());
+    *request.method_mut() = Method::from_bytes(head.method.as_bytes()).map_err(|_| Fault::Method)?;
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Fault::Path)?;
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.headers_mut() = map.into_inner();
+    Ok(request)
 }
 
 /// Whether a body follows that has to be read.

@@ -11,6 +11,9 @@ use super::secure::Secure;
 use crate::executor::Ready;
 use crate::l4::Socket;
 
+/// So many pieces can be written with one call.
+pub(super) const PIECES_MAX: usize = 3;
+
 /// A connection in clear text or encrypted.
 pub(super) enum Transport {
     /// In clear text.
@@ -52,7 +55,7 @@ impl Transport {
         }
     }
 
-    /// Writes as much of several pieces, none of them empty and at most three, as there is room for.
+    /// Writes as much of several pieces, none of them empty and at most [`PIECES_MAX`], as there is room for.
     ///
     /// # Errors
     /// `WouldBlock` when there is no room, or why the connection is broken.
@@ -61,11 +64,11 @@ impl Transport {
             (Self::Tls(secure), pieces) => secure.try_write(pieces),
             (Self::Clear(socket), [only]) => socket.try_write(only, false),
             (Self::Clear(socket), several) => {
-                let mut slices = [IoSlice::new(&[]), IoSlice::new(&[]), IoSlice::new(&[])];
+                let mut slices = [IoSlice::new(&[]); PIECES_MAX];
                 for (slot, piece) in slices.iter_mut().zip(several) {
                     *slot = IoSlice::new(piece);
                 }
-                socket.try_write_pieces(&slices[..several.len().min(3)])
+                socket.try_write_pieces(&slices[..several.len().min(PIECES_MAX)])
             }
         }
     }

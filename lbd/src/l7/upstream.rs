@@ -1,4 +1,4 @@
-//! Connections to targets: kept ones, and new ones with what has to come before a request.
+//! New connections to targets, with what has to come before a request.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -6,16 +6,18 @@ use std::sync::Arc;
 use common::config::ProxyVersion;
 use lbd_core::proxy_protocol;
 use rustls::client::UnbufferedClientConnection;
-use rustls::{CertificateError, Error};
+use rustls::{AlertDescription, CertificateError, CommonState, Error};
 
-use super::client::Connection;
-use super::kept::Upstream;
 use super::secure::{Broken, Secure};
-use super::stream::Stream;
+use super::session::Session;
 use super::transport::Transport;
 use crate::l4::{Ends, Occupied, Refusal, Socket, connect};
 use crate::snapshot::FailureKind;
-use crate::tls::Origin;
+use crate::tls::{Origin, Protocol};
+
+/// Why a handshake that is well by itself is of no use.
+const NO_HTTP2: &str =
+    "the target does not agree on HTTP/2 (ALPN h2), which protocol = \"http2\" of its group wants";
 
 /// Writes the header that names the client.
 pub(super) fn introduce(version: ProxyVersion, ends: &Ends, out: &mut Vec<u8>) {
@@ -26,73 +28,77 @@ pub(super) fn introduce(version: ProxyVersion, ends: &Ends, out: &mut Vec<u8>) {
     proxy_protocol::emit(version, ends.client, ends.local, out);
 }
 
-impl Connection {
-    /// A kept connection to the target, or a new one: for certain if it is to be `fresh`.
-    pub(super) async fn upstream(&self, occupied: &Occupied, fresh: bool) -> Result<Upstream, Refusal> {
-        let worker = &self.seat.worker;
-        let group = &occupied.pool.group;
-        let origin = group.tls.as_ref();
-        // A header names one client, so such a connection is no other one's.
-        if group.config.send_proxy.is_none()
-            && !fresh
-            && let Some(kept) = worker.kept.take(&occupied.target, origin)
-        {
-            self.seat.counters().http.reused.add(1);
-            return Ok(kept);
-        }
-        let socket = connect(&self.seat, &occupied.target, &self.ends, true).await?;
-        let transport = match origin {
-            // As with certificates: nothing goes in clear text that is not meant to.
-            None if group.config.tls.is_some() => return Err(Refusal::ConnectFailed),
-            None => Transport::Clear(socket),
-            // Rare and large, so not a part of every connection's task.
-            Some(origin) => Box::pin(self.encrypt(socket, occupied, origin)).await?,
-        };
-        let stream = Stream::new(transport, Vec::new(), &worker.buffers);
-        Ok(Upstream::new(worker, stream, &occupied.target, origin.map(Arc::clone)))
+/// A new connection to the target, encrypted if its group wants that. In clear text nothing was said on it; otherwise a header that names the
+/// client has gone before the handshake, if the group wants one.
+///
+/// # Errors
+/// Why there is none.
+pub(super) async fn connected(session: &Session, occupied: &Occupied) -> Result<Transport, Refusal> {
+    let group = &occupied.pool.group;
+    let socket = connect(&session.seat, &occupied.target, &session.ends, true).await?;
+    match &group.tls {
+        // As with certificates: nothing goes in clear text that is not meant to.
+        None if group.config.tls.is_some() => Err(Refusal::ConnectFailed),
+        None => Ok(Transport::Clear(socket)),
+        // Rare and large, so not a part of every connection's task.
+        Some(origin) => Box::pin(encrypted(session, socket, occupied, origin)).await,
     }
+}
 
-    /// Makes the handshake with a target, behind the header that names the client if there is one. What goes wrong is the target's failure
-    /// to be connected.
-    async fn encrypt(
-        &self,
-        socket: Socket,
-        occupied: &Occupied,
-        origin: &Arc<Origin>,
-    ) -> Result<Transport, Refusal> {
-        let worker = &self.seat.worker;
-        let target = &occupied.target;
-        let name = origin.server_name(target.key.address);
-        let made = UnbufferedClientConnection::new(Arc::clone(&origin.config), name);
-        let mut header = Vec::new();
-        if let Some(version) = occupied.pool.group.config.send_proxy {
-            introduce(version, &self.ends, &mut header);
-        }
-        let handshake = async {
-            socket.write_all(&header).await.map_err(|_| Broken::Closed)?;
-            let secure = Secure::client(socket, made.map_err(Broken::Tls)?, &worker.buffers);
-            poll_fn(|context| secure.poll_handshake(context, || {})).await?;
-            Ok::<Secure, Broken>(secure)
-        };
-        let limit = self.seat.route.service.config.timeout.connect;
-        let counters = target.counters.of(worker.index);
-        let (why, refusal) = match worker.executor.timeout(limit, handshake).await {
-            Some(Ok(secure)) => {
-                target.set_tls_failure(None);
-                return Ok(Transport::Tls(Box::new(secure)));
-            }
-            Some(Err(broken)) => (reason(&broken), Refusal::ConnectFailed),
-            None => ("it took longer than timeout.connect".to_owned(), Refusal::ConnectTimeout),
-        };
-        counters.tls_errors.add(1);
-        target.report_failure(FailureKind::Tls);
-        if let Some(unsaid) = self.seat.route.troubles.due(worker.clock().now_ms()) {
-            let service = &self.seat.route.service.config.name;
-            tracing::warn!(service, target = %target.key, unsaid, "no TLS handshake with the target: {why}");
-        }
-        target.set_tls_failure(Some(why));
-        Err(refusal)
+/// Makes the handshake with a target, behind the header that names the client if there is one. What goes wrong is the target's failure
+/// to be connected.
+async fn encrypted(
+    session: &Session,
+    socket: Socket,
+    occupied: &Occupied,
+    origin: &Origin,
+) -> Result<Transport, Refusal> {
+    let worker = &session.seat.worker;
+    let group = &occupied.pool.group.config;
+    let target = &occupied.target;
+    let name = origin.server_name(target.key.address);
+    let made = UnbufferedClientConnection::new(Arc::clone(&origin.config), name);
+    let mut header = Vec::new();
+    if let Some(version) = group.send_proxy {
+        introduce(version, &session.ends, &mut header);
     }
+    let handshake = async {
+        socket.write_all(&header).await.map_err(|_| Broken::Closed)?;
+        let secure = Secure::client(socket, made.map_err(Broken::Tls)?, &worker.buffers);
+        poll_fn(|context| secure.poll_handshake(context, || {})).await?;
+        Ok::<Secure, Broken>(secure)
+    };
+    let limit = session.seat.route.service.config.timeout.connect;
+    let counters = target.counters.of(worker.index);
+    let (why, refusal) = match worker.executor.timeout(limit, handshake).await {
+        // RFC 9113, section 3.2: without it the target would take what follows for something else.
+        Some(Ok(secure)) if group.http2 && !secure.with(speaks_http2) => {
+            (NO_HTTP2.to_owned(), Refusal::ConnectFailed)
+        }
+        Some(Ok(secure)) => {
+            target.set_tls_failure(None);
+            return Ok(Transport::Tls(Box::new(secure)));
+        }
+        Some(Err(Broken::Tls(Error::AlertReceived(AlertDescription::NoApplicationProtocol))))
+            if group.http2 =>
+        {
+            (NO_HTTP2.to_owned(), Refusal::ConnectFailed)
+        }
+        Some(Err(broken)) => (reason(&broken), Refusal::ConnectFailed),
+        None => ("it took longer than timeout.connect".to_owned(), Refusal::ConnectTimeout),
+    };
+    counters.tls_errors.add(1);
+    target.report_failure(FailureKind::Tls);
+    if let Some(unsaid) = session.seat.route.troubles.due(worker.clock().now_ms()) {
+        let service = &session.seat.route.service.config.name;
+        tracing::warn!(service, target = %target.key, unsaid, "no TLS handshake with the target: {why}");
+    }
+    target.set_tls_failure(Some(why));
+    Err(refusal)
+}
+
+fn speaks_http2(state: &CommonState) -> bool {
+    Protocol::agreed(state.alpn_protocol()) == Protocol::Http2
 }
 
 /// Why there was no handshake, in words.

@@ -54,6 +54,8 @@ struct State {
     /// Since when there is no request; [`NEVER`] while there is one.
     free_since_ms: Cell<u64>,
     leave: Option<Leave>,
+    /// Whether to wake the task when it is time to begin nothing new.
+    early: Cell<bool>,
     target: RefCell<Option<Arc<Target>>>,
     end: Cell<Option<Why>>,
     waker: RefCell<Option<Waker>>,
@@ -74,6 +76,7 @@ impl Watches {
             due_ms: Cell::new(NEVER),
             free_since_ms: Cell::new(NEVER),
             leave,
+            early: Cell::new(false),
             target: RefCell::new(None),
             end: Cell::new(None),
             waker: RefCell::new(None),
@@ -114,6 +117,10 @@ impl Watches {
 impl State {
     fn sweep(&self, now_ms: u64, stopping: bool) {
         let left = self.leave.as_ref().is_some_and(|leave| leave.is_due(now_ms));
+        let away = self.leave.as_ref().is_some_and(|leave| leave.departure.is_away());
+        if (stopping || away) && self.early.replace(false) {
+            self.wake();
+        }
         let target_left = self.target.borrow().as_ref().is_some_and(|target| target.close_at_ms() <= now_ms);
         if left || target_left {
             self.end(Why::Drained);
@@ -141,6 +148,11 @@ impl Watch {
     pub(super) fn limit(&self, time: Duration) {
         let ms = u64::try_from(time.as_millis()).unwrap_or(NEVER);
         self.state.due_ms.set(self.table.now_ms.get().saturating_add(ms));
+    }
+
+    /// Has the task woken once, too, when the daemon begins to stop or the virtual IP has left.
+    pub(super) fn tell_leaving(&self) {
+        self.state.early.set(true);
     }
 
     /// There is no request.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use common::config::Mode;
+use lbd_core::http::conduct::Offence;
 use lbd_core::http::framing::Fault;
 
 use super::{Labelled, Out};
@@ -72,6 +73,19 @@ pub(super) fn encode(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Resul
         "service_http_tunnels",
         "Connections that became tunnels",
         plain(|shard| &shard.http.tunnels),
+    )?;
+    out.counters(
+        "service_http2_connections",
+        "Clients' connections of HTTP/2",
+        plain(|shard| &shard.http.http2_connections),
+    )?;
+    out.counters(
+        "service_http2_connections_expelled",
+        "Clients' connections of HTTP/2 closed for floods of frames",
+        each().flat_map(|(name, counters)| {
+            let count = |it: Offence| counters.sum(|shard| &shard.http.http2_offences[it.index()]);
+            Offence::ALL.map(|it| (vec![("service", name), ("reason", it.name())], count(it)))
+        }),
     )?;
     let durations = each()
         .map(|(name, counters)| (vec![("service", name)], counters.counts(|shard| &shard.http.durations)));

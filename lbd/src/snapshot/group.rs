@@ -161,6 +161,7 @@ impl Group {
             send_proxy: None,
             cross_zone: true,
             tls: None,
+            http2: false,
         };
         Self::build(&file, config, carry)
     }

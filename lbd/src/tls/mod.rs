@@ -79,13 +79,17 @@ impl TlsSet {
             }
         };
         for service in &config.services {
-            let Some(tls) = service.http.as_ref().and_then(|http| http.tls.as_ref()) else { continue };
-            let made = Termination::read(&service.name, tls, &provider, &secret, now, &mut wrong);
+            let Some(http) = &service.http else { continue };
+            let Some(tls) = &http.tls else { continue };
+            let offered = Protocol::offered(http.http2);
+            let made = Termination::read(&service.name, tls, offered, &provider, &secret, now, &mut wrong);
             set.services.extend(made.map(|made| (service.name.clone(), Arc::new(made))));
         }
         for group in &config.target_groups {
             let Some(tls) = &group.tls else { continue };
-            let Some(made) = Origin::read(tls, &provider, &mut wrong) else { continue };
+            let Some(made) = Origin::read(tls, Protocol::of(group.http2), &provider, &mut wrong) else {
+                continue;
+            };
             let same = before.groups.get(&group.name).filter(|before| before.is_as(&made));
             let made = same.map_or_else(|| Arc::new(made), Arc::clone);
             set.groups.insert(group.name.clone(), made);

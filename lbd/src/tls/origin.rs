@@ -25,15 +25,17 @@ pub(crate) struct Origin {
     /// What handshakes are made with.
     pub(crate) config: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
+    protocol: Protocol,
     /// What it was made from: the file's words, and a hash of the authorities.
     settings: TargetTls,
     authorities: [u8; 32],
 }
 
 impl Origin {
-    /// Reads what the group needs.
+    /// Reads what a group needs whose targets are spoken to in `protocol`.
     pub(super) fn read(
         tls: &TargetTls,
+        protocol: Protocol,
         provider: &Arc<CryptoProvider>,
         wrong: &mut Vec<Wrong>,
     ) -> Option<Self> {
@@ -68,7 +70,7 @@ impl Origin {
             }
         };
         let verifier = TargetVerifier { inner, pins: tls.pins.clone(), ..TargetVerifier::of_any(provider) };
-        let config = client_config(provider, Arc::new(verifier), Some(Protocol::Http1.alpn()));
+        let config = client_config(provider, Arc::new(verifier), Some(protocol.alpn()));
         let Ok(name) = tls.server_name.clone().map(ServerName::try_from).transpose() else {
             let name = tls.server_name.clone().unwrap_or_default();
             let file = FileAt {
@@ -79,12 +81,14 @@ impl Origin {
             wrong.push(Wrong::unusable(&file, "it cannot be asked for by TLS"));
             return None;
         };
-        Some(Self { config: Arc::new(config), name, settings: tls.clone(), authorities })
+        Some(Self { config: Arc::new(config), name, protocol, settings: tls.clone(), authorities })
     }
 
     /// Whether nothing is different.
     pub(super) fn is_as(&self, other: &Self) -> bool {
-        self.settings == other.settings && self.authorities == other.authorities
+        self.settings == other.settings
+            && self.protocol == other.protocol
+            && self.authorities == other.authorities
     }
 
     /// What the target is asked for, and its certificate has to be for. RFC 6066, section 3: addresses "are not permitted" as names that

@@ -32,8 +32,15 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    /// What clients are offered, in the order of preference.
-    pub(crate) const OFFERED: &[Self] = &[Self::Http1];
+    /// What clients of a service are offered that lets them speak HTTP/2 or does not, in the order of preference.
+    pub(crate) const fn offered(http2: bool) -> &'static [Self] {
+        if http2 { &[Self::Http2, Self::Http1] } else { &[Self::Http1] }
+    }
+
+    /// What the targets of a group are spoken to in that wants HTTP/2 or does not.
+    pub(crate) const fn of(http2: bool) -> Self {
+        if http2 { Self::Http2 } else { Self::Http1 }
+    }
 
     /// Its name in TLS (RFC 7301).
     pub(crate) const fn alpn(self) -> &'static [u8] {
@@ -66,6 +73,7 @@ impl Termination {
     pub(super) fn read(
         service: &str,
         tls: &Tls,
+        offered: &[Protocol],
         provider: &Arc<CryptoProvider>,
         secret: &PairKey,
         now: i64,
@@ -104,7 +112,7 @@ impl Termination {
         };
         let resolver = Resolver { choice, sites: sites.clone() };
         let mut config = builder.with_cert_resolver(Arc::new(resolver));
-        config.alpn_protocols = Protocol::OFFERED.iter().map(|protocol| protocol.alpn().to_vec()).collect();
+        config.alpn_protocols = offered.iter().map(|protocol| protocol.alpn().to_vec()).collect();
         // Some clients name what they are about to speak exactly, and take no other.
         config.alpn_protocols.push(b"http/1.0".to_vec());
         // Tickets are all that is needed to go on with a session, on either node.

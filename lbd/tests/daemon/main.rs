@@ -16,6 +16,7 @@ mod flapping;
 mod group;
 mod health;
 mod http;
+mod http2;
 mod kernel;
 mod limits;
 mod link;

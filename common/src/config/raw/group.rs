@@ -39,6 +39,8 @@ pub(crate) struct RawGroup {
     pub(crate) send_proxy: Option<At<ProxyVersion>>,
     pub(crate) cross_zone: Option<At<bool>>,
     pub(crate) tls: Option<RawTargetTls>,
+    /// `protocol`: whether it is HTTP/2.
+    pub(crate) http2: Option<At<bool>>,
     /// The keys of [`PROXY_KEYS`] that are there.
     pub(crate) proxy_keys: Vec<(String, Span)>,
 }
@@ -61,6 +63,7 @@ const RETRY_REASONS: &[(&str, Reason)] = &[
 ];
 const STICKY_WAYS: &[(&str, &str)] =
     &[("cookie", "cookie"), ("app_cookie", "app_cookie"), ("source_ip", "source_ip")];
+const PROTOCOLS: &[(&str, bool)] = &[("http1", false), ("http2", true)];
 const PROXY_VERSIONS: &[(&str, ProxyVersion)] = &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
 
 const MS: Duration = Duration::from_millis(1);
@@ -109,6 +112,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawGroup {
         send_proxy: table.get("send_proxy").and_then(|c| c.word(PROXY_VERSIONS, out)),
         cross_zone: table.get("cross_zone").and_then(|c| c.boolean(out).map(|value| at(&c.span(), value))),
         tls: table.get("tls").and_then(|c| tls::targets(&c, out)),
+        http2: table.get("protocol").and_then(|c| c.word(PROTOCOLS, out)),
         proxy_keys: PROXY_KEYS.into_iter().filter_map(|key| table.place(key)).collect(),
     };
     table.finish(out);

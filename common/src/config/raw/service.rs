@@ -52,6 +52,8 @@ pub(crate) struct RawHttp {
     pub(crate) response_headers: HeaderChanges,
     pub(crate) trust_forwarded: Vec<At<ipnet::IpNet>>,
     pub(crate) header_bytes_max: Option<usize>,
+    pub(crate) http2: Option<bool>,
+    pub(crate) streams_max: Option<u32>,
 }
 
 /// `timeout`.
@@ -84,6 +86,9 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// The most that a request's head may be allowed to have: it is read into one buffer of a worker.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 const HEADER_BYTES_MIN: usize = 1024;
+
+/// Of a connection of HTTP/2: each may hold a buffer in either direction.
+const STREAMS_MAX: u32 = 1000;
 
 /// Of a service, or of one client address.
 const CONNECTIONS_MAX: u32 = 10_000_000;
@@ -133,7 +138,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
 /// The keys that only a service of `mode = "http"` has.
 fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out: &mut Problems) {
     if mode.is_some_and(|mode| mode != "http") {
-        only_http(table, &["request_headers", "response_headers", "trust_forwarded", "tls"], out);
+        only_http(table, &["request_headers", "response_headers", "trust_forwarded", "tls", "http2"], out);
         return;
     }
     http.tls = table.get("tls").and_then(|cursor| tls::service(&cursor, out));
@@ -141,6 +146,7 @@ fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out:
     if let Some(trusted) = table.get("trust_forwarded").and_then(|cursor| networks(&cursor, out)) {
         http.trust_forwarded = trusted.into_inner();
     }
+    http.http2 = table.get("http2").and_then(|cursor| cursor.boolean(out));
 }
 
 fn listeners(cursor: &Cursor<'_>, out: &mut Problems) -> Vec<At<RawListen>> {
@@ -212,8 +218,9 @@ fn limits(
     if mode.is_none_or(|mode| mode == "http") {
         http.header_bytes_max =
             table.get("max_header_bytes").and_then(|c| size(&c, HEADER_BYTES_MIN, HEADER_BYTES_MAX, out));
+        http.streams_max = table.get("max_streams").and_then(|c| c.integer(1, STREAMS_MAX, out));
     } else {
-        only_http(&mut table, &["max_header_bytes"], out);
+        only_http(&mut table, &["max_header_bytes", "max_streams"], out);
     }
     table.finish(out);
     limits

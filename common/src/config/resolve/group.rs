@@ -123,6 +123,7 @@ pub(super) fn build(raw: &RawGroup, in_kernel: &InKernel<'_>, folder: &Path) -> 
         send_proxy: raw.send_proxy.as_ref().map(|version| *version.get_ref()),
         cross_zone: raw.cross_zone.as_ref().is_none_or(|cross_zone| *cross_zone.get_ref()),
         tls: raw.tls.as_ref().map(|raw| tls::of_targets(raw, folder)),
+        http2: raw.http2.as_ref().is_some_and(|http2| *http2.get_ref()),
     })
 }
 

@@ -15,6 +15,9 @@ use crate::time::Duration;
 /// Of a request's head.
 const HEADER_BYTES_DEFAULT: usize = 32 * 1024;
 
+/// Of a connection of HTTP/2. RFC 9113, section 6.5.2: "It is recommended that this value be no smaller than 100".
+const STREAMS_DEFAULT: u32 = 100;
+
 pub(super) fn check(service: &RawService, out: &mut Problems) {
     let Some(mode) = service.mode.as_ref().filter(|mode| *mode.get_ref() == "http") else { return };
     if let Some((key, span)) = service.proxy_keys.iter().find(|(key, _)| key == "service.transparent") {
@@ -300,5 +303,7 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
         response_timeout: seconds(&raw.timeout.response, 30),
         tunnel_timeout: seconds(&raw.timeout.tunnel, 3600),
         header_bytes_max: http.header_bytes_max.unwrap_or(HEADER_BYTES_DEFAULT),
+        http2: http.http2.unwrap_or(http.tls.is_some()),
+        streams_max: http.streams_max.unwrap_or(STREAMS_DEFAULT),
     })
 }

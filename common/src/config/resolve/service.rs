@@ -24,6 +24,7 @@ pub(super) fn check(raw: &RawFile, out: &mut Problems) {
         http::check(service, out);
     }
     check_proxy_headers(raw, out);
+    check_protocols(raw, out);
 }
 
 fn check_references(raw: &RawFile, out: &mut Problems) {
@@ -113,6 +114,26 @@ fn check_proxy_headers(raw: &RawFile, out: &mut Problems) {
             },
         };
         out.add(version.span(), problem).related(first.clone(), "a service of mode \"udp\" forwards here");
+    }
+}
+
+/// Notes groups with a protocol that some service which forwards there does not speak.
+fn check_protocols(raw: &RawFile, out: &mut Problems) {
+    let mut others = BTreeMap::new();
+    for service in raw.services.iter().filter(|s| s.mode.as_ref().is_some_and(|m| *m.get_ref() != "http")) {
+        for (_, group) in &service.references {
+            others.entry(group.get_ref().as_str()).or_insert_with(|| group.span());
+        }
+    }
+    for RawGroup { name, http2, .. } in &raw.groups {
+        // The other one is what is spoken anyway, and nothing to most modes.
+        let (Some(name), Some(protocol)) = (name, http2.as_ref().filter(|http2| *http2.get_ref())) else {
+            continue;
+        };
+        let Some(first) = others.get(name.get_ref().as_str()) else { continue };
+        let (key, needs) = ("target_group.protocol = \"http2\"".to_owned(), "mode = \"http\"".to_owned());
+        out.add(protocol.span(), Problem::KeyWithout { key, needs })
+            .related(first.clone(), "a service of another mode forwards here");
     }
 }
 

@@ -42,6 +42,9 @@ pub struct TargetGroup {
     pub cross_zone: bool,
     /// How connections to targets are encrypted; none for not. `http` only.
     pub tls: Option<TargetTls>,
+    /// Whether targets are spoken to in HTTP/2 (`protocol = "http2"`) instead of HTTP/1.1, by services of `mode = "http"`; false by
+    /// default.
+    pub http2: bool,
 }
 
 /// How a target is chosen. Weights count in each.

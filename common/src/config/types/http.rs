@@ -29,6 +29,11 @@ pub struct Http {
     pub tunnel_timeout: Duration,
     /// The longest request head in bytes; 1,024 to 65,536, by default 32,768.
     pub header_bytes_max: usize,
+    /// Whether clients may speak HTTP/2: with TLS by agreeing on it in the handshake, in clear text by beginning with its preface. By default
+    /// those with TLS may.
+    pub http2: bool,
+    /// How many requests a connection of HTTP/2 may have under way; 1 to 1,000, 100 by default.
+    pub streams_max: u32,
 }
 
 impl Http {

@@ -1,9 +1,11 @@
 //! The answers that no target gives.
 
+use std::borrow::Cow;
+
 use common::config::HeaderChanges;
 use common::time::UnixTime;
 
-use super::pass_on::{Afterwards, change, field, number, replaces};
+use super::pass_on::{Afterwards, Fields, change, field, number, replaces};
 
 /// An answer of Tandem's own.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +28,8 @@ impl Answer<'static> {
     }
 }
 
-impl Answer<'_> {
-    /// Writes it. A body is left out where none belongs: after `HEAD`, and with 204 and 304. One that says nothing but its
+impl<'a> Answer<'a> {
+    /// Writes it for HTTP/1. A body is left out where none belongs: after `HEAD`, and with 204 and 304. One that says nothing but its
     /// status has that for its body, for people.
     pub fn write(
         &self,
@@ -37,14 +39,44 @@ impl Answer<'_> {
         now: UnixTime,
         out: &mut Vec<u8>,
     ) {
-        let reason = reason(self.status);
-        out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", self.status).as_bytes());
+        let body = self.content();
+        out.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status)).as_bytes());
+        self.write_fields(&body, changes, now, out);
+        match afterwards {
+            Afterwards::Kept => {}
+            Afterwards::KeptHttp10 => field(out, "Connection", b"keep-alive"),
+            Afterwards::Closed => field(out, "Connection", b"close"),
+        }
+        out.extend_from_slice(b"\r\n");
+        if self.has_content(to_head) {
+            out.extend_from_slice(body.as_bytes());
+        }
+    }
+
+    /// Whether a body belongs to it.
+    #[must_use]
+    pub const fn has_content(&self, to_head: bool) -> bool {
+        !to_head && !matches!(self.status, 204 | 304)
+    }
+
+    /// Its body, wherever one belongs.
+    #[must_use]
+    pub fn content(&self) -> Cow<'a, str> {
+        match self.body {
+            "" if self.status >= 400 => Cow::Owned(format!("{} {}\n", self.status, reason(self.status))),
+            body => Cow::Borrowed(body),
+        }
+    }
+
+    /// Writes its fields, those for one connection left out.
+    pub fn write_fields(
+        &self,
+        body: &str,
+        changes: [&HeaderChanges; 2],
+        now: UnixTime,
+        out: &mut impl Fields,
+    ) {
         let bodiless = matches!(self.status, 204 | 304);
-        let spoken = format!("{} {reason}\n", self.status);
-        let body = match self.body {
-            "" if self.status >= 400 => spoken.as_str(),
-            body => body,
-        };
         field(out, "Date", date(now).as_bytes());
         if !body.is_empty() && !bodiless && !replaces(changes, b"content-type") {
             field(out, "Content-Type", self.content_type.as_bytes());
@@ -55,15 +87,6 @@ impl Answer<'_> {
         change(out, changes);
         if !bodiless {
             number(out, "Content-Length", body.len() as u64);
-        }
-        match afterwards {
-            Afterwards::Kept => {}
-            Afterwards::KeptHttp10 => field(out, "Connection", b"keep-alive"),
-            Afterwards::Closed => field(out, "Connection", b"close"),
-        }
-        out.extend_from_slice(b"\r\n");
-        if !bodiless && !to_head {
-            out.extend_from_slice(body.as_bytes());
         }
     }
 }

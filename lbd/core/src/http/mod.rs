@@ -8,6 +8,7 @@
 
 pub mod answer;
 pub mod budget;
+pub mod conduct;
 pub mod fields;
 pub mod framing;
 pub mod pass_on;

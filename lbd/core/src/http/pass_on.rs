@@ -8,6 +8,19 @@ use super::fields::{Known, is_client_certificate, is_proxy, is_word_of_a_proxy, 
 use super::framing::{Fault, Field, RequestBody, RequestHead, ResponseBody, ResponseHead, Version};
 use super::route::{Arrival, host_of};
 
+/// Where fields are written to: the text of HTTP/1, or what is given to HTTP/2's compression.
+pub trait Fields {
+    /// Adds one behind those that are there.
+    fn add(&mut self, name: &[u8], value: &[u8]);
+}
+
+/// As lines of text.
+impl Fields for Vec<u8> {
+    fn add(&mut self, name: &[u8], value: &[u8]) {
+        write(self, &[name, b": ", value, b"\r\n"]);
+    }
+}
+
 /// What is said of a request beside what it says itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Passing<'p> {
@@ -46,15 +59,12 @@ pub enum Shown<'p> {
     },
 }
 
-/// Writes the head of a request to a target.
+/// Writes the head of a request to a target of HTTP/1.
 ///
 /// # Errors
 ///
 /// That the request has come through here before.
 pub fn request(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
-    if came_through(head, passing.pseudonym) {
-        return Err(Fault::Loop);
-    }
     out.reserve(
         512 + head.fields.iter().map(|field| field.name.len() + field.value.len() + 4).sum::<usize>(),
     );
@@ -63,6 +73,52 @@ pub fn request(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8>)
         write(out, &[b"?", query.as_bytes()]);
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
+    for_target(head, passing, out)?;
+    if let Some(protocol) = head.upgrade {
+        write(out, &[b"Connection: upgrade\r\nUpgrade: ", protocol.as_bytes(), b"\r\n"]);
+        // RFC 8441, section 5: in HTTP/2 there is no such field, and in HTTP/1 there has to be one.
+        if head.version == Version::Http2 && head.values("sec-websocket-key").next().is_none() {
+            field(out, "Sec-WebSocket-Key", &websocket_key(passing.request_id));
+        }
+    } else if head.takes_trailers {
+        out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n");
+    }
+    expect(head, out);
+    match head.body {
+        RequestBody::None => {}
+        RequestBody::Length(length) => number(out, "Content-Length", length),
+        RequestBody::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+/// Writes the fields of a request to a target of HTTP/2, with `Host` for what its `:authority` is.
+///
+/// # Errors
+///
+/// That the request has come through here before.
+pub fn http2_request(
+    head: &RequestHead<'_>,
+    passing: &Passing<'_>,
+    out: &mut impl Fields,
+) -> Result<(), Fault> {
+    for_target(head, passing, out)?;
+    if head.takes_trailers {
+        out.add(b"TE", b"trailers");
+    }
+    expect(head, out);
+    if let RequestBody::Length(length) = head.body {
+        number(out, "Content-Length", length);
+    }
+    Ok(())
+}
+
+/// Writes what is the same for each target.
+fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fields) -> Result<(), Fault> {
+    if came_through(head, passing.pseudonym) {
+        return Err(Fault::Loop);
+    }
     let own_host =
         if head.authority.host().is_empty() { host_of(passing.arrival.local) } else { String::new() };
     let host = if own_host.is_empty() { head.authority.as_str() } else { &own_host };
@@ -82,26 +138,31 @@ pub fn request(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8>)
             Some(known) => !known.is_for_one_hop(),
         };
         if kept && !names(&head.for_one_hop, its.name) && !replaces(passing.changes, its.name) {
-            write(out, &[its.name, b": ", its.value, b"\r\n"]);
+            out.add(its.name, its.value);
         }
     }
     change(out, passing.changes);
     identify(head, host, passing, out);
-    if let Some(protocol) = head.upgrade {
-        write(out, &[b"Connection: upgrade\r\nUpgrade: ", protocol.as_bytes(), b"\r\n"]);
-    } else if head.takes_trailers {
-        out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n");
-    }
-    if head.expects_continue {
-        out.extend_from_slice(b"Expect: 100-continue\r\n");
-    }
-    match head.body {
-        RequestBody::None => {}
-        RequestBody::Length(length) => number(out, "Content-Length", length),
-        RequestBody::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-    }
-    out.extend_from_slice(b"\r\n");
     Ok(())
+}
+
+/// Writes that the client waits for an interim answer before it sends its body.
+fn expect(head: &RequestHead<'_>, out: &mut impl Fields) {
+    if head.expects_continue {
+        out.add(b"Expect", b"100-continue");
+    }
+}
+
+/// RFC 6455, section 4.1: a key is "a nonce consisting of a randomly selected 16-byte value that has been base64-encoded".
+fn websocket_key(number: u128) -> [u8; 24] {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    // 128 bits are 21 letters and 2 bits more.
+    let mut key = [b'='; 24];
+    for (index, letter) in key.iter_mut().take(22).enumerate() {
+        let six = if index < 21 { number >> (122 - 6 * index) } else { number << 4 } & 63;
+        *letter = LETTERS[usize::try_from(six).unwrap_or_default()];
+    }
+    key
 }
 
 /// RFC 9110, section 7.6.3: `Via` is there for "tracking message forwards, avoiding request loops".
@@ -112,15 +173,18 @@ fn came_through(head: &RequestHead<'_>, pseudonym: &str) -> bool {
 }
 
 /// Writes whom the request is from, and through whom it came.
-fn identify(head: &RequestHead<'_>, host: &str, passing: &Passing<'_>, out: &mut Vec<u8>) {
+fn identify(head: &RequestHead<'_>, host: &str, passing: &Passing<'_>, out: &mut impl Fields) {
     let client = passing.client.to_canonical().to_string();
-    out.extend_from_slice(b"X-Forwarded-For: ");
     if passing.trusted {
+        let mut all = Vec::with_capacity(64);
         for earlier in head.values("x-forwarded-for").filter(|value| !value.is_empty()) {
-            write(out, &[earlier, b", "]);
+            write(&mut all, &[earlier, b", "]);
         }
+        all.extend_from_slice(client.as_bytes());
+        out.add(b"X-Forwarded-For", &all);
+    } else {
+        field(out, "X-Forwarded-For", client.as_bytes());
     }
-    write(out, &[client.as_bytes(), b"\r\n"]);
     let has = |name| passing.trusted && head.values(name).next().is_some();
     if !has("x-forwarded-proto") {
         field(out, "X-Forwarded-Proto", passing.arrival.scheme.as_bytes());
@@ -151,11 +215,13 @@ fn identify(head: &RequestHead<'_>, host: &str, passing: &Passing<'_>, out: &mut
             field(out, "X-Client-Cert-SHA256", sha256.as_bytes());
         }
     }
-    let version: &[u8] = match head.version {
-        Version::Http10 => b"1.0",
-        Version::Http11 => b"1.1",
+    let version = match head.version {
+        Version::Http10 => "1.0",
+        Version::Http11 => "1.1",
+        // RFC 9110, section 2.5: "When a major version of HTTP does not define any minor versions, the minor version "0" is implied."
+        Version::Http2 => "2.0",
     };
-    write(out, &[b"Via: ", version, b" ", passing.pseudonym.as_bytes(), b"\r\n"]);
+    field(out, "Via", format!("{version} {}", passing.pseudonym).as_bytes());
 }
 
 /// How an answer ends for the client.
@@ -167,6 +233,8 @@ pub enum Ending {
     Chunked,
     /// With the connection.
     Close,
+    /// With the stream of HTTP/2.
+    Stream,
 }
 
 impl Ending {
@@ -177,6 +245,7 @@ impl Ending {
             (ResponseBody::None | ResponseBody::Length(_), _) => Self::AsGiven,
             (ResponseBody::Chunked | ResponseBody::UntilClose, Version::Http11) => Self::Chunked,
             (ResponseBody::Chunked | ResponseBody::UntilClose, Version::Http10) => Self::Close,
+            (ResponseBody::Chunked | ResponseBody::UntilClose, Version::Http2) => Self::Stream,
         }
     }
 }
@@ -192,7 +261,7 @@ pub enum Afterwards {
     Closed,
 }
 
-/// Writes the head of an answer to a client.
+/// Writes the head of an answer to a client of HTTP/1.
 pub fn response(
     head: &ResponseHead<'_>,
     ending: Ending,
@@ -204,6 +273,37 @@ pub fn response(
         128 + head.fields.iter().map(|field| field.name.len() + field.value.len() + 4).sum::<usize>(),
     );
     status_line(head, out);
+    for_client(head, ending, changes, out);
+    match afterwards {
+        _ if head.status == 101 => out.extend_from_slice(b"Connection: upgrade\r\n"),
+        Afterwards::Kept => {}
+        Afterwards::KeptHttp10 => out.extend_from_slice(b"Connection: keep-alive\r\n"),
+        Afterwards::Closed => out.extend_from_slice(b"Connection: close\r\n"),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the fields of an answer to a client of HTTP/2.
+pub fn http2_response(
+    head: &ResponseHead<'_>,
+    ending: Ending,
+    changes: [&HeaderChanges; 2],
+    out: &mut impl Fields,
+) {
+    for_client(head, ending, changes, out);
+}
+
+/// Writes the fields of an answer that makes a tunnel of a stream of HTTP/2, where 101 is 200, and its own fields are none
+/// (RFC 8441, section 5).
+pub fn http2_tunnel(head: &ResponseHead<'_>, changes: [&HeaderChanges; 2], out: &mut impl Fields) {
+    let of_http1 = |field: &Field<'_>| field.is("upgrade") || field.is("sec-websocket-accept");
+    let fields = head.fields.iter().filter(|field| !of_http1(field)).copied().collect();
+    let head = ResponseHead { status: 200, fields, length: None, ..head.clone() };
+    for_client(&head, Ending::Stream, changes, out);
+}
+
+/// Writes what is the same for each client.
+fn for_client(head: &ResponseHead<'_>, ending: Ending, changes: [&HeaderChanges; 2], out: &mut impl Fields) {
     let tunnel = head.status == 101;
     for its in &head.fields {
         let kept = match Known::of(its.name) {
@@ -213,53 +313,56 @@ pub fn response(
         };
         let dropped = names(&head.for_one_hop, its.name) && !tunnel;
         if kept && !dropped && !replaces(changes, its.name) {
-            write(out, &[its.name, b": ", its.value, b"\r\n"]);
+            out.add(its.name, its.value);
         }
     }
     change(out, changes);
     match (ending, head.length) {
-        (Ending::Chunked, _) => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        (Ending::Chunked, _) => out.add(b"Transfer-Encoding", b"chunked"),
         // RFC 9110, section 8.6: not in 1xx and 204.
         (Ending::AsGiven, Some(length)) if head.status >= 200 && head.status != 204 => {
             number(out, "Content-Length", length);
         }
-        (Ending::AsGiven | Ending::Close, _) => {}
+        (Ending::AsGiven | Ending::Close | Ending::Stream, _) => {}
     }
-    match afterwards {
-        _ if tunnel => out.extend_from_slice(b"Connection: upgrade\r\n"),
-        Afterwards::Kept => {}
-        Afterwards::KeptHttp10 => out.extend_from_slice(b"Connection: keep-alive\r\n"),
-        Afterwards::Closed => out.extend_from_slice(b"Connection: close\r\n"),
-    }
+}
+
+/// Writes an answer that another one follows, for HTTP/1 (RFC 9110, section 15.2: "A proxy MUST forward 1xx responses").
+pub fn interim(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
+    status_line(head, out);
+    interim_fields(head, out);
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes an answer that another one follows (RFC 9110, section 15.2: "A proxy MUST forward 1xx responses").
-pub fn interim(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
-    status_line(head, out);
+/// Writes the fields of such an answer.
+pub fn interim_fields(head: &ResponseHead<'_>, out: &mut impl Fields) {
     for its in &head.fields {
         let kept = Known::of(its.name).is_none_or(|known| !known.is_for_one_hop());
         if kept && !names(&head.for_one_hop, its.name) {
-            write(out, &[its.name, b": ", its.value, b"\r\n"]);
+            out.add(its.name, its.value);
         }
     }
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Writes what ends a body in chunks: the last chunk and those of the trailers that may be passed on.
 pub fn last_chunk(trailers: &[Field<'_>], out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");
-    for its in trailers.iter().filter(|its| may_trail(its.name)) {
-        write(out, &[its.name, b": ", its.value, b"\r\n"]);
-    }
+    write_trailers(trailers, out);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes those of the trailers that may be passed on.
+pub fn write_trailers(trailers: &[Field<'_>], out: &mut impl Fields) {
+    for its in trailers.iter().filter(|its| may_trail(its.name)) {
+        out.add(its.name, its.value);
+    }
 }
 
 fn status_line(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
     write(out, &[b"HTTP/1.1 ", head.status.to_string().as_bytes(), b" ", head.reason, b"\r\n"]);
 }
 
-pub(super) fn change(out: &mut Vec<u8>, changes: [&HeaderChanges; 2]) {
+pub(super) fn change(out: &mut impl Fields, changes: [&HeaderChanges; 2]) {
     let [service, rule] = changes;
     // What the rule sets or removes is not the service's any more.
     for (name, value) in service.set.iter().chain(&service.add) {
@@ -280,11 +383,11 @@ fn names(list: &[&[u8]], name: &[u8]) -> bool {
     list.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-pub(super) fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    write(out, &[name.as_bytes(), b": ", value, b"\r\n"]);
+pub(super) fn field(out: &mut impl Fields, name: &str, value: &[u8]) {
+    out.add(name.as_bytes(), value);
 }
 
-pub(super) fn number(out: &mut Vec<u8>, name: &str, value: u64) {
+pub(super) fn number(out: &mut impl Fields, name: &str, value: u64) {
     field(out, name, value.to_string().as_bytes());
 }
 

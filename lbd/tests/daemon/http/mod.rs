@@ -9,7 +9,9 @@ mod peers;
 mod real;
 mod route;
 mod rules;
-mod tls;
+pub(crate) mod tls;
+
+pub(crate) use peers::{Client, Target, answer, ask, get, write};
 
 use std::net::{Ipv4Addr, SocketAddr};
 

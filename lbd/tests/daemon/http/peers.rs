@@ -9,30 +9,30 @@ use crate::support::{connect, patient};
 
 /// A message as it was read: the head without its empty line, and the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Message {
-    pub(super) head: String,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Message {
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Message {
     /// The first line.
-    pub(super) fn line(&self) -> &str {
+    pub(crate) fn line(&self) -> &str {
         self.head.lines().next().unwrap_or_default()
     }
 
     /// The status of an answer.
-    pub(super) fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         self.line().split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
     }
 
     /// The values of a field.
-    pub(super) fn all(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
         fields.filter(|(its, _)| its.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
     }
 
     /// The value of a field that is there once.
-    pub(super) fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         match self.all(name)[..] {
             [only] => Some(only),
             [] => None,
@@ -41,7 +41,7 @@ impl Message {
     }
 
     /// The body as text.
-    pub(super) fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 }
@@ -113,71 +113,71 @@ pub(super) fn read_message(stream: &mut impl BufRead, bodiless: bool) -> io::Res
 }
 
 /// A client's connection.
-pub(super) struct Client {
+pub(crate) struct Client {
     stream: BufReader<TcpStream>,
 }
 
 impl Client {
-    pub(super) fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         Self { stream: BufReader::new(connect(address)) }
     }
 
     /// On a connection that is there already.
-    pub(super) fn of(stream: TcpStream) -> Self {
+    pub(crate) fn of(stream: TcpStream) -> Self {
         patient(&stream);
         Self { stream: BufReader::new(stream) }
     }
 
     /// Sends bytes as they are.
-    pub(super) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         // What is refused may be answered, and the connection be closed, before all of it is taken.
         self.stream.get_mut().write_all(bytes.as_ref()).ok();
         self
     }
 
     /// Reads an answer; fails at the end of the connection.
-    pub(super) fn answer(&mut self) -> Message {
+    pub(crate) fn answer(&mut self) -> Message {
         self.try_answer(false).unwrap().expect("an answer")
     }
 
     /// Reads the answer to a HEAD.
-    pub(super) fn answer_to_head(&mut self) -> Message {
+    pub(crate) fn answer_to_head(&mut self) -> Message {
         self.try_answer(true).unwrap().expect("an answer")
     }
 
     /// Reads an answer, or nothing at the end.
-    pub(super) fn try_answer(&mut self, to_head: bool) -> io::Result<Option<Message>> {
+    pub(crate) fn try_answer(&mut self, to_head: bool) -> io::Result<Option<Message>> {
         read_message(&mut self.stream, to_head)
     }
 
     /// Whether nothing more comes and the connection ends, however it does.
-    pub(super) fn is_at_its_end(&mut self) -> bool {
+    pub(crate) fn is_at_its_end(&mut self) -> bool {
         !matches!(self.stream.read(&mut [0]), Ok(1))
     }
 
     /// Says that nothing more is sent.
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.stream.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
     }
 
     /// The connection, without what has been read ahead of it.
-    pub(super) fn stream(&mut self) -> &mut TcpStream {
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
         self.stream.get_mut()
     }
 
     /// Reads so many bytes.
-    pub(super) fn read(&mut self, length: usize) -> Vec<u8> {
+    pub(crate) fn read(&mut self, length: usize) -> Vec<u8> {
         read_exactly(&mut self.stream, length).unwrap()
     }
 }
 
 /// Sends a request on a connection of its own and reads the answer.
-pub(super) fn ask(address: SocketAddr, request: &str) -> Message {
+pub(crate) fn ask(address: SocketAddr, request: &str) -> Message {
     Client::new(address).send(request).answer()
 }
 
 /// A request without a body.
-pub(super) fn get(path: &str) -> String {
+pub(crate) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n\r\n")
 }
 
@@ -185,8 +185,8 @@ pub(super) fn get(path: &str) -> String {
 type Behaviour = dyn Fn(&Message, &mut BufReader<TcpStream>) -> io::Result<bool> + Send + Sync;
 
 /// A target that remembers each request that has come to it whole.
-pub(super) struct Target {
-    pub(super) address: SocketAddr,
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
 }
 
@@ -201,12 +201,12 @@ struct Shared {
 
 impl Target {
     /// Answers each request with 200 and its name.
-    pub(super) fn named(ip: Ipv4Addr, name: &'static str) -> Self {
+    pub(crate) fn named(ip: Ipv4Addr, name: &'static str) -> Self {
         Self::with(ip, move |_, stream| answer(stream, name))
     }
 
     /// Does with each request what `behaviour` does.
-    pub(super) fn with(
+    pub(crate) fn with(
         ip: Ipv4Addr,
         behaviour: impl Fn(&Message, &mut BufReader<TcpStream>) -> io::Result<bool> + Send + Sync + 'static,
     ) -> Self {
@@ -238,27 +238,27 @@ impl Target {
     }
 
     /// The requests so far.
-    pub(super) fn seen(&self) -> Vec<Message> {
+    pub(crate) fn seen(&self) -> Vec<Message> {
         self.shared.seen.lock().unwrap().clone()
     }
 
     /// The last request.
-    pub(super) fn last(&self) -> Message {
+    pub(crate) fn last(&self) -> Message {
         self.seen().pop().expect("a request")
     }
 
     /// Connections so far.
-    pub(super) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// Connections that it has closed.
-    pub(super) fn ended(&self) -> usize {
+    pub(crate) fn ended(&self) -> usize {
         self.shared.ended.load(Ordering::SeqCst)
     }
 
     /// Requests that broke off.
-    pub(super) fn broken(&self) -> usize {
+    pub(crate) fn broken(&self) -> usize {
         self.shared.broken.load(Ordering::SeqCst)
     }
 }
@@ -293,12 +293,12 @@ impl Shared {
 }
 
 /// Answers with 200 and a text.
-pub(super) fn answer(stream: &mut BufReader<TcpStream>, text: &str) -> io::Result<bool> {
+pub(crate) fn answer(stream: &mut BufReader<TcpStream>, text: &str) -> io::Result<bool> {
     write(stream, &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()))
 }
 
 /// Writes bytes as they are; the connection goes on.
-pub(super) fn write(stream: &mut BufReader<TcpStream>, bytes: &str) -> io::Result<bool> {
+pub(crate) fn write(stream: &mut BufReader<TcpStream>, bytes: &str) -> io::Result<bool> {
     stream.get_mut().write_all(bytes.as_bytes())?;
     Ok(true)
 }

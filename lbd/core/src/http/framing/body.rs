@@ -110,12 +110,20 @@ impl BodyReader {
     ///
     /// Trailers that are no fields.
     pub fn write_last_chunk(&self, out: &mut Vec<u8>) -> Result<(), Fault> {
-        let trailers = match self {
-            Self::Chunked(chunks) => parse_trailers(&chunks.trailers)?,
-            Self::Ended | Self::Length(_) | Self::UntilClose => Vec::new(),
-        };
-        last_chunk(&trailers, out);
+        last_chunk(&self.trailers()?, out);
         Ok(())
+    }
+
+    /// The trailers of one that has ended.
+    ///
+    /// # Errors
+    ///
+    /// That they are no fields.
+    pub fn trailers(&self) -> Result<Vec<Field<'_>>, Fault> {
+        match self {
+            Self::Chunked(chunks) => parse_trailers(&chunks.trailers),
+            Self::Ended | Self::Length(_) | Self::UntilClose => Ok(Vec::new()),
+        }
     }
 }
 

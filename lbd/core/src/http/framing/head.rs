@@ -7,13 +7,15 @@ use super::Fault;
 /// More fields than this no message may have.
 pub const FIELDS_MAX: usize = 128;
 
-/// A version of HTTP/1.
+/// A version of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.0: one request per connection unless said otherwise, no transfer codings.
     Http10,
     /// HTTP/1.1.
     Http11,
+    /// HTTP/2: what ends a message is not said in its head.
+    Http2,
 }
 
 impl Version {

@@ -8,6 +8,7 @@ mod body;
 mod fault;
 mod head;
 mod host;
+mod http2;
 mod request;
 mod response;
 
@@ -15,5 +16,6 @@ pub use body::{BodyReader, Chunks, Decoded};
 pub use fault::Fault;
 pub use head::{FIELDS_MAX, Field, Scanner, Version};
 pub use host::Authority;
+pub use http2::{Pseudo, http2_request, http2_response, http2_trailers};
 pub use request::{RequestBody, RequestHead, parse_request};
 pub use response::{ResponseBody, ResponseHead, parse_response};

@@ -127,6 +127,11 @@ fn read_target(target: &[u8], request: &mut RequestHead<'_>) -> Result<(), Fault
         request.authority = Authority::parse(&rest[..end]).map_err(|_| Fault::Target)?;
         origin = &rest[end..];
     }
+    read_origin(origin, request)
+}
+
+/// RFC 9112, section 3.2.1: `origin-form = absolute-path [ "?" query ]`; also without a path, as it is in the absolute form.
+pub(super) fn read_origin(origin: &[u8], request: &mut RequestHead<'_>) -> Result<(), Fault> {
     let (path, query) = match origin.iter().position(|byte| *byte == b'?') {
         Some(at) => (&origin[..at], Some(&origin[at + 1..])),
         None => (origin, None),
@@ -150,20 +155,20 @@ fn after_scheme(target: &[u8]) -> Option<&[u8]> {
 
 /// What the fields say that is the proxy's business.
 #[derive(Default)]
-struct Seen<'b> {
-    host: Option<&'b [u8]>,
-    lengths: Lengths,
+pub(super) struct Seen<'b> {
+    pub(super) host: Option<&'b [u8]>,
+    pub(super) lengths: Lengths,
     close: bool,
     keep_alive: bool,
     upgrades: bool,
-    expects: bool,
-    trailers: bool,
+    pub(super) expects: bool,
+    pub(super) trailers: bool,
     protocol: Option<&'b [u8]>,
     for_one_hop: Vec<&'b [u8]>,
 }
 
 impl<'b> Seen<'b> {
-    fn look(fields: &[Field<'b>]) -> Result<Self, Fault> {
+    pub(super) fn look(fields: &[Field<'b>]) -> Result<Self, Fault> {
         let mut seen = Self::default();
         for field in fields {
             match Known::of(field.name) {
@@ -230,7 +235,7 @@ impl<'b> Seen<'b> {
         match (self.host, version) {
             (Some(host), _) => Authority::parse(host),
             (None, Version::Http10) => Ok(Authority::default()),
-            (None, Version::Http11) => Err(Fault::Host),
+            (None, Version::Http11 | Version::Http2) => Err(Fault::Host),
         }
     }
 
@@ -245,7 +250,7 @@ impl<'b> Seen<'b> {
 
     const fn keeps_alive(&self, version: Version) -> bool {
         match version {
-            Version::Http11 => !self.close,
+            Version::Http11 | Version::Http2 => !self.close,
             Version::Http10 => self.keep_alive && !self.close,
         }
     }

@@ -197,3 +197,11 @@ fn what_a_client_has_shown_of_itself_is_told_and_its_own_word_is_not() {
     let underscore = text.replace("x-client-cert-subject", "x_client_cert_subject");
     assert_eq!(passed_on(&underscore, &passing(false)), Err(Fault::Underscore));
 }
+
+#[test]
+fn a_websocket_s_key_is_its_number() {
+    // From `printf '%032x' N | xxd -r -p | base64`.
+    assert_eq!(&websocket_key(0), b"AAAAAAAAAAAAAAAAAAAAAA==");
+    assert_eq!(&websocket_key(u128::MAX), b"/////////////////////w==");
+    assert_eq!(&websocket_key(0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f), b"AAECAwQFBgcICQoLDA0ODw==");
+}

@@ -86,8 +86,10 @@ fn what_is_spoken_is_agreed_on() {
     let ip = own_ip();
     let (authority, target) = (shop(), Target::named(ip, "hello"));
     let lbd = Lbd::start(&config(ip, &[target.address], &[&authority.bundle("shop")]));
-    let both = s_client(lbd.address, "-alpn h2,http/1.1", LAST);
-    assert!(both.contains("ALPN protocol: http/1.1"), "{both}");
+    let both = s_client(lbd.address, "-alpn http/1.1,h2", LAST);
+    assert!(both.contains("ALPN protocol: h2"), "the service's preference: {both}");
+    let one = s_client(lbd.address, "-alpn http/1.1", LAST);
+    assert!(one.contains("ALPN protocol: http/1.1") && one.contains("HTTP/1.1 200"), "{one}");
     let none = s_client(lbd.address, "-alpn unheard-of/1", LAST);
     assert!(none.contains("alert number 120"), "no_application_protocol (RFC 7301): {none}");
     assert_eq!(failed(&lbd, "protocol"), 1);

@@ -4,7 +4,7 @@ mod certificates;
 mod check;
 mod clients;
 mod hostile;
-mod peers;
+pub(crate) mod peers;
 mod real;
 mod reload;
 mod resume;
@@ -18,7 +18,7 @@ use crate::real::Authority;
 use crate::support::{Config, Lbd, metric};
 
 /// A service with TLS: `certificates` are bundles.
-fn config(ip: Ipv4Addr, targets: &[SocketAddr], certificates: &[&Path]) -> Config {
+pub(crate) fn config(ip: Ipv4Addr, targets: &[SocketAddr], certificates: &[&Path]) -> Config {
     let mut config = super::config(ip, targets);
     config.service = format!("tls = {{ certificates = [{}] }}", listed(certificates));
     config
@@ -29,14 +29,14 @@ fn listed(certificates: &[&Path]) -> String {
 }
 
 /// An authority that has signed `shop` for shop.example and *.shop.example.
-fn shop() -> Authority {
+pub(crate) fn shop() -> Authority {
     let authority = Authority::new();
     authority.sign("shop", "DNS:shop.example,DNS:*.shop.example", 2);
     authority
 }
 
 /// Handshakes that came to nothing for this reason.
-fn failed(lbd: &Lbd, reason: &str) -> u64 {
+pub(crate) fn failed(lbd: &Lbd, reason: &str) -> u64 {
     let label = format!("{{service=\"web\",reason=\"{reason}\"}}");
     metric(lbd, "tandem_lbd_service_tls_handshakes_failed_total")[&label]
 }

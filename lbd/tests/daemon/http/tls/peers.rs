@@ -22,7 +22,7 @@ fn provider() -> Arc<crypto::CryptoProvider> {
 }
 
 /// What a client trusts and speaks.
-pub(super) fn client_config(authority: &Authority) -> Arc<ClientConfig> {
+pub(crate) fn client_config(authority: &Authority) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority.file()).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(provider())
@@ -87,10 +87,10 @@ impl Client {
 }
 
 /// A target's end of a connection.
-pub(super) type Served = BufReader<StreamOwned<ServerConnection, TcpStream>>;
+pub(crate) type Served = BufReader<StreamOwned<ServerConnection, TcpStream>>;
 
 /// A target with TLS that does with each connection what it is told.
-pub(super) fn target(
+pub(crate) fn target(
     ip: Ipv4Addr,
     bundle: &Path,
     serve: impl Fn(&mut Served) -> io::Result<()> + Send + Sync + 'static,
@@ -142,11 +142,11 @@ pub(super) fn s_client(address: SocketAddr, arguments: &str, request: &str) -> S
 /// A request that ends the connection.
 pub(super) const LAST: &str = "GET /last HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n";
 
-/// What curl prints and how it ends: `shop.example` and others are found at `address`.
-pub(super) fn curl(authority: &Authority, address: SocketAddr, arguments: &[&str]) -> (bool, String) {
+/// What curl prints and how it ends: `shop.example` and others are found at `address`. It speaks HTTP/1.1 unless it is told otherwise.
+pub(crate) fn curl(authority: &Authority, address: SocketAddr, arguments: &[&str]) -> (bool, String) {
     let connect = format!("::{address}");
     let output = Command::new("curl")
-        .args(["-sS", "--max-time", "20", "--connect-to", &connect, "--cacert"])
+        .args(["-sS", "--max-time", "20", "--http1.1", "--connect-to", &connect, "--cacert"])
         .arg(authority.file())
         .args(arguments)
         .output()

@@ -1,0 +1,128 @@
+//! A client's request on a stream, from its head to the end of its answer.
+
+use std::rc::Rc;
+use std::task::Context;
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::ext::Protocol;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response};
+use lbd_core::http::framing::{Pseudo, RequestBody, http2_request};
+
+use super::{Incoming, fields, size};
+use crate::l7::client::Next;
+use crate::l7::exchange::{Client, Exchange};
+use crate::l7::flow::{Flow, Sink, Source};
+use crate::l7::journal::Journal;
+use crate::l7::session::Session;
+
+/// The client's end of a stream.
+pub(in crate::l7) struct Asker {
+    body: Incoming,
+    respond: SendResponse<Bytes>,
+    /// What is left of the answer, once it was begun.
+    answer: Option<SendStream<Bytes>>,
+}
+
+/// Has a request answered.
+pub(super) async fn serve(session: Rc<Session>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    let watch = session.seat.worker.watches.enter(session.leave());
+    let begin = Instant::now();
+    let route = session.refreshed();
+    let (parts, body) = request.into_parts();
+    let made = {
+        let uri = &parts.uri;
+        let pseudo = Pseudo {
+            method: parts.method.as_str(),
+            authority: uri.authority().map(http::uri::Authority::as_str),
+            // Without one it is empty here, and "/" there.
+            path: if uri.path().is_empty() {
+                ""
+            } else {
+                uri.path_and_query().map_or("", |path| path.as_str())
+            },
+            protocol: parts.extensions.get::<Protocol>().map(Protocol::as_str),
+            ended: body.is_end_stream(),
+        };
+        let mut cookie = Vec::new();
+        session.plan(&route, http2_request(&pseudo, fields(&parts.headers), &mut cookie))
+    };
+    drop(parts);
+    let length = match &made {
+        Ok(plan) => match plan.body {
+            RequestBody::Length(length) => Some(length),
+            RequestBody::None | RequestBody::Chunked => None,
+        },
+        Err(_) => None,
+    };
+    let mut asker = Asker { body: Incoming::new(body, length), respond, answer: None };
+    let exchange = Exchange { session: &session, watch: &watch, client: Client::Http2(&mut asker) };
+    let next = match made {
+        Ok(plan) => {
+            let journal = Journal::begin(&route, begin);
+            exchange.perform(&route, plan, journal).await
+        }
+        Err(fault) => exchange.refuse(&route, begin, fault).await,
+    };
+    if matches!(next, Next::Abort) {
+        asker.abort();
+    }
+}
+
+impl Asker {
+    /// The two directions.
+    pub(in crate::l7) const fn halves(&mut self) -> (Source<'_>, Sink<'_>) {
+        let sink = match &mut self.answer {
+            Some(answer) => Sink::Http2(answer),
+            None => Sink::Unanswered(&mut self.respond),
+        };
+        (Source::Http2(&mut self.body), sink)
+    }
+
+    /// Sends a head that another one follows. Answers about how many bytes that were.
+    ///
+    /// # Errors
+    /// The stream is gone.
+    pub(in crate::l7) fn interim(&mut self, head: Response<()>) -> Result<usize, h2::Error> {
+        let bytes = size(head.headers());
+        self.respond.send_informational(head)?;
+        Ok(bytes)
+    }
+
+    /// Sends the head of an answer; `down` brings what follows, if anything does.
+    ///
+    /// # Errors
+    /// The stream is gone.
+    pub(in crate::l7) fn answer(&mut self, head: Response<()>, down: &mut Flow) -> Result<(), h2::Error> {
+        let bytes = size(head.headers());
+        self.answer = Some(self.respond.send_response(head, down.is_empty())?);
+        down.head_sent(bytes);
+        Ok(())
+    }
+
+    /// Sends an answer that is here as a whole, and waits until the client has room for all of it. Answers about how many bytes
+    /// that were; nothing if the stream is gone.
+    pub(in crate::l7) async fn answer_whole(&mut self, head: Response<()>, mut body: Bytes) -> Option<usize> {
+        let bytes = size(head.headers()) + body.len();
+        let mut answer = self.respond.send_response(head, body.is_empty()).ok()?;
+        while !body.is_empty() {
+            answer.reserve_capacity(body.len());
+            if answer.capacity() == 0 {
+                std::future::poll_fn(|context: &mut Context<'_>| answer.poll_capacity(context))
+                    .await?
+                    .ok()?;
+                continue;
+            }
+            let piece = body.split_to(answer.capacity().min(body.len()));
+            answer.send_data(piece, body.is_empty()).ok()?;
+        }
+        Some(bytes)
+    }
+
+    /// Ends the stream in a way that the client cannot take for the answer's end.
+    fn abort(&mut self) {
+        self.respond.send_reset(Reason::INTERNAL_ERROR);
+    }
+}

@@ -1,0 +1,127 @@
+//! A client's connection, whatever is spoken on it: who is there, what service it came to, and whether it is to go elsewhere.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use common::config::Mode;
+use common::rng::Rng;
+use lbd_core::http::framing::{Fault, RequestHead};
+
+use super::handshake::Encrypted;
+use super::plan::{Circumstances, Plan};
+use crate::l4::{Departure, Ends, Leave, Seat};
+use crate::random;
+use crate::worker::Route;
+
+thread_local! {
+    /// For numbers that requests are known by; they are no secrets.
+    static REQUEST_IDS: RefCell<Rng> = RefCell::new(Rng::new(random::number()));
+}
+
+/// What the requests of a connection have in common.
+pub(super) struct Session {
+    /// Its place among those of its service.
+    pub(super) seat: Seat,
+    /// Both ends, as they are told to targets.
+    pub(super) ends: Ends,
+    /// What there is to know of its encryption, if it is encrypted.
+    pub(super) encrypted: Option<Box<Encrypted>>,
+    /// Who is at the other end: the client, or a proxy in front of it.
+    peer: IpAddr,
+    /// The listener's address.
+    listen: SocketAddr,
+    departure: Option<Rc<Departure>>,
+    /// The service as it was when it was last there.
+    known: RefCell<Rc<Route>>,
+}
+
+impl Session {
+    /// Of a connection from `peer` to `listen`, in clear text so far.
+    pub(super) fn new(seat: Seat, ends: Ends, peer: IpAddr, listen: SocketAddr) -> Self {
+        let departure = seat.worker.departure(ends.local.ip());
+        let known = RefCell::new(Rc::clone(&seat.route));
+        Self { seat, ends, encrypted: None, peer, listen, departure, known }
+    }
+
+    /// What ends it for its virtual IP, if it came to one.
+    pub(super) fn leave(&self) -> Option<Leave> {
+        let departure = Rc::clone(self.departure.as_ref()?);
+        let drain = self.seat.route.service.group.config.drain_timeout;
+        Some(Leave {
+            departure,
+            since_ms: self.seat.worker.connections.now_ms(),
+            drain_ms: u64::try_from(drain.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// The service as it was when it was last there.
+    pub(super) fn known(&self) -> Rc<Route> {
+        Rc::clone(&self.known.borrow())
+    }
+
+    /// The same, after a look whether it is another one by now.
+    pub(super) fn refreshed(&self) -> Rc<Route> {
+        if let Some(current) = self.current() {
+            *self.known.borrow_mut() = current;
+        }
+        self.known()
+    }
+
+    /// The service as it is now, if the address is still its.
+    fn current(&self) -> Option<Rc<Route>> {
+        let known = self.known.borrow();
+        let same = |route: &Rc<Route>| {
+            route.http.is_some() && route.service.config.name == known.service.config.name
+        };
+        self.seat.worker.route(Mode::Tcp, self.listen).filter(same)
+    }
+
+    /// Whether the client is to go elsewhere with its next request: the daemon stops, the virtual IP has left, or the service is gone.
+    pub(super) fn closing(&self) -> bool {
+        self.seat.worker.is_stopping()
+            || self.departure.as_ref().is_some_and(|departure| departure.is_away())
+            || self.current().is_none()
+    }
+
+    /// Decides what becomes of a request. One that cannot be understood counts, too.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub(super) fn plan(
+        &self,
+        route: &Rc<Route>,
+        head: Result<RequestHead<'_>, Fault>,
+    ) -> Result<Plan, Fault> {
+        if let Some(site) = &route.http {
+            site.earn();
+        }
+        let guard = &route.service.guard;
+        let over_rate =
+            guard.has_rate() && !guard.within_rate(self.ends.client.ip(), self.seat.worker.clock().at());
+        let head = head?;
+        if over_rate {
+            self.seat.counters().http.over_rate.add(1);
+        }
+        let around = Circumstances {
+            route,
+            ends: &self.ends,
+            peer: self.peer,
+            request_id: REQUEST_IDS
+                .with_borrow_mut(|ids| u128::from(ids.next_u64()) << 64 | u128::from(ids.next_u64())),
+            over_rate,
+            encrypted: self.encrypted.as_deref(),
+            closing: self.closing(),
+        };
+        Plan::make(&head, &around)
+    }
+
+    /// Counts a request that is refused, and says so in the log unless that was done just now.
+    pub(super) fn complain(&self, route: &Route, fault: Fault) {
+        self.seat.counters().http.faults[fault.index()].add(1);
+        if let Some(unsaid) = route.complaints.due(self.seat.worker.clock().now_ms()) {
+            let (service, client) = (&route.service.config.name, self.ends.client);
+            tracing::debug!(service, %client, unsaid, "request refused: {fault}");
+        }
+    }
+}

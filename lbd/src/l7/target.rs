@@ -1,0 +1,377 @@
+//! The target's side of a request: a connection of HTTP/1 that is this request's for now, or a stream of HTTP/2.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use common::config::TargetGroup;
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream};
+use http::Response;
+use lbd_core::http::fields::authenticates_connection;
+use lbd_core::http::framing::{
+    Fault, ResponseBody, ResponseHead, Scanner, Version, http2_response, parse_response,
+};
+use lbd_core::http::pass_on::{self, Afterwards, Ending};
+
+use super::Cut;
+use super::exchange::Trip;
+use super::flow::{Encoding, Sink, Source};
+use super::http2::{self, Incoming, Map, TargetStream, fields};
+use super::kept::Upstream;
+use super::plan::{ForClient, ForTarget, response};
+use super::session::Session;
+use super::site::response_changes;
+use super::stream::{Inbound, Stream};
+use super::transport::Transport;
+use super::upstream::{connected, introduce};
+use crate::l4::{Ends, Occupied, Refusal};
+use crate::worker::Worker;
+
+/// The longest head of an answer, in bytes.
+pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024 - 1;
+
+/// A target that a request can be sent to.
+pub(super) enum Reached {
+    /// Over HTTP/1.
+    Http1(Upstream),
+    /// Over HTTP/2.
+    Http2(Box<TargetStream>),
+}
+
+/// An answer whose head is there.
+pub(super) struct Answered {
+    /// Its status.
+    pub(super) status: u16,
+    /// The head for the client.
+    pub(super) head: ForClient,
+    /// What follows.
+    pub(super) body: ResponseBody,
+    /// How the client gets that.
+    pub(super) encoding: Encoding,
+    /// What becomes of the client's connection.
+    pub(super) afterwards: Afterwards,
+    /// Whether the target would use the connection again.
+    pub(super) keep_alive: bool,
+}
+
+/// What a target has sent.
+pub(super) enum Sent {
+    /// An answer that another one follows.
+    Interim(ForClient),
+    /// The answer.
+    Answer(Answered),
+}
+
+/// A head that has come, not read yet.
+pub(super) enum Found {
+    /// Where it is among the bytes that were read.
+    Http1(Range<usize>),
+    /// One that another one follows.
+    Http2Interim(Response<()>),
+    /// The last one.
+    Http2(Response<RecvStream>),
+}
+
+/// Why none has come.
+pub(super) struct NoHead {
+    /// What was cut.
+    pub(super) cut: Cut,
+    /// The target has said that it did nothing with the request.
+    pub(super) refused: bool,
+}
+
+impl NoHead {
+    /// Without a word of the target's.
+    pub(super) const fn cut(cut: Cut) -> Self {
+        Self { cut, refused: false }
+    }
+
+    /// What an error of a stream to a target means. RFC 9113, section 8.7: "Requests that have not been processed have not failed;
+    /// clients MAY automatically retry them, even those with non-idempotent methods." A GOAWAY ends those streams that are behind the last
+    /// one processed, and no others.
+    fn of_stream(error: &h2::Error) -> Self {
+        let refused = error.is_remote()
+            && (error.is_go_away() || (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)));
+        // What the decoder refuses of the target's is no answer.
+        let bad = error.is_library() && error.reason() == Some(Reason::PROTOCOL_ERROR);
+        Self { cut: if bad { Cut::BadAnswer } else { Cut::Target }, refused }
+    }
+}
+
+/// Where an answer's heads come from.
+pub(super) enum Heads<'r> {
+    /// A connection of HTTP/1.
+    Http1 {
+        /// What was read of it.
+        inbound: &'r mut Inbound,
+        /// The connection.
+        transport: &'r Transport,
+    },
+    /// A stream of HTTP/2.
+    Http2(&'r mut ResponseFuture),
+    /// A stream on which nothing was asked.
+    Nobody,
+}
+
+impl Heads<'_> {
+    /// Waits for a head.
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        scanner: &mut Scanner,
+    ) -> Poll<Result<Found, NoHead>> {
+        match self {
+            Self::Http1 { inbound, transport } => loop {
+                match scanner.scan(inbound.bytes(), ANSWER_BYTES_MAX) {
+                    Ok(Some(range)) => return Poll::Ready(Ok(Found::Http1(range))),
+                    Ok(None) => {}
+                    Err(_) => return Poll::Ready(Err(NoHead::cut(Cut::BadAnswer))),
+                }
+                match inbound.poll_fill(context, transport) {
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(_) => return Poll::Ready(Err(NoHead::cut(Cut::Target))),
+                    Poll::Pending => return Poll::Pending,
+                }
+            },
+            Self::Nobody => Poll::Ready(Err(NoHead::cut(Cut::Target))),
+            Self::Http2(future) => {
+                match future.poll_informational(context) {
+                    Poll::Ready(Some(Ok(interim))) => return Poll::Ready(Ok(Found::Http2Interim(interim))),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(NoHead::of_stream(&error))),
+                    Poll::Ready(None) | Poll::Pending => {}
+                }
+                let head = Pin::new(&mut **future).poll(context);
+                head.map(|head| head.map(Found::Http2).map_err(|error| NoHead::of_stream(&error)))
+            }
+        }
+    }
+}
+
+impl Reached {
+    /// A way to the target: one that is there already, or a new one. Of those that many requests share, one made later than
+    /// `newer_than`; of those that are one request's, a new one if that is given.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn get(
+        session: &Session,
+        occupied: &Occupied,
+        head: &ForTarget,
+        newer_than: Option<u64>,
+    ) -> Result<Self, Refusal> {
+        let worker = &session.seat.worker;
+        let group = &occupied.pool.group;
+        // A PROXY header names one client, so such a connection is no other one's.
+        let shared = group.config.send_proxy.is_none();
+        if matches!(head, ForTarget::Http2(_)) {
+            let lease = if shared {
+                http2::lease(session, occupied, newer_than).await?
+            } else {
+                http2::exclusive(session, occupied).await?
+            };
+            return Ok(Self::Http2(Box::new(TargetStream::new(lease))));
+        }
+        let origin = group.tls.as_ref();
+        if shared
+            && newer_than.is_none()
+            && let Some(kept) = worker.kept.take(&occupied.target, origin)
+        {
+            session.seat.counters().http.reused.add(1);
+            return Ok(Self::Http1(kept));
+        }
+        let stream = Stream::new(connected(session, occupied).await?, Vec::new(), &worker.buffers);
+        Ok(Self::Http1(Upstream::new(worker, stream, &occupied.target, origin.map(Arc::clone))))
+    }
+
+    /// Whether it has served requests before.
+    pub(super) fn is_reused(&self) -> bool {
+        match self {
+            Self::Http1(upstream) => upstream.reused,
+            Self::Http2(stream) => stream.is_reused(),
+        }
+    }
+
+    /// When it was made, as far as that matters: see [`Self::get`].
+    pub(super) fn age(&self) -> u64 {
+        match self {
+            Self::Http1(_) => 0,
+            Self::Http2(stream) => stream.age(),
+        }
+    }
+
+    /// Where an answer's heads come from, and where the request goes.
+    pub(super) fn heads(&mut self) -> (Heads<'_>, Sink<'_>) {
+        match self {
+            Self::Http1(upstream) => {
+                let Stream { transport, inbound } = &mut upstream.stream;
+                (Heads::Http1 { inbound, transport }, Sink::Http1(transport))
+            }
+            Self::Http2(stream) => stream.heads(),
+        }
+    }
+
+    /// Where an answer's body comes from, and where the request goes.
+    pub(super) fn halves(&mut self) -> (Source<'_>, Sink<'_>) {
+        match self {
+            Self::Http1(upstream) => {
+                let Stream { transport, inbound } = &mut upstream.stream;
+                (Source::Http1 { inbound, transport }, Sink::Http1(transport))
+            }
+            Self::Http2(stream) => stream.halves(),
+        }
+    }
+
+    /// Where an answer's body comes from.
+    pub(super) fn source(&mut self) -> Source<'_> {
+        self.halves().0
+    }
+
+    /// Whether nothing has come that was not looked at.
+    pub(super) fn is_silent(&self) -> bool {
+        match self {
+            Self::Http1(upstream) => upstream.stream.inbound.is_empty(),
+            Self::Http2(_) => true,
+        }
+    }
+
+    /// Keeps a connection on which nothing is under way for the next request.
+    pub(super) fn keep(self, worker: &Worker) {
+        if let Self::Http1(upstream) = self {
+            worker.kept.put(upstream);
+        }
+    }
+
+    /// Ends a connection that is nobody's any more.
+    pub(super) fn say_goodbye(&self) {
+        if let Self::Http1(upstream) = self {
+            upstream.stream.transport.say_goodbye();
+        }
+    }
+
+    /// Reads a head that is there, and writes it for the client.
+    ///
+    /// # Errors
+    /// That it is none.
+    pub(super) fn read(
+        &mut self,
+        found: Found,
+        trip: &Trip<'_>,
+        request_done: bool,
+        closing: bool,
+    ) -> Result<Sent, Cut> {
+        let to_head = trip.plan.to_head;
+        match (found, self) {
+            (Found::Http1(range), Self::Http1(upstream)) => {
+                let inbound = &mut upstream.stream.inbound;
+                // An empty line before it is only for requests.
+                let sent =
+                    sent(parse_response(&inbound.bytes()[..range.end], to_head), trip, request_done, closing);
+                inbound.consume(range.end);
+                sent
+            }
+            (Found::Http2Interim(response), Self::Http2(_)) => {
+                let status = response.status().as_u16();
+                let head = http2_response(status, fields(response.headers()), false, to_head);
+                sent(head, trip, request_done, closing)
+            }
+            (Found::Http2(response), Self::Http2(stream)) => {
+                let (parts, body) = response.into_parts();
+                let (status, ended) = (parts.status.as_u16(), body.is_end_stream());
+                let head = http2_response(status, fields(&parts.headers), ended, to_head);
+                let length = match &head {
+                    Ok(ResponseHead { body: ResponseBody::Length(length), .. }) => Some(*length),
+                    _ => None,
+                };
+                stream.set_body(Incoming::new(body, length));
+                sent(head, trip, request_done, closing)
+            }
+            _ => Err(Cut::BadAnswer),
+        }
+    }
+}
+
+/// Writes a head for the client, if it is one.
+fn sent(
+    head: Result<ResponseHead<'_>, Fault>,
+    trip: &Trip<'_>,
+    request_done: bool,
+    closing: bool,
+) -> Result<Sent, Cut> {
+    let plan = trip.plan;
+    let answer = head.map_err(|_| Cut::BadAnswer)?;
+    let http2 = plan.version == Version::Http2;
+    if answer.is_interim() {
+        return Ok(Sent::Interim(if http2 {
+            let mut map = Map::default();
+            pass_on::interim_fields(&answer, &mut map);
+            ForClient::Http2(Box::new(response(answer.status, map)))
+        } else {
+            let mut out = Vec::new();
+            pass_on::interim(&answer, &mut out);
+            ForClient::Http1(out)
+        }));
+    }
+    if answer.status == 101 && !plan.upgrade {
+        return Err(Cut::BadAnswer);
+    }
+    if answer.status == 101 && http2 {
+        return tunnel(&answer, trip);
+    }
+    let ending = Ending::of(answer.body, plan.version);
+    let afterwards = if ending == Ending::Close || closing {
+        Afterwards::Closed
+    } else {
+        // What is still to be written to the target may never be.
+        plan.afterwards_if(request_done)
+    };
+    let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
+    let changes = response_changes(http, plan.rule);
+    let (head, encoding) = if http2 {
+        let mut map = Map::default();
+        pass_on::http2_response(&answer, ending, changes, &mut map);
+        (ForClient::Http2(Box::new(response(answer.status, map))), Encoding::Frames)
+    } else {
+        let mut out = Vec::new();
+        pass_on::response(&answer, ending, afterwards, changes, &mut out);
+        let chunked = ending == Ending::Chunked;
+        (ForClient::Http1(out), if chunked { Encoding::Chunked } else { Encoding::Plain })
+    };
+    Ok(Sent::Answer(Answered {
+        status: answer.status,
+        head,
+        body: answer.body,
+        encoding,
+        afterwards,
+        keep_alive: answer.keep_alive && !authenticates_connection(&answer.fields),
+    }))
+}
+
+/// Writes the head of an answer after which a stream is a tunnel.
+fn tunnel(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> Result<Sent, Cut> {
+    let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
+    let mut map = Map::default();
+    pass_on::http2_tunnel(answer, response_changes(http, trip.plan.rule), &mut map);
+    Ok(Sent::Answer(Answered {
+        status: answer.status,
+        head: ForClient::Http2(Box::new(response(200, map))),
+        body: ResponseBody::UntilClose,
+        encoding: Encoding::Frames,
+        afterwards: Afterwards::Closed,
+        keep_alive: false,
+    }))
+}
+
+impl Upstream {
+    /// What a request begins with on this connection: its head, in clear text behind the PROXY protocol's if the group wants one.
+    pub(super) fn opening(&self, group: &TargetGroup, ends: &Ends, head: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(head.len() + 64);
+        // On an encrypted connection it has gone before the handshake.
+        if let Some(version) = group.send_proxy.filter(|_| self.origin.is_none()) {
+            introduce(version, ends, &mut out);
+        }
+        out.extend_from_slice(head);
+        out
+    }
+}

@@ -1,0 +1,168 @@
+//! Targets that speak HTTP/2.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::config;
+use super::frames::{
+    DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Outcome, RST_STREAM, Wire, frame, head,
+};
+use crate::http::{Client, ask, get};
+use crate::server::Server;
+use crate::support::{Config, Lbd, eventually, metric, own_ip, patient};
+
+/// A target that does with the head of each stream what `each` does, which gets the connection's number, too; whoever comes only to see
+/// whether somebody listens is let go.
+fn target(ip: Ipv4Addr, each: impl Fn(usize, &Frame, &mut Wire) + Send + Sync + 'static) -> Server {
+    let connections = AtomicUsize::new(0);
+    Server::start((ip, 0).into(), move |stream| {
+        let number = connections.fetch_add(1, Ordering::SeqCst);
+        patient(&stream);
+        // Each frame goes out at once.
+        stream.set_nodelay(true).unwrap();
+        let mut wire = Wire::accepted(stream);
+        while let Some(got) = wire.read() {
+            if got.kind == HEADERS {
+                each(number, &got, &mut wire);
+            }
+        }
+    })
+}
+
+fn http2(ip: Ipv4Addr, target: SocketAddr, more: &str) -> Config {
+    let mut config = config(ip, &[target]);
+    config.group = format!("protocol = \"http2\"\n{more}");
+    config
+}
+
+/// `:status: 200` is the eighth field of RFC 7541's table.
+fn answer(wire: &mut Wire, stream: u32, text: &str) {
+    wire.send(&frame(HEADERS, END_HEADERS, stream, &[0x88]));
+    wire.send(&frame(DATA, END_STREAM, stream, text.as_bytes()));
+}
+
+#[test]
+fn requests_share_a_connection_whatever_the_client_speaks() {
+    let ip = own_ip();
+    let target = target(ip, |_, got, wire| answer(wire, got.stream, "served"));
+    let lbd = Lbd::start(&http2(ip, target.address, ""));
+    let mut old = Client::new(lbd.address);
+    let mut new = Wire::open(lbd.address);
+    for index in 0..20 {
+        let got = old.send(get("/")).answer();
+        assert_eq!((got.text(), got.field("transfer-encoding")), ("served", Some("chunked")));
+        let stream = 1 + 2 * index;
+        let got = new.ask(stream, &head("GET", "/", &[]), true).outcome(stream);
+        assert_eq!(got, Outcome::Answer(200, b"served".to_vec()));
+    }
+    // One for each worker.
+    assert!(target.accepted() <= 2, "{} connections", target.accepted());
+    assert!(metric(&lbd, "tandem_lbd_service_http_reused_connections_total")["{service=\"web\"}"] >= 38);
+}
+
+#[test]
+fn what_a_target_has_not_begun_is_sent_again() {
+    let ip = own_ip();
+    // Of each connection's streams the first is refused.
+    let refusing = target(ip, |_, got, wire| match got.stream {
+        1 => {
+            wire.send(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 7]));
+        }
+        stream => answer(wire, stream, "served"),
+    });
+    let lbd = Lbd::start(&http2(ip, refusing.address, ""));
+    // The first request on a connection has no other target; those behind it have the same connection anew.
+    eventually("it is served", || ask(lbd.address, &get("/")).status() == 200);
+    // Also one with a method that may not be repeated.
+    let ip = own_ip();
+    let leaving = target(ip, |_, got, wire| match got.stream {
+        1 => answer(wire, 1, "first"),
+        // No stream behind the first one was looked at.
+        _ => {
+            wire.send(&frame(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]));
+        }
+    });
+    let lbd = Lbd::start(&http2(ip, leaving.address, ""));
+    for _ in 0..10 {
+        let got = ask(lbd.address, "DELETE /x HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!((got.status(), got.text()), (200, "first"));
+        let got = ask(lbd.address, "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!((got.status(), got.text()), (200, "first"));
+    }
+    assert!(
+        metric(&lbd, "tandem_lbd_service_http_requests_resent_total")["{service=\"web\",result=\"sent\"}"]
+            > 5
+    );
+}
+
+#[test]
+fn what_a_target_breaks_off_is_a_bad_gateway() {
+    let ip = own_ip();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let target = target(ip, move |_, got, wire| {
+        match count.fetch_add(1, Ordering::SeqCst) {
+            0 => {
+                wire.send(&frame(RST_STREAM, 0, got.stream, &[0, 0, 0, 2]));
+            }
+            1 => {
+                // No such field may be there.
+                let block = [&[0x88][..], &super::frames::field("connection", "close")].concat();
+                wire.send(&frame(HEADERS, END_HEADERS | END_STREAM, got.stream, &block));
+            }
+            2 => {
+                wire.send(&frame(HEADERS, END_HEADERS, got.stream, &[0x88]));
+                wire.send(&frame(DATA, 0, got.stream, b"part"));
+                wire.send(&frame(RST_STREAM, 0, got.stream, &[0, 0, 0, 2]));
+            }
+            _ => answer(wire, got.stream, "served"),
+        }
+    });
+    let lbd = Lbd::start(&http2(ip, target.address, "retry = { on = [\"connect\"], attempts = 1 }\n"));
+    let outcome = || Wire::open(lbd.address).ask(1, &head("GET", "/", &[]), true).outcome(1);
+    assert_eq!(outcome(), Outcome::Answer(502, b"502 Bad Gateway\n".to_vec()));
+    assert!(matches!(outcome(), Outcome::Answer(502, _)));
+    assert_eq!(outcome(), Outcome::Reset(2));
+    assert_eq!(outcome(), Outcome::Answer(200, b"served".to_vec()));
+}
+
+#[test]
+fn who_does_not_speak_http2_is_a_bad_gateway() {
+    let ip = own_ip();
+    let target = crate::http::Target::named(ip, "old");
+    let lbd = Lbd::start(&http2(ip, target.address, ""));
+    assert_eq!(ask(lbd.address, &get("/")).status(), 502);
+}
+
+#[test]
+fn a_proxy_header_names_one_client_and_so_takes_a_connection_of_its_own() {
+    let ip = own_ip();
+    let headers = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&headers);
+    let target = Server::start((ip, 0).into(), move |mut stream| {
+        use std::io::Read;
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while !line.ends_with(b"\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            line.push(byte[0]);
+        }
+        assert!(line.starts_with(b"PROXY TCP4 "), "{line:?}");
+        count.fetch_add(1, Ordering::SeqCst);
+        let mut wire = Wire::accepted(stream);
+        while let Some(got) = wire.read() {
+            if got.kind == HEADERS {
+                answer(&mut wire, got.stream, "served");
+            }
+        }
+    });
+    let lbd = Lbd::start(&http2(ip, target.address, "send_proxy = \"v1\"\n"));
+    let mut wire = Wire::open(lbd.address);
+    for index in 0..5 {
+        let stream = 1 + 2 * index;
+        let got = wire.ask(stream, &head("GET", "/", &[]), true).outcome(stream);
+        assert_eq!(got, Outcome::Answer(200, b"served".to_vec()));
+    }
+    assert_eq!(headers.load(Ordering::SeqCst), 5);
+}
