@@ -43,7 +43,7 @@
 //! | `tandem_lbd_service_http_reused_connections_total` | counter | `service` | requests sent on a kept connection |
 //! | `tandem_lbd_service_http_tunnels_total` | counter | `service` | connections that became tunnels (WebSocket) |
 //! | `tandem_lbd_service_http2_connections_total` | counter | `service` | clients' connections of HTTP/2 |
-//! | `tandem_lbd_service_http2_connections_expelled_total` | counter | `service`, `reason` (`reset`, `provoked_reset`, `continuation`, `settings`, `empty_data`, `ping`, `refused`, `window_update`, `other`) | of these, connections closed for floods of such frames |
+//! | `tandem_lbd_service_http2_connections_expelled_total` | counter | `service`, `reason` (`reset`, `provoked_reset`, `continuation`, `settings`, `empty_data`, `ping`, `refused`, `window_update`, `other`; `decoder`: what it has had enough of, `protocol`: errors) | of these, connections closed for floods of such frames, or for errors of HTTP/2 |
 //! | `tandem_lbd_service_http_request_duration_seconds` | histogram | `service` | from a request's head to its answer's end |
 //! | `tandem_lbd_service_tls_handshakes_total` | counter | `service`, `version` (`1.2`, `1.3`), `kind` (`full`, `resumed`) | TLS handshakes with clients; this and what follows for services with `tls` only |
 //! | `tandem_lbd_service_tls_handshakes_failed_total` | counter | `service`, `reason` (`plain_http`, `not_tls`, `version`, `nothing_in_common`, `protocol`, `client_certificate`, `refused`: by the client, `closed`: by the client, `timeout`, `too_long`, `misbehaved`, `local`: this end has not what it takes) | TLS handshakes with clients that came to nothing |

@@ -55,11 +55,15 @@ pub enum Offence {
     WindowUpdate,
     /// Sent priorities or frames that nobody knows.
     Other,
+    /// What the decoder has had enough of before there were no points left: blocks in pieces, resets, frames with little in them.
+    Decoder,
+    /// What is an error of the connection: frames or blocks that cannot be decoded, or that may not be there.
+    Protocol,
 }
 
 impl Offence {
     /// How many there are.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 11;
 
     /// All of them, in the order of [`Self::index`].
     pub const ALL: [Self; Self::COUNT] = [
@@ -72,6 +76,8 @@ impl Offence {
         Self::Refused,
         Self::WindowUpdate,
         Self::Other,
+        Self::Decoder,
+        Self::Protocol,
     ];
 
     /// Its place in [`Self::ALL`].
@@ -93,6 +99,8 @@ impl Offence {
             Self::Refused => "refused",
             Self::WindowUpdate => "window_update",
             Self::Other => "other",
+            Self::Decoder => "decoder",
+            Self::Protocol => "protocol",
         }
     }
 
@@ -107,6 +115,8 @@ impl Offence {
             Self::Refused => REFUSED,
             Self::WindowUpdate => WINDOW_UPDATE,
             Self::Other => OTHER,
+            // These end a connection by themselves.
+            Self::Decoder | Self::Protocol => POINTS_MAX,
         }
     }
 }

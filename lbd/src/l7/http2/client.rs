@@ -102,6 +102,15 @@ impl Drop for Guest {
     }
 }
 
+/// What the decoder has ended a connection for, if it was that which did.
+fn offence(error: &h2::Error) -> Option<Offence> {
+    match error.reason().filter(|_| error.is_library() && error.is_go_away())? {
+        Reason::NO_ERROR => None,
+        Reason::ENHANCE_YOUR_CALM => Some(Offence::Decoder),
+        _ => Some(Offence::Protocol),
+    }
+}
+
 struct Host<'h> {
     connection: server::Connection<Wire, Bytes>,
     watch: &'h Watch,
@@ -142,7 +151,15 @@ impl Host<'_> {
                         task.await;
                     });
                 }
-                Poll::Ready(None | Some(Err(_))) => return Poll::Ready(()),
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Ready(Some(Err(error))) => {
+                    if self.stage != Stage::Ending
+                        && let Some(offence) = offence(&error)
+                    {
+                        self.take_down(offence);
+                    }
+                    return Poll::Ready(());
+                }
                 Poll::Pending if self.stage != Stage::Ending && self.eye.offence().is_some() => {}
                 Poll::Pending => {
                     self.look_at_the_time(context);
@@ -196,13 +213,17 @@ impl Host<'_> {
     }
 
     fn expel(&mut self, offence: Offence) {
+        self.take_down(offence);
+        self.end(Reason::ENHANCE_YOUR_CALM);
+    }
+
+    fn take_down(&self, offence: Offence) {
         self.session.seat.counters().http.http2_offences[offence.index()].add(1);
         let known = self.session.known();
         if let Some(unsaid) = known.complaints.due(self.session.seat.worker.clock().now_ms()) {
             let (service, client) = (&known.service.config.name, self.session.ends.client);
             tracing::debug!(service, %client, unsaid, reason = offence.name(), "HTTP/2 connection closed");
         }
-        self.end(Reason::ENHANCE_YOUR_CALM);
     }
 
     fn end(&mut self, reason: Reason) {

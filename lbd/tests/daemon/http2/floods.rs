@@ -63,7 +63,7 @@ fn floods_of_frames_end_the_connection() {
     let (code, _) = flood(lbd.address, &[], |_| frame(SETTINGS, 0, 0, &[]));
     assert_eq!((code, expelled(&lbd, "settings")), (CALM, 1));
     let (code, _) = flood(lbd.address, &open_then(&[]), |_| frame(DATA, 0, 1, &[]));
-    assert_eq!(code, CALM);
+    assert_eq!((code, expelled(&lbd, "empty_data") + expelled(&lbd, "decoder")), (CALM, 1));
     let (code, _) = flood(lbd.address, &[], |_| frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]));
     assert_eq!((code, expelled(&lbd, "window_update")), (CALM, 1));
     let (code, _) = flood(lbd.address, &[], |index| frame(PRIORITY, 0, 1 + 2 * index, &[0, 0, 0, 0, 1]));
@@ -72,6 +72,9 @@ fn floods_of_frames_end_the_connection() {
         frame(CONTINUATION, 0, 1, &field("a", "b"))
     });
     assert!(code.is_none_or(|code| code != 0) && sent < 100_000, "{code:?} after {sent}");
+    eventually("each is counted", || {
+        metric(&lbd, "tandem_lbd_service_http2_connections_expelled_total").values().sum::<u64>() == 6
+    });
     // Answered pings keep nobody from being served, and neither do those that are gone.
     assert_eq!(ask(lbd.address, &get("/")).text(), "served");
     let grown = memory(&lbd).saturating_sub(before);
