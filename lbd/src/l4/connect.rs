@@ -175,7 +175,7 @@ async fn wait(
         begin + settings.timeout
     });
     let left = end.saturating_duration_since(begin);
-    let occupied = wait_in(&place, left, seat, pool, ends, client, tried).await;
+    let occupied = wait_in(&place, left, seat, pool, ends, gone, tried).await;
     way.queued = Some(way.queued.unwrap_or_default() + begin.elapsed());
     occupied
 }
@@ -187,7 +187,7 @@ async fn wait_in(
     seat: &Seat,
     pool: &Rc<Pool>,
     ends: &Ends,
-    client: &Socket,
+    gone: &mut dyn FnMut(&mut Context<'_>) -> Poll<()>,
     tried: &[Arc<Target>],
 ) -> Result<Occupied, Refusal> {
     let mut timeout = seat.worker.executor.sleep(left);

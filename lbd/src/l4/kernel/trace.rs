@@ -48,7 +48,7 @@ pub(super) fn trace(
 }
 
 /// Hands on what is in the ring. Answers how much that was.
-fn take(ring: &mut RingBuf<AyaMap>, print: &mut impl FnMut(&str)) -> usize {
+fn take(ring: &mut RingBuf<MapData>, print: &mut impl FnMut(&str)) -> usize {
     let mut lines = 0;
     while let Some(item) = ring.next() {
         if let Some(event) = Event::from_bytes(&item) {
@@ -67,7 +67,7 @@ fn stopping() -> nix::Result<SignalFd> {
 }
 
 fn follow(
-    ring: &mut RingBuf<AyaMap>,
+    ring: &mut RingBuf<MapData>,
     time: Duration,
     stop: &SignalFd,
     print: &mut impl FnMut(&str),
