@@ -9,6 +9,8 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
+use hkdf::Hkdf;
+use sha2::Sha256;
 use siphasher::sip::SipHasher24;
 
 use crate::key::{KeyUse, PairKey};
@@ -32,6 +34,17 @@ impl HashKey {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&derived[..16]);
         Self(bytes)
+    }
+
+    /// A secret for another use, which whoever has this key can make, too. By HKDF-SHA-256 (RFC 5869) with the use's name as `info`.
+    #[must_use]
+    pub fn derive(&self, purpose: &[u8]) -> [u8; 32] {
+        let mut out = [0; 32];
+        // Expanding to 32 bytes cannot fail: the limit is 255 times the hash length.
+        if Hkdf::<Sha256>::new(None, &self.0).expand(purpose, &mut out).is_err() {
+            debug_assert!(false, "32 bytes are within HKDF's limit");
+        }
+        out
     }
 
     /// The key as the two little-endian words that SipHash makes of it, for an implementation elsewhere.
@@ -147,6 +160,15 @@ impl Hasher for PlainHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// By HMAC-SHA-256 as Python's `hmac` computes it, after RFC 5869.
+    #[test]
+    fn other_uses_get_secrets_of_their_own() {
+        let derived = HashKey::new([7; 16]).derive(b"tandem sticky cookie v1");
+        let text: String = derived.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(text, "ca9ee17b03ac4aea2e317079ce0a11e4c2bec598749fbe28fa75786d3c43bd3a");
+        assert_ne!(derived, HashKey::new([7; 16]).derive(b"tandem sticky cookie v2"));
+    }
 
     #[test]
     fn plain_keys_that_differ_a_little_have_hashes_that_differ_a_lot() {

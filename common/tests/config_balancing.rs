@@ -140,10 +140,10 @@ fn a_group_with_everything() {
     assert_eq!(group.send_proxy, Some(ProxyVersion::V1));
     let queue = group.queue.unwrap();
     assert_eq!((queue.max, queue.timeout), (100_000, secs(300)));
-    let sticky = group.sticky.unwrap();
+    let sticky = group.sticky.as_ref().unwrap();
     assert_eq!(
-        (sticky.by, sticky.ttl, sticky.max_entries),
-        (StickyBy::SourceIp, secs(30 * 86_400), 10_000_000)
+        (&sticky.by, sticky.ttl, sticky.max_entries),
+        (&StickyBy::SourceIp, secs(30 * 86_400), 10_000_000)
     );
     let eject = group.eject.unwrap();
     assert_eq!((eject.consecutive_failures, eject.max_percent), (1000, 0));

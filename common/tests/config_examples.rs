@@ -209,7 +209,7 @@ fn full_has_every_key_of_groups() {
     assert_eq!((&expect[..], body.as_deref()), (&[(200, 299), (304, 304)][..], Some("ready")));
     assert_eq!((health.unhealthy_interval, health.port), (Duration::from_secs(1), Some(8081)));
     assert_eq!(group.eject.unwrap().max, Duration::from_secs(300));
-    assert_eq!(group.sticky.unwrap().max_entries, 100_000);
+    assert_eq!(group.sticky.as_ref().unwrap().max_entries, 100_000);
     assert_eq!(group.queue.unwrap().max, 1000);
     // The root's name servers, as `dig +noedns . NS` asks for them.
     let HealthCheck::Udp { payload, expect } =

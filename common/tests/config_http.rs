@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use common::config::{self, Action, Condition, Config, Http, Mode, PathPattern};
+use common::config::{
+    self, Action, Condition, Config, Http, Mode, PathPattern, SameSite, StickyBy, StickyCookie,
+};
 
 fn parse(rules: &str) -> Result<Config, config::Diagnostics> {
     let text = format!(
@@ -116,4 +118,29 @@ fn an_answer_s_status_and_type_have_defaults() {
     assert!(matches!(&http.rules[0].action, Action::Redirect(redirect) if redirect.status == 302));
     let Action::Respond(respond) = &http.rules[1].action else { panic!("it responds") };
     assert_eq!(respond.content_type, "text/plain; charset=utf-8");
+}
+
+#[test]
+fn clients_come_back_by_cookies() {
+    let group = |keys: &str| {
+        let text = format!(
+            "[[service]]\nname = \"s\"\nmode = \"http\"\nlisten = [\"127.0.0.1:80\"]\nforward = \"g\"\n\
+             [[target_group]]\nname = \"g\"\ntargets = [{{ address = \"10.0.1.1:80\" }}]\n{keys}\n"
+        );
+        config::parse(&text, Path::new("pair.toml"))
+            .unwrap_or_else(|errors| panic!("{errors}"))
+            .target_groups
+            .remove(0)
+    };
+    let sticky = |keys: &str| group(&format!("sticky = {{ {keys} }}")).sticky.unwrap();
+    let cookie = |name: &str, same_site| StickyBy::Cookie(StickyCookie { name: name.to_owned(), same_site });
+    let of = sticky("by = \"cookie\"");
+    assert_eq!(
+        (of.by, of.ttl, of.max_entries),
+        (cookie("tandem-g", SameSite::Lax), Duration::from_secs(3600), 1)
+    );
+    assert_eq!(
+        sticky("by = \"cookie\", name = \"LB\", same_site = \"none\"").by,
+        cookie("LB", SameSite::None)
+    );
 }

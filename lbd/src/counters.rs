@@ -101,6 +101,8 @@ pub(crate) struct HttpCounters {
     pub(crate) own_answers: Counter,
     /// Requests that cannot be understood, by [`Fault`].
     pub(crate) faults: [Counter; Fault::COUNT],
+    /// Tandem's own cookies that did not count, by [`crate::l7::Rejected`].
+    pub(crate) cookies: [Counter; crate::l7::Rejected::COUNT],
     /// Requests over `rate`.
     pub(crate) over_rate: Counter,
     /// Requests whose answer did not come to its end, by [`crate::l7::Cut`].

@@ -20,7 +20,7 @@ use lbd_core::sticky::StickyTable;
 use lbd_core::target::TargetKey;
 
 pub(crate) use group::Group;
-pub(crate) use sticky::Stickiness;
+pub(crate) use sticky::{KnownBy, Stickiness};
 pub(crate) use target::{Alarm, FailureKind, LastCheck, Target};
 
 use crate::access_log::{AccessLogs, Sink};

@@ -267,6 +267,8 @@ problems! {
     OnlyBackups { } => "target_group.targets: every target is a backup, so there is none to back up",
     /// A header that cannot be put before datagrams.
     ProxyV1Datagrams { } => "target_group.send_proxy: version 1 of the PROXY protocol is for connections only",
+    /// A cookie that would be written by one group and read by another.
+    SharedCookie { name } => "target_group.sticky.name: the cookie {name} is another group's of the same service, too; each needs a name of its own",
     /// Both daemons on one address.
     ApiSameAddress { address } => "api.lbd: {address} is vrrpd's address too",
     /// One of them on every address.

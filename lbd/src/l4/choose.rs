@@ -8,8 +8,9 @@ use std::sync::Arc;
 use common::balance::{Balancer, Candidates, Request, Without};
 use common::config::Algorithm;
 use common::hash::HashKey;
+use lbd_core::http::affinity::Claim;
 
-use crate::snapshot::{Group, Target};
+use crate::snapshot::{Group, KnownBy, Target};
 use crate::worker::Worker;
 
 /// A target group as one worker uses it; all its services share it.
@@ -30,6 +31,13 @@ pub(crate) struct Ends {
     pub(crate) local: SocketAddr,
     /// IP's number: 6 TCP, 17 UDP.
     pub(crate) protocol: u8,
+}
+
+/// What a request says about its target, beside where it comes from.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tie {
+    /// What the balancer's cookie says.
+    pub(crate) claim: Option<Claim>,
 }
 
 /// What a group has for a client.
@@ -108,26 +116,31 @@ impl Pool {
     }
 }
 
-/// Takes a place at the target that `ends.client` was sent to before, or at one of the algorithm's choice; never at one of
+/// Takes a place at the target that the client was sent to before, or at one of the algorithm's choice; never at one of
 /// those `tried`.
-pub(crate) fn occupy(worker: &Worker, pool: &Rc<Pool>, ends: &Ends, tried: &[usize]) -> Choice {
+pub(crate) fn occupy(worker: &Worker, pool: &Rc<Pool>, ends: &Ends, tie: &Tie, tried: &[usize]) -> Choice {
     let Some(sticky) = &pool.group.sticky else { return pool.pick(ends, tried) };
-    let (client, now) = (ends.client.ip(), worker.clock().at());
-    let before = sticky.table.find(&client, now);
     let usable = |&index: &usize| !tried.contains(&index) && pool.group.targets[index].share() > 0;
+    // It may only be full: then this connection goes elsewhere, the next ones come back to it.
+    let back = |index| pool.take(index).map_or_else(|| pool.pick(ends, tried), Choice::Occupied);
+    let key = match &sticky.by {
+        KnownBy::Source => ends.client.ip(),
+        KnownBy::Cookie(seal) => {
+            let home = tie.claim.and_then(|claim| seal.index(claim.mark)).filter(usable);
+            return home.map_or_else(|| pool.pick(ends, tried), back);
+        }
+    };
+    let now = worker.clock().at();
+    let before = sticky.table.find(&key, now);
     let home = before.as_ref().and_then(|id| sticky.index(id)).filter(usable);
     if let Some(index) = home {
-        return match pool.take(index) {
-            Some(occupied) => Choice::Occupied(occupied),
-            // It is only full: this connection goes elsewhere, the next ones come back to it.
-            None => pool.pick(ends, tried),
-        };
+        return back(index);
     }
     let picked = match pool.pick(ends, tried) {
         Choice::Occupied(occupied) => occupied,
         other => return other,
     };
-    let decided = sticky.table.enter(&client, sticky.id(picked.index), before.as_deref(), now);
+    let decided = sticky.table.enter(&key, sticky.id(picked.index), before.as_deref(), now);
     // Another connection of the same client may have been sent elsewhere at this very moment.
     let same = sticky.index(&decided).filter(|index| *index != picked.index).filter(usable);
     Choice::Occupied(same.and_then(|index| pool.take(index)).unwrap_or(picked))

@@ -13,7 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Type};
 
 use super::admission::Seat;
-use super::choose::{Choice, Ends, Occupied, Pool, occupy};
+use super::choose::{Choice, Ends, Occupied, Pool, Tie, occupy};
 use super::queue::Place;
 use super::refusal::Refusal;
 use super::socket::Socket;
@@ -67,12 +67,12 @@ pub(super) async fn reach(
     // Why there is no connection if no further target may be tried.
     let mut refusal = Refusal::NoTarget;
     loop {
-        let occupied = match choose(seat, &pool, ends, &tried) {
+        let occupied = match choose(seat, &pool, (ends, &Tie::default()), &tried) {
             Choice::Occupied(occupied) => occupied,
             // Rare and large, so not a part of every connection's task.
             Choice::Full => {
                 let mut gone = |context: &mut Context<'_>| client.poll(context, Ready::FAILED);
-                Box::pin(wait(seat, &pool, ends, &mut gone, &tried, way)).await?
+                Box::pin(wait(seat, &pool, (ends, &Tie::default()), &mut gone, &tried, way)).await?
             }
             Choice::Nobody => return Err(seat.refuse(refusal)),
         };
@@ -129,38 +129,38 @@ fn read_ahead(seat: &Seat, client: &Socket, bytes: &mut Vec<u8>) -> Result<(), R
 pub(crate) async fn place(
     seat: &Seat,
     pool: &Rc<Pool>,
-    ends: &Ends,
+    who: (&Ends, &Tie),
     gone: &mut dyn FnMut(&mut Context<'_>) -> Poll<()>,
     tried: &[Arc<Target>],
     way: &mut Way,
 ) -> Result<Option<Occupied>, Refusal> {
-    match choose(seat, pool, ends, tried) {
+    match choose(seat, pool, who, tried) {
         Choice::Occupied(occupied) => Ok(Some(occupied)),
-        Choice::Full => Box::pin(wait(seat, pool, ends, gone, tried, way)).await.map(Some),
+        Choice::Full => Box::pin(wait(seat, pool, who, gone, tried, way)).await.map(Some),
         Choice::Nobody => Ok(None),
     }
 }
 
 /// A place, unless others have waited for one before.
-fn choose(seat: &Seat, pool: &Rc<Pool>, ends: &Ends, tried: &[Arc<Target>]) -> Choice {
+fn choose(seat: &Seat, pool: &Rc<Pool>, who: (&Ends, &Tie), tried: &[Arc<Target>]) -> Choice {
     let group = &pool.group;
     if group.config.queue.is_some() && group.shared.queue.waiting() > 0 {
         return Choice::Full;
     }
-    try_now(seat, pool, ends, tried)
+    try_now(seat, pool, who, tried)
 }
 
-fn try_now(seat: &Seat, pool: &Rc<Pool>, ends: &Ends, tried: &[Arc<Target>]) -> Choice {
+fn try_now(seat: &Seat, pool: &Rc<Pool>, (ends, tie): (&Ends, &Tie), tried: &[Arc<Target>]) -> Choice {
     let place = |target: &Arc<Target>| pool.group.targets.iter().position(|it| Arc::ptr_eq(it, target));
     let tried: Vec<usize> = tried.iter().filter_map(place).collect();
-    occupy(&seat.worker, pool, ends, &tried)
+    occupy(&seat.worker, pool, ends, tie, &tried)
 }
 
 /// Waits in the group's queue for a place at a target.
 async fn wait(
     seat: &Seat,
     pool: &Rc<Pool>,
-    ends: &Ends,
+    who: (&Ends, &Tie),
     gone: &mut dyn FnMut(&mut Context<'_>) -> Poll<()>,
     tried: &[Arc<Target>],
     way: &mut Way,
@@ -175,7 +175,7 @@ async fn wait(
         begin + settings.timeout
     });
     let left = end.saturating_duration_since(begin);
-    let occupied = wait_in(&place, left, seat, pool, ends, gone, tried).await;
+    let occupied = wait_in(&place, left, seat, pool, who, gone, tried).await;
     way.queued = Some(way.queued.unwrap_or_default() + begin.elapsed());
     occupied
 }
@@ -186,7 +186,7 @@ async fn wait_in(
     left: Duration,
     seat: &Seat,
     pool: &Rc<Pool>,
-    ends: &Ends,
+    who: (&Ends, &Tie),
     gone: &mut dyn FnMut(&mut Context<'_>) -> Poll<()>,
     tried: &[Arc<Target>],
 ) -> Result<Occupied, Refusal> {
@@ -195,7 +195,7 @@ async fn wait_in(
         let looks = place.may_look();
         if looks {
             // The targets may be others by now.
-            if let Choice::Occupied(occupied) = try_now(seat, &seat.current(pool), ends, tried) {
+            if let Choice::Occupied(occupied) = try_now(seat, &seat.current(pool), who, tried) {
                 return Ok(occupied);
             }
             // The only free places may be at targets that it has tried: not so for the others.

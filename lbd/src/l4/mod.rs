@@ -24,7 +24,7 @@ pub(crate) mod udp;
 pub(crate) use accept::accept_loop;
 pub(crate) use admission::Seat;
 pub(crate) use buffers::{BUFFER_BYTES, Buffer, BufferPool};
-pub(crate) use choose::{Ends, Occupied, Pool};
+pub(crate) use choose::{Ends, Occupied, Pool, Tie};
 pub(crate) use connect::{Way, connect, place};
 pub(crate) use connections::{Connections, Control};
 pub(crate) use departures::{Departure, Departures, Leave};

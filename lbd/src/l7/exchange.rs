@@ -20,6 +20,7 @@ use super::session::Session;
 use super::site::response_changes;
 use super::stream::Stream;
 use super::target::{Answered, Reached};
+use super::tie::Bond;
 use super::watch::Watch;
 use crate::l4::{Occupied, Pool, Refusal, place};
 use crate::snapshot::{FailureKind, Target};
@@ -61,6 +62,8 @@ pub(super) struct Trip<'t> {
     pub(super) route: &'t Rc<Route>,
     pub(super) plan: &'t Plan,
     head: &'t ForTarget,
+    /// What the client is told about its target, once there is one.
+    pub(super) bond: Option<Bond>,
 }
 
 /// Who has asked.
@@ -191,7 +194,7 @@ impl Exchange<'_> {
         mut journal: Journal,
     ) -> Next {
         let seat = &self.session.seat;
-        let trip = Trip { route, plan: &plan, head: &head };
+        let trip = Trip { route, plan: &plan, head: &head, bond: None };
         let mut pool = pool;
         // Allocates only once a target has failed.
         let mut tried: Vec<Arc<Target>> = Vec::new();
@@ -199,7 +202,7 @@ impl Exchange<'_> {
         // Why there is no target if no further one may be tried.
         let mut last = Refusal::NoTarget;
         loop {
-            let occupied = match self.occupied(&pool, &tried, last, &mut journal).await {
+            let occupied = match self.occupied(&pool, &plan, &tried, last, &mut journal).await {
                 Ok(occupied) => occupied,
                 Err(refusal) => return self.unserved(route, journal, refusal).await,
             };
@@ -253,6 +256,7 @@ impl Exchange<'_> {
     async fn occupied(
         &mut self,
         pool: &Rc<Pool>,
+        plan: &Plan,
         tried: &[Arc<Target>],
         last: Refusal,
         journal: &mut Journal,
@@ -260,7 +264,8 @@ impl Exchange<'_> {
         let seat = &self.session.seat;
         let client = &mut self.client;
         let mut gone = |context: &mut Context<'_>| client.poll_gone(context);
-        let placed = place(seat, pool, &self.session.ends, &mut gone, tried, journal.way()).await?;
+        let placed =
+            place(seat, pool, (&self.session.ends, &plan.tied.tie), &mut gone, tried, journal.way()).await?;
         let occupied = placed.ok_or_else(|| seat.refuse(last))?;
         journal.way().tries += 1;
         if pool.group.panics() {
@@ -340,6 +345,8 @@ impl Exchange<'_> {
         journal: &mut Journal,
     ) -> Result<Done, Failed> {
         let plan = trip.plan;
+        let bond = Bond::new(&occupied, &plan.tied, journal.way().tries);
+        let trip = &Trip { bond, ..*trip };
         let mut up = self.begin(trip, &mut reached, &occupied)?;
         let seat = &self.session.seat;
         let at_target = occupied.target.counters.of(seat.worker.index);

@@ -20,6 +20,7 @@ mod session;
 mod site;
 mod stream;
 mod target;
+mod tie;
 mod transport;
 mod tunnel;
 mod upstream;
@@ -29,6 +30,7 @@ pub(crate) use client::serve;
 pub(crate) use http2::Multiplexed;
 pub(crate) use kept::Kept;
 pub(crate) use site::{Budget, Site};
+pub(crate) use tie::Rejected;
 pub(crate) use watch::Watches;
 
 /// Why the answer to a request did not come to its end, or none came.

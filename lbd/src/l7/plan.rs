@@ -17,6 +17,7 @@ use super::handshake::Encrypted;
 use super::http2::Map;
 use super::journal::Asking;
 use super::site::{Site, request_changes, response_changes};
+use super::tie::{self, Tied};
 use crate::clock::unix_now;
 use crate::l4::{Ends, Pool};
 use crate::worker::Route;
@@ -42,6 +43,8 @@ pub(super) struct Plan {
     /// Whether the connection to the target is nobody else's after it. It may authenticate that connection, or have a body where many do not
     /// look for one: a target that leaves it would take it for the next request.
     pub(super) alone: bool,
+    /// What it says about its target.
+    pub(super) tied: Tied,
     /// For the access log, if there is one.
     pub(super) asking: Option<Box<Asking>>,
 }
@@ -169,6 +172,7 @@ impl Plan {
             upgrade: head.upgrade.is_some(),
             alone: authenticates_connection(&head.fields)
                 || (has_body(head.body) && wants_no_body(head.method)),
+            tied: Tied::default(),
             asking: around.route.service.access_log.as_ref().map(|_| {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
                 Box::new(Asking::of(head, rule, server_name))
@@ -184,7 +188,7 @@ impl Plan {
     }
 
     fn decide(
-        &self,
+        &mut self,
         head: &RequestHead<'_>,
         asked: &Asked<'_>,
         routed: &Routed<'_>,
@@ -194,7 +198,7 @@ impl Plan {
     ) -> Result<Step, Fault> {
         let rule = routed.rule.map(|(_, rule)| rule);
         let group = match (routed.outcome, rule) {
-            (Outcome::Forward(group), _) => group,
+            (Outcome::Forward(group), _) => tie::home_group(http, routed, site, asked).unwrap_or(group),
             (Outcome::Redirect(redirect), Some(rule)) => {
                 let to = location(redirect, rule, asked, arrival);
                 let answer = Answer { fields: &[("Location", to)], ..Answer::plain(redirect.status) };
@@ -220,6 +224,7 @@ impl Plan {
             request_id: around.request_id,
             certificate: around.encrypted.map_or(Shown::NotAsked, Encrypted::shown),
             changes: request_changes(http, self.rule),
+            hidden_cookies: &site.hidden_cookies,
         };
         // A configuration that is in force names its own groups only.
         let Some(pool) = site.pool(group) else { return Ok(self.answer(http, &Answer::plain(503))) };
@@ -235,6 +240,7 @@ impl Plan {
             pass_on::request(head, &passing, &mut out)?;
             ForTarget::Http1(out)
         };
+        self.tied = Tied::of(&pool, asked, &passing);
         Ok(Step::Forward(pool, written))
     }
 

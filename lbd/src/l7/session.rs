@@ -113,7 +113,9 @@ impl Session {
             encrypted: self.encrypted.as_deref(),
             closing: self.closing(),
         };
-        Plan::make(&head, &around)
+        let plan = Plan::make(&head, &around)?;
+        plan.tied.count(&self.seat.counters().http);
+        Ok(plan)
     }
 
     /// Counts a request that is refused, and says so in the log unless that was done just now.

@@ -9,6 +9,7 @@ use common::hash::HashKey;
 use common::time::Instant;
 use lbd_core::http::budget::RetryBudget;
 
+use super::tie;
 use crate::l4::Pool;
 use crate::snapshot::Service;
 
@@ -21,6 +22,8 @@ pub(crate) struct Site {
     budget: Budget,
     /// Its name in `Via`.
     pub(super) pseudonym: String,
+    /// The cookies of its groups that are Tandem's own.
+    pub(super) hidden_cookies: Vec<String>,
     /// For the choice among weighted groups.
     pub(super) hash_key: HashKey,
 }
@@ -37,10 +40,13 @@ impl Site {
         budget: Budget,
     ) -> Option<Self> {
         let http = service.config.http.as_ref()?;
-        let pools = http.groups().filter_map(|name| Some((name.to_owned(), find(name)?))).collect();
+        let pools: HashMap<String, Rc<Pool>> =
+            http.groups().filter_map(|name| Some((name.to_owned(), find(name)?))).collect();
+        let hidden_cookies =
+            pools.values().filter_map(|pool| tie::own_cookie(pool).map(str::to_owned)).collect();
         // The same on both nodes of a pair, and another one for each service: a request may well go through two of them.
         let name = hash_key.bytes(format!("via {}", service.config.name).as_bytes());
-        Some(Self { pools, budget, pseudonym: format!("tandem-{name:016x}"), hash_key })
+        Some(Self { pools, budget, pseudonym: format!("tandem-{name:016x}"), hidden_cookies, hash_key })
     }
 
     /// The group of this name.

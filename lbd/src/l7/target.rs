@@ -24,6 +24,7 @@ use super::plan::{ForClient, ForTarget, response};
 use super::session::Session;
 use super::site::response_changes;
 use super::stream::{Inbound, Stream};
+use super::tie::Bond;
 use super::transport::Transport;
 use super::upstream::{connected, introduce};
 use crate::l4::{Ends, Occupied, Refusal};
@@ -328,13 +329,14 @@ fn sent(
     };
     let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
     let changes = response_changes(http, plan.rule);
+    let added = trip.bond.as_ref().map_or(&[][..], Bond::added);
     let (head, encoding) = if http2 {
         let mut map = Map::default();
-        pass_on::http2_response(&answer, ending, changes, &mut map);
+        pass_on::http2_response(&answer, ending, changes, added, &mut map);
         (ForClient::Http2(Box::new(response(answer.status, map))), Encoding::Frames)
     } else {
         let mut out = Vec::new();
-        pass_on::response(&answer, ending, afterwards, changes, &mut out);
+        pass_on::response(&answer, ending, afterwards, changes, added, &mut out);
         let chunked = ending == Ending::Chunked;
         (ForClient::Http1(out), if chunked { Encoding::Chunked } else { Encoding::Plain })
     };
@@ -352,7 +354,8 @@ fn sent(
 fn tunnel(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> Result<Sent, Cut> {
     let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
     let mut map = Map::default();
-    pass_on::http2_tunnel(answer, response_changes(http, trip.plan.rule), &mut map);
+    let added = trip.bond.as_ref().map_or(&[][..], Bond::added);
+    pass_on::http2_tunnel(answer, response_changes(http, trip.plan.rule), added, &mut map);
     Ok(Sent::Answer(Answered {
         status: answer.status,
         head: ForClient::Http2(Box::new(response(200, map))),

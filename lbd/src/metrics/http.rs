@@ -9,7 +9,7 @@ use lbd_core::http::framing::Fault;
 
 use super::{Labelled, Out};
 use crate::counters::{Counter, ServiceCounters};
-use crate::l7::Cut;
+use crate::l7::{Cut, Rejected};
 use crate::snapshot::Service;
 
 /// By the first digit of a status, from 2 on.
@@ -42,6 +42,14 @@ pub(super) fn encode(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Resul
         each().flat_map(|(name, counters)| {
             let count = |it: Cut| counters.sum(|shard| &shard.http.cuts[it.index()]);
             Cut::ALL.map(|it| (vec![("service", name), ("reason", it.name())], count(it)))
+        }),
+    )?;
+    out.counters(
+        "service_http_sticky_cookies_rejected",
+        "Cookies of Tandem's own that did not count",
+        each().flat_map(|(name, counters)| {
+            let count = |it: Rejected| counters.sum(|shard| &shard.http.cookies[it as usize]);
+            Rejected::ALL.map(|it| (vec![("service", name), ("reason", it.name())], count(it)))
         }),
     )?;
     out.counters(

@@ -541,7 +541,8 @@ mod tests {
     #[test]
     fn there_is_room_for_what_each_service_and_group_may_have() {
         let [sticky, sessions, rates] = sizes(&snapshot());
-        let configured = snapshot().group("pool").unwrap().config.sticky.unwrap().max_entries as usize;
+        let configured =
+            snapshot().group("pool").unwrap().config.sticky.as_ref().unwrap().max_entries as usize;
         assert_eq!(
             (sticky, rates),
             (configured, SOURCES_MAX),

@@ -107,9 +107,10 @@ impl Group {
         }
         let targets = group.targets.iter().map(|target| carry.target(&group.name, target)).collect();
         let plan = plan(&group, before.map(|it| &**it), carry);
-        let sticky = group.sticky.map(|settings| {
+        let sticky = group.sticky.clone().map(|settings| {
             let before = before.and_then(|it| it.sticky.as_ref());
-            Stickiness::new(settings, &group.targets, before, &carry.life.bell)
+            let keyed = (group.name.as_str(), &carry.hash_key);
+            Stickiness::new(settings, keyed, &group.targets, before, &carry.life.bell)
         });
         let built = Self {
             settings: settings(&group, zone_of(config, &carry.life.node)),

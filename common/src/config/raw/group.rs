@@ -10,7 +10,8 @@ use super::value::is_name;
 use crate::config::diag::{Problems, Span};
 use crate::config::problem::Problem;
 use crate::config::types::{
-    Algorithm, Discover, Eject, Health, ProxyVersion, Queue, Retry, Sticky, StickyBy, Via,
+    Algorithm, Discover, Eject, Health, ProxyVersion, Queue, Retry, SameSite, Sticky, StickyBy, StickyCookie,
+    Via,
 };
 use crate::time::Duration;
 
@@ -31,7 +32,8 @@ pub(crate) struct RawGroup {
     pub(crate) via: Option<At<Via>>,
     pub(crate) eject: Option<Eject>,
     pub(crate) panic_percent: u8,
-    pub(crate) sticky: Option<Sticky>,
+    /// With the place of what clients are known by.
+    pub(crate) sticky: Option<At<Sticky>>,
     pub(crate) slow_start: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) retry: Retry,
@@ -64,6 +66,8 @@ const RETRY_REASONS: &[(&str, Reason)] = &[
 const STICKY_WAYS: &[(&str, &str)] =
     &[("cookie", "cookie"), ("app_cookie", "app_cookie"), ("source_ip", "source_ip")];
 const PROTOCOLS: &[(&str, bool)] = &[("http1", false), ("http2", true)];
+const SAME_SITES: &[(&str, SameSite)] =
+    &[("strict", SameSite::Strict), ("lax", SameSite::Lax), ("none", SameSite::None)];
 const PROXY_VERSIONS: &[(&str, ProxyVersion)] = &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
 
 const MS: Duration = Duration::from_millis(1);
@@ -86,6 +90,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawGroup {
         out.add(targets_span.clone(), Problem::NoTargets {});
     }
     let (health, via) = table.get("health").map_or((None, None), |c| health::read(&c, out));
+    let sticky = table.get("sticky").and_then(|c| sticky(&c, name.as_ref(), out));
     let raw = RawGroup {
         name,
         algorithm,
@@ -98,7 +103,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawGroup {
         via,
         eject: table.get("eject").and_then(|c| eject(&c, out)),
         panic_percent: table.get("panic_percent").and_then(|c| c.integer(0_u8, 100, out)).unwrap_or(0),
-        sticky: table.get("sticky").and_then(|c| sticky(&c, out)),
+        sticky,
         slow_start: table
             .get("slow_start")
             .and_then(|c| c.duration(Duration::ZERO, HOUR, out))
@@ -164,32 +169,47 @@ fn base_or_default(base: Option<&At<Duration>>) -> Duration {
     base.map_or(30 * SECOND, |base| *base.get_ref())
 }
 
-fn sticky(cursor: &Cursor<'_>, out: &mut Problems) -> Option<Sticky> {
+fn sticky(cursor: &Cursor<'_>, group: Option<&At<String>>, out: &mut Problems) -> Option<At<Sticky>> {
     let mut table = cursor.table(out)?;
     let way = table.required("by", out);
-    let by = way.as_ref().and_then(|c| c.word(STICKY_WAYS, out)).map(At::into_inner);
-    if let (Some(way), Some(by @ ("cookie" | "app_cookie"))) = (&way, by) {
-        way.not_available(Some(by), out);
+    let word = way.as_ref().and_then(|c| c.word(STICKY_WAYS, out)).map(At::into_inner);
+    if let (Some(way), Some("app_cookie")) = (&way, word) {
+        way.not_available(word, out);
     }
-    let cookie = match by {
-        Some("app_cookie") => table.required("name", out),
-        _ => table.get("name"),
-    };
-    if let Some(cookie) = cookie {
-        cookie.string_that(is_name, |key, value| Problem::BadName { key, value }, out);
-        if by == Some("source_ip") {
-            let needs = "by = \"cookie\" or \"app_cookie\"".to_owned();
-            out.add(cookie.span(), Problem::KeyWithout { key: cookie.key(), needs });
-        }
-    }
+    let name = if word == Some("app_cookie") { table.required("name", out) } else { table.get("name") };
+    let cookie = name.as_ref().and_then(|c| {
+        c.string_that(is_name, |key, value| Problem::BadName { key, value }, out).map(At::into_inner)
+    });
+    let written = table.get("same_site");
+    let same_site = written.as_ref().and_then(|c| c.word(SAME_SITES, out)).map(At::into_inner);
     let ttl = table.get("ttl").and_then(|c| c.duration(SECOND, 30 * DAY, out));
-    let max_entries = table.get("max_entries").and_then(|c| c.integer(1_u32, 10_000_000, out));
+    let entries = table.get("max_entries");
+    let max_entries = entries.as_ref().and_then(|c| c.integer(1_u32, 10_000_000, out));
+    let mut needs = |cursor: Option<Cursor<'_>>, ways: &[&str], needs: &str| {
+        if let (Some(cursor), Some(word)) = (cursor, word)
+            && !ways.contains(&word)
+        {
+            out.add(cursor.span(), Problem::KeyWithout { key: cursor.key(), needs: needs.to_owned() });
+        }
+    };
+    needs(name, &["cookie", "app_cookie"], "by = \"cookie\" or \"app_cookie\"");
+    needs(written, &["cookie"], "by = \"cookie\"");
+    needs(entries, &["source_ip", "app_cookie"], "by = \"source_ip\" or \"app_cookie\"");
     table.finish(out);
-    Some(Sticky {
-        by: StickyBy::SourceIp,
-        ttl: ttl.map_or(HOUR, At::into_inner),
-        max_entries: max_entries.unwrap_or(100_000),
-    })
+    let by = match word {
+        Some("cookie") => {
+            let of_group = || format!("tandem-{}", group.map_or("group", |name| name.get_ref()));
+            let name = cookie.unwrap_or_else(of_group);
+            StickyBy::Cookie(StickyCookie { name, same_site: same_site.unwrap_or_default() })
+        }
+        _ => StickyBy::SourceIp,
+    };
+    let max_entries = match by {
+        StickyBy::Cookie(_) => 1,
+        StickyBy::SourceIp => max_entries.unwrap_or(100_000),
+    };
+    let sticky = Sticky { by, ttl: ttl.map_or(HOUR, At::into_inner), max_entries };
+    Some(at(&way.as_ref().map_or_else(|| cursor.span(), Cursor::span), sticky))
 }
 
 fn queue(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<Queue>> {

@@ -115,7 +115,7 @@ pub(super) fn build(raw: &RawGroup, in_kernel: &InKernel<'_>, folder: &Path) -> 
         health: raw.health.clone().map(|health| Health { via, ..health_in(folder, health) }),
         eject: raw.eject,
         panic_percent: raw.panic_percent,
-        sticky: raw.sticky,
+        sticky: raw.sticky.as_ref().map(|sticky| sticky.get_ref().clone()),
         slow_start: raw.slow_start,
         drain_timeout: raw.drain_timeout,
         retry: raw.retry,

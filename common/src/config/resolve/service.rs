@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{first_use, http, in_folder, kernel, unique_names};
+use super::{cookies, first_use, http, in_folder, kernel, unique_names};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{At, RawFile, RawGroup, RawService, RawTimeouts};
@@ -25,6 +25,7 @@ pub(super) fn check(raw: &RawFile, out: &mut Problems) {
     }
     check_proxy_headers(raw, out);
     check_protocols(raw, out);
+    cookies::check(raw, out);
 }
 
 fn check_references(raw: &RawFile, out: &mut Problems) {

@@ -288,22 +288,45 @@ pub struct Eject {
 }
 
 /// `sticky` of a target group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sticky {
     /// What a client is known by.
     pub by: StickyBy,
-    /// How long after its last connection a client's target is remembered; 1 s to 30 days, 1 h by default.
+    /// How long after its last connection or request a client's target is remembered; 1 s to 30 days, 1 h by default.
     pub ttl: Duration,
-    /// Clients remembered; 1 to 10,000,000, 100,000 by default. Beyond it those not seen for longest are forgotten.
+    /// Clients remembered; 1 to 10,000,000, 100,000 by default. Beyond it those not seen for longest are forgotten. 1 with
+    /// [`StickyBy::Cookie`], with which nobody has to be remembered.
     pub max_entries: u32,
 }
 
 /// What a client is known by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StickyBy {
     /// Its address.
     SourceIp,
+    /// A cookie that Tandem gives it, which says what its target is. `http` only.
+    Cookie(StickyCookie),
+}
+
+/// The cookie that Tandem gives clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StickyCookie {
+    /// Its name; `tandem-` and the group's name by default.
+    pub name: String,
+    /// To which sites' requests browsers add it.
+    pub same_site: SameSite,
+}
+
+/// `SameSite` of a cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SameSite {
+    /// Those of the site itself only.
+    Strict,
+    /// And links to it from elsewhere.
+    #[default]
+    Lax,
+    /// All; for clients that come by TLS only, to others nothing is said about it.
+    None,
 }
 
 /// `retry` of a target group.

@@ -6,9 +6,11 @@
 //!
 //! What is ambiguous is refused before anything of it is passed on, and what is passed on is written anew.
 
+pub mod affinity;
 pub mod answer;
 pub mod budget;
 pub mod conduct;
+pub mod cookie;
 pub mod fields;
 pub mod framing;
 pub mod pass_on;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use common::config::HeaderChanges;
 
+use super::cookie;
 use super::fields::{Known, is_client_certificate, is_proxy, is_word_of_a_proxy, may_trail};
 use super::framing::{Fault, Field, RequestBody, RequestHead, ResponseBody, ResponseHead, Version};
 use super::route::{Arrival, host_of};
@@ -40,6 +41,8 @@ pub struct Passing<'p> {
     pub certificate: Shown<'p>,
     /// What the service and the rule change.
     pub changes: [&'p HeaderChanges; 2],
+    /// Cookies that are Tandem's own and nobody else's business.
+    pub hidden_cookies: &'p [String],
 }
 
 /// What a client has shown of itself with TLS.
@@ -138,7 +141,16 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
             Some(known) => !known.is_for_one_hop(),
         };
         if kept && !names(&head.for_one_hop, its.name) && !replaces(passing.changes, its.name) {
-            out.add(its.name, its.value);
+            let shown = if known == Some(Known::Cookie) {
+                cookie::without(its.value, passing.hidden_cookies)
+            } else {
+                None
+            };
+            match shown {
+                None => out.add(its.name, its.value),
+                Some(rest) if rest.is_empty() => {}
+                Some(rest) => out.add(its.name, &rest),
+            }
         }
     }
     change(out, passing.changes);
@@ -261,19 +273,20 @@ pub enum Afterwards {
     Closed,
 }
 
-/// Writes the head of an answer to a client of HTTP/1.
+/// Writes the head of an answer to a client of HTTP/1, with fields `added` that nothing changes.
 pub fn response(
     head: &ResponseHead<'_>,
     ending: Ending,
     afterwards: Afterwards,
     changes: [&HeaderChanges; 2],
+    added: &[(&str, String)],
     out: &mut Vec<u8>,
 ) {
     out.reserve(
         128 + head.fields.iter().map(|field| field.name.len() + field.value.len() + 4).sum::<usize>(),
     );
     status_line(head, out);
-    for_client(head, ending, changes, out);
+    for_client(head, ending, changes, added, out);
     match afterwards {
         _ if head.status == 101 => out.extend_from_slice(b"Connection: upgrade\r\n"),
         Afterwards::Kept => {}
@@ -283,27 +296,39 @@ pub fn response(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the fields of an answer to a client of HTTP/2.
+/// Writes the fields of an answer to a client of HTTP/2, and those `added` that nothing changes.
 pub fn http2_response(
     head: &ResponseHead<'_>,
     ending: Ending,
     changes: [&HeaderChanges; 2],
+    added: &[(&str, String)],
     out: &mut impl Fields,
 ) {
-    for_client(head, ending, changes, out);
+    for_client(head, ending, changes, added, out);
 }
 
 /// Writes the fields of an answer that makes a tunnel of a stream of HTTP/2, where 101 is 200, and its own fields are none
 /// (RFC 8441, section 5).
-pub fn http2_tunnel(head: &ResponseHead<'_>, changes: [&HeaderChanges; 2], out: &mut impl Fields) {
+pub fn http2_tunnel(
+    head: &ResponseHead<'_>,
+    changes: [&HeaderChanges; 2],
+    added: &[(&str, String)],
+    out: &mut impl Fields,
+) {
     let of_http1 = |field: &Field<'_>| field.is("upgrade") || field.is("sec-websocket-accept");
     let fields = head.fields.iter().filter(|field| !of_http1(field)).copied().collect();
     let head = ResponseHead { status: 200, fields, length: None, ..head.clone() };
-    for_client(&head, Ending::Stream, changes, out);
+    for_client(&head, Ending::Stream, changes, added, out);
 }
 
 /// Writes what is the same for each client.
-fn for_client(head: &ResponseHead<'_>, ending: Ending, changes: [&HeaderChanges; 2], out: &mut impl Fields) {
+fn for_client(
+    head: &ResponseHead<'_>,
+    ending: Ending,
+    changes: [&HeaderChanges; 2],
+    added: &[(&str, String)],
+    out: &mut impl Fields,
+) {
     let tunnel = head.status == 101;
     for its in &head.fields {
         let kept = match Known::of(its.name) {
@@ -317,6 +342,9 @@ fn for_client(head: &ResponseHead<'_>, ending: Ending, changes: [&HeaderChanges;
         }
     }
     change(out, changes);
+    for (name, value) in added {
+        field(out, name, value.as_bytes());
+    }
     match (ending, head.length) {
         (Ending::Chunked, _) => out.add(b"Transfer-Encoding", b"chunked"),
         // RFC 9110, section 8.6: not in 1xx and 204.

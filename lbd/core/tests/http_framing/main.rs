@@ -133,6 +133,7 @@ fn what_goes_out_is_read_as_what_came_in() {
         .filter(|(.., verdict)| matches!(verdict, Verdict::Passed(..)))
         .map(|(_, bytes, _)| bytes.as_bytes())
         .collect();
+    let hidden = ["a".to_owned()];
     let mut passed = 0;
     for _ in 0..60_000 {
         let mut bytes = rng.pick(&good).to_vec();
@@ -148,6 +149,7 @@ fn what_goes_out_is_read_as_what_came_in() {
             request_id: 1,
             certificate: pass_on::Shown::NotAsked,
             changes: [&changes, &changes],
+            hidden_cookies: &hidden,
         };
         let mut out = Vec::new();
         pass_on::request(&head, &passing, &mut out).unwrap();

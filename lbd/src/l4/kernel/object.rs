@@ -31,7 +31,7 @@ impl Sizes {
     pub(super) fn of(config: &Config) -> Self {
         let in_kernel = config.services.iter().filter(|service| service.mode.in_kernel());
         let groups: BTreeSet<&str> = in_kernel.map(|service| service.forward.as_str()).collect();
-        let sticky = groups.into_iter().filter_map(|name| config.target_group(name)?.sticky);
+        let sticky = groups.into_iter().filter_map(|name| config.target_group(name)?.sticky.as_ref());
         let affinity = sticky.fold(0_u32, |sum, sticky| sum.saturating_add(sticky.max_entries));
         // So that the first few clients need no restart.
         Self { flows: config.kernel.max_flows, affinity: affinity.clamp(AFFINITY_MIN, AFFINITY_MAX) }

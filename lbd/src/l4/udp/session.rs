@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::counters::TargetCounters;
 use crate::l4::admission::Seat;
-use crate::l4::choose::{Choice, Ends, Occupied, Pool, occupy};
+use crate::l4::choose::{Choice, Ends, Occupied, Pool, Tie, occupy};
 use crate::l4::connect::Way;
 use crate::l4::departures::Leave;
 use crate::l4::journal::{Journal, Relayed};
@@ -256,7 +256,8 @@ pub(super) fn reach(
             seat.counters().retries.add(1);
         }
         let at_home = home.filter(|_| attempt == 0).and_then(|home| occupy_home(&seat.worker, pool, home));
-        let choice = at_home.map_or_else(|| occupy(&seat.worker, pool, ends, &tried), Choice::Occupied);
+        let choice = at_home
+            .map_or_else(|| occupy(&seat.worker, pool, ends, &Tie::default(), &tried), Choice::Occupied);
         let occupied = match choice {
             Choice::Occupied(occupied) => occupied,
             // A datagram does not wait in a queue: by the time there is room its sender has sent it again.

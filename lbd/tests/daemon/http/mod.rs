@@ -9,6 +9,7 @@ mod peers;
 mod real;
 mod route;
 mod rules;
+mod sticky;
 pub(crate) mod tls;
 
 pub(crate) use peers::{Client, Target, answer, ask, get, write};

@@ -161,7 +161,7 @@ impl<'a> Builder<'a> {
             if group.algorithm == Algorithm::ConsistentHash {
                 made.flags |= SERVICE_HASH_SOURCE;
             }
-            if let Some(sticky) = group.sticky {
+            if let Some(sticky) = &group.sticky {
                 made.flags |= SERVICE_AFFINITY;
                 made.affinity_ticks = ticks_of(sticky.ttl);
             }

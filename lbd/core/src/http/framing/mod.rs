@@ -14,6 +14,7 @@ mod response;
 
 pub use body::{BodyReader, Chunks, Decoded};
 pub use fault::Fault;
+pub(crate) use head::trim;
 pub use head::{FIELDS_MAX, Field, Scanner, Version};
 pub use host::Authority;
 pub use http2::{Pseudo, http2_request, http2_response, http2_trailers};

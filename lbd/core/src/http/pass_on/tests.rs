@@ -13,6 +13,7 @@ fn passing(trusted: bool) -> Passing<'static> {
         request_id: 0xabc,
         certificate: Shown::NotAsked,
         changes: [&NONE, &NONE],
+        hidden_cookies: &[],
     }
 }
 
@@ -109,6 +110,34 @@ fn fields_are_changed_as_service_and_rule_say() {
 }
 
 #[test]
+fn the_balancer_s_own_cookies_stay_here() {
+    let hidden = ["lb".to_owned()];
+    let passing = Passing { hidden_cookies: &hidden, ..passing(false) };
+    let cookies = |text: &str| -> Vec<String> {
+        let text = format!("GET /path HTTP/1.1\r\nHost: a\r\nX: lb=1\r\n{text}\r\n");
+        let passed = passed_on(&text, &passing).unwrap();
+        assert!(passed.contains("\r\nX: lb=1\r\n"), "{passed}");
+        let cookies = passed.lines().filter_map(|line| line.strip_prefix("Cookie: "));
+        cookies.map(str::to_owned).collect()
+    };
+    assert_eq!(cookies("Cookie: a=1; lb=x; b=2\r\n"), ["a=1; b=2"]);
+    assert_eq!(cookies("Cookie: lb=x\r\n"), [""; 0]);
+    assert_eq!(cookies("Cookie: lb=x\r\nCookie: a=1;b=2\r\n"), ["a=1;b=2"]);
+}
+
+#[test]
+fn what_is_added_to_an_answer_is_changed_by_nobody() {
+    let head =
+        parse_response(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nContent-Length: 0\r\n\r\n", false).unwrap();
+    let changes = HeaderChanges { remove: vec!["set-cookie".to_owned()], ..NONE.clone() };
+    let mut out = Vec::new();
+    let added = [("Set-Cookie", "lb=x; Path=/".to_owned())];
+    response(&head, Ending::AsGiven, Afterwards::Kept, [&NONE, &changes], &added, &mut out);
+    let expected = "HTTP/1.1 200 OK\r\nSet-Cookie: lb=x; Path=/\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+}
+
+#[test]
 fn a_tunnel_is_asked_for_and_answered() {
     let text = "GET /path HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
     let asked = passed_on(text, &passing(false)).unwrap();
@@ -116,7 +145,7 @@ fn a_tunnel_is_asked_for_and_answered() {
     let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: y\r\n\r\n";
     let head = parse_response(head, false).unwrap();
     let mut out = Vec::new();
-    response(&head, Ending::AsGiven, Afterwards::Kept, [&NONE, &NONE], &mut out);
+    response(&head, Ending::AsGiven, Afterwards::Kept, [&NONE, &NONE], &[], &mut out);
     let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: y\r\nConnection: upgrade\r\n\r\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
@@ -124,7 +153,7 @@ fn a_tunnel_is_asked_for_and_answered() {
 fn answered(text: &str, version: Version, afterwards: Afterwards, changes: &HeaderChanges) -> String {
     let head = parse_response(text.as_bytes(), false).unwrap();
     let mut out = Vec::new();
-    response(&head, Ending::of(head.body, version), afterwards, [&NONE, changes], &mut out);
+    response(&head, Ending::of(head.body, version), afterwards, [&NONE, changes], &[], &mut out);
     String::from_utf8(out).unwrap()
 }
 

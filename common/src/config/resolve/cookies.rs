@@ -1,0 +1,66 @@
+//! The cookies that groups look for in requests, which only services of `mode = "http"` have.
+
+use std::collections::BTreeMap;
+
+use super::first_use;
+use crate::config::diag::{Problems, Span, quoted};
+use crate::config::problem::Problem;
+use crate::config::raw::{RawFile, RawGroup, RawService};
+use crate::config::types::StickyBy;
+
+pub(super) fn check(raw: &RawFile, out: &mut Problems) {
+    for service in &raw.services {
+        if is_http(service) == Some(true) {
+            check_names(service, &raw.groups, out);
+        }
+    }
+    for group in &raw.groups {
+        check_modes(group, raw, out);
+    }
+}
+
+/// Nothing if its mode could not be read.
+fn is_http(service: &RawService) -> Option<bool> {
+    service.mode.as_ref().map(|mode| *mode.get_ref() == "http")
+}
+
+/// The key and value that make a group look for a cookie.
+fn way(by: &StickyBy) -> Option<&'static str> {
+    match by {
+        StickyBy::SourceIp => None,
+        StickyBy::Cookie(_) => Some("target_group.sticky.by = \"cookie\""),
+    }
+}
+
+/// Notes a group that looks for something that one of its services does not have.
+fn check_modes(group: &RawGroup, raw: &RawFile, out: &mut Problems) {
+    let (Some(name), Some(sticky)) = (&group.name, &group.sticky) else { return };
+    let Some(way) = way(&sticky.get_ref().by) else { return };
+    let others = raw.services.iter().filter(|service| is_http(service) == Some(false));
+    let mut references = others.flat_map(|service| &service.references);
+    if let Some((_, reference)) = references.find(|(_, group)| group.get_ref() == name.get_ref()) {
+        let needs = "mode = \"http\" of every service that forwards here".to_owned();
+        let problem = Problem::KeyWithout { key: way.to_owned(), needs };
+        out.add(sticky.span(), problem).related(reference.span(), "a service of another mode forwards here");
+    }
+}
+
+/// Notes cookies of the same name of several groups of a service: each would replace what the other one has said.
+fn check_names(service: &RawService, groups: &[RawGroup], out: &mut Problems) {
+    let named =
+        |name: &str| groups.iter().find(|it| it.name.as_ref().is_some_and(|its| its.get_ref() == name));
+    let mut its: Vec<&RawGroup> = Vec::new();
+    for group in service.references.iter().filter_map(|(_, group)| named(group.get_ref())) {
+        if !its.iter().any(|known| std::ptr::eq(*known, group)) {
+            its.push(group);
+        }
+    }
+    let mut seen: BTreeMap<&str, Span> = BTreeMap::new();
+    for sticky in its.iter().filter_map(|group| group.sticky.as_ref()) {
+        let StickyBy::Cookie(cookie) = &sticky.get_ref().by else { continue };
+        if let Some(first) = first_use(&mut seen, cookie.name.as_str(), sticky.span()) {
+            let problem = Problem::SharedCookie { name: quoted(&cookie.name) };
+            out.add(sticky.span(), problem).related(first, "the other group's");
+        }
+    }
+}
