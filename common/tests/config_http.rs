@@ -143,4 +143,6 @@ fn clients_come_back_by_cookies() {
         sticky("by = \"cookie\", name = \"LB\", same_site = \"none\"").by,
         cookie("LB", SameSite::None)
     );
+    let of = sticky("by = \"app_cookie\", name = \"SID\", ttl = \"30m\", max_entries = 5");
+    assert_eq!((of.by, of.max_entries), (StickyBy::AppCookie("SID".to_owned()), 5));
 }

@@ -131,6 +131,12 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
         Some(target)
     }
 
+    /// Whether an entry for `source` would take nobody's place, and leave room for others.
+    #[must_use]
+    pub fn has_room(&self, source: &K) -> bool {
+        self.parts.of(source).has_room()
+    }
+
     /// Says that `source` is sent to `target`. If another connection of the same source has been sent elsewhere meanwhile,
     /// that target counts and is answered, unless it is `except`, the one that turned out to be of no use.
     pub fn enter(&self, source: &K, target: &Arc<str>, except: Option<&str>, now: Instant) -> Arc<str> {

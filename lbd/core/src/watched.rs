@@ -85,6 +85,11 @@ impl<K: Hash + Eq + Clone, V> Watched<K, V> {
         self.table.get_mut(key).map(|noted| &mut noted.value)
     }
 
+    /// Whether no more than half of the table is taken.
+    pub(crate) fn has_room(&self) -> bool {
+        self.table.len() < self.table.max().div_ceil(2)
+    }
+
     /// Changes the bound; hands out the entries that had to go.
     pub(crate) fn set_max(&mut self, max: usize, mut gone: impl FnMut(K, V)) {
         while self.table.len() > max.max(1) {

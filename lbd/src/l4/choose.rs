@@ -1,7 +1,7 @@
 //! Which target of a group a client gets.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -38,6 +38,8 @@ pub(crate) struct Ends {
 pub(crate) struct Tie {
     /// What the balancer's cookie says.
     pub(crate) claim: Option<Claim>,
+    /// What stands for an application's cookie in the place of an address.
+    pub(crate) session: Option<IpAddr>,
 }
 
 /// What a group has for a client.
@@ -68,6 +70,11 @@ impl Pool {
     pub(crate) fn new(group: &Arc<Group>, hash_key: HashKey, seed: u64) -> Self {
         let balancer = RefCell::new(group.plan.balancer(seed));
         Self { group: Arc::clone(group), balancer, hash_key }
+    }
+
+    /// The key of the hashes that choose targets.
+    pub(crate) const fn hash_key(&self) -> HashKey {
+        self.hash_key
     }
 
     /// What the group's algorithm wants to know, and no more: hashing is not free.
@@ -125,6 +132,10 @@ pub(crate) fn occupy(worker: &Worker, pool: &Rc<Pool>, ends: &Ends, tie: &Tie, t
     let back = |index| pool.take(index).map_or_else(|| pool.pick(ends, tried), Choice::Occupied);
     let key = match &sticky.by {
         KnownBy::Source => ends.client.ip(),
+        KnownBy::AppCookie(_) => match tie.session {
+            Some(session) => session,
+            None => return pool.pick(ends, tried),
+        },
         KnownBy::Cookie(seal) => {
             let home = tie.claim.and_then(|claim| seal.index(claim.mark)).filter(usable);
             return home.map_or_else(|| pool.pick(ends, tried), back);
@@ -140,6 +151,11 @@ pub(crate) fn occupy(worker: &Worker, pool: &Rc<Pool>, ends: &Ends, tie: &Tie, t
         Choice::Occupied(occupied) => occupied,
         other => return other,
     };
+    // Anybody can make up any number of cookies: one that no target is known to have given takes nobody's place.
+    let may_be_made_up = before.is_none() && matches!(sticky.by, KnownBy::AppCookie(_));
+    if may_be_made_up && !sticky.table.has_room(&key) {
+        return Choice::Occupied(picked);
+    }
     let decided = sticky.table.enter(&key, sticky.id(picked.index), before.as_deref(), now);
     // Another connection of the same client may have been sent elsewhere at this very moment.
     let same = sticky.index(&decided).filter(|index| *index != picked.index).filter(usable);

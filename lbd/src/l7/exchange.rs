@@ -22,6 +22,7 @@ use super::stream::Stream;
 use super::target::{Answered, Reached};
 use super::tie::Bond;
 use super::watch::Watch;
+use crate::clock::Clock;
 use crate::l4::{Occupied, Pool, Refusal, place};
 use crate::snapshot::{FailureKind, Target};
 use crate::worker::Route;
@@ -64,6 +65,8 @@ pub(super) struct Trip<'t> {
     head: &'t ForTarget,
     /// What the client is told about its target, once there is one.
     pub(super) bond: Option<Bond>,
+    /// The worker's.
+    pub(super) clock: Clock,
 }
 
 /// Who has asked.
@@ -194,7 +197,7 @@ impl Exchange<'_> {
         mut journal: Journal,
     ) -> Next {
         let seat = &self.session.seat;
-        let trip = Trip { route, plan: &plan, head: &head, bond: None };
+        let trip = Trip { route, plan: &plan, head: &head, bond: None, clock: seat.worker.clock() };
         let mut pool = pool;
         // Allocates only once a target has failed.
         let mut tried: Vec<Arc<Target>> = Vec::new();

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use common::config::{HeaderChanges, Http};
+use common::time::Instant;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri};
 use lbd_core::http::answer::Answer;
@@ -129,6 +130,8 @@ pub(super) struct Circumstances<'c> {
     pub(super) request_id: u128,
     /// What there is to know of the connection's encryption, if it is encrypted.
     pub(super) encrypted: Option<&'c Encrypted>,
+    /// The process's clock.
+    pub(super) now: Instant,
     /// More came than `rate` allows.
     pub(super) over_rate: bool,
     /// The client's connection is not to be used again.
@@ -198,7 +201,9 @@ impl Plan {
     ) -> Result<Step, Fault> {
         let rule = routed.rule.map(|(_, rule)| rule);
         let group = match (routed.outcome, rule) {
-            (Outcome::Forward(group), _) => tie::home_group(http, routed, site, asked).unwrap_or(group),
+            (Outcome::Forward(group), _) => {
+                tie::home_group(http, routed, site, asked, around.now).unwrap_or(group)
+            }
             (Outcome::Redirect(redirect), Some(rule)) => {
                 let to = location(redirect, rule, asked, arrival);
                 let answer = Answer { fields: &[("Location", to)], ..Answer::plain(redirect.status) };

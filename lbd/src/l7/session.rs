@@ -97,8 +97,8 @@ impl Session {
             site.earn();
         }
         let guard = &route.service.guard;
-        let over_rate =
-            guard.has_rate() && !guard.within_rate(self.ends.client.ip(), self.seat.worker.clock().at());
+        let now = self.seat.worker.clock().at();
+        let over_rate = guard.has_rate() && !guard.within_rate(self.ends.client.ip(), now);
         let head = head?;
         if over_rate {
             self.seat.counters().http.over_rate.add(1);
@@ -109,6 +109,7 @@ impl Session {
             peer: self.peer,
             request_id: REQUEST_IDS
                 .with_borrow_mut(|ids| u128::from(ids.next_u64()) << 64 | u128::from(ids.next_u64())),
+            now,
             over_rate,
             encrypted: self.encrypted.as_deref(),
             closing: self.closing(),

@@ -24,7 +24,6 @@ use super::plan::{ForClient, ForTarget, response};
 use super::session::Session;
 use super::site::response_changes;
 use super::stream::{Inbound, Stream};
-use super::tie::Bond;
 use super::transport::Transport;
 use super::upstream::{connected, introduce};
 use crate::l4::{Ends, Occupied, Refusal};
@@ -329,7 +328,7 @@ fn sent(
     };
     let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
     let changes = response_changes(http, plan.rule);
-    let added = trip.bond.as_ref().map_or(&[][..], Bond::added);
+    let added = added(&answer, trip);
     let (head, encoding) = if http2 {
         let mut map = Map::default();
         pass_on::http2_response(&answer, ending, changes, added, &mut map);
@@ -350,12 +349,19 @@ fn sent(
     }))
 }
 
+/// What the client is told about its target beside the answer, from which is learned what there is to learn.
+fn added<'t>(answer: &ResponseHead<'_>, trip: &'t Trip<'_>) -> &'t [(&'static str, String)] {
+    let Some(bond) = &trip.bond else { return &[] };
+    let set_cookies = answer.fields.iter().filter(|field| field.is("set-cookie"));
+    bond.learn(set_cookies.map(|field| field.value), trip.clock.at());
+    bond.added()
+}
+
 /// Writes the head of an answer after which a stream is a tunnel.
 fn tunnel(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> Result<Sent, Cut> {
     let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
     let mut map = Map::default();
-    let added = trip.bond.as_ref().map_or(&[][..], Bond::added);
-    pass_on::http2_tunnel(answer, response_changes(http, trip.plan.rule), added, &mut map);
+    pass_on::http2_tunnel(answer, response_changes(http, trip.plan.rule), added(answer, trip), &mut map);
     Ok(Sent::Answer(Answered {
         status: answer.status,
         head: ForClient::Http2(Box::new(response(200, map))),

@@ -1,7 +1,13 @@
-//! What ties a request to a target: the cookie that Tandem has given the client.
+//! What ties a request to a target: the cookie that Tandem has given the client, or one that an application has.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::rc::Rc;
 
 use common::config::{Action, Http};
+use common::hash::HashKey;
+use common::time::Instant;
 use lbd_core::http::affinity::Reading;
+use lbd_core::http::cookie;
 use lbd_core::http::framing::Field;
 use lbd_core::http::pass_on::Passing;
 use lbd_core::http::route::{Asked, Routed};
@@ -54,7 +60,7 @@ pub(super) struct Tied {
 /// The name of the cookie that Tandem itself gives the clients of a group.
 pub(super) fn own_cookie(pool: &Pool) -> Option<&str> {
     match &pool.group.sticky.as_ref()?.by {
-        KnownBy::Source => None,
+        KnownBy::Source | KnownBy::AppCookie(_) => None,
         KnownBy::Cookie(seal) => Some(seal.name()),
     }
 }
@@ -65,6 +71,7 @@ pub(super) fn home_group<'h>(
     routed: &Routed<'h>,
     site: &Site,
     asked: &Asked<'_>,
+    now: Instant,
 ) -> Option<&'h str> {
     let split = match routed.rule.map(|(_, rule)| &rule.action) {
         Some(Action::Forward(split)) => split,
@@ -75,9 +82,14 @@ pub(super) fn home_group<'h>(
     }
     let since = |group: &str| {
         let pool = site.pool(group)?;
-        match &pool.group.sticky.as_ref()?.by {
+        let sticky = pool.group.sticky.as_ref()?;
+        match &sticky.by {
             KnownBy::Source => None,
             KnownBy::Cookie(seal) => Some(seal.read(asked.fields, unix_now()).claim?.issued),
+            KnownBy::AppCookie(name) => {
+                let session = session(site.hash_key, asked.fields, name)?;
+                sticky.table.find(&session, now).map(|_| u64::MAX)
+            }
         }
     };
     let shares = split.shares.iter().filter(|share| share.weight > 0);
@@ -89,13 +101,20 @@ impl Tied {
     /// What a request says to the targets of a group.
     pub(super) fn of(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>) -> Self {
         let group = &pool.group;
-        let Some(KnownBy::Cookie(seal)) = group.sticky.as_ref().map(|sticky| &sticky.by) else {
-            return Self::default();
-        };
-        let Reading { claim, forged, stale } = seal.read(asked.fields, unix_now());
-        let serves = |index: usize| group.targets[index].serving();
-        let gone = claim.is_some_and(|claim| !seal.index(claim.mark).is_some_and(serves));
-        Self { tie: Tie { claim }, secure: is_secure(asked, passing), rejected: [forged, stale, gone] }
+        match group.sticky.as_ref().map(|sticky| &sticky.by) {
+            None | Some(KnownBy::Source) => Self::default(),
+            Some(KnownBy::AppCookie(name)) => {
+                let session = session(pool.hash_key(), asked.fields, name);
+                Self { tie: Tie { session, claim: None }, ..Self::default() }
+            }
+            Some(KnownBy::Cookie(seal)) => {
+                let Reading { claim, forged, stale } = seal.read(asked.fields, unix_now());
+                let serves = |index: usize| group.targets[index].serving();
+                let gone = claim.is_some_and(|claim| !seal.index(claim.mark).is_some_and(serves));
+                let tie = Tie { claim, session: None };
+                Self { tie, secure: is_secure(asked, passing), rejected: [forged, stale, gone] }
+            }
+        }
     }
 
     /// Counts the cookies that do not count.
@@ -115,17 +134,39 @@ fn is_secure(asked: &Asked<'_>, passing: &Passing<'_>) -> bool {
     passing.arrival.scheme == "https" || (passing.trusted && asked.fields.iter().any(says))
 }
 
-/// What the target that a client has got is to tell it about coming back.
+/// What stands for the first cookie of this name in tables whose keys are addresses: a keyed hash, so that what proves who somebody is lies
+/// nowhere about, and goes to the other node as an address does.
+fn session(hash_key: HashKey, fields: &[Field<'_>], name: &str) -> Option<IpAddr> {
+    let value = cookie::values(fields, name).find(|value| !value.is_empty())?;
+    Some(key_of(hash_key, name, value))
+}
+
+/// What stands for a text of this kind in the place of an address.
+pub(super) fn key_of(hash_key: HashKey, kind: &str, value: &[u8]) -> IpAddr {
+    let half = |which: u8| {
+        // No kind has a zero in it, so that no two pairs of kind and text are hashed alike.
+        let bytes = [&[which], kind.as_bytes(), &[0], value].concat();
+        u128::from(hash_key.bytes(&bytes))
+    };
+    IpAddr::V6(Ipv6Addr::from_bits(half(0) << 64 | half(1)))
+}
+
+/// What the target that a client has got is to tell it about coming back, and what is learned from its answer.
 pub(super) struct Bond {
+    pool: Rc<Pool>,
+    index: usize,
     added: Vec<(&'static str, String)>,
 }
 
 impl Bond {
     /// Of the target of this place, the `tries`th one tried for a request. Nothing if the client knows already, or has no cookies to know by.
     pub(super) fn new(occupied: &Occupied, tied: &Tied, tries: u32) -> Option<Self> {
-        let (group, index) = (&occupied.pool.group, occupied.index);
+        let (pool, index) = (&occupied.pool, occupied.index);
+        let group = &pool.group;
+        let bond = |added| Some(Self { pool: Rc::clone(pool), index, added });
         let seal = match &group.sticky.as_ref()?.by {
             KnownBy::Source => return None,
+            KnownBy::AppCookie(_) => return bond(Vec::new()),
             KnownBy::Cookie(seal) => seal,
         };
         let claim = tied.tie.claim;
@@ -135,8 +176,22 @@ impl Bond {
             Some(home) => tries <= 1 && group.targets[home].serving(),
             None => false,
         };
-        let cookie = || ("Set-Cookie", seal.set_cookie(index, tied.secure, unix_now()));
-        (!stays).then(|| Self { added: vec![cookie()] })
+        if stays {
+            return None;
+        }
+        bond(vec![("Set-Cookie", seal.set_cookie(index, tied.secure, unix_now()))])
+    }
+
+    /// The target has answered with these `Set-Cookie` fields: remembers that a session that one of them begins is at this target.
+    pub(super) fn learn<'f>(&self, set_cookies: impl Iterator<Item = &'f [u8]>, now: Instant) {
+        let Some(sticky) = &self.pool.group.sticky else { return };
+        let KnownBy::AppCookie(name) = &sticky.by else { return };
+        let values = set_cookies.filter_map(cookie::set).filter(|(its, _)| *its == name.as_bytes());
+        for (_, value) in values.filter(|(_, value)| !value.is_empty()) {
+            let key = key_of(self.pool.hash_key(), name, value);
+            let before = sticky.table.find(&key, now);
+            sticky.table.enter(&key, sticky.id(self.index), before.as_deref(), now);
+        }
     }
 
     /// The fields that are added to the target's answer.

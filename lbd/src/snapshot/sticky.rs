@@ -28,6 +28,8 @@ pub(crate) enum KnownBy {
     Source,
     /// A cookie that says what their target is.
     Cookie(Box<Seal>),
+    /// The cookie of this name that their target has given them.
+    AppCookie(String),
 }
 
 impl Stickiness {
@@ -53,6 +55,7 @@ impl Stickiness {
                 let ids = ids.iter().map(|id| &**id);
                 KnownBy::Cookie(Box::new(Seal::new(key, group, cookie, settings.ttl, ids)))
             }
+            StickyBy::AppCookie(name) => KnownBy::AppCookie(name.clone()),
         };
         Self { table, by, settings, ids, by_id }
     }

@@ -173,9 +173,6 @@ fn sticky(cursor: &Cursor<'_>, group: Option<&At<String>>, out: &mut Problems) -
     let mut table = cursor.table(out)?;
     let way = table.required("by", out);
     let word = way.as_ref().and_then(|c| c.word(STICKY_WAYS, out)).map(At::into_inner);
-    if let (Some(way), Some("app_cookie")) = (&way, word) {
-        way.not_available(word, out);
-    }
     let name = if word == Some("app_cookie") { table.required("name", out) } else { table.get("name") };
     let cookie = name.as_ref().and_then(|c| {
         c.string_that(is_name, |key, value| Problem::BadName { key, value }, out).map(At::into_inner)
@@ -202,11 +199,12 @@ fn sticky(cursor: &Cursor<'_>, group: Option<&At<String>>, out: &mut Problems) -
             let name = cookie.unwrap_or_else(of_group);
             StickyBy::Cookie(StickyCookie { name, same_site: same_site.unwrap_or_default() })
         }
+        Some("app_cookie") => StickyBy::AppCookie(cookie?),
         _ => StickyBy::SourceIp,
     };
     let max_entries = match by {
         StickyBy::Cookie(_) => 1,
-        StickyBy::SourceIp => max_entries.unwrap_or(100_000),
+        StickyBy::SourceIp | StickyBy::AppCookie(_) => max_entries.unwrap_or(100_000),
     };
     let sticky = Sticky { by, ttl: ttl.map_or(HOUR, At::into_inner), max_entries };
     Some(at(&way.as_ref().map_or_else(|| cursor.span(), Cursor::span), sticky))

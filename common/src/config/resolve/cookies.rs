@@ -29,6 +29,7 @@ fn way(by: &StickyBy) -> Option<&'static str> {
     match by {
         StickyBy::SourceIp => None,
         StickyBy::Cookie(_) => Some("target_group.sticky.by = \"cookie\""),
+        StickyBy::AppCookie(_) => Some("target_group.sticky.by = \"app_cookie\""),
     }
 }
 
@@ -45,7 +46,7 @@ fn check_modes(group: &RawGroup, raw: &RawFile, out: &mut Problems) {
     }
 }
 
-/// Notes cookies of the same name of several groups of a service: each would replace what the other one has said.
+/// Notes cookies of Tandem's own that have the name of another group's of the same service: each would replace what the other one has said.
 fn check_names(service: &RawService, groups: &[RawGroup], out: &mut Problems) {
     let named =
         |name: &str| groups.iter().find(|it| it.name.as_ref().is_some_and(|its| its.get_ref() == name));
@@ -55,12 +56,23 @@ fn check_names(service: &RawService, groups: &[RawGroup], out: &mut Problems) {
             its.push(group);
         }
     }
+    let sticky = || its.iter().filter_map(|group| group.sticky.as_ref());
+    let mut note = |name: &str, span: Span, first: Span| {
+        out.add(span, Problem::SharedCookie { name: quoted(name) }).related(first, "the other group's");
+    };
     let mut seen: BTreeMap<&str, Span> = BTreeMap::new();
-    for sticky in its.iter().filter_map(|group| group.sticky.as_ref()) {
-        let StickyBy::Cookie(cookie) = &sticky.get_ref().by else { continue };
-        if let Some(first) = first_use(&mut seen, cookie.name.as_str(), sticky.span()) {
-            let problem = Problem::SharedCookie { name: quoted(&cookie.name) };
-            out.add(sticky.span(), problem).related(first, "the other group's");
+    for sticky in sticky() {
+        if let StickyBy::Cookie(cookie) = &sticky.get_ref().by
+            && let Some(first) = first_use(&mut seen, cookie.name.as_str(), sticky.span())
+        {
+            note(&cookie.name, sticky.span(), first);
+        }
+    }
+    for sticky in sticky() {
+        if let StickyBy::AppCookie(name) = &sticky.get_ref().by
+            && let Some(first) = seen.get(name.as_str())
+        {
+            note(name, sticky.span(), first.clone());
         }
     }
 }

@@ -306,6 +306,8 @@ pub enum StickyBy {
     SourceIp,
     /// A cookie that Tandem gives it, which says what its target is. `http` only.
     Cookie(StickyCookie),
+    /// A cookie of this name that targets give it. `http` only.
+    AppCookie(String),
 }
 
 /// The cookie that Tandem gives clients.

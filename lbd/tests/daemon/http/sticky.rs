@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::config;
 use super::peers::{Client, Message, Target, answer, ask, write};
+use crate::replication::{Pair, counts};
 use crate::support::{Config, Folder, Lbd, eventually, metric, own_ip};
 
 const NAMES: [&str; 4] = ["t0", "t1", "t2", "t3"];
@@ -287,4 +288,85 @@ fn a_client_behind_tls_is_told_so() {
     config.service = String::new();
     assert_eq!(lbd.reload(&config).0, 200);
     assert!(set("X-Forwarded-Proto: https\r\n").ends_with("; HttpOnly"), "whoever may say so");
+}
+
+/// A target that begins a session with each request that has none.
+fn application(ip: Ipv4Addr, name: &'static str) -> Target {
+    let sessions = AtomicUsize::new(0);
+    Target::with(ip, move |request, stream| {
+        let set = match request.field("cookie") {
+            None => format!("Set-Cookie: SID={name}-{}; Path=/\r\n", sessions.fetch_add(1, Ordering::SeqCst)),
+            Some(_) => String::new(),
+        };
+        write(stream, &format!("HTTP/1.1 200 OK\r\n{set}Content-Length: {}\r\n\r\n{name}", name.len()))
+    })
+}
+
+#[test]
+fn a_session_of_an_application_leads_back_to_its_target() {
+    let ip = own_ip();
+    let targets: Vec<Target> = NAMES.into_iter().map(|name| application(ip, name)).collect();
+    let mut config =
+        sticky(ip, &targets, "sticky = { by = \"app_cookie\", name = \"SID\", max_entries = 100 }");
+    let lbd = Lbd::start(&config);
+    let mut sessions = Vec::new();
+    for _ in 0..8 {
+        let first = ask(lbd.address, &with(""));
+        sessions.push((given(&first).unwrap(), first.text().to_owned()));
+    }
+    assert!(sessions.iter().map(|it| &it.1).collect::<BTreeSet<_>>().len() > 1, "{sessions:?}");
+    for _ in 0..4 {
+        for (cookie, home) in &sessions {
+            let again = ask(lbd.address, &with_cookie(&format!("{cookie}; b=2")));
+            assert_eq!(again.text(), home, "{cookie}");
+        }
+    }
+    assert!((lbd.metric("tandem_lbd_group_sticky_entries") - 8.0).abs() < 0.1);
+    let shown = lbd.ask("GET", "/v1/sticky?group=pool").1;
+    assert!(
+        !shown.contains("t0-") && !shown.contains("SID"),
+        "what proves who somebody is is not shown: {shown}"
+    );
+    // Of a target that is gone they move, and stay where they have moved to.
+    let gone = sessions[0].1.clone();
+    config.targets.retain(|target| target.0 != gone);
+    assert_eq!(lbd.reload(&config).0, 200);
+    let moved = ask(lbd.address, &with_cookie(&sessions[0].0)).text().to_owned();
+    assert_ne!(moved, gone);
+    for _ in 0..6 {
+        assert_eq!(ask(lbd.address, &with_cookie(&sessions[0].0)).text(), moved);
+    }
+    // Any number of made-up ones makes no one forgotten.
+    let mut client = Client::new(lbd.address);
+    for number in 0..400 {
+        client.send(with_cookie(&format!("SID=made-up-{number}"))).answer();
+    }
+    assert!(lbd.metric("tandem_lbd_group_sticky_forgotten_total") < 0.1);
+    for (cookie, home) in sessions.iter().filter(|it| it.1 != gone) {
+        assert_eq!(ask(lbd.address, &with_cookie(cookie)).text(), home);
+    }
+}
+
+#[test]
+fn the_other_node_knows_the_sessions_of_applications() {
+    let ip = own_ip();
+    let targets: Vec<Target> = NAMES.into_iter().map(|name| application(ip, name)).collect();
+    let addresses: Vec<SocketAddr> = targets.iter().map(|target| target.address).collect();
+    let mut pair = Pair::start(&addresses, |config| {
+        config.mode = "http".to_owned();
+        config.group = "sticky = { by = \"app_cookie\", name = \"SID\" }".to_owned();
+    });
+    let sessions: Vec<(String, String)> = (0..8)
+        .map(|_| {
+            let first = ask(pair.nodes[0].address, &with(""));
+            (given(&first).unwrap(), first.text().to_owned())
+        })
+        .collect();
+    counts(&pair.nodes[1], "sticky", 8);
+    pair.nodes[0].kill();
+    for (cookie, home) in &sessions {
+        for _ in 0..4 {
+            assert_eq!(ask(pair.nodes[1].address, &with_cookie(cookie)).text(), home, "{cookie}");
+        }
+    }
 }
