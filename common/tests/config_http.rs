@@ -121,6 +121,18 @@ fn an_answer_s_status_and_type_have_defaults() {
 }
 
 #[test]
+fn requests_have_bounds() {
+    let http = accept(
+        "forward = \"g\"\nlimits = { max_uri_bytes = \"1KiB\", max_body_bytes = \"1024GiB\", min_body_bytes_per_second = 500 }\n\
+         rate = { key = \"header\", name = \"X-Key\", requests = 5, per = \"1s\" }",
+    );
+    assert_eq!((http.uri_bytes_max, http.body_bytes_max), (Some(1024), Some(1 << 40)));
+    assert_eq!((http.body_bytes_per_second_min, http.rate_header.as_deref()), (Some(500), Some("x-key")));
+    let http = accept("forward = \"g\"\nrate = { key = \"service\", requests = 5, per = \"1s\" }");
+    assert_eq!((http.uri_bytes_max, http.body_bytes_max, http.rate_header), (None, None, None));
+}
+
+#[test]
 fn clients_come_back_by_cookies() {
     let group = |keys: &str| {
         let text = format!(

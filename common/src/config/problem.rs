@@ -47,7 +47,7 @@ problems! {
     /// A string that is no duration.
     BadDuration { key, value, reason } => "{key}: {value} is no duration: {reason}",
     /// A string that is no size.
-    BadSize { key, value } => "{key}: {value} is no size, write a number with B, KiB or MiB, such as \"32KiB\"",
+    BadSize { key, value } => "{key}: {value} is no size, write a number with B, KiB, MiB or GiB, such as \"32KiB\"",
     /// A string that is no IP address.
     BadAddress { key, value } => "{key}: {value} is no IP address, write one without prefix length and port",
     /// A string that is no IP address with a port.

@@ -83,17 +83,17 @@ impl Guard {
         self.access.as_ref()?.check(client).tag
     }
 
-    /// Whether there is a rate, so that it takes the time.
+    /// Whether there is a rate, so that it takes the time; one that counts by a header is looked at once there is one.
     pub(crate) const fn has_rate(&self) -> bool {
-        self.rate.is_some()
+        matches!(&self.rate, Some((rate, _)) if !matches!(rate.key, RateKey::Header))
     }
 
-    /// Whether `client` comes within the rate.
-    pub(crate) fn within_rate(&self, client: IpAddr, now: Instant) -> bool {
+    /// Whether `source`, a client or what stands for something else in the place of its address, comes within the rate.
+    pub(crate) fn within_rate(&self, source: IpAddr, now: Instant) -> bool {
         match self.rate.as_ref().map(|(_, limiter)| &**limiter) {
             None => true,
             Some(Limiter::Service(bucket)) => bucket.admit(now),
-            Some(Limiter::Source(buckets)) => buckets.admit(client, now),
+            Some(Limiter::Source(buckets)) => buckets.admit(source, now),
         }
     }
 
@@ -122,8 +122,10 @@ fn limiter(rate: config::Rate, before: Option<&Guard>, bell: &Arc<Bell>) -> Arc<
     Arc::new(match (rate.key, rate.scope) {
         (RateKey::Service, RateScope::Node) => Limiter::Service(Bucket::new(limit)),
         (RateKey::Service, RateScope::Pair) => Limiter::Service(Bucket::watched(limit, bell)),
-        (RateKey::SourceIp, RateScope::Node) => Limiter::Source(SourceBuckets::new(limit, SOURCES_MAX)),
-        (RateKey::SourceIp, RateScope::Pair) => {
+        (RateKey::SourceIp | RateKey::Header, RateScope::Node) => {
+            Limiter::Source(SourceBuckets::new(limit, SOURCES_MAX))
+        }
+        (RateKey::SourceIp | RateKey::Header, RateScope::Pair) => {
             Limiter::Source(SourceBuckets::watched(limit, SOURCES_MAX, bell))
         }
     })

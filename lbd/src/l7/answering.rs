@@ -31,8 +31,8 @@ impl Exchange<'_> {
     ) -> Result<Answered, Failed> {
         // Without one nothing has come of an answer.
         let mut interim = 0_u32;
-        let idle = trip.route.service.config.timeout.idle;
-        self.watch.limit(if up.is_done() { response_timeout(trip) } else { idle });
+        let limit = trip.patience.borrow_mut().limit(Some(up), None, trip.clock);
+        self.watch.limit(if up.is_done() { response_timeout(trip) } else { limit });
         loop {
             let found = self.answer_head(trip, up, reached, target).await;
             let found = found.map_err(|NoHead { cut, refused }| {
@@ -61,7 +61,7 @@ impl Exchange<'_> {
             _ if trip.plan.version == Version::Http10 => Ok(0),
             (ForClient::Http1(bytes), Client::Http1(stream)) => {
                 let passed = self.watch.wait(stream.transport.write_all(&bytes)).await;
-                passed.map_err(cut_of)?.map_err(|_| Cut::Client)?;
+                passed.map_err(|why| cut_of(why, trip))?.map_err(|_| Cut::Client)?;
                 Ok(bytes.len())
             }
             (ForClient::Http2(head), Client::Http2(asker)) => asker.interim(*head).map_err(|_| Cut::Client),
@@ -80,7 +80,7 @@ impl Exchange<'_> {
     ) -> Result<Found, NoHead> {
         let (mut from_client, mut to_client) = self.client.halves();
         let (mut heads, mut to_target) = reached.heads();
-        let (watch, service) = (self.watch, &trip.route.service.config);
+        let watch = self.watch;
         let response = response_timeout(trip);
         let seat = &self.session.seat;
         let counters =
@@ -93,7 +93,9 @@ impl Exchange<'_> {
             if sending {
                 match up.poll(context, &mut from_client, &mut to_target) {
                     Poll::Ready(Err(Broken::From)) => return Poll::Ready(Err(NoHead::cut(Cut::Client))),
-                    Poll::Ready(Err(Broken::Fault(_))) => return Poll::Ready(Err(NoHead::cut(Cut::BadBody))),
+                    Poll::Ready(Err(Broken::Fault(fault))) => {
+                        return Poll::Ready(Err(NoHead::cut(Cut::of_body(fault))));
+                    }
                     // It takes no more, but may have said why.
                     Poll::Ready(Err(Broken::To)) => sending = false,
                     Poll::Ready(Ok(())) => {
@@ -108,7 +110,7 @@ impl Exchange<'_> {
                 counters.iter().for_each(|counter| counter.add(moved));
             }
             if sending && (moved > 0 || to_target.flushed() != flushed_before) {
-                watch.limit(service.timeout.idle);
+                watch.limit(trip.patience.borrow_mut().limit(Some(up), None, trip.clock));
             }
             if let Poll::Ready(found) = heads.poll(context, &mut scanner) {
                 return Poll::Ready(found);
@@ -118,8 +120,8 @@ impl Exchange<'_> {
             }
             let cut = |why| match why {
                 Why::Due if !sending => Cut::NoAnswer,
-                Why::Due if !up.is_writing() => Cut::NoBody,
-                why => cut_of(why),
+                Why::Due if !up.is_writing() && trip.patience.borrow().cut() == Cut::Idle => Cut::NoBody,
+                why => cut_of(why, trip),
             };
             watch.poll(context).map(|why| Err(NoHead::cut(cut(why))))
         })
@@ -139,23 +141,24 @@ impl Exchange<'_> {
         let (mut from_client, mut to_client) = self.client.halves();
         let (mut from_target, mut to_target) = reached.halves();
         let (watch, service) = (self.watch, &trip.route.service.config);
-        let idle = match &service.http {
-            Some(http) if tunnel => http.tunnel_timeout,
-            _ => service.timeout.idle,
-        };
+        let silence = service.http.as_ref().filter(|_| tunnel).map(|http| http.tunnel_timeout);
         let seat = &self.session.seat;
         let (service, at_target) = (seat.counters(), target.counters.of(seat.worker.index));
         let mut sending = !up.is_done();
         // The end of a tunnel has to be said.
         let mut ending = false;
-        watch.limit(idle);
+        let limit = |up: Option<&Flow>, down: &Flow| {
+            let patience = || trip.patience.borrow_mut().limit(up, Some(down), trip.clock);
+            watch.limit(silence.unwrap_or_else(patience));
+        };
+        limit(sending.then_some(&*up), down);
         poll_fn(|context: &mut Context<'_>| {
             let before = [up.moved(), down.moved()];
             let flushed_before = to_client.flushed() + to_target.flushed();
             if sending {
                 match up.poll(context, &mut from_client, &mut to_target) {
                     Poll::Ready(Err(Broken::From)) => return Poll::Ready(Err(Cut::Client)),
-                    Poll::Ready(Err(Broken::Fault(_))) => return Poll::Ready(Err(Cut::BadBody)),
+                    Poll::Ready(Err(Broken::Fault(fault))) => return Poll::Ready(Err(Cut::of_body(fault))),
                     Poll::Ready(_) => {
                         sending = false;
                         ending = tunnel;
@@ -167,14 +170,15 @@ impl Exchange<'_> {
             ending = ending && to_target.poll_finish(context).is_pending();
             let polled = down.poll(context, &mut from_target, &mut to_client);
             let [moved_up, moved_down] = [up.moved() - before[0], down.moved() - before[1]];
-            if moved_up + moved_down > 0 {
+            let moved = moved_up + moved_down > 0;
+            if moved {
                 service.bytes_to_target.add(moved_up);
                 service.bytes_to_client.add(moved_down);
                 at_target.bytes_to_target.add(moved_up);
                 at_target.bytes_to_client.add(moved_down);
-                watch.limit(idle);
-            } else if to_client.flushed() + to_target.flushed() != flushed_before {
-                watch.limit(idle);
+            }
+            if moved || to_client.flushed() + to_target.flushed() != flushed_before {
+                limit(sending.then_some(&*up), down);
             }
             match polled {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
@@ -186,7 +190,7 @@ impl Exchange<'_> {
             if to_client.poll_gone(context).is_ready() {
                 return Poll::Ready(Err(Cut::Client));
             }
-            watch.poll(context).map(|why| Err(cut_of(why)))
+            watch.poll(context).map(|why| Err(cut_of(why, trip)))
         })
         .await
     }
@@ -198,9 +202,9 @@ fn response_timeout(trip: &Trip<'_>) -> Duration {
 }
 
 /// What the end of a wait is for a request.
-pub(super) const fn cut_of(why: Why) -> Cut {
+pub(super) fn cut_of(why: Why, trip: &Trip<'_>) -> Cut {
     match why {
-        Why::Due => Cut::Idle,
+        Why::Due => trip.patience.borrow().cut(),
         Why::Drained => Cut::Drained,
         Why::Stopped => Cut::Stopped,
     }

@@ -1,5 +1,6 @@
 //! One request: a place at a target, a connection to it, and the way there and back, whatever either side speaks.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -7,6 +8,7 @@ use std::time::Instant;
 
 use common::config::Retry;
 use lbd_core::http::answer::Answer;
+use lbd_core::http::bounds::Quota;
 use lbd_core::http::framing::{BodyReader, Fault, RequestBody, Version};
 use lbd_core::http::pass_on::Afterwards;
 
@@ -15,6 +17,7 @@ use super::client::Next;
 use super::flow::{Encoding, Flow, Sink, Source};
 use super::http2::Asker;
 use super::journal::Journal;
+use super::patience::Patience;
 use super::plan::{ForClient, ForTarget, Own, Plan, Step, has_body};
 use super::session::Session;
 use super::site::response_changes;
@@ -67,6 +70,8 @@ pub(super) struct Trip<'t> {
     pub(super) bond: Option<Bond>,
     /// The worker's.
     pub(super) clock: Clock,
+    /// How long is waited while its bodies move.
+    pub(super) patience: RefCell<Patience>,
 }
 
 /// Who has asked.
@@ -141,7 +146,10 @@ impl Exchange<'_> {
     /// Answers with a status and no more, and closes.
     async fn plain(&mut self, route: &Rc<Route>, journal: Journal, status: u16, end: &str) -> Next {
         let Some(http) = &route.service.config.http else { return Next::Abort };
-        let (answer, changes) = (Answer::plain(status), response_changes(http, None));
+        // There may be room, or a target, in a moment.
+        let soon = [("Retry-After", "1".to_owned())];
+        let fields = if status == 503 { &soon[..] } else { &[] };
+        let (answer, changes) = (Answer { fields, ..Answer::plain(status) }, response_changes(http, None));
         let own = Own::write(&answer, self.client.version(), false, Afterwards::Closed, changes);
         self.own_answer(route, journal, own, end, false).await
     }
@@ -197,7 +205,14 @@ impl Exchange<'_> {
         mut journal: Journal,
     ) -> Next {
         let seat = &self.session.seat;
-        let trip = Trip { route, plan: &plan, head: &head, bond: None, clock: seat.worker.clock() };
+        let trip = Trip {
+            route,
+            plan: &plan,
+            head: &head,
+            bond: None,
+            clock: seat.worker.clock(),
+            patience: RefCell::new(Patience::new(&route.service.config)),
+        };
         let mut pool = pool;
         // Allocates only once a target has failed.
         let mut tried: Vec<Arc<Target>> = Vec::new();
@@ -349,7 +364,8 @@ impl Exchange<'_> {
     ) -> Result<Done, Failed> {
         let plan = trip.plan;
         let bond = Bond::new(&occupied, &plan.tied, journal.way().tries);
-        let trip = &Trip { bond, ..*trip };
+        let patience = RefCell::new(Patience::new(&trip.route.service.config));
+        let trip = &Trip { bond, patience, ..*trip };
         let mut up = self.begin(trip, &mut reached, &occupied)?;
         let seat = &self.session.seat;
         let at_target = occupied.target.counters.of(seat.worker.index);
@@ -414,17 +430,22 @@ impl Exchange<'_> {
     fn begin(&mut self, trip: &Trip<'_>, reached: &mut Reached, occupied: &Occupied) -> Result<Flow, Failed> {
         let (plan, ends) = (trip.plan, &self.session.ends);
         let reader = BodyReader::of_request(plan.body);
+        let http = trip.route.service.config.http.as_ref();
+        let quota = Quota::new(http.and_then(|http| http.body_bytes_max));
         let (mut source, _) = self.client.halves();
+        let begin = |head, encoding| {
+            let up = Flow::begin(head, reader, encoding, &mut source);
+            up.and_then(|up| up.bounded(quota)).map_err(Failed::Fault)
+        };
         match (trip.head, reached) {
             (ForTarget::Http1(head), Reached::Http1(upstream)) => {
                 let head = upstream.opening(&occupied.pool.group.config, ends, head);
                 let chunked = plan.body == RequestBody::Chunked;
                 let encoding = if chunked { Encoding::Chunked } else { Encoding::Plain };
-                Flow::begin(head, reader, encoding, &mut source).map_err(Failed::Fault)
+                begin(head, encoding)
             }
             (ForTarget::Http2(head), Reached::Http2(stream)) => {
-                let mut up =
-                    Flow::begin(Vec::new(), reader, Encoding::Frames, &mut source).map_err(Failed::Fault)?;
+                let mut up = begin(Vec::new(), Encoding::Frames)?;
                 // That it could not be sent is no more than a connection which has gone since the last look.
                 stream.ask(head, &mut up).map_err(|_| Failed::Cut {
                     cut: Cut::Target,

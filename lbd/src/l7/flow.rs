@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
 use http::HeaderMap;
+use lbd_core::http::bounds::Quota;
 use lbd_core::http::framing::{BodyReader, Fault, http2_trailers};
 use lbd_core::http::pass_on;
 
@@ -135,6 +136,8 @@ impl Sink<'_> {
 pub(super) struct Flow {
     reader: BodyReader,
     encoding: Encoding,
+    /// How much of the body may still come.
+    quota: Quota,
     /// What goes out before the data: a head, a chunk's size.
     before: Vec<u8>,
     /// The data, as a part of what has been read.
@@ -169,6 +172,7 @@ impl Flow {
         let mut flow = Self {
             reader,
             encoding,
+            quota: Quota::new(None),
             before: head,
             data: 0..0,
             after: Vec::new(),
@@ -185,6 +189,13 @@ impl Flow {
             flow.decode(source)?;
         }
         Ok(flow)
+    }
+
+    /// The same with a bound for the body.
+    pub(super) fn bounded(mut self, quota: Quota) -> Result<Self, Fault> {
+        self.quota = quota;
+        self.quota.take(self.data.len())?;
+        Ok(self)
     }
 
     /// Whether all of it has been written.
@@ -307,6 +318,7 @@ impl Flow {
             }
             Source::Nobody => {}
         }
+        self.quota.take(self.data.len())?;
         match self.encoding {
             Encoding::Plain => {}
             Encoding::Chunked => {

@@ -14,6 +14,7 @@ mod http2;
 mod journal;
 mod kept;
 mod passage;
+mod patience;
 mod plan;
 mod secure;
 mod session;
@@ -25,6 +26,8 @@ mod transport;
 mod tunnel;
 mod upstream;
 mod watch;
+
+use lbd_core::http::framing::Fault;
 
 pub(crate) use client::serve;
 pub(crate) use http2::Multiplexed;
@@ -54,11 +57,15 @@ pub(crate) enum Cut {
     Stopped,
     /// The client's body could not be understood when the answer had begun.
     BadBody,
+    /// The client's body was longer than it may be.
+    BodyTooLong,
+    /// The client sent its body, or took the answer's, more slowly than it may.
+    Slow,
 }
 
 impl Cut {
     /// How many there are.
-    pub(crate) const COUNT: usize = 9;
+    pub(crate) const COUNT: usize = 11;
 
     /// All of them, in the order of [`Self::index`].
     pub(crate) const ALL: [Self; Self::COUNT] = [
@@ -71,7 +78,14 @@ impl Cut {
         Self::Drained,
         Self::Stopped,
         Self::BadBody,
+        Self::BodyTooLong,
+        Self::Slow,
     ];
+
+    /// What a body that is refused while it is passed on is.
+    const fn of_body(fault: Fault) -> Self {
+        if matches!(fault, Fault::BodyTooLong) { Self::BodyTooLong } else { Self::BadBody }
+    }
 
     /// Its place in [`Self::ALL`].
     pub(crate) const fn index(self) -> usize {
@@ -90,6 +104,8 @@ impl Cut {
             Self::Drained => "drained",
             Self::Stopped => "stopped",
             Self::BadBody => "bad_body",
+            Self::BodyTooLong => "body_too_long",
+            Self::Slow => "slow",
         }
     }
 
@@ -99,9 +115,10 @@ impl Cut {
             Self::Client => None,
             Self::Target | Self::BadAnswer => Some(502),
             Self::NoAnswer | Self::Idle => Some(504),
-            Self::NoBody => Some(408),
+            Self::NoBody | Self::Slow => Some(408),
             Self::Drained | Self::Stopped => Some(503),
             Self::BadBody => Some(400),
+            Self::BodyTooLong => Some(413),
         }
     }
 }

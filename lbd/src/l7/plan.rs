@@ -9,6 +9,7 @@ use common::time::Instant;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri};
 use lbd_core::http::answer::Answer;
+use lbd_core::http::bounds;
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version};
 use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
@@ -46,6 +47,8 @@ pub(super) struct Plan {
     pub(super) alone: bool,
     /// What it says about its target.
     pub(super) tied: Tied,
+    /// More came than `rate` allows.
+    pub(super) over_rate: bool,
     /// For the access log, if there is one.
     pub(super) asking: Option<Box<Asking>>,
 }
@@ -132,7 +135,7 @@ pub(super) struct Circumstances<'c> {
     pub(super) encrypted: Option<&'c Encrypted>,
     /// The process's clock.
     pub(super) now: Instant,
-    /// More came than `rate` allows.
+    /// More came than `rate` allows, unless it counts by a header.
     pub(super) over_rate: bool,
     /// The client's connection is not to be used again.
     pub(super) closing: bool,
@@ -147,6 +150,7 @@ impl Plan {
         let (Some(http), Some(site)) = (&around.route.service.config.http, &around.route.http) else {
             return Err(Fault::Target);
         };
+        bounds::check(head, http)?;
         // RFC 9110, section 15.5.20.
         if around.encrypted.is_some_and(|encrypted| !encrypted.is_for(head.authority.host())) {
             return Err(Fault::Misdirected);
@@ -176,12 +180,13 @@ impl Plan {
             alone: authenticates_connection(&head.fields)
                 || (has_body(head.body) && wants_no_body(head.method)),
             tied: Tied::default(),
+            over_rate: around.over_rate || over_header_rate(http, site, &asked, around),
             asking: around.route.service.access_log.as_ref().map(|_| {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
                 Box::new(Asking::of(head, rule, server_name))
             }),
         };
-        plan.step = if around.over_rate {
+        plan.step = if plan.over_rate {
             let seconds = around.route.service.guard.retry_after_seconds().to_string();
             plan.answer(http, &Answer { fields: &[("Retry-After", seconds)], ..Answer::plain(429) })
         } else {
@@ -301,6 +306,14 @@ fn http2_request(
     *request.version_mut() = http::Version::HTTP_2;
     *request.headers_mut() = map.into_inner();
     Ok(request)
+}
+
+/// Whether more came than `rate` allows, if it counts by a header. A request without that is counted by the client's address.
+fn over_header_rate(http: &Http, site: &Site, asked: &Asked<'_>, around: &Circumstances<'_>) -> bool {
+    let Some(name) = &http.rate_header else { return false };
+    let value = asked.fields.iter().find(|field| field.is(name)).map(|field| field.value);
+    let source = value.map_or(asked.client, |value| tie::key_of(site.hash_key, name, value));
+    !around.route.service.guard.within_rate(source, around.now)
 }
 
 /// Whether a body follows that has to be read.

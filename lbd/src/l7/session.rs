@@ -100,9 +100,6 @@ impl Session {
         let now = self.seat.worker.clock().at();
         let over_rate = guard.has_rate() && !guard.within_rate(self.ends.client.ip(), now);
         let head = head?;
-        if over_rate {
-            self.seat.counters().http.over_rate.add(1);
-        }
         let around = Circumstances {
             route,
             ends: &self.ends,
@@ -115,6 +112,9 @@ impl Session {
             closing: self.closing(),
         };
         let plan = Plan::make(&head, &around)?;
+        if plan.over_rate {
+            self.seat.counters().http.over_rate.add(1);
+        }
         plan.tied.count(&self.seat.counters().http);
         Ok(plan)
     }

@@ -519,7 +519,7 @@ fn is_host_value(text: &str) -> bool {
 }
 
 /// RFC 9110: `token = 1*tchar`.
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     let tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.len() <= 64 && text.bytes().all(tchar)
 }

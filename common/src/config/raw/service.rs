@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::access::{self, RawAccess, network};
-use super::http::header_changes;
+use super::http::{header_changes, is_token};
 use super::reader::{At, Cursor, Table, at};
 use super::rule::{self, RawRules, References, forward_form, only_http};
 use super::tls::{self, RawTls};
@@ -54,6 +54,10 @@ pub(crate) struct RawHttp {
     pub(crate) header_bytes_max: Option<usize>,
     pub(crate) http2: Option<bool>,
     pub(crate) streams_max: Option<u32>,
+    pub(crate) uri_bytes_max: Option<usize>,
+    pub(crate) body_bytes_max: Option<u64>,
+    pub(crate) body_bytes_per_second_min: Option<u32>,
+    pub(crate) rate_header: Option<String>,
 }
 
 /// `timeout`.
@@ -73,7 +77,8 @@ pub(crate) struct RawTimeouts {
 const MODES: &[(&str, &str)] =
     &[("nat", "nat"), ("dsr", "dsr"), ("tcp", "tcp"), ("udp", "udp"), ("http", "http")];
 const ON_UNHEALTHY: &[(&str, OnUnhealthy)] = &[("reset", OnUnhealthy::Reset), ("move", OnUnhealthy::Move)];
-const RATE_KEYS: &[(&str, RateKey)] = &[("source_ip", RateKey::SourceIp), ("service", RateKey::Service)];
+const RATE_KEYS: &[(&str, RateKey)] =
+    &[("source_ip", RateKey::SourceIp), ("header", RateKey::Header), ("service", RateKey::Service)];
 const RATE_SCOPES: &[(&str, RateScope)] = &[("node", RateScope::Node), ("pair", RateScope::Pair)];
 const LOG_FORMATS: &[(&str, AccessLogFormat)] =
     &[("json", AccessLogFormat::Json), ("line", AccessLogFormat::Line)];
@@ -84,8 +89,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The most that a request's head may be allowed to have: it is read into one buffer of a worker.
-const HEADER_BYTES_MAX: usize = 64 * 1024;
-const HEADER_BYTES_MIN: usize = 1024;
+const HEADER_BYTES: [u64; 2] = [1 << 10, 1 << 16];
+const URI_BYTES: [u64; 2] = [128, 1 << 16];
+const BODY_BYTES: [u64; 2] = [0, 1 << 40];
 
 /// Of a connection of HTTP/2: each may hold a buffer in either direction.
 const STREAMS_MAX: u32 = 1000;
@@ -115,7 +121,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
         mode,
         timeout: table.get("timeout").and_then(|c| timeouts(&c, word, out)).unwrap_or_default(),
         limits: limits(table.get("limits").as_ref(), word, &mut http, &mut proxy_keys, out),
-        rate: table.get("rate").and_then(|c| rate(&c, out)),
+        rate: table.get("rate").and_then(|c| rate(&c, word, &mut http, out)),
         accept_proxy: table.get("accept_proxy").and_then(|c| networks(&c, out)),
         transparent: table.get("transparent").and_then(|c| c.boolean(out)).unwrap_or(false),
         access: table.get("access").and_then(|c| access::read(&c, out)).unwrap_or_default(),
@@ -216,17 +222,30 @@ fn limits(
     }
     limits.max_connections_per_source = number("max_connections_per_source", out);
     if mode.is_none_or(|mode| mode == "http") {
-        http.header_bytes_max =
-            table.get("max_header_bytes").and_then(|c| size(&c, HEADER_BYTES_MIN, HEADER_BYTES_MAX, out));
         http.streams_max = table.get("max_streams").and_then(|c| c.integer(1, STREAMS_MAX, out));
+        let mut size = |key, bounds, range, out: &mut Problems| size(&table.get(key)?, bounds, range, out);
+        let header = size("max_header_bytes", HEADER_BYTES, "1 to 64 KiB", out);
+        let uri = size("max_uri_bytes", URI_BYTES, "128 B to 64 KiB", out);
+        http.header_bytes_max = header.and_then(|size| usize::try_from(size).ok());
+        http.uri_bytes_max = uri.and_then(|size| usize::try_from(size).ok());
+        http.body_bytes_max = size("max_body_bytes", BODY_BYTES, "0 B to 1024 GiB", out);
+        http.body_bytes_per_second_min =
+            table.get("min_body_bytes_per_second").and_then(|c| c.integer(1_u32, 1_000_000, out));
     } else {
-        only_http(&mut table, &["max_header_bytes", "max_streams"], out);
+        let keys = [
+            "max_header_bytes",
+            "max_uri_bytes",
+            "max_body_bytes",
+            "min_body_bytes_per_second",
+            "max_streams",
+        ];
+        only_http(&mut table, &keys, out);
     }
     table.finish(out);
     limits
 }
 
-fn size(cursor: &Cursor<'_>, min: usize, max: usize, out: &mut Problems) -> Option<usize> {
+fn size(cursor: &Cursor<'_>, [min, max]: [u64; 2], range: &str, out: &mut Problems) -> Option<u64> {
     let text = cursor.string(out)?;
     let key = cursor.key();
     let value = quoted(text.get_ref());
@@ -234,23 +253,36 @@ fn size(cursor: &Cursor<'_>, min: usize, max: usize, out: &mut Problems) -> Opti
         out.add(cursor.span(), Problem::BadSize { key, value });
         return None;
     };
-    let size = usize::try_from(size).ok().filter(|size| (min..=max).contains(size));
-    if size.is_none() {
-        let range = format!("{} to {} KiB", min >> 10, max >> 10);
-        out.add(cursor.span(), Problem::OutOfRange { key, value, range });
+    if !(min..=max).contains(&size) {
+        out.add(cursor.span(), Problem::OutOfRange { key, value, range: range.to_owned() });
+        return None;
     }
-    size
+    Some(size)
 }
 
-fn rate(cursor: &Cursor<'_>, out: &mut Problems) -> Option<Rate> {
+fn rate(cursor: &Cursor<'_>, mode: Option<&str>, http: &mut RawHttp, out: &mut Problems) -> Option<Rate> {
     let mut table = cursor.table(out)?;
-    let key = table.required("key", out).and_then(|c| c.word(RATE_KEYS, out));
+    let written = table.required("key", out);
+    let key = written.as_ref().and_then(|c| c.word(RATE_KEYS, out)).map(At::into_inner);
+    let by_header = key == Some(RateKey::Header);
+    let name = if by_header { table.required("name", out) } else { table.get("name") };
     let requests = table.required("requests", out).and_then(|c| c.integer(1_u32, 1_000_000_000, out));
     let per = table.required("per", out).and_then(|c| c.duration(MS, DAY, out));
     let scope = table.get("scope").and_then(|c| c.word(RATE_SCOPES, out));
     table.finish(out);
+    if let (Some(name), Some(RateKey::SourceIp | RateKey::Service)) = (&name, key) {
+        let needs = "key = \"header\"".to_owned();
+        out.add(name.span(), Problem::KeyWithout { key: name.key(), needs });
+    }
+    if let Some(written) = written.filter(|_| by_header && mode.is_some_and(|mode| mode != "http")) {
+        let (key, needs) = (format!("{} = \"header\"", written.key()), "mode = \"http\"".to_owned());
+        out.add(written.span(), Problem::KeyWithout { key, needs });
+    }
+    let problem = |key, value| Problem::BadFieldName { key, value };
+    let name = name.and_then(|c| c.string_that(is_token, problem, out));
+    http.rate_header = name.filter(|_| by_header).map(|name| name.get_ref().to_ascii_lowercase());
     let scope = scope.map(At::into_inner).unwrap_or_default();
-    Some(Rate { key: key?.into_inner(), requests: requests?, per: per?.into_inner(), scope })
+    Some(Rate { key: key?, requests: requests?, per: per?.into_inner(), scope })
 }
 
 fn networks(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<Vec<At<ipnet::IpNet>>>> {

@@ -66,6 +66,7 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
         "B" => 1,
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
         _ => return None,
     };
     number.checked_mul(factor)

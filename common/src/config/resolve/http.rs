@@ -305,5 +305,9 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
         header_bytes_max: http.header_bytes_max.unwrap_or(HEADER_BYTES_DEFAULT),
         http2: http.http2.unwrap_or(http.tls.is_some()),
         streams_max: http.streams_max.unwrap_or(STREAMS_DEFAULT),
+        uri_bytes_max: http.uri_bytes_max,
+        body_bytes_max: http.body_bytes_max,
+        body_bytes_per_second_min: http.body_bytes_per_second_min,
+        rate_header: http.rate_header.clone(),
     })
 }

@@ -34,6 +34,14 @@ pub struct Http {
     pub http2: bool,
     /// How many requests a connection of HTTP/2 may have under way; 1 to 1,000, 100 by default.
     pub streams_max: u32,
+    /// The longest path with its query in bytes; 128 to 65,536, by default what the head has room for.
+    pub uri_bytes_max: Option<usize>,
+    /// The longest body of a request in bytes; up to 2^40, any by default.
+    pub body_bytes_max: Option<u64>,
+    /// So many bytes of a body a client has to send, or to take, each second that it is waited for, after 10 s; 1 to 1,000,000, any number by default.
+    pub body_bytes_per_second_min: Option<u32>,
+    /// The field whose values `rate` counts each by itself, in lower case, if it does. Requests without it are counted by the client's address.
+    pub rate_header: Option<String>,
 }
 
 impl Http {

@@ -284,6 +284,8 @@ pub enum RateScope {
 pub enum RateKey {
     /// Each client address by itself.
     SourceIp,
+    /// Each value of the field [`Http::rate_header`](super::Http::rate_header) by itself; `http` only.
+    Header,
     /// The whole service.
     Service,
 }

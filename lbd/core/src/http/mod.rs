@@ -8,11 +8,13 @@
 
 pub mod affinity;
 pub mod answer;
+pub mod bounds;
 pub mod budget;
 pub mod conduct;
 pub mod cookie;
 pub mod fields;
 pub mod framing;
+pub mod pace;
 pub mod pass_on;
 pub mod route;
 

@@ -5,6 +5,7 @@ mod bodies;
 mod failures;
 mod forwarding;
 mod life;
+mod limits;
 mod peers;
 mod real;
 mod route;

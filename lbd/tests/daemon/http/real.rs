@@ -8,7 +8,7 @@ use crate::real::Nginx;
 use crate::support::{Lbd, free, own_ip};
 
 /// What curl prints.
-fn curl(arguments: &[&str]) -> String {
+pub(super) fn curl(arguments: &[&str]) -> String {
     let output = Command::new("curl").args(["-sS", "--max-time", "20"]).args(arguments).output();
     let output = output.expect("curl runs");
     assert!(output.status.success(), "curl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

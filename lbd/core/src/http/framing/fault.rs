@@ -73,6 +73,9 @@ pub enum Fault {
     /// The end of the connection within a message.
     #[error("the connection ended within the message")]
     Truncated,
+    /// A body that is longer than the service takes.
+    #[error("the body is longer than it may be")]
+    BodyTooLong,
     /// The request has come through here before.
     #[error("the request has come through here before, see its Via")]
     Loop,
@@ -83,7 +86,7 @@ pub enum Fault {
 
 impl Fault {
     /// How many there are.
-    pub const COUNT: usize = 25;
+    pub const COUNT: usize = 26;
 
     /// All of them, in the order of [`Self::index`].
     pub const ALL: [Self; Self::COUNT] = [
@@ -110,6 +113,7 @@ impl Fault {
         Self::ChunkEnd,
         Self::Trailer,
         Self::Truncated,
+        Self::BodyTooLong,
         Self::Loop,
         Self::Misdirected,
     ];
@@ -147,6 +151,7 @@ impl Fault {
             Self::ChunkEnd => "chunk_end",
             Self::Trailer => "trailer",
             Self::Truncated => "truncated",
+            Self::BodyTooLong => "body_too_long",
             Self::Loop => "loop",
             Self::Misdirected => "misdirected",
         }
@@ -156,6 +161,7 @@ impl Fault {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
+            Self::BodyTooLong => 413,
             Self::LineTooLong => 414,
             Self::Expect => 417,
             Self::Misdirected => 421,
