@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::config::{
-    self, Algorithm, Attach, Auth, Config, Discover, DiscoverSource, Dsr, FlowTimeouts, HealthCheck, Kernel,
-    Method, Mode, OnUnhealthy, Protocol, ProxyVersion, RateKey, TlsVersion, Transport, VrrpVersion,
+    self, Algorithm, Attach, Auth, Config, Discover, DiscoverSource, Dsr, FlowTimeouts, HealthCheck,
+    HttpAuth, Kernel, Method, Mode, OnUnhealthy, Protocol, ProxyVersion, RateKey, StickyBy, TlsVersion,
+    Transport, VrrpVersion,
 };
 
 fn folder() -> PathBuf {
@@ -286,4 +287,19 @@ fn edge_and_sidecar_need_no_pair() {
         example("edge.toml").target_groups[1].discover,
         Some(Discover { refresh: Some(_), .. })
     ));
+}
+
+#[test]
+fn sessions_shows_who_comes_back_and_who_is_let_in() {
+    let config = example("sessions.toml");
+    let by: Vec<_> =
+        config.target_groups.iter().map(|group| group.sticky.as_ref().map(|it| &it.by)).collect();
+    assert!(matches!(
+        by[..],
+        [Some(StickyBy::Cookie(_)), Some(StickyBy::Cookie(_)), Some(StickyBy::AppCookie(_)), None]
+    ));
+    let http = config.services[0].http.as_ref().unwrap();
+    let auths: Vec<_> = http.rules.iter().map(|rule| http.auth_of(Some(rule))).collect();
+    assert!(matches!(auths[..], [Some(HttpAuth::Basic(_)), None, Some(HttpAuth::Jwt(_))]), "{auths:?}");
+    assert_eq!(http.rules[0].access.allow.len(), 2);
 }

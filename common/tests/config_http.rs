@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::config::{
-    self, Action, Condition, Config, Http, Mode, PathPattern, SameSite, StickyBy, StickyCookie,
+    self, Action, Condition, Config, Http, HttpAuth, Mode, PathPattern, SameSite, StickyBy, StickyCookie,
 };
 
 fn parse(rules: &str) -> Result<Config, config::Diagnostics> {
@@ -130,6 +130,30 @@ fn requests_have_bounds() {
     assert_eq!((http.body_bytes_per_second_min, http.rate_header.as_deref()), (Some(500), Some("x-key")));
     let http = accept("forward = \"g\"\nrate = { key = \"service\", requests = 5, per = \"1s\" }");
     assert_eq!((http.uri_bytes_max, http.body_bytes_max, http.rate_header), (None, None, None));
+}
+
+#[test]
+fn who_is_let_in_and_what_is_said_otherwise() {
+    let text = "forward = \"g\"\nauth = { basic = { users = \"users\" } }\n\
+                [[service.rule]]\nwhen = { path = \"/open\" }\nforward = \"g\"\nauth = \"none\"\n\
+                [[service.rule]]\nwhen = { path = \"/token\" }\nforward = \"g\"\n\
+                auth = { jwt = { keys = \"keys.json\", issuer = [\"i\"], audience = [\"a\", \"b\"], leeway = \"0s\", claims = { sub = \"X-User\" } } }\n\
+                [[service.rule]]\nwhen = { path = \"/same\" }\nrespond = { status = 204 }";
+    let http = accept(text);
+    let Some(HttpAuth::Basic(basic)) = &http.auth else { panic!("{:?}", http.auth) };
+    assert_eq!(
+        (basic.users.path.to_str(), basic.realm.as_str(), &basic.user_header),
+        (Some("users"), "s", &None)
+    );
+    assert_eq!(http.auth_of(None), http.auth.as_ref());
+    assert_eq!(http.auth_of(Some(&http.rules[0])), None);
+    let Some(HttpAuth::Jwt(jwt)) = http.auth_of(Some(&http.rules[1])) else { panic!("{:?}", http.rules[1]) };
+    assert_eq!(
+        (jwt.keys.path.to_str(), jwt.leeway, jwt.audiences.len()),
+        (Some("keys.json"), Duration::ZERO, 2)
+    );
+    assert_eq!(http.auth_of(Some(&http.rules[2])), http.auth.as_ref(), "as the service's");
+    assert_eq!(http.auths().flat_map(HttpAuth::told_in).collect::<Vec<_>>(), ["X-User"]);
 }
 
 #[test]

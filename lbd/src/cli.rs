@@ -15,7 +15,7 @@ use lbd_core::group::Admin;
 
 use crate::flows::{self, FlowsWanted};
 use crate::l4::kernel::{self, DoctorOptions};
-use crate::{access_log, api, prober, process, reload, route, run, simulate, status, tls};
+use crate::{access_log, api, load, prober, process, reload, route, run, simulate, status};
 
 /// Tandem's load balancer: forwards the traffic of the pair's virtual IPs to healthy targets.
 #[derive(Debug, Parser)]
@@ -173,7 +173,7 @@ fn parse_admin(text: &str) -> Result<Admin, &'static str> {
 }
 
 fn check(options: &Options) -> anyhow::Result<String> {
-    let (config, soon) = tls::check(&options.config)?;
+    let (config, soon) = load::check(&options.config)?;
     if let Some(node) = &options.node {
         reload::check_node(&config, node)?;
     }
@@ -224,7 +224,7 @@ fn doctor(options: &Options, wanted: &DoctorOptions) -> anyhow::Result<String> {
         node = options.node_name(config);
         node.clone()
     });
-    let config = config.map(|(config, _)| config).map_err(anyhow::Error::from);
+    let config = config.map(|loaded| loaded.config).map_err(anyhow::Error::from);
     let running = status::read(&options.run_dir).ok();
     kernel::doctor(config, &node, &options.run_dir, running.as_ref(), wanted)
 }

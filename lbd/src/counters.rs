@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lbd_core::histogram::{Counts, Histogram};
+use lbd_core::http::auth::Denied;
 use lbd_core::http::conduct::Offence;
 use lbd_core::http::framing::Fault;
 use lbd_core::udp_sessions::{DatagramDrop, SessionEnd};
@@ -103,6 +104,8 @@ pub(crate) struct HttpCounters {
     pub(crate) faults: [Counter; Fault::COUNT],
     /// Tandem's own cookies that did not count, by [`crate::l7::Rejected`].
     pub(crate) cookies: [Counter; crate::l7::Rejected::COUNT],
+    /// Requests that were not let in, by [`Denied`].
+    pub(crate) denied: [Counter; Denied::COUNT],
     /// Requests over `rate`.
     pub(crate) over_rate: Counter,
     /// Requests whose answer did not come to its end, by [`crate::l7::Cut`].

@@ -40,6 +40,7 @@
 //! | `tandem_lbd_service_http_requests_cut_total` | counter | `service`, `reason` (`client`, `target`, `bad_answer`, `no_answer`: within `timeout.response`, `no_body`, `idle`, `drained`, `stopped`, `bad_body`, `body_too_long`, `slow`: below `limits.min_body_bytes_per_second`) | requests whose answer did not come to its end |
 //! | `tandem_lbd_service_http_requests_resent_total` | counter | `service`, `result` (`sent`, `refused`: too many had been) | requests sent to a target again, because the connection ended before an answer came |
 //! | `tandem_lbd_service_http_sticky_cookies_rejected_total` | counter | `service`, `reason` (`forged`: none that a node of the pair has made for the group, `stale`: older than `ttl`, `gone`: its target is not there any more, or takes nobody) | cookies of Tandem's own that did not count |
+//! | `tandem_lbd_service_http_requests_denied_total` | counter | `service`, `reason` (`access`: by the rule's list, `missing`, `malformed`, `credentials`, `busy`: too many passwords were being compared, `algorithm`, `signature`, `expired`, `not_yet`, `issuer`, `audience`) | requests that were not let in by `auth`, or by `access` of a rule |
 //! | `tandem_lbd_service_http_over_rate_total` | counter | `service` | requests over `rate` |
 //! | `tandem_lbd_service_http_reused_connections_total` | counter | `service` | requests sent on a kept connection |
 //! | `tandem_lbd_service_http_tunnels_total` | counter | `service` | connections that became tunnels (WebSocket) |

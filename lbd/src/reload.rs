@@ -19,11 +19,12 @@ use crate::change::{Asked, Reply};
 use crate::discover::{Discoverer, Ticket};
 use crate::l4::kernel::{KernelError, Prepared};
 use crate::l4::{BindError, bind_all, udp};
+use crate::load::{self, Loaded};
 use crate::prober::{self, Prober, UnusableCheck};
 use crate::replication::Heed;
 use crate::shared::Shared;
 use crate::snapshot::{Carry, Snapshot, Target, hash_key};
-use crate::tls::{self, TlsSet};
+use crate::tls::TlsSet;
 use crate::worker::{Command, Workers};
 use crate::{stop, summary};
 
@@ -143,8 +144,9 @@ impl Parts {
         let file = self.shared.config_file.clone();
         let secret = self.shared.life.ticket_secret.clone();
         let tls_before = Arc::clone(&self.shared.snapshot.load().tls);
-        let load = move || tls::load(&file, &secret, &tls_before);
-        let (config, tls) = tokio::task::spawn_blocking(load).await.map_err(|_| ReloadError::Cancelled)??;
+        let load = move || load::load(&file, &secret, &tls_before);
+        let Loaded { config, tls, files } =
+            tokio::task::spawn_blocking(load).await.map_err(|_| ReloadError::Cancelled)??;
         check_node(&config, &self.shared.life.node)?;
         prober::check_config(&config)?;
         let before = self.shared.snapshot.load_full();
@@ -152,7 +154,7 @@ impl Parts {
         let logs = AccessLogs::of(&config, &before.access_logs)?;
         let carry =
             Carry::from(self.shared.life.clone(), key, &before, &self.shared.removed()).logging_to(logs);
-        let carry = carry.encrypting_by(tls);
+        let carry = carry.encrypting_by(tls).reading(files);
         let config = Arc::new(config);
         let next = Arc::new(Snapshot::build(Arc::clone(&config), &carry));
         let changed = |mode| Difference::between(before.addresses(mode), next.addresses(mode));
@@ -333,9 +335,9 @@ pub(crate) fn load_for_node(
     file: &Path,
     secret: &PairKey,
     node: impl FnOnce(&Config) -> String,
-) -> Result<(Config, TlsSet), ReloadError> {
-    let (config, tls) = tls::load(file, secret, &TlsSet::default())?;
-    check_node(&config, &node(&config))?;
-    prober::check_config(&config)?;
-    Ok((config, tls))
+) -> Result<Loaded, ReloadError> {
+    let loaded = load::load(file, secret, &TlsSet::default())?;
+    check_node(&loaded.config, &node(&loaded.config))?;
+    prober::check_config(&loaded.config)?;
+    Ok(loaded)
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use common::config::{self, Action, Config, Http, HttpRule, Mode, Service};
+use common::config::{self, Action, Config, Http, HttpAuth, HttpRule, Mode, Service};
 use common::hash::HashKey;
 use lbd_core::http::framing::{RequestHead, parse_request};
 use lbd_core::http::route::{Arrival, Asked, Outcome, location, obstacle, rewritten, route};
@@ -124,6 +124,21 @@ fn tell(out: &mut String, http: &Http, asked: &Asked<'_>, arrival: Arrival, key:
     }
     if met.is_none() {
         line(out, format_args!("no rule is met"));
+    }
+    match http.auth_of(routed.rule.map(|(_, rule)| rule)) {
+        Some(HttpAuth::Basic(basic)) => {
+            line(
+                out,
+                format_args!("only for whoever has a name and password of {}", basic.users.path.display()),
+            );
+        }
+        Some(HttpAuth::Jwt(jwt)) => {
+            line(
+                out,
+                format_args!("only for whoever has a token signed by a key of {}", jwt.keys.path.display()),
+            );
+        }
+        Some(HttpAuth::Nobody) | None => {}
     }
     match routed.outcome {
         Outcome::Forward(group) => {

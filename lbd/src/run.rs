@@ -23,6 +23,7 @@ use crate::clock::{Clock, unix_now};
 use crate::discover::Discoverer;
 use crate::l4::kernel::{Chance, Kernel, Prepared};
 use crate::l4::{Departures, Listeners, bind_all, udp};
+use crate::load::Loaded;
 use crate::peer::PeerLink;
 use crate::prober::Prober;
 use crate::reload::{Parts, Request, load_for_node};
@@ -44,7 +45,8 @@ const LAST_WORD: Duration = Duration::from_millis(50);
 pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::Result<()> {
     let _flush = logging::start().context("cannot start the thread that writes the log")?;
     let ticket_secret = random::secret().context("cannot make a secret for the tickets of TLS sessions")?;
-    let (config, tls) = load_for_node(&options.config, &ticket_secret, |config| options.node_name(config))?;
+    let loaded = load_for_node(&options.config, &ticket_secret, |config| options.node_name(config))?;
+    let Loaded { config, tls, files } = loaded;
     let node = options.node_name(&config);
     let run_dir = process::RunDir::take(&options.run_dir)?;
     let open_files = process::raise_open_files().context("cannot raise the limit of open files")?;
@@ -70,7 +72,7 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
     let key = hash_key(&config, prepared.as_ref().and_then(Prepared::hash_key));
     let config_hash = config.hash;
     let logs = AccessLogs::of(&config, &AccessLogs::default())?;
-    let carry = Carry::nothing(life.clone(), key).logging_to(logs).encrypting_by(tls);
+    let carry = Carry::nothing(life.clone(), key).logging_to(logs).encrypting_by(tls).reading(files);
     let snapshot = Arc::new(Snapshot::build(Arc::new(config), &carry));
     snapshot.adopt(clock.now());
     let addresses = |mode| snapshot.addresses(mode).collect::<Vec<_>>();

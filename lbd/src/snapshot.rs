@@ -28,6 +28,7 @@ use crate::counters::{ServiceCounters, Sharded};
 use crate::l4::Guard;
 use crate::l4::kernel::Sessions;
 use crate::random;
+use crate::site_files::SiteFiles;
 use crate::tls::{Termination, TlsSet};
 
 /// One configuration, ready for use. Never changed, only replaced as a whole.
@@ -49,6 +50,8 @@ pub(crate) struct Snapshot {
     pub(crate) access_logs: AccessLogs,
     /// Certificates and what else TLS needs.
     pub(crate) tls: Arc<TlsSet>,
+    /// What the other files hold that `http` services name.
+    pub(crate) files: Arc<SiteFiles>,
     groups_by_name: HashMap<String, Arc<Group>>,
 }
 
@@ -65,6 +68,8 @@ pub(crate) struct Service {
     pub(crate) http_groups: Vec<Arc<Group>>,
     /// Who is let in.
     pub(crate) guard: Guard,
+    /// What the files hold that it names.
+    pub(crate) files: Arc<SiteFiles>,
     /// Where its connections are logged, if they are.
     pub(crate) access_log: Option<Sink>,
     /// How its connections are encrypted, if they are.
@@ -150,6 +155,7 @@ pub(crate) struct Carry {
     targets: HashMap<TargetKey, Arc<Target>>,
     access_logs: AccessLogs,
     tls: Arc<TlsSet>,
+    files: Arc<SiteFiles>,
     /// The generation of the snapshot before.
     generation: u64,
 }
@@ -166,6 +172,7 @@ impl Carry {
             targets: HashMap::new(),
             access_logs: AccessLogs::default(),
             tls: Arc::default(),
+            files: Arc::default(),
             generation: 0,
         }
     }
@@ -182,6 +189,7 @@ impl Carry {
             targets: targets.map(|target| (target.key.clone(), Arc::clone(target))).collect(),
             access_logs: snapshot.access_logs.clone(),
             tls: Arc::clone(&snapshot.tls),
+            files: Arc::clone(&snapshot.files),
             generation: snapshot.generation,
             ..Self::nothing(life, hash_key)
         }
@@ -195,6 +203,11 @@ impl Carry {
     /// With this TLS instead of that of before.
     pub(crate) fn encrypting_by(self, tls: TlsSet) -> Self {
         Self { tls: Arc::new(tls), ..self }
+    }
+
+    /// With the contents of these files instead of those of before.
+    pub(crate) fn reading(self, files: SiteFiles) -> Self {
+        Self { files: Arc::new(files), ..self }
     }
 
     /// The target of this key, which may have been there before.
@@ -231,6 +244,7 @@ impl Snapshot {
                 rules: service.rules.iter().filter_map(named).collect(),
                 guard: Guard::new(service, before.map(|before| &before.guard), &carry.life.bell),
                 tls: carry.tls.service(&service.name),
+                files: Arc::clone(&carry.files),
                 access_log: service.access_log.as_ref().and_then(|log| carry.access_logs.sink(log)),
                 shared: before.map_or_else(fresh, |before| Arc::clone(&before.shared)),
             });
@@ -247,6 +261,7 @@ impl Snapshot {
             hash_key: carry.hash_key,
             access_logs: carry.access_logs.clone(),
             tls: Arc::clone(&carry.tls),
+            files: Arc::clone(&carry.files),
             groups_by_name,
         }
     }

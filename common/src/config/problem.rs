@@ -110,6 +110,8 @@ problems! {
     PathForm { key, value, why } => "{key}: no request has the path {value}: {why}",
     /// A text that cannot be made an address of.
     BadTemplate { key, value, reason } => "{key}: {value} cannot be filled in: {reason}",
+    /// A realm that cannot be written between quotes.
+    BadRealm { key, value } => "{key}: {value} cannot be a realm: up to 255 visible ASCII characters and spaces, without '\"' and '\\\\'",
     /// A redirect to nowhere.
     BadLocation { key, value } => "{key}: {value} is nowhere to be sent to, it begins with \"https://\", \"http://\", \"{{scheme}}://\", \"{{path}}\" or one '/'",
     /// A pin that is none.

@@ -15,6 +15,8 @@ use lbd_core::sni::SniRules;
 #[derive(Debug)]
 pub(crate) struct Guard {
     access: Option<AccessList>,
+    /// The same of each rule of `http`, in the file's order.
+    rules: Vec<Option<AccessList>>,
     /// The proxies whose header names the client.
     trusted: Option<AccessList>,
     /// The proxies whose word on their clients is taken, with `http`.
@@ -36,20 +38,18 @@ pub(crate) enum Limiter {
 impl Guard {
     /// The guard of a service. The buckets of a rate that has not changed are those of `before`.
     pub(crate) fn new(service: &config::Service, before: Option<&Self>, bell: &Arc<Bell>) -> Self {
-        let lists = &service.access;
-        let entry = |entry: &config::AccessEntry, allowed| AccessEntry {
-            network: entry.network,
-            allowed,
-            tag: entry.tag.clone(),
-        };
-        let allowed = lists.allow.iter().map(|it| entry(it, true));
-        let entries: Vec<AccessEntry> = allowed.chain(lists.deny.iter().map(|it| entry(it, false))).collect();
         let trusted = |&network: &IpNet| AccessEntry { network, allowed: true, tag: None };
         let forwarders = service.http.iter().flat_map(|http| &http.trust_forwarded).map(trusted).collect();
         let trusted: Vec<AccessEntry> = service.accept_proxy.iter().map(trusted).collect();
         let list = |entries: Vec<AccessEntry>| (!entries.is_empty()).then(|| AccessList::new(entries));
         Self {
-            access: list(entries),
+            access: access(&service.access),
+            rules: service
+                .http
+                .iter()
+                .flat_map(|http| &http.rules)
+                .map(|rule| access(&rule.access))
+                .collect(),
             trusted: list(trusted),
             forwarders: list(forwarders),
             rate: service.rate.map(|rate| (rate, limiter(rate, before, bell))),
@@ -78,9 +78,19 @@ impl Guard {
         self.access.as_ref().is_none_or(|list| list.check(client).allowed)
     }
 
-    /// The tag of the entry that says so.
-    pub(crate) fn tag(&self, client: IpAddr) -> Option<&str> {
-        self.access.as_ref()?.check(client).tag
+    /// Whether requests of `client` that meet this rule are answered.
+    pub(crate) fn rule_allows(&self, rule: Option<usize>, client: IpAddr) -> bool {
+        self.of_rule(rule).is_none_or(|list| list.check(client).allowed)
+    }
+
+    /// The tag of the entry that says so, of the rule or of the service.
+    pub(crate) fn tag(&self, rule: Option<usize>, client: IpAddr) -> Option<&str> {
+        let of_rule = self.of_rule(rule).and_then(|list| list.check(client).tag);
+        of_rule.or_else(|| self.access.as_ref()?.check(client).tag)
+    }
+
+    fn of_rule(&self, rule: Option<usize>) -> Option<&AccessList> {
+        self.rules.get(rule?)?.as_ref()
     }
 
     /// Whether there is a rate, so that it takes the time; one that counts by a header is looked at once there is one.
@@ -110,6 +120,18 @@ impl Guard {
             _ => 0,
         }
     }
+}
+
+/// A list, if there is anything in it.
+fn access(lists: &config::Access) -> Option<AccessList> {
+    let entry = |entry: &config::AccessEntry, allowed| AccessEntry {
+        network: entry.network,
+        allowed,
+        tag: entry.tag.clone(),
+    };
+    let allowed = lists.allow.iter().map(|it| entry(it, true));
+    let entries: Vec<AccessEntry> = allowed.chain(lists.deny.iter().map(|it| entry(it, false))).collect();
+    (!entries.is_empty()).then(|| AccessList::new(entries))
 }
 
 fn limiter(rate: config::Rate, before: Option<&Guard>, bell: &Arc<Bell>) -> Arc<Limiter> {

@@ -137,7 +137,7 @@ impl Journal {
             client: details.ends.client,
             proxy: details.proxy,
             listen: details.ends.local,
-            tag: route.service.guard.tag(details.ends.client.ip()),
+            tag: route.service.guard.tag(None, details.ends.client.ip()),
             sni: details.server_name.as_deref(),
             group: &details.group,
             target: details.target.as_ref().map(|target| target.key.id.as_str()),

@@ -174,7 +174,7 @@ impl Connection {
         let route = self.session.refreshed();
         let journal = Journal::begin(&route, begin);
         let parsed = parse_request(&self.stream.inbound.bytes()[head.clone()]);
-        let made = self.session.plan(&route, parsed);
+        let made = self.session.plan(&route, parsed, &self.watch).await;
         match made {
             Ok(plan) => {
                 self.stream.inbound.consume(head.end);

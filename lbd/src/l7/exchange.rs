@@ -123,6 +123,8 @@ impl Exchange<'_> {
         journal.understood(plan.asking.take());
         match std::mem::replace(&mut plan.step, Step::nothing()) {
             Step::Forward(pool, head) => self.forward(route, plan, pool, head, journal).await,
+            // Nothing is left to be compared.
+            Step::Compare(_) => self.plain(route, journal, 503, "busy").await,
             Step::Answer(own) => {
                 let kept = plan.afterwards() != Afterwards::Closed;
                 self.own_answer(route, journal, own, "answered", kept).await
@@ -429,7 +431,13 @@ impl Exchange<'_> {
     /// Begins with what goes to the target.
     fn begin(&mut self, trip: &Trip<'_>, reached: &mut Reached, occupied: &Occupied) -> Result<Flow, Failed> {
         let (plan, ends) = (trip.plan, &self.session.ends);
-        let reader = BodyReader::of_request(plan.body);
+        let mut reader = BodyReader::of_request(plan.body);
+        if plan.drops_trailers {
+            reader = reader.without_trailers();
+            if let Client::Http2(asker) = &mut self.client {
+                asker.drop_trailers();
+            }
+        }
         let http = trip.route.service.config.http.as_ref();
         let quota = Quota::new(http.and_then(|http| http.body_bytes_max));
         let (mut source, _) = self.client.halves();

@@ -145,6 +145,7 @@ impl Journal {
         let (Some(at), Some(sink)) = (self.at, &route.service.access_log) else { return };
         let target = self.target.as_ref().or(self.way.failed.as_ref());
         let queued = self.way.queued.unwrap_or_default();
+        let rule = self.asking.as_ref().and_then(|asking| asking.rule);
         let request = self.asking.as_ref().map(|asking| Request {
             method: &asking.method,
             host: &asking.host,
@@ -163,7 +164,7 @@ impl Journal {
             client: ends.client,
             proxy: None::<SocketAddr>,
             listen: ends.local,
-            tag: route.service.guard.tag(ends.client.ip()),
+            tag: route.service.guard.tag(rule, ends.client.ip()),
             sni: self.asking.as_ref().and_then(|asking| asking.server_name.as_deref()),
             group: self.group.as_deref().or(target.map(|it| it.key.group.as_str())).unwrap_or("-"),
             target: target.map(|target| target.key.id.as_str()),

@@ -5,6 +5,7 @@
 //! speak either protocol, and what becomes of a request (`plan`, `exchange`) is the same for all. Connections to targets are kept by the
 //! worker and used by whichever client comes next. A connection that waits holds no buffer; a body is never held as a whole.
 
+mod admit;
 mod answering;
 mod client;
 mod exchange;
@@ -14,6 +15,7 @@ mod http2;
 mod journal;
 mod kept;
 mod passage;
+mod passwords;
 mod patience;
 mod plan;
 mod secure;

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 pub(super) struct Patience {
     idle: Duration,
     /// Of what the client sends, and of what it takes.
-    paces: Option<[Pace; 2]>,
+    paces: Option<Box<[Pace; 2]>>,
     /// Whether it is the client's pace that ends the wait.
     slow: bool,
 }
@@ -24,13 +24,13 @@ impl Patience {
     /// As a service has it.
     pub(super) fn new(service: &Service) -> Self {
         let slowest = service.http.as_ref().and_then(|http| http.body_bytes_per_second_min);
-        let paces = slowest.map(|slowest| [Pace::new(slowest); 2]);
+        let paces = slowest.map(|slowest| Box::new([Pace::new(slowest); 2]));
         Self { idle: service.timeout.idle, paces, slow: false }
     }
 
     /// How long may be waited from now on. `up` is the request while it is not all sent, `down` the answer once there is one.
     pub(super) fn limit(&mut self, up: Option<&Flow>, down: Option<&Flow>, clock: Clock) -> Duration {
-        let Some([sends, takes]) = &mut self.paces else { return self.idle };
+        let Some([sends, takes]) = self.paces.as_deref_mut() else { return self.idle };
         let now = clock.at();
         let up = up.and_then(|up| sends.moved(up.moved(), !up.is_writing(), now));
         let down = down.and_then(|down| takes.moved(down.moved(), down.is_writing(), now));

@@ -9,15 +9,18 @@ use common::time::Instant;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri};
 use lbd_core::http::answer::Answer;
+use lbd_core::http::auth::Denied;
 use lbd_core::http::bounds;
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version};
 use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
 use lbd_core::http::route::{Arrival, Asked, Outcome, Routed, location, rewritten, route};
 
+use super::admit::{Admission, admit};
 use super::handshake::Encrypted;
 use super::http2::Map;
 use super::journal::Asking;
+use super::passwords::{Compared, Comparison};
 use super::site::{Site, request_changes, response_changes};
 use super::tie::{self, Tied};
 use crate::clock::unix_now;
@@ -45,8 +48,12 @@ pub(super) struct Plan {
     /// Whether the connection to the target is nobody else's after it. It may authenticate that connection, or have a body where many do not
     /// look for one: a target that leaves it would take it for the next request.
     pub(super) alone: bool,
+    /// Whether its trailers stay here: targets are told in fields who it is from.
+    pub(super) drops_trailers: bool,
     /// What it says about its target.
     pub(super) tied: Tied,
+    /// Why it is not let in.
+    pub(super) denied: Option<Denied>,
     /// More came than `rate` allows.
     pub(super) over_rate: bool,
     /// For the access log, if there is one.
@@ -57,6 +64,8 @@ pub(super) struct Plan {
 pub(super) enum Step {
     /// A target of this group gets this head.
     Forward(Rc<Pool>, ForTarget),
+    /// A password is compared; what becomes of the request is asked again after that.
+    Compare(Box<Comparison>),
     /// The client gets this answer.
     Answer(Own),
 }
@@ -133,6 +142,8 @@ pub(super) struct Circumstances<'c> {
     pub(super) request_id: u128,
     /// What there is to know of the connection's encryption, if it is encrypted.
     pub(super) encrypted: Option<&'c Encrypted>,
+    /// How the comparison ended that was asked for, if one was.
+    pub(super) compared: Option<Compared>,
     /// The process's clock.
     pub(super) now: Instant,
     /// More came than `rate` allows, unless it counts by a header.
@@ -179,7 +190,9 @@ impl Plan {
             upgrade: head.upgrade.is_some(),
             alone: authenticates_connection(&head.fields)
                 || (has_body(head.body) && wants_no_body(head.method)),
+            drops_trailers: !site.told_in.is_empty(),
             tied: Tied::default(),
+            denied: None,
             over_rate: around.over_rate || over_header_rate(http, site, &asked, around),
             asking: around.route.service.access_log.as_ref().map(|_| {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
@@ -188,20 +201,52 @@ impl Plan {
         };
         plan.step = if plan.over_rate {
             let seconds = around.route.service.guard.retry_after_seconds().to_string();
-            plan.answer(http, &Answer { fields: &[("Retry-After", seconds)], ..Answer::plain(429) })
+            plan.answer(around, &Answer { fields: &[("Retry-After", seconds)], ..Answer::plain(429) })
         } else {
-            plan.decide(head, &asked, &routed, arrival, (http, site), around)?
+            plan.enter(head, &asked, (&routed, arrival), (http, site), around)?
         };
         Ok(plan)
+    }
+
+    /// Goes on with a request if it is let in.
+    fn enter(
+        &mut self,
+        head: &RequestHead<'_>,
+        asked: &Asked<'_>,
+        (routed, arrival): (&Routed<'_>, Arrival),
+        (http, site): (&Http, &Site),
+        around: &Circumstances<'_>,
+    ) -> Result<Step, Fault> {
+        let service = &around.route.service;
+        if !service.guard.rule_allows(self.rule, asked.client) {
+            return Ok(self.deny(around, Denied::Access, String::new()));
+        }
+        let auth = http.auth_of(routed.rule.map(|(_, rule)| rule));
+        match admit(auth, &service.files, &head.fields, around.compared, around.now) {
+            Admission::In(told) => self.decide(head, asked, (routed, arrival), (http, site), &told, around),
+            Admission::Compare(comparison) => Ok(Step::Compare(Box::new(comparison))),
+            Admission::Out(denied, challenge) => Ok(self.deny(http, denied, challenge)),
+        }
+    }
+
+    fn deny(&mut self, around: &Circumstances<'_>, denied: Denied, challenge: String) -> Step {
+        self.denied = Some(denied);
+        let status = denied.status();
+        let field = match status {
+            401 => Some(("WWW-Authenticate", challenge)),
+            503 => Some(("Retry-After", "1".to_owned())),
+            _ => None,
+        };
+        self.answer(around, &Answer { fields: field.as_slice(), ..Answer::plain(status) })
     }
 
     fn decide(
         &mut self,
         head: &RequestHead<'_>,
         asked: &Asked<'_>,
-        routed: &Routed<'_>,
-        arrival: Arrival,
+        (routed, arrival): (&Routed<'_>, Arrival),
         (http, site): (&Http, &Site),
+        told: &[(String, String)],
         around: &Circumstances<'_>,
     ) -> Result<Step, Fault> {
         let rule = routed.rule.map(|(_, rule)| rule);
@@ -212,14 +257,16 @@ impl Plan {
             (Outcome::Redirect(redirect), Some(rule)) => {
                 let to = location(redirect, rule, asked, arrival);
                 let answer = Answer { fields: &[("Location", to)], ..Answer::plain(redirect.status) };
-                return Ok(self.answer(http, &answer));
+                return Ok(self.answer(around, &answer));
             }
             (Outcome::Respond(respond), _) => {
                 let (content_type, body) = (&respond.content_type, &respond.body);
                 let answer = Answer { status: respond.status, content_type, body, fields: &[] };
-                return Ok(self.answer(http, &answer));
+                return Ok(self.answer(around, &answer));
             }
-            (Outcome::Redirect(_) | Outcome::Nothing, _) => return Ok(self.answer(http, &Answer::plain(404))),
+            (Outcome::Redirect(_) | Outcome::Nothing, _) => {
+                return Ok(self.answer(around, &Answer::plain(404)));
+            }
         };
         let new_path = match rule.and_then(|rule| Some((rule, rule.rewrite.as_ref()?))) {
             Some((rule, rewrite)) => Some(rewritten(rewrite, rule, asked, arrival).map_err(|_| Fault::Path)?),
@@ -235,6 +282,8 @@ impl Plan {
             certificate: around.encrypted.map_or(Shown::NotAsked, Encrypted::shown),
             changes: request_changes(http, self.rule),
             hidden_cookies: &site.hidden_cookies,
+            told,
+            told_in: &site.told_in,
         };
         // A configuration that is in force names its own groups only.
         let Some(pool) = site.pool(group) else { return Ok(self.answer(http, &Answer::plain(503))) };
@@ -252,6 +301,17 @@ impl Plan {
         };
         self.tied = Tied::of(&pool, asked, &passing);
         Ok(Step::Forward(pool, written))
+    }
+
+    /// Takes the comparison that has to be made first, if one has to be.
+    pub(super) fn take_comparison(&mut self) -> Option<Comparison> {
+        if !matches!(self.step, Step::Compare(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut self.step, Step::nothing()) {
+            Step::Compare(comparison) => Some(*comparison),
+            Step::Forward(..) | Step::Answer(_) => None,
+        }
     }
 
     /// What becomes of the client's connection after an answer that does not wait for the request's body.
@@ -310,7 +370,8 @@ fn http2_request(
 
 /// Whether more came than `rate` allows, if it counts by a header. A request without that is counted by the client's address.
 fn over_header_rate(http: &Http, site: &Site, asked: &Asked<'_>, around: &Circumstances<'_>) -> bool {
-    let Some(name) = &http.rate_header else { return false };
+    // One whose password was compared meanwhile has been counted.
+    let Some(name) = http.rate_header.as_ref().filter(|_| around.compared.is_none()) else { return false };
     let value = asked.fields.iter().find(|field| field.is(name)).map(|field| field.value);
     let source = value.map_or(asked.client, |value| tie::key_of(site.hash_key, name, value));
     !around.route.service.guard.within_rate(source, around.now)

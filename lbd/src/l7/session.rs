@@ -9,7 +9,9 @@ use common::rng::Rng;
 use lbd_core::http::framing::{Fault, RequestHead};
 
 use super::handshake::Encrypted;
+use super::passwords::{Compared, compare};
 use super::plan::{Circumstances, Plan};
+use super::watch::Watch;
 use crate::l4::{Departure, Ends, Leave, Seat};
 use crate::random;
 use crate::worker::Route;
@@ -84,14 +86,15 @@ impl Session {
             || self.current().is_none()
     }
 
-    /// Decides what becomes of a request. One that cannot be understood counts, too.
+    /// Decides what becomes of a request, which may have to wait for a password to be compared. One that cannot be understood counts, too.
     ///
     /// # Errors
     /// Why it is refused.
-    pub(super) fn plan(
+    pub(super) async fn plan(
         &self,
         route: &Rc<Route>,
         head: Result<RequestHead<'_>, Fault>,
+        watch: &Watch,
     ) -> Result<Plan, Fault> {
         if let Some(site) = &route.http {
             site.earn();
@@ -100,20 +103,31 @@ impl Session {
         let now = self.seat.worker.clock().at();
         let over_rate = guard.has_rate() && !guard.within_rate(self.ends.client.ip(), now);
         let head = head?;
-        let around = Circumstances {
+        let mut around = Circumstances {
             route,
             ends: &self.ends,
             peer: self.peer,
             request_id: REQUEST_IDS
                 .with_borrow_mut(|ids| u128::from(ids.next_u64()) << 64 | u128::from(ids.next_u64())),
+            compared: None,
             now,
             over_rate,
             encrypted: self.encrypted.as_deref(),
             closing: self.closing(),
         };
-        let plan = Plan::make(&head, &around)?;
+        let mut plan = Plan::make(&head, &around)?;
+        if let Some(comparison) = plan.take_comparison() {
+            watch.limit(route.service.config.timeout.idle);
+            // Rare and large, so not a part of every connection's task.
+            let comparing = Box::pin(compare(comparison, self.ends.client.ip(), now));
+            around.compared = Some(watch.wait(comparing).await.unwrap_or(Compared::Busy));
+            plan = Plan::make(&head, &around)?;
+        }
         if plan.over_rate {
             self.seat.counters().http.over_rate.add(1);
+        }
+        if let Some(denied) = plan.denied {
+            self.seat.counters().http.denied[denied.index()].add(1);
         }
         plan.tied.count(&self.seat.counters().http);
         Ok(plan)

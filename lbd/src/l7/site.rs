@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use common::config::{HeaderChanges, Http};
+use common::config::{HeaderChanges, Http, HttpAuth};
 use common::hash::HashKey;
 use common::time::Instant;
 use lbd_core::http::budget::RetryBudget;
@@ -24,6 +24,8 @@ pub(crate) struct Site {
     pub(super) pseudonym: String,
     /// The cookies of its groups that are Tandem's own.
     pub(super) hidden_cookies: Vec<String>,
+    /// Where targets are told whom a request is from.
+    pub(super) told_in: HeaderChanges,
     /// For the choice among weighted groups.
     pub(super) hash_key: HashKey,
 }
@@ -44,9 +46,18 @@ impl Site {
             http.groups().filter_map(|name| Some((name.to_owned(), find(name)?))).collect();
         let hidden_cookies =
             pools.values().filter_map(|pool| tie::own_cookie(pool).map(str::to_owned)).collect();
+        let told_in = http.auths().flat_map(HttpAuth::told_in).map(str::to_ascii_lowercase).collect();
+        let told_in = HeaderChanges { remove: told_in, ..HeaderChanges::default() };
         // The same on both nodes of a pair, and another one for each service: a request may well go through two of them.
         let name = hash_key.bytes(format!("via {}", service.config.name).as_bytes());
-        Some(Self { pools, budget, pseudonym: format!("tandem-{name:016x}"), hidden_cookies, hash_key })
+        Some(Self {
+            pools,
+            budget,
+            pseudonym: format!("tandem-{name:016x}"),
+            hidden_cookies,
+            told_in,
+            hash_key,
+        })
     }
 
     /// The group of this name.

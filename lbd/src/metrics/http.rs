@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use common::config::Mode;
+use lbd_core::http::auth::Denied;
 use lbd_core::http::conduct::Offence;
 use lbd_core::http::framing::Fault;
 
@@ -50,6 +51,14 @@ pub(super) fn encode(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Resul
         each().flat_map(|(name, counters)| {
             let count = |it: Rejected| counters.sum(|shard| &shard.http.cookies[it as usize]);
             Rejected::ALL.map(|it| (vec![("service", name), ("reason", it.name())], count(it)))
+        }),
+    )?;
+    out.counters(
+        "service_http_requests_denied",
+        "Requests that were not let in",
+        each().flat_map(|(name, counters)| {
+            let count = |it: Denied| counters.sum(|shard| &shard.http.denied[it.index()]);
+            Denied::ALL.map(|it| (vec![("service", name), ("reason", it.name())], count(it)))
         }),
     )?;
     out.counters(

@@ -9,10 +9,9 @@ mod termination;
 mod tickets;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use common::config::{Config, ConfigError, FileAt, load_and_inspect, load_key};
+use common::config::{Config, FileAt, load_key};
 use common::key::PairKey;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
@@ -98,46 +97,36 @@ impl TlsSet {
     }
 }
 
-/// Reads a configuration with the files that its TLS needs. `secret` is what tickets are made with where there is no pair's key. What is
-/// wrong and can be used all the same is in the log.
-///
-/// # Errors
-/// Everything that is wrong and cannot.
-pub(crate) fn load(file: &Path, secret: &PairKey, before: &TlsSet) -> Result<(Config, TlsSet), ConfigError> {
-    load_and_inspect(file, |config| {
-        let (set, wrong) = TlsSet::read(config, secret, before);
-        let (usable, unusable): (Vec<Wrong>, Vec<Wrong>) = wrong.into_iter().partition(|it| it.usable);
-        for Wrong { file, why, .. } in usable {
-            tracing::warn!(file = %file.path.display(), key = file.key, "{why}");
+/// Reads the files that the TLS of a configuration needs. `secret` is what tickets are made with where there is no pair's key; what is the same
+/// as `before` is kept. Answers also what is wrong; what can be used all the same is in the log.
+pub(crate) fn read(config: &Config, secret: &PairKey, before: &TlsSet) -> (TlsSet, Vec<(FileAt, String)>) {
+    let (set, wrong) = TlsSet::read(config, secret, before);
+    let (usable, unusable): (Vec<Wrong>, Vec<Wrong>) = wrong.into_iter().partition(|it| it.usable);
+    for Wrong { file, why, .. } in usable {
+        tracing::warn!(file = %file.path.display(), key = file.key, "{why}");
+    }
+    for (service, site) in
+        set.services.iter().flat_map(|(name, it)| it.sites.iter().map(move |site| (name, site)))
+    {
+        if let Some(days) = site.expires_within(EXPIRES_SOON_SECONDS) {
+            tracing::warn!(service, file = %site.file.display(), days, "this certificate expires soon");
         }
-        for (service, site) in
-            set.services.iter().flat_map(|(name, it)| it.sites.iter().map(move |site| (name, site)))
-        {
-            if let Some(days) = site.expires_within(EXPIRES_SOON_SECONDS) {
-                tracing::warn!(service, file = %site.file.display(), days, "this certificate expires soon");
-            }
-        }
-        (set, unusable.into_iter().map(|it| (it.file, it.why)).collect())
-    })
+    }
+    (set, unusable.into_iter().map(|it| (it.file, it.why)).collect())
 }
 
 /// The same for somebody who wants to know everything that is wrong, and which certificates expire soon.
-///
-/// # Errors
-/// Everything that is wrong.
-pub(crate) fn check(file: &Path) -> Result<(Config, Vec<String>), ConfigError> {
-    load_and_inspect(file, |config| {
-        let (set, wrong) = TlsSet::read(config, &PairKey::new([0; 32]), &TlsSet::default());
-        let mut notes: Vec<String> = Vec::new();
-        for site in set.services.values().flat_map(|it| &it.sites) {
-            if let Some(days) = site.expires_within(EXPIRES_SOON_SECONDS) {
-                notes.push(format!("the certificate {} expires in {days} days", site.file.display()));
-            }
+pub(crate) fn examine(config: &Config) -> (Vec<String>, Vec<(FileAt, String)>) {
+    let (set, wrong) = TlsSet::read(config, &PairKey::new([0; 32]), &TlsSet::default());
+    let mut notes: Vec<String> = Vec::new();
+    for site in set.services.values().flat_map(|it| &it.sites) {
+        if let Some(days) = site.expires_within(EXPIRES_SOON_SECONDS) {
+            notes.push(format!("the certificate {} expires in {days} days", site.file.display()));
         }
-        notes.sort();
-        notes.dedup();
-        (notes, wrong.into_iter().map(|it| (it.file, it.why)).collect())
-    })
+    }
+    notes.sort();
+    notes.dedup();
+    (notes, wrong.into_iter().map(|it| (it.file, it.why)).collect())
 }
 
 /// What the keys, the ciphers and the hashes are made by.

@@ -1,6 +1,7 @@
 //! What only a service of `mode = "http"` has, as written: the conditions and actions of its rules, and changes of headers.
 
-use super::access::network;
+use super::access::{self, RawAccess, network};
+use super::auth::{self, RawAuth};
 use super::reader::{At, Cursor, Table, at};
 use super::value::{is_path, is_server_name};
 use super::{References, name, text};
@@ -19,6 +20,8 @@ pub(crate) struct RawHttpRule {
     pub(crate) when: Vec<At<Condition>>,
     pub(crate) action: Option<At<Action>>,
     pub(crate) rewrite: Option<At<Template>>,
+    pub(crate) access: RawAccess,
+    pub(crate) auth: Option<RawAuth>,
     pub(crate) request_headers: HeaderChanges,
     pub(crate) response_headers: HeaderChanges,
     /// Whether all of it could be read.
@@ -36,8 +39,8 @@ pub(super) const CONDITIONS: [&str; 8] =
     ["host", "path", "path_prefix", "path_regex", "method", "header", "query", "source"];
 
 /// What a rule of `http` has beside `when` and `forward`.
-pub(super) const RULE_KEYS: [&str; 5] =
-    ["redirect", "respond", "rewrite", "request_headers", "response_headers"];
+pub(super) const RULE_KEYS: [&str; 7] =
+    ["redirect", "respond", "rewrite", "access", "auth", "request_headers", "response_headers"];
 
 pub(super) fn rule(
     entry: &Cursor<'_>,
@@ -49,6 +52,8 @@ pub(super) fn rule(
     let when = table.required("when", out).map(|cursor| when(&cursor, out)).unwrap_or_default();
     let action = action(entry, &mut table, references, out);
     let rewrite = table.get("rewrite").and_then(|cursor| rewrite(&cursor, out));
+    let access = table.get("access").and_then(|cursor| access::read(&cursor, out)).unwrap_or_default();
+    let auth = table.get("auth").and_then(|cursor| auth::read(&cursor, true, out));
     let [request_headers, response_headers] = header_changes(&mut table, out);
     table.finish(out);
     let complete = out.count() == before;
@@ -57,6 +62,8 @@ pub(super) fn rule(
         when,
         action,
         rewrite,
+        access,
+        auth,
         request_headers,
         response_headers,
         complete,
@@ -501,6 +508,11 @@ fn is_field(name: &At<String>, key: &str, message: Message, out: &mut Problems) 
         return false;
     }
     true
+}
+
+/// Whether this is a name of a field that targets can be told something in; notes why not.
+pub(super) fn field_of_requests(name: &At<String>, key: &str, out: &mut Problems) -> bool {
+    is_field(name, key, Message::Request, out) && !is_the_host(name, key, Message::Request, out)
 }
 
 /// Whether this is a request's `Host`, of which there has to be one: it can be set only. Notes that.

@@ -3,6 +3,7 @@
 //! A value that is wrong has been noted and is left out here; the checks of `resolve` then stay quiet about it.
 
 mod access;
+mod auth;
 mod discover;
 mod group;
 mod health;
@@ -21,6 +22,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use toml::de::DeTable;
 
+pub(crate) use access::RawAccess;
+pub(crate) use auth::RawAuth;
 pub(crate) use group::RawGroup;
 pub(crate) use http::RawHttpRule;
 pub(crate) use kernel::{RawInterfaces, RawKernel};

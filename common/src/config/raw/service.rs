@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::access::{self, RawAccess, network};
+use super::auth::{self, RawAuth};
 use super::http::{header_changes, is_token};
 use super::reader::{At, Cursor, Table, at};
 use super::rule::{self, RawRules, References, forward_form, only_http};
@@ -58,6 +59,7 @@ pub(crate) struct RawHttp {
     pub(crate) body_bytes_max: Option<u64>,
     pub(crate) body_bytes_per_second_min: Option<u32>,
     pub(crate) rate_header: Option<String>,
+    pub(crate) auth: Option<RawAuth>,
 }
 
 /// `timeout`.
@@ -144,7 +146,8 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
 /// The keys that only a service of `mode = "http"` has.
 fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out: &mut Problems) {
     if mode.is_some_and(|mode| mode != "http") {
-        only_http(table, &["request_headers", "response_headers", "trust_forwarded", "tls", "http2"], out);
+        let keys = ["request_headers", "response_headers", "trust_forwarded", "tls", "http2", "auth"];
+        only_http(table, &keys, out);
         return;
     }
     http.tls = table.get("tls").and_then(|cursor| tls::service(&cursor, out));
@@ -153,6 +156,7 @@ fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out:
         http.trust_forwarded = trusted.into_inner();
     }
     http.http2 = table.get("http2").and_then(|cursor| cursor.boolean(out));
+    http.auth = table.get("auth").and_then(|cursor| auth::read(&cursor, false, out));
 }
 
 fn listeners(cursor: &Cursor<'_>, out: &mut Problems) -> Vec<At<RawListen>> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::tls;
+use super::{auth, tls};
 use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{At, RawHttpRule, RawService};
@@ -279,11 +279,14 @@ impl Loop<'_> {
 }
 
 pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
+    let name = raw.name.as_ref()?.get_ref();
     let rules = raw.rules.http.iter().map(|rule| {
         Some(HttpRule {
             when: rule.when.iter().map(|condition| condition.get_ref().clone()).collect(),
             action: rule.action.as_ref()?.get_ref().clone(),
             rewrite: rule.rewrite.as_ref().map(|rewrite| rewrite.get_ref().clone()),
+            access: super::service::access(&rule.access),
+            auth: rule.auth.as_ref().map(|raw| auth::build(raw, &auth::OF_RULE, name, folder)),
             request_headers: rule.request_headers.clone(),
             response_headers: rule.response_headers.clone(),
         })
@@ -309,5 +312,6 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
         body_bytes_max: http.body_bytes_max,
         body_bytes_per_second_min: http.body_bytes_per_second_min,
         rate_header: http.rate_header.clone(),
+        auth: http.auth.as_ref().map(|raw| auth::build(raw, &auth::OF_SERVICE, name, folder)),
     })
 }

@@ -1,5 +1,6 @@
 //! What the values say about each other; and the `Config` they make when nothing is wrong.
 
+mod auth;
 mod cookies;
 mod group;
 mod http;

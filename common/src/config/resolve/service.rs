@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::{cookies, first_use, http, in_folder, kernel, unique_names};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
-use crate::config::raw::{At, RawFile, RawGroup, RawService, RawTimeouts};
+use crate::config::raw::{At, RawAccess, RawFile, RawGroup, RawService, RawTimeouts};
 use crate::config::types::{
     Access, AccessEntry, AccessLog, Listen, Mode, ProxyVersion, Service, SniRule, Timeouts,
 };
@@ -69,12 +69,16 @@ fn check_networks(service: &RawService, out: &mut Problems) {
     for network in service.accept_proxy.iter().flat_map(|list| list.get_ref()) {
         check(&mut proxies, "service.accept_proxy", *network.get_ref(), network.span());
     }
-    // One map for both: a network in both lists would be let in and kept out.
-    let mut clients = BTreeMap::new();
-    let lists =
-        [("service.access.allow", &service.access.allow), ("service.access.deny", &service.access.deny)];
-    for (key, entry) in lists.into_iter().flat_map(|(key, list)| list.iter().map(move |entry| (key, entry))) {
-        check(&mut clients, key, entry.get_ref().network, entry.span());
+    let of_service = ("service.access", &service.access);
+    let of_rules = service.rules.http.iter().map(|rule| ("service.rule.access", &rule.access));
+    for (key, access) in std::iter::once(of_service).chain(of_rules) {
+        // One map for both: a network in both lists would be let in and kept out.
+        let mut clients = BTreeMap::new();
+        for (list, entries) in [("allow", &access.allow), ("deny", &access.deny)] {
+            for entry in entries {
+                check(&mut clients, &format!("{key}.{list}"), entry.get_ref().network, entry.span());
+            }
+        }
     }
 }
 
@@ -162,7 +166,6 @@ fn build_one(raw: &RawService, listen: Vec<Listen>, folder: &Path) -> Option<Ser
         })
     });
     let networks = raw.accept_proxy.iter().flat_map(|list| list.get_ref());
-    let entries = |list: &[At<AccessEntry>]| list.iter().map(|entry| entry.get_ref().clone()).collect();
     Some(Service {
         name: raw.name.as_ref()?.get_ref().clone(),
         mode,
@@ -176,12 +179,17 @@ fn build_one(raw: &RawService, listen: Vec<Listen>, folder: &Path) -> Option<Ser
         rate: raw.rate,
         accept_proxy: networks.map(|network| *network.get_ref()).collect(),
         transparent: raw.transparent,
-        access: Access { allow: entries(&raw.access.allow), deny: entries(&raw.access.deny) },
+        access: access(&raw.access),
         access_log: raw.access_log.as_ref().map(|log| AccessLog {
             format: log.format,
             file: log.file.as_ref().map(|path| in_folder(folder, path)),
         }),
     })
+}
+
+pub(super) fn access(raw: &RawAccess) -> Access {
+    let entries = |list: &[At<AccessEntry>]| list.iter().map(|entry| entry.get_ref().clone()).collect();
+    Access { allow: entries(&raw.allow), deny: entries(&raw.deny) }
 }
 
 fn timeouts(raw: &RawTimeouts, mode: Mode) -> Timeouts {

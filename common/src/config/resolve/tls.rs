@@ -42,7 +42,7 @@ fn check_groups(raw: &RawFile, out: &mut Problems) {
     }
 }
 
-fn file(folder: &Path, key: &'static str, path: &At<String>) -> FileAt {
+pub(super) fn file(folder: &Path, key: &'static str, path: &At<String>) -> FileAt {
     FileAt { path: in_folder(folder, path.get_ref()), key, place: Place(path.span()) }
 }
 

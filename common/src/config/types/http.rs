@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::{Template, Tls};
+use super::{Access, HttpAuth, Template, Tls};
 use crate::time::Duration;
 
 /// The keys of a service of `mode = "http"` that no other one has.
@@ -42,9 +42,23 @@ pub struct Http {
     pub body_bytes_per_second_min: Option<u32>,
     /// The field whose values `rate` counts each by itself, in lower case, if it does. Requests without it are counted by the client's address.
     pub rate_header: Option<String>,
+    /// Who is let in, unless a rule says something else; everybody if there is none.
+    pub auth: Option<HttpAuth>,
 }
 
 impl Http {
+    /// Who is let in with a rule, or without one.
+    #[must_use]
+    pub fn auth_of<'h>(&'h self, rule: Option<&'h HttpRule>) -> Option<&'h HttpAuth> {
+        let auth = rule.and_then(|rule| rule.auth.as_ref()).or(self.auth.as_ref());
+        auth.filter(|auth| **auth != HttpAuth::Nobody)
+    }
+
+    /// What is said anywhere of who is let in.
+    pub fn auths(&self) -> impl Iterator<Item = &HttpAuth> {
+        self.auth.iter().chain(self.rules.iter().filter_map(|rule| rule.auth.as_ref()))
+    }
+
     /// Every group that a request may be forwarded to, in the file's order; one that is named several times comes several times.
     pub fn groups(&self) -> impl Iterator<Item = &str> {
         let of_rules = self.rules.iter().filter_map(|rule| match &rule.action {
@@ -64,6 +78,10 @@ pub struct HttpRule {
     pub action: Action,
     /// The path that targets get instead of the request's; only with [`Action::Forward`].
     pub rewrite: Option<Template>,
+    /// Which clients' requests are answered; 403 to the others.
+    pub access: Access,
+    /// Who is let in, if it is not as with the service.
+    pub auth: Option<HttpAuth>,
     /// What is changed in requests to targets.
     pub request_headers: HeaderChanges,
     /// What is changed in targets' answers.

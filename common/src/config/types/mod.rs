@@ -2,6 +2,7 @@
 //!
 //! Made by [`super::resolve`] only; a `Config` that exists is valid. All durations are `std`'s.
 
+mod auth;
 mod group;
 mod http;
 mod kernel;
@@ -13,6 +14,7 @@ mod tls;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+pub use auth::*;
 pub use group::*;
 pub use http::*;
 pub use kernel::*;

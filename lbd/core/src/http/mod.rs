@@ -8,6 +8,7 @@
 
 pub mod affinity;
 pub mod answer;
+pub mod auth;
 pub mod bounds;
 pub mod budget;
 pub mod conduct;

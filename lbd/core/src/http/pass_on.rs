@@ -43,6 +43,10 @@ pub struct Passing<'p> {
     pub changes: [&'p HeaderChanges; 2],
     /// Cookies that are Tandem's own and nobody else's business.
     pub hidden_cookies: &'p [String],
+    /// What targets are told of who it is from.
+    pub told: &'p [(String, String)],
+    /// Where they are told such things: of clients that is never taken over.
+    pub told_in: &'p HeaderChanges,
 }
 
 /// What a client has shown of itself with TLS.
@@ -140,7 +144,8 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
             }
             Some(known) => !known.is_for_one_hop(),
         };
-        if kept && !names(&head.for_one_hop, its.name) && !replaces(passing.changes, its.name) {
+        let replaced = replaces(passing.changes, its.name) || passing.told_in.replaces(its.name);
+        if kept && !replaced && !names(&head.for_one_hop, its.name) {
             let shown = if known == Some(Known::Cookie) {
                 cookie::without(its.value, passing.hidden_cookies)
             } else {
@@ -154,6 +159,9 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
         }
     }
     change(out, passing.changes);
+    for (name, value) in passing.told {
+        field(out, name, value.as_bytes());
+    }
     identify(head, host, passing, out);
     Ok(())
 }

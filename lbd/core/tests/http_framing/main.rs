@@ -150,6 +150,8 @@ fn what_goes_out_is_read_as_what_came_in() {
             certificate: pass_on::Shown::NotAsked,
             changes: [&changes, &changes],
             hidden_cookies: &hidden,
+            told: &[],
+            told_in: &changes,
         };
         let mut out = Vec::new();
         pass_on::request(&head, &passing, &mut out).unwrap();

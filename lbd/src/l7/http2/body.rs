@@ -16,13 +16,14 @@ pub(in crate::l7) struct Incoming {
     left: Option<u64>,
     ended: bool,
     trailers: Option<HeaderMap>,
+    drops_trailers: bool,
 }
 
 impl Incoming {
     /// A body of this length, if one was said.
     pub(in crate::l7) fn new(stream: RecvStream, length: Option<u64>) -> Self {
         let ended = stream.is_end_stream();
-        Self { stream, held: Bytes::new(), left: length, ended, trailers: None }
+        Self { stream, held: Bytes::new(), left: length, ended, trailers: None, drops_trailers: false }
     }
 
     /// Whether all of it is here.
@@ -96,8 +97,13 @@ impl Incoming {
         drop(self.stream.flow_control().release_capacity(count));
     }
 
-    /// What came behind it.
+    /// What came behind it, unless it is to stay here.
     pub(in crate::l7) fn take_trailers(&mut self) -> Option<HeaderMap> {
-        self.trailers.take()
+        self.trailers.take().filter(|_| !self.drops_trailers)
+    }
+
+    /// Has that stay here: its receiver is told things in fields that nobody else is to tell it.
+    pub(in crate::l7) const fn drop_trailers(&mut self) {
+        self.drops_trailers = true;
     }
 }

@@ -47,7 +47,8 @@ pub(super) async fn serve(session: Rc<Session>, request: Request<RecvStream>, re
             ended: body.is_end_stream(),
         };
         let mut cookie = Vec::new();
-        session.plan(&route, http2_request(&pseudo, fields(&parts.headers), &mut cookie))
+        let head = http2_request(&pseudo, fields(&parts.headers), &mut cookie);
+        session.plan(&route, head, &watch).await
     };
     drop(parts);
     let length = match &made {
@@ -119,6 +120,11 @@ impl Asker {
             answer.send_data(piece, body.is_empty()).ok()?;
         }
         Some(bytes)
+    }
+
+    /// Has what comes behind the body stay here.
+    pub(in crate::l7) const fn drop_trailers(&mut self) {
+        self.body.drop_trailers();
     }
 
     /// Ends the stream in a way that the client cannot take for the answer's end.

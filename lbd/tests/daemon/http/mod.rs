@@ -1,6 +1,7 @@
 //! Services of `mode = "http"`, between clients and targets that are written down here to the byte, and real ones.
 
 mod ambiguous;
+mod auth;
 mod bodies;
 mod failures;
 mod forwarding;

@@ -27,6 +27,10 @@ listen = ["127.0.0.1:81"]
 [[service.rule]]
 when = { path = "/x" }
 respond = { status = 403 }
+[[service.rule]]
+when = { path = "/private" }
+respond = { status = 200 }
+auth = { basic = { users = "users" } }
 [[target_group]]
 name = "shop"
 targets = [{ address = "127.0.0.1:9001" }]
@@ -55,6 +59,9 @@ fn it_says_which_rule_is_met_and_why_the_others_are_not() {
     assert_eq!((ok, text.as_str()), (true, expected));
     let (_, text) = route(&["GET", "http://shop.example/old/a", "--source", "10.1.2.3"]);
     assert!(text.ends_with("rule 3 is met: path_prefix = /old, source = 10.0.0.0/8\nredirected with 308 to https://shop.example/new/a\n"), "{text}");
+    let (_, text) = route(&["GET", "http://shop.example:81/private"]);
+    assert!(text.contains("\nonly for whoever has a name and password of /"), "{text}");
+    assert!(text.ends_with("/users\nanswered with 200\n"), "{text}");
     let (_, text) = route(&["GET", "http://shop.example/old/a"]);
     assert!(text.contains("rule 3 is not met: source = 10.0.0.0/8\n"), "{text}");
     assert!(text.ends_with("no rule is met\nforwarded to target group shop\n"), "{text}");

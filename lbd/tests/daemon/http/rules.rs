@@ -110,6 +110,32 @@ fn more_requests_than_the_rate_are_told_when_to_come_again() {
 }
 
 #[test]
+fn a_rule_is_for_some_clients_only() {
+    let ip = own_ip();
+    let target = Target::named(ip, "x");
+    let folder = crate::support::Folder::new();
+    let path = folder.path().join("access.log");
+    let mut config = config(ip, &[target.address]);
+    config.service = format!(
+        "access_log = {{ format = \"json\", file = \"{}\" }}\n[[service.rule]]\nwhen = {{ path = \"/admin\" }}\nforward = \"pool\"\n\
+         access = {{ allow = [{{ network = \"{ip}\", tag = \"office\" }}] }}\n",
+        path.display()
+    );
+    let lbd = Lbd::start_in(folder, &config);
+    let from = |source: std::net::Ipv4Addr, path: &str| {
+        let mut client = Client::of(crate::clients::connect_from(source, lbd.address).unwrap());
+        client.send(get(path)).answer().status()
+    };
+    let other = crate::clients::beside(ip, 1);
+    assert_eq!([from(ip, "/admin"), from(other, "/admin"), from(other, "/")], [200, 403, 200]);
+    assert_eq!(target.seen().len(), 2);
+    eventually("the tag is logged", || {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        text.lines().count() == 3 && text.matches("\"tag\":\"office\"").count() == 1
+    });
+}
+
+#[test]
 fn the_access_log_has_a_line_for_each_request() {
     let ip = own_ip();
     let target = Target::named(ip, "hello");

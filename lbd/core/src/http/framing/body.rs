@@ -50,6 +50,15 @@ impl BodyReader {
         }
     }
 
+    /// The same without its trailers, for one whose receiver is told things in fields that nobody else is to tell it.
+    #[must_use]
+    pub fn without_trailers(mut self) -> Self {
+        if let Self::Chunked(chunks) = &mut self {
+            chunks.drops_trailers = true;
+        }
+        self
+    }
+
     /// Of an answer.
     #[must_use]
     pub fn of_response(body: ResponseBody) -> Self {
@@ -121,8 +130,8 @@ impl BodyReader {
     /// That they are no fields.
     pub fn trailers(&self) -> Result<Vec<Field<'_>>, Fault> {
         match self {
-            Self::Chunked(chunks) => parse_trailers(&chunks.trailers),
-            Self::Ended | Self::Length(_) | Self::UntilClose => Ok(Vec::new()),
+            Self::Chunked(chunks) if !chunks.drops_trailers => parse_trailers(&chunks.trailers),
+            Self::Ended | Self::Length(_) | Self::Chunked(_) | Self::UntilClose => Ok(Vec::new()),
         }
     }
 }
@@ -140,6 +149,7 @@ pub struct Chunks {
     digits: u8,
     extension_bytes: u32,
     trailers: Vec<u8>,
+    drops_trailers: bool,
     /// Where the trailer's line under way begins.
     line: usize,
 }
@@ -265,6 +275,20 @@ mod tests {
             ended = decoded.ended;
         }
         Ok((data, consumed, ended))
+    }
+
+    #[test]
+    fn trailers_are_passed_on_unless_they_are_to_stay() {
+        let last = |mut reader: BodyReader| {
+            let mut bytes = b"1\r\nx\r\n0\r\nX-User: eve\r\n\r\n".to_vec();
+            assert!(reader.read(&mut bytes).unwrap().ended);
+            let mut out = Vec::new();
+            reader.write_last_chunk(&mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(last(chunked()), "0\r\nX-User: eve\r\n\r\n");
+        assert_eq!(last(chunked().without_trailers()), "0\r\n\r\n");
+        assert!(BodyReader::of_request(RequestBody::Length(0)).without_trailers().is_ended());
     }
 
     fn chunked() -> BodyReader {

@@ -14,6 +14,8 @@ fn passing(trusted: bool) -> Passing<'static> {
         certificate: Shown::NotAsked,
         changes: [&NONE, &NONE],
         hidden_cookies: &[],
+        told: &[],
+        told_in: &NONE,
     }
 }
 
@@ -123,6 +125,22 @@ fn the_balancer_s_own_cookies_stay_here() {
     assert_eq!(cookies("Cookie: a=1; lb=x; b=2\r\n"), ["a=1; b=2"]);
     assert_eq!(cookies("Cookie: lb=x\r\n"), [""; 0]);
     assert_eq!(cookies("Cookie: lb=x\r\nCookie: a=1;b=2\r\n"), ["a=1;b=2"]);
+}
+
+#[test]
+fn who_it_is_from_is_told_by_nobody_else() {
+    let told_in = HeaderChanges { remove: vec!["x-user".to_owned(), "x-mail".to_owned()], ..NONE.clone() };
+    let told = [("X-User".to_owned(), "ada".to_owned())];
+    let text =
+        "GET /path HTTP/1.1\r\nHost: a\r\nX-User: eve\r\nx_user: eve\r\nX-Mail: e@v.e\r\nX-Other: 1\r\n\r\n";
+    let passed = |told| passed_on(text, &Passing { told, told_in: &told_in, ..passing(false) }).unwrap();
+    let begin = "GET /path HTTP/1.1\r\nHost: a\r\nX-Other: 1\r\n";
+    assert!(
+        passed(&told).starts_with(&format!("{begin}X-User: ada\r\nX-Forwarded-For")),
+        "{}",
+        passed(&told)
+    );
+    assert!(passed(&[]).starts_with(&format!("{begin}X-Forwarded-For")), "also where nobody is asked");
 }
 
 #[test]

@@ -1,0 +1,184 @@
+//! Who a client is, as far as it can prove it: by name and password, or by a signed token.
+//!
+//! Nothing is hashed and no signature is checked here: that is asked of whoever has the time for it.
+
+pub mod basic;
+pub mod jwt;
+
+use super::framing::{Field, trim};
+
+/// Why a client is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Its address is none of those that a rule is for.
+    Access,
+    /// It has not said who it is.
+    Missing,
+    /// What it said cannot be understood.
+    Malformed,
+    /// Another password, or nobody of this name.
+    Credentials,
+    /// Too many passwords are being looked at.
+    Busy,
+    /// A token signed with an algorithm that none of the keys is for.
+    Algorithm,
+    /// A token signed by somebody else.
+    Signature,
+    /// A token without an end, or with one that has come.
+    Expired,
+    /// A token that is not valid yet.
+    NotYet,
+    /// A token of another issuer.
+    Issuer,
+    /// A token for somebody else.
+    Audience,
+}
+
+impl Denied {
+    /// How many there are.
+    pub const COUNT: usize = 11;
+
+    /// All of them, in the order of [`Self::index`].
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Access,
+        Self::Missing,
+        Self::Malformed,
+        Self::Credentials,
+        Self::Busy,
+        Self::Algorithm,
+        Self::Signature,
+        Self::Expired,
+        Self::NotYet,
+        Self::Issuer,
+        Self::Audience,
+    ];
+
+    /// Its place in [`Self::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name in the metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Missing => "missing",
+            Self::Malformed => "malformed",
+            Self::Credentials => "credentials",
+            Self::Busy => "busy",
+            Self::Algorithm => "algorithm",
+            Self::Signature => "signature",
+            Self::Expired => "expired",
+            Self::NotYet => "not_yet",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+        }
+    }
+
+    /// What the client is answered.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Access => 403,
+            Self::Busy => 503,
+            _ => 401,
+        }
+    }
+}
+
+/// What a request has to prove who it is from, of a scheme that is given in lower case: what stands behind the scheme's name.
+///
+/// # Errors
+///
+/// [`Denied::Missing`] without any, or with another scheme only; [`Denied::Malformed`] with two, of which targets may see another one.
+pub fn credentials<'f>(fields: &'f [Field<'f>], scheme: &str) -> Result<&'f [u8], Denied> {
+    let mut all = fields.iter().filter(|field| field.is("authorization"));
+    let Some(first) = all.next() else { return Err(Denied::Missing) };
+    if all.next().is_some() {
+        return Err(Denied::Malformed);
+    }
+    // RFC 9110, section 11.4: `credentials = auth-scheme [ 1*SP ( token68 / #auth-param ) ]`.
+    let end = first.value.iter().position(|byte| *byte == b' ').unwrap_or(first.value.len());
+    if !first.value[..end].eq_ignore_ascii_case(scheme.as_bytes()) {
+        return Err(Denied::Missing);
+    }
+    Ok(trim(&first.value[end..]))
+}
+
+/// The challenge of an answer of 401.
+#[must_use]
+pub fn challenge(scheme: Scheme, realm: &str, denied: Denied) -> String {
+    match (scheme, denied) {
+        // RFC 7617, section 2.1: names and passwords are in UTF-8.
+        (Scheme::Basic, _) => format!("Basic realm=\"{realm}\", charset=\"UTF-8\""),
+        // RFC 6750, section 3.1: "If the request lacks any authentication information […] the resource server SHOULD NOT include an
+        // error code or other error information."
+        (Scheme::Bearer, Denied::Missing) => format!("Bearer realm=\"{realm}\""),
+        (Scheme::Bearer, denied) => {
+            format!(
+                "Bearer realm=\"{realm}\", error=\"invalid_token\", error_description=\"{}\"",
+                denied.name()
+            )
+        }
+    }
+}
+
+/// How clients say who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// RFC 7617.
+    Basic,
+    /// RFC 6750.
+    Bearer,
+}
+
+/// The longest text that a target is told of a client, in bytes.
+const TOLD_BYTES_MAX: usize = 1024;
+
+/// Whether a text can be told in a field: what comes from a token or a file may hold anything.
+#[must_use]
+pub fn can_be_told(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= TOLD_BYTES_MAX
+        && text.trim() == text
+        && !text.bytes().any(|byte| byte.is_ascii_control())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_its_place_and_its_name() {
+        for (index, denied) in Denied::ALL.into_iter().enumerate() {
+            assert_eq!(denied.index(), index);
+            assert_eq!(Denied::ALL.iter().filter(|other| other.name() == denied.name()).count(), 1);
+        }
+    }
+
+    #[test]
+    fn credentials_stand_behind_their_scheme() {
+        let of = |values: &[&str]| {
+            let fields: Vec<Field<'_>> =
+                values.iter().map(|it| Field { name: b"authorization", value: it.as_bytes() }).collect();
+            credentials(&fields, "bearer").map(|it| String::from_utf8_lossy(it).into_owned())
+        };
+        assert_eq!(of(&["Bearer abc"]).as_deref(), Ok("abc"));
+        assert_eq!(of(&["bEARER   abc"]).as_deref(), Ok("abc"));
+        assert_eq!(of(&["Bearer"]).as_deref(), Ok(""));
+        assert_eq!(of(&["Bearerabc"]), Err(Denied::Missing));
+        assert_eq!(of(&["Basic abc"]), Err(Denied::Missing));
+        assert_eq!(of(&[]), Err(Denied::Missing));
+        assert_eq!(of(&["Bearer abc", "Bearer abc"]), Err(Denied::Malformed));
+    }
+
+    #[test]
+    fn nothing_but_a_line_of_text_is_told() {
+        assert!(can_be_told("a b") && can_be_told("J\u{fc}rgen"));
+        for bad in ["", " a", "a ", "a\r\nX: b", "a\0", &"a".repeat(1025)] {
+            assert!(!can_be_told(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The files that services of `mode = "http"` name beside certificates: users, and keys of tokens. Read with the configuration, and never
+//! while a request waits.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use common::config::{Config, FileAt, HttpAuth};
+use lbd_core::http::auth::basic::Users;
+
+use crate::token_keys::TokenKeys;
+
+/// The largest file of users or keys, in bytes.
+const SECRETS_BYTES_MAX: u64 = 4 << 20;
+
+/// The contents of all such files, by path.
+#[derive(Debug, Default)]
+pub(crate) struct SiteFiles {
+    users: HashMap<PathBuf, Users>,
+    keys: HashMap<PathBuf, TokenKeys>,
+}
+
+impl SiteFiles {
+    /// Reads what a configuration names; adds what cannot be used to `wrong`.
+    pub(crate) fn read(config: &Config, wrong: &mut Vec<(FileAt, String)>) -> Self {
+        let mut files = Self::default();
+        for http in config.services.iter().filter_map(|service| service.http.as_ref()) {
+            for auth in http.auths() {
+                match auth {
+                    HttpAuth::Nobody => {}
+                    HttpAuth::Basic(basic) => enter(&mut files.users, &basic.users, wrong, users),
+                    HttpAuth::Jwt(jwt) => enter(&mut files.keys, &jwt.keys, wrong, keys),
+                }
+            }
+        }
+        files
+    }
+
+    /// Those who are let in by a file of users.
+    pub(crate) fn users(&self, path: &Path) -> Option<&Users> {
+        self.users.get(path)
+    }
+
+    /// The keys of a file.
+    pub(crate) fn keys(&self, path: &Path) -> Option<&TokenKeys> {
+        self.keys.get(path)
+    }
+}
+
+/// Reads a file, unless it has been read for another place.
+fn enter<T>(
+    known: &mut HashMap<PathBuf, T>,
+    file: &FileAt,
+    wrong: &mut Vec<(FileAt, String)>,
+    read: impl FnOnce(&Path) -> Result<T, String>,
+) {
+    if known.contains_key(&file.path) {
+        return;
+    }
+    match read(&file.path) {
+        Ok(contents) => {
+            known.insert(file.path.clone(), contents);
+        }
+        Err(why) => wrong.push((file.clone(), why)),
+    }
+}
+
+fn users(path: &Path) -> Result<Users, String> {
+    Users::parse(&text(path, SECRETS_BYTES_MAX)?).map_err(|error| unusable(&error))
+}
+
+fn keys(path: &Path) -> Result<TokenKeys, String> {
+    TokenKeys::parse(&text(path, SECRETS_BYTES_MAX)?).map_err(|error| unusable(&error))
+}
+
+fn unusable(error: &dyn Display) -> String {
+    format!("it cannot be used: {error}")
+}
+
+fn text(path: &Path, max: u64) -> Result<String, String> {
+    let read = || {
+        // Opening a pipe would wait for its other end.
+        if !fs::metadata(path)?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        let mut text = String::new();
+        File::open(path)?.take(max + 1).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(|error| format!("cannot read it: {error}"))?;
+    if text.len() as u64 > max { Err(format!("it is larger than {max} bytes")) } else { Ok(text) }
+}
