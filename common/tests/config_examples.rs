@@ -301,5 +301,5 @@ fn sessions_shows_who_comes_back_and_who_is_let_in() {
     let http = config.services[0].http.as_ref().unwrap();
     let auths: Vec<_> = http.rules.iter().map(|rule| http.auth_of(Some(rule))).collect();
     assert!(matches!(auths[..], [Some(HttpAuth::Basic(_)), None, Some(HttpAuth::Jwt(_))]), "{auths:?}");
-    assert_eq!(http.rules[0].access.allow.len(), 2);
+    assert_eq!((http.rules[0].access.allow.len(), http.error_pages.len()), (2, 2));
 }

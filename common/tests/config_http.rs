@@ -134,7 +134,7 @@ fn requests_have_bounds() {
 
 #[test]
 fn who_is_let_in_and_what_is_said_otherwise() {
-    let text = "forward = \"g\"\nauth = { basic = { users = \"users\" } }\n\
+    let text = "forward = \"g\"\nauth = { basic = { users = \"users\" } }\nerror_pages = { 503 = \"503.html\", 404 = \"/abs\" }\n\
                 [[service.rule]]\nwhen = { path = \"/open\" }\nforward = \"g\"\nauth = \"none\"\n\
                 [[service.rule]]\nwhen = { path = \"/token\" }\nforward = \"g\"\n\
                 auth = { jwt = { keys = \"keys.json\", issuer = [\"i\"], audience = [\"a\", \"b\"], leeway = \"0s\", claims = { sub = \"X-User\" } } }\n\
@@ -145,6 +145,9 @@ fn who_is_let_in_and_what_is_said_otherwise() {
         (basic.users.path.to_str(), basic.realm.as_str(), &basic.user_header),
         (Some("users"), "s", &None)
     );
+    let pages: Vec<_> =
+        http.error_pages.iter().map(|(status, file)| (*status, file.path.to_str().unwrap())).collect();
+    assert_eq!(pages, [(503, "503.html"), (404, "/abs")]);
     assert_eq!(http.auth_of(None), http.auth.as_ref());
     assert_eq!(http.auth_of(Some(&http.rules[0])), None);
     let Some(HttpAuth::Jwt(jwt)) = http.auth_of(Some(&http.rules[1])) else { panic!("{:?}", http.rules[1]) };

@@ -1,4 +1,4 @@
-//! Reading a configuration together with all that it names: certificates, users, keys. What is wrong with a file is told with the place
+//! Reading a configuration together with all that it names: certificates, users, keys, pages. What is wrong with a file is told with the place
 //! in the configuration that names it.
 
 use std::path::Path;

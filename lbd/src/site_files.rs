@@ -1,4 +1,4 @@
-//! The files that services of `mode = "http"` name beside certificates: users, and keys of tokens. Read with the configuration, and never
+//! The files that services of `mode = "http"` name beside certificates: users, keys of tokens, pages for errors. Read with the configuration, and never
 //! while a request waits.
 
 use std::collections::HashMap;
@@ -15,11 +15,24 @@ use crate::token_keys::TokenKeys;
 /// The largest file of users or keys, in bytes.
 const SECRETS_BYTES_MAX: u64 = 4 << 20;
 
+/// The largest page: it is sent from memory, as a whole.
+const PAGE_BYTES_MAX: u64 = 64 << 10;
+
 /// The contents of all such files, by path.
 #[derive(Debug, Default)]
 pub(crate) struct SiteFiles {
     users: HashMap<PathBuf, Users>,
     keys: HashMap<PathBuf, TokenKeys>,
+    pages: HashMap<PathBuf, Page>,
+}
+
+/// A page for an error.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// Its type, as the file's name says.
+    pub(crate) content_type: &'static str,
+    /// Its text.
+    pub(crate) text: String,
 }
 
 impl SiteFiles {
@@ -34,6 +47,9 @@ impl SiteFiles {
                     HttpAuth::Jwt(jwt) => enter(&mut files.keys, &jwt.keys, wrong, keys),
                 }
             }
+            for (_, file) in &http.error_pages {
+                enter(&mut files.pages, file, wrong, page);
+            }
         }
         files
     }
@@ -46,6 +62,11 @@ impl SiteFiles {
     /// The keys of a file.
     pub(crate) fn keys(&self, path: &Path) -> Option<&TokenKeys> {
         self.keys.get(path)
+    }
+
+    /// A page.
+    pub(crate) fn page(&self, path: &Path) -> Option<&Page> {
+        self.pages.get(path)
     }
 }
 
@@ -73,6 +94,16 @@ fn users(path: &Path) -> Result<Users, String> {
 
 fn keys(path: &Path) -> Result<TokenKeys, String> {
     TokenKeys::parse(&text(path, SECRETS_BYTES_MAX)?).map_err(|error| unusable(&error))
+}
+
+fn page(path: &Path) -> Result<Page, String> {
+    let content_type = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("html" | "htm") => "text/html; charset=utf-8",
+        Some("json") => "application/json",
+        Some("xml") => "application/xml",
+        _ => "text/plain; charset=utf-8",
+    };
+    Ok(Page { content_type, text: text(path, PAGE_BYTES_MAX)? })
 }
 
 fn unusable(error: &dyn Display) -> String {

@@ -20,7 +20,7 @@ use super::journal::Journal;
 use super::patience::Patience;
 use super::plan::{ForClient, ForTarget, Own, Plan, Step, has_body};
 use super::session::Session;
-use super::site::response_changes;
+use super::site::{response_changes, with_page};
 use super::stream::Stream;
 use super::target::{Answered, Reached};
 use super::tie::Bond;
@@ -152,6 +152,7 @@ impl Exchange<'_> {
         let soon = [("Retry-After", "1".to_owned())];
         let fields = if status == 503 { &soon[..] } else { &[] };
         let (answer, changes) = (Answer { fields, ..Answer::plain(status) }, response_changes(http, None));
+        let answer = with_page(&route.service, &answer);
         let own = Own::write(&answer, self.client.version(), false, Afterwards::Closed, changes);
         self.own_answer(route, journal, own, end, false).await
     }

@@ -21,7 +21,7 @@ use super::handshake::Encrypted;
 use super::http2::Map;
 use super::journal::Asking;
 use super::passwords::{Compared, Comparison};
-use super::site::{Site, request_changes, response_changes};
+use super::site::{Site, request_changes, response_changes, with_page};
 use super::tie::{self, Tied};
 use crate::clock::unix_now;
 use crate::l4::{Ends, Pool};
@@ -225,7 +225,7 @@ impl Plan {
         match admit(auth, &service.files, &head.fields, around.compared, around.now) {
             Admission::In(told) => self.decide(head, asked, (routed, arrival), (http, site), &told, around),
             Admission::Compare(comparison) => Ok(Step::Compare(Box::new(comparison))),
-            Admission::Out(denied, challenge) => Ok(self.deny(http, denied, challenge)),
+            Admission::Out(denied, challenge) => Ok(self.deny(around, denied, challenge)),
         }
     }
 
@@ -286,7 +286,7 @@ impl Plan {
             told_in: &site.told_in,
         };
         // A configuration that is in force names its own groups only.
-        let Some(pool) = site.pool(group) else { return Ok(self.answer(http, &Answer::plain(503))) };
+        let Some(pool) = site.pool(group) else { return Ok(self.answer(around, &Answer::plain(503))) };
         // Which targets of HTTP/2 take such tunnels is known only once they are connected.
         if pool.group.config.http2 && head.version == Version::Http2 && head.upgrade.is_some() {
             return Err(Fault::Connect);
@@ -328,9 +328,11 @@ impl Plan {
         }
     }
 
-    fn answer(&self, http: &Http, answer: &Answer<'_>) -> Step {
-        let changes = response_changes(http, self.rule);
-        Step::Answer(Own::write(answer, self.version, self.to_head, self.afterwards(), changes))
+    fn answer(&self, around: &Circumstances<'_>, answer: &Answer<'_>) -> Step {
+        let service = &around.route.service;
+        let Some(http) = &service.config.http else { return Step::nothing() };
+        let (page, changes) = (with_page(service, answer), response_changes(http, self.rule));
+        Step::Answer(Own::write(&page, self.version, self.to_head, self.afterwards(), changes))
     }
 }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use common::config::{HeaderChanges, Http, HttpAuth};
 use common::hash::HashKey;
 use common::time::Instant;
+use lbd_core::http::answer::Answer;
 use lbd_core::http::budget::RetryBudget;
 
 use super::tie;
@@ -86,4 +87,14 @@ pub(super) fn response_changes(http: &Http, rule: Option<usize>) -> [&HeaderChan
 pub(super) fn request_changes(http: &Http, rule: Option<usize>) -> [&HeaderChanges; 2] {
     let rule = rule.and_then(|index| http.rules.get(index));
     [&http.request_headers, rule.map_or(UNCHANGED, |rule| &rule.request_headers)]
+}
+
+/// An answer of Tandem's own that says no more than its status, with the page that the service has for that.
+pub(super) fn with_page<'a>(service: &'a Service, answer: &Answer<'a>) -> Answer<'a> {
+    let mut pages = service.config.http.iter().flat_map(|http| &http.error_pages);
+    let named = pages.find(|(status, _)| *status == answer.status && answer.body.is_empty());
+    match named.and_then(|(_, file)| service.files.page(&file.path)) {
+        Some(page) => Answer { content_type: page.content_type, body: &page.text, ..*answer },
+        None => *answer,
+    }
 }

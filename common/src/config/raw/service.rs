@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::access::{self, RawAccess, network};
 use super::auth::{self, RawAuth};
 use super::http::{header_changes, is_token};
+use super::pages;
 use super::reader::{At, Cursor, Table, at};
 use super::rule::{self, RawRules, References, forward_form, only_http};
 use super::tls::{self, RawTls};
@@ -60,6 +61,7 @@ pub(crate) struct RawHttp {
     pub(crate) body_bytes_per_second_min: Option<u32>,
     pub(crate) rate_header: Option<String>,
     pub(crate) auth: Option<RawAuth>,
+    pub(crate) error_pages: Vec<(u16, At<String>)>,
 }
 
 /// `timeout`.
@@ -146,7 +148,8 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
 /// The keys that only a service of `mode = "http"` has.
 fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out: &mut Problems) {
     if mode.is_some_and(|mode| mode != "http") {
-        let keys = ["request_headers", "response_headers", "trust_forwarded", "tls", "http2", "auth"];
+        let keys =
+            ["request_headers", "response_headers", "trust_forwarded", "tls", "http2", "auth", "error_pages"];
         only_http(table, &keys, out);
         return;
     }
@@ -157,6 +160,7 @@ fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out:
     }
     http.http2 = table.get("http2").and_then(|cursor| cursor.boolean(out));
     http.auth = table.get("auth").and_then(|cursor| auth::read(&cursor, false, out));
+    http.error_pages = table.get("error_pages").map(|cursor| pages::read(&cursor, out)).unwrap_or_default();
 }
 
 fn listeners(cursor: &Cursor<'_>, out: &mut Problems) -> Vec<At<RawListen>> {

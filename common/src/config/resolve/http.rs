@@ -312,6 +312,11 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
         body_bytes_max: http.body_bytes_max,
         body_bytes_per_second_min: http.body_bytes_per_second_min,
         rate_header: http.rate_header.clone(),
+        error_pages: http
+            .error_pages
+            .iter()
+            .map(|(status, page)| (*status, tls::file(folder, "service.error_pages", page)))
+            .collect(),
         auth: http.auth.as_ref().map(|raw| auth::build(raw, &auth::OF_SERVICE, name, folder)),
     })
 }

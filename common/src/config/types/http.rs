@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::{Access, HttpAuth, Template, Tls};
+use super::{Access, FileAt, HttpAuth, Template, Tls};
 use crate::time::Duration;
 
 /// The keys of a service of `mode = "http"` that no other one has.
@@ -44,6 +44,8 @@ pub struct Http {
     pub rate_header: Option<String>,
     /// Who is let in, unless a rule says something else; everybody if there is none.
     pub auth: Option<HttpAuth>,
+    /// The files whose text is the body of Tandem's own answers of a status, 400 to 599.
+    pub error_pages: Vec<(u16, FileAt)>,
 }
 
 impl Http {

@@ -278,6 +278,7 @@ fn check_tells_which_files_cannot_be_used() {
         format!("[[service.rule]]\nwhen = {{ path = \"{path}\" }}\nforward = \"pool\"\nauth = {{ {auth} }}\n")
     };
     config.service = [
+        "error_pages = { 503 = \"none.html\", 502 = \"large.html\" }\n".to_owned(),
         rule("/1", "basic = { users = \"users\" }"),
         rule("/2", "basic = { users = \"nobody\" }"),
         rule("/3", "jwt = { keys = \"private.pem\" }"),
@@ -286,6 +287,7 @@ fn check_tells_which_files_cannot_be_used() {
     ]
     .concat();
     write("pair.toml", &config.text());
+    write("large.html", &"x".repeat(70_000));
     write("users", "ada:{SHA}x\n");
     write(
         "private.pem",
@@ -309,7 +311,9 @@ fn check_tells_which_files_cannot_be_used() {
         "it cannot be used: public key 1 cannot be used",
         "service.rule.auth.basic.users: ",
         "service.rule.auth.jwt.keys: ",
-        "5 errors",
+        "service.error_pages: ",
+        "it is larger than 65536 bytes",
+        "7 errors",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in {text}");
     }

@@ -136,6 +136,36 @@ fn a_rule_is_for_some_clients_only() {
 }
 
 #[test]
+fn errors_have_pages() {
+    let ip = own_ip();
+    let nobody = crate::support::free(ip);
+    let folder = crate::support::Folder::new();
+    std::fs::write(folder.path().join("503.html"), "<p>soon").unwrap();
+    std::fs::write(folder.path().join("404"), "not here").unwrap();
+    let mut config = config(ip, &[nobody]);
+    config.service = "error_pages = { 503 = \"503.html\", 404 = \"404\" }\n\
+        [[service.rule]]\nwhen = { path = \"/said\" }\nrespond = { status = 404, body = \"said\" }\n\
+        [[service.rule]]\nwhen = { path = \"/none\" }\nrespond = { status = 404 }\n"
+        .to_owned();
+    let lbd = Lbd::start_in(folder, &config);
+    let got = |path: &str| {
+        let answer = ask(lbd.address, &get(path));
+        let text = answer.text().to_owned();
+        (answer.status(), text, answer.field("content-type").unwrap().to_owned())
+    };
+    let plain = "text/plain; charset=utf-8".to_owned();
+    assert_eq!(got("/"), (503, "<p>soon".to_owned(), "text/html; charset=utf-8".to_owned()));
+    assert_eq!(got("/said"), (404, "said".to_owned(), plain.clone()));
+    assert_eq!(got("/none"), (404, "not here".to_owned(), plain.clone()));
+    assert_eq!(ask(lbd.address, &get("/")).field("retry-after"), Some("1"));
+    let head = Client::new(lbd.address).send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").answer_to_head();
+    assert_eq!((head.status(), head.text()), (503, ""));
+    std::fs::write(lbd.folder.path().join("404"), "nor there").unwrap();
+    assert_eq!(lbd.reload(&config).0, 200);
+    assert_eq!(got("/none"), (404, "nor there".to_owned(), plain));
+}
+
+#[test]
 fn the_access_log_has_a_line_for_each_request() {
     let ip = own_ip();
     let target = Target::named(ip, "hello");
