@@ -5,6 +5,7 @@ mod frames;
 mod grpc;
 mod life;
 mod real;
+mod sessions;
 mod streams;
 mod strict;
 mod targets;

@@ -20,7 +20,7 @@ fn run(program: &str, arguments: &[&str]) -> Output {
     output
 }
 
-fn curl(arguments: &[&str]) -> String {
+pub(super) fn curl(arguments: &[&str]) -> String {
     let usual = ["-sS", "--max-time", "20", "--http2-prior-knowledge"];
     let output = run("curl", &[&usual, arguments].concat());
     String::from_utf8_lossy(&output.stdout).into_owned()
