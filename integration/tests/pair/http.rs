@@ -20,9 +20,15 @@ fn serving(label: &str, keys: impl FnOnce(&Lab) -> String) -> Result<Lab> {
     let lab = Lab::builder(label).targets(2).build()?;
     let keys = keys(&lab);
     let targets: Vec<SocketAddr> = lab.targets().iter().map(Target::http_address).collect();
-    let config = PairConfig::new(vec![every("100ms")])
-        .service("web", "http", "@web:80", "web", &keys)
-        .target_group("web", &targets, "");
+    let config = PairConfig::new(vec![every("100ms")]);
+    let config = if keys.is_empty() {
+        config.service("web", "http", "@web:80", "web", "")
+    } else {
+        // By the other one it is seen that clients are served at all.
+        let config = config.service("web", "http", "@web:443", "web", &keys);
+        config.service("clear", "http", "@web:80", "web", "")
+    };
+    let config = config.target_group("web", &targets, "");
     lab.write_config(&config)?;
     start_all(&lab)?;
     sends(&lab, lab.b())?;
@@ -90,7 +96,7 @@ struct Http2Load {
 
 impl Http2Load {
     fn start(lab: &Lab, vip: IpAddr) -> Self {
-        let url = format!("https://{}/health?[1-300]", SocketAddr::new(vip, 80));
+        let url = format!("https://{}/health?[1-300]", SocketAddr::new(vip, 443));
         let commands = std::iter::repeat_with(|| {
             let mut command = lab.client().command("curl");
             // Brackets in addresses are no ranges: those have a `-` in them.

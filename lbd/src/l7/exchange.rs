@@ -30,6 +30,9 @@ use crate::l4::{Occupied, Pool, Refusal, place};
 use crate::snapshot::{FailureKind, Target};
 use crate::worker::Route;
 
+/// So often more than others a request is sent that the target has said to have done nothing with.
+const UNTOUCHED_MORE: u32 = 4;
+
 /// Why a request was not answered by a target.
 pub(super) enum Failed {
     /// The body cannot be understood, and nothing of the request was passed on.
@@ -308,12 +311,14 @@ impl Exchange<'_> {
         let Failed::Cut { cut, silent, whole, refused, .. } = failed else { return false };
         blame(target, *cut, *refused || (reused && *silent));
         let wanted = retry.no_answer || ((reused || *refused) && retry.stale_connection);
-        if !whole || !wanted || tries >= retry.attempts {
+        // It costs a target nothing to refuse, and with many requests on a connection that ends all of them are refused at once.
+        let attempts = if *refused { retry.attempts.saturating_add(UNTOUCHED_MORE) } else { retry.attempts };
+        if !whole || !wanted || tries >= attempts {
             return false;
         }
         let http = &self.session.seat.counters().http;
         let now = self.session.seat.worker.clock().at();
-        let may = route.http.as_ref().is_some_and(|site| site.may_resend(now));
+        let may = *refused || route.http.as_ref().is_some_and(|site| site.may_resend(now));
         let counter = if may { &http.resent } else { &http.resends_refused };
         counter.add(1);
         may

@@ -21,7 +21,13 @@ fn serving(more: &str) -> (Lbd, Target) {
 
 fn expelled(lbd: &Lbd, reason: &str) -> u64 {
     let label = format!("{{service=\"web\",reason=\"{reason}\"}}");
-    metric(lbd, "tandem_lbd_service_http2_connections_expelled_total")[&label]
+    let count = || metric(lbd, "tandem_lbd_service_http2_connections_expelled_total")[&label];
+    // The client hears of it first.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    while count() == 0 && std::time::Instant::now() < end {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    count()
 }
 
 /// The daemon's memory in use, in KiB.

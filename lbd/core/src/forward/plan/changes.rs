@@ -104,7 +104,7 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     let asks = |(&index, service): (&u32, &Service)| {
         let old = old.services.get(&index).filter(|old| old.ring == service.ring)?;
         let more = service.other_until != 0 && service.other_until != old.other_until;
-        more.then(|| Change::Service(index, Service { other_until: service.other_until, ..*old }))
+        more.then_some(Change::Service(index, Service { other_until: service.other_until, ..*old }))
     };
     list.extend(changed(&old.services, &new.services).filter_map(asks));
     list.extend(changed(&old.rings, &new.rings).map(|(&index, it)| Change::Ring(index, Arc::clone(it))));
