@@ -240,7 +240,7 @@ impl World {
     /// What the kernel said.
     pub fn service_flags(&mut self, index: u16, flags: u32) -> Result<()> {
         let map = self.object.map_mut("services").context("no map services")?;
-        let mut map: Array<_, [u8; 44]> = map.try_into()?;
+        let mut map: Array<_, [u8; 48]> = map.try_into()?;
         let mut bytes = map.get(&index.into(), 0)?;
         put(&mut bytes, 4, &flags.to_ne_bytes());
         Ok(map.set(index.into(), bytes, 0)?)

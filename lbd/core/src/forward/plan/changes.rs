@@ -104,9 +104,10 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     let asks = |(&index, service): (&u32, &Service)| {
         let old = old.services.get(&index).filter(|old| old.ring == service.ring)?;
         let more = service.other_until != 0 && service.other_until != old.other_until;
-        more.then_some(Change::Service(index, Service { other_until: service.other_until, ..*old }))
+        more.then_some((index, Service { other_until: service.other_until, ..*old }))
     };
-    list.extend(changed(&old.services, &new.services).filter_map(asks));
+    let asking: BTreeMap<u32, Service> = changed(&old.services, &new.services).filter_map(asks).collect();
+    list.extend(asking.iter().map(|(&index, &it)| Change::Service(index, it)));
     list.extend(changed(&old.rings, &new.rings).map(|(&index, it)| Change::Ring(index, Arc::clone(it))));
     // Of networks within each other the smallest decides. With the small ones written before those around them, and removed after
     // them, every address is treated at any moment as the old list has it or as the new one has it, in one step.
@@ -123,7 +124,8 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     if old.config != config {
         list.push(Change::Config(config));
     }
-    list.extend(changed(&old.services, &new.services).map(|(&index, &it)| Change::Service(index, it)));
+    let left = changed(&old.services, &new.services).filter(|(index, it)| asking.get(index) != Some(*it));
+    list.extend(left.map(|(&index, &it)| Change::Service(index, it)));
     list.extend(changed(&old.endpoints, &new.endpoints).map(|(&key, &it)| Change::Endpoint(key, it)));
     let addresses = changed(&old.vip_addresses, &new.vip_addresses);
     list.extend(addresses.map(|(&index, &it)| Change::VipAddress(index, it)));

@@ -8,7 +8,8 @@ fn at(seconds: u64) -> Instant {
 
 /// Two targets, and what the other node's ring is made of.
 fn net(used: &[(&str, u16)], next: Option<&[(&str, u16)]>) -> (File, Net) {
-    let file = file(&service("s", "nat", "\"@web:80\"", ""), &group("s", "10.0.1.1:80 10.0.1.2:80", ""));
+    let file =
+        file(&service("s", "nat", "\"192.0.2.10:80\"", ""), &group("s", "10.0.1.1:80 10.0.1.2:80", ""));
     let mut net = Net::of(&file);
     for (target, id) in net.group("s").iter_mut().zip(["t1", "t2"]) {
         target.id = id.to_owned();
@@ -73,7 +74,9 @@ fn what_the_other_node_chooses_from_is_there_before_this_one_chooses_from_someth
         let knows = service.other_until == 77 && now.other_rings.contains_key(&ring);
         assert!(knows || now.rings[&ring] != after.rings[&ring]);
     }
-    assert_eq!(now, after);
+    assert!(
+        now.rings == after.rings && now.services == after.services && now.other_rings == after.other_rings
+    );
 }
 
 #[test]
