@@ -138,20 +138,26 @@ fn busy(node: &Node) -> Result<()> {
     wait_until(&format!("{} to answer requests", node.name()), LIMIT, || answered(node) > before + 50)
 }
 
-#[test]
-fn planned_moves_and_reloads_lose_no_request() -> Result<()> {
-    let lab = serving("http moves", |_| String::new())?;
-    let loads: Vec<Load> = vips().into_iter().map(|vip| Load::start(&lab, vip)).collect();
+/// Moves the virtual IPs there and back under load, and has each node that gets them read its configuration again.
+fn move_and_reload(lab: &Lab) -> Result<()> {
     let mut active = lab.a();
     busy(active)?;
     for _ in 0..MOVES {
-        switch(&lab, active)?;
+        switch(lab, active)?;
         active = lab.peer_of(active);
         busy(active)?;
         let answer = active.send("lbd", "POST", "/v1/reload", "")?;
         assert_eq!(answer.status, 200, "{}", answer.body);
         busy(active)?;
     }
+    Ok(())
+}
+
+#[test]
+fn planned_moves_and_reloads_lose_no_request() -> Result<()> {
+    let lab = serving("http moves", |_| String::new())?;
+    let loads: Vec<Load> = vips().into_iter().map(|vip| Load::start(&lab, vip)).collect();
+    move_and_reload(&lab)?;
     for load in loads {
         assert!(load.stop() > 500);
     }
@@ -164,16 +170,7 @@ fn planned_moves_and_reloads_lose_no_request_of_http2() -> Result<()> {
         format!("tls = {{ certificates = [{:?}] }}", crate::tls::certificate(lab.dir()))
     })?;
     let loads: Vec<Http2Load> = vips().into_iter().map(|vip| Http2Load::start(&lab, vip)).collect();
-    let mut active = lab.a();
-    busy(active)?;
-    for _ in 0..MOVES {
-        switch(&lab, active)?;
-        active = lab.peer_of(active);
-        busy(active)?;
-        let answer = active.send("lbd", "POST", "/v1/reload", "")?;
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        busy(active)?;
-    }
+    move_and_reload(&lab)?;
     for load in loads {
         assert!(load.stop() > 1);
     }

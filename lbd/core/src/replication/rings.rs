@@ -81,7 +81,7 @@ pub(super) struct Rings {
 #[derive(Debug, Default)]
 struct OwnRing {
     used: Option<RingMake>,
-    /// The peer is to be told of it in this session, behind all that became dirty before this place.
+    /// The peer has not been told of it since it connected, and is to be, behind all that became dirty before this place.
     tell_used: Option<u64>,
     next: Option<Next>,
 }

@@ -35,9 +35,9 @@ pub(super) fn trace(
     let before = config.get(&0)?.context("the program has no configuration yet")?;
     // Whoever has seen enough must not leave a program behind that takes samples of everything.
     let stop = stopping().context("cannot listen for signals")?;
-    config.put(&0, &Config { trace_every: every, ..before })?;
     let map = AyaMap::from_map_data(MapData::from_pin(folder.join("events"))?)?;
     let mut ring = RingBuf::try_from(map)?;
+    config.put(&0, &Config { trace_every: every, ..before })?;
     let traced = follow(&mut ring, time, &stop, &mut print);
     // As the configuration has it, which may have changed meanwhile in everything else.
     let now = config.get(&0)?.unwrap_or(before);
