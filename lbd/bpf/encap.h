@@ -96,11 +96,12 @@ static __always_inline void put_outer_v6(struct ipv6 *ip, const struct target *t
 	}
 }
 
-/* What tells flows apart for whoever spreads them over ways and processors: it is the same for all of a flow, and no secret. */
+/* What tells flows apart for whoever spreads them over ways and processors: it is the same for all of a flow, and no secret.
+ * Of a product only the upper bits depend on all bits of what was multiplied, the last byte of an address among them. */
 static __always_inline __u32 spread(const struct flow_key *key)
 {
 	const __u64 *words = (const void *)key;
-	return ((words[0] ^ words[1] ^ words[2] ^ words[3] ^ words[4]) * 0x9e3779b97f4a7c15ULL) >> 40 & GUE_SOURCES;
+	return ((words[0] ^ words[1] ^ words[2] ^ words[3] ^ words[4]) * 0x9e3779b97f4a7c15ULL) >> 50 & GUE_SOURCES;
 }
 
 /* The headers in the room. UDP's checksum is 0: the packet in it has its own. */

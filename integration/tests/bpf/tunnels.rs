@@ -1,5 +1,8 @@
 //! Tunnels to targets.
 
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+
 use integration::bench_l4::object::Kind;
 use integration::bench_l4::world::{Mode, Way};
 use pnet_packet::Packet;
@@ -63,6 +66,37 @@ fn tunnels_carry_what_the_client_sent() {
             let mut unpacked = sent[..14].to_vec();
             unpacked.extend_from_slice(carried);
             assert_eq!(ends(&unpacked), (client.client, client.vip));
+        }
+    }
+}
+
+/// Routers and network cards choose by the ports: clients that differ in one place only must not all go one way.
+#[test]
+fn flows_of_gue_are_told_apart_by_its_source_port() {
+    for name in SCENES {
+        let scene = scene(name);
+        for kind in Kind::ALL {
+            let mut world = world(&scene, Mode::Dsr, 6, Way::Gue, kind);
+            world.source_of_tunnel(1, scene.vip.ip()).unwrap();
+            let mut source_of = |client: SocketAddr| {
+                let outcome = kind.run(&world.object, &frame(client, scene.vip, 6, SYN)).unwrap();
+                assert_eq!(outcome.verdict, kind.sent(), "{kind:?} {client}");
+                let (_, payload) = outer(&outcome.packet, scene.target.is_ipv4());
+                u16::from_be_bytes([payload[0], payload[1]])
+            };
+            let by_address: HashSet<_> = (0..64_u8)
+                .map(|last| {
+                    let address = match scene.client.ip() {
+                        IpAddr::V4(ip) => IpAddr::from([ip.octets()[0], ip.octets()[1], ip.octets()[2], last + 1]),
+                        IpAddr::V6(ip) => IpAddr::from((ip.to_bits() & !0xff | u128::from(last + 1)).to_be_bytes()),
+                    };
+                    source_of(SocketAddr::new(address, scene.client.port()))
+                })
+                .collect();
+            let by_port: HashSet<_> =
+                (0..64).map(|port| source_of(SocketAddr::new(scene.client.ip(), 2000 + port))).collect();
+            assert!(by_address.len() > 48, "{kind:?} {name:?}: {} ports for 64 addresses", by_address.len());
+            assert!(by_port.len() > 48, "{kind:?} {name:?}: {} ports for 64 ports", by_port.len());
         }
     }
 }
