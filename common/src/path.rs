@@ -79,6 +79,27 @@ pub fn normalise_query(query: &[u8], out: &mut String) -> Result<(), PathError> 
     Ok(())
 }
 
+/// How the most lenient servers read a normal path, if that is another path: escaped slashes and backslashes are slashes, what
+/// follows a `;` in a segment is not of its name, and empty segments are none. Servers that do only a part of that read nothing else
+/// below a path without any of these characters: what brings a request there stays as it is when the rest is done.
+#[must_use]
+pub fn lenient_reading(path: &str) -> Option<String> {
+    if !path.contains("//") && !path.bytes().any(|byte| matches!(byte, b';' | b'%')) {
+        return None;
+    }
+    let slashes = path.replace("%2F", "/").replace("%5C", "/");
+    let mut read = String::with_capacity(path.len());
+    let names = slashes.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+    for name in names.filter(|name| !name.is_empty()) {
+        read.push('/');
+        read.push_str(name);
+    }
+    if slashes.ends_with('/') || read.is_empty() {
+        read.push('/');
+    }
+    (read != path).then_some(read)
+}
+
 /// Whether a path is its own normal form.
 #[must_use]
 pub fn is_normal(path: &str) -> bool {
@@ -260,6 +281,28 @@ mod tests {
     }
 
     #[test]
+    fn lenient_servers_read_other_paths() {
+        let cases = [
+            ("/", None),
+            ("/admin/x", None),
+            ("/%C3%BC", None),
+            ("//admin", Some("/admin")),
+            ("/admin%2Fx", Some("/admin/x")),
+            ("/admin%5Cx", Some("/admin/x")),
+            ("/%2Fadmin", Some("/admin")),
+            ("/admin;a=b/x", Some("/admin/x")),
+            ("/;a/admin", Some("/admin")),
+            ("/admin;%2Fx", Some("/admin/x")),
+            ("/a//b//", Some("/a/b/")),
+            ("//", Some("/")),
+            ("/;x", Some("/")),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(lenient_reading(path).as_deref(), expected, "{path}");
+        }
+    }
+
+    #[test]
     fn queries_stay_as_they_are() {
         let normal = |query: &[u8]| {
             let mut out = String::new();
@@ -274,6 +317,29 @@ mod tests {
     }
 
     proptest! {
+        /// Whichever part of a lenient reading brings a path below a plain one, the whole of it leaves it there.
+        #[test]
+        fn partial_readings_lead_nowhere_else(path in "/(a|b|/|;|%2F|%5C){0,12}") {
+            if let Ok(normal) = normal(&path) {
+                let whole = lenient_reading(&normal).unwrap_or_else(|| normal.clone());
+                let merged = |path: &str| {
+                    let mut path = path.to_owned();
+                    while path.contains("//") {
+                        path = path.replace("//", "/");
+                    }
+                    path
+                };
+                let resolved = |path: &str| path.replace("%2F", "/").replace("%5C", "/");
+                let cut = |path: &str| {
+                    path.split('/').map(|it| it.split(';').next().unwrap_or_default()).collect::<Vec<_>>().join("/")
+                };
+                let below = |path: &str| path == "/a" || path.starts_with("/a/");
+                let partial =
+                    [merged(&normal), resolved(&normal), cut(&normal), merged(&resolved(&normal)), cut(&resolved(&normal)), merged(&cut(&normal))];
+                prop_assert!(below(&whole) || !partial.iter().any(|path| below(path)), "{normal} {whole}");
+            }
+        }
+
         /// A path's normal form is its own, has no dot segments, and nothing but what a request line can hold.
         #[test]
         fn normal_forms_stay(path in "/[a-c./%25E;\\\\\u{80}-\u{ff}]{0,24}") {

@@ -87,8 +87,12 @@ fn flows_of_gue_are_told_apart_by_its_source_port() {
             let by_address: HashSet<_> = (0..64_u8)
                 .map(|last| {
                     let address = match scene.client.ip() {
-                        IpAddr::V4(ip) => IpAddr::from([ip.octets()[0], ip.octets()[1], ip.octets()[2], last + 1]),
-                        IpAddr::V6(ip) => IpAddr::from((ip.to_bits() & !0xff | u128::from(last + 1)).to_be_bytes()),
+                        IpAddr::V4(ip) => {
+                            IpAddr::from([ip.octets()[0], ip.octets()[1], ip.octets()[2], last + 1])
+                        }
+                        IpAddr::V6(ip) => {
+                            IpAddr::from((ip.to_bits() & !0xff | u128::from(last + 1)).to_be_bytes())
+                        }
                     };
                     source_of(SocketAddr::new(address, scene.client.port()))
                 })

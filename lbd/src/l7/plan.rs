@@ -14,7 +14,7 @@ use lbd_core::http::bounds;
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version};
 use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
-use lbd_core::http::route::{Arrival, Asked, Outcome, Routed, location, rewritten, route};
+use lbd_core::http::route::{Arrival, Asked, Outcome, Routed, location, read_otherwise, rewritten, route};
 
 use super::admit::{Admission, admit};
 use super::handshake::Encrypted;
@@ -178,6 +178,9 @@ impl Plan {
         };
         let hash = site.hash_key.source(asked.client);
         let routed = route(http, &asked, hash);
+        if read_otherwise(http, &asked, &routed).is_some() {
+            return Err(Fault::OtherRule);
+        }
         let rule = routed.rule.map(|(index, _)| index);
         let mut plan = Self {
             step: Step::nothing(),

@@ -99,6 +99,18 @@ impl HttpRule {
             _ => None,
         })
     }
+
+    /// Whether the same becomes of requests that meet this rule as of those that meet another one.
+    #[must_use]
+    pub fn does_as(&self, other: &Self) -> bool {
+        let Self { when: _, action, rewrite, access, auth, request_headers, response_headers } = self;
+        *action == other.action
+            && *rewrite == other.rewrite
+            && *access == other.access
+            && *auth == other.auth
+            && *request_headers == other.request_headers
+            && *response_headers == other.response_headers
+    }
 }
 
 /// One thing that a rule wants of a request.

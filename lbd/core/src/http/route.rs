@@ -6,7 +6,7 @@ use common::config::{
     Action, Condition, Http, HttpRule, PathPattern, Redirect, Respond, Split, Template, Variable,
 };
 use common::hash::mix;
-use common::path::{PathError, normalise, query_value};
+use common::path::{PathError, lenient_reading, normalise, query_value};
 
 use super::framing::Field;
 
@@ -62,8 +62,7 @@ pub enum Outcome<'h> {
 /// same, as long as their weights stay.
 #[must_use]
 pub fn route<'h>(http: &'h Http, asked: &Asked<'_>, hash: u64) -> Routed<'h> {
-    let met = |rule: &&HttpRule| rule.when.iter().all(|condition| meets(condition, asked));
-    let rule = http.rules.iter().enumerate().find(|(_, rule)| met(rule));
+    let rule = rule_for(http, asked);
     let forward = |split: &'h Split, place: usize| {
         // Two rules with the same weights do not send the same clients to their second group.
         split.choose(mix(hash.wrapping_add(place as u64))).map_or(Outcome::Nothing, Outcome::Forward)
@@ -75,6 +74,31 @@ pub fn route<'h>(http: &'h Http, asked: &Asked<'_>, hash: u64) -> Routed<'h> {
         None => http.forward.as_ref().map_or(Outcome::Nothing, |split| forward(split, 0)),
     };
     Routed { rule, outcome }
+}
+
+/// The rule that decides instead of the one that a request has met, by its place, if servers read its path as lenient ones do; none
+/// as well for what the service does else. Nothing, if what becomes of the request is the same.
+///
+/// A target that does so would answer from below a path whose rule lets nobody, or somebody else, in.
+#[must_use]
+pub fn read_otherwise<'h>(http: &'h Http, asked: &Asked<'_>, routed: &Routed<'h>) -> Option<Option<usize>> {
+    if http.rules.is_empty() {
+        return None;
+    }
+    let path = lenient_reading(asked.path)?;
+    let other = rule_for(http, &Asked { path: &path, ..*asked });
+    let differs = match (routed.rule, other) {
+        (None, None) => false,
+        (Some((index, _)), Some((other, _))) if index == other => false,
+        (Some((_, rule)), Some((_, other))) => !rule.does_as(other),
+        (None, Some(_)) | (Some(_), None) => true,
+    };
+    differs.then(|| other.map(|(index, _)| index))
+}
+
+/// The first rule that a request meets.
+fn rule_for<'h>(http: &'h Http, asked: &Asked<'_>) -> Option<(usize, &'h HttpRule)> {
+    http.rules.iter().enumerate().find(|(_, rule)| rule.when.iter().all(|condition| meets(condition, asked)))
 }
 
 /// Whether a request meets a condition.
@@ -244,6 +268,37 @@ mod tests {
         assert_eq!(place(&http, &Asked { query: Some("a=1"), ..mobile }), None);
         assert_eq!(place(&http, &Asked { query: Some("b%65ta=x+y"), ..mobile }), Some(4));
         assert_eq!(route(&http, &asked("GET", "any", "/"), 0).outcome, Outcome::Forward("rest"));
+    }
+
+    #[test]
+    fn paths_that_lenient_servers_read_as_those_of_another_rule_are_told() {
+        let http = http(
+            "[[service.rule]]\nwhen = { path_prefix = \"/admin\", method = [\"GET\"] }\nforward = \"rest\"\naccess = { allow = [\"192.0.2.0/24\"] }\n\
+             [[service.rule]]\nwhen = { path_prefix = \"/api\" }\nforward = \"api\"\n\
+             [[service.rule]]\nwhen = { path_regex = \"^/api;\" }\nforward = \"api\"\n",
+        );
+        for (path, expected) in [
+            ("/admin/x", None),
+            ("/shop", None),
+            ("/shop//a;b", None),
+            ("//admin", Some(Some(0))),
+            ("/admin%2Fx", Some(Some(0))),
+            ("/admin;a/x", Some(Some(0))),
+            ("/admin/x;y", None),
+            ("/api//x", None),
+            ("//api", Some(Some(1))),
+            // Another rule, which does the same.
+            ("/api;v=1", None),
+        ] {
+            let asked = asked("GET", "any", path);
+            assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, 0)), expected, "{path}");
+        }
+        let put = asked("PUT", "any", "//admin");
+        assert_eq!(
+            read_otherwise(&http, &put, &route(&http, &put, 0)),
+            None,
+            "it is not for this rule at all"
+        );
     }
 
     #[test]

@@ -57,6 +57,9 @@ fn it_says_which_rule_is_met_and_why_the_others_are_not() {
         forwarded to target group api\n\
         the target gets the path /users/42\n";
     assert_eq!((ok, text.as_str()), (true, expected));
+    let (_, text) = route(&["GET", "/x;a", "--service", "other"]);
+    let expected = "refused with 400: some servers read the path as one that meets rule 1\n";
+    assert!(text.ends_with(expected), "{text}");
     let (_, text) = route(&["GET", "http://shop.example/old/a", "--source", "10.1.2.3"]);
     assert!(text.ends_with("rule 3 is met: path_prefix = /old, source = 10.0.0.0/8\nredirected with 308 to https://shop.example/new/a\n"), "{text}");
     let (_, text) = route(&["GET", "http://shop.example:81/private"]);

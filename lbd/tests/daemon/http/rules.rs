@@ -1,8 +1,10 @@
 //! Rules at work: where requests go, and what is answered without a target.
 
+use std::fs;
+
 use super::config;
 use super::peers::{Client, Target, ask, get};
-use crate::support::{Lbd, eventually, own_ip};
+use crate::support::{Folder, Lbd, eventually, metric, own_ip};
 
 /// A request to a host.
 fn at(host: &str, path: &str) -> String {
@@ -203,4 +205,41 @@ fn the_access_log_has_a_line_for_each_request() {
     assert_eq!(of(1, "reused"), true);
     assert_eq!((of(2, "status"), of(2, "rule"), of(2, "end")), (403.into(), 1.into(), "answered".into()));
     assert_eq!((of(3, "status"), of(3, "end"), of(3, "method")), (400.into(), "host".into(), "-".into()));
+}
+
+/// What is behind a rule is not had by a spelling of its path that only targets take for it.
+#[test]
+fn rules_are_not_evaded_by_what_targets_read_otherwise() {
+    let ip = own_ip();
+    let target = Target::named(ip, "inside");
+    let folder = Folder::new();
+    fs::write(
+        folder.path().join("users"),
+        "ada:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n",
+    )
+    .unwrap();
+    let mut config = config(ip, &[target.address]);
+    config.service = "[[service.rule]]\nwhen = { path_prefix = \"/admin\" }\nforward = \"pool\"\nauth = { basic = { users = \"users\" } }\n\
+        [[service.rule]]\nwhen = { path_prefix = \"/internal\" }\nrespond = { status = 404 }\n"
+        .to_owned();
+    let lbd = Lbd::start_in(folder, &config);
+    for (path, status) in [
+        ("/admin/x", 401),
+        ("/admin%2Fx", 400),
+        ("/admin;a=b/x", 400),
+        ("//admin", 400),
+        ("/%2fadmin/x", 400),
+        ("/internal", 404),
+        ("/internal;x", 400),
+        ("//internal/", 400),
+    ] {
+        let answer = Client::new(lbd.address).send(get(path)).answer();
+        assert_eq!(answer.status(), status, "{path}");
+    }
+    assert_eq!(target.seen().len(), 0);
+    for path in ["/shop//a", "/shop;v=1", "/a%2Fb"] {
+        assert_eq!(Client::new(lbd.address).send(get(path)).answer().status(), 200, "{path}");
+    }
+    let refused = metric(&lbd, "tandem_lbd_service_http_requests_malformed_total");
+    assert_eq!(refused["{service=\"web\",reason=\"other_rule\"}"], 6);
 }

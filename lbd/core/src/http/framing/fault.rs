@@ -19,6 +19,9 @@ pub enum Fault {
     /// A path without a normal form.
     #[error("the path cannot be told apart from others")]
     Path,
+    /// A path that is one of another rule for servers that merge slashes, resolve escaped ones, or cut segments at `;`.
+    #[error("some servers read the path as one that meets another rule")]
+    OtherRule,
     /// Another version than 1.0 and 1.1.
     #[error("the version is neither HTTP/1.0 nor HTTP/1.1")]
     Version,
@@ -86,7 +89,7 @@ pub enum Fault {
 
 impl Fault {
     /// How many there are.
-    pub const COUNT: usize = 26;
+    pub const COUNT: usize = 27;
 
     /// All of them, in the order of [`Self::index`].
     pub const ALL: [Self; Self::COUNT] = [
@@ -95,6 +98,7 @@ impl Fault {
         Self::Method,
         Self::Target,
         Self::Path,
+        Self::OtherRule,
         Self::Version,
         Self::LineTooLong,
         Self::HeadTooLong,
@@ -133,6 +137,7 @@ impl Fault {
             Self::Method => "method",
             Self::Target => "target",
             Self::Path => "path",
+            Self::OtherRule => "other_rule",
             Self::Version => "version",
             Self::LineTooLong => "line_too_long",
             Self::HeadTooLong => "head_too_long",
