@@ -55,7 +55,8 @@ fn a_service_with_everything() {
     let service = service(
         "timeout = { header = \"1ms\", keepalive = \"2h\", user = \"1h\" }\n\
          limits = { max_connections_per_source = 10_000_000 }\n\
-         rate = { key = \"service\", requests = 1_000_000_000, per = \"1days\", scope = \"node\" }\n\
+         rate = [{ key = \"source_ip\", requests = 5, per = \"1s\", scope = \"pair\" },\
+         { key = \"service\", requests = 1_000_000_000, per = \"1days\", scope = \"node\" }]\n\
          accept_proxy = [\"10.0.0.0/8\", \"192.0.2.7\", \"::/0\", \"0.0.0.0/0\"]\n\
          transparent = true\n\
          access = { allow = [\"10.0.0.0/8\", { network = \"2001:db8::/32\", tag = \"office\" }], deny = [\"10.1.0.0/16\"] }\n\
@@ -63,7 +64,9 @@ fn a_service_with_everything() {
     );
     assert_eq!((service.timeout.keepalive, service.timeout.user), (secs(7200), Some(secs(3600))));
     assert_eq!(service.limits.max_connections_per_source, Some(10_000_000));
-    let rate = service.rate.unwrap();
+    let each = service.rates.of_each.unwrap();
+    assert_eq!((each.key, each.requests, each.scope), (RateKey::SourceIp, 5, RateScope::Pair));
+    let rate = service.rates.of_all.unwrap();
     assert_eq!((rate.key, rate.requests, rate.per), (RateKey::Service, 1_000_000_000, secs(86_400)));
     let networks: Vec<String> = service.accept_proxy.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32", "::/0", "0.0.0.0/0"]);

@@ -167,6 +167,8 @@ pub(crate) struct TargetCounters {
     pub(crate) connect_timeouts: Counter,
     /// Connections on which there was no TLS handshake.
     pub(crate) tls_errors: Counter,
+    /// Of the failures above, those after which another target was tried.
+    pub(crate) retried: Counter,
     /// Connections that the target reset.
     pub(crate) resets: Counter,
     /// Bytes from clients.

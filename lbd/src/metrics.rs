@@ -73,6 +73,7 @@
 //! | `tandem_lbd_target_connect_seconds` | histogram | the same | from a client's acceptance until it was connected |
 //! | `tandem_lbd_target_first_byte_seconds` | histogram | the same | from connected until the target's first byte |
 //! | `tandem_lbd_target_connect_failures_total` | counter | the same and `reason` (`error`, `timeout`, `tls`: no handshake) | connects that failed |
+//! | `tandem_lbd_target_connect_retries_total` | counter | the same | of these, failures after which another target was tried |
 //! | `tandem_lbd_target_resets_total` | counter | the same | connections that the target reset |
 //! | `tandem_lbd_target_bytes_total` | counter | the same and `direction` (`to_target`, `to_client`) | bytes relayed |
 //! | `tandem_lbd_target_http_answers_total` | counter | the same and `class` | answers to HTTP requests, by status |
@@ -586,6 +587,12 @@ fn encode_work(out: &mut Out<'_>, targets: &[Labelled<'_>]) -> fmt::Result {
                 (it.labels_and("reason", "tls"), counters.sum(|shard| &shard.tls_errors)),
             ]
         }),
+    )?;
+    let retried = |it: &Labelled<'_>| it.target.counters.sum(|shard| &shard.retried);
+    out.counters(
+        "target_connect_retries",
+        "Failures after which another target was tried",
+        targets.iter().map(|target| (target.labels(), retried(target))),
     )?;
     encode_traffic(out, targets)?;
     durations::encode_targets(out, targets)?;

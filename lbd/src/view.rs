@@ -312,6 +312,15 @@ pub(crate) struct TargetView {
     /// Of these, those that timed out.
     #[serde(default)]
     pub(crate) connect_timeouts: u64,
+    /// Of these, those after which another target was tried.
+    #[serde(default)]
+    pub(crate) connect_retries: u64,
+    /// Checks since the start.
+    #[serde(default)]
+    pub(crate) checks_total: u64,
+    /// Of these, those that failed.
+    #[serde(default)]
+    pub(crate) checks_failed: u64,
     /// Connections that it reset.
     #[serde(default)]
     pub(crate) resets: u64,
@@ -587,6 +596,9 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
             .wrapping_add(sum(|shard| &shard.tls_errors)),
         last_tls_failure: target.tls_failure(),
         connect_timeouts: sum(|shard| &shard.connect_timeouts),
+        connect_retries: sum(|shard| &shard.retried),
+        checks_total: target.checks.iter().map(Counter::get).sum(),
+        checks_failed: target.checks[1].get(),
         resets: sum(|shard| &shard.resets),
         bytes_to_target: sum(|shard| &shard.bytes_to_target),
         bytes_to_client: sum(|shard| &shard.bytes_to_client),

@@ -150,6 +150,8 @@ problems! {
     DuplicateTargetId { key, id } => "{key}: {id} is used twice in this list",
     /// The same entry twice in a list.
     DuplicateEntry { key, value } => "{key}: {value} is listed twice",
+    /// Two limits, and not one for all clients and one for each.
+    RateTwice { } => "service.rate: of two limits one is for all clients (key = \"service\") and the other for each (key = \"source_ip\" or \"header\")",
     /// A node that is not declared.
     UnknownNode { key, name } => "{key}: there is no [[node]] named {name}",
     /// A per-node table that leaves a node out.

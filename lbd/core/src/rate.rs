@@ -134,6 +134,11 @@ impl Bucket {
         taken
     }
 
+    /// Whether there is a token, which then stays.
+    pub fn has_token(&self, now: Instant) -> bool {
+        self.limit.take(self.full_at.load(Ordering::Relaxed), now.as_nanos()).is_some()
+    }
+
     /// What is to be told of it, if it has admitted anything since that was asked last.
     pub fn take_news(&self, now: Instant) -> Option<Told> {
         let told = self.told(now);

@@ -77,8 +77,8 @@ pub(super) async fn reach(
             Choice::Nobody => return Err(seat.refuse(refusal)),
         };
         way.tries += 1;
-        if way.tries > 1 {
-            seat.counters().retries.add(1);
+        if let Some(failed) = &way.failed {
+            seat.retried(failed);
         }
         if occupied.pool.group.panics() {
             seat.counters().unhealthy_tries.add(1);
@@ -103,6 +103,12 @@ impl Seat {
     /// The group as it is now; as it was if it is there no more.
     pub(crate) fn current(&self, pool: &Rc<Pool>) -> Rc<Pool> {
         self.worker.pool(&pool.group.config.name).unwrap_or_else(|| Rc::clone(pool))
+    }
+
+    /// Counts that another target is tried after this one has failed.
+    pub(crate) fn retried(&self, failed: &Target) {
+        self.counters().retries.add(1);
+        failed.counters.of(self.worker.index).retried.add(1);
     }
 
     pub(crate) fn refuse(&self, refusal: Refusal) -> Refusal {

@@ -21,18 +21,26 @@ pub(crate) struct Guard {
     trusted: Option<AccessList>,
     /// The proxies whose word on their clients is taken, with `http`.
     forwarders: Option<AccessList>,
-    rate: Option<(config::Rate, Arc<Limiter>)>,
+    rate_of_all: Option<Limit<Bucket>>,
+    rate_of_each: Option<Limit<SourceBuckets>>,
     /// Rules for server names, by their place in the file.
     pub(crate) sni: SniRules,
 }
 
-/// The buckets of a rate.
+/// A rate, and how much of it is used up.
 #[derive(Debug)]
-pub(crate) enum Limiter {
+struct Limit<B> {
+    rate: config::Rate,
+    buckets: Arc<B>,
+}
+
+/// The buckets that both nodes keep together; at least one of the two.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PairRates<'g> {
     /// One for all clients.
-    Service(Bucket),
+    pub(crate) of_all: Option<&'g Bucket>,
     /// One for each source.
-    Source(SourceBuckets),
+    pub(crate) of_each: Option<&'g SourceBuckets>,
 }
 
 impl Guard {
@@ -52,7 +60,14 @@ impl Guard {
                 .collect(),
             trusted: list(trusted),
             forwarders: list(forwarders),
-            rate: service.rate.map(|rate| (rate, limiter(rate, before, bell))),
+            rate_of_all: service.rates.of_all.map(|rate| {
+                let before = before.and_then(|guard| guard.rate_of_all.as_ref());
+                Limit::new(rate, before, bell, Bucket::watched)
+            }),
+            rate_of_each: service.rates.of_each.map(|rate| {
+                let before = before.and_then(|guard| guard.rate_of_each.as_ref());
+                Limit::new(rate, before, bell, |limit, bell| SourceBuckets::watched(limit, SOURCES_MAX, bell))
+            }),
             sni: SniRules::new(service.rules.iter().map(|rule| rule.sni.iter().map(String::as_str))),
         }
     }
@@ -69,8 +84,9 @@ impl Guard {
 
     /// How long to wait before there is room in the rate again, in whole seconds; at least one.
     pub(crate) fn retry_after_seconds(&self) -> u64 {
-        let Some((rate, _)) = &self.rate else { return 1 };
-        (rate.per.as_secs() / u64::from(rate.requests)).max(1)
+        let of_all = self.rate_of_all.as_ref().map(|limit| limit.rate);
+        let rates = of_all.into_iter().chain(self.rate_of_each.as_ref().map(|limit| limit.rate));
+        rates.map(|rate| rate.per.as_secs() / u64::from(rate.requests)).max().unwrap_or_default().max(1)
     }
 
     /// Whether `client` may connect at all.
@@ -95,30 +111,67 @@ impl Guard {
 
     /// Whether there is a rate, so that it takes the time; one that counts by a header is looked at once there is one.
     pub(crate) const fn has_rate(&self) -> bool {
-        matches!(&self.rate, Some((rate, _)) if !matches!(rate.key, RateKey::Header))
+        self.rate_of_all.is_some() || self.clients().is_some()
     }
 
-    /// Whether `source`, a client or what stands for something else in the place of its address, comes within the rate.
-    pub(crate) fn within_rate(&self, source: IpAddr, now: Instant) -> bool {
-        match self.rate.as_ref().map(|(_, limiter)| &**limiter) {
-            None => true,
-            Some(Limiter::Service(bucket)) => bucket.admit(now),
-            Some(Limiter::Source(buckets)) => buckets.admit(source, now),
+    /// Whether a client comes within the rates, but for one that counts by a header.
+    pub(crate) fn within_rate(&self, client: IpAddr, now: Instant) -> bool {
+        let of_all = self.rate_of_all.as_ref().map(|limit| &*limit.buckets);
+        // What is refused takes no token from anybody: first what only looks, then the client's own, so that one client that asks for
+        // too much leaves the others theirs.
+        of_all.is_none_or(|bucket| bucket.has_token(now))
+            && self.clients().is_none_or(|limit| limit.buckets.admit(client, now))
+            && of_all.is_none_or(|bucket| bucket.admit(now))
+    }
+
+    /// Whether a value of the field that the rate counts by, which stands for itself in the place of an address, comes within it.
+    pub(crate) fn value_within_rate(&self, value: IpAddr, now: Instant) -> bool {
+        let limit = self.rate_of_each.as_ref().filter(|limit| matches!(limit.rate.key, RateKey::Header));
+        limit.is_none_or(|limit| limit.buckets.admit(value, now))
+    }
+
+    /// The rate of each client.
+    const fn clients(&self) -> Option<&Limit<SourceBuckets>> {
+        match &self.rate_of_each {
+            Some(limit) if !matches!(limit.rate.key, RateKey::Header) => Some(limit),
+            _ => None,
         }
     }
 
-    /// The buckets of a rate that both nodes keep together.
-    pub(crate) fn pair_rate(&self) -> Option<&Limiter> {
-        let (rate, limiter) = self.rate.as_ref()?;
-        (rate.scope == RateScope::Pair).then_some(limiter)
+    /// The buckets that both nodes keep together.
+    pub(crate) fn pair_rates(&self) -> Option<PairRates<'_>> {
+        let of_all = self.rate_of_all.as_ref().and_then(Limit::of_pair);
+        let of_each = self.rate_of_each.as_ref().and_then(Limit::of_pair);
+        (of_all.is_some() || of_each.is_some()).then_some(PairRates { of_all, of_each })
     }
 
     /// Sources whose bucket was forgotten for want of room, before it was full again.
     pub(crate) fn rate_sources_forgotten(&self) -> u64 {
-        match self.rate.as_ref().map(|(_, limiter)| &**limiter) {
-            Some(Limiter::Source(buckets)) => buckets.forgotten(),
-            _ => 0,
-        }
+        self.rate_of_each.as_ref().map_or(0, |limit| limit.buckets.forgotten())
+    }
+}
+
+impl<B> Limit<B> {
+    /// The buckets of `before`, if the rate is the same; else full ones, which ring the bell if the other node is told of them.
+    fn new(
+        rate: config::Rate,
+        before: Option<&Self>,
+        bell: &Arc<Bell>,
+        make: impl FnOnce(RateLimit, &Arc<Bell>) -> B,
+    ) -> Self {
+        let buckets = match before {
+            Some(before) if before.rate == rate => Arc::clone(&before.buckets),
+            _ => {
+                let nobody = Arc::default();
+                let bell = if rate.scope == RateScope::Pair { bell } else { &nobody };
+                Arc::new(make(RateLimit::new(rate.requests, rate.per), bell))
+            }
+        };
+        Self { rate, buckets }
+    }
+
+    fn of_pair(&self) -> Option<&B> {
+        (self.rate.scope == RateScope::Pair).then_some(&*self.buckets)
     }
 }
 
@@ -132,23 +185,4 @@ fn access(lists: &config::Access) -> Option<AccessList> {
     let allowed = lists.allow.iter().map(|it| entry(it, true));
     let entries: Vec<AccessEntry> = allowed.chain(lists.deny.iter().map(|it| entry(it, false))).collect();
     (!entries.is_empty()).then(|| AccessList::new(entries))
-}
-
-fn limiter(rate: config::Rate, before: Option<&Guard>, bell: &Arc<Bell>) -> Arc<Limiter> {
-    if let Some((same, limiter)) = before.and_then(|guard| guard.rate.as_ref())
-        && *same == rate
-    {
-        return Arc::clone(limiter);
-    }
-    let limit = RateLimit::new(rate.requests, rate.per);
-    Arc::new(match (rate.key, rate.scope) {
-        (RateKey::Service, RateScope::Node) => Limiter::Service(Bucket::new(limit)),
-        (RateKey::Service, RateScope::Pair) => Limiter::Service(Bucket::watched(limit, bell)),
-        (RateKey::SourceIp | RateKey::Header, RateScope::Node) => {
-            Limiter::Source(SourceBuckets::new(limit, SOURCES_MAX))
-        }
-        (RateKey::SourceIp | RateKey::Header, RateScope::Pair) => {
-            Limiter::Source(SourceBuckets::watched(limit, SOURCES_MAX, bell))
-        }
-    })
 }

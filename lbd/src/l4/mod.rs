@@ -28,7 +28,7 @@ pub(crate) use choose::{Ends, Occupied, Pool, Tie};
 pub(crate) use connect::{Way, connect, place};
 pub(crate) use connections::{Connections, Control};
 pub(crate) use departures::{Departure, Departures, Leave};
-pub(crate) use guard::{Guard, Limiter};
+pub(crate) use guard::{Guard, PairRates};
 pub(crate) use listen::{BindError, Listeners, bind_all};
 pub(crate) use loss::Loss;
 pub(crate) use preamble::{Complaints, read as read_preamble};

@@ -243,7 +243,7 @@ impl Exchange<'_> {
                     return self.unserved(route, journal, refusal).await;
                 }
                 Err(refusal) => {
-                    seat.counters().retries.add(1);
+                    seat.retried(&occupied.target);
                     last = refusal;
                     tried.push(Arc::clone(&occupied.target));
                     // That took a while: the targets may be others by now.

@@ -379,7 +379,7 @@ fn over_header_rate(http: &Http, site: &Site, asked: &Asked<'_>, around: &Circum
     let Some(name) = http.rate_header.as_ref().filter(|_| around.compared.is_none()) else { return false };
     let value = asked.fields.iter().find(|field| field.is(name)).map(|field| field.value);
     let source = value.map_or(asked.client, |value| tie::key_of(site.hash_key, name, value));
-    !around.route.service.guard.within_rate(source, around.now)
+    !around.route.service.guard.value_within_rate(source, around.now)
 }
 
 /// Whether a body follows that has to be read.

@@ -8,14 +8,14 @@ use common::config::Mode;
 use common::time::{Duration, Instant};
 use lbd_core::forward::abi::{Abi, Address, FlowKey};
 use lbd_core::holder::Holder;
-use lbd_core::rate::{SOURCES_MAX, Told};
+use lbd_core::rate::{SOURCES_MAX, SourceBuckets, Told};
 use lbd_core::replication::{Cursor, Entry, Key, Live, Name, NameId, Removal, Replica, Scan, Tuple};
 use lbd_core::sticky::{Found, StickyTable};
 use lbd_core::watched::Place;
 
 use super::ids::Ids;
 use super::strangers::Misfit;
-use crate::l4::Limiter;
+use crate::l4::PairRates;
 use crate::snapshot::{Group, Service, Snapshot, Stickiness, told_sessions};
 
 /// IP's number of UDP.
@@ -23,6 +23,9 @@ const UDP: u8 = 17;
 
 /// The source of a limit that all clients share.
 const ALL_CLIENTS: [u8; 16] = [0; 16];
+
+/// The place in the rates of a service at which only the one of all clients is left.
+const OF_ALL_LEFT: Place = Place { part: u32::MAX, slot: 0 };
 
 /// What has changed, as the core is told of it.
 #[derive(Debug, Default)]
@@ -66,21 +69,18 @@ pub(super) fn take_news(snapshot: &Snapshot, ids: &mut Ids, replica: &mut Replic
         });
         news.tell(replica, now);
     }
-    for (service, limiter) in limiters(snapshot) {
+    for (service, rates) in pair_rates(snapshot) {
         let Some(id) = ids.service(replica, &service.config.name) else { continue };
-        match limiter {
-            Limiter::Service(bucket) => {
-                news.puts.extend(bucket.take_news(now).map(|told| rate(id, ALL_CLIENTS, told)));
-            }
-            Limiter::Source(buckets) => {
-                more |= buckets.take_news(now, |source, told| {
-                    let source = Address::from(source).0;
-                    match told {
-                        Some(told) => news.puts.push(rate(id, source, told)),
-                        None => news.deletes.push(Key::Rate { service: id, source }),
-                    }
-                });
-            }
+        let of_all = rates.of_all.and_then(|bucket| bucket.take_news(now));
+        news.puts.extend(of_all.map(|told| rate(id, ALL_CLIENTS, told)));
+        if let Some(buckets) = rates.of_each {
+            more |= buckets.take_news(now, |source, told| {
+                let source = Address::from(source).0;
+                match told {
+                    Some(told) => news.puts.push(rate(id, source, told)),
+                    None => news.deletes.push(Key::Rate { service: id, source }),
+                }
+            });
         }
         news.tell(replica, now);
     }
@@ -91,10 +91,7 @@ pub(super) fn take_news(snapshot: &Snapshot, ids: &mut Ids, replica: &mut Replic
 pub(super) fn lost(snapshot: &Snapshot) -> u64 {
     let sticky: u64 = sticky_tables(snapshot).map(|(_, table)| table.news_lost()).sum();
     let sessions: u64 = session_tables(snapshot).map(|(_, table)| table.news_lost()).sum();
-    let rates = limiters(snapshot).map(|(_, limiter)| match limiter {
-        Limiter::Service(_) => 0,
-        Limiter::Source(buckets) => buckets.news_lost(),
-    });
+    let rates = pair_rates(snapshot).map(|(_, rates)| rates.of_each.map_or(0, SourceBuckets::news_lost));
     sticky + sessions + rates.sum::<u64>()
 }
 
@@ -102,8 +99,8 @@ pub(super) fn lost(snapshot: &Snapshot) -> u64 {
 pub(super) fn expire(snapshot: &Snapshot, now: Instant) {
     sticky_tables(snapshot).for_each(|(_, table)| table.expire(now));
     session_tables(snapshot).for_each(|(_, table)| table.expire(now));
-    for (_, limiter) in limiters(snapshot) {
-        if let Limiter::Source(buckets) = limiter {
+    for (_, rates) in pair_rates(snapshot) {
+        if let Some(buckets) = rates.of_each {
             buckets.expire(now);
         }
     }
@@ -112,10 +109,12 @@ pub(super) fn expire(snapshot: &Snapshot, now: Instant) {
 /// The other node's process is another one: it counts anew, and has none of the sockets of the one before.
 pub(super) fn other_began_anew(snapshot: &Snapshot) {
     session_tables(snapshot).for_each(|(_, table)| table.other_is_gone());
-    for (_, limiter) in limiters(snapshot) {
-        match limiter {
-            Limiter::Service(bucket) => bucket.other_began_anew(),
-            Limiter::Source(buckets) => buckets.other_began_anew(),
+    for (_, rates) in pair_rates(snapshot) {
+        if let Some(bucket) = rates.of_all {
+            bucket.other_began_anew();
+        }
+        if let Some(buckets) = rates.of_each {
+            buckets.other_began_anew();
         }
     }
 }
@@ -165,19 +164,26 @@ pub(super) fn scan_rates(
     scan: &Scan,
     found: &mut Vec<Live>,
 ) -> Option<Cursor> {
-    let tables = limiters(snapshot).map(|(service, limiter)| (service.config.name.as_str(), limiter));
-    walk(tables, scan, found, |name, limiter, place, max, found| {
+    let tables = pair_rates(snapshot).map(|(service, rates)| (service.config.name.as_str(), rates));
+    walk(tables, scan, found, |name, rates, place, max, found| {
         let id = ids.service(replica, name)?;
-        match limiter {
-            Limiter::Service(bucket) => {
-                let told = Some(bucket.told(now)).filter(|told| told.total > 0 || !told.remaining.is_zero());
-                found.extend(told.map(|told| rate(id, ALL_CLIENTS, told)));
-                None
-            }
-            Limiter::Source(buckets) => buckets.scan(place, max, now, |source, told| {
+        let most = found.len() + max;
+        if let Some(buckets) = rates.of_each.filter(|_| place != OF_ALL_LEFT) {
+            let next = buckets.scan(place, max, now, |source, told| {
                 found.push(rate(id, Address::from(source).0, told));
-            }),
+            });
+            if next.is_some() {
+                return next;
+            }
         }
+        let told = rates.of_all?.told(now);
+        if told.total > 0 || !told.remaining.is_zero() {
+            if found.len() >= most {
+                return Some(OF_ALL_LEFT);
+            }
+            found.push(rate(id, ALL_CLIENTS, told));
+        }
+        None
     })
 }
 
@@ -270,9 +276,11 @@ pub(super) fn put_rate(
     now: Instant,
 ) -> Result<(), Misfit> {
     let told = Told { total, remaining: remaining.ok_or(Misfit::Invalid)? };
-    match rate_place(snapshot, service, is_of_all(source))? {
-        Limiter::Service(bucket) => bucket.put(told, now),
-        Limiter::Source(buckets) => buckets.put(Address(source).ip(), told, now),
+    let rates = rates_of(snapshot, service)?;
+    if is_of_all(source) {
+        rates.of_all.ok_or(Misfit::Unknown)?.put(told, now);
+    } else {
+        rates.of_each.ok_or(Misfit::Unknown)?.put(Address(source).ip(), told, now);
     }
     Ok(())
 }
@@ -282,26 +290,25 @@ pub(super) fn is_of_all(source: [u8; 16]) -> bool {
     source == ALL_CLIENTS
 }
 
-/// The rate of a service, if it is the pair's, and for all clients together or for each as asked for.
-pub(super) fn rate_place<'a>(
-    snapshot: &'a Snapshot,
-    service: Option<&Name>,
-    of_all: bool,
-) -> Result<&'a Limiter, Misfit> {
+/// Whether a service has a rate that is the pair's, for all clients together or for each as asked for.
+pub(super) fn has_rate(snapshot: &Snapshot, service: &Name, of_all: bool) -> bool {
+    let has = |rates: PairRates<'_>| if of_all { rates.of_all.is_some() } else { rates.of_each.is_some() };
+    rates_of(snapshot, Some(service)).is_ok_and(has)
+}
+
+/// The rates of a service that are the pair's.
+fn rates_of<'a>(snapshot: &'a Snapshot, service: Option<&Name>) -> Result<PairRates<'a>, Misfit> {
     let Some(Name::Service(service)) = service else { return Err(Misfit::Invalid) };
-    let limiter = limiters(snapshot).find(|(known, _)| *known.config.name == **service).map(|it| it.1);
-    let fits = |limiter: &&Limiter| matches!(limiter, Limiter::Service(_)) == of_all;
-    limiter.filter(fits).ok_or(Misfit::Unknown)
+    let mut all = pair_rates(snapshot);
+    all.find(|(known, _)| *known.config.name == **service).map(|it| it.1).ok_or(Misfit::Unknown)
 }
 
 /// How many entries the tables may have all together: sticky clients, sessions, rates.
 pub(super) fn sizes(snapshot: &Snapshot) -> [usize; 3] {
     let sticky = snapshot.groups.iter().filter_map(|group| group.config.sticky.as_ref());
     let sessions = session_tables(snapshot).map(|(service, _)| told_sessions(&service.config));
-    let rates = limiters(snapshot).map(|(_, limiter)| match limiter {
-        Limiter::Service(_) => 1,
-        Limiter::Source(_) => SOURCES_MAX,
-    });
+    let rates = pair_rates(snapshot)
+        .map(|(_, rates)| usize::from(rates.of_all.is_some()) + rates.of_each.map_or(0, |_| SOURCES_MAX));
     [sticky.map(|sticky| sticky.max_entries as usize).sum(), sessions.sum(), rates.sum()]
 }
 
@@ -314,8 +321,8 @@ fn session_tables(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Service>, &
     services.map(|service| (service, &service.shared.sessions))
 }
 
-fn limiters(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Service>, &Limiter)> {
-    snapshot.services.iter().filter_map(|service| Some((service, service.guard.pair_rate()?)))
+fn pair_rates(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Service>, PairRates<'_>)> {
+    snapshot.services.iter().filter_map(|service| Some((service, service.guard.pair_rates()?)))
 }
 
 fn sticky(
@@ -440,6 +447,10 @@ mod tests {
             mode = "udp"
             listen = ["192.0.2.10:53"]
             forward = "plain"
+            rate = [
+                { key = "service", requests = 9, per = "1h", scope = "pair" },
+                { key = "source_ip", requests = 5, per = "1h", scope = "pair" },
+            ]
             [[target_group]]
             name = "pool"
             targets = [{ id = "s1", address = "192.0.2.20:80" }]
@@ -533,6 +544,10 @@ mod tests {
         assert_eq!(rate(&service("web"), ALL_CLIENTS, long), Err(Misfit::Unknown), "each source has its own");
         assert_eq!(rate(&service("all"), ALL_CLIENTS, long), Err(Misfit::Unknown), "each node has its own");
         assert_eq!(rate(&service("none"), source, long), Err(Misfit::Unknown));
+        assert_eq!(rate(&service("dns"), ALL_CLIENTS, long), Ok(()));
+        assert_eq!(rate(&service("dns"), source, long), Ok(()));
+        assert_eq!([true, false].map(|of_all| has_rate(&snapshot, &service("web"), of_all)), [false, true]);
+        assert_eq!([true, false].map(|of_all| has_rate(&snapshot, &service("dns"), of_all)), [true; 2]);
         let guard = &snapshot.services[0].guard;
         assert!(!guard.within_rate(Address(source).ip(), NOW), "as empty as can be, and no emptier");
         assert!(guard.within_rate(Address(source).ip(), NOW + Duration::from_secs(721)));
@@ -545,7 +560,7 @@ mod tests {
             snapshot().group("pool").unwrap().config.sticky.as_ref().unwrap().max_entries as usize;
         assert_eq!(
             (sticky, rates),
-            (configured, SOURCES_MAX),
+            (configured, 2 * SOURCES_MAX + 1),
             "the rate of each node alone is told to nobody"
         );
         assert_eq!(sessions, told_sessions(&snapshot().services[2].config));
@@ -557,7 +572,35 @@ mod tests {
                 80 + number
             ));
         }
-        assert_eq!(sizes(&of(&text))[2], 4 * SOURCES_MAX);
+        assert_eq!(sizes(&of(&text))[2], 5 * SOURCES_MAX + 1);
+    }
+
+    #[test]
+    fn both_rates_of_a_service_are_told_and_found_once() {
+        let snapshot = snapshot();
+        let settings = Settings::new("a", 1, 1, HashKey::new([0; 16]), 1);
+        let mut replica = Replica::new(settings, Instant::ZERO);
+        let mut ids = Ids::default();
+        let guard = &snapshot.services[2].guard;
+        let clients = (1..=9_u8).map(|host| IpAddr::from([198, 51, 100, host / 2]));
+        assert_eq!(clients.filter(|client| guard.within_rate(*client, NOW)).count(), 9);
+        assert!(!guard.within_rate(IpAddr::from([198, 51, 100, 9]), NOW), "over the service's");
+        for limit in 1..8 {
+            let (mut all, mut cursor) = (Vec::new(), Some(Cursor::default()));
+            while let Some(at) = cursor {
+                let scan = Scan { id: 1, table: Table::Rates, cursor: at, limit };
+                let mut found = Vec::new();
+                cursor = scan_rates(&snapshot, &mut ids, &mut replica, NOW, &scan, &mut found);
+                assert!(found.len() <= limit);
+                all.extend(found.into_iter().map(|live| match live.entry {
+                    Entry::Rate { source, .. } => source,
+                    other => panic!("{other:?}"),
+                }));
+            }
+            all.sort_unstable();
+            let expected = (0..=4_u8).map(|host| Address::from(IpAddr::from([198, 51, 100, host])).0);
+            assert!(all.iter().copied().eq(std::iter::once(ALL_CLIENTS).chain(expected)), "{limit}: {all:?}");
+        }
     }
 
     fn some_id() -> NameId {

@@ -54,7 +54,7 @@ impl Stranger {
             Self::Session(service, target) => {
                 clients::session_place(snapshot, Some(service), Some(target)).is_ok()
             }
-            Self::Rate(service, of_all) => clients::rate_place(snapshot, Some(service), *of_all).is_ok(),
+            Self::Rate(service, of_all) => clients::has_rate(snapshot, service, *of_all),
         }
     }
 }

@@ -68,6 +68,9 @@ fn a_refused_connect_is_tried_elsewhere() {
     assert_eq!(answers(&lbd, 30)["a"], 30);
     let retries = lbd.service("connect_retries");
     assert!((13..=17).contains(&retries), "half of the connections meet the dead target first: {retries}");
+    let targets = &lbd.status()["target_groups"][0]["targets"];
+    let told = [0, 1].map(|target| targets[target]["connect_retries"].as_u64());
+    assert_eq!(told, [Some(retries), Some(0)], "it is the dead one that they are told of");
 }
 
 #[test]

@@ -208,6 +208,23 @@ fn a_rate_for_each_client() {
 }
 
 #[test]
+fn a_rate_for_all_and_one_for_each_client() {
+    let ip = own_ip();
+    let server = Server::named((ip, 0).into(), "a");
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = "rate = [{ key = \"service\", requests = 12, per = \"1h\" }, { key = \"source_ip\", requests = 5, per = \"1h\" }]".to_owned();
+    let lbd = Lbd::start(&config);
+    let served = |source| (0..40).filter(|_| fetch_from(source, lbd.address).is_ok()).count();
+    // What the first one is refused takes nothing of what the others share.
+    assert_eq!([1, 2, 3, 4].map(|host| served(beside(ip, host))), [5, 5, 2, 0]);
+    assert_eq!(lbd.refused("rate"), 148);
+    // A reload that leaves one alone leaves its buckets alone.
+    config.service = "rate = [{ key = \"source_ip\", requests = 5, per = \"1h\" }, { key = \"service\", requests = 20, per = \"1h\" }]".to_owned();
+    assert_eq!(lbd.reload(&config).0, 200);
+    assert_eq!([1, 3, 4].map(|host| served(beside(ip, host))), [0, 3, 5]);
+}
+
+#[test]
 fn a_rate_for_the_service_comes_back_evenly() {
     let ip = own_ip();
     let server = Server::named((ip, 0).into(), "a");

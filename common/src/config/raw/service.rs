@@ -31,7 +31,7 @@ pub(crate) struct RawService {
     pub(crate) references: References,
     pub(crate) timeout: RawTimeouts,
     pub(crate) limits: Limits,
-    pub(crate) rate: Option<Rate>,
+    pub(crate) rates: Vec<At<Rate>>,
     pub(crate) accept_proxy: Option<At<Vec<At<ipnet::IpNet>>>>,
     pub(crate) transparent: bool,
     pub(crate) access: RawAccess,
@@ -41,8 +41,6 @@ pub(crate) struct RawService {
     pub(crate) on_unhealthy: Option<At<OnUnhealthy>>,
     /// The keys that are there and only have a meaning where connections end here.
     pub(crate) proxy_keys: Vec<(String, Span)>,
-    /// Where `rate` is.
-    pub(crate) rate_span: Option<Span>,
 }
 
 /// What only `mode = "http"` has beside its rules.
@@ -125,7 +123,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
         mode,
         timeout: table.get("timeout").and_then(|c| timeouts(&c, word, out)).unwrap_or_default(),
         limits: limits(table.get("limits").as_ref(), word, &mut http, &mut proxy_keys, out),
-        rate: table.get("rate").and_then(|c| rate(&c, word, &mut http, out)),
+        rates: table.get("rate").map(|c| rates(&c, word, &mut http, out)).unwrap_or_default(),
         accept_proxy: table.get("accept_proxy").and_then(|c| networks(&c, out)),
         transparent: table.get("transparent").and_then(|c| c.boolean(out)).unwrap_or(false),
         access: table.get("access").and_then(|c| access::read(&c, out)).unwrap_or_default(),
@@ -136,7 +134,6 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
             .and_then(|c| c.boolean(out).map(|value| at(&c.span(), value))),
         on_unhealthy: table.get("on_unhealthy").and_then(|c| c.word(ON_UNHEALTHY, out)),
         proxy_keys,
-        rate_span: table.place("rate").map(|(_, span)| span),
         references: Vec::new(),
         http: RawHttp::default(),
     };
@@ -268,7 +265,27 @@ fn size(cursor: &Cursor<'_>, [min, max]: [u64; 2], range: &str, out: &mut Proble
     Some(size)
 }
 
-fn rate(cursor: &Cursor<'_>, mode: Option<&str>, http: &mut RawHttp, out: &mut Problems) -> Option<Rate> {
+/// One rate, or a list with one for all clients and one for each.
+fn rates(cursor: &Cursor<'_>, mode: Option<&str>, http: &mut RawHttp, out: &mut Problems) -> Vec<At<Rate>> {
+    if !cursor.is_array() {
+        return rate(cursor, mode, http, out).into_iter().collect();
+    }
+    let entries = cursor.list("a table or a list of tables", out).unwrap_or_default();
+    let mut rates: Vec<At<Rate>> = Vec::new();
+    for entry in entries {
+        let Some(read) = rate(&entry, mode, http, out) else { continue };
+        let of_all = |rate: &At<Rate>| rate.get_ref().key == RateKey::Service;
+        match rates.iter().find(|other| of_all(other) == of_all(&read)) {
+            Some(other) => {
+                out.add(read.span(), Problem::RateTwice {}).related(other.span(), "the other one");
+            }
+            None => rates.push(read),
+        }
+    }
+    rates
+}
+
+fn rate(cursor: &Cursor<'_>, mode: Option<&str>, http: &mut RawHttp, out: &mut Problems) -> Option<At<Rate>> {
     let mut table = cursor.table(out)?;
     let written = table.required("key", out);
     let key = written.as_ref().and_then(|c| c.word(RATE_KEYS, out)).map(At::into_inner);
@@ -288,9 +305,11 @@ fn rate(cursor: &Cursor<'_>, mode: Option<&str>, http: &mut RawHttp, out: &mut P
     }
     let problem = |key, value| Problem::BadFieldName { key, value };
     let name = name.and_then(|c| c.string_that(is_token, problem, out));
-    http.rate_header = name.filter(|_| by_header).map(|name| name.get_ref().to_ascii_lowercase());
+    if let Some(name) = name.filter(|_| by_header) {
+        http.rate_header = Some(name.get_ref().to_ascii_lowercase());
+    }
     let scope = scope.map(At::into_inner).unwrap_or_default();
-    Some(Rate { key: key?, requests: requests?, per: per?.into_inner(), scope })
+    Some(at(&cursor.span(), Rate { key: key?, requests: requests?, per: per?.into_inner(), scope }))
 }
 
 fn networks(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<Vec<At<ipnet::IpNet>>>> {

@@ -10,7 +10,8 @@ use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{At, RawAccess, RawFile, RawGroup, RawService, RawTimeouts};
 use crate::config::types::{
-    Access, AccessEntry, AccessLog, Listen, Mode, ProxyVersion, Service, SniRule, Timeouts,
+    Access, AccessEntry, AccessLog, Listen, Mode, ProxyVersion, Rate, RateKey, Rates, Service, SniRule,
+    Timeouts,
 };
 use crate::time::Duration;
 
@@ -176,7 +177,7 @@ fn build_one(raw: &RawService, listen: Vec<Listen>, folder: &Path) -> Option<Ser
         rules: rules.collect::<Option<_>>()?,
         timeout: timeouts(&raw.timeout, mode),
         limits: raw.limits,
-        rate: raw.rate,
+        rates: rates(&raw.rates),
         accept_proxy: networks.map(|network| *network.get_ref()).collect(),
         transparent: raw.transparent,
         access: access(&raw.access),
@@ -185,6 +186,12 @@ fn build_one(raw: &RawService, listen: Vec<Listen>, folder: &Path) -> Option<Ser
             file: log.file.as_ref().map(|path| in_folder(folder, path)),
         }),
     })
+}
+
+fn rates(raw: &[At<Rate>]) -> Rates {
+    let find =
+        |of_all| raw.iter().map(At::get_ref).copied().find(|it| (it.key == RateKey::Service) == of_all);
+    Rates { of_all: find(true), of_each: find(false) }
 }
 
 pub(super) fn access(raw: &RawAccess) -> Access {

@@ -35,8 +35,8 @@ pub struct Service {
     pub timeout: Timeouts,
     /// Its limits.
     pub limits: Limits,
-    /// How many new connections or sessions are let in over a time; none for any number.
-    pub rate: Option<Rate>,
+    /// How many new connections or sessions are let in over a time.
+    pub rates: Rates,
     /// The proxies in front: connections from these networks must begin with a PROXY protocol header (version 1 or 2),
     /// from anywhere else none is read. Empty: off. Modes `tcp` and `http` only.
     pub accept_proxy: Vec<IpNet>,
@@ -254,7 +254,16 @@ pub struct Limits {
     pub max_connections_per_source: Option<u32>,
 }
 
-/// `rate` of a service: more than so many are refused and counted. Counted on each node by itself.
+/// `rate` of a service: one limit, or one for all clients and one for each; what is over either is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// All clients together, `key = "service"`; none for any number.
+    pub of_all: Option<Rate>,
+    /// Each client, or each value of a field, by itself; none for any number.
+    pub of_each: Option<Rate>,
+}
+
+/// A limit of [`Rates`]: more than so many are refused and counted. Counted on each node by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// What is counted together.

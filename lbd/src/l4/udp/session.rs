@@ -251,9 +251,10 @@ pub(super) fn reach(
     let place = |target: &Arc<Target>| pool.group.targets.iter().position(|it| Arc::ptr_eq(it, target));
     let mut tried: Vec<usize> = except.and_then(place).into_iter().collect();
     let source = seat.route.service.config.transparent.then_some(ends.client);
+    let mut failed: Option<Arc<Target>> = None;
     for attempt in 0..pool.group.config.retry.tries() {
-        if attempt > 0 {
-            seat.counters().retries.add(1);
+        if let Some(failed) = &failed {
+            seat.retried(failed);
         }
         let at_home = home.filter(|_| attempt == 0).and_then(|home| occupy_home(&seat.worker, pool, home));
         let choice = at_home
@@ -273,6 +274,7 @@ pub(super) fn reach(
             Err(error) if is_unreachable(&error) => {
                 report(&seat.worker, &occupied.target, &error);
                 tried.push(occupied.index);
+                failed = Some(Arc::clone(&occupied.target));
             }
             Err(error) => {
                 // Nothing that a target could be blamed for, and nothing that another one would change.

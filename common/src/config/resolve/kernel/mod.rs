@@ -166,7 +166,8 @@ fn check_service(service: &RawService, mode: &At<&'static str>, out: &mut Proble
     ];
     let timeouts = timeouts.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?.span())));
     refused.extend(timeouts.map(|(key, span)| (format!("service.timeout.{key}"), span, connections)));
-    if let (Some(rate), Some(span)) = (service.rate, &service.rate_span) {
+    for written in &service.rates {
+        let (rate, span) = (written.get_ref(), written.span());
         if rate.key == RateKey::Service {
             let why = "new flows are counted for each client address only, key = \"source_ip\"";
             refused.push(("service.rate.key".to_owned(), span.clone(), why));

@@ -153,7 +153,7 @@ impl<'a> Builder<'a> {
         if forwarding.on_unhealthy == OnUnhealthy::Reset {
             made.flags |= SERVICE_RESET_UNHEALTHY;
         }
-        if let Some(rate) = service.rate.filter(|rate| rate.key == RateKey::SourceIp) {
+        if let Some(rate) = service.rates.of_each.filter(|rate| rate.key == RateKey::SourceIp) {
             made.flags |= SERVICE_SOURCE_RATE;
             (made.source_rate, made.source_rate_ticks) = (rate.requests, ticks_of(rate.per).max(1));
         }
