@@ -1,6 +1,5 @@
 //! Targets from DNS.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -11,7 +10,9 @@ use hickory_resolver::config::{
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::rr::{RData, RecordType};
-use lbd_core::discover::dns::{Hosts, Lookup, Names, Service, from_addresses, from_services, in_order};
+use lbd_core::discover::dns::{
+    Hosts, Lookup, Names, Service, from_addresses, from_services, in_order, in_turn,
+};
 use lbd_core::discover::{Answer, Failure};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -43,7 +44,11 @@ enum Question {
     /// A and AAAA.
     Addresses { name: String, port: u16 },
     /// SRV.
-    Services { name: String },
+    Services {
+        name: String,
+        /// The host that was asked for last.
+        last: String,
+    },
 }
 
 impl Dns {
@@ -52,17 +57,22 @@ impl Dns {
     }
 
     pub(super) fn services(name: String, server: Option<SocketAddr>, max_targets: u32) -> Self {
-        Self { question: Question::Services { name }, server, names: Names::default(), max_targets }
+        Self {
+            question: Question::Services { name, last: String::new() },
+            server,
+            names: Names::default(),
+            max_targets,
+        }
     }
 
     async fn resolve(&mut self) -> Result<Answer, Failure> {
         let resolver = resolver(self.server)?;
-        match &self.question {
+        match &mut self.question {
             Question::Addresses { name, port } => {
                 let addresses = self.names.settle(name, lookup_both(&resolver, name).await)?;
                 from_addresses(name, &addresses, *port, self.max_targets)
             }
-            Question::Services { name } => {
+            Question::Services { name, last } => {
                 let (services, ttl) = match lookup(&resolver, name, RecordType::SRV, service).await {
                     Lookup::Found { records, ttl } => (records, ttl),
                     Lookup::Missing { ttl } => {
@@ -76,7 +86,7 @@ impl Dns {
                     }
                 };
                 let (services, over_limit) = in_order(services, self.max_targets);
-                let hosts = hosts(&resolver, &services, &mut self.names).await;
+                let hosts = hosts(&resolver, &services, &mut self.names, last).await;
                 let answer = from_services(name, &services, ttl, &hosts, &self.names, self.max_targets)?;
                 Ok(Answer { over_limit: answer.over_limit + over_limit, ..answer })
             }
@@ -162,38 +172,51 @@ fn service(data: &RData) -> Option<Service> {
     Some(Service { priority: srv.priority, host, port: srv.port, weight: srv.weight })
 }
 
-/// The addresses of all hosts, some at a time.
-async fn hosts(resolver: &TokioResolver, services: &[Service], names: &mut Names) -> Hosts {
-    let wanted: BTreeSet<&str> =
-        services.iter().map(|service| service.host.as_str()).filter(|host| *host != ".").collect();
-    names.keep(&wanted);
-    let mut waiting = wanted.iter().map(|host| (*host).to_owned());
+/// The addresses of all hosts, some at a time; `last` is the one that had its turn last.
+async fn hosts(
+    resolver: &TokioResolver,
+    services: &[Service],
+    names: &mut Names,
+    last: &mut String,
+) -> Hosts {
+    let wanted = in_turn(services, last);
+    names.keep(&wanted.iter().copied().collect());
+    let mut waiting = wanted.into_iter();
     let (mut running, mut hosts) = (JoinSet::new(), Hosts::new());
     let end = Instant::now() + HOSTS_MAX;
     loop {
         while running.len() < HOSTS_AT_ONCE
+            && Instant::now() < end
             && let Some(host) = waiting.next()
         {
-            let resolver = resolver.clone();
+            host.clone_into(last);
+            let (resolver, host) = (resolver.clone(), host.to_owned());
             running.spawn(async move {
-                let both = lookup_both(&resolver, &host).await;
+                // One family may have answered when the other one has not.
+                let (v4, v6) = tokio::join!(
+                    timeout_at(end, lookup(&resolver, &host, RecordType::A, address)),
+                    timeout_at(end, lookup(&resolver, &host, RecordType::AAAA, address))
+                );
+                let both = [v4, v6].map(|lookup| lookup.unwrap_or_else(|_| late()));
                 (host, both)
             });
         }
-        match timeout_at(end, running.join_next()).await {
-            Ok(Some(Ok((host, both)))) => {
+        match running.join_next().await {
+            Some(Ok((host, both))) => {
                 let addresses = names.settle(&host, both);
                 hosts.insert(host, addresses);
             }
             // Only on shutdown.
-            Ok(Some(Err(_))) => {}
-            Ok(None) => return hosts,
-            Err(_) => break,
+            Some(Err(_)) => {}
+            None => break,
         }
     }
-    for host in wanted {
-        let late = || Lookup::Failed(format!("no answer within the {} s for all hosts", HOSTS_MAX.as_secs()));
-        hosts.entry(host.to_owned()).or_insert_with(|| names.settle(host, [late(), late()]));
+    for host in waiting {
+        hosts.insert(host.to_owned(), names.settle(host, [late(), late()]));
     }
     hosts
+}
+
+fn late() -> Lookup<IpAddr> {
+    Lookup::Failed(format!("no answer within the {} s for all hosts", HOSTS_MAX.as_secs()))
 }

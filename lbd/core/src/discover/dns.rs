@@ -149,6 +149,15 @@ pub fn in_order(mut services: Vec<Service>, max_targets: u32) -> (Vec<Service>, 
     (services, over_limit)
 }
 
+/// The hosts of SRV records in the order in which they are asked for: from behind the one that had its turn last, so that hosts for which the
+/// time did not suffice come first the next time.
+#[must_use]
+pub fn in_turn<'s>(services: &'s [Service], last: &str) -> Vec<&'s str> {
+    let hosts = services.iter().map(|service| service.host.as_str()).filter(|host| *host != ".");
+    let (behind, before): (BTreeSet<&str>, BTreeSet<&str>) = hosts.partition(|host| *host > last);
+    behind.into_iter().chain(before).collect()
+}
+
 /// What is known of an SRV record's host.
 pub type Hosts = BTreeMap<String, Result<Addresses, Failure>>;
 
@@ -310,6 +319,15 @@ mod tests {
             answer.targets.iter().map(|target| (target.weight, target.backup)).collect();
         assert_eq!(weights, [(26, false), (256, false), (1, true)]);
         assert_eq!(answer.ttl, Some(Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn each_host_has_its_turn() {
+        let services = ["c.", "a.", ".", "b.", "a."].map(|host| service(1, 1, 80, host));
+        assert_eq!(in_turn(&services, ""), ["a.", "b.", "c."]);
+        assert_eq!(in_turn(&services, "a."), ["b.", "c.", "a."]);
+        assert_eq!(in_turn(&services, "bb."), ["c.", "a.", "b."], "also if it is not there any more");
+        assert_eq!(in_turn(&services, "c."), ["a.", "b.", "c."]);
     }
 
     #[test]

@@ -223,6 +223,49 @@ fn srv_records_give_ports_weights_and_backups() {
     assert_eq!(addresses(&lbd).len(), 3);
 }
 
+/// Says that hosts up to `h60` have the service, at port 80, and only of the last one where it is.
+fn drowsy() -> SocketAddr {
+    let socket = UdpSocket::bind((own_ip(), 0)).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((_, from)) = socket.recv_from(&mut query) {
+            let name_end = 12 + query[12..].iter().position(|&byte| byte == 0).unwrap() + 1;
+            // Each answer begins with the question's name, and ends with a time to live of a second and what there is to say.
+            let answer = |kind: u8, content: &[u8]| {
+                let length = u8::try_from(content.len()).unwrap();
+                [&[0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 1, 0, length][..], content].concat()
+            };
+            let service = |host: u8| {
+                let [tens, ones] = [host / 10, host % 10].map(|digit| b'0' + digit);
+                answer(33, &[0, 1, 0, 1, 0, 80, 3, b'h', tens, ones, 0])
+            };
+            let answers = match (query[name_end + 1], &query[13..16]) {
+                (33, _) => (0..=60).map(service).collect(),
+                (1, b"h60") => vec![answer(1, &[10, 1, 2, 3])],
+                (_, b"h60") => Vec::new(),
+                _ => continue,
+            };
+            let count = u8::try_from(answers.len()).unwrap();
+            let head = [&query[..2], &[0x85, 0x80, 0, 1, 0, count, 0, 0, 0, 0]].concat();
+            socket.send_to(&[&head, &query[12..name_end + 4], &answers.concat()].concat(), from).unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn hosts_that_never_answer_do_not_keep_the_others_from_their_turn() {
+    let server = drowsy();
+    let lbd = Lbd::start(&config(&format!("srv = \"_web._tcp.shop.test\", server = \"{server}\"")));
+    eventually("the first round has had no time for the last host", || {
+        discovery(&lbd)["last_failure"]["message"]
+            .as_str()
+            .is_some_and(|message| message.contains("for all hosts"))
+    });
+    await_addresses(&lbd, &["10.1.2.3:80"]);
+}
+
 #[test]
 fn thousands_of_records_are_cut_to_the_limit() {
     let many: Vec<SocketAddr> =
