@@ -1,8 +1,8 @@
 //! What a target sees of the client with `transparent`, with the routing that it takes; and what becomes of a connection
-//! whose target is cut off (`timeout.user`).
+//! whose target is cut off (`timeout.user`), or whose client is (`timeout.keepalive`).
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use integration::lab::clock::{wait_for, wait_until};
@@ -16,9 +16,13 @@ const TARGET_PORT: u16 = 9000;
 
 /// A service on node `a` that forwards to these targets.
 fn service(name: &str, listen: SocketAddr, targets: &[SocketAddr], extra: &str) -> String {
+    service_of("tcp", name, listen, targets, extra)
+}
+
+fn service_of(mode: &str, name: &str, listen: SocketAddr, targets: &[SocketAddr], extra: &str) -> String {
     let targets: Vec<String> = targets.iter().map(|it| format!("{{ address = \"{it}\" }}")).collect();
     format!(
-        "[[service]]\nname = \"{name}\"\nmode = \"tcp\"\nlisten = [\"{listen}\"]\nforward = \"{name}\"\n{extra}\n\
+        "[[service]]\nname = \"{name}\"\nmode = \"{mode}\"\nlisten = [\"{listen}\"]\nforward = \"{name}\"\n{extra}\n\
          [[target_group]]\nname = \"{name}\"\ntargets = [{}]\n",
         targets.join(", ")
     )
@@ -53,13 +57,15 @@ fn services(lab: &Lab) -> Result<Value> {
 }
 
 /// Has the target send what is for the client back through node `a`, and node `a` take it as its own. What README says.
-fn route(lab: &Lab) -> Result<()> {
+fn route(lab: &Lab, protocol: &str) -> Result<()> {
     let (a, target, client) = (lab.a(), &lab.targets()[0], lab.client());
     target.ip(&format!("route add {}/32 via {}", client.v4(), a.v4()))?;
     // The client speaks IPv6 from any of its addresses.
     target.ip(&format!("-6 route add {}/120 via {}", client.v6(), a.v6()))?;
     for (family, from) in [("-4", IpAddr::from(target.v4())), ("-6", IpAddr::from(target.v6()))] {
-        a.ip(&format!("{family} rule add iif eth0 from {from} ipproto tcp sport {TARGET_PORT} lookup 100"))?;
+        a.ip(&format!(
+            "{family} rule add iif eth0 from {from} ipproto {protocol} sport {TARGET_PORT} lookup 100"
+        ))?;
         a.ip(&format!("{family} route add local default dev lo table 100"))?;
     }
     Ok(())
@@ -85,7 +91,7 @@ fn the_target_sees_the_client_in_both_families() -> Result<()> {
     let other_family = SocketAddr::new(target.v4().into(), TARGET_PORT);
     text.push_str(&service("mixed", mixed, &[other_family], "transparent = true"));
     lab.write_config_text(&text)?;
-    route(&lab)?;
+    route(&lab, "tcp")?;
     lab.a().start_lbd()?;
     for (listen, listener) in &ends {
         // Several at once from the same client to the same target: each has a port of its own.
@@ -136,5 +142,77 @@ fn unacknowledged_data_ends_a_connection_in_time() -> Result<()> {
     assert!(waited > Duration::from_millis(1900) && waited < Duration::from_secs(10), "{waited:?}");
     let vanished = || services(&lab).is_ok_and(|all| all[0]["ended"]["target_vanished"] == 1);
     wait_until("it to be counted as a target that vanished", LIMIT, vanished)?;
+    lab.finish()
+}
+
+#[test]
+fn the_target_sees_who_sent_a_datagram_in_both_families() -> Result<()> {
+    let lab = Lab::builder("transparent-udp").targets(1).target_servers(false).build()?;
+    let target = &lab.targets()[0];
+    let mut text = String::new();
+    let mut ends = Vec::new();
+    for (index, (via, to)) in [
+        (IpAddr::from(lab.a().v4()), IpAddr::from(target.v4())),
+        (IpAddr::from(lab.a().v6()), IpAddr::from(target.v6())),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (listen, to) = (SocketAddr::new(via, SERVICE_PORT), SocketAddr::new(to, TARGET_PORT));
+        text.push_str(&service_of("udp", &format!("same{index}"), listen, &[to], "transparent = true"));
+        let socket = target.namespace().inside(|| UdpSocket::bind(to).expect("the target can listen"))?;
+        socket.set_read_timeout(Some(LIMIT)).expect("a socket takes a time-out");
+        ends.push((listen, socket));
+    }
+    lab.write_config_text(&text)?;
+    route(&lab, "udp")?;
+    lab.a().start_lbd()?;
+    for (listen, socket) in &ends {
+        for number in 0..20 {
+            let client = lab.client().namespace().inside(|| {
+                let any = if listen.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let socket = UdpSocket::bind(any).expect("there is a port");
+                socket.connect(listen).expect("there is a way");
+                socket
+            })?;
+            client.set_read_timeout(Some(LIMIT)).expect("a socket takes a time-out");
+            client.send(&[number; 700]).expect("the client can send");
+            let mut bytes = [0; 1000];
+            let (length, from) = socket.recv_from(&mut bytes).expect("it arrives");
+            assert_eq!(
+                (&bytes[..length], from.ip()),
+                (&[number; 700][..], client.local_addr().expect("it has one").ip())
+            );
+            socket.send_to(&bytes[..length], from).expect("the target can answer");
+            let mut answer = [0; 1000];
+            let length = client.recv(&mut answer).expect("the answer arrives, from where it was sent to");
+            assert_eq!(answer[..length], [number; 700]);
+        }
+    }
+    lab.finish()
+}
+
+#[test]
+fn a_client_that_has_vanished_is_found_out_without_any_data() -> Result<()> {
+    let lab = Lab::builder("keep-alive").targets(1).target_servers(false).build()?;
+    let to = SocketAddr::new(lab.targets()[0].v4().into(), TARGET_PORT);
+    let listen = SocketAddr::new(lab.a().v4().into(), SERVICE_PORT);
+    lab.write_config_text(&service("web", listen, &[to], "timeout = { keepalive = \"1s\", user = \"2s\" }"))?;
+    let listener = listener(&lab, to)?;
+    lab.a().start_lbd()?;
+    let mut stream = connect(&lab, listen)?;
+    let (mut accepted, _) = accept(&listener)?;
+    stream.write_all(b"x").expect("the client can send");
+    accepted.read_exact(&mut [0]).expect("it arrives");
+    // As long as its kernel answers, a silent client is there.
+    let open = || services(&lab).is_ok_and(|all| all[0]["connections_open"] == 1);
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(open(), "{}", services(&lab)?);
+    lab.inject(&Fault::blocked("client"))?;
+    // The target sends nothing either: only the kernel's probes can find out.
+    let end = accepted.read(&mut [0]);
+    assert!(end.is_err() || matches!(end, Ok(0)), "the target learns of it: {end:?}");
+    let vanished = || services(&lab).is_ok_and(|all| all[0]["ended"]["client_vanished"] == 1);
+    wait_until("it to be counted as a client that vanished", LIMIT, vanished)?;
     lab.finish()
 }
