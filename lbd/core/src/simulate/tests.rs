@@ -338,3 +338,97 @@ fn mistakes_are_named() {
     assert!(message.contains("1000000, with up to 200 failures"), "{message}");
     assert!(matches!(Workload::parse("title ="), Err(WorkloadError::Syntax(_))));
 }
+
+/// The rows of the part of a table under this title, by their first cell; those of the summary come first.
+fn rows<'t>(text: &'t str, title: &str) -> Vec<Vec<&'t str>> {
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(title));
+    if title != "algorithm" {
+        lines.next();
+    }
+    let cells = |line: &'t str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    lines.take_while(|line| !line.is_empty()).map(cells).collect()
+}
+
+/// What is printed and drawn is what came out, column by column.
+#[test]
+fn the_table_and_the_drawing_say_what_came_out() {
+    for example in [HEAVY_TARGET, FAILING_TARGET, FULL, CONSISTENT_OR_MODULAR] {
+        let report = play(example);
+        let (text, drawing) = (table(&report), svg(&report));
+        let number = |cell: &str| -> f64 { cell.trim_end_matches(" %").parse().unwrap() };
+        let part = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 };
+        let near = |cell: &str, value: f64, step: f64| {
+            let cell = if cell == "-" { 0.0 } else { number(cell) };
+            assert!((cell - value).abs() <= step * 0.501, "{cell} for {value} in {text}");
+        };
+        let summary = rows(&text, "algorithm");
+        assert_eq!(
+            summary[0].join(" "),
+            "algorithm off weight most load waited mean wait p99 longest lost retried switched"
+        );
+        let [shares, loads, busy] = ["share of connections", "most load\n", "busy on average"].map(|title| {
+            // The summary has a column of that name, too.
+            let from = text.find(&format!("\n{title}")).unwrap() + 1;
+            rows(&text[from..], title.trim_end())
+        });
+        for (place, outcome) in report.outcomes.iter().enumerate() {
+            let row = &summary[place + 1];
+            assert_eq!(row[0], outcome.algorithm.name());
+            let off = outcome
+                .targets
+                .iter()
+                .enumerate()
+                .map(|(index, target)| (target.share - report.share_by_weight(index)).abs() * 100.0);
+            near(row[1], off.fold(0.0, f64::max), 0.1);
+            near(row[2], outcome.targets.iter().map(|it| it.load_max).fold(0.0, f64::max), 0.01);
+            near(row[3], part(outcome.waits.waited, outcome.waits.count), 0.1);
+            for (cell, time) in
+                row[4..7].iter().zip([outcome.waits.mean, outcome.waits.p99, outcome.waits.max])
+            {
+                let (value, unit) = cell.split_once(' ').unwrap_or((cell, "s"));
+                let scale = if unit == "ms" { 1e3 } else { 1.0 };
+                let step = if unit == "ms" { 1.0 } else { 0.1 };
+                near(value, time.as_secs_f64() * scale, step);
+            }
+            let lost = outcome.lost;
+            let told: u64 = row[7]
+                .split(|letter: char| !letter.is_ascii_digit())
+                .filter_map(|it| it.parse::<u64>().ok())
+                .sum();
+            assert_eq!(told, lost.cut + lost.refused + lost.overflowed + lost.nobody, "{}", row[7]);
+            assert_eq!(row[8], outcome.retried.to_string());
+            near(row[9], part(outcome.switched, outcome.again), 0.1);
+            for (index, target) in outcome.targets.iter().take(12).enumerate() {
+                near(shares[place + 2][index + 1], target.share * 100.0, 0.1);
+                near(loads[place + 1][index + 1], target.load_max, 0.01);
+                near(busy[place + 1][index + 1], target.busy * 100.0, 1.0);
+            }
+            // The drawing's words are the table's.
+            for fact in [
+                format!("most load {}", row[2]),
+                format!("{} waited, mean {}, longest {}", row[3], row[4], row[6]),
+                format!("{told} lost"),
+            ] {
+                assert!(drawing.contains(&fact), "{fact}");
+            }
+        }
+        let drawn = |class: &str| drawing.matches(&format!("class=\"{class}\"")).count();
+        let targets = report.workload.targets.len() * report.outcomes.len();
+        assert_eq!(drawn("curve"), targets);
+        assert_eq!(drawn("mark"), targets, "a mark at what each weight stands for");
+        assert_eq!(drawn("event"), report.outcomes.iter().map(|it| it.moves.len()).sum::<usize>());
+        assert_eq!(drawn("lost"), report.outcomes.iter().filter(|it| it.lost.total() > 0).count());
+        for (number, changed) in report.outcomes[0].moves.iter().enumerate() {
+            let id = &report.workload.targets[changed.target].id;
+            let title = format!("{id} {} at", if changed.up { "comes back" } else { "fails" });
+            let table = rows(&text[text.find(&format!("\n{title}")).unwrap() + 1..], &title);
+            for (outcome, row) in report.outcomes.iter().zip(&table[1..]) {
+                let moves = &outcome.moves[number];
+                let clients = u64::from(moves.clients);
+                assert_eq!([row[0], row[1]], [outcome.algorithm.name(), &clients.to_string()]);
+                near(row[2], part(u64::from(moves.moved), clients), 0.1);
+                near(row[3], part(u64::from(moves.needless), clients), 0.1);
+            }
+        }
+    }
+}
