@@ -319,7 +319,7 @@ mod tests {
             name: "nat <1>".to_owned(),
             description: "rewrites".to_owned(),
             after: vec![After { alive: 31, worst_stall: Duration::from_millis(420), downloads: true }],
-            echo: EchoReport { connections },
+            echo: EchoReport { connections, ..EchoReport::default() },
             download,
             whole: true,
         };
