@@ -72,6 +72,15 @@ impl Mode {
         }
     }
 
+    /// Whether connections go on when the node is lost that they go through.
+    #[must_use]
+    pub const fn outlives_node(self) -> bool {
+        match self {
+            Self::Tcp => false,
+            Self::Nat | Self::Dsr => true,
+        }
+    }
+
     /// The echo service: `dsr` leaves the port as it is.
     #[must_use]
     pub fn echo_server(self) -> SocketAddr {
