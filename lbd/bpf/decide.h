@@ -94,6 +94,10 @@ static __always_inline __u32 follow(struct packet *packet, struct flow *flow, in
 		return VERDICT_MISS;
 	if (packet->flags & PACKET_ICMP)
 		return VERDICT_FORWARD;
+	/* The target has refused or ended what was begun: of a half-open flow only the slot knows. What begins a connection now begins it
+	 * anew, with a slot that has nothing of the old one's end, which would soon free it for others. */
+	if (slot && is_syn(packet) && SLOT_STATE(control) & (STATE_CLIENT_FIN | STATE_TARGET_FIN | STATE_RESET))
+		return VERDICT_MISS;
 	__u8 state = flow->state | state_of(packet, STATE_CLIENT_FIN) | (established ? STATE_ESTABLISHED : 0);
 	/* The slot first: a flow in a state that its slot does not have could outlive it. The next packet tries again. */
 	if (slot && !slot_touch(slot, control, packet->now, state))
