@@ -89,6 +89,7 @@
 //! | `tandem_lbd_kernel_drops_total` | counter | `reason` (`malformed`, `not_active`, `denied`, `source_rate`, `no_target`, `no_next_hop`, `no_port`, `flows_full`, `fragment`, `too_big`, `unhealthy`, `ttl`, `clash`, `icmp_inner`, `headroom`, `solicitation`: an ARP or neighbour request for a VIP that this node does not own, `answer_rate`, `unknown_flow`: from a target, for a flow of the other node that it has not told of yet, `not_cut`: as `too_big`, but of a sender that lets routers cut it) | packets for a service that were not forwarded; like all that follow counted by the kernel, on over restarts |
 //! | `tandem_lbd_kernel_check_packets_total` | counter | `what` (`sent`, `returned`, `dropped`: for want of a way) | packets of health checks through virtual IPs, which count for no service |
 //! | `tandem_lbd_kernel_sent_to_other_total` | counter | | answers of targets sent on to the other node, which has begun their flows |
+//! | `tandem_lbd_kernel_short_port_searches_total` | counter | | searches for a port of `nat` that ended at the first 4, because a processor had looked further for 1,024 packets of no known flow within a sixteenth of a second |
 //! | `tandem_lbd_kernel_service_flows` | gauge | `service` | flows at the last count |
 //! | `tandem_lbd_kernel_service_new_flows_total` | counter | `service` | flows begun |
 //! | `tandem_lbd_kernel_service_unstored_flows_total` | counter | `service` | of these, flows that were not remembered because too many were new |

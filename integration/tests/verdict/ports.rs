@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use integration::verdict::compare::Pair;
 use integration::verdict::harness::{PROGRAMS, Verdict, program};
-use integration::verdict::oracle::Tuple;
 use integration::verdict::oracle::reason::Reason;
+use integration::verdict::oracle::{Outcome, Tuple};
 use integration::verdict::packet::{ACK, FIN, Packet, RST, SYN, TCP, UDP};
 use integration::verdict::sample::{Path, answer, from_client, nats, path};
 use integration::verdict::world::*;
@@ -199,6 +199,9 @@ fn where_all_ports_are_taken_the_one_left_for_the_longest_is_taken_over() {
     let hardly_begun = Left { silent: HALF_OPEN_KEPT_TICKS + 1, ..half_open };
     let closing = Left { fins: (true, false), silent: 40, ..Left::BUSY };
     let just_closed = Left { silent: TAKE_OVER_TICKS / 2, ..closed };
+    // Longer than a port of a connection is kept: the answer to a datagram may come late.
+    let asked = Left { silent: DATAGRAM_KEPT_TICKS - 10, ..half_open };
+    let asked_long_ago = Left { silent: DATAGRAM_KEPT_TICKS + 1, ..half_open };
     each(nats(), |path, pair| {
         if path.preserve {
             return;
@@ -212,8 +215,10 @@ fn where_all_ports_are_taken_the_one_left_for_the_longest_is_taken_over() {
             (udp, silent),
             (udp, just_begun),
             (udp, hardly_begun),
+            (udp, asked),
         ];
-        let some = [(tcp, half_open), (tcp, hardly_begun), (tcp, closed), (tcp, reset), (udp, half_open)];
+        let some =
+            [(tcp, half_open), (tcp, hardly_begun), (tcp, closed), (tcp, reset), (udp, asked_long_ago)];
         let cases = none.map(|case| (case, false)).into_iter().chain(some.map(|case| (case, true)));
         for (((tuple, index), left), taken) in cases {
             pair.harness.forget_flows();
@@ -231,6 +236,64 @@ fn where_all_ports_are_taken_the_one_left_for_the_longest_is_taken_over() {
                 assert_eq!(pair.step(&frame).0.reason, Some(Reason::NoPort));
             }
         }
+    });
+}
+
+/// What belongs to no known flow and finds no free port is looked at whole so often; then at the first few ports only, where those are that
+/// belong to somebody.
+#[test]
+fn ports_are_searched_for_at_length_so_often_in_a_tick() {
+    each(nats(), |path, pair| {
+        if path.preserve {
+            return;
+        }
+        pair.sends(&path.tcp(732, SYN).frame());
+        // Another processor, as it were.
+        pair.harness.forget_half_open();
+        for (flooding, late) in tuples(path, 730).into_iter().zip(tuples(path, 731)) {
+            let is_tcp = flooding.0.protocol == TCP;
+            let frame = |port| if is_tcp { path.tcp(port, ACK).frame() } else { path.udp(port).frame() };
+            for half in [0, 1] {
+                // For the one nothing is free, for the other one everything behind the first few.
+                for (client, taken) in [(flooding, 32), (late, SHORT_SEARCH)] {
+                    let ports: Vec<u16> = pair.oracle.candidates(&client.0, half).take(taken).collect();
+                    ports.iter().for_each(|&port| Left::BUSY.has(pair, client, port));
+                }
+            }
+            pair.wait(1);
+            let before = pair.harness.short_searches();
+            // A segment may be of a connection of the other node's, so both halves are searched.
+            let searches = 1 + u32::from(is_tcp);
+            for _ in 0..SEARCHES_PER_TICK / searches {
+                assert!(!matches!(pair.step(&frame(730)).0.outcome, Outcome::Forward(_)));
+            }
+            assert_eq!(pair.harness.short_searches(), before);
+            assert!(!matches!(pair.step(&frame(731)).0.outcome, Outcome::Forward(_)), "it is not looked for");
+            assert_eq!(pair.harness.short_searches(), pair.oracle.short_searches);
+            assert!(pair.harness.short_searches() > before);
+            pair.sends(&path.tcp(732, ACK).frame());
+            pair.wait(1);
+            pair.sends(&frame(731));
+        }
+    });
+}
+
+#[test]
+fn a_datagram_of_no_known_flow_gets_a_port_of_this_node() {
+    each(nats(), |path, pair| {
+        if path.preserve {
+            return;
+        }
+        let [_, (tuple, _)] = tuples(path, 653);
+        for _ in 0..2 {
+            pair.sends(&path.udp(653).frame());
+        }
+        assert!(pair.oracle.flows[&tuple].port < 33_280);
+        pair.harness.forget_flows();
+        pair.oracle.flows.clear();
+        pair.tell(|world| world.node = 1);
+        pair.sends(&path.udp(653).frame());
+        assert!(pair.oracle.flows[&tuple].port >= 33_280);
     });
 }
 
