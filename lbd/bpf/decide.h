@@ -136,7 +136,8 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 		return VERDICT_MISS;
 	__u64 control = 0, after = 1;
 	__be16 target_port = 0;
-	/* What is in it is one flow's if the control word was the same before and after: somebody else may take a slot that was free or over. */
+	/* What is in it is one flow's if the control word was the same before and after: somebody else may take a slot that was free or over. Else
+	 * it says nothing, not even that the packet is for nobody: the target sends again what is dropped, if it was for a VIP at all. */
 	for (int number = 0; number < SLOT_READS && after != control; number++) {
 		control = slot_control(slot);
 		packet->client = slot->client;
@@ -146,12 +147,19 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 		target_port = slot->target_port;
 		after = slot_control(slot);
 	}
+	if (unlikely(after != control)) {
+		struct address address __attribute__((aligned(8))) = packet->key.destination;
+		if (!bpf_map_lookup_elem(&vips, &address))
+			return VERDICT_MISS;
+		packet->reason = DROP_UNKNOWN_FLOW;
+		return VERDICT_DROP;
+	}
 	struct vip_address *vip = AT(vip_addresses, packet->vip);
 	if (SLOT_LOCKED(control) || slot_is_free(control, packet->now) || !vip || target_port != packet->key.source_port ||
 	    !same_address(&vip->address, &packet->key.destination))
 		return VERDICT_MISS;
-	if (after != control || !may_go_on(vip->instance, packet->drained)) {
-		packet->reason = after != control ? DROP_UNKNOWN_FLOW : DROP_NOT_ACTIVE;
+	if (!may_go_on(vip->instance, packet->drained)) {
+		packet->reason = DROP_NOT_ACTIVE;
 		return VERDICT_DROP;
 	}
 	packet->service = SLOT_SERVICE(control);

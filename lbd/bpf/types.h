@@ -259,7 +259,8 @@ enum drop_reason {
 	DROP_HEADROOM,           /* the packet could not be made longer for a tunnel */
 	DROP_SOLICITATION,       /* ARP or ND asked for a VIP that this node does not own: the stack may still have the address */
 	DROP_ANSWER_RATE,        /* would have been answered, but for too many that were in this tick */
-	DROP_UNKNOWN_FLOW,       /* from a target for a flow of the other node, which may not be known here yet: the stack would reset it */
+	DROP_UNKNOWN_FLOW,       /* from a target for a flow of the other node, which may not be known here yet, or for a port that became
+				  * somebody else's while it was read: the stack would reset it */
 	DROP_NOT_CUT,            /* the same as DROP_TOO_BIG of IPv4 without DF, which a router would have cut into fragments */
 	DROP_REASONS
 };
