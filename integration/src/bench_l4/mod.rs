@@ -352,7 +352,7 @@ pub fn sizes() -> Result<String> {
     let (entry, slot) = measure::bytes_per_flow(&world, FLOWS_MAX)?;
     Ok(format!(
         "program: {} instructions with all its functions, and {verified} steps of the verifier through them; a flow: {entry:.0} bytes \
-         of map, with nat {slot:.0} more",
+         of map; a port of nat, used or not: {slot:.0}",
         bytes / 8
     ))
 }
