@@ -318,7 +318,7 @@ fn l4(arguments: &L4) -> Result<ExitCode> {
         if arguments.only.is_empty() { bench_l4::Subject::ALL.to_vec() } else { arguments.only.clone() };
     println!("{}\n", bench_l4::sizes()?);
     println!(
-        "packet by packet, ours / the minimal program's: 1, 1,000 and 1,000,000 flows; first and second packet"
+        "packet by packet, ours / the minimal program's: 1, 1,000 and 1,000,000 flows; first and second packet; answers through nat"
     );
     let rows = bench_l4::run(&subjects, arguments.runs, |line| println!("{line}"))?;
     println!(
