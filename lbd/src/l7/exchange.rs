@@ -128,6 +128,7 @@ impl Exchange<'_> {
             Step::Forward(pool, head) => self.forward(route, plan, pool, head, journal).await,
             // Nothing is left to be compared.
             Step::Compare(_) => self.plain(route, journal, 503, "busy").await,
+            Step::Gone(refusal) => self.unserved(route, journal, refusal).await,
             Step::Answer(own) => {
                 let kept = plan.afterwards() != Afterwards::Closed;
                 self.own_answer(route, journal, own, "answered", kept).await

@@ -24,7 +24,7 @@ use super::passwords::{Compared, Comparison};
 use super::site::{Site, request_changes, response_changes, with_page};
 use super::tie::{self, Tied};
 use crate::clock::unix_now;
-use crate::l4::{Ends, Pool};
+use crate::l4::{Ends, Pool, Refusal};
 use crate::worker::Route;
 
 /// A request, as far as it is still of interest once its head has been read.
@@ -66,6 +66,8 @@ pub(super) enum Step {
     Forward(Rc<Pool>, ForTarget),
     /// A password is compared; what becomes of the request is asked again after that.
     Compare(Box<Comparison>),
+    /// Nothing: the client did not wait for that.
+    Gone(Refusal),
     /// The client gets this answer.
     Answer(Own),
 }
@@ -313,7 +315,7 @@ impl Plan {
         }
         match std::mem::replace(&mut self.step, Step::nothing()) {
             Step::Compare(comparison) => Some(*comparison),
-            Step::Forward(..) | Step::Answer(_) => None,
+            Step::Forward(..) | Step::Gone(_) | Step::Answer(_) => None,
         }
     }
 

@@ -27,7 +27,11 @@ pub(in crate::l7) struct Asker {
 }
 
 /// Has a request answered.
-pub(super) async fn serve(session: Rc<Session>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+pub(super) async fn serve(
+    session: Rc<Session>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
     let watch = session.seat.worker.watches.enter(session.leave());
     let begin = Instant::now();
     let route = session.refreshed();
@@ -48,7 +52,8 @@ pub(super) async fn serve(session: Rc<Session>, request: Request<RecvStream>, re
         };
         let mut cookie = Vec::new();
         let head = http2_request(&pseudo, fields(&parts.headers), &mut cookie);
-        session.plan(&route, head, &watch).await
+        let gone = |context: &mut Context<'_>| respond.poll_reset(context).map(|_| ());
+        session.plan(&route, head, &watch, gone).await
     };
     drop(parts);
     let length = match &made {

@@ -60,10 +60,10 @@ fn who_is_let_in_is_told_by_nobody_else() {
     // Many at a time wait for one password.
     let ask = || curl(&["-u", "ada:open sesame", "-H", "X-User: eve", &url]);
     let asked = std::thread::scope(|scope| {
-        let many: Vec<_> = (0..3).map(|_| scope.spawn(ask)).collect();
+        let many: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
         many.into_iter().map(|it| it.join().unwrap()).collect::<Vec<String>>()
     });
-    assert_eq!(asked, ["inside"; 3]);
+    assert_eq!(asked, ["inside"; 8]);
     assert_eq!(target.last().field("x-user"), Some("ada"));
     assert_eq!(
         curl(&["-u", "ada:open sesame", "--data-binary", "0123456789", &url]),

@@ -4,6 +4,7 @@
 
 pub mod basic;
 pub mod jwt;
+pub mod turns;
 
 use super::framing::{Field, trim};
 
