@@ -215,9 +215,10 @@ impl Flow {
         self.done = self.end_sent;
     }
 
-    /// What was a head only goes on with what follows, until the sender ends it.
+    /// What was a head only goes on with what follows, until the sender ends it: no body any more, so not bounded as one.
     pub(super) fn go_on(&mut self, reader: BodyReader) {
         self.reader = reader;
+        self.quota = Quota::new(None);
         (self.read_ended, self.done) = (false, false);
     }
 

@@ -216,7 +216,10 @@ fn websocket_passes_by_an_extended_connect() {
         write(stream, "bye")?;
         Ok(false)
     });
-    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let mut config = config(ip, &[target.address]);
+    // What passes through a tunnel is no body.
+    config.service += "limits = { max_body_bytes = \"4B\" }\n";
+    let lbd = Lbd::start(&config);
     let mut wire = Wire::open(lbd.address);
     let more = [(":protocol", "websocket"), ("sec-websocket-version", "13")];
     wire.ask(1, &head("CONNECT", "/ws", &more), false);
