@@ -5,6 +5,7 @@ use super::reader::{At, Cursor, Table};
 use super::text;
 use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
+use crate::config::types::is_same_field;
 use crate::time::Duration;
 
 /// `auth`.
@@ -114,7 +115,7 @@ fn claims(cursor: &Cursor<'_>, out: &mut Problems) -> Vec<(String, String)> {
         if !field_of_requests(&name, &header.key(), out) {
             continue;
         }
-        if claims.iter().any(|(_, known)| known.eq_ignore_ascii_case(name.get_ref())) {
+        if claims.iter().any(|(_, known)| is_same_field(known.as_bytes(), name.get_ref().as_bytes())) {
             let (key, value) = (header.key(), quoted(name.get_ref()));
             out.add(name.span(), Problem::DuplicateEntry { key, value });
         }

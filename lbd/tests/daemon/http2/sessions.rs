@@ -78,7 +78,7 @@ fn who_is_let_in_is_told_by_nobody_else() {
     wire.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&[("x-user", "eve")])));
     assert_eq!(wire.outcome(1), Outcome::Answer(200, b"inside".to_vec()));
     let seen = target.last();
-    assert_eq!((seen.text(), seen.field("x-user")), ("x", Some("ada")));
+    assert_eq!((seen.text(), seen.field("x-user"), seen.trailers.as_str()), ("x", Some("ada"), ""));
     wire.ask(3, &head("POST", "/", &[authorization]), false);
     wire.send(&frame(DATA, 0, 3, b"01234567"));
     wire.send(&frame(DATA, END_STREAM, 3, b"01234567"));

@@ -40,8 +40,9 @@ pub enum Fault {
     /// A line that goes on in the next one.
     #[error("a field's line is folded")]
     Folded,
-    /// A name that servers which replace `-` by `_` take for one that says where a message ends or whom it is from.
-    #[error("a field's name has '_' where a known one has '-'")]
+    /// A name that servers which replace `-`, and what else is neither letter nor digit, by `_` take for one that says where a message ends or
+    /// whom it is from.
+    #[error("a field's name has '_', '.' or the like where a known one has '-'")]
     Underscore,
     /// No `Host` in HTTP/1.1, more than one, or one that is no host.
     #[error("there is not exactly one usable Host")]

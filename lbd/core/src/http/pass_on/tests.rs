@@ -131,8 +131,7 @@ fn the_balancer_s_own_cookies_stay_here() {
 fn who_it_is_from_is_told_by_nobody_else() {
     let told_in = HeaderChanges { remove: vec!["x-user".to_owned(), "x-mail".to_owned()], ..NONE.clone() };
     let told = [("X-User".to_owned(), "ada".to_owned())];
-    let text =
-        "GET /path HTTP/1.1\r\nHost: a\r\nX-User: eve\r\nx_user: eve\r\nX-Mail: e@v.e\r\nX-Other: 1\r\n\r\n";
+    let text = "GET /path HTTP/1.1\r\nHost: a\r\nX-User: eve\r\nx_user: eve\r\nX.User: eve\r\nX-Mail: e@v.e\r\nX-Other: 1\r\n\r\n";
     let passed = |told| passed_on(text, &Passing { told, told_in: &told_in, ..passing(false) }).unwrap();
     let begin = "GET /path HTTP/1.1\r\nHost: a\r\nX-Other: 1\r\n";
     assert!(
