@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +14,7 @@ use super::config;
 use super::peers::{Client, Message, Target, ask, get};
 use super::real::curl;
 use crate::clients::{beside, connect_from};
-use crate::support::{Folder, Lbd, command, eventually, metric, own_ip};
+use crate::support::{Folder, Lbd, command, eventually, free, metric, own_ip};
 
 /// Of "open sesame" and "s3cret", by crypt(3).
 const ADA: &str = "ada:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n";
@@ -86,6 +87,48 @@ fn names_and_passwords_let_in() {
     let (code, why) = lbd.reload(&config);
     assert!(code != 200 && why.contains("none of bcrypt"), "{code} {why}");
     assert_eq!(client.send(login("ada:open sesame")).answer().status(), 200, "the old one stays in force");
+}
+
+#[test]
+fn what_one_service_tells_of_clients_no_other_one_s_clients_say() {
+    let ip = own_ip();
+    let (target, other) = (Target::named(ip, "inside"), Target::named(ip, "other"));
+    let folder = Folder::new();
+    fs::write(folder.path().join("users"), ADA).unwrap();
+    let mut config = config(ip, &[target.address]);
+    config.service = "auth = { basic = { users = \"users\", user_header = \"X-User\" } }\n".to_owned();
+    // One that asks nobody leads to the same target by a rule, to a group of its own; another one does not.
+    let (open, apart) = (free(ip), free(ip));
+    let service = |name: &str, listen: SocketAddr| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nmode = \"http\"\nlisten = [\"{listen}\"]\nforward = \"other\"\n"
+        )
+    };
+    let group = |name: &str, target: &Target| {
+        format!("[[target_group]]\nname = \"{name}\"\ntargets = [{{ address = \"{}\" }}]\n", target.address)
+    };
+    config.head = [
+        service("open", open),
+        "[[service.rule]]\nwhen = { path = \"/same\" }\nforward = \"same\"\n".to_owned(),
+        service("apart", apart),
+        group("same", &target),
+        group("other", &other),
+    ]
+    .concat();
+    let lbd = Lbd::start_in(folder, &config);
+    assert_eq!(ask(lbd.address, &login("ada:open sesame")).text(), "inside");
+    assert_eq!(target.last().field("x-user"), Some("ada"));
+    let eve =
+        "Host: a\r\nX-User: eve\r\nX_User: eve\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-User: eve\r\n\r\n";
+    assert_eq!(ask(open, &format!("POST /same HTTP/1.1\r\n{eve}")).text(), "inside");
+    assert_eq!(ask(open, &format!("POST /else HTTP/1.1\r\n{eve}")).text(), "other");
+    for seen in [target.last(), other.last()] {
+        assert_eq!((seen.field("x-user"), seen.field("x_user"), seen.trailers.as_str()), (None, None, ""));
+    }
+    // Of what nobody tells these targets everybody may say what he likes.
+    assert_eq!(ask(apart, &format!("POST / HTTP/1.1\r\n{eve}")).text(), "other");
+    let seen = other.last();
+    assert_eq!((seen.field("x-user"), seen.trailers.as_str()), (Some("eve"), "X-User: eve"));
 }
 
 #[test]

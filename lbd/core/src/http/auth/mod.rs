@@ -6,6 +6,9 @@ pub mod basic;
 pub mod jwt;
 pub mod turns;
 
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+
 use super::framing::{Field, trim};
 
 /// Why a client is not let in.
@@ -147,9 +150,62 @@ pub fn can_be_told(text: &str) -> bool {
         && !text.bytes().any(|byte| byte.is_ascii_control())
 }
 
+/// A service, as far as others have to know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telling<'t, T> {
+    /// The fields in which it tells its targets who a request is from.
+    pub fields: Vec<&'t str>,
+    /// Its targets.
+    pub targets: Vec<T>,
+}
+
+/// The fields that each of these services takes away from what clients send, in lower case: those in which any of its targets is told who a
+/// request is from, by whichever service. Who comes by one that asks nobody is not to say what the others vouch for.
+#[must_use]
+pub fn taken_away<T: Eq + Hash>(services: &[Telling<'_, T>]) -> Vec<Vec<String>> {
+    let mut told: HashMap<&T, BTreeSet<String>> = HashMap::new();
+    for service in services.iter().filter(|service| !service.fields.is_empty()) {
+        for target in &service.targets {
+            let fields = service.fields.iter().map(|field| field.to_ascii_lowercase());
+            told.entry(target).or_default().extend(fields);
+        }
+    }
+    let of = |service: &Telling<'_, T>| {
+        let own = service.fields.iter().map(|field| field.to_ascii_lowercase());
+        let others = service.targets.iter().filter_map(|target| told.get(target)).flatten().cloned();
+        own.chain(others).collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    services.iter().map(of).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_one_service_vouches_for_no_other_one_s_clients_say() {
+        let telling = |fields: &[&'static str], targets: &[u8]| Telling {
+            fields: fields.to_vec(),
+            targets: targets.to_vec(),
+        };
+        let services = [
+            telling(&["X-User", "X-Role"], &[1, 2]),
+            telling(&[], &[2, 3]),
+            telling(&[], &[3]),
+            telling(&["x-user", "X-Mail"], &[4]),
+            telling(&[], &[4, 1]),
+            telling(&["X-Id"], &[]),
+        ];
+        let expected: [&[&str]; 6] = [
+            &["x-role", "x-user"],
+            &["x-role", "x-user"],
+            &[],
+            &["x-mail", "x-user"],
+            &["x-mail", "x-role", "x-user"],
+            &["x-id"],
+        ];
+        assert_eq!(taken_away(&services), expected);
+    }
 
     #[test]
     fn each_reason_has_its_place_and_its_name() {
