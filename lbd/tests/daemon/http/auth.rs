@@ -328,6 +328,8 @@ fn signed_tokens_let_in() {
     because(&changed("nbf", json!(9_999_999_999_u64)), "not_yet");
     because(&changed("iss", json!("https://login.example.org")), "issuer");
     because(&changed("aud", json!(["shops"])), "audience");
+    because(&changed("roles", json!(["r,w"])), "untellable");
+    because(&changed("sub", json!({ "name": "ada" })), "untellable");
     assert_eq!(target.seen().len(), seen, "no target has seen one of them");
     // A shared secret, by a set of keys.
     let secret = [7_u8; 32];

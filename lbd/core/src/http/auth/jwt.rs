@@ -216,15 +216,38 @@ impl Claims {
         Ok(())
     }
 
-    /// The fields in which a target is told claims. One that is not there, or no text, number or list of these, is left out.
-    #[must_use]
-    pub fn told(&self, wanted: &[(String, String)]) -> Vec<(String, String)> {
-        let field = |(claim, header): &(String, String)| {
-            let text = text(self.0.get(claim)?)?;
-            can_be_told(&text).then(|| (header.clone(), text))
-        };
-        wanted.iter().filter_map(field).collect()
+    /// The fields in which a target is told claims. One that is not there, or says nothing, is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied::Untellable`] if one says something that cannot be told: without it, or in another form, the target would take the client for
+    /// somebody else.
+    pub fn told(&self, wanted: &[(String, String)]) -> Result<Vec<(String, String)>, Denied> {
+        let mut told = Vec::new();
+        for (claim, header) in wanted {
+            let line = self.0.get(claim).map(line).transpose()?.flatten();
+            told.extend(line.map(|line| (header.clone(), line)));
+        }
+        Ok(told)
     }
+}
+
+/// A claim as a line of text; nothing if it is null, or an empty text or list. The elements of a list have commas between them, as nginx and
+/// oauth2-proxy write them, so that an element with one would be two.
+fn line(claim: &Value) -> Result<Option<String>, Denied> {
+    let line = match claim {
+        Value::Null => return Ok(None),
+        Value::Array(all) => {
+            let element = |value: &Value| text(value).filter(|text| can_be_told(text) && !text.contains(','));
+            all.iter().map(element).collect::<Option<Vec<_>>>().map(|all| all.join(","))
+        }
+        one => text(one),
+    };
+    let line = line.ok_or(Denied::Untellable)?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if can_be_told(&line) { Ok(Some(line)) } else { Err(Denied::Untellable) }
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -232,11 +255,7 @@ fn text(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         Value::Bool(yes) => Some(yes.to_string()),
-        Value::Array(all) => {
-            let plain = |value: &Value| if value.is_array() { None } else { text(value) };
-            Some(all.iter().map(plain).collect::<Option<Vec<_>>>()?.join(","))
-        }
-        Value::Null | Value::Object(_) => None,
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

@@ -36,11 +36,13 @@ pub enum Denied {
     Issuer,
     /// A token for somebody else.
     Audience,
+    /// Targets are to be told what cannot be told in a field without doubt.
+    Untellable,
 }
 
 impl Denied {
     /// How many there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 
     /// All of them, in the order of [`Self::index`].
     pub const ALL: [Self; Self::COUNT] = [
@@ -55,6 +57,7 @@ impl Denied {
         Self::NotYet,
         Self::Issuer,
         Self::Audience,
+        Self::Untellable,
     ];
 
     /// Its place in [`Self::ALL`].
@@ -78,6 +81,7 @@ impl Denied {
             Self::NotYet => "not_yet",
             Self::Issuer => "issuer",
             Self::Audience => "audience",
+            Self::Untellable => "untellable",
         }
     }
 
@@ -138,8 +142,8 @@ pub enum Scheme {
     Bearer,
 }
 
-/// The longest text that a target is told of a client, in bytes.
-const TOLD_BYTES_MAX: usize = 1024;
+/// The longest text that a target is told of a client, in bytes: many servers take 8 KiB for all fields together.
+const TOLD_BYTES_MAX: usize = 4096;
 
 /// Whether a text can be told in a field: what comes from a token or a file may hold anything.
 #[must_use]
@@ -234,7 +238,7 @@ mod tests {
     #[test]
     fn nothing_but_a_line_of_text_is_told() {
         assert!(can_be_told("a b") && can_be_told("J\u{fc}rgen"));
-        for bad in ["", " a", "a ", "a\r\nX: b", "a\0", &"a".repeat(1025)] {
+        for bad in ["", " a", "a ", "a\r\nX: b", "a\0", &"a".repeat(4097)] {
             assert!(!can_be_told(bad), "{bad:?}");
         }
     }

@@ -40,11 +40,15 @@ fn a_token_is_taken_apart() {
     let token = Unverified::parse(text.as_bytes()).unwrap();
     assert_eq!((token.algorithm, &token.key_id, token.signature.len()), (Algorithm::Hs256, &None, 32));
     assert_eq!(token.signed, &text.as_bytes()[..text.rfind('.').unwrap()]);
-    let told = token.claims().unwrap().told(&[
-        ("iss".to_owned(), "X-Issuer".to_owned()),
-        ("exp".to_owned(), "X-Exp".to_owned()),
-        ("sub".to_owned(), "X-Sub".to_owned()),
-    ]);
+    let told = token
+        .claims()
+        .unwrap()
+        .told(&[
+            ("iss".to_owned(), "X-Issuer".to_owned()),
+            ("exp".to_owned(), "X-Exp".to_owned()),
+            ("sub".to_owned(), "X-Sub".to_owned()),
+        ])
+        .unwrap();
     let expected = [("X-Issuer", "joe"), ("X-Exp", "1300819380")];
     assert_eq!(told, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
 }
@@ -123,13 +127,41 @@ fn claims_are_for_here_and_now() {
 
 #[test]
 fn claims_are_told_as_lines_of_text() {
-    let claims = json!({ "a": "x y", "b": ["r", "w"], "c": true, "d": "a\r\nX-Evil: 1", "e": { "f": 1 }, "g": [["h"]], "i": "" });
-    let text = token(&json!({ "alg": "HS256" }), &claims);
-    let claims = Unverified::parse(text.as_bytes()).unwrap().claims().unwrap();
-    let all = ["a", "b", "c", "d", "e", "g", "i", "none"].map(|name| (name.to_owned(), format!("X-{name}")));
-    let told: Vec<String> =
-        claims.told(&all).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    assert_eq!(told, ["X-a: x y", "X-b: r,w", "X-c: true"]);
+    let told = |claim: Value| -> Result<String, Denied> {
+        let text = token(&json!({ "alg": "HS256" }), &json!({ "a": claim, "b": 1 }));
+        let claims = Unverified::parse(text.as_bytes()).unwrap().claims().unwrap();
+        let all = ["a", "b", "none"].map(|name| (name.to_owned(), format!("X-{name}")));
+        let told = claims.told(&all)?.into_iter().map(|(name, value)| format!("{name}: {value}"));
+        Ok(told.collect::<Vec<_>>().join("; "))
+    };
+    let telling = |value: &str| -> Result<String, Denied> { Ok(format!("X-a: {value}; X-b: 1")) };
+    assert_eq!(told(json!("x y")), telling("x y"));
+    assert_eq!(told(json!("Lovelace, Ada")), telling("Lovelace, Ada"), "a text is told as it is");
+    assert_eq!(told(json!(true)), telling("true"));
+    assert_eq!(told(json!(["r", "w", 5, false])), telling("r,w,5,false"));
+    let groups: Vec<String> = (0..100).map(|number| format!("{number:036}")).collect();
+    assert_eq!(told(json!(groups)), telling(&groups.join(",")));
+    for nothing in [json!(null), json!(""), json!([])] {
+        assert_eq!(told(nothing.clone()), Ok("X-b: 1".to_owned()), "{nothing}");
+    }
+    for bad in [
+        json!({ "f": 1 }),
+        json!([["h"]]),
+        json!([{ "f": 1 }]),
+        json!(["user,admin"]),
+        json!(["user", "x,y"]),
+        json!(["user", ""]),
+        json!(["user", null]),
+        json!(["user", " admin"]),
+        json!(["user", "a\r\nX-Evil: 1"]),
+        json!("a\r\nX-Evil: 1"),
+        json!(" a"),
+        json!(" "),
+        json!("x".repeat(4097)),
+        json!(["x".repeat(3000), "y".repeat(3000)]),
+    ] {
+        assert_eq!(told(bad.clone()), Err(Denied::Untellable), "{bad}");
+    }
 }
 
 #[test]
