@@ -25,6 +25,17 @@ pub(crate) enum RawAuth {
     },
 }
 
+impl RawAuth {
+    /// The fields in which targets are told who it is.
+    pub(crate) fn told_in(&self) -> Vec<&str> {
+        match self {
+            Self::Nobody => Vec::new(),
+            Self::Basic { user_header, .. } => user_header.iter().map(String::as_str).collect(),
+            Self::Jwt { claims, .. } => claims.iter().map(|(_, header)| header.as_str()).collect(),
+        }
+    }
+}
+
 const LEEWAY_MAX: Duration = Duration::from_secs(600);
 const LEEWAY_DEFAULT: Duration = Duration::from_secs(30);
 
