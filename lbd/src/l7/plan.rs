@@ -198,7 +198,7 @@ impl Plan {
             drops_trailers: !site.told_in.is_empty(),
             tied: Tied::default(),
             denied: None,
-            over_rate: around.over_rate || over_header_rate(http, site, &asked, around),
+            over_rate: around.over_rate || over_header_rate(http, site, &asked, around)?,
             asking: around.route.service.access_log.as_ref().map(|_| {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
                 Box::new(Asking::of(head, rule, server_name))
@@ -376,12 +376,22 @@ fn http2_request(
 }
 
 /// Whether more came than `rate` allows, if it counts by a header. A request without that is counted by the client's address.
-fn over_header_rate(http: &Http, site: &Site, asked: &Asked<'_>, around: &Circumstances<'_>) -> bool {
+///
+/// # Errors
+/// That the request does not say what it is counted by.
+fn over_header_rate(
+    http: &Http,
+    site: &Site,
+    asked: &Asked<'_>,
+    around: &Circumstances<'_>,
+) -> Result<bool, Fault> {
     // One whose password was compared meanwhile has been counted.
-    let Some(name) = http.rate_header.as_ref().filter(|_| around.compared.is_none()) else { return false };
-    let value = asked.fields.iter().find(|field| field.is(name)).map(|field| field.value);
+    let Some(name) = http.rate_header.as_ref().filter(|_| around.compared.is_none()) else {
+        return Ok(false);
+    };
+    let value = bounds::counted_by(asked.fields, name)?;
     let source = value.map_or(asked.client, |value| tie::key_of(site.hash_key, name, value));
-    !around.route.service.guard.within_rate(source, around.now)
+    Ok(!around.route.service.guard.within_rate(source, around.now))
 }
 
 /// Whether a body follows that has to be read.

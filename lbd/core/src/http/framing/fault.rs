@@ -86,11 +86,14 @@ pub enum Fault {
     /// Asked for on a connection whose certificate is not for it, and which was made for another host.
     #[error("the host is not one that the connection's certificate is for")]
     Misdirected,
+    /// More than one of the field that `rate` counts by.
+    #[error("there is more than one of the field that requests are counted by")]
+    RateField,
 }
 
 impl Fault {
     /// How many there are.
-    pub const COUNT: usize = 27;
+    pub const COUNT: usize = 28;
 
     /// All of them, in the order of [`Self::index`].
     pub const ALL: [Self; Self::COUNT] = [
@@ -121,6 +124,7 @@ impl Fault {
         Self::BodyTooLong,
         Self::Loop,
         Self::Misdirected,
+        Self::RateField,
     ];
 
     /// Its place in [`Self::ALL`].
@@ -160,6 +164,7 @@ impl Fault {
             Self::BodyTooLong => "body_too_long",
             Self::Loop => "loop",
             Self::Misdirected => "misdirected",
+            Self::RateField => "rate_field",
         }
     }
 
