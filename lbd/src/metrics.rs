@@ -25,6 +25,7 @@
 //! | `tandem_lbd_group_queue_waiting` | gauge | `group` | connections that wait for a target with room now |
 //! | `tandem_lbd_group_sticky_entries` | gauge | `group` | clients whose target is remembered |
 //! | `tandem_lbd_group_sticky_forgotten_total` | counter | `group` | clients forgotten before their time because too many were known |
+//! | `tandem_lbd_group_sticky_withheld_total` | counter | `group` | cookies of applications that were not remembered because their client has its share of the table |
 //! | `tandem_lbd_service_connections_ended_total` | counter | `service`, `end` (`done`, `client_reset`, `target_reset`, `client_vanished`, `target_vanished`, `idle`, `drained`, `stopped`) | relayed connections by how they ended |
 //! | `tandem_lbd_service_connect_retries_total` | counter | `service` | connects tried again on another target |
 //! | `tandem_lbd_service_connect_local_errors_total` | counter | `service` | connects that failed because this host had no file, port or memory for them; no target is blamed |
@@ -457,7 +458,17 @@ fn encode_waiting(out: &mut Out<'_>, groups: &[Arc<Group>]) -> fmt::Result {
     let entries = tables().map(|(labels, table)| (labels, table.len() as f64));
     out.gauges("group_sticky_entries", "Clients whose target is remembered", entries)?;
     let forgotten = tables().map(|(labels, table)| (labels, table.forgotten()));
-    out.counters("group_sticky_forgotten", "Clients forgotten before their time for want of room", forgotten)
+    out.counters(
+        "group_sticky_forgotten",
+        "Clients forgotten before their time for want of room",
+        forgotten,
+    )?;
+    let withheld = tables().map(|(labels, table)| (labels, table.withheld()));
+    out.counters(
+        "group_sticky_withheld",
+        "Cookies not remembered because their client has its share",
+        withheld,
+    )
 }
 
 /// A target of the configuration, with what its labels borrow from.
