@@ -362,6 +362,7 @@ fn check_tells_which_files_cannot_be_used() {
         rule("/3", "jwt = { keys = \"private.pem\" }"),
         rule("/4", "jwt = { keys = \"set.json\" }"),
         rule("/5", "jwt = { keys = \"small.pem\" }"),
+        rule("/6", "jwt = { keys = \"five.pem\" }"),
     ]
     .concat();
     write("pair.toml", &config.text());
@@ -375,9 +376,15 @@ fn check_tells_which_files_cannot_be_used() {
         "set.json",
         "{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\",\"alg\":\"RSA1\"}]}",
     );
-    let small = pair(folder.path(), "rsa", &["-pkeyopt", "rsa_keygen_bits:1024"]);
+    // Nearly large enough.
+    let small = pair(folder.path(), "rsa", &["-pkeyopt", "rsa_keygen_bits:2040"]);
     fs::rename(folder.path().join("rsa.pem"), folder.path().join("small.pem")).unwrap();
     assert!(Path::new(&small).exists());
+    let public = |_| {
+        pair(folder.path(), "ed", &[]);
+        fs::read_to_string(folder.path().join("ed.pem")).unwrap()
+    };
+    write("five.pem", &(0..5).map(public).collect::<String>());
     let output = command(folder.path(), &["check"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{text}");
@@ -387,11 +394,12 @@ fn check_tells_which_files_cannot_be_used() {
         "it cannot be used: it has no public key in it",
         "it cannot be used: key 1 is for the algorithm \"RSA1\"; known are",
         "it cannot be used: public key 1 cannot be used",
+        "it cannot be used: 5 of its keys for EdDSA may have signed one and the same token",
         "service.rule.auth.basic.users: ",
         "service.rule.auth.jwt.keys: ",
         "service.error_pages: ",
         "it is larger than 65536 bytes",
-        "7 errors",
+        "8 errors",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in {text}");
     }

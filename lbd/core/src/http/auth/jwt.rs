@@ -13,12 +13,12 @@ use serde_json::{Map, Value};
 use super::{Denied, can_be_told, credentials};
 use crate::http::framing::Field;
 
-pub use keys::{KeyError, KeyInfo, Material, parse_set};
+pub use keys::{KeyError, KeyInfo, Material, check_names, parse_set};
 
 /// The longest token, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
-/// Keys that are tried for a token which does not say by which it is signed: each costs a signature.
+/// Keys that are tried for a token: each costs the check of a signature, whoever sends it.
 const TRIED_MAX: usize = 4;
 
 /// How a token is signed.
@@ -137,11 +137,12 @@ impl<'t> Unverified<'t> {
         Ok(Self { signed, signature, algorithm, key_id, claims })
     }
 
-    /// The places of the keys that may have signed it.
+    /// The places of the keys that may have signed it, four at most.
     ///
     /// # Errors
     ///
-    /// [`Denied::Algorithm`] if there is none for its algorithm, [`Denied::Signature`] if it was signed by one that is not here.
+    /// [`Denied::Algorithm`] if there is none for its algorithm, [`Denied::Signature`] if it was signed by one that is not here,
+    /// [`Denied::KeyUnnamed`] if there are too many.
     pub fn candidates(&self, keys: &[KeyInfo]) -> Result<Vec<usize>, Denied> {
         let mut of_algorithm =
             keys.iter().enumerate().filter(|(_, key)| key.algorithm == self.algorithm).peekable();
@@ -154,8 +155,13 @@ impl<'t> Unverified<'t> {
             _ => true,
         };
         let candidates: Vec<usize> =
-            of_algorithm.filter(|(_, key)| fits(key)).map(|(index, _)| index).take(TRIED_MAX).collect();
-        if candidates.is_empty() { Err(Denied::Signature) } else { Ok(candidates) }
+            of_algorithm.filter(|(_, key)| fits(key)).map(|(index, _)| index).collect();
+        match candidates.len() {
+            0 => Err(Denied::Signature),
+            1..=TRIED_MAX => Ok(candidates),
+            // Not just some of them: whether it is let in is not to depend on where in the file its key is.
+            _ => Err(Denied::KeyUnnamed),
+        }
     }
 
     /// What it says, now that its signature was found to be true.

@@ -28,6 +28,8 @@ pub enum Denied {
     Algorithm,
     /// A token signed by somebody else.
     Signature,
+    /// A token that does not say by which key it is signed, where there are too many to try them all.
+    KeyUnnamed,
     /// A token without an end, or with one that has come.
     Expired,
     /// A token that is not valid yet.
@@ -42,7 +44,7 @@ pub enum Denied {
 
 impl Denied {
     /// How many there are.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 13;
 
     /// All of them, in the order of [`Self::index`].
     pub const ALL: [Self; Self::COUNT] = [
@@ -53,6 +55,7 @@ impl Denied {
         Self::Busy,
         Self::Algorithm,
         Self::Signature,
+        Self::KeyUnnamed,
         Self::Expired,
         Self::NotYet,
         Self::Issuer,
@@ -77,6 +80,7 @@ impl Denied {
             Self::Busy => "busy",
             Self::Algorithm => "algorithm",
             Self::Signature => "signature",
+            Self::KeyUnnamed => "key_unnamed",
             Self::Expired => "expired",
             Self::NotYet => "not_yet",
             Self::Issuer => "issuer",

@@ -92,6 +92,31 @@ fn a_key_is_for_its_own_algorithm_alone() {
 }
 
 #[test]
+fn no_key_is_left_out_for_its_place_in_the_file() {
+    let key = |id: Option<&str>, algorithm| KeyInfo { id: id.map(str::to_owned), algorithm };
+    let (rsa, ec) = (Algorithm::Rs256, Algorithm::Es256);
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let named: Vec<KeyInfo> = names.into_iter().map(|name| key(Some(name), rsa)).collect();
+    assert_eq!(check_names(&named), Ok(()));
+    let candidates =
+        |header: Value| Unverified::parse(token(&header, &json!({})).as_bytes()).unwrap().candidates(&named);
+    assert_eq!(candidates(json!({ "alg": "RS256", "kid": "f" })), Ok(vec![5]));
+    assert_eq!(candidates(json!({ "alg": "RS256" })), Err(Denied::KeyUnnamed), "not the first four alone");
+    let unnamed = |count: usize| vec![key(None, ec); count];
+    assert_eq!(check_names(&unnamed(4)), Ok(()));
+    let error = Err(KeyError::Unnamed { count: 5, algorithm: "ES256" });
+    assert_eq!(check_names(&unnamed(5)), error);
+    assert_eq!(
+        check_names(&[&unnamed(4)[..], &[key(Some("a"), rsa)]].concat()),
+        Ok(()),
+        "for something else"
+    );
+    let some = [key(Some("a"), ec), key(Some("a"), ec), key(Some("b"), ec)];
+    assert_eq!(check_names(&[&unnamed(2)[..], &some].concat()), Ok(()));
+    assert_eq!(check_names(&[&unnamed(3)[..], &some].concat()), error);
+}
+
+#[test]
 fn claims_are_for_here_and_now() {
     let fine = json!({ "exp": 1_000_100, "iss": "https://b", "aud": ["x", "api"] });
     let with = |name: &str, value: Value| {
@@ -166,7 +191,7 @@ fn claims_are_told_as_lines_of_text() {
 
 #[test]
 fn sets_of_keys_are_read_and_their_mistakes_are_named() {
-    let n = BASE64URL_NOPAD.encode(&[1; 256]);
+    let n = BASE64URL_NOPAD.encode(&[0x81; 256]);
     let coordinate = BASE64URL_NOPAD.encode(&[2; 32]);
     let secret = BASE64URL_NOPAD.encode(&[3; 32]);
     let set = json!({ "keys": [
@@ -180,7 +205,7 @@ fn sets_of_keys_are_read_and_their_mistakes_are_named() {
     let algorithms: Vec<&str> = keys.iter().map(|(info, _)| info.algorithm.name()).collect();
     assert_eq!(algorithms, ["RS512", "ES256", "EdDSA", "HS256"]);
     assert_eq!(keys[0].0.id.as_deref(), Some("r"));
-    assert_eq!(keys[0].1, Material::Rsa { n: vec![1; 256], e: vec![1, 0, 1] });
+    assert_eq!(keys[0].1, Material::Rsa { n: vec![0x81; 256], e: vec![1, 0, 1] });
     assert_eq!(format!("{:?}", keys[3].1), "Material(…)");
     let error = |key: Value| parse_set(&json!({ "keys": [key] }).to_string()).unwrap_err().to_string();
     for (key, expected) in [
@@ -200,6 +225,14 @@ fn sets_of_keys_are_read_and_their_mistakes_are_named() {
         (
             json!({ "kty": "RSA", "n": "YWJj", "e": "AQAB" }),
             "key 1 cannot be used: it has less than 2048 bits",
+        ),
+        (
+            json!({ "kty": "RSA", "n": BASE64URL_NOPAD.encode(&[0x7f; 256]), "e": "AQAB" }),
+            "key 1 cannot be used: it has less than 2048 bits",
+        ),
+        (
+            json!({ "kty": "RSA", "n": BASE64URL_NOPAD.encode(&[1; 1025]), "e": "AQAB" }),
+            "key 1 cannot be used: it has more than 8192 bits",
         ),
         (
             json!({ "kty": "EC", "crv": "P-256", "x": "YWJj", "y": coordinate }),
