@@ -150,6 +150,8 @@ pub(super) struct Circumstances<'c> {
     pub(super) now: Instant,
     /// More came than `rate` allows, unless it counts by a header.
     pub(super) over_rate: bool,
+    /// The lists of the service let the client in.
+    pub(super) let_in: bool,
     /// The client's connection is not to be used again.
     pub(super) closing: bool,
 }
@@ -223,7 +225,7 @@ impl Plan {
         around: &Circumstances<'_>,
     ) -> Result<Step, Fault> {
         let service = &around.route.service;
-        if !service.guard.rule_allows(self.rule, asked.client) {
+        if !around.let_in || !service.guard.rule_allows(self.rule, asked.client) {
             return Ok(self.deny(around, Denied::Access, String::new()));
         }
         let auth = http.auth_of(routed.rule.map(|(_, rule)| rule));

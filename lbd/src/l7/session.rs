@@ -81,11 +81,17 @@ impl Session {
         self.seat.worker.route(Mode::Tcp, self.listen).filter(same)
     }
 
-    /// Whether the client is to go elsewhere with its next request: the daemon stops, the virtual IP has left, or the service is gone.
+    /// Whether the client is to go elsewhere with its next request: the daemon stops, the virtual IP has left, or the service is gone or lets
+    /// it in no more.
     pub(super) fn closing(&self) -> bool {
         self.seat.worker.is_stopping()
             || self.departure.as_ref().is_some_and(|departure| departure.is_away())
-            || self.current().is_none()
+            || self.current().is_none_or(|route| !self.is_let_in(&route))
+    }
+
+    /// Whether the lists of the service let the client in: they may be others by now than when it came.
+    fn is_let_in(&self, route: &Rc<Route>) -> bool {
+        Rc::ptr_eq(route, &self.seat.route) || route.service.guard.allows(self.ends.client.ip())
     }
 
     /// Decides what becomes of a request, which may have to wait for a password to be compared, unless its client is `gone` before. One that
@@ -116,6 +122,7 @@ impl Session {
             compared: None,
             now,
             over_rate,
+            let_in: self.is_let_in(route),
             encrypted: self.encrypted.as_deref(),
             closing: self.closing(),
         };

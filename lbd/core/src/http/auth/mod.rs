@@ -14,7 +14,7 @@ use super::framing::{Field, trim};
 /// Why a client is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// Its address is none of those that a rule is for.
+    /// Its address is none of those that a rule, or by now the service, is for.
     Access,
     /// It has not said who it is.
     Missing,
