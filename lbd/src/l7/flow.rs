@@ -219,7 +219,7 @@ impl Flow {
     pub(super) fn go_on(&mut self, reader: BodyReader) {
         self.reader = reader;
         self.quota = Quota::new(None);
-        (self.read_ended, self.done) = (false, false);
+        (self.read_ended, self.end_sent, self.done) = (false, false, false);
     }
 
     /// Whether something waits for the receiver to take it, or is encrypted and not written.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use common::config::{HeaderChanges, Http};
 use common::time::Instant;
+use h2::ext::Protocol;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri};
 use lbd_core::http::answer::Answer;
@@ -23,6 +24,7 @@ use super::journal::Asking;
 use super::passwords::{Compared, Comparison};
 use super::site::{Site, request_changes, response_changes, with_page};
 use super::tie::{self, Tied};
+use super::websocket;
 use crate::clock::unix_now;
 use crate::l4::{Ends, Pool, Refusal};
 use crate::worker::Route;
@@ -45,6 +47,8 @@ pub(super) struct Plan {
     pub(super) idempotent: bool,
     /// Whether a tunnel is asked for.
     pub(super) upgrade: bool,
+    /// What a client of HTTP/1 is told if its tunnel leads through a stream of HTTP/2.
+    pub(super) accept: Option<String>,
     /// Whether the connection to the target is nobody else's after it. It may authenticate that connection, or have a body where many do not
     /// look for one: a target that leaves it would take it for the next request.
     pub(super) alone: bool,
@@ -78,6 +82,13 @@ pub(super) enum ForTarget {
     Http1(Vec<u8>),
     /// As what is compressed.
     Http2(Box<Request<()>>),
+}
+
+impl ForTarget {
+    /// Whether it has a stream become a tunnel (RFC 8441).
+    pub(super) fn opens_tunnel(&self) -> bool {
+        matches!(self, Self::Http2(head) if head.method() == Method::CONNECT)
+    }
 }
 
 /// The head of an answer, as the client's protocol has it.
@@ -195,6 +206,7 @@ impl Plan {
             to_head: head.method == "HEAD",
             idempotent: is_idempotent(head.method),
             upgrade: head.upgrade.is_some(),
+            accept: None,
             alone: authenticates_connection(&head.fields)
                 || (has_body(head.body) && wants_no_body(head.method)),
             drops_trailers: !site.told_in.is_empty(),
@@ -294,9 +306,8 @@ impl Plan {
         };
         // A configuration that is in force names its own groups only.
         let Some(pool) = site.pool(group) else { return Ok(self.answer(around, &Answer::plain(503))) };
-        // Which targets of HTTP/2 take such tunnels is known only once they are connected.
-        if pool.group.config.http2 && head.version == Version::Http2 && head.upgrade.is_some() {
-            return Err(Fault::Connect);
+        if pool.group.config.http2 && head.version != Version::Http2 && head.asks_for_websocket() {
+            self.accept = head.values("sec-websocket-key").next().map(websocket::accept);
         }
         let written = if pool.group.config.http2 {
             let scheme = if pool.group.config.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
@@ -371,6 +382,11 @@ fn http2_request(
     parts.path_and_query = Some(path.map_err(|_| Fault::Path)?);
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).map_err(|_| Fault::Method)?;
+    if head.asks_for_websocket() {
+        // RFC 8441, section 4.
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from_static("websocket"));
+    }
     *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Fault::Path)?;
     *request.version_mut() = http::Version::HTTP_2;
     *request.headers_mut() = map.into_inner();

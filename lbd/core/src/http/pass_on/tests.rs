@@ -167,6 +167,36 @@ fn a_tunnel_is_asked_for_and_answered() {
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 
+#[test]
+fn a_tunnel_may_lead_through_a_stream() {
+    let text = "GET /path HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: x\r\n\
+                Sec-WebSocket-Version: 13\r\n\r\n";
+    let head = parse_request(text.as_bytes()).unwrap();
+    assert!(head.asks_for_websocket());
+    let mut out = Vec::new();
+    http2_request(&head, &passing(false), &mut out).unwrap();
+    let asked = String::from_utf8(out).unwrap();
+    assert!(asked.starts_with("Host: a\r\nSec-WebSocket-Version: 13\r\nX-Forwarded-For: "), "{asked}");
+    for other in [text.replace("Sec-WebSocket-Key: x\r\n", ""), text.replace("WebSocket\r\n", "other\r\n")] {
+        assert!(!parse_request(other.as_bytes()).unwrap().asks_for_websocket(), "{other}");
+    }
+    let fields = vec![Field { name: b"sec-websocket-protocol", value: b"chat" }];
+    let head = ResponseHead {
+        status: 200,
+        reason: b"OK",
+        fields,
+        body: ResponseBody::UntilClose,
+        length: None,
+        keep_alive: true,
+        for_one_hop: Vec::new(),
+    };
+    let mut out = Vec::new();
+    websocket(&head, "y", [&NONE, &NONE], &[], &mut out);
+    let expected = "HTTP/1.1 101 Switching Protocols\r\nsec-websocket-protocol: chat\r\nUpgrade: websocket\r\n\
+                    Sec-WebSocket-Accept: y\r\nConnection: upgrade\r\n\r\n";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+}
+
 fn answered(text: &str, version: Version, afterwards: Afterwards, changes: &HeaderChanges) -> String {
     let head = parse_response(text.as_bytes(), false).unwrap();
     let mut out = Vec::new();
