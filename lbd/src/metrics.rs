@@ -25,6 +25,7 @@
 //! | `tandem_lbd_group_queue_waiting` | gauge | `group` | connections that wait for a target with room now |
 //! | `tandem_lbd_group_sticky_entries` | gauge | `group` | clients whose target is remembered |
 //! | `tandem_lbd_group_sticky_forgotten_total` | counter | `group` | clients forgotten before their time because too many were known |
+//! | `tandem_lbd_group_sticky_withheld_total` | counter | `group` | cookies of applications that were not remembered because their client has its share of the table |
 //! | `tandem_lbd_service_connections_ended_total` | counter | `service`, `end` (`done`, `client_reset`, `target_reset`, `client_vanished`, `target_vanished`, `idle`, `drained`, `stopped`) | relayed connections by how they ended |
 //! | `tandem_lbd_service_connect_retries_total` | counter | `service` | connects tried again on another target |
 //! | `tandem_lbd_service_connect_local_errors_total` | counter | `service` | connects that failed because this host had no file, port or memory for them; no target is blamed |
@@ -36,11 +37,11 @@
 //! | `tandem_lbd_service_session_socket_errors_total` | counter | `service` | sockets for sessions that could not be opened |
 //! | `tandem_lbd_service_http_requests_total` | counter | `service`, `class` (`2xx` to `5xx`) | requests answered, by status; this and what follows for `http` services only |
 //! | `tandem_lbd_service_http_own_answers_total` | counter | `service` | of these, answers that no target gave |
-//! | `tandem_lbd_service_http_requests_malformed_total` | counter | `service`, `reason` (`line_end`, `first_line`, `method`, `target`, `path`, `other_rule`, `version`, `line_too_long`, `head_too_long`, `field_name`, `field_value`, `folded`, `underscore`, `host`, `length`, `length_and_coding`, `coding`, `connection`, `connect_method`, `expect`, `chunk_size`, `chunk_end`, `trailer`, `truncated`, `body_too_long`, `loop`, `misdirected`: for a host that the connection's certificate is not for) | requests refused for what they are like |
+//! | `tandem_lbd_service_http_requests_malformed_total` | counter | `service`, `reason` (`line_end`, `first_line`, `method`, `target`, `path`, `other_rule`, `version`, `line_too_long`, `head_too_long`, `field_name`, `field_value`, `folded`, `underscore`, `host`, `length`, `length_and_coding`, `coding`, `connection`, `connect_method`, `expect`, `chunk_size`, `chunk_end`, `trailer`, `truncated`, `body_too_long`, `loop`, `misdirected`: for a host that the connection's certificate is not for, `rate_field`: more than one of the field that they are counted by) | requests refused for what they are like |
 //! | `tandem_lbd_service_http_requests_cut_total` | counter | `service`, `reason` (`client`, `target`, `bad_answer`, `no_answer`: within `timeout.response`, `no_body`, `idle`, `drained`, `stopped`, `bad_body`, `body_too_long`, `slow`: below `limits.min_body_bytes_per_second`) | requests whose answer did not come to its end |
 //! | `tandem_lbd_service_http_requests_resent_total` | counter | `service`, `result` (`sent`, `refused`: too many had been) | requests sent to a target again, because the connection ended before an answer came |
 //! | `tandem_lbd_service_http_sticky_cookies_rejected_total` | counter | `service`, `reason` (`forged`: none that a node of the pair has made for the group, `stale`: older than `ttl`, `gone`: its target is not there any more, or takes nobody) | cookies of Tandem's own that did not count |
-//! | `tandem_lbd_service_http_requests_denied_total` | counter | `service`, `reason` (`access`: by the rule's list, `missing`, `malformed`, `credentials`, `busy`: too many passwords were being compared, `algorithm`, `signature`, `expired`, `not_yet`, `issuer`, `audience`) | requests that were not let in by `auth`, or by `access` of a rule |
+//! | `tandem_lbd_service_http_requests_denied_total` | counter | `service`, `reason` (`access`: by the rule's list, or the service's if that was another one when the client came, `missing`, `malformed`, `credentials`, `busy`: too many passwords were being compared, `algorithm`, `signature`, `key_unnamed`: a token that does not say which key has signed it, where more than four may have, `expired`, `not_yet`, `issuer`, `audience`, `untellable`: a name or claim that targets cannot be told in a field) | requests that were not let in by `auth` or `access` |
 //! | `tandem_lbd_service_http_over_rate_total` | counter | `service` | requests over `rate` |
 //! | `tandem_lbd_service_http_reused_connections_total` | counter | `service` | requests sent on a kept connection |
 //! | `tandem_lbd_service_http_tunnels_total` | counter | `service` | connections that became tunnels (WebSocket) |
@@ -459,7 +460,17 @@ fn encode_waiting(out: &mut Out<'_>, groups: &[Arc<Group>]) -> fmt::Result {
     let entries = tables().map(|(labels, table)| (labels, table.len() as f64));
     out.gauges("group_sticky_entries", "Clients whose target is remembered", entries)?;
     let forgotten = tables().map(|(labels, table)| (labels, table.forgotten()));
-    out.counters("group_sticky_forgotten", "Clients forgotten before their time for want of room", forgotten)
+    out.counters(
+        "group_sticky_forgotten",
+        "Clients forgotten before their time for want of room",
+        forgotten,
+    )?;
+    let withheld = tables().map(|(labels, table)| (labels, table.withheld()));
+    out.counters(
+        "group_sticky_withheld",
+        "Cookies not remembered because their client has its share",
+        withheld,
+    )
 }
 
 /// A target of the configuration, with what its labels borrow from.
