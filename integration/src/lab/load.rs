@@ -32,18 +32,22 @@ pub fn h2load(text: &str) -> Option<Done> {
     whole.then_some(Done { requests, per_second: rate.parse().ok()? })
 }
 
-/// What became of the requests of `h2load` while servers said that they want no more on a connection (GOAWAY): how many were answered with
-/// success. `log` is what it has written to its `--log-file`.
+/// What became of the requests of an `h2load` with one connection, whose server may say that it wants no more on it (GOAWAY): how many
+/// were answered with success. `log` is what it has written to its `--log-file`.
 ///
 /// `h2load` does not go on after GOAWAY, and counts as failed what it would have asked and did not: the rest of its `-n`, and
-/// what it had prepared but not sent. The former it calls never started. The latter is in the log with the time 0, for it is written down when a
-/// request is sent. What was sent is in the log with the status of the answer, or -1 if there was none, and not at all if
+/// what it had prepared but not sent. The former it calls never started, and says that it could not. The latter is in the log with the time 0, for that is
+/// written down when a request is sent. What was sent is in the log with the status of the answer, or -1 if there was none, and not at all if
 /// the connection ended beneath it.
 ///
 /// # Errors
-/// What is wrong, if one that was sent was not answered with success.
+/// What is wrong, if one that was sent was not answered with success, or not all were for another reason than GOAWAY.
 pub fn h2load_sent(text: &str, log: &str) -> Result<u64, String> {
-    let started = h2load_count(text, "started").ok_or_else(|| format!("no count of requests in {text:?}"))?;
+    let count = |what| h2load_count(text, what).ok_or_else(|| format!("no count of requests in {text:?}"));
+    let (total, started) = (count("total")?, count("started")?);
+    if started < total && !text.contains("Process Request Failure") {
+        return Err(format!("of {total} requests {started} were started: {text}"));
+    }
     let (mut closed, mut answered) = (0, 0);
     for line in log.lines() {
         let mut words = line.split('\t');
@@ -107,13 +111,19 @@ mod tests {
 
     #[test]
     fn what_was_never_sent_was_not_lost() {
-        let text = "requests: 10 total, 4 started, 4 done, 3 succeeded, 7 failed, 7 errored, 0 timeout\n";
+        let refused = "Process Request Failure:6\n\n\
+            requests: 10 total, 4 started, 4 done, 3 succeeded, 7 failed, 7 errored, 0 timeout\n";
         let answered = "1700000000000000\t200\t310\n".repeat(3);
-        assert_eq!(h2load_sent(text, &format!("{answered}0\t-1\t99000000\n")), Ok(3));
-        let lost = |log: String| h2load_sent(text, &log).unwrap_err();
-        assert!(lost(format!("{answered}1700000000000000\t-1\t400\n")).contains("came to nothing"));
-        assert!(lost(format!("{answered}1700000000000000\t503\t400\n")).contains("came to nothing"));
-        assert!(lost(answered).contains("of 4 requests 3"), "its connection ended beneath one");
+        let unsent = format!("{answered}0\t-1\t99000000\n");
+        assert_eq!(h2load_sent(refused, &unsent), Ok(3));
+        assert_eq!(h2load_sent(H2LOAD, &"1700000000000000\t204\t310\n".repeat(4000)), Ok(4000));
+        let lost = |text: &str, log: &str| h2load_sent(text, log).unwrap_err();
+        assert!(lost(refused, &format!("{answered}1700000000000000\t-1\t400\n")).contains("came to nothing"));
+        assert!(
+            lost(refused, &format!("{answered}1700000000000000\t503\t400\n")).contains("came to nothing")
+        );
+        assert!(lost(refused, &answered).contains("of 4 requests 3"), "its connection ended beneath one");
+        assert!(lost(&refused.replace("Process Request Failure:6", ""), &unsent).contains("were started"));
         assert!(h2load_sent("", "").is_err());
     }
 }
