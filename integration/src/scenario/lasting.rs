@@ -197,7 +197,8 @@ pub fn prepare(pair: &Pair) -> Result<Bulk> {
 }
 
 /// Bytes of which none tells the next: what is missing, doubled or in the wrong place changes their sum. (Marsaglia's xorshift.)
-fn noise(length: usize) -> Vec<u8> {
+#[must_use]
+pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut words = Vec::with_capacity(length + 8);
     while words.len() < length {
