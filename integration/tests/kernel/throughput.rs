@@ -12,8 +12,8 @@ use crate::kernel_support::{LIMIT, answerer, prepare_for_xdp, service, start, st
 /// iperf3's own.
 const PORT: u16 = 5201;
 
-/// Bytes of a transfer: enough for several seconds in the slowest way.
-const BYTES: u64 = 64 << 20;
+/// Bytes of a transfer at TC, and in the driver: between veths that is slower by far.
+const BYTES: [u64; 2] = [64 << 20, 4 << 20];
 
 /// Of so many segments one may be sent again.
 const SENT_FOR_ONE_AGAIN: u64 = 20;
@@ -28,8 +28,11 @@ fn through(label: &str, attach: &str, keys: &str) -> Result<()> {
     if keys.contains("dsr") {
         vips().into_iter().try_for_each(|vip| target.accept_vip(vip))?;
     }
+    // What the program sends by a veth may lie there, on Linux 6.18, until something else goes the same way: checks do, all the time.
+    let health =
+        "health = { http = \"/health\", interval = \"20ms\", timeout = \"19ms\", unhealthy_threshold = 100 }";
     let text = format!("[kernel]\nattach = \"{attach}\"\n")
-        + &service(&lab, "web", keys, &["80"], 80, "")
+        + &service(&lab, "web", keys, &["80"], 80, if attach == "xdp" { health } else { "" })
         + &service(&lab, "iperf", keys, &[&PORT.to_string()], PORT, "");
     start(&lab, &text)?;
     for vip in vips() {
@@ -39,14 +42,14 @@ fn through(label: &str, attach: &str, keys: &str) -> Result<()> {
     assert_eq!(attached == "xdp", attach == "xdp", "{attached}");
     for vip in vips() {
         for reverse in [false, true] {
-            transfer(&lab, target, vip, reverse)?;
+            transfer(&lab, target, vip, reverse, BYTES[usize::from(attach == "xdp")])?;
         }
     }
     lab.finish()
 }
 
 /// One transfer, from the client or to it.
-fn transfer(lab: &Lab, target: &Target, vip: IpAddr, reverse: bool) -> Result<()> {
+fn transfer(lab: &Lab, target: &Target, vip: IpAddr, reverse: bool, bytes: u64) -> Result<()> {
     let listening = || target.log("iperf3").matches("Server listening").count();
     let listened = listening();
     let mut server = target.command("iperf3");
@@ -61,9 +64,9 @@ fn transfer(lab: &Lab, target: &Target, vip: IpAddr, reverse: bool) -> Result<()
     };
     let forwarded = || lab.a().counted("tandem_lbd_kernel_service_bytes_total", "to_target");
     let (before, forwarded_before) = (counters()?, forwarded()?);
-    let (address, port, bytes) = (vip.to_string(), PORT.to_string(), BYTES.to_string());
+    let (address, port, length) = (vip.to_string(), PORT.to_string(), bytes.to_string());
     let mut arguments =
-        vec!["60", "iperf3", "--json", "--client", &address, "--port", &port, "--bytes", &bytes];
+        vec!["60", "iperf3", "--json", "--client", &address, "--port", &port, "--bytes", &length];
     arguments.extend(reverse.then_some("--reverse"));
     let said = lab.client().run("timeout", &arguments)?;
     let told: Value = serde_json::from_str(&said).unwrap_or_default();
@@ -73,9 +76,9 @@ fn transfer(lab: &Lab, target: &Target, vip: IpAddr, reverse: bool) -> Result<()
     let received = &told["end"]["sum_received"];
     assert!(told["error"].is_null(), "{what}: {said}");
     // The receiver does not wait for what is still on its way at the end.
-    assert!(received["bytes"].as_u64().is_some_and(|bytes| bytes > BYTES / 2), "{what}: {received}");
+    assert!(received["bytes"].as_u64().is_some_and(|received| received > bytes / 2), "{what}: {received}");
     assert!(received["bits_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{what}: {received}");
-    assert!(reverse || forwarded_after - forwarded_before > BYTES / 2, "{what}: not through the program");
+    assert!(reverse || forwarded_after - forwarded_before > bytes / 2, "{what}: not through the program");
     let [sent, again, errors, checksums]: [u64; 4] =
         std::array::from_fn(|place| after[place] - before[place]);
     assert_eq!([errors, checksums], [0, 0], "{what}: segments with errors, with a wrong checksum");
