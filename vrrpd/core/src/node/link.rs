@@ -293,7 +293,7 @@ impl Node {
         });
         if report.role != Role::Active {
             entry.missed = 0;
-            entry.router.end_deference();
+            entry.router.end_deference(at);
         }
         self.take_over_from_lost_lan(slot);
     }

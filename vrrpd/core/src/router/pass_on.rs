@@ -12,7 +12,7 @@ use crate::timer::Timer;
 /// its offer, and a little for the way.
 const DEFERENCE: Duration = OFFER_BOUND.saturating_add(Duration::from_millis(100));
 
-/// The same after a release: nothing can follow but what was on its way already.
+/// The same after a release, and once the predecessor is known to have stepped down: nothing can follow but what was on its way already.
 const DEFERENCE_RELEASED: Duration = Duration::from_millis(100);
 
 impl Router {
@@ -150,9 +150,12 @@ impl Router {
         true
     }
 
-    /// The predecessor is known to have stepped down.
-    pub(crate) fn end_deference(&mut self) {
-        self.deference = None;
+    /// The predecessor is known to have stepped down. It said so on another way than that of its advertisements, one of which may have been
+    /// sent before and be read only now.
+    pub(crate) fn end_deference(&mut self, now: Instant) {
+        if let Some(wait) = &mut self.deference {
+            wait.until = wait.until.min(now + DEFERENCE_RELEASED.min(self.settings.interval));
+        }
     }
 
     /// Leaves for good: RFC 9568 §6.4.3: "Send an ADVERTISEMENT with Priority = 0, Transition to the {Initialize} state",

@@ -144,6 +144,9 @@ fn a_predecessor_that_stepped_down_is_heard_again() {
     peer.say(&mut lab, offer(&peer, 9));
     peer.beat_as(&mut lab, Role::Backup, 0);
     lab.hear(200);
+    assert_eq!(lab.role(), Role::Active, "it was sent before, and came by another way");
+    lab.run_for(ms(100));
+    lab.hear(200);
     assert_eq!(lab.role(), Role::Backup);
 }
 
