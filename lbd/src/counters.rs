@@ -181,6 +181,34 @@ pub(crate) struct TargetCounters {
     pub(crate) first_byte_times: Histogram,
     /// Requests that it answered, by the first digit of the status, from 2 on.
     pub(crate) answers: [Counter; 4],
+    /// From a request's connection to the end of its answer.
+    pub(crate) request_times: Histogram,
+    /// Connections without a request that wait for the next one.
+    pub(crate) kept: Counter,
+    /// Requests sent on a connection that had served others.
+    pub(crate) reused: Counter,
+    /// Requests sent again, here or to another one, because this one ended the connection before an answer came.
+    pub(crate) resent: Counter,
+}
+
+/// What a worker counts for the requests of an `http` service that meet one of its rules, or none.
+#[derive(Debug, Default)]
+pub(crate) struct RuleCounters {
+    /// Requests answered, by the first digit of the status, from 2 on.
+    pub(crate) answers: [Counter; 4],
+    /// From a request's head to the end of its answer.
+    pub(crate) durations: Histogram,
+}
+
+/// What a worker counts for the HTTP requests of a target group, also of targets that have left it.
+#[derive(Debug, Default)]
+pub(crate) struct GroupCounters {
+    /// Requests that one of its targets has answered, by the first digit of the status, from 2 on.
+    pub(crate) answers: [Counter; 4],
+    /// From a request's head to the end of its answer.
+    pub(crate) durations: Histogram,
+    /// Requests for which no target was to be had.
+    pub(crate) unserved: Counter,
 }
 
 /// What a worker counts for itself.

@@ -24,7 +24,7 @@ pub(crate) use sticky::{KnownBy, Stickiness};
 pub(crate) use target::{Alarm, FailureKind, LastCheck, Target};
 
 use crate::access_log::{AccessLogs, Sink};
-use crate::counters::{ServiceCounters, Sharded};
+use crate::counters::{RuleCounters, ServiceCounters, Sharded};
 use crate::l4::Guard;
 use crate::l4::kernel::Sessions;
 use crate::random;
@@ -74,6 +74,9 @@ pub(crate) struct Service {
     pub(crate) access_log: Option<Sink>,
     /// How its connections are encrypted, if they are.
     pub(crate) tls: Option<Arc<Termination>>,
+    /// What is counted of the requests that meet no rule, and behind that of those of each rule; only with `http`. A rule that takes the
+    /// place of another one in a reload goes on with its counters, so that they never go down.
+    pub(crate) by_rule: Vec<Arc<Sharded<RuleCounters>>>,
     /// What lives on over reloads, as long as the name stays.
     pub(crate) shared: Arc<ServiceShared>,
 }
@@ -246,6 +249,7 @@ impl Snapshot {
                 tls: carry.tls.service(&service.name),
                 files: Arc::clone(&carry.files),
                 access_log: service.access_log.as_ref().and_then(|log| carry.access_logs.sink(log)),
+                by_rule: by_rule(service, before, &carry.life),
                 shared: before.map_or_else(fresh, |before| Arc::clone(&before.shared)),
             });
             let addresses = service.listen.iter().map(|listen| (service.mode.listening(), listen.address));
@@ -287,6 +291,18 @@ impl Snapshot {
     pub(crate) fn addresses(&self, mode: Mode) -> impl Iterator<Item = SocketAddr> + '_ {
         self.by_address.keys().filter(move |(its, _)| *its == mode).map(|&(_, address)| address)
     }
+}
+
+/// See [`Service::by_rule`].
+fn by_rule(
+    service: &config::Service,
+    before: Option<&Arc<Service>>,
+    life: &Life,
+) -> Vec<Arc<Sharded<RuleCounters>>> {
+    let places = service.http.as_ref().map_or(0, |http| 1 + http.rules.len());
+    let known = |place: usize| before.and_then(|before| before.by_rule.get(place)).map(Arc::clone);
+    let fresh = || Arc::new(Sharded::new(life.workers));
+    (0..places).map(|place| known(place).unwrap_or_else(fresh)).collect()
 }
 
 /// The key of the hashes that choose targets: the pair's, so that a client keeps its target when the pair switches over.

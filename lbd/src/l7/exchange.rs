@@ -123,7 +123,7 @@ pub(super) struct Exchange<'e> {
 impl Exchange<'_> {
     /// Does what was decided.
     pub(super) async fn perform(mut self, route: &Rc<Route>, mut plan: Plan, mut journal: Journal) -> Next {
-        journal.understood(plan.asking.take());
+        journal.understood(&mut plan);
         match std::mem::replace(&mut plan.step, Step::nothing()) {
             Step::Forward(pool, head) => self.forward(route, plan, pool, head, journal).await,
             // Nothing is left to be compared.
@@ -219,6 +219,7 @@ impl Exchange<'_> {
             clock: seat.worker.clock(),
             patience: RefCell::new(Patience::new(&route.service.config)),
         };
+        journal.bound_for(&pool);
         let mut pool = pool;
         // Allocates only once a target has failed.
         let mut tried: Vec<Arc<Target>> = Vec::new();
@@ -254,7 +255,7 @@ impl Exchange<'_> {
             let (target, reused) = (Arc::clone(&occupied.target), reached.is_reused());
             let age = reached.age();
             self.watch.set_target(Some(Arc::clone(&target)));
-            journal.connected(&pool.group.config.name, &target, reused);
+            journal.connected(&target, reused);
             let failed = match self.exchange(&trip, reached, occupied, &mut journal).await {
                 Ok(done) => {
                     self.note(route, journal, Some(&target), done.status, "done");
@@ -321,6 +322,7 @@ impl Exchange<'_> {
         let may = *refused || route.http.as_ref().is_some_and(|site| site.may_resend(now));
         let counter = if may { &http.resent } else { &http.resends_refused };
         counter.add(1);
+        target.counters.of(self.session.seat.worker.index).resent.add(u64::from(may));
         may
     }
 
@@ -359,6 +361,7 @@ impl Exchange<'_> {
             self.note(route, journal, None, 0, refusal.name());
             return Next::Abort;
         }
+        journal.unserved(self.session.seat.worker.index);
         self.plain(route, journal, 503, refusal.name()).await
     }
 

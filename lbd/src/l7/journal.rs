@@ -1,6 +1,7 @@
 //! What is remembered of a request until the end of its answer: for the histograms, and for the access log of a service that has one.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,9 +9,10 @@ use common::time::UnixTime;
 use lbd_core::access_log::{Phases, Record, Request};
 use lbd_core::http::framing::RequestHead;
 
+use super::plan::Plan;
 use crate::clock::unix_now;
-use crate::counters::ServiceCounters;
-use crate::l4::{Ends, Way};
+use crate::counters::{Counter, ServiceCounters};
+use crate::l4::{Ends, Pool, Way};
 use crate::snapshot::Target;
 use crate::worker::Route;
 
@@ -20,19 +22,17 @@ pub(super) struct Asking {
     host: String,
     path: String,
     query: Option<String>,
-    rule: Option<usize>,
     server_name: Option<String>,
 }
 
 impl Asking {
     /// Of a request's head, and the name that TLS was asked for.
-    pub(super) fn of(head: &RequestHead<'_>, rule: Option<usize>, server_name: Option<&str>) -> Self {
+    pub(super) fn of(head: &RequestHead<'_>, server_name: Option<&str>) -> Self {
         Self {
             method: head.method.to_owned(),
             host: head.authority.as_str().to_owned(),
             path: head.path.clone(),
             query: head.query.clone(),
-            rule,
             server_name: server_name.map(str::to_owned),
         }
     }
@@ -51,8 +51,11 @@ pub(super) struct Journal {
     answered: Option<Instant>,
     way: Way,
     target: Option<Arc<Target>>,
-    group: Option<String>,
+    /// The group that is to serve it.
+    pool: Option<Rc<Pool>>,
     reused: bool,
+    /// The rule that it met.
+    rule: Option<usize>,
     asking: Option<Box<Asking>>,
     /// Bytes to the target and to the client.
     bytes: [u64; 2],
@@ -69,25 +72,38 @@ impl Journal {
             answered: None,
             way: Way::default(),
             target: None,
-            group: None,
+            pool: None,
             reused: false,
+            rule: None,
             asking: None,
             bytes: [0; 2],
         }
     }
 
     /// It has been understood.
-    pub(super) fn understood(&mut self, asking: Option<Box<Asking>>) {
-        self.asking = asking;
+    pub(super) fn understood(&mut self, plan: &mut Plan) {
+        self.rule = plan.rule;
+        self.asking = plan.asking.take();
+    }
+
+    /// A target of this group is to answer it.
+    pub(super) fn bound_for(&mut self, pool: &Rc<Pool>) {
+        self.pool = Some(Rc::clone(pool));
     }
 
     /// It goes to a target; with each try anew.
-    pub(super) fn connected(&mut self, group: &str, target: &Arc<Target>, reused: bool) {
+    pub(super) fn connected(&mut self, target: &Arc<Target>, reused: bool) {
         self.connected = Some(Instant::now());
         self.reused = reused;
         if self.asking.is_some() {
             self.target = Some(Arc::clone(target));
-            self.group = Some(group.to_owned());
+        }
+    }
+
+    /// No target of the group was to be had.
+    pub(super) fn unserved(&self, worker: usize) {
+        if let Some(pool) = &self.pool {
+            pool.group.shared.counters.of(worker).unserved.add(1);
         }
     }
 
@@ -118,19 +134,33 @@ impl Journal {
         end: &str,
     ) {
         let now = Instant::now();
-        let http = &counters.http;
-        http.durations.record(now - self.read);
-        if let Some(class) = class(status) {
-            http.answers[class].add(1);
+        let (http, took) = (&counters.http, now - self.read);
+        let class = class(status);
+        let answered = |answers: &[Counter; 4]| {
+            if let Some(class) = class {
+                answers[class].add(1);
+            }
+        };
+        http.durations.record(took);
+        answered(&http.answers);
+        // The rules are those of the configuration that it was planned with.
+        if let Some(rule) = route.service.by_rule.get(self.rule.map_or(0, |index| index + 1)) {
+            let rule = rule.of(worker);
+            rule.durations.record(took);
+            answered(&rule.answers);
         }
         match by {
             None => http.own_answers.add(u64::from(status != 0)),
             Some(target) => {
-                let counters = target.counters.of(worker);
-                if let Some(class) = class(status) {
-                    counters.answers[class].add(1);
+                if let Some(pool) = &self.pool {
+                    let group = pool.group.shared.counters.of(worker);
+                    group.durations.record(took);
+                    answered(&group.answers);
                 }
+                let counters = target.counters.of(worker);
+                answered(&counters.answers);
                 if let Some(connected) = self.connected {
+                    counters.request_times.record(now - connected);
                     counters.connect_times.record(connected - self.read);
                     if let Some(answered) = self.answered {
                         counters.first_byte_times.record(answered - connected);
@@ -145,13 +175,12 @@ impl Journal {
         let (Some(at), Some(sink)) = (self.at, &route.service.access_log) else { return };
         let target = self.target.as_ref().or(self.way.failed.as_ref());
         let queued = self.way.queued.unwrap_or_default();
-        let rule = self.asking.as_ref().and_then(|asking| asking.rule);
         let request = self.asking.as_ref().map(|asking| Request {
             method: &asking.method,
             host: &asking.host,
             path: &asking.path,
             query: asking.query.as_deref(),
-            rule: asking.rule.map(|index| index + 1),
+            rule: self.rule.map(|index| index + 1),
             status,
             reused: self.reused,
         });
@@ -164,9 +193,9 @@ impl Journal {
             client: ends.client,
             proxy: None::<SocketAddr>,
             listen: ends.local,
-            tag: route.service.guard.tag(rule, ends.client.ip()),
+            tag: route.service.guard.tag(self.rule, ends.client.ip()),
             sni: self.asking.as_ref().and_then(|asking| asking.server_name.as_deref()),
-            group: self.group.as_deref().or(target.map(|it| it.key.group.as_str())).unwrap_or("-"),
+            group: self.pool.as_ref().map_or("-", |pool| pool.group.config.name.as_str()),
             target: target.map(|target| target.key.id.as_str()),
             target_address: target.map(|target| target.key.address),
             tries: self.way.tries,

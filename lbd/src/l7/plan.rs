@@ -199,7 +199,7 @@ impl Plan {
             over_rate: around.over_rate || over_header_rate(http, site, &asked, around),
             asking: around.route.service.access_log.as_ref().map(|_| {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
-                Box::new(Asking::of(head, rule, server_name))
+                Box::new(Asking::of(head, server_name))
             }),
         };
         plan.step = if plan.over_rate {

@@ -179,6 +179,7 @@ impl Reached {
             && let Some(kept) = worker.kept.take(&occupied.target, origin)
         {
             session.seat.counters().http.reused.add(1);
+            occupied.target.counters.of(worker.index).reused.add(1);
             return Ok(Self::Http1(kept));
         }
         let stream = Stream::new(connected(session, occupied).await?, Vec::new(), &worker.buffers);
