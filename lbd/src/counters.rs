@@ -87,6 +87,8 @@ pub(crate) struct ServiceCounters {
     pub(crate) ends: [Counter; crate::l4::End::COUNT],
     /// From acceptance to the end, of connections that had a target.
     pub(crate) durations: Histogram,
+    /// Records that were not in the access log's sample.
+    pub(crate) log_left_out: Counter,
     /// What only a `udp` service has.
     pub(crate) udp: UdpCounters,
     /// What only an `http` service has.

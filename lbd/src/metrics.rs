@@ -57,6 +57,7 @@
 //! | `tandem_lbd_service_tls_certificate_expiry_time_seconds` | gauge | `service`, `file`, `name` (its first) | when a certificate expires, Unix time |
 //! | `tandem_lbd_service_connection_duration_seconds` | histogram | `service` | connections that had a target, from acceptance to the end |
 //! | `tandem_lbd_service_access_log_lost_total` | counter | `service` | records lost by the file it logs to, because it was behind or could not be written; only with `access_log` |
+//! | `tandem_lbd_service_access_log_left_out_total` | counter | `service` | records that were not written because they are not in the `sample`; only with `access_log` |
 //! | `tandem_lbd_service_bytes_total` | counter | `service`, `direction` (`to_target`, `to_client`) | bytes relayed |
 //! | `tandem_lbd_service_spliced_bytes_total` | counter | `service` | of these, bytes that stayed in the kernel |
 //! | `tandem_lbd_group_mode` | gauge | `group`, `mode` (`normal`, `starting`, `backup`, `panic`, `none`) | 1 for the mode it is in |

@@ -138,6 +138,9 @@ pub(crate) struct ServiceView {
     pub(crate) duration: QuantilesView,
     /// Records that the file it logs to has lost; null without `access_log`.
     pub(crate) access_log_lost: Option<u64>,
+    /// Records that were not written because they are not in the sample; null without `access_log`.
+    #[serde(default)]
+    pub(crate) access_log_left_out: Option<u64>,
 }
 
 /// Upper bounds of quantiles, in microseconds, since the start; null without any value, or beyond the last bound.
@@ -513,6 +516,7 @@ fn service_view(service: &Service) -> ServiceView {
         kernel: None,
         duration: counters.counts(|shard| &shard.durations).into(),
         access_log_lost: service.access_log.as_ref().map(Sink::dropped),
+        access_log_left_out: service.access_log.as_ref().map(|_| counters.sum(|shard| &shard.log_left_out)),
     }
 }
 

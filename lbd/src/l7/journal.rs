@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::time::UnixTime;
-use lbd_core::access_log::{Phases, Record, Request};
+use lbd_core::access_log::{Phases, Record, Request, Stage, Termination, Times};
 use lbd_core::http::framing::RequestHead;
 
 use super::plan::Plan;
@@ -56,6 +56,10 @@ pub(super) struct Journal {
     reused: bool,
     /// The rule that it met.
     rule: Option<usize>,
+    /// Its head has come, and says what is asked for.
+    understood: bool,
+    /// It is not let in, or comes over the rate.
+    denied: bool,
     asking: Option<Box<Asking>>,
     /// Bytes to the target and to the client.
     bytes: [u64; 2],
@@ -75,6 +79,8 @@ impl Journal {
             pool: None,
             reused: false,
             rule: None,
+            understood: false,
+            denied: false,
             asking: None,
             bytes: [0; 2],
         }
@@ -82,6 +88,8 @@ impl Journal {
 
     /// It has been understood.
     pub(super) fn understood(&mut self, plan: &mut Plan) {
+        self.understood = true;
+        self.denied = plan.denied.is_some() || plan.over_rate;
         self.rule = plan.rule;
         self.asking = plan.asking.take();
     }
@@ -168,26 +176,69 @@ impl Journal {
                 }
             }
         }
-        self.record(route, ends, now, status, end);
+        self.record(route, counters, ends, now, status, end);
     }
 
-    fn record(self, route: &Route, ends: &Ends, now: Instant, status: u16, end: &str) {
+    /// How far it has come.
+    const fn stage(&self) -> Stage {
+        if self.answered.is_some() {
+            Stage::Data
+        } else if self.connected.is_some() {
+            Stage::Headers
+        } else if self.way.queued.is_some() {
+            Stage::Queue
+        } else if self.understood {
+            Stage::Connection
+        } else {
+            Stage::Request
+        }
+    }
+
+    /// How long it took to come there.
+    fn phases(&self, now: Instant) -> Phases {
+        let queued = self.way.queued.unwrap_or_default();
+        Phases {
+            header: self.understood.then(|| self.read - self.begin),
+            queue: self.way.queued,
+            connect: self.connected.map(|at| (at - self.read).saturating_sub(queued)),
+            first_byte: self.answered.zip(self.connected).map(|(answered, connected)| answered - connected),
+            total: now - self.begin,
+        }
+    }
+
+    fn record(
+        self,
+        route: &Route,
+        counters: &ServiceCounters,
+        ends: &Ends,
+        now: Instant,
+        status: u16,
+        end: &str,
+    ) {
         let (Some(at), Some(sink)) = (self.at, &route.service.access_log) else { return };
         let target = self.target.as_ref().or(self.way.failed.as_ref());
-        let queued = self.way.queued.unwrap_or_default();
-        let request = self.asking.as_ref().map(|asking| Request {
+        let phases = self.phases(now);
+        // Of one that was not understood there is only what it was answered.
+        let unknown = Request {
+            method: "-",
+            host: "-",
+            path: "-",
+            query: None,
+            rule: None,
+            status,
+            reused: self.reused,
+            times: Times::of(&phases),
+            termination: Termination::of(end, self.stage(), self.denied),
+        };
+        let request = self.asking.as_ref().map_or(unknown, |asking| Request {
             method: &asking.method,
             host: &asking.host,
             path: &asking.path,
             query: asking.query.as_deref(),
             rule: self.rule.map(|index| index + 1),
-            status,
-            reused: self.reused,
+            ..unknown
         });
-        // Of one that was not understood there is only what it was answered.
-        let unknown =
-            Request { method: "-", host: "-", path: "-", query: None, rule: None, status, reused: false };
-        sink.record(&Record {
+        let record = Record {
             at,
             service: &route.service.config.name,
             client: ends.client,
@@ -199,21 +250,13 @@ impl Journal {
             target: target.map(|target| target.key.id.as_str()),
             target_address: target.map(|target| target.key.address),
             tries: self.way.tries,
-            phases: Phases {
-                header: Some(self.read - self.begin),
-                queue: self.way.queued,
-                connect: self.connected.map(|at| (at - self.read).saturating_sub(queued)),
-                first_byte: self
-                    .answered
-                    .zip(self.connected)
-                    .map(|(answered, connected)| answered - connected),
-                total: now - self.begin,
-            },
+            phases,
             bytes_to_target: self.bytes[0],
             bytes_to_client: self.bytes[1],
             end,
-            request: Some(request.unwrap_or(unknown)),
-        });
+            request: Some(request),
+        };
+        sink.record(&record, &counters.log_left_out);
     }
 }
 

@@ -127,7 +127,34 @@ impl Cut {
 
 #[cfg(test)]
 mod tests {
+    use lbd_core::access_log::{Stage, Termination};
+
     use super::*;
+    use crate::l4::Refusal;
+
+    /// The access log knows ends by their names.
+    #[test]
+    fn no_end_but_a_refusal_of_the_request_passes_for_one() {
+        let of = |end| Termination::of(end, Stage::Headers, false).to_string();
+        for cut in Cut::ALL {
+            assert_ne!(of(cut.name()), "PR", "{cut:?}");
+        }
+        for refusal in [
+            Refusal::ClientGone,
+            Refusal::TargetsFull,
+            Refusal::QueueFull,
+            Refusal::QueueTimeout,
+            Refusal::Local,
+            Refusal::ConnectFailed,
+            Refusal::ConnectTimeout,
+            Refusal::NoTarget,
+        ] {
+            assert_ne!(of(refusal.name()), "PR", "{refusal:?}");
+        }
+        for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::BodyTooLong) {
+            assert_eq!(of(fault.name()), "PR", "{fault:?}");
+        }
+    }
 
     #[test]
     fn each_cut_has_its_place_and_its_name() {

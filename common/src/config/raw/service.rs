@@ -14,7 +14,8 @@ use super::{name, text};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::types::{
-    AccessLog, AccessLogFormat, Dsr, HeaderChanges, Limits, OnUnhealthy, Rate, RateKey, RateScope, Split,
+    AccessLog, AccessLogFormat, Dsr, HeaderChanges, Limits, OnUnhealthy, Rate, RateKey, RateScope,
+    SampleShare, Split,
 };
 use crate::time::Duration;
 
@@ -322,9 +323,11 @@ fn access_log(cursor: &Cursor<'_>, out: &mut Problems) -> Option<AccessLog> {
     let mut table = cursor.table(out)?;
     let format = table.get("format").and_then(|c| c.word(LOG_FORMATS, out));
     let file = table.get("file").and_then(|c| text(&c, out));
+    let sample = table.get("sample").and_then(|c| c.share(out));
     table.finish(out);
     Some(AccessLog {
         format: format.map(At::into_inner).unwrap_or_default(),
         file: file.map(|file| PathBuf::from(file.into_inner())),
+        sample: sample.unwrap_or(SampleShare::ALL),
     })
 }

@@ -7,6 +7,7 @@ mod failures;
 mod forwarding;
 mod life;
 mod limits;
+mod logged;
 mod observed;
 mod peers;
 mod real;
