@@ -58,6 +58,7 @@
 //! | `tandem_lbd_service_connection_duration_seconds` | histogram | `service` | connections that had a target, from acceptance to the end |
 //! | `tandem_lbd_service_access_log_lost_total` | counter | `service` | records lost by the file it logs to, because it was behind or could not be written; only with `access_log` |
 //! | `tandem_lbd_service_access_log_left_out_total` | counter | `service` | records that were not written because they are not in the `sample`; only with `access_log` |
+//! | `tandem_lbd_otlp_spans_total` | counter | `endpoint`, `result` (`exported`, `failed`: not taken by the collector, `dropped`: too many waited) | spans of requests, by what has become of them; only with `otlp` |
 //! | `tandem_lbd_service_bytes_total` | counter | `service`, `direction` (`to_target`, `to_client`) | bytes relayed |
 //! | `tandem_lbd_service_spliced_bytes_total` | counter | `service` | of these, bytes that stayed in the kernel |
 //! | `tandem_lbd_group_mode` | gauge | `group`, `mode` (`normal`, `starting`, `backup`, `panic`, `none`) | 1 for the mode it is in |
@@ -155,8 +156,9 @@
 
 mod chance;
 mod durations;
-mod http;
+pub(crate) mod http;
 mod kernel;
+mod otlp;
 mod peer;
 pub(crate) mod tls;
 mod udp;
@@ -215,6 +217,7 @@ impl Collector for Now {
         let removed = shared.removed().clone();
         encode_targets(&mut out, &snapshot.groups, &removed, now, &shared.peer)?;
         durations::encode_services(&mut out, &snapshot.services)?;
+        otlp::encode(&mut out, &snapshot.exporters)?;
         kernel::encode(&mut out, &shared.kernel)?;
         chance::encode(&mut out, &shared.chance)?;
         peer::encode(&mut out, &shared.peer)

@@ -84,6 +84,8 @@ problems! {
     BadServerName { key, value } => "{key}: {value} is no server name, such as \"shop.example.com\" or \"*.example.com\"",
     /// An address of an HTTP server, without a path.
     BadUrl { key, value } => "{key}: {value} is no server's address, such as \"http://127.0.0.1:8500\", without a path",
+    /// A collector's address that cannot be used.
+    BadEndpoint { key, value } => "{key}: {value} is no collector's address, such as \"http://127.0.0.1:4318/v1/traces\"",
     /// What a datagram cannot hold.
     BadPayload { key, value } => "{key}: {value} is no payload: 1 to 1024 bytes, written as characters up to \\u00FF",
     /// A network that cannot be read.

@@ -70,10 +70,29 @@ pub struct Request<'a> {
     pub status: u16,
     /// Whether the connection to the target had served other requests before.
     pub reused: bool,
+    /// The trace that it belongs to, where somebody is told of traces.
+    #[serde(rename = "trace_id", skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceId>,
     /// HAProxy's timers.
     pub times: Times,
     /// HAProxy's termination state.
     pub termination: Termination,
+}
+
+/// A trace's number, shown as W3C's Trace Context has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceId(pub u128);
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl Serialize for TraceId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// HAProxy's timers of a request, in milliseconds, as it writes them: `TR/Tw/Tc/Tr/Ta`, each -1 if it did not come so far.
@@ -266,6 +285,9 @@ impl fmt::Display for Record<'_> {
             write!(f, " sni={sni}")?;
         }
         let Some(request) = self.request else { return Ok(()) };
+        if let Some(trace) = request.trace {
+            write!(f, " trace_id={trace}")?;
+        }
         write!(f, " times={} termination={}", request.times, request.termination)?;
         write!(f, " status={} reused={}", request.status, u8::from(request.reused))?;
         if let Some(rule) = request.rule {
@@ -344,6 +366,7 @@ mod tests {
             rule: Some(2),
             status: 200,
             reused: true,
+            trace: None,
             times: Times::of(&record().phases),
             termination: Termination::of("done", Stage::Data, false),
         };
@@ -357,6 +380,12 @@ mod tests {
         );
         assert_eq!((&json["times"], &json["termination"]), (&"-1/0/1/2/30".into(), &"--".into()));
         assert!(serde_json::to_value(record()).unwrap().get("method").is_none());
+        let traced = Request { trace: Some(TraceId(0xabc)), ..request };
+        let traced = Record { request: Some(traced), ..record() };
+        let id = "00000000000000000000000000000abc";
+        assert!(traced.to_string().contains(&format!(" trace_id={id} times=")), "{traced}");
+        assert_eq!(serde_json::to_value(&traced).unwrap()["trace_id"], id);
+        assert!(json.get("trace_id").is_none(), "{json}");
     }
 
     #[test]

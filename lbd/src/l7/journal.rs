@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::time::UnixTime;
-use lbd_core::access_log::{Phases, Record, Request, Stage, Termination, Times};
-use lbd_core::http::framing::RequestHead;
+use lbd_core::access_log::{Phases, Record, Request, Stage, Termination, Times, TraceId};
+use lbd_core::http::framing::{RequestHead, Version};
+use lbd_core::http::trace::Trace;
+use lbd_core::otlp::{Span, shortened};
 
 use super::plan::Plan;
 use crate::clock::unix_now;
@@ -22,17 +24,21 @@ pub(super) struct Asking {
     host: String,
     path: String,
     query: Option<String>,
+    scheme: &'static str,
+    version: Version,
     server_name: Option<String>,
 }
 
 impl Asking {
-    /// Of a request's head, and the name that TLS was asked for.
-    pub(super) fn of(head: &RequestHead<'_>, server_name: Option<&str>) -> Self {
+    /// Of a request's head, how it came, and the name that TLS was asked for.
+    pub(super) fn of(head: &RequestHead<'_>, scheme: &'static str, server_name: Option<&str>) -> Self {
         Self {
             method: head.method.to_owned(),
             host: head.authority.as_str().to_owned(),
             path: head.path.clone(),
             query: head.query.clone(),
+            scheme,
+            version: head.version,
             server_name: server_name.map(str::to_owned),
         }
     }
@@ -61,6 +67,8 @@ pub(super) struct Journal {
     /// It is not let in, or comes over the rate.
     denied: bool,
     asking: Option<Box<Asking>>,
+    /// The trace that it belongs to, if somebody is told of traces.
+    trace: Option<Box<Trace>>,
     /// Bytes to the target and to the client.
     bytes: [u64; 2],
 }
@@ -82,6 +90,7 @@ impl Journal {
             understood: false,
             denied: false,
             asking: None,
+            trace: None,
             bytes: [0; 2],
         }
     }
@@ -92,6 +101,7 @@ impl Journal {
         self.denied = plan.denied.is_some() || plan.over_rate;
         self.rule = plan.rule;
         self.asking = plan.asking.take();
+        self.trace = plan.trace.take();
     }
 
     /// A target of this group is to answer it.
@@ -176,7 +186,43 @@ impl Journal {
                 }
             }
         }
+        self.tell(route, ends, now, status, end);
         self.record(route, counters, ends, now, status, end);
+    }
+
+    /// Tells of the request, if it is to be told of.
+    fn tell(&self, route: &Route, ends: &Ends, now: Instant, status: u16, end: &str) {
+        let (Some(tracer), Some(trace)) = (&route.service.tracer, &self.trace) else { return };
+        let Some(asking) = self.asking.as_deref().filter(|_| trace.sampled) else { return };
+        let now_unix = unix_now();
+        let took = u64::try_from((now - self.begin).as_nanos()).unwrap_or(u64::MAX);
+        let target = |target: &Arc<Target>| (target.key.id.clone(), target.key.address);
+        tracer.tell(Box::new(Span {
+            service_name: Arc::clone(&tracer.service_name),
+            trace_id: trace.id,
+            span_id: trace.span,
+            parent: trace.parent,
+            state: trace.state.clone(),
+            begin: UnixTime::from_nanos(now_unix.as_nanos().saturating_sub(took)),
+            end: now_unix,
+            method: shortened(&asking.method),
+            scheme: asking.scheme,
+            version: match asking.version {
+                Version::Http10 => "1.0",
+                Version::Http11 => "1.1",
+                Version::Http2 => "2",
+            },
+            host: shortened(&asking.host),
+            path: shortened(&asking.path),
+            client: ends.client,
+            status,
+            ended: end.to_owned(),
+            service: route.service.config.name.clone(),
+            rule: self.rule.map(|index| index + 1),
+            group: self.pool.as_ref().map(|pool| pool.group.config.name.clone()),
+            target: self.target.as_ref().or(self.way.failed.as_ref()).map(target),
+            tries: self.way.tries,
+        }));
     }
 
     /// How far it has come.
@@ -227,6 +273,7 @@ impl Journal {
             rule: None,
             status,
             reused: self.reused,
+            trace: self.trace.as_ref().map(|trace| TraceId(trace.id)),
             times: Times::of(&phases),
             termination: Termination::of(end, self.stage(), self.denied),
         };

@@ -9,6 +9,7 @@ mod group;
 mod health;
 mod http;
 mod kernel;
+mod otlp;
 mod pages;
 mod reader;
 mod rule;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::access::{self, RawAccess, network};
 use super::auth::{self, RawAuth};
 use super::http::{header_changes, is_token};
+use super::otlp::{self, RawOtlp};
 use super::pages;
 use super::reader::{At, Cursor, Table, at};
 use super::rule::{self, RawRules, References, forward_form, only_http};
@@ -61,6 +62,7 @@ pub(crate) struct RawHttp {
     pub(crate) rate_header: Option<String>,
     pub(crate) auth: Option<RawAuth>,
     pub(crate) error_pages: Vec<(u16, At<String>)>,
+    pub(crate) otlp: Option<RawOtlp>,
 }
 
 /// `timeout`.
@@ -79,6 +81,9 @@ pub(crate) struct RawTimeouts {
 
 const MODES: &[(&str, &str)] =
     &[("nat", "nat"), ("dsr", "dsr"), ("tcp", "tcp"), ("udp", "udp"), ("http", "http")];
+/// What only services of `mode = "http"` have.
+const HTTP_KEYS: [&str; 8] =
+    ["request_headers", "response_headers", "trust_forwarded", "tls", "http2", "auth", "error_pages", "otlp"];
 const ON_UNHEALTHY: &[(&str, OnUnhealthy)] = &[("reset", OnUnhealthy::Reset), ("move", OnUnhealthy::Move)];
 const RATE_KEYS: &[(&str, RateKey)] =
     &[("source_ip", RateKey::SourceIp), ("header", RateKey::Header), ("service", RateKey::Service)];
@@ -146,9 +151,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
 /// The keys that only a service of `mode = "http"` has.
 fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out: &mut Problems) {
     if mode.is_some_and(|mode| mode != "http") {
-        let keys =
-            ["request_headers", "response_headers", "trust_forwarded", "tls", "http2", "auth", "error_pages"];
-        only_http(table, &keys, out);
+        only_http(table, &HTTP_KEYS, out);
         return;
     }
     http.tls = table.get("tls").and_then(|cursor| tls::service(&cursor, out));
@@ -159,6 +162,7 @@ fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out:
     http.http2 = table.get("http2").and_then(|cursor| cursor.boolean(out));
     http.auth = table.get("auth").and_then(|cursor| auth::read(&cursor, false, out));
     http.error_pages = table.get("error_pages").map(|cursor| pages::read(&cursor, out)).unwrap_or_default();
+    http.otlp = table.get("otlp").and_then(|cursor| otlp::read(&cursor, out));
 }
 
 fn listeners(cursor: &Cursor<'_>, out: &mut Problems) -> Vec<At<RawListen>> {

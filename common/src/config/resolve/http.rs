@@ -8,12 +8,17 @@ use super::{auth, tls};
 use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{At, RawHttpRule, RawService};
-use crate::config::types::{Action, Condition, Http, HttpRule, PathPattern, Redirect, Template, Variable};
+use crate::config::types::{
+    Action, Condition, Http, HttpRule, Otlp, PathPattern, Redirect, SampleShare, Template, Variable,
+};
 use crate::path::normalise;
 use crate::time::Duration;
 
 /// Of a request's head.
 const HEADER_BYTES_DEFAULT: usize = 32 * 1024;
+
+/// One of a hundred: a span for each of all requests is more than most collectors are made for.
+const TRACES_DEFAULT: SampleShare = SampleShare::hundredths(1);
 
 /// Of a connection of HTTP/2. RFC 9113, section 6.5.2: "It is recommended that this value be no smaller than 100".
 const STREAMS_DEFAULT: u32 = 100;
@@ -318,5 +323,10 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
             .map(|(status, page)| (*status, tls::file(folder, "service.error_pages", page)))
             .collect(),
         auth: http.auth.as_ref().map(|raw| auth::build(raw, &auth::OF_SERVICE, name, folder)),
+        otlp: http.otlp.as_ref().map(|raw| Otlp {
+            endpoint: raw.endpoint.clone(),
+            sample: raw.sample.unwrap_or(TRACES_DEFAULT),
+            service_name: raw.service_name.as_ref().unwrap_or(name).clone(),
+        }),
     })
 }

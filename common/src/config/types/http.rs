@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::{Access, FileAt, HttpAuth, Template, Tls};
+use super::{Access, FileAt, HttpAuth, Otlp, Template, Tls};
 use crate::time::Duration;
 
 /// The keys of a service of `mode = "http"` that no other one has.
@@ -46,6 +46,8 @@ pub struct Http {
     pub auth: Option<HttpAuth>,
     /// The files whose text is the body of Tandem's own answers of a status, 400 to 599.
     pub error_pages: Vec<(u16, FileAt)>,
+    /// Where a span is sent for requests, if it is.
+    pub otlp: Option<Otlp>,
 }
 
 impl Http {

@@ -341,6 +341,12 @@ impl SampleShare {
 
     const WHOLE: u32 = 1_000_000;
 
+    /// So many of a hundred: 1 to 100.
+    pub(in crate::config) const fn hundredths(hundredths: u8) -> Self {
+        assert!(hundredths > 0 && hundredths <= 100, "a share is 1 to 100 of a hundred");
+        Self { millionths: hundredths as u32 * (Self::WHOLE / 100) }
+    }
+
     /// So many of a million; none for 0 and for more than all.
     #[must_use]
     pub const fn of_millionths(millionths: u32) -> Option<Self> {

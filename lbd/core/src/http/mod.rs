@@ -18,5 +18,6 @@ pub mod framing;
 pub mod pace;
 pub mod pass_on;
 pub mod route;
+pub mod trace;
 
 pub use common::path;

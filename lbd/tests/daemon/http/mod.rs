@@ -15,6 +15,7 @@ mod route;
 mod rules;
 mod sticky;
 pub(crate) mod tls;
+mod traces;
 
 pub(crate) use peers::{Client, Target, answer, ask, get, write};
 
