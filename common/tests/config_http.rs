@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::config::{
-    self, Action, Condition, Config, Http, HttpAuth, Mode, PathPattern, SameSite, SampleShare, StickyBy,
-    StickyCookie,
+    self, Action, Compressible, Condition, Config, Http, HttpAuth, Mode, PathPattern, SameSite, SampleShare,
+    StickyBy, StickyCookie,
 };
 
 fn parse(rules: &str) -> Result<Config, config::Diagnostics> {
@@ -158,6 +158,27 @@ fn who_is_let_in_and_what_is_said_otherwise() {
     );
     assert_eq!(http.auth_of(Some(&http.rules[2])), http.auth.as_ref(), "as the service's");
     assert_eq!(http.auths().flat_map(HttpAuth::told_in).collect::<Vec<_>>(), ["X-User"]);
+}
+
+#[test]
+fn answers_are_compressed_as_the_rule_or_else_the_service_says() {
+    let http = accept(
+        "forward = \"g\"\ncompress = { types = [\"Text/HTML\", \"font/*\"], min_bytes = \"2KiB\", algorithms = [\"gzip\"] }\n\
+         [[service.rule]]\nwhen = { path = \"/none\" }\nforward = \"g\"\ncompress = \"none\"\n\
+         [[service.rule]]\nwhen = { path = \"/own\" }\nforward = \"g\"\ncompress = {}\n\
+         [[service.rule]]\nwhen = { path = \"/same\" }\nforward = \"g\"",
+    );
+    let of_service = http.compress_of(None).unwrap();
+    assert_eq!(
+        (&of_service.types[..], of_service.bytes_min),
+        (&["text/html".to_owned(), "font/*".to_owned()][..], 2048)
+    );
+    assert_eq!(http.compress_of(Some(0)), None);
+    let own = http.compress_of(Some(1)).unwrap();
+    assert_eq!((own.types.len(), own.bytes_min), (Compressible::TYPES.len(), 1024));
+    assert!(own.has_type(b"application/json") && !own.has_type(b"text/event-stream"));
+    assert_eq!(http.compress_of(Some(2)), Some(of_service));
+    assert_eq!(accept("forward = \"g\"").compress_of(None), None);
 }
 
 #[test]

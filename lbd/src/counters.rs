@@ -120,6 +120,12 @@ pub(crate) struct HttpCounters {
     pub(crate) reused: Counter,
     /// Connections that became tunnels.
     pub(crate) tunnels: Counter,
+    /// Answers that were compressed.
+    pub(crate) compressed: Counter,
+    /// Answers that were not because too many were at the time.
+    pub(crate) compressions_refused: Counter,
+    /// Bytes that were compressed, and what they became.
+    pub(crate) compressed_bytes: [Counter; 2],
     /// Clients' connections of HTTP/2.
     pub(crate) http2_connections: Counter,
     /// Those of them that were closed for what their clients did, by [`Offence`].

@@ -211,6 +211,12 @@ pub(crate) struct RequestsView {
     pub(crate) reused_connections: u64,
     /// Connections that became tunnels.
     pub(crate) tunnels: u64,
+    /// Whose answers were compressed.
+    #[serde(default)]
+    pub(crate) compressed: u64,
+    /// Whose answers were not because too many were.
+    #[serde(default)]
+    pub(crate) compressions_refused: u64,
     /// From a request's head to its answer's end.
     pub(crate) duration: QuantilesView,
     /// The same of the requests that meet no rule, and of those of each rule in the file's order.
@@ -448,6 +454,8 @@ fn requests_view(service: &Service) -> RequestsView {
         resent: sum(|http| &http.resent),
         reused_connections: sum(|http| &http.reused),
         tunnels: sum(|http| &http.tunnels),
+        compressed: sum(|http| &http.compressed),
+        compressions_refused: sum(|http| &http.compressions_refused),
         duration: counters.counts(|shard| &shard.http.durations).into(),
         rules: requests::rules(service),
     }

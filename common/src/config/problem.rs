@@ -118,6 +118,8 @@ problems! {
     BadLocation { key, value } => "{key}: {value} is nowhere to be sent to, it begins with \"https://\", \"http://\", \"{{scheme}}://\", \"{{path}}\" or one '/'",
     /// A pin that is none.
     BadPin { key, value } => "{key}: {value} is no pin, write \"sha256/\" and the SHA-256 of a public key in base64",
+    /// Something else than a media type.
+    BadMediaType { key, value } => "{key}: {value} is no media type, such as \"text/html\", or \"text/*\" for all of a kind",
     /// A file that cannot be used for what it is named for, as only a look into it tells.
     UnusableFile { key, path, why } => "{key}: {path}: {why}",
     /// A key that another choice makes meaningless.

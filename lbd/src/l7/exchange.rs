@@ -26,7 +26,7 @@ use super::target::{Answered, Reached};
 use super::tie::Bond;
 use super::watch::Watch;
 use crate::clock::Clock;
-use crate::l4::{Occupied, Pool, Refusal, place};
+use crate::l4::{Occupied, Pool, Refusal, Seat, place};
 use crate::snapshot::{FailureKind, Target};
 use crate::worker::Route;
 
@@ -71,6 +71,8 @@ pub(super) struct Trip<'t> {
     head: &'t ForTarget,
     /// What the client is told about its target, once there is one.
     pub(super) bond: Option<Bond>,
+    /// The place of the client's connection.
+    pub(super) seat: &'t Seat,
     /// The worker's.
     pub(super) clock: Clock,
     /// How long is waited while its bodies move.
@@ -216,6 +218,7 @@ impl Exchange<'_> {
             plan: &plan,
             head: &head,
             bond: None,
+            seat,
             clock: seat.worker.clock(),
             patience: RefCell::new(Patience::new(&route.service.config)),
         };
@@ -392,7 +395,7 @@ impl Exchange<'_> {
             }
         };
         journal.answered();
-        let Answered { status, head, body, encoding, afterwards, keep_alive } = answered;
+        let Answered { status, head, body, encoding, press, afterwards, keep_alive } = answered;
         // Of HTTP/1 it is the connection that becomes a tunnel, not the answer.
         let tunnel = status == 101;
         let connection = tunnel && matches!(self.client, Client::Http1(_));
@@ -401,7 +404,7 @@ impl Exchange<'_> {
             ForClient::Http1(text) => (text, None),
             ForClient::Http2(head) => (Vec::new(), Some(head)),
         };
-        let mut down = Flow::begin(head.0, reader, encoding, &mut reached.source())
+        let mut down = Flow::pressed(head.0, reader, encoding, press, &mut reached.source())
             .map_err(|_| Failed::unanswered(Cut::BadAnswer))?;
         if let (Some(head), Client::Http2(asker)) = (head.1, &mut self.client) {
             asker.answer(*head, &mut down).map_err(|_| Failed::unanswered(Cut::Client))?;
@@ -416,6 +419,11 @@ impl Exchange<'_> {
         }
         let relayed = self.relay(trip, &mut up, &mut down, &mut reached, &occupied.target, tunnel).await;
         journal.moved(up.moved(), down.moved());
+        for (counter, bytes) in
+            seat.counters().http.compressed_bytes.iter().zip(down.compressed().into_iter().flatten())
+        {
+            counter.add(bytes);
+        }
         let unanswered = down.moved() == 0;
         relayed.map_err(|cut| Failed::Cut {
             cut,

@@ -11,6 +11,7 @@ use http::{Method, Request, Response, Uri};
 use lbd_core::http::answer::Answer;
 use lbd_core::http::auth::Denied;
 use lbd_core::http::bounds;
+use lbd_core::http::compress::takes_gzip;
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version};
 use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
@@ -46,6 +47,8 @@ pub(super) struct Plan {
     pub(super) idempotent: bool,
     /// Whether a tunnel is asked for.
     pub(super) upgrade: bool,
+    /// Whether the client takes answers that are compressed, where some are.
+    pub(super) takes_gzip: bool,
     /// Whether the connection to the target is nobody else's after it. It may authenticate that connection, or have a body where many do not
     /// look for one: a target that leaves it would take it for the next request.
     pub(super) alone: bool,
@@ -203,6 +206,10 @@ impl Plan {
             to_head: head.method == "HEAD",
             idempotent: is_idempotent(head.method),
             upgrade: head.upgrade.is_some(),
+            // One of HTTP/1.0 knows an end that was not said beforehand by the connection's only.
+            takes_gzip: head.version != Version::Http10
+                && http.compress_of(rule).is_some()
+                && takes_gzip(&head.fields),
             alone: authenticates_connection(&head.fields)
                 || (has_body(head.body) && wants_no_body(head.method)),
             drops_trailers: !site.told_in.is_empty(),

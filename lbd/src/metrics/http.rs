@@ -93,6 +93,26 @@ pub(super) fn encode(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Resul
         plain(|shard| &shard.http.tunnels),
     )?;
     out.counters(
+        "service_http_compressions",
+        "Answers compressed, or not because too many were",
+        each().flat_map(|(name, counters)| {
+            let labels = |result| vec![("service", name), ("result", result)];
+            [
+                (labels("compressed"), counters.sum(|shard| &shard.http.compressed)),
+                (labels("refused"), counters.sum(|shard| &shard.http.compressions_refused)),
+            ]
+        }),
+    )?;
+    out.counters(
+        "service_http_compressed_bytes",
+        "Bytes of answers before and after they were compressed",
+        each().flat_map(|(name, counters)| {
+            let bytes = |index: usize| counters.sum(|shard| &shard.http.compressed_bytes[index]);
+            let labels = |when| vec![("service", name), ("when", when)];
+            [(labels("before"), bytes(0)), (labels("after"), bytes(1))]
+        }),
+    )?;
+    out.counters(
         "service_http2_connections",
         "Clients' connections of HTTP/2",
         plain(|shard| &shard.http.http2_connections),

@@ -4,6 +4,7 @@
 
 mod access;
 mod auth;
+mod compress;
 mod discover;
 mod group;
 mod health;

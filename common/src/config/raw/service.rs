@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::access::{self, RawAccess, network};
 use super::auth::{self, RawAuth};
+use super::compress;
 use super::http::{header_changes, is_token};
 use super::otlp::{self, RawOtlp};
 use super::pages;
@@ -15,7 +16,7 @@ use super::{name, text};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::types::{
-    AccessLog, AccessLogFormat, Dsr, HeaderChanges, Limits, OnUnhealthy, Rate, RateKey, RateScope,
+    AccessLog, AccessLogFormat, Compress, Dsr, HeaderChanges, Limits, OnUnhealthy, Rate, RateKey, RateScope,
     SampleShare, Split,
 };
 use crate::time::Duration;
@@ -63,6 +64,7 @@ pub(crate) struct RawHttp {
     pub(crate) auth: Option<RawAuth>,
     pub(crate) error_pages: Vec<(u16, At<String>)>,
     pub(crate) otlp: Option<RawOtlp>,
+    pub(crate) compress: Option<Compress>,
 }
 
 /// `timeout`.
@@ -82,8 +84,17 @@ pub(crate) struct RawTimeouts {
 const MODES: &[(&str, &str)] =
     &[("nat", "nat"), ("dsr", "dsr"), ("tcp", "tcp"), ("udp", "udp"), ("http", "http")];
 /// What only services of `mode = "http"` have.
-const HTTP_KEYS: [&str; 8] =
-    ["request_headers", "response_headers", "trust_forwarded", "tls", "http2", "auth", "error_pages", "otlp"];
+const HTTP_KEYS: [&str; 9] = [
+    "request_headers",
+    "response_headers",
+    "trust_forwarded",
+    "tls",
+    "http2",
+    "auth",
+    "error_pages",
+    "otlp",
+    "compress",
+];
 const ON_UNHEALTHY: &[(&str, OnUnhealthy)] = &[("reset", OnUnhealthy::Reset), ("move", OnUnhealthy::Move)];
 const RATE_KEYS: &[(&str, RateKey)] =
     &[("source_ip", RateKey::SourceIp), ("header", RateKey::Header), ("service", RateKey::Service)];
@@ -163,6 +174,7 @@ fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out:
     http.auth = table.get("auth").and_then(|cursor| auth::read(&cursor, false, out));
     http.error_pages = table.get("error_pages").map(|cursor| pages::read(&cursor, out)).unwrap_or_default();
     http.otlp = table.get("otlp").and_then(|cursor| otlp::read(&cursor, out));
+    http.compress = table.get("compress").and_then(|cursor| compress::read(&cursor, false, out));
 }
 
 fn listeners(cursor: &Cursor<'_>, out: &mut Problems) -> Vec<At<RawListen>> {
@@ -255,7 +267,13 @@ fn limits(
     limits
 }
 
-fn size(cursor: &Cursor<'_>, [min, max]: [u64; 2], range: &str, out: &mut Problems) -> Option<u64> {
+/// A size between two bounds, which messages call `range`.
+pub(super) fn size(
+    cursor: &Cursor<'_>,
+    [min, max]: [u64; 2],
+    range: &str,
+    out: &mut Problems,
+) -> Option<u64> {
     let text = cursor.string(out)?;
     let key = cursor.key();
     let value = quoted(text.get_ref());

@@ -100,7 +100,8 @@ fn check_keys(rule: &RawHttpRule, out: &mut Problems) {
     let rewrite = rule.rewrite.as_ref().map(|rewrite| ("service.rule.rewrite", rewrite.span()));
     let headers =
         (!rule.request_headers.is_empty()).then(|| ("service.rule.request_headers", rule.span.clone()));
-    for (key, span) in rewrite.into_iter().chain(headers) {
+    let compress = rule.compress.as_ref().map(|compress| ("service.rule.compress", compress.span()));
+    for (key, span) in rewrite.into_iter().chain(headers).chain(compress) {
         let (key, needs) = (key.to_owned(), "forward, for then no target is asked".to_owned());
         out.add(span, Problem::KeyWithout { key, needs });
     }
@@ -292,6 +293,7 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
             rewrite: rule.rewrite.as_ref().map(|rewrite| rewrite.get_ref().clone()),
             access: super::service::access(&rule.access),
             auth: rule.auth.as_ref().map(|raw| auth::build(raw, &auth::OF_RULE, name, folder)),
+            compress: rule.compress.as_ref().map(|compress| compress.get_ref().clone()),
             request_headers: rule.request_headers.clone(),
             response_headers: rule.response_headers.clone(),
         })
@@ -328,5 +330,6 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
             sample: raw.sample.unwrap_or(TRACES_DEFAULT),
             service_name: raw.service_name.as_ref().unwrap_or(name).clone(),
         }),
+        compress: http.compress.clone(),
     })
 }

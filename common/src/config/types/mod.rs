@@ -3,6 +3,7 @@
 //! Made by [`super::resolve`] only; a `Config` that exists is valid. All durations are `std`'s.
 
 mod auth;
+mod compress;
 mod group;
 mod http;
 mod kernel;
@@ -16,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 pub use auth::*;
+pub use compress::*;
 pub use group::*;
 pub use http::*;
 pub use kernel::*;

@@ -11,6 +11,7 @@ pub mod answer;
 pub mod auth;
 pub mod bounds;
 pub mod budget;
+pub mod compress;
 pub mod conduct;
 pub mod cookie;
 pub mod fields;

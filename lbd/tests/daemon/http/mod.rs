@@ -3,6 +3,7 @@
 mod ambiguous;
 mod auth;
 mod bodies;
+mod compress;
 mod failures;
 mod forwarding;
 mod life;
