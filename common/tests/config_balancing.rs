@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::config::{
     self, AccessLogFormat, Algorithm, Config, DiscoverSource, HealthCheck, Mode, ProxyVersion, RateKey,
-    SampleShare, Service, StickyBy, TargetGroup, Via,
+    RateScope, SampleShare, Service, StickyBy, TargetGroup, Via,
 };
 
 const SERVICE: &str =
@@ -45,7 +45,11 @@ fn a_service_without_more_has_the_defaults() {
     assert_eq!((timeout.connect, timeout.idle, timeout.header), (secs(5), secs(350), secs(5)));
     assert_eq!((timeout.keepalive, timeout.user), (secs(60), None));
     assert_eq!((service.limits.max_connections, service.limits.max_connections_per_source), (100_000, None));
-    assert!(service.rules.is_empty() && service.rate.is_none() && service.accept_proxy.is_empty());
+    assert!(
+        service.rules.is_empty()
+            && service.rates == config::Rates::default()
+            && service.accept_proxy.is_empty()
+    );
     assert!(!service.transparent && service.access_log.is_none());
     assert!(service.access.allow.is_empty() && service.access.deny.is_empty());
 }

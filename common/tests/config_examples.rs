@@ -143,7 +143,7 @@ fn full_has_every_key_of_services() {
     assert_eq!(shop.accept_proxy.len(), 2);
     assert_eq!(shop.timeout.user, Some(Duration::from_secs(30)));
     assert_eq!(shop.limits.max_connections_per_source, Some(1000));
-    assert_eq!(shop.rate.map(|rate| (rate.key, rate.requests)), Some((RateKey::SourceIp, 200)));
+    assert_eq!(shop.rates.of_each.map(|rate| (rate.key, rate.requests)), Some((RateKey::SourceIp, 200)));
     assert_eq!(shop.access.allow[1].tag.as_deref(), Some("office"));
     assert_eq!(shop.access.deny[0].network.to_string(), "10.66.0.0/16");
     assert_eq!(shop.access_log.as_ref().unwrap().file, Some("/var/log/tandem/shop.log".into()));

@@ -3,6 +3,7 @@
 
 pub mod bench_flap;
 pub mod bench_hop;
+pub mod bench_http;
 pub mod bench_l4;
 pub mod bench_replication;
 pub mod bench_survive;

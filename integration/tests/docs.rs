@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use lbd_core::forward::abi::{Abi, Flow, FlowKey, HALF_OPEN_SETS, HalfOpenSet, NAT_PORTS, Ring, Slot};
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
@@ -84,5 +86,53 @@ fn files_that_documents_name_exist() {
             .any(|start| word.starts_with(start));
             assert!(!of_ours || root().join(word).exists(), "{document} names {word}, which does not exist");
         }
+    }
+}
+
+/// Bytes that the kernel (64 bits) adds to an element of a hash: its place in its bucket and among the free ones, and its hash.
+const ELEMENT_BYTES: u64 = 48;
+
+/// A bucket: the head of a list, and a lock. There are as many as elements, rounded up to a power of two.
+const BUCKET_BYTES: u64 = 16;
+
+/// A number as the README writes it.
+fn written(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[test]
+fn what_the_readme_says_of_the_kernel_s_memory_follows_from_its_maps() {
+    let readme = read("README.md");
+    let bytes = |each: usize, count: u64| u64::try_from(each).unwrap() * count;
+    let flows = u64::from(common::config::Kernel::default().max_flows);
+    let table = bytes(FlowKey::SIZE + Flow::SIZE, flows)
+        + ELEMENT_BYTES * flows
+        + BUCKET_BYTES * flows.next_power_of_two();
+    let [flows, table, slot, slots, ring, half_open] = [
+        flows,
+        table,
+        bytes(Slot::SIZE, 1),
+        bytes(Slot::SIZE, NAT_PORTS.into()),
+        bytes(Ring::SIZE, 1),
+        bytes(HalfOpenSet::SIZE, HALF_OPEN_SETS.into()),
+    ]
+    .map(written);
+    for said in [
+        format!("the {flows} flows that `kernel.max_flows` has by default takes {table} bytes"),
+        format!("takes {slots} bytes besides, {slot} for each of its ports"),
+        format!("table of targets takes {ring} bytes"),
+        format!("the half-open flows of each processor {half_open}."),
+    ] {
+        // Wherever its lines end.
+        let words = readme.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&said), "the README does not say that {said}");
     }
 }

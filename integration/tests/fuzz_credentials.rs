@@ -106,7 +106,7 @@ fn mangled_passwords_and_tokens_are_refused_or_read() {
             tokens += 1;
             if let Ok(claims) = token.claims() {
                 let_in += u32::from(claims.check(&wanted, UnixTime::from_nanos(0)).is_ok());
-                for (_, value) in claims.told(&wanted.claims) {
+                for (_, value) in claims.told(&wanted.claims).into_iter().flatten() {
                     assert!(!value.contains(char::is_control));
                 }
             }

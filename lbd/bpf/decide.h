@@ -94,6 +94,10 @@ static __always_inline __u32 follow(struct packet *packet, struct flow *flow, in
 		return VERDICT_MISS;
 	if (packet->flags & PACKET_ICMP)
 		return VERDICT_FORWARD;
+	/* The target has refused or ended what was begun: of a half-open flow only the slot knows. What begins a connection now begins it
+	 * anew, with a slot that has nothing of the old one's end, which would soon free it for others. */
+	if (slot && is_syn(packet) && SLOT_STATE(control) & (STATE_CLIENT_FIN | STATE_TARGET_FIN | STATE_RESET))
+		return VERDICT_MISS;
 	__u8 state = flow->state | state_of(packet, STATE_CLIENT_FIN) | (established ? STATE_ESTABLISHED : 0);
 	/* The slot first: a flow in a state that its slot does not have could outlive it. The next packet tries again. */
 	if (slot && !slot_touch(slot, control, packet->now, state))
@@ -132,7 +136,8 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 		return VERDICT_MISS;
 	__u64 control = 0, after = 1;
 	__be16 target_port = 0;
-	/* What is in it is one flow's if the control word was the same before and after: somebody else may take a slot that was free or over. */
+	/* What is in it is one flow's if the control word was the same before and after: somebody else may take a slot that was free or over. Else
+	 * it says nothing, not even that the packet is for nobody: the target sends again what is dropped, if it was for a VIP at all. */
 	for (int number = 0; number < SLOT_READS && after != control; number++) {
 		control = slot_control(slot);
 		packet->client = slot->client;
@@ -142,12 +147,19 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 		target_port = slot->target_port;
 		after = slot_control(slot);
 	}
+	if (unlikely(after != control)) {
+		struct address address __attribute__((aligned(8))) = packet->key.destination;
+		if (!bpf_map_lookup_elem(&vips, &address))
+			return VERDICT_MISS;
+		packet->reason = DROP_UNKNOWN_FLOW;
+		return VERDICT_DROP;
+	}
 	struct vip_address *vip = AT(vip_addresses, packet->vip);
 	if (SLOT_LOCKED(control) || slot_is_free(control, packet->now) || !vip || target_port != packet->key.source_port ||
 	    !same_address(&vip->address, &packet->key.destination))
 		return VERDICT_MISS;
-	if (after != control || !may_go_on(vip->instance, packet->drained)) {
-		packet->reason = after != control ? DROP_UNKNOWN_FLOW : DROP_NOT_ACTIVE;
+	if (!may_go_on(vip->instance, packet->drained)) {
+		packet->reason = DROP_NOT_ACTIVE;
 		return VERDICT_DROP;
 	}
 	packet->service = SLOT_SERVICE(control);

@@ -105,6 +105,7 @@ static __always_inline struct processor *processor_now(__u32 now)
 		processor->tick = now;
 		processor->new_flows = 0;
 		processor->answers = 0;
+		processor->searches = 0;
 	}
 	return processor;
 }
@@ -127,6 +128,20 @@ static __always_inline int may_answer(__u32 now)
 		return 0;
 	processor->answers++;
 	return 1;
+}
+
+/* Whether it may look at all candidates for a port once more. What it may not is counted. */
+__noinline int may_search(__u32 now)
+{
+	struct processor *processor = processor_now(now);
+	if (processor && processor->searches < SEARCHES_PER_TICK) {
+		processor->searches++;
+		return 1;
+	}
+	__u64 *count = AT(short_searches, 0);
+	if (count)
+		*count += 1;
+	return 0;
 }
 
 /* Tells `lbd`, where there is another node to tell it. What there is no room for is counted. */

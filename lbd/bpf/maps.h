@@ -30,6 +30,7 @@ MAP(service_stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct service_stats, SERVI
 MAP(target_stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct target_stats, TARGETS_MAX);
 MAP(check_stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct check_stats, 1);
 MAP(sent_to_other, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, 1); /* packets, by VERDICT_OTHER */
+MAP(short_searches, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, 1); /* searches for ports that ended at NAT_TRIES_SHORT */
 MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, DROP_REASONS);
 
 struct {

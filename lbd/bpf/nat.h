@@ -21,6 +21,10 @@
 /* Or, if longer than this, from one that is half-open: a flood of SYNs takes all ports that there are within a second, and may
  * not keep them from those who answer. Whoever does so this soon keeps his. */
 #define SLOT_HALF_OPEN_TICKS 1
+/* Or, if longer than this, from a single datagram. Datagrams have no sequence numbers: the answer to one must not reach whoever has its port
+ * next. Those who ask wait for so long (resolvers 5 s), and a target that goes on answering is noted each second only. nf_conntrack keeps
+ * what was not answered for 30 s: then a thousand datagrams a second from made-up addresses would keep all ports of a target. */
+#define SLOT_DATAGRAM_TICKS (5 * TICKS_PER_SECOND)
 
 #define SLOT_SEEN(control) ((__u32)(control))
 #define SLOT_SERVICE(control) ((__u16)((control) >> 32))
@@ -122,8 +126,9 @@ static __always_inline int use_of(__u64 control, __u32 now)
 	__u8 state = SLOT_STATE(control);
 	if (SLOT_LOCKED(control) || (state & STATE_ESTABLISHED && !is_over(state)))
 		return PORT_BUSY;
-	/* Datagrams have no sequence numbers: the answer to one must not reach whoever has its port next. */
-	__u32 kept = is_over(state) || state & STATE_UDP ? SLOT_TAKE_OVER_TICKS : SLOT_HALF_OPEN_TICKS;
+	__u32 kept = is_over(state) ? SLOT_TAKE_OVER_TICKS : SLOT_HALF_OPEN_TICKS;
+	if (state & STATE_UDP)
+		kept = SLOT_DATAGRAM_TICKS;
 	return silent <= kept ? PORT_BUSY : PORT_OLD + (silent & 0xffffff);
 }
 
@@ -141,10 +146,15 @@ __noinline int look_at_port(const struct packet *packet, __u32 endpoint, __u32 p
 /* What a search among candidates found: ports, 0 for none. */
 struct found { __u32 own, free, old; };
 
+/* `known`: the packet opens no connection, and may have a port already. If so, that is nearly always one of the first candidates. Who has
+ * none, and that is everybody in a flood of segments and each new client of datagrams, has all of them looked at, where they have ever been
+ * used: so many in a tick, and then only the first ones. (What opens a connection takes the first that is free.) */
 static __always_inline void search_ports(struct found *found, const struct packet *packet, __u32 endpoint, __u32 half, int known)
 {
 	int oldest = PORT_OLD;
 	for (int number = 0; number < NAT_TRIES; number++) {
+		if (known && number == NAT_TRIES_SHORT && !may_search(packet->now))
+			return;
 		__u32 port = candidate_port(packet->hash, half, number);
 		int is = look_at_port(packet, endpoint, port);
 		if (is == PORT_OWN) {
@@ -196,9 +206,9 @@ static __always_inline int keep_port(struct slot *slot, const struct packet *pac
 	return 0;
 }
 
-/* Finds or takes the source port of a packet towards its target: into `port`. A packet that does not open a connection may
- * belong to one that came through the other node, whose ports are the other half. `established` is what its flow is going to be.
- * Returns whether there is one. */
+/* Finds or takes the source port of a packet towards its target: into `port`. A segment that does not open a connection may
+ * belong to one that came through the other node, whose ports are the other half. (A datagram may as well, but then the other node has not
+ * told of its flow, and so not of its port.) `established` is what its flow is going to be. Returns whether there is one. */
 __noinline int take_port(struct packet *packet, __u32 endpoint, __u32 established)
 {
 	struct config *settings = AT(config, 0);
@@ -208,11 +218,10 @@ __noinline int take_port(struct packet *packet, __u32 endpoint, __u32 establishe
 	__u32 half = settings->node & 1;
 	struct found found = {};
 	search_ports(&found, packet, endpoint, half, known);
-	if (!found.own && known) {
+	if (!found.own && known && packet->key.protocol == PROTOCOL_TCP) {
 		struct found other = {};
 		search_ports(&other, packet, endpoint, half ^ 1, known);
-		if (other.own || packet->key.protocol == PROTOCOL_TCP)
-			found = other;
+		found = other;
 	}
 	__u32 port = found.own ?: found.free ?: found.old;
 	if (!port)

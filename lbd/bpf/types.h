@@ -25,6 +25,7 @@
 #define NAT_PORT_FIRST 1024
 #define NAT_PORTS 64512        /* 1024..65535; node 0 allocates from the lower half, node 1 from the upper one */
 #define NAT_TRIES 32           /* candidates looked at for one flow */
+#define NAT_TRIES_SHORT 4      /* the same for what opens no connection, once SEARCHES_PER_TICK of these have looked further */
 #define LINKS_MAX 4096         /* by interface index */
 
 struct address { union { __u8 bytes[16]; __u32 words[4]; }; };
@@ -217,9 +218,11 @@ struct processor {
 	__u32 tick, new_flows;   /* new flows stored in this tick */
 	__u32 packets;           /* until the next sample */
 	__u32 answers;           /* packets made in this tick: resets, and ICMP for what is too big */
+	__u32 searches, spare;   /* searches for ports in this tick that went beyond NAT_TRIES_SHORT */
 	__u64 untold;            /* flows that `flow_events` had no room for; whoever walks through all flows finds them */
 };
 #define ANSWERS_PER_TICK 256
+#define SEARCHES_PER_TICK 1024
 
 /* routes: per-CPU cache of the way to clients, by a hash of the address; a second old at most */
 #define ROUTES 1024
@@ -256,7 +259,8 @@ enum drop_reason {
 	DROP_HEADROOM,           /* the packet could not be made longer for a tunnel */
 	DROP_SOLICITATION,       /* ARP or ND asked for a VIP that this node does not own: the stack may still have the address */
 	DROP_ANSWER_RATE,        /* would have been answered, but for too many that were in this tick */
-	DROP_UNKNOWN_FLOW,       /* from a target for a flow of the other node, which may not be known here yet: the stack would reset it */
+	DROP_UNKNOWN_FLOW,       /* from a target for a flow of the other node, which may not be known here yet, or for a port that became
+				  * somebody else's while it was read: the stack would reset it */
 	DROP_NOT_CUT,            /* the same as DROP_TOO_BIG of IPv4 without DF, which a router would have cut into fragments */
 	DROP_REASONS
 };

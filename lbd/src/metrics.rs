@@ -25,6 +25,7 @@
 //! | `tandem_lbd_group_queue_waiting` | gauge | `group` | connections that wait for a target with room now |
 //! | `tandem_lbd_group_sticky_entries` | gauge | `group` | clients whose target is remembered |
 //! | `tandem_lbd_group_sticky_forgotten_total` | counter | `group` | clients forgotten before their time because too many were known |
+//! | `tandem_lbd_group_sticky_withheld_total` | counter | `group` | cookies of applications that were not remembered because their client has its share of the table |
 //! | `tandem_lbd_group_http_requests_total` | counter | `group`, `class` | requests answered by the group's targets, those that have left it included; this and the next two only for groups of `http` services |
 //! | `tandem_lbd_group_http_requests_unserved_total` | counter | `group` | requests for which it had no target, or none with room |
 //! | `tandem_lbd_group_http_request_duration_seconds` | histogram | `group` | from a request's head to its answer's end, of those that one of its targets has answered |
@@ -39,11 +40,11 @@
 //! | `tandem_lbd_service_session_socket_errors_total` | counter | `service` | sockets for sessions that could not be opened |
 //! | `tandem_lbd_service_http_requests_total` | counter | `service`, `class` (`2xx` to `5xx`) | requests answered, by status; this and what follows for `http` services only |
 //! | `tandem_lbd_service_http_own_answers_total` | counter | `service` | of these, answers that no target gave |
-//! | `tandem_lbd_service_http_requests_malformed_total` | counter | `service`, `reason` (`line_end`, `first_line`, `method`, `target`, `path`, `other_rule`, `version`, `line_too_long`, `head_too_long`, `field_name`, `field_value`, `folded`, `underscore`, `host`, `length`, `length_and_coding`, `coding`, `connection`, `connect_method`, `expect`, `chunk_size`, `chunk_end`, `trailer`, `truncated`, `body_too_long`, `loop`, `misdirected`: for a host that the connection's certificate is not for) | requests refused for what they are like |
+//! | `tandem_lbd_service_http_requests_malformed_total` | counter | `service`, `reason` (`line_end`, `first_line`, `method`, `target`, `path`, `other_rule`, `version`, `line_too_long`, `head_too_long`, `field_name`, `field_value`, `folded`, `underscore`, `host`, `length`, `length_and_coding`, `coding`, `connection`, `connect_method`, `expect`, `chunk_size`, `chunk_end`, `trailer`, `truncated`, `body_too_long`, `loop`, `misdirected`: for a host that the connection's certificate is not for, `rate_field`: more than one of the field that they are counted by) | requests refused for what they are like |
 //! | `tandem_lbd_service_http_requests_cut_total` | counter | `service`, `reason` (`client`, `target`, `bad_answer`, `no_answer`: within `timeout.response`, `no_body`, `idle`, `drained`, `stopped`, `bad_body`, `body_too_long`, `slow`: below `limits.min_body_bytes_per_second`) | requests whose answer did not come to its end |
 //! | `tandem_lbd_service_http_requests_resent_total` | counter | `service`, `result` (`sent`, `refused`: too many had been) | requests sent to a target again, because the connection ended before an answer came |
 //! | `tandem_lbd_service_http_sticky_cookies_rejected_total` | counter | `service`, `reason` (`forged`: none that a node of the pair has made for the group, `stale`: older than `ttl`, `gone`: its target is not there any more, or takes nobody) | cookies of Tandem's own that did not count |
-//! | `tandem_lbd_service_http_requests_denied_total` | counter | `service`, `reason` (`access`: by the rule's list, `missing`, `malformed`, `credentials`, `busy`: too many passwords were being compared, `algorithm`, `signature`, `expired`, `not_yet`, `issuer`, `audience`) | requests that were not let in by `auth`, or by `access` of a rule |
+//! | `tandem_lbd_service_http_requests_denied_total` | counter | `service`, `reason` (`access`: by the rule's list, or the service's if that was another one when the client came, `missing`, `malformed`, `credentials`, `busy`: too many passwords were being compared, `algorithm`, `signature`, `key_unnamed`: a token that does not say which key has signed it, where more than four may have, `expired`, `not_yet`, `issuer`, `audience`, `untellable`: a name or claim that targets cannot be told in a field) | requests that were not let in by `auth` or `access` |
 //! | `tandem_lbd_service_http_over_rate_total` | counter | `service` | requests over `rate` |
 //! | `tandem_lbd_service_http_reused_connections_total` | counter | `service` | requests sent on a kept connection |
 //! | `tandem_lbd_service_http_tunnels_total` | counter | `service` | connections that became tunnels (WebSocket) |
@@ -100,9 +101,10 @@
 //! | `tandem_lbd_kernel_flows` | gauge | | flows at the last count, made every few seconds |
 //! | `tandem_lbd_kernel_flows_max` | gauge | | flows that can be remembered |
 //! | `tandem_lbd_kernel_flows_expired_total` | counter | | flows deleted because they were over |
-//! | `tandem_lbd_kernel_drops_total` | counter | `reason` (`malformed`, `not_active`, `denied`, `source_rate`, `no_target`, `no_next_hop`, `no_port`, `flows_full`, `fragment`, `too_big`, `unhealthy`, `ttl`, `clash`, `icmp_inner`, `headroom`, `solicitation`: an ARP or neighbour request for a VIP that this node does not own, `answer_rate`, `unknown_flow`: from a target, for a flow of the other node that it has not told of yet, `not_cut`: as `too_big`, but of a sender that lets routers cut it) | packets for a service that were not forwarded; like all that follow counted by the kernel, on over restarts |
+//! | `tandem_lbd_kernel_drops_total` | counter | `reason` (`malformed`, `not_active`, `denied`, `source_rate`, `no_target`, `no_next_hop`, `no_port`, `flows_full`, `fragment`, `too_big`, `unhealthy`, `ttl`, `clash`, `icmp_inner`, `headroom`, `solicitation`: an ARP or neighbour request for a VIP that this node does not own, `answer_rate`, `unknown_flow`: from a target, for a flow of the other node that it has not told of yet, or for a port that changed hands in that moment, `not_cut`: as `too_big`, but of a sender that lets routers cut it) | packets for a service that were not forwarded; like all that follow counted by the kernel, on over restarts |
 //! | `tandem_lbd_kernel_check_packets_total` | counter | `what` (`sent`, `returned`, `dropped`: for want of a way) | packets of health checks through virtual IPs, which count for no service |
 //! | `tandem_lbd_kernel_sent_to_other_total` | counter | | answers of targets sent on to the other node, which has begun their flows |
+//! | `tandem_lbd_kernel_short_port_searches_total` | counter | | searches for a port of `nat` that ended at the first 4, because a processor had looked further for 1,024 packets of no known flow within a sixteenth of a second |
 //! | `tandem_lbd_kernel_service_flows` | gauge | `service` | flows at the last count |
 //! | `tandem_lbd_kernel_service_new_flows_total` | counter | `service` | flows begun |
 //! | `tandem_lbd_kernel_service_unstored_flows_total` | counter | `service` | of these, flows that were not remembered because too many were new |
@@ -152,7 +154,7 @@
 //! | `tandem_lbd_replication_adopted_total` | counter | | entries taken over from a former life of the other node |
 //! | `tandem_lbd_replication_not_replicated_total` | counter | | changes that found no room in the tables of what is replicated |
 //! | `tandem_lbd_replication_reports_lost_total` | counter | | reports of the walk through all flows that found no room; flows that are used go on to be told, and for those that are over a session begins anew |
-//! | `tandem_lbd_replication_untold_total` | counter | | changes of flows that the kernel's program had no room to tell of; the next walk through all flows finds them |
+//! | `tandem_lbd_replication_untold_total` | counter | | changes of flows that the kernel's program had no room to tell of; walks through all flows find them: those of flows in use when it is their turn, those that end flows once they are over |
 //! | `tandem_lbd_replication_ring_changes_total` | counter | `peer` (`acknowledged`: the other node knew the ring and all flows before, `unacknowledged`: it did not say so within 100 ms, `alone`: it was not in step, so nobody waited) | rings that `nat` and `dsr` have come to choose targets from in the place of others |
 //! | `tandem_lbd_replication_peer_rings` | gauge | | the other node's rings that are known |
 
@@ -474,7 +476,17 @@ fn encode_waiting(out: &mut Out<'_>, groups: &[Arc<Group>]) -> fmt::Result {
     let entries = tables().map(|(labels, table)| (labels, table.len() as f64));
     out.gauges("group_sticky_entries", "Clients whose target is remembered", entries)?;
     let forgotten = tables().map(|(labels, table)| (labels, table.forgotten()));
-    out.counters("group_sticky_forgotten", "Clients forgotten before their time for want of room", forgotten)
+    out.counters(
+        "group_sticky_forgotten",
+        "Clients forgotten before their time for want of room",
+        forgotten,
+    )?;
+    let withheld = tables().map(|(labels, table)| (labels, table.withheld()));
+    out.counters(
+        "group_sticky_withheld",
+        "Cookies not remembered because their client has its share",
+        withheld,
+    )
 }
 
 /// A target of the configuration, with what its labels borrow from.

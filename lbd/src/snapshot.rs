@@ -8,12 +8,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use common::config::{self, Config, Http, Mode, SniRule, load_key};
+use common::config::{self, Config, Http, HttpAuth, Mode, SniRule, load_key};
 use common::hash::HashKey;
 use common::key::PairKey;
 use common::time::Now;
 use lbd_core::admission::ConnectionCount;
 use lbd_core::bell::Bell;
+use lbd_core::http::auth::{Telling, taken_away};
 use lbd_core::replication::Tuple;
 use lbd_core::sources::SourceCounts;
 use lbd_core::sticky::StickyTable;
@@ -71,6 +72,8 @@ pub(crate) struct Service {
     pub(crate) http_groups: Vec<Arc<Group>>,
     /// Who is let in.
     pub(crate) guard: Guard,
+    /// The fields that are taken away from what clients send, in lower case: its targets are told in them who a request is from.
+    pub(crate) told_in: Vec<String>,
     /// What the files hold that it names.
     pub(crate) files: Arc<SiteFiles>,
     /// Where its connections are logged, if they are.
@@ -243,7 +246,7 @@ impl Snapshot {
             groups.iter().map(|group| (group.config.name.clone(), Arc::clone(group))).collect();
         let mut services = Vec::with_capacity(config.services.len());
         let mut by_address = HashMap::new();
-        for service in &config.services {
+        for (service, told_in) in config.services.iter().zip(told_in(&config, &groups_by_name)) {
             // A valid configuration forwards to its own groups only.
             let nobody = || service.http.as_ref().map(|_| Group::nobody(&config, carry));
             let Some(group) = groups_by_name.get(&service.forward).map(Arc::clone).or_else(nobody) else {
@@ -259,6 +262,7 @@ impl Snapshot {
                 http_groups: names.into_iter().filter_map(|name| groups_by_name.get(name).cloned()).collect(),
                 rules: service.rules.iter().filter_map(named).collect(),
                 guard: Guard::new(service, before.map(|before| &before.guard), &carry.life.bell),
+                told_in,
                 tls: carry.tls.service(&service.name),
                 files: Arc::clone(&carry.files),
                 access_log: service.access_log.as_ref().and_then(|log| carry.access_logs.sink(log)),
@@ -318,6 +322,19 @@ fn by_rule(
     let known = |place: usize| before.and_then(|before| before.by_rule.get(place)).map(Arc::clone);
     let fresh = || Arc::new(Sharded::new(life.workers));
     (0..places).map(|place| known(place).unwrap_or_else(fresh)).collect()
+}
+
+/// Where the targets of each service are told who a request is from, be it by another service.
+fn told_in(config: &Config, groups: &HashMap<String, Arc<Group>>) -> Vec<Vec<String>> {
+    let services = config.services.iter().map(|service| {
+        let http = service.http.iter();
+        let named = http.clone().flat_map(Http::groups).filter_map(|name| groups.get(name));
+        Telling {
+            fields: http.flat_map(Http::auths).flat_map(HttpAuth::told_in).collect(),
+            targets: named.flat_map(|group| &group.targets).map(|target| target.key.address).collect(),
+        }
+    });
+    taken_away(&services.collect::<Vec<_>>())
 }
 
 /// The key of the hashes that choose targets: the pair's, so that a client keeps its target when the pair switches over.

@@ -7,7 +7,8 @@ use aws_lc_rs::signature::{
     self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
 };
 use lbd_core::http::auth::Denied;
-use lbd_core::http::auth::jwt::{Algorithm, KeyError, KeyInfo, Material, Unverified, parse_set};
+use lbd_core::http::auth::jwt::{Algorithm, KeyError, KeyInfo, Material, Unverified, check_names, parse_set};
+use lbd_core::tls::PublicKey;
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -24,7 +25,7 @@ pub(crate) enum TokenKeysError {
     NoPublicKey,
     /// A public key that cannot be used.
     #[error(
-        "public key {number} cannot be used: it is none of RSA with 2048 bits or more, of P-256, P-384 or Ed25519"
+        "public key {number} cannot be used: it is none of RSA with 2048 to 8192 bits, of P-256, P-384 or Ed25519"
     )]
     PublicKey {
         /// Its place, counted from 1.
@@ -44,12 +45,15 @@ enum Key {
     Public(ParsedPublicKey),
 }
 
-/// A public key of RSA with 2048 bits takes so many bytes in a file at least.
-const RSA_BYTES_MIN: usize = 270;
-
 impl TokenKeys {
     /// Reads a file's text: public keys in PEM, or a set of JSON web keys.
     pub(crate) fn parse(text: &str) -> Result<Self, TokenKeysError> {
+        let all = Self::read(text)?;
+        check_names(&all.infos)?;
+        Ok(all)
+    }
+
+    fn read(text: &str) -> Result<Self, TokenKeysError> {
         let mut all = Self { infos: Vec::new(), keys: Vec::new() };
         if text.contains("-----BEGIN ") {
             for (index, key) in SubjectPublicKeyInfoDer::pem_slice_iter(text.as_bytes()).enumerate() {
@@ -86,16 +90,25 @@ impl TokenKeys {
 
 /// The algorithm of a public key, which is what it says that it is.
 fn of_der(der: &[u8]) -> Option<(Algorithm, ParsedPublicKey)> {
-    let known: [(Algorithm, &'static dyn VerificationAlgorithm); 4] = [
+    let known: [(Algorithm, &'static dyn VerificationAlgorithm); 3] = [
         (Algorithm::EdDsa, &signature::ED25519),
         (Algorithm::Es256, &signature::ECDSA_P256_SHA256_FIXED),
         (Algorithm::Es384, &signature::ECDSA_P384_SHA384_FIXED),
-        (Algorithm::Rs256, &signature::RSA_PKCS1_2048_8192_SHA256),
     ];
     let parsed = known.into_iter().find_map(|(algorithm, verification)| {
         Some((algorithm, ParsedPublicKey::new(verification, der).ok()?))
     });
-    parsed.filter(|(algorithm, _)| *algorithm != Algorithm::Rs256 || der.len() >= RSA_BYTES_MIN)
+    parsed.or_else(|| Some((Algorithm::Rs256, rsa(&signature::RSA_PKCS1_2048_8192_SHA256, der)?)))
+}
+
+/// A public key of RSA, which is looked at here as it is otherwise only once a signature is to be checked: for its size, and as a whole.
+fn rsa(parameters: &'static RsaParameters, der: &[u8]) -> Option<ParsedPublicKey> {
+    let Ok(PublicKey::Rsa { bits }) = PublicKey::of_info(der) else { return None };
+    let sizes = parameters.min_modulus_len()..=parameters.max_modulus_len();
+    if !sizes.contains(&u32::try_from(bits).ok()?) {
+        return None;
+    }
+    ParsedPublicKey::new(parameters, der).ok()
 }
 
 fn of_material(algorithm: Algorithm, material: &Material) -> Option<Key> {
@@ -115,7 +128,8 @@ fn of_material(algorithm: Algorithm, material: &Material) -> Option<Key> {
                 _ => return None,
             };
             let key = RsaPublicKeyComponents { n: &n[..], e: &e[..] };
-            key.to_parsed_public_key(parameters).ok().map(Key::Public)
+            let made = key.to_parsed_public_key(parameters).ok()?;
+            rsa(parameters, made.as_ref()).map(Key::Public)
         }
         (Material::Point(point), Algorithm::Es256) => public(&signature::ECDSA_P256_SHA256_FIXED, point),
         (Material::Point(point), Algorithm::Es384) => public(&signature::ECDSA_P384_SHA384_FIXED, point),

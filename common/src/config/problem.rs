@@ -106,6 +106,8 @@ problems! {
     HostOnce { key } => "{key}: a request has exactly one Host; give it another value with set",
     /// A field that the proxy itself writes.
     ReservedField { key, value } => "{key}: {value} is written by Tandem itself and cannot be changed",
+    /// A field in which `auth` has targets told who a request is from.
+    ToldField { key, value } => "{key}: in {value} targets are told who a request is from, see `auth`: with another value it would be somebody else's",
     /// An expression that does not compile.
     BadRegex { key, value, reason } => "{key}: {value} does not compile: {reason}",
     /// A path that is not in the form that is compared.

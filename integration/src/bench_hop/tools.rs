@@ -10,8 +10,8 @@ use serde::Deserialize;
 use super::busy::busy;
 use super::network::{CLIENT_PROCESSOR, HTTP_PORT, IPERF_PORT, Network};
 use super::{Load, Way};
-use crate::lab::Result;
 use crate::lab::error::{Context, LabError};
+use crate::lab::{Result, load};
 
 /// What a load came to.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +81,7 @@ pub(super) fn measure(network: &Network, load: Load, way: Way, time: Duration) -
     let text = network.client().run("taskset", &arguments)?;
     let (wall, busy) = (begun.elapsed(), busy().doing(doing)?.saturating_sub(before));
     let (count, own_wall) = match load {
-        Load::Requests => wrk_count(&text).map(|count| (count, None)),
+        Load::Requests => load::wrk(&text).map(|done| (done.requests as f64, None)),
         Load::Bulk => iperf_bytes(&text).map(|(bytes, seconds)| (bytes, Some(seconds))),
     }
     .ok_or_else(|| LabError::Answer {
@@ -115,15 +115,6 @@ fn iperf(address: IpAddr, time: Duration) -> Vec<String> {
     common.map(str::to_owned).to_vec()
 }
 
-/// The number of requests that were answered; none if some were not.
-fn wrk_count(text: &str) -> Option<f64> {
-    if text.contains("Socket errors") || text.contains("Non-2xx") {
-        return None;
-    }
-    let line = text.lines().find(|line| line.contains(" requests in "))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
 #[derive(Deserialize)]
 struct Iperf {
     end: IperfEnd,
@@ -151,9 +142,6 @@ mod tests {
 
     #[test]
     fn what_the_programs_print_is_understood() {
-        let text = "Running 2s test @ http://x/\n  104 requests in 2.00s, 8.51MB read\nRequests/sec:  52.0\n";
-        assert_eq!(wrk_count(text), Some(104.0));
-        assert_eq!(wrk_count(&format!("{text}  Socket errors: connect 0, read 1\n")), None);
         let bulk = r#"{"end":{"sum_received":{"bytes":500,"seconds":2.0}}}"#;
         assert_eq!(iperf_bytes(bulk), Some((500.0, 2.0)));
         assert_eq!(iperf_bytes(r#"{"error":"unable to connect","end":{}}"#), None);

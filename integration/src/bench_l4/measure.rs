@@ -10,7 +10,7 @@ use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_gettime};
 
-use super::object::{Kind, MINIMAL};
+use super::object::{Kind, MINIMAL, XDP_TX};
 use super::world::{MAC, NAT_PORTS, World};
 
 /// TCP's flags
@@ -82,7 +82,10 @@ pub const fn client(number: u32) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(first, second, third, fourth), u16::from_be_bytes([high, low]))
 }
 
-/// A TCP packet of a flow to a service, by way of a host.
+/// The largest segment that clients say they take.
+pub const MSS: u16 = 1460;
+
+/// A TCP packet of a flow to a service, by way of a host, with a largest segment as a SYN has one: in others nothing looks for it.
 fn frame(number: u32, host: [u8; 6], service: SocketAddrV4) -> [u8; FRAME_LENGTH] {
     let client = client(number);
     let mut bytes = [0; FRAME_LENGTH];
@@ -93,7 +96,21 @@ fn frame(number: u32, host: [u8; 6], service: SocketAddrV4) -> [u8; FRAME_LENGTH
     bytes[30..34].copy_from_slice(&service.ip().octets());
     bytes[34..36].copy_from_slice(&client.port().to_be_bytes());
     bytes[36..38].copy_from_slice(&service.port().to_be_bytes());
-    bytes[46] = 0x50;
+    bytes[46] = 0x60;
+    bytes[54..56].copy_from_slice(&[2, 4]);
+    bytes[56..58].copy_from_slice(&MSS.to_be_bytes());
+    bytes
+}
+
+/// What comes back to the host from where a frame has gone.
+fn answered(sent: &[u8; FRAME_LENGTH]) -> [u8; FRAME_LENGTH] {
+    let mut bytes = *sent;
+    bytes[..6].copy_from_slice(&MAC);
+    bytes[6..12].copy_from_slice(&sent[..6]);
+    bytes[22] = 64;
+    for (to, from) in [(26..30, 30..34), (30..34, 26..30), (34..36, 36..38), (36..38, 34..36)] {
+        bytes[to].copy_from_slice(&sent[from]);
+    }
     bytes
 }
 
@@ -122,6 +139,20 @@ impl Meter {
             frames.set(number, frame(number, host, service), 0)?;
         }
         Ok(Self { object })
+    }
+
+    /// Has the frame of a flow to [`VIP`] be its target's answer from now on. The flow is known.
+    ///
+    /// # Errors
+    /// What the kernel said, or that the flow's packets are not forwarded.
+    pub fn answer(&mut self, world: &World, number: u32) -> Result<()> {
+        let outcome = Kind::Xdp.run(&world.object, &frame(number, MAC, VIP))?;
+        ensure!(outcome.verdict == XDP_TX, "the verdict on a flow's packet is {}", outcome.verdict);
+        let sent =
+            <&[u8; FRAME_LENGTH]>::try_from(outcome.packet.as_slice()).context("it has another length")?;
+        let map = self.object.map_mut("frames").context("no map frames")?;
+        let mut frames: Array<_, [u8; FRAME_LENGTH]> = map.try_into()?;
+        Ok(frames.set(number, answered(sent), 0)?)
     }
 
     /// Has the shim at an interface of the calling thread's network, which nothing comes to. The kernel knows it then as a program that
@@ -183,11 +214,11 @@ impl Meter {
     }
 }
 
-/// Packets that service 1 has had.
+/// Packets that service 1 has had, either way.
 fn forwarded(world: &World) -> Result<u64> {
     let map = world.object.map("service_stats").context("no map service_stats")?;
     let stats: PerCpuArray<_, [u64; 6]> = map.try_into()?;
-    Ok(stats.get(&1, 0)?.iter().map(|of_processor| of_processor[0]).sum())
+    Ok(stats.get(&1, 0)?.iter().map(|of_processor| of_processor[0] + of_processor[2]).sum())
 }
 
 /// Bytes of memory that a map takes, from its `fdinfo`.
@@ -206,4 +237,21 @@ pub fn bytes_per_flow(world: &World, flows: u32) -> Result<(f64, f64)> {
     let Some(Map::HashMap(data)) = world.object.map("flows") else { bail!("flows is no hash map") };
     let slots: ArrayOfMaps<_, MapData> = world.object.map("slots").context("no map slots")?.try_into()?;
     Ok((memory_of(data)? / f64::from(flows), memory_of(&slots.get(&1, 0)?)? / f64::from(NAT_PORTS)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_have_a_largest_segment_and_answers_their_ends_the_other_way_round() {
+        let sent = frame(7, MAC, VIP);
+        // 14 of Ethernet, 20 of IP, and six words of TCP, of which the last is the option.
+        assert_eq!((sent[46] >> 4, &sent[54..58]), (6, &[2, 4, 0x05, 0xb4][..]));
+        let back = answered(&sent);
+        let ends = |bytes: &[u8]| (bytes[26..30].to_vec(), bytes[34..36].to_vec());
+        let others = |bytes: &[u8]| (bytes[30..34].to_vec(), bytes[36..38].to_vec());
+        assert_eq!((ends(&back), others(&back)), (others(&sent), ends(&sent)));
+        assert_eq!((&back[..6], &back[6..12]), (&MAC[..], &sent[..6]));
+    }
 }

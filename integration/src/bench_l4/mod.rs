@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::bench_tcp::load::stay_on;
 use crate::report::table::{Align, Table};
 use calls::Calls;
-use measure::{ACK, Meter, Minimal, Packets, SYN, VIP};
+use measure::{ACK, MSS, Meter, Minimal, Packets, SYN, VIP, client};
 use object::{Kind, load};
 use world::{Mode, Service, Target, Way, World};
 
@@ -59,6 +59,8 @@ pub enum Case {
     First,
     /// The second packet, by which a flow gets into the table.
     Second,
+    /// Answers of one flow's target, where they pass here.
+    Answer,
 }
 
 impl Subject {
@@ -78,7 +80,13 @@ impl Subject {
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Hot, Self::Thousand, Self::Million, Self::First, Self::Second];
+    pub const ALL: [Self; 6] =
+        [Self::Hot, Self::Thousand, Self::Million, Self::First, Self::Second, Self::Answer];
+
+    /// Those that there are of a subject, in the same order.
+    pub fn of(subject: Subject) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |case| *case != Self::Answer || subject == Subject::Nat)
+    }
 
     /// Its name.
     #[must_use]
@@ -89,6 +97,7 @@ impl Case {
             Self::Million => "1,000,000 flows",
             Self::First => "new flow, first packet",
             Self::Second => "new flow, second packet",
+            Self::Answer => "1 flow, answers",
         }
     }
 
@@ -108,7 +117,7 @@ impl Case {
 
     const fn flows(self) -> u32 {
         match self {
-            Self::Hot => 1,
+            Self::Hot | Self::Answer => 1,
             Self::Thousand => 1000,
             Self::Million | Self::First | Self::Second => FLOWS,
         }
@@ -136,12 +145,17 @@ pub struct Row {
 }
 
 /// A configuration with one service and its targets.
-fn scene(subject: Subject) -> Result<World> {
+///
+/// # Errors
+/// What the kernel said.
+pub fn scene(subject: Subject) -> Result<World> {
     let mut world = World::new(load(FLOWS_MAX, &[Kind::Xdp])?, u32::MAX)?;
     let vip = IpAddr::V4(*VIP.ip());
     world.vip(1, vip)?;
-    let mode = if subject == Subject::Nat { Mode::Nat } else { Mode::Dsr };
-    world.service(1, Service { mode, flags: 0, ring: 1, mss_max: 0 })?;
+    // As `lbd` has it: with nat, SYNs pass both ways, and each end's largest segment is looked at.
+    let (mode, mss_max) = if subject == Subject::Nat { (Mode::Nat, MSS) } else { (Mode::Dsr, 0) };
+    world.service(1, Service { mode, flags: 0, ring: 1, mss_max })?;
+    world.route(IpAddr::V4(*client(0).ip()), [2, 0, 0, 0, 9, 9])?;
     world.listener((1, vip), VIP.port(), 6, 1)?;
     let targets: Vec<u16> = (1..=TARGETS).collect();
     world.ring(1, &targets)?;
@@ -170,9 +184,9 @@ fn scene(subject: Subject) -> Result<World> {
 /// Nanoseconds of ours and of the minimal program for a packet, without the shim's.
 type Pair = (f64, f64);
 
-/// One run of one subject: each case. What is compared is measured right after one another, because other guests of the
+/// One run of one subject: each of its cases. What is compared is measured right after one another, because other guests of the
 /// same host take some of the memory's time, now more and now less.
-fn measure_subject(meter: &mut Meter, world: &World, new: &New) -> Result<[Pair; 5]> {
+fn measure_subject(meter: &mut Meter, subject: Subject, world: &World, new: &New) -> Result<Vec<Pair>> {
     let first = meter.forwarding(world, Packets::once(0, FLOWS, SYN))?;
     let mut second = 0.0;
     for from in (0..FLOWS).step_by(TOGETHER as usize) {
@@ -184,7 +198,7 @@ fn measure_subject(meter: &mut Meter, world: &World, new: &New) -> Result<[Pair;
     }
     let stored = world.flows()?;
     ensure!(stored > FLOWS as usize * 995 / 1000, "only {stored} of {FLOWS} flows are in the table");
-    let mut known = |case: Case| -> Result<Pair> {
+    let known = |meter: &mut Meter, case: Case| -> Result<Pair> {
         let packets = Packets { first: 0, end: case.flows(), flags: ACK, repeat: REPEAT };
         let nothing = meter.minimal(Minimal::Nothing, packets)?;
         let before = meter.minimal(Minimal::Known, packets)?;
@@ -192,16 +206,29 @@ fn measure_subject(meter: &mut Meter, world: &World, new: &New) -> Result<[Pair;
         let after = meter.minimal(Minimal::Known, packets)?;
         Ok((ours - nothing, (before + after) / 2.0 - nothing))
     };
-    let (hot, thousand, million) = (known(Case::Hot)?, known(Case::Thousand)?, known(Case::Million)?);
     let of_new = new.minimal - new.nothing;
     let second = second / f64::from(FLOWS) - new.nothing_together;
-    Ok([hot, thousand, million, (first - new.nothing, of_new), (second, of_new)])
+    let mut pairs = Vec::new();
+    for case in Case::of(subject) {
+        pairs.push(match case {
+            Case::First => (first - new.nothing, of_new),
+            Case::Second => (second, of_new),
+            Case::Answer => {
+                meter.answer(world, 0)?;
+                // For the minimal program it is just another flow.
+                meter.minimal(Minimal::New, Packets::once(0, 1, ACK))?;
+                known(meter, case)?
+            }
+            Case::Hot | Case::Thousand | Case::Million => known(meter, case)?,
+        });
+    }
+    Ok(pairs)
 }
 
 /// Calls of the kernel for a packet in each case; how many flows there are makes no difference to them.
-fn count_calls(subject: Subject) -> Result<[f64; 5]> {
+fn count_calls(subject: Subject) -> Result<Vec<f64>> {
     let (world, mut meter, calls) = (scene(subject)?, Meter::new(TOGETHER)?, Calls::watch()?);
-    let mut count = |packets: Packets, ours: bool| -> Result<u64> {
+    let count = |meter: &mut Meter, packets: Packets, ours: bool| -> Result<u64> {
         let before = calls.so_far(PROCESSOR)?;
         match ours {
             true => meter.forwarding(&world, packets)?,
@@ -209,19 +236,30 @@ fn count_calls(subject: Subject) -> Result<[f64; 5]> {
         };
         Ok(calls.so_far(PROCESSOR)? - before)
     };
-    let shim = count(Packets::once(0, TOGETHER, ACK), false)?;
+    let shim = count(&mut meter, Packets::once(0, TOGETHER, ACK), false)?;
     // A packet that was made longer is cut by the shim again, which is a call too; but the first.
     let cuts = if subject == Subject::Ipip { u64::from(TOGETHER) - 1 } else { 0 };
-    let mut of = |end: u32, flags: u32| -> Result<f64> {
+    let of = |meter: &mut Meter, end: u32, flags: u32| -> Result<f64> {
         let packets = Packets { first: 0, end, flags, repeat: TOGETHER };
-        let counted = count(packets, true)?;
+        let counted = count(meter, packets, true)?;
         Ok((counted as f64 - shim as f64 - cuts as f64) / f64::from(TOGETHER))
     };
-    let (first, second) = (of(TOGETHER, SYN)?, of(TOGETHER, ACK)?);
+    let (first, second) = (of(&mut meter, TOGETHER, SYN)?, of(&mut meter, TOGETHER, ACK)?);
     // The few whose half-open entry was pushed out.
-    of(TOGETHER, ACK)?;
-    of(TOGETHER, ACK)?;
-    Ok([of(1, ACK)?, of(1000, ACK)?, of(TOGETHER, ACK)?, first, second])
+    of(&mut meter, TOGETHER, ACK)?;
+    of(&mut meter, TOGETHER, ACK)?;
+    let mut calls = Vec::new();
+    for case in Case::of(subject) {
+        if case == Case::Answer {
+            meter.answer(&world, 0)?;
+        }
+        calls.push(match case {
+            Case::First => first,
+            Case::Second => second,
+            _ => of(&mut meter, case.flows().min(TOGETHER), ACK)?,
+        });
+    }
+    Ok(calls)
 }
 
 /// What new flows cost the minimal program and nothing but the shim, in one long run and in short ones.
@@ -261,14 +299,15 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// What the kernel said, or that packets were not forwarded.
 pub fn run(subjects: &[Subject], runs: u32, mut progress: impl FnMut(&str)) -> Result<Vec<Row>> {
     stay_on(PROCESSOR).context("choosing a processor")?;
-    let mut measured: Vec<Vec<[Pair; 5]>> = vec![Vec::new(); subjects.len()];
+    let mut measured: Vec<Vec<Vec<Pair>>> = vec![Vec::new(); subjects.len()];
     for number in 1..=runs {
         for (subject, all) in subjects.iter().zip(&mut measured) {
             let world = scene(*subject)?;
             let mut meter = Meter::new(FLOWS)?;
             let new = measure_new(&mut meter)?;
-            let pairs = measure_subject(&mut meter, &world, &new)?;
-            let shown = pairs.map(|(ours, minimal)| format!("{ours:.0}/{minimal:.0}"));
+            let pairs = measure_subject(&mut meter, *subject, &world, &new)?;
+            let shown: Vec<String> =
+                pairs.iter().map(|(ours, minimal)| format!("{ours:.0}/{minimal:.0}")).collect();
             progress(&format!("{number} {}: {} ns", subject.name(), shown.join(" ")));
             all.push(pairs);
         }
@@ -282,7 +321,7 @@ pub fn run(subjects: &[Subject], runs: u32, mut progress: impl FnMut(&str)) -> R
                 None
             }
         };
-        for (place, case) in Case::ALL.into_iter().enumerate() {
+        for (place, case) in Case::of(*subject).enumerate() {
             let of = |value: fn(Pair) -> f64| median(all.iter().map(|run| value(run[place])).collect());
             let ratio = of(|(ours, minimal)| ours / minimal);
             let met = case.ratio_max(*subject).is_none_or(|most| ratio <= most);
@@ -292,7 +331,7 @@ pub fn run(subjects: &[Subject], runs: u32, mut progress: impl FnMut(&str)) -> R
                 ns: of(|(ours, _)| ours),
                 minimal_ns: of(|(_, minimal)| minimal),
                 ratio,
-                calls: calls.map(|calls| calls[place]),
+                calls: calls.as_ref().map(|calls| calls[place]),
                 met,
             });
         }
@@ -313,7 +352,7 @@ pub fn sizes() -> Result<String> {
     let (entry, slot) = measure::bytes_per_flow(&world, FLOWS_MAX)?;
     Ok(format!(
         "program: {} instructions with all its functions, and {verified} steps of the verifier through them; a flow: {entry:.0} bytes \
-         of map, with nat {slot:.0} more",
+         of map; a port of nat, used or not: {slot:.0}",
         bytes / 8
     ))
 }

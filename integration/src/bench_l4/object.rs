@@ -2,7 +2,7 @@
 
 use std::io;
 
-use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
+use aya::programs::{Program, ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
 /// The forwarding programs, as they are committed.
@@ -106,23 +106,31 @@ impl Kind {
 pub fn load(flows: u32, kinds: &[Kind]) -> anyhow::Result<Ebpf> {
     let mut object = EbpfLoader::new().map_max_entries("flows", flows).load_file(FORWARD)?;
     for kind in kinds {
-        let program = object.program_mut(kind.program()).expect("the object has both programs");
-        let mut tries = 1;
-        loop {
-            let loaded = match kind {
-                Kind::Tc => <&mut SchedClassifier>::try_from(&mut *program)?.load(),
-                Kind::Xdp => <&mut Xdp>::try_from(&mut *program)?.load(),
-            };
-            match loaded {
-                // A signal came while the kernel was at it, as of a child that ended.
-                Err(ProgramError::LoadError { io_error, .. })
-                    if io_error.kind() == io::ErrorKind::WouldBlock && tries < TRIES =>
-                {
-                    tries += 1;
-                }
-                loaded => break loaded?,
-            }
-        }
+        verify(object.program_mut(kind.program()).expect("the object has both programs"))?;
     }
     Ok(object)
+}
+
+/// Has the kernel take a program of ours.
+///
+/// # Errors
+/// What aya or the kernel said; the verifier's log with it.
+pub fn verify(program: &mut Program) -> Result<(), ProgramError> {
+    let mut tries = 1;
+    loop {
+        let loaded = match program {
+            Program::SchedClassifier(program) => program.load(),
+            Program::Xdp(program) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        };
+        match loaded {
+            // A signal came while the kernel was at it, as of a child that ended.
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock && tries < TRIES =>
+            {
+                tries += 1;
+            }
+            loaded => return loaded,
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, PerCpuValues};
 use common::hash::HashKey;
 
 /// The key of the hash in tests.
@@ -16,6 +16,7 @@ pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 const DROP_REASONS: u32 = 20;
 const RING_SLOTS: usize = 65_537;
+const ROUTES: u32 = 1024;
 /// Ports of an endpoint.
 pub const NAT_PORTS: u32 = 64_512;
 /// The arrays of ports can be mapped into memory.
@@ -160,6 +161,27 @@ impl World {
         self.array("vip_addresses", index.into(), back)
     }
 
+    /// The way to a client, for as long as anybody measures: the kernel is not asked.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn route(&mut self, client: IpAddr, mac: [u8; 6]) -> Result<()> {
+        let mut bytes = [0; 40];
+        put(&mut bytes, 0, &octets(client));
+        put(&mut bytes, 16, &0x7000_0000_u32.to_ne_bytes());
+        put(&mut bytes, 20, &INTERFACE.to_ne_bytes());
+        put(&mut bytes, 24, &mac);
+        put(&mut bytes, 30, &MAC);
+        put(&mut bytes, 36, &1500_u32.to_ne_bytes());
+        let (words, _) = bytes[..16].as_chunks::<4>();
+        let mixed = words.iter().fold(0, |mixed, word| mixed ^ u32::from_ne_bytes(*word));
+        let place = (mixed.wrapping_mul(0x9e37_79b1) >> 16) % ROUTES;
+        let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        let map = self.object.map_mut("routes").context("no map routes")?;
+        let mut map: PerCpuArray<_, [u8; 40]> = map.try_into()?;
+        Ok(map.set(place, PerCpuValues::try_from(vec![bytes; processors])?, 0)?)
+    }
+
     /// A listener of a service on a VIP.
     ///
     /// # Errors
@@ -286,7 +308,7 @@ impl World {
     /// What the kernel said.
     pub fn drops(&self, reason: u32) -> Result<u64> {
         let map = self.object.map("drops").context("no map drops")?;
-        let map: aya::maps::PerCpuArray<_, u64> = map.try_into()?;
+        let map: PerCpuArray<_, u64> = map.try_into()?;
         Ok(map.get(&reason, 0)?.iter().sum())
     }
 

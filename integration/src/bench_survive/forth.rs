@@ -60,6 +60,8 @@ pub struct Moved {
     pub resets: usize,
     /// The longest time from sending a message to having it back, of those that lasted.
     pub worst_stall: Duration,
+    /// The longest that the probe itself was late.
+    pub pause: Duration,
 }
 
 /// What runs through one mode all the while.
@@ -140,6 +142,7 @@ impl fmt::Display for Forth {
             }
             write!(f, ", slowest {slowest} ms, {} resets", it.resets)?;
             write!(f, ", {survived} of {} survived, worst stall {stall} ms", it.connections)?;
+            write!(f, " (the probe {} late)", ms(it.pause))?;
         }
         self.problems.iter().try_for_each(|problem| write!(f, "; {problem}"))
     }
@@ -161,6 +164,7 @@ impl Load {
             connections: known.connections.len(),
             broken: known.broken(),
             worst_stall: known.worst_stall(),
+            pause: known.pause,
         })
     }
 }

@@ -5,6 +5,7 @@
 //! and forth under load. Nothing waits for a time to pass: every step ends with a condition, and one that does not come true is a
 //! finding.
 
+mod bound;
 mod forth;
 mod row;
 mod trial;

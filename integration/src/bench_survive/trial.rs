@@ -21,7 +21,7 @@ use crate::scenario::lasting::{self, Bulk, Mode};
 use crate::scenario::{Pair, PairSettings, System, conntrackd, failure_name, hand_over, wait};
 
 /// Adverts of both: what a node's silence is noticed by.
-const ADVERT_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const ADVERT_INTERVAL: Duration = Duration::from_millis(100);
 /// How many messages all connections together send in a second.
 const MESSAGES_PER_SECOND: u32 = 10_000;
 /// The least time between two messages of one connection.
@@ -52,6 +52,8 @@ pub struct Outcome {
     pub worst_stall: Duration,
     /// The same before anything was done: what the load and the machine contribute.
     pub noise: Duration,
+    /// The longest that the probe itself was late after that.
+    pub pause: Duration,
     /// From the event until the other node announced the VIP; none when it did not.
     pub detection: Option<Duration>,
     /// Whether the download came to its end with the right sum.
@@ -179,6 +181,7 @@ fn outcome(
         broken: breaks.into_iter().map(|(kind, count)| (failure_name(kind), count)).collect(),
         worst_stall: echo.worst_stall(),
         noise,
+        pause: echo.pause,
         detection,
         download_whole: download.is_whole(&bulk.sha256),
         download_broken: download.broken.map(|(_, failure)| failure_name(failure)),
@@ -193,7 +196,8 @@ impl fmt::Display for Outcome {
         for (kind, count) in &self.broken {
             write!(f, ", {count} {kind}")?;
         }
-        write!(f, "; worst stall {} ms (before {})", ms(self.worst_stall), ms(self.noise))?;
+        let (stall, before, pause) = (ms(self.worst_stall), ms(self.noise), ms(self.pause));
+        write!(f, "; worst stall {stall} ms (before {before}, the probe {pause} late)")?;
         let detection =
             self.detection.map_or_else(|| "never".to_owned(), |it| format!("after {} ms", ms(it)));
         write!(f, ", other node {detection}; download ")?;

@@ -5,10 +5,11 @@
 //! Processor time is that of the proxy's threads. With veth the kernel handles a packet on the sender's processor up to
 //! the receiver's socket, so a proxy's time contains the way of what it sends, and not that of what it gets: for each the same.
 
+mod figure;
 pub(crate) mod load;
 pub(crate) mod network;
 pub(crate) mod proxy;
-mod row;
+pub(crate) mod row;
 pub(crate) mod running;
 pub(crate) mod usage;
 
@@ -19,11 +20,12 @@ use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
+pub use figure::Figure;
 pub use proxy::{Proxy, versions};
-pub use row::{Row, render, render_misses};
+pub use row::{Compared, Row, render, render_misses};
 
 use crate::lab::Result;
-use crate::lab::error::{Context, LabError};
+use crate::lab::error::Context;
 use load::{Site, Stretch};
 use network::Network;
 use row::Samples;
@@ -109,23 +111,12 @@ pub struct Settings {
 /// Measures everything, and tells `progress` what it has. Needs root and two processors.
 ///
 /// # Errors
-/// [`LabError`] when a host or a proxy cannot be set up, or a connection through a proxy failed.
-pub fn run(settings: &Settings, mut progress: impl FnMut(&str)) -> Result<Vec<Row>> {
-    let processors = thread::available_parallelism().doing(|| "counting the processors".to_owned())?.get();
-    if processors < 2 {
-        let answer = format!("{processors} processor");
-        return Err(LabError::Answer {
-            asked: "a processor for the proxies and one for the load".to_owned(),
-            answer,
-        });
-    }
+/// [`crate::lab::LabError`] when a host or a proxy cannot be set up, or a connection through a proxy failed.
+pub fn run(settings: &Settings, mut progress: impl FnMut(&str)) -> Result<Vec<Row<Figure>>> {
+    load::need_two_processors()?;
     let bench = Bench { network: Network::build()?, proxy_processor: 0, load_processor: 1 };
     load::stay_on(bench.load_processor).doing(|| "choosing a processor for the load".to_owned())?;
-    let listener = bench.network.target.inside(|| TcpListener::bind(Network::bind_address()));
-    let listener = listener?.doing(|| "listening as the target".to_owned())?;
-    // Made again with the namespace's queue length; std's is 4096 at most.
-    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::MAXALLOWABLE)
-        .doing(|| "listening as the target".to_owned())?;
+    let listener = bench.network.listen()?;
     let mut samples = Samples::default();
     let steady: Vec<Load> = settings.loads.iter().copied().filter(|load| *load != Load::Idle).collect();
     if !steady.is_empty() {
@@ -145,7 +136,7 @@ pub fn run(settings: &Settings, mut progress: impl FnMut(&str)) -> Result<Vec<Ro
         for repetition in 0..settings.repetitions.min(IDLE_REPETITIONS) {
             for proxy in in_turn(repetition) {
                 let bytes = bench.memory(proxy, &listener)?;
-                samples.add_memory(proxy, bytes);
+                samples.add_memory(Figure::IdleMemory, proxy, bytes);
                 progress(&format!("idle {} {}: {} KiB", repetition + 1, proxy.name(), bytes / 1024));
             }
         }
@@ -161,7 +152,7 @@ struct Bench {
 }
 
 /// The proxies, another one first each time.
-fn in_turn(repetition: u32) -> impl Iterator<Item = Proxy> {
+pub(crate) fn in_turn(repetition: u32) -> impl Iterator<Item = Proxy> {
     let first = usize::try_from(repetition).unwrap_or(0) % Proxy::ALL.len();
     Proxy::ALL.into_iter().cycle().skip(first).take(Proxy::ALL.len())
 }
@@ -174,7 +165,7 @@ impl Bench {
         repetition: u32,
         running: &[Running<Proxy>],
         listener: &TcpListener,
-        samples: &mut Samples,
+        samples: &mut Samples<Figure>,
         progress: &mut impl FnMut(&str),
     ) -> Result<()> {
         for proxy in running {
@@ -194,7 +185,7 @@ impl Bench {
             let site = Site { listener, address };
             let what = format!("{} {} {}", load.name(), repetition + 1, proxy.name());
             let stretch = self.stretch(load, site, subject)?;
-            samples.add_stretch(load, proxy, &stretch);
+            figure::add_stretch(samples, load, proxy, &stretch);
             progress(&format!(
                 "{what}: {:.0}/s, {:.3} ns of processor time each",
                 stretch.per_second(),
@@ -211,7 +202,7 @@ impl Bench {
         slice: u32,
         running: &[Running<Proxy>],
         listener: &TcpListener,
-        samples: &mut Samples,
+        samples: &mut Samples<Figure>,
         progress: &mut impl FnMut(&str),
     ) -> Result<()> {
         let direct = self.paced(Site { listener, address: Network::direct_address() }, "nothing")?;
@@ -222,7 +213,7 @@ impl Bench {
             let took = self.paced(Site { listener, address: proxy.address() }, proxy.name())?;
             subject.pause()?;
             let added = took.saturating_sub(direct);
-            samples.add_latency(proxy, added);
+            figure::add_latency(samples, proxy, added);
             line += &format!(", {added:?} more with {}", proxy.name());
         }
         progress(&line);

@@ -2,7 +2,7 @@
 //! would happen without a proxy.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use crate::lab::error::{Context, LabError};
@@ -82,6 +82,15 @@ impl Network {
     /// The same, seen from the client.
     pub(crate) fn direct_address() -> SocketAddr {
         (TARGET_DIRECT, PORT).into()
+    }
+
+    /// Listens as the target, with as long a queue as the kernel allows.
+    pub(crate) fn listen(&self) -> Result<TcpListener> {
+        let doing = || "listening as the target".to_owned();
+        let listener = self.target.inside(|| TcpListener::bind(Self::bind_address()))?.doing(doing)?;
+        // Made again with the namespace's queue length; std's is 4096 at most.
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::MAXALLOWABLE).doing(doing)?;
+        Ok(listener)
     }
 
     /// Where the target binds, for both.

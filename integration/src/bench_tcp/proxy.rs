@@ -127,10 +127,21 @@ impl Proxy {
 
     /// Starts it on its host and this processor, and waits until it listens.
     pub(super) fn start(self, network: &Network, processor: usize) -> Result<Running<Self>> {
+        self.launch(network, processor, self.address(), |dir| self.config(dir))
+    }
+
+    /// The same with another configuration, which is told its folder, and waits until it listens on `address`.
+    pub(crate) fn launch(
+        self,
+        network: &Network,
+        processor: usize,
+        address: SocketAddr,
+        config: impl FnOnce(&str) -> String,
+    ) -> Result<Running<Self>> {
         let dir = network.dir().join(self.name());
         fs::create_dir_all(&dir).doing(|| format!("making {}", dir.display()))?;
         let file = dir.join("config");
-        let text = self.config(&dir.to_string_lossy());
+        let text = config(&dir.to_string_lossy());
         fs::write(&file, text).doing(|| format!("writing {}", file.display()))?;
         let mut command = network.proxy.command("taskset");
         command.args(["-c", &processor.to_string()]).arg(self.program()?);
@@ -148,7 +159,7 @@ impl Proxy {
             Self::Haproxy => drop(command.arg("-db").arg("-f").arg(&file)),
             Self::Nginx => drop(command.arg("-p").arg(&dir).arg("-c").arg(&file)),
         }
-        let listening = || network.client.inside(|| std::net::TcpStream::connect(self.address()).is_ok());
+        let listening = || network.client.inside(|| std::net::TcpStream::connect(address).is_ok());
         // nginx listens before it has a process that serves.
         let processes = if self == Self::Nginx { 2 } else { 1 };
         Running::start(self, self.name(), command, &dir.join("log"), |pids| {

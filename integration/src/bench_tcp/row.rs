@@ -1,123 +1,79 @@
-//! The figures, and what they are beside each other.
+//! Figures of the proxies, and what they are beside each other.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::Proxy;
 use super::load::Stretch;
-use super::{Load, Proxy};
 use crate::report::table::{Align, Table};
 
-/// A figure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Figure {
-    /// Processor time of a short connection, in microseconds.
-    ShortProcessor,
-    /// Short connections a second.
-    ShortRate,
-    /// Processor time of a gigabyte (10^9 bytes), in milliseconds.
-    BulkProcessor,
-    /// Gigabits a second.
-    BulkRate,
-    /// Processor time of a request with its answer, in microseconds.
-    RequestProcessor,
-    /// Requests a second.
-    RequestRate,
-    /// What the proxy adds to the 99th percentile of the time to an answer, in microseconds.
-    AddedLatency,
-    /// Memory of the idle connections, in megabytes (10^6 bytes).
-    IdleMemory,
-}
+/// A proxy that used less of its processor than this was not what limited the rate.
+const BUSY_MIN: f64 = 0.9;
 
-impl Figure {
-    const ALL: [Self; 8] = [
-        Self::ShortProcessor,
-        Self::ShortRate,
-        Self::BulkProcessor,
-        Self::BulkRate,
-        Self::RequestProcessor,
-        Self::RequestRate,
-        Self::AddedLatency,
-        Self::IdleMemory,
-    ];
-
+/// A figure that is compared: a line of a table. In the order of the table.
+pub trait Compared: Copy + Ord {
     /// Its name for people, with the unit.
-    #[must_use]
-    pub const fn title(self) -> &'static str {
-        match self {
-            Self::ShortProcessor => "CPU per short connection, µs",
-            Self::ShortRate => "short connections per second",
-            Self::BulkProcessor => "CPU per gigabyte, ms",
-            Self::BulkRate => "bulk transfer, Gbit/s",
-            Self::RequestProcessor => "CPU per request, µs",
-            Self::RequestRate => "requests per second",
-            Self::AddedLatency => "p99 added latency, µs",
-            Self::IdleMemory => "memory of 5,000 idle connections, MB",
-        }
-    }
-
+    fn title(self) -> &'static str;
     /// Whether more is better.
-    const fn more_is_better(self) -> bool {
-        matches!(self, Self::ShortRate | Self::BulkRate | Self::RequestRate)
-    }
-
-    const fn decimals(self) -> usize {
-        match self {
-            Self::ShortRate | Self::RequestRate => 0,
-            Self::BulkProcessor | Self::BulkRate | Self::ShortProcessor | Self::AddedLatency => 1,
-            Self::RequestProcessor | Self::IdleMemory => 2,
-        }
-    }
+    fn more_is_better(self) -> bool;
+    /// How many decimals are shown.
+    fn decimals(self) -> usize;
 }
 
 /// What was measured, of each proxy.
-#[derive(Debug, Default)]
-pub(super) struct Samples(BTreeMap<(Figure, Proxy), Vec<f64>>);
+#[derive(Debug)]
+pub(crate) struct Samples<F> {
+    values: BTreeMap<(F, Proxy), Vec<f64>>,
+    /// Which part of its processor ours used while a figure was measured that says nothing unless it is nearly all.
+    busy: BTreeMap<F, Vec<f64>>,
+}
 
-impl Samples {
-    fn add(&mut self, figure: Figure, proxy: Proxy, value: f64) {
-        self.0.entry((figure, proxy)).or_default().push(value);
+impl<F> Default for Samples<F> {
+    fn default() -> Self {
+        Self { values: BTreeMap::new(), busy: BTreeMap::new() }
+    }
+}
+
+impl<F: Compared> Samples<F> {
+    pub(crate) fn add(&mut self, figure: F, proxy: Proxy, value: f64) {
+        self.values.entry((figure, proxy)).or_default().push(value);
     }
 
-    pub(super) fn add_stretch(&mut self, load: Load, proxy: Proxy, stretch: &Stretch) {
-        let (rate, each_ns) = (stretch.per_second(), stretch.processor_ns());
-        match load {
-            Load::Short => {
-                self.add(Figure::ShortProcessor, proxy, each_ns / 1e3);
-                self.add(Figure::ShortRate, proxy, rate);
-            }
-            Load::Bulk => {
-                // Nanoseconds for a byte are seconds for a gigabyte.
-                self.add(Figure::BulkProcessor, proxy, each_ns * 1e3);
-                self.add(Figure::BulkRate, proxy, rate * 8.0 / 1e9);
-            }
-            Load::Requests | Load::Paced | Load::Idle => {
-                self.add(Figure::RequestProcessor, proxy, each_ns / 1e3);
-                self.add(Figure::RequestRate, proxy, rate);
-            }
+    /// Adds a rate, which is only judged if it was ours that limited it, and not what made the load.
+    pub(crate) fn add_rate(&mut self, figure: F, proxy: Proxy, stretch: &Stretch) {
+        self.add(figure, proxy, stretch.per_second());
+        if proxy == Proxy::Lbd {
+            self.busy.entry(figure).or_default().push(stretch.busy());
         }
     }
 
-    pub(super) fn add_latency(&mut self, proxy: Proxy, added: Duration) {
-        self.add(Figure::AddedLatency, proxy, added.as_secs_f64() * 1e6);
-    }
-
+    /// Adds an amount of memory, in megabytes (10^6 bytes).
     #[expect(clippy::cast_precision_loss, reason = "a proxy has far less than 2^52 bytes")]
-    pub(super) fn add_memory(&mut self, proxy: Proxy, bytes: u64) {
-        self.add(Figure::IdleMemory, proxy, bytes as f64 / 1e6);
+    pub(crate) fn add_memory(&mut self, figure: F, proxy: Proxy, bytes: u64) {
+        self.add(figure, proxy, bytes as f64 / 1e6);
     }
 
-    pub(super) fn rows(&self) -> Vec<Row> {
-        Figure::ALL.into_iter().filter_map(|figure| self.row(figure)).collect()
+    pub(crate) fn rows(&self) -> Vec<Row<F>> {
+        let figures: BTreeSet<F> = self.values.keys().map(|(figure, _)| *figure).collect();
+        figures.into_iter().filter_map(|figure| self.row(figure)).collect()
     }
 
-    fn row(&self, figure: Figure) -> Option<Row> {
-        let side = |proxy| self.0.get(&(figure, proxy)).and_then(|values| Side::of(proxy, values));
+    fn row(&self, figure: F) -> Option<Row<F>> {
+        let side = |proxy| self.values.get(&(figure, proxy)).and_then(|values| Side::of(proxy, values));
         let sides = Proxy::ALL.into_iter().map(side).collect::<Option<Vec<Side>>>()?;
-        Some(Row { figure, sides })
+        let busy = self.busy.get(&figure).and_then(|values| median(values));
+        Some(Row { figure, sides, judged: busy.is_none_or(|busy| busy >= BUSY_MIN) })
     }
+}
+
+/// The middle one; of an even number the mean of the two in the middle.
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let upper = *sorted.get(middle)?;
+    Some(if sorted.len() % 2 == 1 { upper } else { (sorted[middle - 1] + upper) / 2.0 })
 }
 
 /// A figure of one proxy.
@@ -135,26 +91,24 @@ pub struct Side {
 
 impl Side {
     fn of(proxy: Proxy, values: &[f64]) -> Option<Self> {
-        let mut sorted = values.to_vec();
-        sorted.sort_unstable_by(f64::total_cmp);
-        let (first, last) = (*sorted.first()?, *sorted.last()?);
-        let middle = sorted.len() / 2;
-        let median =
-            if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
-        Some(Self { proxy, median, range: (first, last), values: values.to_vec() })
+        let least = values.iter().copied().reduce(f64::min)?;
+        let most = values.iter().copied().reduce(f64::max)?;
+        Some(Self { proxy, median: median(values)?, range: (least, most), values: values.to_vec() })
     }
 }
 
 /// One line of the comparison.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Row {
+pub struct Row<F> {
     /// The figure.
-    pub figure: Figure,
+    pub figure: F,
     /// Ours first.
     pub sides: Vec<Side>,
+    /// Whether ours has to be as good as the better one of the others: not where the load was what limited all of them.
+    pub judged: bool,
 }
 
-impl Row {
+impl<F: Compared> Row<F> {
     /// Ours as a multiple of the better one of the others.
     #[must_use]
     pub fn ratio(&self) -> f64 {
@@ -171,20 +125,28 @@ impl Row {
         if self.figure.more_is_better() { ratio >= 1.0 } else { ratio <= 1.0 }
     }
 
+    fn missed(&self) -> bool {
+        self.judged && !self.met()
+    }
+
     fn cells(&self) -> Vec<String> {
         let decimals = self.figure.decimals();
         let mut cells = vec![self.figure.title().to_owned()];
         cells.extend(self.sides.iter().map(|side| format!("{:.decimals$}", side.median)));
         cells.push(format!("{:.2}", self.ratio()));
-        cells.push(if self.figure.more_is_better() { "≥ 1.00" } else { "≤ 1.00" }.to_owned());
-        cells.push(if self.met() { "met" } else { "MISSED" }.to_owned());
+        if self.judged {
+            cells.push(if self.figure.more_is_better() { "≥ 1.00" } else { "≤ 1.00" }.to_owned());
+            cells.push(if self.met() { "met" } else { "MISSED" }.to_owned());
+        } else {
+            cells.extend([String::new(), "the load's".to_owned()]);
+        }
         cells
     }
 }
 
 /// The table.
 #[must_use]
-pub fn render(rows: &[Row]) -> String {
+pub fn render<F: Compared>(rows: &[Row<F>]) -> String {
     let mut columns = vec![("", Align::Left)];
     columns.extend(Proxy::ALL.map(|proxy| (proxy.name(), Align::Right)));
     columns.extend([("ratio", Align::Right), ("target", Align::Left), ("result", Align::Left)]);
@@ -197,16 +159,19 @@ pub fn render(rows: &[Row]) -> String {
 
 /// What was missed, a line each.
 #[must_use]
-pub fn render_misses(rows: &[Row]) -> String {
-    let line = |row: &Row| format!("  {}: {:.2} of the better one's\n", row.figure.title(), row.ratio());
-    rows.iter().filter(|row| !row.met()).map(line).collect()
+pub fn render_misses<F: Compared>(rows: &[Row<F>]) -> String {
+    let line = |row: &Row<F>| format!("  {}: {:.2} of the better one's\n", row.figure.title(), row.ratio());
+    rows.iter().filter(|row| row.missed()).map(line).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    fn rows(figure: Figure, values: [&[f64]; 3]) -> Vec<Row> {
+    use super::*;
+    use crate::bench_tcp::Figure;
+
+    fn rows(figure: Figure, values: [&[f64]; 3]) -> Vec<Row<Figure>> {
         let mut samples = Samples::default();
         for (proxy, values) in Proxy::ALL.into_iter().zip(values) {
             for value in values {
@@ -235,22 +200,18 @@ mod tests {
     }
 
     #[test]
-    fn units_are_those_of_the_titles() {
-        let stretch = Stretch {
-            count: 1_000_000_000,
-            wall: Duration::from_secs(1),
-            processor: Duration::from_millis(250),
-        };
-        let mut samples = Samples::default();
-        for proxy in Proxy::ALL {
-            samples.add_stretch(Load::Bulk, proxy, &stretch);
+    fn a_rate_that_the_load_limits_is_not_judged() {
+        for (busy_ms, judged) in [(950, true), (850, false)] {
+            let mut samples = Samples::default();
+            for (proxy, count) in Proxy::ALL.into_iter().zip([90, 100, 100]) {
+                // How busy the others are does not matter.
+                let busy_ms = if proxy == Proxy::Lbd { busy_ms } else { 500 };
+                let (wall, processor) = (Duration::from_secs(1), Duration::from_millis(busy_ms));
+                samples.add_rate(Figure::RequestRate, proxy, &Stretch { count, wall, processor });
+            }
+            let rows = samples.rows();
+            assert_eq!((rows[0].judged, render_misses(&rows).is_empty()), (judged, !judged));
+            assert_eq!(render(&rows).contains("the load's"), !judged);
         }
-        let text = render(&samples.rows());
-        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(
-            lines[2],
-            ["CPU", "per", "gigabyte,", "ms", "250.0", "250.0", "250.0", "1.00", "≤", "1.00", "met"]
-        );
-        assert_eq!(lines[3][3..5], ["8.0", "8.0"]);
     }
 }

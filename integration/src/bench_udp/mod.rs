@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 
 pub use proxy::{Proxy, versions};
 
-use crate::bench_tcp::load::stay_on;
+use crate::bench_tcp::load::{need_two_processors, stay_on};
 use crate::bench_tcp::network::Network;
 use crate::bench_tcp::running::Running;
 use crate::lab::Result;
-use crate::lab::error::{Context, LabError};
+use crate::lab::error::Context;
 use crate::report::table::{Align, Table};
 use load::{Echo, Stretch};
 
@@ -114,14 +114,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// Measures everything `runs` times, and tells `progress` what it has. Needs root and two processors.
 ///
 /// # Errors
-/// [`LabError`] when a host or a proxy cannot be set up, or a socket cannot be opened.
+/// [`crate::lab::LabError`] when a host or a proxy cannot be set up, or a socket cannot be opened.
 pub fn run(runs: u32, mut progress: impl FnMut(&str)) -> Result<Vec<Row>> {
-    let processors =
-        std::thread::available_parallelism().doing(|| "counting the processors".to_owned())?.get();
-    if processors < PROCESSORS.len() {
-        let asked = "a processor for the proxies and one for the load".to_owned();
-        return Err(LabError::Answer { asked, answer: format!("{processors} processor") });
-    }
+    need_two_processors()?;
     let network = Network::build()?;
     stay_on(PROCESSORS[1]).doing(|| "choosing a processor for the load".to_owned())?;
     let socket = network.target.inside(|| UdpSocket::bind(Network::bind_address()))?;

@@ -1,4 +1,4 @@
-//! Tandem beside other software: `scripts/bench failover`, `tcp`, `udp` and `l4` run this; and beside itself in trouble:
+//! Tandem beside other software: `scripts/bench failover`, `tcp`, `udp`, `http` and `l4` run this; and beside itself in trouble:
 //! `scripts/bench flap`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
@@ -11,10 +11,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use integration::bench_flap;
 use integration::bench_hop;
+use integration::bench_http;
 use integration::bench_l4;
 use integration::bench_replication;
 use integration::bench_survive::{self, Case, Forth};
-use integration::bench_tcp::{self, Load, Proxy, Settings};
+use integration::bench_tcp::{self, Compared, Load, Proxy, Settings};
 use integration::bench_udp;
 use integration::report::comparison::{Row, noise_max, render, render_misses};
 use integration::report::statistics::ms;
@@ -39,6 +40,8 @@ enum Action {
     Tcp(Tcp),
     /// What `lbd` as a UDP proxy costs, beside nginx
     Udp(Udp),
+    /// What `lbd` as an HTTP proxy costs, with TLS and HTTP/2 too, beside HAProxy and nginx
+    Http(Http),
     /// What targets that change their health all the time cost the connections
     Flap(Flap),
     /// What forwarding in the kernel costs, beside the least that forwards
@@ -98,6 +101,22 @@ struct Udp {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Exit with 1 when Tandem takes more processor time than nginx somewhere
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(clap::Args)]
+struct Http {
+    /// How often everything is measured
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Only this load: small, large, fresh, handshakes, resumed, http2 or websockets; may be repeated
+    #[arg(long, value_name = "LOAD", value_parser = http_load)]
+    only: Vec<bench_http::Load>,
+    /// Write the rows of the table with every measurement to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Exit with 1 when Tandem missed a target
     #[arg(long)]
     check: bool,
 }
@@ -222,6 +241,12 @@ fn load(name: &str) -> Result<Load, String> {
     found.ok_or_else(|| format!("there is no such load; there are {}", known()))
 }
 
+fn http_load(name: &str) -> Result<bench_http::Load, String> {
+    let known = || bench_http::Load::ALL.map(bench_http::Load::name).join(", ");
+    let found = bench_http::Load::ALL.into_iter().find(|load| load.name() == name);
+    found.ok_or_else(|| format!("there is no such load; there are {}", known()))
+}
+
 fn subject(name: &str) -> Result<bench_l4::Subject, String> {
     let found = bench_l4::Subject::ALL.into_iter().find(|subject| subject.name().ends_with(name));
     found.ok_or_else(|| "there are l2, ipip and nat".to_owned())
@@ -237,6 +262,7 @@ fn main() -> Result<ExitCode> {
         Action::Failover(arguments) => failover(&arguments),
         Action::Tcp(arguments) => tcp(&arguments),
         Action::Udp(arguments) => udp(&arguments),
+        Action::Http(arguments) => http(&arguments),
         Action::Flap(arguments) => flap(&arguments),
         Action::L4(arguments) => l4(&arguments),
         Action::Hop(arguments) => hop(&arguments),
@@ -264,9 +290,7 @@ fn write_json(file: Option<&Path>, results: &impl Serialize) -> Result<()> {
 }
 
 fn tcp(arguments: &Tcp) -> Result<ExitCode> {
-    if let Some(missing) = Proxy::ALL.into_iter().find(|proxy| proxy.version().is_none()) {
-        bail!("{} is not installed: `scripts/setup test` does that", missing.name());
-    }
+    rivals_installed()?;
     let chosen = |load: &Load| arguments.only.is_empty() || arguments.only.contains(load);
     let loads: Vec<Load> = Load::ALL.into_iter().filter(chosen).collect();
     let settings = Settings { repetitions: arguments.runs, loads };
@@ -277,24 +301,61 @@ fn tcp(arguments: &Tcp) -> Result<ExitCode> {
     println!("this takes about {} min\n", bench_tcp::estimate(&settings).as_secs().div_ceil(60));
     let begun = Instant::now();
     let rows = bench_tcp::run(&settings, |line| println!("{line}"))?;
-    println!("\n{}, medians of {} runs each\n", bench_tcp::versions(), settings.repetitions);
-    println!("{}", bench_tcp::render(&rows));
+    conclude(&rows, arguments.runs, begun, arguments.json.as_deref(), arguments.check)
+}
+
+fn http(arguments: &Http) -> Result<ExitCode> {
+    rivals_installed()?;
+    if let Some(missing) = bench_http::missing() {
+        bail!("{missing} is not installed: `scripts/setup test` does that");
+    }
+    let chosen = |load: &bench_http::Load| arguments.only.is_empty() || arguments.only.contains(load);
+    let loads = bench_http::Load::ALL.into_iter().filter(chosen).collect();
+    let settings = bench_http::Settings { repetitions: arguments.runs, loads };
+    println!("{}; each on processor 0, load and target on processor 1:", bench_tcp::versions());
+    for load in &settings.loads {
+        println!("  {}: {load}", load.name());
+    }
+    println!("this takes about {} min\n", bench_http::estimate(&settings).as_secs().div_ceil(60));
+    let begun = Instant::now();
+    let rows = bench_http::run(&settings, |line| println!("{line}"))?;
+    conclude(&rows, arguments.runs, begun, arguments.json.as_deref(), arguments.check)
+}
+
+/// Fails unless what proxies are compared with is there.
+fn rivals_installed() -> Result<()> {
+    if let Some(missing) = Proxy::ALL.into_iter().find(|proxy| proxy.version().is_none()) {
+        bail!("{} is not installed: `scripts/setup test` does that", missing.name());
+    }
+    Ok(())
+}
+
+/// Shows how proxies compare, and writes it down.
+fn conclude<F: Compared + Serialize>(
+    rows: &[bench_tcp::Row<F>],
+    runs: u32,
+    begun: Instant,
+    json: Option<&Path>,
+    check: bool,
+) -> Result<ExitCode> {
+    println!("\n{}, medians of {runs} runs each\n", bench_tcp::versions());
+    println!("{}", bench_tcp::render(rows));
     println!(
         "ratio: Tandem's figure as a multiple of the better one's of the others; CPU: user and system time of"
     );
     println!(
         "the proxy's threads, with what the kernel does of a sent packet's way, without interrupts taken elsewhere\n"
     );
+    if rows.iter().any(|row| !row.judged) {
+        println!("the load's: Tandem left part of its processor unused, so that the load limits the rate\n");
+    }
     println!("took {} min", ms(begun.elapsed() / 60_000));
-    write_json(
-        arguments.json.as_deref(),
-        &serde_json::json!({ "versions": bench_tcp::versions(), "runs": settings.repetitions, "rows": rows }),
-    )?;
-    let missed = bench_tcp::render_misses(&rows);
+    write_json(json, &serde_json::json!({ "versions": bench_tcp::versions(), "runs": runs, "rows": rows }))?;
+    let missed = bench_tcp::render_misses(rows);
     if !missed.is_empty() {
         println!("targets missed:\n{missed}");
     }
-    Ok(ExitCode::from(u8::from(arguments.check && !missed.is_empty())))
+    Ok(ExitCode::from(u8::from(check && !missed.is_empty())))
 }
 
 fn udp(arguments: &Udp) -> Result<ExitCode> {
@@ -318,7 +379,7 @@ fn l4(arguments: &L4) -> Result<ExitCode> {
         if arguments.only.is_empty() { bench_l4::Subject::ALL.to_vec() } else { arguments.only.clone() };
     println!("{}\n", bench_l4::sizes()?);
     println!(
-        "packet by packet, ours / the minimal program's: 1, 1,000 and 1,000,000 flows; first and second packet"
+        "packet by packet, ours / the minimal program's: 1, 1,000 and 1,000,000 flows; first and second packet; answers through nat"
     );
     let rows = bench_l4::run(&subjects, arguments.runs, |line| println!("{line}"))?;
     println!(

@@ -14,6 +14,7 @@
 
 pub mod addresses;
 pub mod capture;
+pub mod certificate;
 pub mod clock;
 pub mod config;
 mod echo;
@@ -21,6 +22,7 @@ pub(crate) mod error;
 pub mod fault;
 mod host;
 pub mod http;
+pub mod load;
 pub mod netns;
 mod node;
 pub mod probe;

@@ -3,5 +3,6 @@
 pub mod comparison;
 mod draw;
 pub mod page;
+pub mod promises;
 pub mod statistics;
 pub mod table;

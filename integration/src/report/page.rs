@@ -21,6 +21,8 @@ pub struct Chapter {
     pub name: String,
     /// What that is, in a sentence or two.
     pub description: String,
+    /// Whether it was done on purpose, or something was broken or mended.
+    pub kind: EventKind,
     /// When it was done.
     pub event: Window,
     /// What came of it.
@@ -51,6 +53,8 @@ pub struct Lasting {
     pub name: String,
     /// How it forwards, and what that means for them.
     pub description: String,
+    /// Whether they are to go on when the node is lost that they go through.
+    pub outlives_node: bool,
     /// What came of them after each event.
     pub after: Vec<After>,
     /// The connections, as they were in the end.
@@ -299,6 +303,7 @@ mod tests {
         let chapter = Chapter {
             name: "power <off>".to_owned(),
             description: "a & b".to_owned(),
+            kind: EventKind::Fault,
             event,
             measured,
             close_up_until: None,
@@ -318,8 +323,9 @@ mod tests {
         let lasting = Lasting {
             name: "nat <1>".to_owned(),
             description: "rewrites".to_owned(),
+            outlives_node: true,
             after: vec![After { alive: 31, worst_stall: Duration::from_millis(420), downloads: true }],
-            echo: EchoReport { connections },
+            echo: EchoReport { connections, ..EchoReport::default() },
             download,
             whole: true,
         };

@@ -72,6 +72,15 @@ impl Mode {
         }
     }
 
+    /// Whether connections go on when the node is lost that they go through.
+    #[must_use]
+    pub const fn outlives_node(self) -> bool {
+        match self {
+            Self::Tcp => false,
+            Self::Nat | Self::Dsr => true,
+        }
+    }
+
     /// The echo service: `dsr` leaves the port as it is.
     #[must_use]
     pub fn echo_server(self) -> SocketAddr {
@@ -188,7 +197,8 @@ pub fn prepare(pair: &Pair) -> Result<Bulk> {
 }
 
 /// Bytes of which none tells the next: what is missing, doubled or in the wrong place changes their sum. (Marsaglia's xorshift.)
-fn noise(length: usize) -> Vec<u8> {
+#[must_use]
+pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut words = Vec::with_capacity(length + 8);
     while words.len() < length {

@@ -29,7 +29,7 @@ const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// The MAC address of the next hop towards clients, from which their packets come too.
 pub const CLIENTS: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
 
-const TABLES: [&str; 23] = [
+const TABLES: [&str; 24] = [
     "config",
     "instances",
     "vips",
@@ -53,6 +53,7 @@ const TABLES: [&str; 23] = [
     "drops",
     "check_stats",
     "sent_to_other",
+    "short_searches",
 ];
 const STATE: [&str; 4] = ["processors", "routes", "service_stats", "target_stats"];
 const CLEARED: [&str; 9] =
@@ -63,7 +64,7 @@ const QUIET_JIFFIES: u64 = 50;
 /// A tick, in nanoseconds.
 pub(super) const TICK_NS: u64 = 62_500_000;
 /// Arrays, and how many of their elements the tests use at most.
-const ZEROED: [(&str, u32); 11] = [
+const ZEROED: [(&str, u32); 12] = [
     ("half_open", 4096),
     ("routes", 1024),
     ("services", 64),
@@ -74,6 +75,7 @@ const ZEROED: [(&str, u32); 11] = [
     ("drops", REASONS),
     ("check_stats", 1),
     ("sent_to_other", 1),
+    ("short_searches", 1),
     ("processors", 1),
 ];
 
@@ -376,6 +378,13 @@ impl Harness {
         let value = self.table("check_stats").get(&0_u32.to_ne_bytes()).unwrap_or_default();
         let all = counters(&value);
         std::array::from_fn(|at| all.iter().skip(at).step_by(3).sum())
+    }
+
+    /// How many searches for ports were cut short.
+    #[must_use]
+    pub fn short_searches(&self) -> u64 {
+        let value = self.table("short_searches").get(&0_u32.to_ne_bytes()).unwrap_or_default();
+        counters(&value).iter().sum()
     }
 
     fn run_raw(&self, program: Program, frame: &[u8], gso_size: u32, mark: u32) -> (Verdict, Vec<u8>) {

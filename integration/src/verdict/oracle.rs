@@ -165,6 +165,10 @@ pub struct Oracle {
     sources: HashMap<(IpAddr, u16), (u32, u32)>,
     /// Answers of its own in a tick: which, and how many.
     answers: (u32, u32),
+    /// The same of long searches for ports.
+    searches: (u32, u32),
+    /// Searches that were cut short.
+    pub short_searches: u64,
     /// Rings, by service, and the other node's; made once.
     rings: HashMap<u16, [Arc<Vec<u16>>; 2]>,
     /// Flows that have proved themselves here: whatever becomes of them, they are not the other node's.
@@ -188,6 +192,8 @@ impl Oracle {
             affinity: HashMap::new(),
             sources: HashMap::new(),
             answers: (0, 0),
+            searches: (0, 0),
+            short_searches: 0,
             rings,
             stored: HashSet::new(),
         }
@@ -536,36 +542,67 @@ impl Oracle {
     }
 
     /// The source port towards a target: its own, or the first free candidate, or what was left for the longest. The connection of a
-    /// segment that is no SYN was begun by the other node, if this one does not know its port.
-    #[must_use]
-    pub fn port(&self, tuple: &Tuple, target: u16, flags: u8) -> Option<u16> {
+    /// segment that is no SYN was begun by the other node, if this one does not know its port. (So may the flow of a datagram be, but then
+    /// the other node has not told of it, and its port is not known here.)
+    fn port(&mut self, tuple: &Tuple, target: u16, flags: u8) -> Option<u16> {
         let to = self.world.at(target);
         let endpoint = SocketAddr::new(to.address, to.port);
-        let owner = |port: &u16| self.slots.get(&(endpoint, tuple.protocol, *port)).copied();
-        let free =
-            |port: &u16| owner(port).is_none_or(|owner| owner == *tuple || self.flow(&owner).is_none());
-        let own = |port: &u16| owner(port) == Some(*tuple) && self.flow(tuple).is_some();
-        let (node, other) = (self.world.node, 1 - self.world.node);
-        let in_half = |half: u8| self.candidates(tuple, half);
-        // Ports of flows that are half-open or over, and how long these are silent.
+        let node = self.world.node;
+        let opens = tuple.protocol == TCP && flags & (SYN | ACK) == SYN;
+        let mut ports: Vec<u16> = match opens {
+            true => self.candidates(tuple, node).collect(),
+            false => self.looked_at(tuple, endpoint, node),
+        };
+        let mut own = self.own_port(tuple, endpoint, &ports);
+        if own.is_none() && !opens && tuple.protocol == TCP {
+            ports = self.looked_at(tuple, endpoint, 1 - node);
+            own = self.own_port(tuple, endpoint, &ports);
+        }
+        own.or_else(|| self.unused_port(tuple, endpoint, &ports))
+    }
+
+    fn own_port(&self, tuple: &Tuple, endpoint: SocketAddr, ports: &[u16]) -> Option<u16> {
+        self.flow(tuple)?;
+        let owner = |port: u16| self.slots.get(&(endpoint, tuple.protocol, port));
+        ports.iter().copied().find(|port| owner(*port) == Some(tuple))
+    }
+
+    /// The first that is free, else the one that was left for the longest by a flow that is half-open or over.
+    fn unused_port(&self, tuple: &Tuple, endpoint: SocketAddr, ports: &[u16]) -> Option<u16> {
+        let owner = |port: u16| self.slots.get(&(endpoint, tuple.protocol, port));
+        let free = |port: &u16| owner(*port).is_none_or(|owner| owner == tuple || self.flow(owner).is_none());
         let left = |port: u16| {
-            let flow = self.flow(&owner(&port)?)?;
+            let flow = self.flow(owner(port)?)?;
             let silent = self.world.now.wrapping_sub(flow.seen);
             let over = flow.reset || flow.fins == (true, true);
-            let slow = over || tuple.protocol == UDP;
-            let least = if slow { TAKE_OVER_TICKS } else { HALF_OPEN_KEPT_TICKS };
+            let least = match () {
+                () if tuple.protocol == UDP => DATAGRAM_KEPT_TICKS,
+                () if over => TAKE_OVER_TICKS,
+                () => HALF_OPEN_KEPT_TICKS,
+            };
             (silent > least && (over || !flow.confirmed)).then_some((Reverse(silent), port))
         };
-        let unused = |half: u8| {
-            let oldest =
-                || in_half(half).filter_map(left).min_by_key(|&(silent, _)| silent).map(|(_, port)| port);
-            in_half(half).find(free).or_else(oldest)
-        };
-        if tuple.protocol == TCP && flags & (SYN | ACK) == SYN {
-            return in_half(node).find(own).or_else(|| unused(node));
+        let oldest = || ports.iter().copied().filter_map(left).min_by_key(|&(silent, _)| silent);
+        ports.iter().copied().find(free).or_else(|| oldest().map(|(_, port)| port))
+    }
+
+    /// The ports that are looked at in a node's half for what opens no connection: all candidates, unless too many have been looked for like
+    /// this in this tick. What one of the first few settles, the flow's own port or one that nobody ever had, is none of these searches.
+    fn looked_at(&mut self, tuple: &Tuple, endpoint: SocketAddr, half: u8) -> Vec<u16> {
+        let mut ports: Vec<u16> = self.candidates(tuple, half).collect();
+        let owner = |port: &u16| self.slots.get(&(endpoint, tuple.protocol, *port));
+        if ports.iter().take(SHORT_SEARCH).any(|port| owner(port).is_none_or(|owner| owner == tuple)) {
+            return ports;
         }
-        let known = in_half(node).find(own).or_else(|| in_half(other).find(own));
-        known.or_else(|| unused(if tuple.protocol == UDP { node } else { other }))
+        let (tick, before) = self.searches;
+        let before = if tick == self.world.now { before } else { 0 };
+        if before == SEARCHES_PER_TICK {
+            self.short_searches += 1;
+            ports.truncate(SHORT_SEARCH);
+        } else {
+            self.searches = (self.world.now, before + 1);
+        }
+        ports
     }
 
     /// The ports that a flow may get in a node's half, best first.

@@ -150,8 +150,10 @@ pub struct Listen {
 
 /// How long a port must have been silent before it is taken from a flow that is over,
 pub const TAKE_OVER_TICKS: u32 = 16;
-/// and from one that is half-open.
+/// from one that is half-open,
 pub const HALF_OPEN_KEPT_TICKS: u32 = 1;
+/// and from a single datagram.
+pub const DATAGRAM_KEPT_TICKS: u32 = 80;
 /// Time-outs in ticks.
 pub const ESTABLISHED_TICKS: u32 = 350 * 16;
 /// UDP.
@@ -167,6 +169,11 @@ pub const RESET_TICKS: u32 = 10 * 16;
 
 /// Resets and ICMP errors that a processor makes in a tick.
 pub const ANSWERS_PER_TICK: u32 = 256;
+
+/// How often a processor in a tick looks at all ports that may be those of a packet which opens no connection,
+pub const SEARCHES_PER_TICK: u32 = 1024;
+/// and at how many it looks from then on.
+pub const SHORT_SEARCH: usize = 4;
 
 /// The node.
 #[derive(Clone, Debug)]

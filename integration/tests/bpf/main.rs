@@ -2,6 +2,7 @@
 
 mod answers;
 mod forward;
+mod programs;
 mod returns;
 mod support;
 mod tunnels;

@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::thread;
 
+use integration::bench_l4::measure::{self, Meter, Packets};
 use integration::bench_l4::object::Kind;
 use integration::bench_l4::world::{Mode, Way, World};
+use integration::bench_l4::{self, Subject};
 use nix::sched::{CloneFlags, unshare};
 use pnet_packet::Packet;
 use pnet_packet::icmp::{self, IcmpPacket};
@@ -74,6 +76,20 @@ fn answers_come_from_the_vip() {
             }
         }
     });
+}
+
+/// What the benchmark takes for answers are some: each is sent on to the client, without the kernel being asked for the way.
+#[test]
+fn the_benchmark_measures_answers() {
+    let (world, mut meter) = (bench_l4::scene(Subject::Nat).unwrap(), Meter::new(1).unwrap());
+    let packets = |flags| Packets { first: 0, end: 1, flags, repeat: 4 };
+    for flags in [measure::SYN, measure::ACK] {
+        meter.forwarding(&world, packets(flags)).unwrap();
+    }
+    assert_eq!(world.flows().unwrap(), 1);
+    meter.answer(&world, 0).unwrap();
+    meter.forwarding(&world, packets(measure::ACK)).unwrap();
+    assert!(world.all_drops().unwrap().is_empty());
 }
 
 /// An ICMP error from `router` to whom a packet came from, quoting it.

@@ -78,7 +78,7 @@ fn flows_of_gue_are_told_apart_by_its_source_port() {
         for kind in Kind::ALL {
             let mut world = world(&scene, Mode::Dsr, 6, Way::Gue, kind);
             world.source_of_tunnel(1, scene.vip.ip()).unwrap();
-            let mut source_of = |client: SocketAddr| {
+            let source_of = |client: SocketAddr| {
                 let outcome = kind.run(&world.object, &frame(client, scene.vip, 6, SYN)).unwrap();
                 assert_eq!(outcome.verdict, kind.sent(), "{kind:?} {client}");
                 let (_, payload) = outer(&outcome.packet, scene.target.is_ipv4());

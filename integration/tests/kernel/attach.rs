@@ -9,7 +9,9 @@ use integration::lab::clock::{patient, wait_until};
 use integration::lab::{Lab, Result, binary, http};
 use nix::sys::signal::Signal;
 
-use crate::kernel_support::{LIMIT, PATIENCE, answerer, reload_text, service, start, status, vips};
+use crate::kernel_support::{
+    LIMIT, PATIENCE, answerer, prepare_for_xdp, reload_text, service, start, status, vips,
+};
 
 fn text(lab: &Lab, attach: &str, keys: &str) -> String {
     let [interval, timeout] = [100, 90].map(|ms| patient(Duration::from_millis(ms)).as_millis());
@@ -61,15 +63,7 @@ fn attached(lab: &Lab, how: &str) -> bool {
 #[test]
 fn in_the_driver() -> Result<()> {
     let lab = Lab::builder("kernel-xdp").targets(2).build()?;
-    // Checksums that somebody else was to fill in are lost on the way through XDP: everybody makes his own.
-    for host in lab.hosts() {
-        host.run("ethtool", &["-K", "eth0", "tx", "off"])?;
-    }
-    // A veth takes what its peer's program sends only if it polls, which GRO has it do.
-    lab.switch().namespace().run("ethtool", &["-K", "a", "gro", "on"])?;
-    // Before the program a veth has room for 256 packets. Once more were on their way, on Linux 6.18 the interface passed nothing at all any
-    // more, the host's own packets included: so there are no more.
-    lab.client().namespace().sysctl(&[("ipv4/tcp_rmem", "4096 32768 65536")])?;
+    prepare_for_xdp(&lab)?;
     start(&lab, &text(&lab, "xdp", "mode = \"nat\""))?;
     served(&lab)?;
     assert!(attached(&lab, "xdp"), "{}", status(&lab)?["kernel"]);

@@ -149,8 +149,25 @@ fn shows_packets(lab: &Lab) -> Result<()> {
     })?;
     lab.a().signal("trace", Signal::SIGINT)?;
     lab.a().wait_end("trace", LIMIT)?;
-    // What was still taken would lie in the ring now.
-    assert!(answerer(lab, vip.into()).is_some() && echoed(lab, vip.into()));
+    nothing_is_traced(lab)?;
+    // And when nobody reads any more.
+    let mut first = lab.a().command("bash");
+    let (program, run_dir) = (binary("lbd")?, lab.a().run_dir().to_owned());
+    let trace = format!("{} doctor --trace --seconds 600 --run-dir {}", program.display(), run_dir.display());
+    first.args(["-c", &format!("set -o pipefail; {trace} | head -n 1")]);
+    lab.a().start("first", first)?;
+    wait_until("the first packet, and the end", LIMIT, || {
+        answerer(lab, vip.into()).is_some() && !lab.a().running("first")
+    })?;
+    assert!(lab.a().wait_end("first", LIMIT)?.success(), "{}", lab.a().log("first"));
+    assert_eq!(lab.a().log("first").lines().count(), 1, "{}", lab.a().log("first"));
+    nothing_is_traced(lab)
+}
+
+/// What was still taken would lie in the ring now.
+fn nothing_is_traced(lab: &Lab) -> Result<()> {
+    let vip: IpAddr = vip4(0).into();
+    assert!(answerer(lab, vip).is_some() && echoed(lab, vip));
     let left = lbd(lab, &["doctor", "--trace", "4294967295", "--seconds", "1"])?;
     assert_eq!(left, "");
     Ok(())

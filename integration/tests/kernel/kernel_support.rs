@@ -1,5 +1,6 @@
 //! What the tests of kernel forwarding share: a lab in which `lbd` alone forwards on node `a`, and questions of its client.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -98,6 +99,35 @@ pub(crate) fn start(lab: &Lab, text: &str) -> Result<()> {
 pub(crate) fn flows(lab: &Lab, service: &str) -> Result<Vec<Value>> {
     let listed: Value = lab.a().get("lbd", &format!("/v1/flows?service={service}&max=5000"))?.json()?;
     Ok(listed["flows"].as_array().cloned().unwrap_or_default())
+}
+
+/// What TCP of a host has counted under these names, over both families.
+pub(crate) fn tcp_counters<const COUNT: usize>(host: &Host, names: [&str; COUNT]) -> Result<[u64; COUNT]> {
+    let text = host.namespace().inside(|| fs::read_to_string("/proc/thread-self/net/snmp"))?.unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (known, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let value = |wanted: &str| {
+        let mut pairs = known.split(' ').zip(values.split(' '));
+        pairs.find(|(name, _)| *name == wanted).unwrap().1.parse().unwrap()
+    };
+    Ok(names.map(value))
+}
+
+/// Makes the program in the driver (XDP) possible on node `a`, whose interface is one end of a veth.
+pub(crate) fn prepare_for_xdp(lab: &Lab) -> Result<()> {
+    // Checksums that somebody else was to fill in are lost on the way through XDP: everybody makes his own.
+    for host in lab.hosts() {
+        host.run("ethtool", &["-K", "eth0", "tx", "off"])?;
+    }
+    // A veth takes what its peer's program sends only if it polls, which GRO has it do.
+    lab.switch().namespace().run("ethtool", &["-K", "a", "gro", "on"])?;
+    // Before the program a veth has room for 256 packets. Once more were on their way, on Linux 6.18 the interface passed nothing at all any
+    // more, the host's own packets included: so there are no more.
+    let receivers = [lab.client()].into_iter().chain(lab.targets().iter().map(|target| &**target));
+    for host in receivers {
+        host.namespace().sysctl(&[("ipv4/tcp_rmem", "4096 32768 65536")])?;
+    }
+    Ok(())
 }
 
 /// Bytes of a large transfer.

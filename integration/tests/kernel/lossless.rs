@@ -1,18 +1,23 @@
 //! Under full load no packet is lost by what happens to the kernel's forwarding in ordinary times: targets that come and go and
-//! change their weights, and an `lbd` that is replaced by one whose maps look different. TCP itself says so: no host sends a segment
-//! for the second time, and no connection is reset.
+//! change their weights, an `lbd` that is replaced by one whose maps look different, and one that is killed. TCP itself says so: no host
+//! sends a segment for the second time, and no connection is reset.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use integration::lab::clock::wait_until;
+use integration::lab::clock::{wait_for, wait_until};
 use integration::lab::probe::{ConnectProbe, ConnectSettings, EchoProbe, EchoSettings};
 use integration::lab::{Host, Lab, Result, binary, http};
 use nix::sys::signal::Signal;
 
-use crate::kernel_support::{LIMIT, PATIENCE, address, reload_text, start, status, vips};
+use crate::kernel_support::{LIMIT, PATIENCE, address, reload_text, start, status, tcp_counters, vips};
 
 /// A way of forwarding: its keys, the ports of HTTP and echo at the VIP and at its targets, and which of the lab's are these. `dsr`
 /// leaves ports alone; and a host that has the VIP takes no packet from it, so that each has targets of its own.
@@ -104,14 +109,7 @@ fn watched(lab: &Lab) -> impl Iterator<Item = &Host> {
 
 /// What TCP of a host has counted: segments sent again, and connections that were reset or refused.
 fn counted(host: &Host) -> Result<[u64; 3]> {
-    let text = host.namespace().inside(|| fs::read_to_string("/proc/thread-self/net/snmp"))?.unwrap();
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let value = |wanted: &str| {
-        let mut pairs = names.split(' ').zip(values.split(' '));
-        pairs.find(|(name, _)| *name == wanted).unwrap().1.parse().unwrap()
-    };
-    Ok(["RetransSegs", "EstabResets", "AttemptFails"].map(value))
+    tcp_counters(host, ["RetransSegs", "EstabResets", "AttemptFails"])
 }
 
 /// What the client does all the while: as many requests as there is processor for on kept connections, a new connection every
@@ -263,5 +261,141 @@ fn an_upgrade_to_other_maps_costs_no_packet() -> Result<()> {
         load.goes_on()?;
     }
     load.end(&lab)?;
+    lab.finish()
+}
+
+/// What is sent again and again through a connection; a segment that is lost, or comes twice, would move it.
+const BLOCK: usize = 251 * 256;
+
+/// Blocks that pass between two events.
+const BLOCKS: u64 = 64;
+
+/// A connection through which as many bytes go to an echo server and back as there is room for.
+struct Transfer {
+    passed: Arc<AtomicU64>,
+    ends: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Transfer {
+    fn begin(lab: &Lab, server: SocketAddr) -> Result<Self> {
+        let connect = || TcpStream::connect_timeout(&server, PATIENCE);
+        let stream = wait_for(&format!("a connection to {server}"), LIMIT, || {
+            lab.client().namespace().inside(connect).ok()?.ok()
+        })?;
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.set_write_timeout(Some(LIMIT)).unwrap();
+        let (passed, ends) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counter, end) = (Arc::clone(&passed), Arc::clone(&ends));
+        let thread = thread::spawn(move || exchange(&stream, &counter, &end));
+        Ok(Self { passed, ends, thread })
+    }
+
+    /// Waits until some more has come back.
+    fn goes_on(&self) -> Result<()> {
+        let wanted = self.passed() + BLOCKS;
+        wait_until("the transfer to go on", LIMIT, || self.passed() >= wanted || self.thread.is_finished())?;
+        assert!(!self.thread.is_finished(), "it ended after {} blocks", self.passed());
+        Ok(())
+    }
+
+    fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    fn end(self) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap().unwrap();
+    }
+}
+
+/// Sends blocks until it is to end, and counts those that have come back as they were.
+fn exchange(stream: &TcpStream, passed: &AtomicU64, end: &AtomicBool) -> io::Result<()> {
+    let (mut reader, mut writer) = (stream, stream);
+    let block: Vec<u8> = (0..BLOCK).map(|place| u8::try_from(place % 251).unwrap()).collect();
+    thread::scope(|scope| {
+        let (begun, blocks) = channel();
+        let sent = &block;
+        let sender = scope.spawn(move || -> io::Result<()> {
+            while !end.load(Ordering::Relaxed) && begun.send(()).is_ok() {
+                writer.write_all(sent)?;
+            }
+            Ok(())
+        });
+        let mut came = vec![0; BLOCK];
+        for () in blocks {
+            reader.read_exact(&mut came)?;
+            if came != block {
+                return Err(io::Error::other("something else came back"));
+            }
+            passed.fetch_add(1, Ordering::Relaxed);
+        }
+        sender.join().expect("it does not panic")
+    })
+}
+
+/// Blocks that have passed, and segments that were sent again for them.
+#[derive(Clone, Copy)]
+struct Stretch {
+    passed: u64,
+    again: u64,
+}
+
+/// How many more segments may be sent again while `lbd` is killed than else: a processor may be late. What the offloads make one packet of is
+/// up to 44 of them.
+const AGAIN: u64 = 10;
+
+#[test]
+fn a_killed_lbd_costs_a_transfer_no_packet() -> Result<()> {
+    let lab = forwarding("kernel-killed", [1, 1], 100_000)?;
+    let mut transfers = Vec::new();
+    for way in &WAYS {
+        for vip in vips() {
+            transfers.push(Transfer::begin(&lab, SocketAddr::new(vip, way.echo.0))?);
+        }
+    }
+    let go_on = || transfers.iter().try_for_each(Transfer::goes_on);
+    let lost = |lab: &Lab| -> Result<Vec<[u64; 3]>> { watched(lab).map(counted).collect() };
+    let so_far = || -> Result<Stretch> {
+        let again = lost(&lab)?.iter().map(|counted| counted[0]).sum();
+        Ok(Stretch { passed: transfers.iter().map(Transfer::passed).sum(), again })
+    };
+    let since = |before: Stretch, after: Stretch| Stretch {
+        passed: after.passed - before.passed,
+        again: after.again - before.again,
+    };
+    go_on()?;
+    let broken = |lab: &Lab| -> Result<Vec<u64>> {
+        Ok(lost(lab)?.iter().flat_map(|counted| counted[1..].to_vec()).collect())
+    };
+    let (before, broken_before) = (so_far()?, broken(&lab)?);
+    // What the same transfers lose by themselves.
+    for _ in 0..6 {
+        go_on()?;
+    }
+    let middle = so_far()?;
+    for _ in 0..3 {
+        lab.a().signal("lbd", Signal::SIGKILL)?;
+        lab.a().wait_end("lbd", LIMIT)?;
+        go_on()?;
+        lab.a().start_lbd()?;
+        wait_until("the next one's program in its place", LIMIT, || {
+            status(&lab).is_ok_and(|status| status["kernel"]["interfaces"][0]["attached"].is_string())
+        })?;
+        go_on()?;
+    }
+    let after = so_far()?;
+    let (control, killed) = (since(before, middle), since(middle, after));
+    let most = 2 * control.again * killed.passed / control.passed.max(1) + AGAIN;
+    assert!(
+        killed.again <= most,
+        "{} segments sent again for {} blocks, without that {} for {}",
+        killed.again,
+        killed.passed,
+        control.again,
+        control.passed
+    );
+    assert_eq!(broken(&lab)?, broken_before, "connections reset and refused, of the client and each target");
+    transfers.into_iter().for_each(Transfer::end);
     lab.finish()
 }

@@ -11,5 +11,6 @@ mod more;
 mod ports;
 mod shares;
 mod survive;
+mod throughput;
 mod tunnels;
 mod vlan;

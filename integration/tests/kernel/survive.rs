@@ -1,5 +1,5 @@
 //! What the kernel forwards survives a node: hundreds of connections and a download in progress, when every process of the active node
-//! is killed at once, the one that watches the others too, and when it loses its power.
+//! is killed at once, the one that watches the others too, and when it loses its power; and none of them stands still for longer than that takes.
 
 use integration::bench_survive::{Case, Strike};
 use integration::lab::Result;
@@ -13,6 +13,8 @@ fn survives(strike: Strike, mode: Mode) -> Result<()> {
     assert_eq!(outcome.survived, CONNECTIONS, "{outcome}");
     assert!(outcome.download_whole && outcome.detection.is_some(), "{outcome}");
     assert!(outcome.problems.is_empty(), "{outcome}");
+    let stall_max = outcome.stall_max();
+    assert!(stall_max.is_some_and(|max| outcome.worst_stall <= max), "at most {stall_max:?}: {outcome}");
     Ok(())
 }
 

@@ -1,38 +1,35 @@
-//! HTTP through the virtual IPs of a pair: what is moved and changed on purpose costs no client a request.
+//! HTTP through the virtual IPs of a pair: what is moved and changed on purpose costs no client a request, nor does a target that dies.
 
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::Ordering;
 
 use crate::pair_support::{LIMIT, agreed, every, owned_by, start_all, vips, vrrpd};
 use integration::lab::clock::wait_until;
 use integration::lab::config::PairConfig;
-use integration::lab::{Lab, Node, Result, Target};
+use integration::lab::netns::Worker;
+use integration::lab::{Lab, Node, Result, Target, certificate, load};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
-/// Planned moves under load, there and back.
-const MOVES: usize = 4;
+/// Planned moves under load, there and back, and as many reloads.
+const MOVES: usize = 20;
 
-/// A pair that serves HTTP: `a` is active, and `b` sends on what it does not know.
-fn serving(label: &str, keys: impl FnOnce(&Lab) -> String) -> Result<Lab> {
+/// A pair that serves HTTP with the targets' nginx and further keys of the group: `a` is active, and `b` sends on what it does not know.
+fn serving(label: &str, group: &str) -> Result<Lab> {
     let lab = Lab::builder(label).targets(2).build()?;
-    let keys = keys(&lab);
-    let targets: Vec<SocketAddr> = lab.targets().iter().map(Target::http_address).collect();
-    let config = PairConfig::new(vec![every("100ms")]);
-    let config = if keys.is_empty() {
-        config.service("web", "http", "@web:80", "web", "")
-    } else {
-        // By the other one it is seen that clients are served at all.
-        let config = config.service("web", "http", "@web:443", "web", &keys);
-        config.service("clear", "http", "@web:80", "web", "")
-    };
-    let config = config.target_group("web", &targets, "");
-    lab.write_config(&config)?;
-    start_all(&lab)?;
-    sends(&lab, lab.b())?;
+    begin(&lab, PairConfig::new(vec![every("100ms")]).service("web", "http", "@web:80", "web", ""), group)?;
     Ok(lab)
+}
+
+/// Starts a pair with the targets' nginx as the group `web`: `a` is active, and `b` sends on what it does not know.
+pub(crate) fn begin(lab: &Lab, config: PairConfig, group: &str) -> Result<()> {
+    let targets: Vec<SocketAddr> = lab.targets().iter().map(Target::http_address).collect();
+    lab.write_config(&config.target_group("web", &targets, group))?;
+    start_all(lab)?;
+    sends(lab, lab.b())
 }
 
 /// Waits until a node would send on to the other one what it does not know.
@@ -46,7 +43,7 @@ fn sends(lab: &Lab, node: &Node) -> Result<()> {
 }
 
 /// Moves the virtual IPs by a command.
-fn switch(lab: &Lab, from: &Node) -> Result<()> {
+pub(crate) fn switch(lab: &Lab, from: &Node) -> Result<()> {
     let (good, _, complaint) = vrrpd(from, &["switchover", "web"]);
     assert!(good, "{complaint}");
     let to = lab.peer_of(from);
@@ -67,15 +64,13 @@ impl Load {
 
     /// Ends it; fails if a request did.
     fn stop(mut self) -> u64 {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).expect("a process's number"));
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a process's number"));
         // It then says what it has done so far.
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it is there");
+        kill(pid, Signal::SIGINT).expect("it is there");
         let text = self.0.stdout.take().map(std::io::read_to_string);
         let text = text.and_then(std::result::Result::ok).expect("it can be read");
         self.0.wait().expect("it ends");
-        assert!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "{text}");
-        let requests = text.lines().find_map(|line| line.trim().split_once(" requests in "));
-        requests.and_then(|(count, _)| count.parse().ok()).expect("wrk counts requests")
+        load::wrk(&text).unwrap_or_else(|| panic!("{text}")).requests
     }
 }
 
@@ -87,42 +82,66 @@ impl Drop for Load {
     }
 }
 
-/// Connections of HTTP/2, one after the other, each with many requests, until they are stopped. With TLS: with prior knowledge Debian 12's curl
-/// gives up on the second request of a connection, at any server.
-struct Http2Load {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<usize>,
-}
+/// A program on the client that is run again and again, and fails if one of its requests does.
+struct Rounds(Worker<u64>);
 
-impl Http2Load {
-    fn start(lab: &Lab, vip: IpAddr) -> Self {
-        let url = format!("https://{}/health?[1-300]", SocketAddr::new(vip, 443));
-        let commands = std::iter::repeat_with(|| {
-            let mut command = lab.client().command("curl");
-            // Brackets in addresses are no ranges: those have a `-` in them.
-            command.args(["-sS", "--fail", "-k", "-m", "60", "--http2", "-o", "/dev/null", &url]);
-            command
-        });
-        let mut commands: Vec<_> = commands.take(2000).collect();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let mut rounds = 0;
-            while let Some(mut command) = commands.pop().filter(|_| !stopped.load(Ordering::SeqCst)) {
-                let output = command.output().expect("curl is there");
-                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-                rounds += 1;
+impl Rounds {
+    /// Each round says how many requests it made.
+    fn start(lab: &Lab, name: &str, mut round: impl FnMut() -> u64 + Send + 'static) -> Result<Self> {
+        let worker = lab.client().namespace().worker(name, move |stop| {
+            let mut requests = 0;
+            while !stop.load(Ordering::Acquire) {
+                requests += round();
             }
-            rounds
+            requests
         });
-        Self { stop, thread }
+        Ok(Self(worker?))
+    }
+
+    /// curl: a connection of HTTP/2 in each round, and many requests on it, one after the other. When a server wants no more on it, it makes
+    /// another one. With TLS: with prior knowledge Debian 12's curl gives up on the second request of a connection, at any server.
+    fn curl(lab: &Lab, vip: IpAddr) -> Result<Self> {
+        // Brackets in addresses are no ranges: those have a `-` in them.
+        let url = format!("https://{}/health?[1-300]", SocketAddr::new(vip, 443));
+        Self::start(lab, "curl", move || {
+            let words = ["-sS", "--fail", "-k", "-m", "60", "--http2", "-o", "/dev/null", &url];
+            let output = output(Command::new("curl").args(words));
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            300
+        })
+    }
+
+    /// h2load: a connection of HTTP/2 in each round, and twenty requests at a time. When a server wants no more on it, the round ends early.
+    fn h2load(lab: &Lab, vip: IpAddr) -> Result<Self> {
+        let url = format!("https://{}/health", SocketAddr::new(vip, 443));
+        let file = if vip.is_ipv4() { "h2load4.log" } else { "h2load6.log" };
+        let log: PathBuf = lab.dir().join(file);
+        Self::start(lab, "h2load", move || {
+            let mut command = Command::new("h2load");
+            command.args(["-n", "3000", "-c", "1", "-m", "20"]).arg("--log-file").arg(&log);
+            command.arg("-H").arg(format!(":authority: {}", certificate::NAME)).arg(&url);
+            let output = output(&mut command);
+            let said = String::from_utf8_lossy(&output.stdout);
+            load::h2load_sent(&said, &taken(&log)).unwrap_or_else(|lost| panic!("{lost}"))
+        })
     }
 
     /// Ends it; fails if a request did.
-    fn stop(self) -> usize {
-        self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().expect("no request failed")
+    fn stop(self) -> Result<u64> {
+        self.0.stop()
     }
+}
+
+fn output(command: &mut Command) -> Output {
+    command.output().expect("scripts/setup has installed it")
+}
+
+/// What is in a file, which is removed: h2load appends to what is there.
+fn taken(file: &Path) -> String {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    // There is none if nothing was asked.
+    std::fs::remove_file(file).ok();
+    text
 }
 
 /// Requests that a node's `lbd` has answered.
@@ -155,7 +174,7 @@ fn move_and_reload(lab: &Lab) -> Result<()> {
 
 #[test]
 fn planned_moves_and_reloads_lose_no_request() -> Result<()> {
-    let lab = serving("http moves", |_| String::new())?;
+    let lab = serving("http moves", "")?;
     let loads: Vec<Load> = vips().into_iter().map(|vip| Load::start(&lab, vip)).collect();
     move_and_reload(&lab)?;
     for load in loads {
@@ -166,52 +185,63 @@ fn planned_moves_and_reloads_lose_no_request() -> Result<()> {
 
 #[test]
 fn planned_moves_and_reloads_lose_no_request_of_http2() -> Result<()> {
-    let lab = serving("http2 moves", |lab| {
-        format!("tls = {{ certificates = [{:?}] }}", crate::tls::certificate(lab.dir()))
-    })?;
-    let loads: Vec<Http2Load> = vips().into_iter().map(|vip| Http2Load::start(&lab, vip)).collect();
+    let lab = Lab::builder("http2 moves").targets(2).build()?;
+    let tls = format!("tls = {{ certificates = [{:?}] }}", certificate::create(lab.dir())?);
+    let config = PairConfig::new(vec![every("100ms")])
+        .service("web", "http", "@web:443", "web", &tls)
+        // By which it is seen that clients are served at all.
+        .service("clear", "http", "@web:80", "web", "");
+    begin(&lab, config, "")?;
+    let mut loads = Vec::new();
+    for vip in vips() {
+        loads.extend([Rounds::curl(&lab, vip)?, Rounds::h2load(&lab, vip)?]);
+    }
     move_and_reload(&lab)?;
     for load in loads {
-        assert!(load.stop() > 1);
+        assert!(load.stop()? > 500);
     }
     lab.finish()
 }
 
+/// Requests that a target has answered.
+fn answered_by(node: &Node, target: &str) -> u64 {
+    node.counted("tandem_lbd_target_http_answers_total", &format!("target=\"{target}\"")).unwrap_or(0)
+}
+
 #[test]
-fn a_download_goes_on_where_it_began() -> Result<()> {
-    let lab = serving("http download", |_| String::new())?;
-    let [a, b] = lab.nodes();
-    let download = |vip| {
-        let url = format!("http://{}/large", SocketAddr::new(vip, 80));
-        let mut command = lab.client().command("curl");
-        command.args([
-            "-sS",
-            "-m",
-            "60",
-            "--limit-rate",
-            "150k",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{http_code} %{size_download}",
-            &url,
-        ]);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl is there")
+fn a_killed_target_loses_no_request_that_may_be_asked_again() -> Result<()> {
+    // Nothing but the requests themselves finds out about it.
+    let retry = "retry = { on = [\"connect\", \"stale_connection\", \"no_answer\"], attempts = 3 }";
+    let lab = serving("http kill", retry)?;
+    let node = lab.a();
+    let serves = |target: &Target| {
+        let before = answered_by(node, target.name());
+        wait_until(&format!("{} to answer requests", target.name()), LIMIT, || {
+            answered_by(node, target.name()) > before + 50
+        })
     };
-    let downloads: Vec<Child> = vips().into_iter().map(download).collect();
-    let open = |node: &Node| {
-        let status: Option<Value> = node.get("lbd", "/v1/status").ok().and_then(|answer| answer.json().ok());
-        status.and_then(|status| status["connections_open"].as_u64())
-    };
-    wait_until("both downloads", LIMIT, || open(a) == Some(2))?;
-    switch(&lab, a)?;
-    assert_eq!(open(a), Some(2), "they are still a's");
-    for download in downloads {
-        let output = download.wait_with_output().expect("it can be waited for");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!(said, format!("200 {}", 1 << 20), "{}", String::from_utf8_lossy(&output.stderr));
+    let loads: Vec<Load> = vips().into_iter().map(|vip| Load::start(&lab, vip)).collect();
+    for target in lab.targets() {
+        lab.targets().iter().try_for_each(serves)?;
+        // The master first, which would have another worker take the place of one that died.
+        for pid in target.namespace().pids()? {
+            // The worker may follow its master by itself.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+        wait_until("nginx to be gone", LIMIT, || {
+            target.namespace().pids().is_ok_and(|left| left.is_empty())
+        })?;
+        let other = lab.targets().iter().find(|other| other.name() != target.name()).expect("there are two");
+        serves(other)?;
+        target.start_http()?;
     }
-    wait_until("a to have none any more", LIMIT, || open(a) == Some(0))?;
-    assert_eq!(open(b), Some(0));
+    lab.targets().iter().try_for_each(serves)?;
+    for load in loads {
+        assert!(load.stop() > 500);
+    }
+    assert!(
+        node.counted("tandem_lbd_target_connect_retries_total", "")? > 0,
+        "it was tried while it was gone"
+    );
     lab.finish()
 }

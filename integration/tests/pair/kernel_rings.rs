@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 
 use crate::kernel_pair_support::*;
 use crate::pair_support::{LIMIT, every, owned_by, vips};
-use integration::lab::clock::wait_until;
-use integration::lab::probe::{EchoProbe, EchoSettings};
+use integration::lab::clock::{now, wait_until};
+use integration::lab::probe::{ConnectProbe, ConnectSettings, EchoProbe, EchoSettings};
 use integration::lab::{Lab, Node, Result};
+use lbd_core::replication::RING_WAIT;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -39,14 +40,30 @@ fn targets(node: &Node, service: &str) -> Vec<String> {
     flows.iter().map(|flow| flow["target"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// Gives a target another weight, as one node is told; the other one hears of it.
-fn weigh(node: &Node, target: &str, weight: u64) -> Result<()> {
-    for (service, _) in services() {
-        let path = format!("/v1/target-groups/{service}/targets/{target}");
-        let body = format!("{{\"weight\":{weight}}}");
-        assert_eq!(node.send("lbd", "PATCH", &path, &body)?.status, 200);
-    }
+/// Gives a target of a group another weight, as one node is told; the other one hears of it.
+fn weigh_one(node: &Node, group: &str, target: &str, weight: u64) -> Result<()> {
+    let path = format!("/v1/target-groups/{group}/targets/{target}");
+    let body = format!("{{\"weight\":{weight}}}");
+    assert_eq!(node.send("lbd", "PATCH", &path, &body)?.status, 200);
     Ok(())
+}
+
+/// The same in the groups of all services of long-lived connections.
+fn weigh(node: &Node, target: &str, weight: u64) -> Result<()> {
+    services().try_for_each(|(service, _)| weigh_one(node, &service, target, weight))
+}
+
+/// How often a node has come to choose from another ring, how often of these the other one did not say in time that it is ready, and
+/// how often there was nobody to say it.
+fn counts(node: &Node) -> (u64, u64, u64) {
+    let count = |what| replication(node, what);
+    (count("ring_changes"), count("ring_changes_unacknowledged"), count("ring_changes_alone"))
+}
+
+/// How often the other node has said that it is ready.
+fn acknowledged(node: &Node) -> u64 {
+    let (all, late, alone) = counts(node);
+    all.saturating_sub(late + alone)
 }
 
 /// b chooses the second target of each group alone, a both: b is a reload ahead.
@@ -115,36 +132,69 @@ fn a_connection_that_nobody_told_of_goes_on_with_its_target() -> Result<()> {
     lab.finish()
 }
 
+/// Has a's rings changed until each node has said of four of the other one's that it is ready for them. A busy machine may take longer than is
+/// waited for.
+fn acknowledge(lab: &Lab) -> Result<()> {
+    let before = lab.nodes().map(|node| (acknowledged(node), counts(node).2));
+    let nodes = || lab.nodes().into_iter().zip(before);
+    for weight in 3..=30 {
+        let known = lab.nodes().map(|node| counts(node).0);
+        weigh(lab.a(), "t2", weight)?;
+        for (node, known) in lab.nodes().into_iter().zip(known) {
+            let what = format!("rings of {} to have been changed", node.name());
+            wait_until(&what, LIMIT, || counts(node).0 >= known + 4)?;
+        }
+        if nodes().all(|(node, (before, _))| acknowledged(node) >= before + 4) {
+            break;
+        }
+    }
+    for (node, (before, alone)) in nodes() {
+        let (name, counts) = (node.name(), counts(node));
+        assert!(acknowledged(node) >= before + 4, "{name}: {counts:?}: nobody has acknowledged any");
+        assert_eq!(counts.2, alone, "{name}: there was somebody to wait for");
+    }
+    Ok(())
+}
+
+/// Has a change a ring while nobody can answer: it chooses from the old one for as long as it waits, and from the new one after that.
+fn nobody_answers(lab: &Lab) -> Result<()> {
+    let (a, vip) = (lab.a(), vips()[0]);
+    let server = SocketAddr::new(vip, NAT_HTTP);
+    let probe = ConnectProbe::start(lab.client(), ConnectSettings::http(server))?;
+    probe.wait_steady(50, LIMIT)?;
+    let (before, known) = (counts(a), acknowledged(a));
+    let begun = now();
+    weigh_one(a, &service("nat-http", vip, 0), "t2", 0)?;
+    wait_until("a to go on without an answer", LIMIT, || counts(a).1 > before.1)?;
+    let switched = now();
+    probe.wait_successes(50, LIMIT)?;
+    assert_eq!(acknowledged(a), known, "nobody could have said so");
+    let report = probe.stop()?;
+    assert_eq!(report.failed(), 0, "{}", report.summary());
+    let removed = lab.targets()[DIRECT_TARGETS + 1].name();
+    let place = report.targets.iter().position(|name| name == removed);
+    let last = report.attempts.iter().rfind(|it| it.target.map(usize::from) == place);
+    let last = last.expect("it was chosen before").start;
+    assert!(last < switched, "it was chosen {:?} after the ring without it was in use", last - switched);
+    // Every other one would have been its, so that nearly all of the wait is to be seen.
+    let unseen = report.longest_pause() + RING_WAIT / 4;
+    assert!(last + unseen >= begun + RING_WAIT, "it was chosen for {:?} only", last - begun);
+    Ok(())
+}
+
 #[test]
 fn another_ring_waits_for_the_other_node_and_not_for_long() -> Result<()> {
     let lab = forwarding("rings waiting", every("100ms"))?;
-    let [a, b] = lab.nodes();
-    let counts = |node: &Node| {
-        let count = |what| replication(node, what);
-        (count("ring_changes"), count("ring_changes_unacknowledged"), count("ring_changes_alone"))
-    };
+    let a = lab.a();
     lab.nodes().into_iter().try_for_each(synced)?;
     wait_until("each to know the other's rings", LIMIT, || {
         lab.nodes().iter().all(|node| replication(node, "peer_rings") == RINGS)
     })?;
-    let before = lab.nodes().map(counts);
     let probes = connections(&lab, 10)?;
-    for weight in [3, 5] {
-        weigh(a, "t2", weight)?;
-        weigh(b, "t1", weight + 1)?;
-    }
-    for (node, before) in lab.nodes().into_iter().zip(before) {
-        wait_until("rings to have been changed", LIMIT, || counts(node).0 >= before.0 + 4)?;
-        let (_, unacknowledged, alone) = counts(node);
-        assert_eq!(alone, before.2, "{}: there was somebody to wait for", node.name());
-        // A busy machine may take longer.
-        assert!(unacknowledged <= before.1 + 4, "{}: {unacknowledged} of {:?}", node.name(), counts(node));
-    }
+    acknowledge(&lab)?;
     // Nobody answers, and nobody knows that yet.
     a.namespace().run_with("nft", &["-f", "-"], CUT)?;
-    let before = counts(a);
-    weigh(a, "t2", 9)?;
-    wait_until("a to go on without an answer", LIMIT, || counts(a).1 > before.1)?;
+    nobody_answers(&lab)?;
     // Once that is known, nobody waits.
     wait_until("the session to end", LIMIT, || {
         let answer = a.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());

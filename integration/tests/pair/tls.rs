@@ -1,36 +1,17 @@
 //! TLS at the virtual IPs of a pair: sessions go on at whichever node has them.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use crate::pair_support::{agreed, every, owned_by, start_all, vips, vrrpd};
 use integration::lab::config::PairConfig;
-use integration::lab::{Lab, Node, Result, Target};
-
-/// A certificate for shop.example with its key, in one file.
-pub(crate) fn certificate(folder: &Path) -> String {
-    let [key, certificate, both] = ["shop.key", "shop.crt", "shop.pem"].map(|name| folder.join(name));
-    let mut openssl = Command::new("openssl");
-    openssl.args(
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 100 -subj /CN=shop".split(' '),
-    );
-    openssl
-        .args(["-addext", "subjectAltName=DNS:shop.example", "-keyout"])
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate);
-    assert!(openssl.stderr(Stdio::null()).status().expect("openssl is there").success());
-    let read = |path| std::fs::read(path).expect("openssl has written it");
-    std::fs::write(&both, [read(certificate), read(key)].concat()).expect("the folder is there");
-    both.display().to_string()
-}
+use integration::lab::{Lab, Node, Result, Target, certificate};
 
 /// A pair that serves HTTPS: `a` is active.
 fn serving(label: &str) -> Result<Lab> {
     let lab = Lab::builder(label).targets(2).build()?;
     let targets: Vec<SocketAddr> = lab.targets().iter().map(Target::http_address).collect();
-    let tls = format!("tls = {{ certificates = [{:?}] }}", certificate(lab.dir()));
+    let tls = format!("tls = {{ certificates = [{:?}] }}", certificate::create(lab.dir())?);
     let config = PairConfig::new(vec![every("100ms")])
         .service("web", "http", "@web:443", "web", &tls)
         // By which it is seen that clients are served at all.

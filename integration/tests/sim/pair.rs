@@ -119,3 +119,28 @@ fn a_role_is_handed_to_nobody_who_is_behind() {
     }
     assert!(pair.is_synced(1) && pair.entries(1) == 400);
 }
+
+/// Of a connection that one node has lost the other one need not know: a new one takes its place, and what was told into the old one is told
+/// again.
+#[test]
+fn a_new_connection_takes_the_place_of_one_that_the_other_node_still_has() {
+    let variant = Variant::plain(Duration::from_millis(100));
+    for seed in 0..20 {
+        let draw = Draw::slow(Duration::from_millis(5), Duration::from_millis(20));
+        let mut pair = Pair::new(seed, &variant, &draw, Flaw::None, Trace::off());
+        pair.boot();
+        pair.write_flows(0, 300);
+        for (count, host) in [(320, 0), (340, 1), (360, 0)] {
+            let before = pair.replaced();
+            pair.abandon(host);
+            assert!(
+                !pair.is_synced(host) && pair.is_synced(1 - host),
+                "seed {seed}: who holds it knows nothing"
+            );
+            pair.write_flows(1 - host, count);
+            assert_eq!(pair.replaced(), before + 1, "seed {seed}");
+            let entries = [0, 1].map(|host| pair.entries(host));
+            assert!(pair.is_synced(host) && entries[0] == entries[1], "seed {seed}: {entries:?}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ mod limits;
 mod others;
 mod ownership;
 mod paths;
+mod ports;
 mod random;
 mod rules;
 mod told;

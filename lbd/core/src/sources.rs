@@ -1,12 +1,22 @@
 //! How many connections each source has at the same time.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::sharded::Parts;
 
 /// Counts for a table that is expected to get large: the number of parts follows from it.
 const SOURCES_EXPECTED: usize = 65_536;
+
+/// What stands for a client where one is not to take everything: its address, or the network of 64 bits that an address of IPv6 is in, for
+/// whoever has one of them has all.
+#[must_use]
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        address => address,
+    }
+}
 
 /// The open connections of each source, counted over all workers. Only sources with a connection are in it, so that it has
 /// at most as many entries as the service may have connections.
@@ -90,6 +100,14 @@ mod tests {
             prop_assert_eq!(counts.len(), open.iter().filter(|&&count| count > 0).count());
             prop_assert_eq!(counts.is_empty(), open == [0; 4]);
         }
+    }
+
+    #[test]
+    fn a_client_is_an_address_or_a_network_of_ipv6() {
+        let of = |address: &str| network_of(address.parse().unwrap()).to_string();
+        assert_eq!([of("192.0.2.1"), of("::ffff:192.0.2.1")], ["192.0.2.1"; 2]);
+        assert_eq!([of("2001:db8:1:2::"), of("2001:db8:1:2:ffff::1")], ["2001:db8:1:2::"; 2]);
+        assert_eq!(of("2001:db8:1:3::1"), "2001:db8:1:3::");
     }
 
     #[test]

@@ -6,19 +6,20 @@
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use common::time::{Duration, Instant};
 
 use crate::bell::Bell;
 use crate::holder::{Holder, Holders};
 use crate::sharded::Parts;
+use crate::sources::{SourceCounts, network_of};
 use crate::watched::{self, Place, Watched};
 
 /// The clients of a target group, or the sessions of a service, by `K`. All workers share it.
 ///
 /// An entry lasts for `ttl` after its last use. In a full table the one unused for the longest makes room, which is counted;
-/// its client gets a target like a new one when it comes back. About 130 bytes for each entry, and its key once more while it waits
+/// its client gets a target like a new one when it comes back. About 150 bytes for each entry, and its key once more while it waits
 /// to be told.
 ///
 /// What is new is told to whoever listens to the table's [`Bell`]: entries that came or went, other targets, that another node has what is
@@ -28,6 +29,10 @@ pub struct StickyTable<K = IpAddr> {
     ttl: AtomicU64,
     parts: Parts<Watched<K, Entry>>,
     forgotten: AtomicU64,
+    /// Entries that each client has of those that targets have given it, and as many of which it may have for certain.
+    shares: SourceCounts,
+    share: AtomicU32,
+    withheld: AtomicU64,
     bell: Arc<Bell>,
     holders: Option<Arc<dyn Holders<K>>>,
 }
@@ -39,7 +44,12 @@ struct Entry {
     /// When it expires as far as whoever listens knows.
     told: Instant,
     holder: Holder,
+    /// The client of whose share it takes a place.
+    client: Option<IpAddr>,
 }
+
+/// This part of a table is a client's for what targets give to it.
+const SHARE_PART: usize = 8;
 
 /// By how much of its lifetime an entry lasts longer than was told before that is told: a client that comes all the time costs
 /// eight words in a lifetime.
@@ -58,6 +68,13 @@ pub struct Found<'a> {
     pub remaining: Duration,
     /// Whether it is this node that has what is behind it.
     pub here: bool,
+}
+
+impl Entry {
+    /// One that nobody has been told of.
+    fn new(target: &Arc<str>, expires: Instant, holder: Holder, client: Option<IpAddr>) -> Self {
+        Self { target: Arc::clone(target), expires, told: Instant::ZERO, holder, client }
+    }
 }
 
 impl<'a> Found<'a> {
@@ -86,6 +103,9 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
             ttl: AtomicU64::new(nanos(ttl)),
             parts: Parts::new(entries_max, |max| Watched::new(max, Arc::clone(bell))),
             forgotten: AtomicU64::new(0),
+            shares: SourceCounts::default(),
+            share: AtomicU32::new(share(entries_max)),
+            withheld: AtomicU64::new(0),
             bell: Arc::clone(bell),
             holders: None,
         }
@@ -106,6 +126,7 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
     /// Applies changed settings. Entries keep the lifetime they had, or go if there is no more room for them.
     pub fn reconfigure(&self, entries_max: usize, ttl: Duration) {
         self.ttl.store(nanos(ttl), Ordering::Relaxed);
+        self.share.store(share(entries_max), Ordering::Relaxed);
         let each = self.parts.entries_each(entries_max);
         for mut part in self.parts.iter() {
             part.set_max(each, |key, entry| {
@@ -154,17 +175,43 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
             }
             return decided;
         }
-        let target = Arc::clone(target);
-        let new = Entry { target: Arc::clone(&target), expires, told: Instant::ZERO, holder: Holder::Nobody };
+        let new = Entry::new(target, expires, Holder::Nobody, None);
         self.insert(&mut part, source, new, now);
         part.note(source);
-        target
+        Arc::clone(target)
+    }
+
+    /// Says that `target` has given `source` to a client, which is sent there from now on. Who has ever new ones given to it pushes nobody
+    /// else's out: beyond a `client`'s share nothing is remembered that would leave less than half of the table to others. Of one that
+    /// stands for many (`None`) everything is.
+    pub fn learn(&self, source: &K, target: &Arc<str>, client: Option<IpAddr>, now: Instant) {
+        let expires = self.expiry(now);
+        let mut part = self.parts.of(source);
+        if let Some(entry) = part.use_value(source) {
+            let moved = entry.expires <= now || entry.target != *target;
+            (entry.target, entry.expires) = (Arc::clone(target), expires);
+            if moved || self.is_overdue(entry) {
+                part.note(source);
+            }
+            return;
+        }
+        self.remove_expired(&mut part, now);
+        let client = client.map(network_of);
+        let share = self.share.load(Ordering::Relaxed);
+        let has_place = |client| {
+            self.shares.admit(client, share) || (part.has_room() && self.shares.admit(client, u32::MAX))
+        };
+        if !client.is_none_or(has_place) {
+            self.withheld.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.insert(&mut part, source, Entry::new(target, expires, Holder::Nobody, client), now);
+        part.note(source);
     }
 
     /// Says that this node has what is behind `source`, at `target`, whoever had it before.
     pub fn hold(&self, source: &K, target: &Arc<str>, now: Instant) {
-        let target = Arc::clone(target);
-        let mut new = Entry { target, expires: self.expiry(now), told: Instant::ZERO, holder: Holder::Us };
+        let mut new = Entry::new(target, self.expiry(now), Holder::Us, None);
         let mut part = self.parts.of(source);
         let Some(entry) = part.use_value(source) else {
             self.insert(&mut part, source, new, now);
@@ -174,7 +221,7 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
         if !moved && entry.target == new.target {
             new.told = entry.told;
         }
-        *entry = new;
+        *entry = Entry { client: entry.client, ..new };
         if self.is_overdue(entry) {
             part.note(source);
         }
@@ -227,11 +274,11 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
         let untold = if holder == Holder::Other { ttl / UNTOLD_PART } else { Duration::ZERO };
         let expires = now + remaining.min(ttl) + untold;
         let mut part = self.parts.of(source);
-        let new = Entry { target: Arc::clone(target), expires, told: expires, holder };
+        let new = Entry { told: expires, ..Entry::new(target, expires, holder, None) };
         match part.use_value(source) {
             Some(entry) => {
                 let moved = entry.holder != holder;
-                *entry = new;
+                *entry = Entry { client: entry.client, ..new };
                 if moved {
                     self.tell_holder(source, holder);
                 }
@@ -334,6 +381,12 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
         self.forgotten.load(Ordering::Relaxed)
     }
 
+    /// What targets gave to clients and was not remembered because they had their shares.
+    #[must_use]
+    pub fn withheld(&self) -> u64 {
+        self.withheld.load(Ordering::Relaxed)
+    }
+
     /// Entries in the table, expired ones that nobody has asked for since included.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -368,6 +421,9 @@ impl<K: Hash + Eq + Clone> StickyTable<K> {
 
     /// An entry has left the table.
     fn gone(&self, key: &K, entry: &Entry) {
+        if let Some(client) = entry.client {
+            self.shares.release(client);
+        }
         if entry.holder != Holder::Nobody {
             self.tell_holder(key, Holder::Nobody);
         }
@@ -410,6 +466,11 @@ impl StickyTable {
 
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A client's share of so many entries.
+fn share(entries_max: usize) -> u32 {
+    u32::try_from(entries_max / SHARE_PART).unwrap_or(u32::MAX).max(1)
 }
 
 #[cfg(test)]
@@ -484,6 +545,38 @@ mod tests {
         assert_eq!((table.len(), table.forgotten()), (1, 2));
         assert_eq!(table.find(&source(11), at(101)), None, "the new lifetime");
         assert!(table.entries(10, at(101)).is_empty());
+    }
+
+    #[test]
+    fn a_client_has_a_share_of_what_targets_give_away() {
+        let table = StickyTable::new(40, TTL, &Arc::default());
+        let learn = |first: u8, count: u8, client: Option<u8>, at_seconds| {
+            for number in first..first + count {
+                table.learn(&source(number), &id("a"), client.map(source), at(at_seconds));
+            }
+            (table.len(), table.withheld(), table.forgotten())
+        };
+        assert_eq!(
+            learn(0, 30, Some(201), 0),
+            (20, 10, 0),
+            "more than a share while half of the table is free"
+        );
+        assert_eq!(learn(50, 8, Some(202), 0), (25, 13, 0), "and then a share");
+        assert_eq!(learn(60, 8, Some(203), 0), (30, 16, 0));
+        assert_eq!(table.find(&source(0), at(1)), Some(id("a")), "nobody was pushed out");
+        assert_eq!(learn(0, 20, Some(201), 2), (30, 16, 0), "what is known already is no more");
+        assert_eq!(table.shares.open(source(201)), 20);
+        // Who has left his places may have others, and who stands for many has as many as there are.
+        table.leave(&source(50));
+        table.withdraw(&source(51));
+        assert_eq!(learn(70, 3, Some(202), 2), (30, 17, 0));
+        assert_eq!(learn(100, 20, None, 3), (40, 17, 10));
+        table.reconfigure(1, TTL);
+        assert_eq!((table.len(), table.shares.len()), (1, 0), "those that had to go take nothing of a share");
+        // Another target has given it anew.
+        table.learn(&source(119), &id("b"), Some(source(201)), at(4));
+        assert_eq!((table.find(&source(119), at(4)), table.shares.len()), (Some(id("b")), 0));
+        assert_eq!(learn(200, 1, Some(202), 20), (1, 17, 10 + 39), "what has expired makes room");
     }
 
     /// A table of somebody who listens.

@@ -47,9 +47,11 @@ pub(super) fn admit(
             });
             let outcome = match login {
                 Ok(Err(comparison)) => return Admission::Compare(comparison),
+                Ok(Ok(name)) if wanted.user_header.is_some() && !can_be_told(&name) => {
+                    Err(Denied::Untellable)
+                }
                 Ok(Ok(name)) => {
-                    let told = wanted.user_header.iter().filter(|_| can_be_told(&name));
-                    Ok(told.map(|header| (header.clone(), name.clone())).collect())
+                    Ok(wanted.user_header.iter().map(|header| (header.clone(), name.clone())).collect())
                 }
                 Err(denied) => Err(denied),
             };
@@ -61,7 +63,7 @@ pub(super) fn admit(
                 keys.verify(&token)?;
                 let claims = token.claims()?;
                 claims.check(wanted, unix_now())?;
-                Ok(claims.told(&wanted.claims))
+                claims.told(&wanted.claims)
             });
             (Scheme::Bearer, &wanted.realm, outcome)
         }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use lbd_core::http::conduct::PREFACE;
@@ -10,6 +11,7 @@ use lbd_core::http::framing::{Fault, Scanner, parse_request};
 use socket2::SockRef;
 
 use super::exchange::{Client, Exchange};
+use super::flow::Sink;
 use super::handshake;
 use super::http2;
 use super::journal::Journal;
@@ -173,8 +175,10 @@ impl Connection {
         // Whoever waited may find another configuration.
         let route = self.session.refreshed();
         let journal = Journal::begin(&route, begin);
-        let parsed = parse_request(&self.stream.inbound.bytes()[head.clone()]);
-        let made = self.session.plan(&route, parsed, &self.watch).await;
+        let Stream { transport, inbound } = &self.stream;
+        let (parsed, mut client) = (parse_request(&inbound.bytes()[head.clone()]), Sink::Http1(transport));
+        let gone = |context: &mut Context<'_>| client.poll_gone(context);
+        let made = self.session.plan(&route, parsed, &self.watch, gone).await;
         match made {
             Ok(plan) => {
                 self.stream.inbound.consume(head.end);

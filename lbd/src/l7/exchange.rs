@@ -79,6 +79,13 @@ pub(super) struct Trip<'t> {
     pub(super) patience: RefCell<Patience>,
 }
 
+impl Trip<'_> {
+    /// Whether the target is asked for a tunnel through a stream.
+    pub(super) fn opens_tunnel(&self) -> bool {
+        self.head.opens_tunnel()
+    }
+}
+
 /// Who has asked.
 pub(super) enum Client<'e> {
     /// A connection of HTTP/1, whose turn this request is.
@@ -130,6 +137,7 @@ impl Exchange<'_> {
             Step::Forward(pool, head) => self.forward(route, plan, pool, head, journal).await,
             // Nothing is left to be compared.
             Step::Compare(_) => self.plain(route, journal, 503, "busy").await,
+            Step::Gone(refusal) => self.unserved(route, journal, refusal).await,
             Step::Answer(own) => {
                 let kept = plan.afterwards() != Afterwards::Closed;
                 self.own_answer(route, journal, own, "answered", kept).await
@@ -396,9 +404,9 @@ impl Exchange<'_> {
         };
         journal.answered();
         let Answered { status, head, body, encoding, press, afterwards, keep_alive } = answered;
-        // Of HTTP/1 it is the connection that becomes a tunnel, not the answer.
+        // Where both speak HTTP/1 it is the connections that become a tunnel, not the answer.
         let tunnel = status == 101;
-        let connection = tunnel && matches!(self.client, Client::Http1(_));
+        let connection = tunnel && matches!((&self.client, &reached), (Client::Http1(_), Reached::Http1(_)));
         let reader = if connection { BodyReader::Ended } else { BodyReader::of_response(body) };
         let head = match head {
             ForClient::Http1(text) => (text, None),
@@ -468,6 +476,12 @@ impl Exchange<'_> {
                 let chunked = plan.body == RequestBody::Chunked;
                 let encoding = if chunked { Encoding::Chunked } else { Encoding::Plain };
                 begin(head, encoding)
+            }
+            // Which targets take tunnels is known only once they are connected.
+            (ForTarget::Http2(_), Reached::Http2(stream))
+                if trip.opens_tunnel() && !stream.takes_tunnels() =>
+            {
+                Err(Failed::Fault(Fault::Connect))
             }
             (ForTarget::Http2(head), Reached::Http2(stream)) => {
                 let mut up = begin(Vec::new(), Encoding::Frames)?;

@@ -231,10 +231,11 @@ impl Flow {
         self.done = self.end_sent;
     }
 
-    /// What was a head only goes on with what follows, until the sender ends it.
+    /// What was a head only goes on with what follows, until the sender ends it: no body any more, so not bounded as one.
     pub(super) fn go_on(&mut self, reader: BodyReader) {
         self.reader = reader;
-        (self.read_ended, self.done) = (false, false);
+        self.quota = Quota::new(None);
+        (self.read_ended, self.end_sent, self.done) = (false, false, false);
     }
 
     /// Whether something waits for the receiver to take it, or is encrypted and not written.

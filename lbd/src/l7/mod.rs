@@ -29,6 +29,7 @@ mod transport;
 mod tunnel;
 mod upstream;
 mod watch;
+mod websocket;
 
 use lbd_core::http::framing::Fault;
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use common::config::{HeaderChanges, Http};
 use common::time::Instant;
+use h2::ext::Protocol;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri};
 use lbd_core::http::answer::Answer;
@@ -25,8 +26,9 @@ use super::journal::Asking;
 use super::passwords::{Compared, Comparison};
 use super::site::{Site, request_changes, response_changes, with_page};
 use super::tie::{self, Tied};
+use super::websocket;
 use crate::clock::unix_now;
-use crate::l4::{Ends, Pool};
+use crate::l4::{Ends, Pool, Refusal};
 use crate::worker::Route;
 
 /// A request, as far as it is still of interest once its head has been read.
@@ -49,6 +51,8 @@ pub(super) struct Plan {
     pub(super) upgrade: bool,
     /// Whether the client takes answers that are compressed, where some are.
     pub(super) takes_gzip: bool,
+    /// What a client of HTTP/1 is told if its tunnel leads through a stream of HTTP/2.
+    pub(super) accept: Option<String>,
     /// Whether the connection to the target is nobody else's after it. It may authenticate that connection, or have a body where many do not
     /// look for one: a target that leaves it would take it for the next request.
     pub(super) alone: bool,
@@ -72,6 +76,8 @@ pub(super) enum Step {
     Forward(Rc<Pool>, ForTarget),
     /// A password is compared; what becomes of the request is asked again after that.
     Compare(Box<Comparison>),
+    /// Nothing: the client did not wait for that.
+    Gone(Refusal),
     /// The client gets this answer.
     Answer(Own),
 }
@@ -82,6 +88,13 @@ pub(super) enum ForTarget {
     Http1(Vec<u8>),
     /// As what is compressed.
     Http2(Box<Request<()>>),
+}
+
+impl ForTarget {
+    /// Whether it has a stream become a tunnel (RFC 8441).
+    pub(super) fn opens_tunnel(&self) -> bool {
+        matches!(self, Self::Http2(head) if head.method() == Method::CONNECT)
+    }
 }
 
 /// The head of an answer, as the client's protocol has it.
@@ -156,6 +169,8 @@ pub(super) struct Circumstances<'c> {
     pub(super) now: Instant,
     /// More came than `rate` allows, unless it counts by a header.
     pub(super) over_rate: bool,
+    /// The lists of the service let the client in.
+    pub(super) let_in: bool,
     /// The client's connection is not to be used again.
     pub(super) closing: bool,
 }
@@ -210,12 +225,13 @@ impl Plan {
             takes_gzip: head.version != Version::Http10
                 && http.compress_of(rule).is_some()
                 && takes_gzip(&head.fields),
+            accept: None,
             alone: authenticates_connection(&head.fields)
                 || (has_body(head.body) && wants_no_body(head.method)),
             drops_trailers: !site.told_in.is_empty(),
             tied: Tied::default(),
             denied: None,
-            over_rate: around.over_rate || over_header_rate(http, site, &asked, around),
+            over_rate: around.over_rate || over_header_rate(http, site, &asked, around)?,
             trace,
             asking: is_told.then(|| {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
@@ -241,7 +257,7 @@ impl Plan {
         around: &Circumstances<'_>,
     ) -> Result<Step, Fault> {
         let service = &around.route.service;
-        if !service.guard.rule_allows(self.rule, asked.client) {
+        if !around.let_in || !service.guard.rule_allows(self.rule, asked.client) {
             return Ok(self.deny(around, Denied::Access, String::new()));
         }
         let auth = http.auth_of(routed.rule.map(|(_, rule)| rule));
@@ -311,9 +327,8 @@ impl Plan {
         };
         // A configuration that is in force names its own groups only.
         let Some(pool) = site.pool(group) else { return Ok(self.answer(around, &Answer::plain(503))) };
-        // Which targets of HTTP/2 take such tunnels is known only once they are connected.
-        if pool.group.config.http2 && head.version == Version::Http2 && head.upgrade.is_some() {
-            return Err(Fault::Connect);
+        if pool.group.config.http2 && head.version != Version::Http2 && head.asks_for_websocket() {
+            self.accept = head.values("sec-websocket-key").next().map(websocket::accept);
         }
         let written = if pool.group.config.http2 {
             let scheme = if pool.group.config.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
@@ -334,7 +349,7 @@ impl Plan {
         }
         match std::mem::replace(&mut self.step, Step::nothing()) {
             Step::Compare(comparison) => Some(*comparison),
-            Step::Forward(..) | Step::Answer(_) => None,
+            Step::Forward(..) | Step::Gone(_) | Step::Answer(_) => None,
         }
     }
 
@@ -388,6 +403,11 @@ fn http2_request(
     parts.path_and_query = Some(path.map_err(|_| Fault::Path)?);
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).map_err(|_| Fault::Method)?;
+    if head.asks_for_websocket() {
+        // RFC 8441, section 4.
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from_static("websocket"));
+    }
     *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Fault::Path)?;
     *request.version_mut() = http::Version::HTTP_2;
     *request.headers_mut() = map.into_inner();
@@ -395,12 +415,22 @@ fn http2_request(
 }
 
 /// Whether more came than `rate` allows, if it counts by a header. A request without that is counted by the client's address.
-fn over_header_rate(http: &Http, site: &Site, asked: &Asked<'_>, around: &Circumstances<'_>) -> bool {
+///
+/// # Errors
+/// That the request does not say what it is counted by.
+fn over_header_rate(
+    http: &Http,
+    site: &Site,
+    asked: &Asked<'_>,
+    around: &Circumstances<'_>,
+) -> Result<bool, Fault> {
     // One whose password was compared meanwhile has been counted.
-    let Some(name) = http.rate_header.as_ref().filter(|_| around.compared.is_none()) else { return false };
-    let value = asked.fields.iter().find(|field| field.is(name)).map(|field| field.value);
+    let Some(name) = http.rate_header.as_ref().filter(|_| around.compared.is_none()) else {
+        return Ok(false);
+    };
+    let value = bounds::counted_by(asked.fields, name)?;
     let source = value.map_or(asked.client, |value| tie::key_of(site.hash_key, name, value));
-    !around.route.service.guard.value_within_rate(source, around.now)
+    Ok(!around.route.service.guard.value_within_rate(source, around.now))
 }
 
 /// Whether a body follows that has to be read.

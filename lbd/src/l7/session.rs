@@ -1,8 +1,10 @@
 //! A client's connection, whatever is spoken on it: who is there, what service it came to, and whether it is to go elsewhere.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use common::config::Mode;
 use common::rng::Rng;
@@ -10,9 +12,9 @@ use lbd_core::http::framing::{Fault, RequestHead};
 
 use super::handshake::Encrypted;
 use super::passwords::{Compared, compare};
-use super::plan::{Circumstances, Plan};
+use super::plan::{Circumstances, Plan, Step};
 use super::watch::Watch;
-use crate::l4::{Departure, Ends, Leave, Seat};
+use crate::l4::{Departure, Ends, Leave, Refusal, Seat};
 use crate::random;
 use crate::worker::Route;
 
@@ -79,14 +81,21 @@ impl Session {
         self.seat.worker.route(Mode::Tcp, self.listen).filter(same)
     }
 
-    /// Whether the client is to go elsewhere with its next request: the daemon stops, the virtual IP has left, or the service is gone.
+    /// Whether the client is to go elsewhere with its next request: the daemon stops, the virtual IP has left, or the service is gone or lets
+    /// it in no more.
     pub(super) fn closing(&self) -> bool {
         self.seat.worker.is_stopping()
             || self.departure.as_ref().is_some_and(|departure| departure.is_away())
-            || self.current().is_none()
+            || self.current().is_none_or(|route| !self.is_let_in(&route))
     }
 
-    /// Decides what becomes of a request, which may have to wait for a password to be compared. One that cannot be understood counts, too.
+    /// Whether the lists of the service let the client in: they may be others by now than when it came.
+    fn is_let_in(&self, route: &Rc<Route>) -> bool {
+        Rc::ptr_eq(route, &self.seat.route) || route.service.guard.allows(self.ends.client.ip())
+    }
+
+    /// Decides what becomes of a request, which may have to wait for a password to be compared, unless its client is `gone` before. One that
+    /// cannot be understood counts, too.
     ///
     /// # Errors
     /// Why it is refused.
@@ -95,6 +104,7 @@ impl Session {
         route: &Rc<Route>,
         head: Result<RequestHead<'_>, Fault>,
         watch: &Watch,
+        mut gone: impl FnMut(&mut Context<'_>) -> Poll<()>,
     ) -> Result<Plan, Fault> {
         if let Some(site) = &route.http {
             site.earn();
@@ -113,6 +123,7 @@ impl Session {
             compared: None,
             now,
             over_rate,
+            let_in: self.is_let_in(route),
             encrypted: self.encrypted.as_deref(),
             closing: self.closing(),
         };
@@ -120,9 +131,18 @@ impl Session {
         if let Some(comparison) = plan.take_comparison() {
             watch.limit(route.service.config.timeout.idle);
             // Rare and large, so not a part of every connection's task.
-            let comparing = Box::pin(compare(comparison, self.ends.client.ip(), now));
-            around.compared = Some(watch.wait(comparing).await.unwrap_or(Compared::Busy));
-            plan = Plan::make(&head, &around)?;
+            let mut comparing = Box::pin(compare(comparison, self.ends.client.ip(), now));
+            let compared = poll_fn(|context| match comparing.as_mut().poll(context) {
+                Poll::Ready(compared) => Poll::Ready(Some(compared)),
+                Poll::Pending => gone(context).map(|()| None),
+            });
+            match watch.wait(compared).await.unwrap_or(Some(Compared::Busy)) {
+                None => plan.step = Step::Gone(self.seat.refuse(Refusal::ClientGone)),
+                compared => {
+                    around.compared = compared;
+                    plan = Plan::make(&head, &around)?;
+                }
+            }
         }
         if plan.over_rate {
             self.seat.counters().http.over_rate.add(1);

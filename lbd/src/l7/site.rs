@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use common::config::{HeaderChanges, Http, HttpAuth};
+use common::config::{HeaderChanges, Http};
 use common::hash::HashKey;
 use common::time::Instant;
 use lbd_core::http::answer::Answer;
@@ -25,7 +25,7 @@ pub(crate) struct Site {
     pub(super) pseudonym: String,
     /// The cookies of its groups that are Tandem's own.
     pub(super) hidden_cookies: Vec<String>,
-    /// Where targets are told whom a request is from.
+    /// Where its targets are told whom a request is from, by it or by another service.
     pub(super) told_in: HeaderChanges,
     /// For the choice among weighted groups.
     pub(super) hash_key: HashKey,
@@ -47,8 +47,7 @@ impl Site {
             http.groups().filter_map(|name| Some((name.to_owned(), find(name)?))).collect();
         let hidden_cookies =
             pools.values().filter_map(|pool| tie::own_cookie(pool).map(str::to_owned)).collect();
-        let told_in = http.auths().flat_map(HttpAuth::told_in).map(str::to_ascii_lowercase).collect();
-        let told_in = HeaderChanges { remove: told_in, ..HeaderChanges::default() };
+        let told_in = HeaderChanges { remove: service.told_in.clone(), ..HeaderChanges::default() };
         // The same on both nodes of a pair, and another one for each service: a request may well go through two of them.
         let name = hash_key.bytes(format!("via {}", service.config.name).as_bytes());
         Some(Self {

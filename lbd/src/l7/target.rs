@@ -171,10 +171,10 @@ impl Reached {
         // A PROXY header names one client, so such a connection is no other one's.
         let shared = group.config.send_proxy.is_none();
         if matches!(head, ForTarget::Http2(_)) {
-            let lease = if shared {
+            let lease = if shared && !head.opens_tunnel() {
                 http2::lease(session, occupied, newer_than).await?
             } else {
-                http2::exclusive(session, occupied).await?
+                http2::exclusive(session, occupied, head.opens_tunnel()).await?
             };
             return Ok(Self::Http2(Box::new(TargetStream::new(lease))));
         }
@@ -286,6 +286,10 @@ impl Reached {
                 let (parts, body) = response.into_parts();
                 let (status, ended) = (parts.status.as_u16(), body.is_end_stream());
                 let head = http2_response(status, fields(&parts.headers), ended, to_head);
+                if trip.opens_tunnel() && parts.status.is_success() {
+                    stream.set_body(Incoming::new(body, None));
+                    return tunnel(&head.map_err(|_| Cut::BadAnswer)?, trip);
+                }
                 let length = match &head {
                     Ok(ResponseHead { body: ResponseBody::Length(length), .. }) => Some(*length),
                     _ => None,
@@ -391,16 +395,25 @@ fn added<'t>(answer: &ResponseHead<'_>, trip: &'t Trip<'_>) -> &'t [(&'static st
     bond.added()
 }
 
-/// Writes the head of an answer after which a stream is a tunnel.
+/// Writes the head of an answer after which a stream, on either side, is a tunnel.
 fn tunnel(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> Result<Sent, Cut> {
     let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
-    let mut map = Map::default();
-    pass_on::http2_tunnel(answer, response_changes(http, trip.plan.rule), added(answer, trip), &mut map);
+    let (changes, added) = (response_changes(http, trip.plan.rule), added(answer, trip));
+    let (head, encoding) = if trip.plan.version == Version::Http2 {
+        let mut map = Map::default();
+        pass_on::http2_tunnel(answer, changes, added, &mut map);
+        (ForClient::Http2(Box::new(response(200, map))), Encoding::Frames)
+    } else {
+        let accept = trip.plan.accept.as_deref().ok_or(Cut::BadAnswer)?;
+        let mut out = Vec::new();
+        pass_on::websocket(answer, accept, changes, added, &mut out);
+        (ForClient::Http1(out), Encoding::Plain)
+    };
     Ok(Sent::Answer(Answered {
-        status: answer.status,
-        head: ForClient::Http2(Box::new(response(200, map))),
+        status: 101,
+        head,
         body: ResponseBody::UntilClose,
-        encoding: Encoding::Frames,
+        encoding,
         press: None,
         afterwards: Afterwards::Closed,
         keep_alive: false,

@@ -55,6 +55,8 @@ pub(super) struct Tied {
     secure: bool,
     /// Whether there was a cookie for each reason of [`Rejected::ALL`].
     rejected: [bool; Rejected::COUNT],
+    /// The client that what its target gives to it is counted for; nobody for a proxy in front, which stands for many.
+    client: Option<IpAddr>,
 }
 
 /// The name of the cookie that Tandem itself gives the clients of a group.
@@ -105,14 +107,16 @@ impl Tied {
             None | Some(KnownBy::Source) => Self::default(),
             Some(KnownBy::AppCookie(name)) => {
                 let session = session(pool.hash_key(), asked.fields, name);
-                Self { tie: Tie { session, claim: None }, ..Self::default() }
+                let client = (!passing.trusted).then_some(asked.client);
+                Self { tie: Tie { session, claim: None }, client, ..Self::default() }
             }
             Some(KnownBy::Cookie(seal)) => {
                 let Reading { claim, forged, stale } = seal.read(asked.fields, unix_now());
                 let serves = |index: usize| group.targets[index].serving();
                 let gone = claim.is_some_and(|claim| !seal.index(claim.mark).is_some_and(serves));
                 let tie = Tie { claim, session: None };
-                Self { tie, secure: is_secure(asked, passing), rejected: [forged, stale, gone] }
+                let secure = is_secure(asked, passing);
+                Self { tie, secure, rejected: [forged, stale, gone], client: None }
             }
         }
     }
@@ -155,6 +159,8 @@ pub(super) fn key_of(hash_key: HashKey, kind: &str, value: &[u8]) -> IpAddr {
 pub(super) struct Bond {
     pool: Rc<Pool>,
     index: usize,
+    /// As in [`Tied`].
+    client: Option<IpAddr>,
     added: Vec<(&'static str, String)>,
 }
 
@@ -163,7 +169,7 @@ impl Bond {
     pub(super) fn new(occupied: &Occupied, tied: &Tied, tries: u32) -> Option<Self> {
         let (pool, index) = (&occupied.pool, occupied.index);
         let group = &pool.group;
-        let bond = |added| Some(Self { pool: Rc::clone(pool), index, added });
+        let bond = |added| Some(Self { pool: Rc::clone(pool), index, client: tied.client, added });
         let seal = match &group.sticky.as_ref()?.by {
             KnownBy::Source => return None,
             KnownBy::AppCookie(_) => return bond(Vec::new()),
@@ -189,8 +195,7 @@ impl Bond {
         let values = set_cookies.filter_map(cookie::set).filter(|(its, _)| *its == name.as_bytes());
         for (_, value) in values.filter(|(_, value)| !value.is_empty()) {
             let key = key_of(self.pool.hash_key(), name, value);
-            let before = sticky.table.find(&key, now);
-            sticky.table.enter(&key, sticky.id(self.index), before.as_deref(), now);
+            sticky.table.learn(&key, sticky.id(self.index), self.client, now);
         }
     }
 

@@ -33,6 +33,8 @@ pub(super) fn encode(out: &mut Out<'_>, kernel: &Kernel) -> fmt::Result {
         "Answers of targets sent on to the node that has begun their flows",
         sent,
     )?;
+    let short = totals.short_searches;
+    out.counter("kernel_short_port_searches", "Searches for ports that ended at the first few", short)?;
     let services: Vec<(Labels<'_>, Sum)> =
         totals.services.iter().map(|(name, sum)| (vec![("service", name.as_str())], *sum)).collect();
     encode_sums(out, "kernel_service", &services)?;

@@ -122,6 +122,9 @@ pub(super) struct Driver {
     failing: Option<String>,
     /// There is more to be read for a snapshot.
     scanning: bool,
+    /// The second chance has heeded what the other node had said of its connections when the two came into step. What is said later changes
+    /// with each of these connections, and is waited for by nobody.
+    heeded_word: bool,
 }
 
 impl Driver {
@@ -148,6 +151,7 @@ impl Driver {
             ready_by: now.at + READY_MAX,
             failing: None,
             scanning: false,
+            heeded_word: false,
             shared,
             outlets,
         };
@@ -164,7 +168,8 @@ impl Driver {
     async fn step(&mut self, port: &Port) -> bool {
         self.work();
         let ready = self.is_ready();
-        let deadline = self.deadline().into_iter().chain((!ready).then(|| self.now() + READY_LOOK)).min();
+        let looks = !ready || self.waits_for_chance();
+        let deadline = self.deadline().into_iter().chain(looks.then(|| self.now() + READY_LOOK)).min();
         let left = deadline.map(|deadline| deadline.since(self.now()));
         let wants_bytes = self.replica.wants_bytes();
         let Self { session, flows, kernel, config_hash, word, waiting, heeding, .. } = self;
@@ -222,6 +227,15 @@ impl Driver {
         self.flows.as_ref().map_or_else(idle, Flows::are_ready)
     }
 
+    fn is_synced(&self) -> bool {
+        self.replica.state() == State::Synced
+    }
+
+    /// Whether all is here but for what the second chance is to know of the other node's connections. Soon it does.
+    fn waits_for_chance(&self) -> bool {
+        self.is_synced() && !self.heeded_word
+    }
+
     /// Does everything that can be done now.
     fn work(&mut self) {
         let now = self.now();
@@ -254,8 +268,10 @@ impl Driver {
         self.transmit(now);
         rings::hear(self, now);
         self.shared.chance.heard(self.replica.peer_word());
+        self.heeded_word = self.is_synced() && (self.heeded_word || self.shared.chance.has_heeded());
         let waits = self.outlets.waits.load(Ordering::Relaxed);
-        let lacks = !self.has_place() || self.flows.as_ref().is_some_and(Flows::lacks);
+        let lacks =
+            !self.has_place() || self.flows.as_ref().is_some_and(Flows::lacks) || self.waits_for_chance();
         let behind = is_behind(waits, self.replica.state(), lacks);
         self.outlets.behind.send_if_modified(|told| std::mem::replace(told, behind) != behind);
         if self.show_at <= now {
@@ -524,7 +540,7 @@ impl Driver {
 }
 
 /// Whether this node is behind. One that `lacks` flows of the other's because they had no place in it has refused them, and is in step
-/// with the other node all the same.
+/// with the other node all the same; so is one that does not yet know which packets are of the other node's connections.
 fn is_behind(waits: bool, state: State, lacks: bool) -> bool {
     waits && (state != State::Synced || lacks)
 }

@@ -5,6 +5,7 @@ use super::reader::{At, Cursor, Table};
 use super::text;
 use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
+use crate::config::types::is_same_field;
 use crate::time::Duration;
 
 /// `auth`.
@@ -22,6 +23,17 @@ pub(crate) enum RawAuth {
         leeway: Duration,
         claims: Vec<(String, String)>,
     },
+}
+
+impl RawAuth {
+    /// The fields in which targets are told who it is.
+    pub(crate) fn told_in(&self) -> Vec<&str> {
+        match self {
+            Self::Nobody => Vec::new(),
+            Self::Basic { user_header, .. } => user_header.iter().map(String::as_str).collect(),
+            Self::Jwt { claims, .. } => claims.iter().map(|(_, header)| header.as_str()).collect(),
+        }
+    }
 }
 
 const LEEWAY_MAX: Duration = Duration::from_secs(600);
@@ -114,7 +126,7 @@ fn claims(cursor: &Cursor<'_>, out: &mut Problems) -> Vec<(String, String)> {
         if !field_of_requests(&name, &header.key(), out) {
             continue;
         }
-        if claims.iter().any(|(_, known)| known.eq_ignore_ascii_case(name.get_ref())) {
+        if claims.iter().any(|(_, known)| is_same_field(known.as_bytes(), name.get_ref().as_bytes())) {
             let (key, value) = (header.key(), quoted(name.get_ref()));
             out.add(name.span(), Problem::DuplicateEntry { key, value });
         }

@@ -24,10 +24,18 @@ pub(crate) struct RawHttpRule {
     pub(crate) access: RawAccess,
     pub(crate) auth: Option<RawAuth>,
     pub(crate) compress: Option<At<Compress>>,
-    pub(crate) request_headers: HeaderChanges,
-    pub(crate) response_headers: HeaderChanges,
+    pub(crate) request_headers: RawChanges,
+    pub(crate) response_headers: RawChanges,
     /// Whether all of it could be read.
     pub(crate) complete: bool,
+}
+
+/// `request_headers` or `response_headers`.
+#[derive(Default)]
+pub(crate) struct RawChanges {
+    pub(crate) changes: HeaderChanges,
+    /// The names of the fields that are set or added, each with the key that it is in.
+    pub(crate) given: Vec<(String, At<String>)>,
 }
 
 /// The longest body of an answer that a rule gives, in bytes.
@@ -77,7 +85,7 @@ pub(super) fn rule(
 }
 
 /// `request_headers` and `response_headers` of a rule or a service.
-pub(super) fn header_changes(table: &mut Table<'_>, out: &mut Problems) -> [HeaderChanges; 2] {
+pub(super) fn header_changes(table: &mut Table<'_>, out: &mut Problems) -> [RawChanges; 2] {
     let of_requests = table.get("request_headers").and_then(|cursor| changes(&cursor, Message::Request, out));
     let of_answers = table.get("response_headers").and_then(|cursor| changes(&cursor, Message::Answer, out));
     [of_requests.unwrap_or_default(), of_answers.unwrap_or_default()]
@@ -455,10 +463,10 @@ impl Message {
     }
 }
 
-fn changes(cursor: &Cursor<'_>, message: Message, out: &mut Problems) -> Option<HeaderChanges> {
+fn changes(cursor: &Cursor<'_>, message: Message, out: &mut Problems) -> Option<RawChanges> {
     let mut table = cursor.table(out)?;
     let before = out.count();
-    let mut changes = HeaderChanges::default();
+    let RawChanges { mut changes, mut given } = RawChanges::default();
     if let Some(cursor) = table.get("remove") {
         let entries = not_empty(&cursor, "a list of names such as [\"Server\"]", out).unwrap_or_default();
         for entry in entries {
@@ -469,26 +477,34 @@ fn changes(cursor: &Cursor<'_>, message: Message, out: &mut Problems) -> Option<
             }
         }
     }
-    let mut list = |key, is_once, out: &mut Problems| {
-        table.get(key).map(|cursor| fields(&cursor, message, is_once, out)).unwrap_or_default()
+    let mut list = |key, is_once, out: &mut Problems| -> Option<Vec<(String, String)>> {
+        let cursor = table.get(key)?;
+        let fields = fields(&cursor, message, is_once, out);
+        given.extend(fields.iter().map(|(name, _)| (cursor.key(), name.clone())));
+        Some(fields.into_iter().map(|(name, value)| (name.into_inner(), value)).collect())
     };
-    changes.set = list("set", true, out);
-    changes.add = list("add", false, out);
+    changes.set = list("set", true, out).unwrap_or_default();
+    changes.add = list("add", false, out).unwrap_or_default();
     table.finish(out);
     if out.count() == before && changes.is_empty() {
         out.add(cursor.span(), Problem::Empty { key: cursor.key() });
     }
-    Some(changes)
+    Some(RawChanges { changes, given })
 }
 
 /// The entries of a table `{ NAME = "VALUE" }`, which the fields have as their only value, or as one more.
-fn fields(cursor: &Cursor<'_>, message: Message, is_once: bool, out: &mut Problems) -> Vec<(String, String)> {
+fn fields(
+    cursor: &Cursor<'_>,
+    message: Message,
+    is_once: bool,
+    out: &mut Problems,
+) -> Vec<(At<String>, String)> {
     let Some(table) = cursor.table(out) else { return Vec::new() };
-    let mut fields: Vec<(String, String)> = Vec::new();
+    let mut fields: Vec<(At<String>, String)> = Vec::new();
     for (name, value) in table.entries() {
         let known = is_field(&name, &cursor.key(), message, out)
             && (is_once || !is_the_host(&name, &cursor.key(), message, out));
-        if fields.iter().any(|(other, _)| other.eq_ignore_ascii_case(name.get_ref())) {
+        if fields.iter().any(|(other, _)| other.get_ref().eq_ignore_ascii_case(name.get_ref())) {
             let (key, value) = (cursor.key(), quoted(name.get_ref()));
             out.add(name.span(), Problem::DuplicateEntry { key, value });
         }
@@ -496,7 +512,7 @@ fn fields(cursor: &Cursor<'_>, message: Message, is_once: bool, out: &mut Proble
         let names_host = name.get_ref().eq_ignore_ascii_case("host");
         let fits = |text: &str| is_field_value(text) && (!names_host || is_host_value(text));
         if let Some(value) = value.string_that(fits, problem, out).filter(|_| known) {
-            fields.push((name.into_inner(), value.into_inner()));
+            fields.push((name, value.into_inner()));
         }
     }
     fields

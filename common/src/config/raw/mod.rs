@@ -28,7 +28,7 @@ use toml::de::DeTable;
 pub(crate) use access::RawAccess;
 pub(crate) use auth::RawAuth;
 pub(crate) use group::RawGroup;
-pub(crate) use http::RawHttpRule;
+pub(crate) use http::{RawChanges, RawHttpRule};
 pub(crate) use kernel::{RawInterfaces, RawKernel};
 pub(crate) use reader::At;
 use rule::References;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::access::{self, RawAccess, network};
 use super::auth::{self, RawAuth};
 use super::compress;
-use super::http::{header_changes, is_token};
+use super::http::{RawChanges, header_changes, is_token};
 use super::otlp::{self, RawOtlp};
 use super::pages;
 use super::reader::{At, Cursor, Table, at};
@@ -16,8 +16,8 @@ use super::{name, text};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::types::{
-    AccessLog, AccessLogFormat, Compress, Dsr, HeaderChanges, Limits, OnUnhealthy, Rate, RateKey, RateScope,
-    SampleShare, Split,
+    AccessLog, AccessLogFormat, Compress, Dsr, Limits, OnUnhealthy, Rate, RateKey, RateScope, SampleShare,
+    Split,
 };
 use crate::time::Duration;
 
@@ -51,8 +51,8 @@ pub(crate) struct RawService {
 pub(crate) struct RawHttp {
     pub(crate) tls: Option<RawTls>,
     pub(crate) forward: Option<At<Split>>,
-    pub(crate) request_headers: HeaderChanges,
-    pub(crate) response_headers: HeaderChanges,
+    pub(crate) request_headers: RawChanges,
+    pub(crate) response_headers: RawChanges,
     pub(crate) trust_forwarded: Vec<At<ipnet::IpNet>>,
     pub(crate) header_bytes_max: Option<usize>,
     pub(crate) http2: Option<bool>,

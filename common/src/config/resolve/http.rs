@@ -7,9 +7,10 @@ use ipnet::IpNet;
 use super::{auth, tls};
 use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
-use crate::config::raw::{At, RawHttpRule, RawService};
+use crate::config::raw::{At, RawAuth, RawChanges, RawHttpRule, RawService};
 use crate::config::types::{
     Action, Condition, Http, HttpRule, Otlp, PathPattern, Redirect, SampleShare, Template, Variable,
+    is_same_field,
 };
 use crate::path::normalise;
 use crate::time::Duration;
@@ -31,6 +32,7 @@ pub(super) fn check(service: &RawService, out: &mut Problems) {
         out.add(span.clone(), problem).related(mode.span(), "the mode");
     }
     let rules = &service.rules.http;
+    check_told(service, out);
     for (index, rule) in rules.iter().enumerate() {
         let before = out.count();
         check_templates(rule, out);
@@ -50,6 +52,27 @@ pub(super) fn check(service: &RawService, out: &mut Problems) {
         {
             let problem = Problem::RedirectLoop { example: quoted(&example), to: quoted(&to) };
             out.add(action.span(), problem);
+        }
+    }
+}
+
+/// Notes fields that requests are given where `auth` has targets told in them who a request is from.
+fn check_told(service: &RawService, out: &mut Problems) {
+    let (http, rules) = (&service.http, &service.rules.http);
+    // What the service gives requests, those of each rule get, too.
+    let all = http.auth.iter().chain(rules.iter().filter_map(|rule| rule.auth.as_ref()));
+    note_told(&http.request_headers, all, out);
+    for rule in rules {
+        note_told(&rule.request_headers, rule.auth.iter().chain(&http.auth).take(1), out);
+    }
+}
+
+fn note_told<'a>(headers: &RawChanges, auths: impl Iterator<Item = &'a RawAuth>, out: &mut Problems) {
+    let told: Vec<&str> = auths.flat_map(RawAuth::told_in).collect();
+    for (key, name) in &headers.given {
+        if told.iter().any(|field| is_same_field(field.as_bytes(), name.get_ref().as_bytes())) {
+            let (key, value) = (key.clone(), quoted(name.get_ref()));
+            out.add(name.span(), Problem::ToldField { key, value });
         }
     }
 }
@@ -98,8 +121,8 @@ fn check_keys(rule: &RawHttpRule, out: &mut Problems) {
         return;
     }
     let rewrite = rule.rewrite.as_ref().map(|rewrite| ("service.rule.rewrite", rewrite.span()));
-    let headers =
-        (!rule.request_headers.is_empty()).then(|| ("service.rule.request_headers", rule.span.clone()));
+    let headers = (!rule.request_headers.changes.is_empty())
+        .then(|| ("service.rule.request_headers", rule.span.clone()));
     let compress = rule.compress.as_ref().map(|compress| ("service.rule.compress", compress.span()));
     for (key, span) in rewrite.into_iter().chain(headers).chain(compress) {
         let (key, needs) = (key.to_owned(), "forward, for then no target is asked".to_owned());
@@ -294,8 +317,8 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
             access: super::service::access(&rule.access),
             auth: rule.auth.as_ref().map(|raw| auth::build(raw, &auth::OF_RULE, name, folder)),
             compress: rule.compress.as_ref().map(|compress| compress.get_ref().clone()),
-            request_headers: rule.request_headers.clone(),
-            response_headers: rule.response_headers.clone(),
+            request_headers: rule.request_headers.changes.clone(),
+            response_headers: rule.response_headers.changes.clone(),
         })
     });
     let http = &raw.http;
@@ -307,8 +330,8 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
         tls: http.tls.as_ref().map(|raw| tls::of_service(raw, folder)),
         rules: rules.collect::<Option<_>>()?,
         forward: http.forward.as_ref().map(|split| split.get_ref().clone()),
-        request_headers: http.request_headers.clone(),
-        response_headers: http.response_headers.clone(),
+        request_headers: http.request_headers.changes.clone(),
+        response_headers: http.response_headers.changes.clone(),
         trust_forwarded: http.trust_forwarded.iter().map(network).collect(),
         response_timeout: seconds(&raw.timeout.response, 30),
         tunnel_timeout: seconds(&raw.timeout.tunnel, 3600),

@@ -267,16 +267,20 @@ impl HeaderChanges {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
     }
 
-    /// Whether a field of this name is not taken over, because it is removed or set. `_` counts as `-`: programs that get fields in variables
-    /// (CGI) cannot tell one from the other.
+    /// Whether a field of this name is not taken over, because it is removed or set, under whatever name programs take it for the same.
     #[must_use]
     pub fn replaces(&self, name: &[u8]) -> bool {
-        let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-        let same = |known: &String| {
-            known.len() == name.len() && known.as_bytes().iter().map(plain).eq(name.iter().map(plain))
-        };
+        let same = |known: &String| is_same_field(known.as_bytes(), name);
         self.remove.iter().any(same) || self.set.iter().any(|(known, _)| same(known))
     }
+}
+
+/// Whether programs that get fields in variables (CGI) take two names for the same: what is neither letter nor digit may be `_` there, in some
+/// servers `-` alone, in others (lighttpd) whatever a name can have.
+#[must_use]
+pub fn is_same_field(one: &[u8], other: &[u8]) -> bool {
+    let plain = |byte: &u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'_' };
+    one.len() == other.len() && one.iter().map(plain).eq(other.iter().map(plain))
 }
 
 /// A host name, or a wildcard for several.
@@ -489,7 +493,8 @@ mod tests {
             set: vec![("X_Team".to_owned(), "a".to_owned())],
             add: vec![("X-More".to_owned(), "b".to_owned())],
         };
-        for name in ["X-Auth-User", "x_auth_user", "X_Auth-User", "X-Team", "x_team"] {
+        for name in ["X-Auth-User", "x_auth_user", "X_Auth-User", "x.auth!user", "X-Team", "x_team", "X~Team"]
+        {
             assert!(changes.replaces(name.as_bytes()), "{name}");
         }
         for name in ["X-More", "XAuthUser", "X-Auth-User2", "X-Auth"] {

@@ -3,12 +3,10 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
-use super::poller::{Poller, Token};
-use super::server::{Behaviour, Server};
-use super::{MESSAGE, STUCK_LIMIT, Site, connect, cut_off, stuck, unless_blocked};
-
-/// How many connects are under way at once.
-const AT_ONCE: usize = 64;
+use super::crowd::{self, Scene};
+use super::poller::Token;
+use super::server::Behaviour;
+use super::{MESSAGE, Site, connect, cut_off, unless_blocked};
 
 /// A client's connection.
 #[derive(Debug)]
@@ -24,33 +22,20 @@ pub(in crate::bench_tcp) fn idle<T>(
     connections: usize,
     look: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<T> {
-    let mut poller = Poller::new()?;
-    let mut server = Server::new(site.listener, Behaviour::Echo, &poller)?;
-    let mut clients: Vec<Client> = Vec::with_capacity(connections);
-    let (mut answered, mut tokens, mut buffer) = (0, Vec::new(), [0; 4096]);
-    while answered < connections {
-        while clients.len() < connections && clients.len() - answered < AT_ONCE {
-            let index = u32::try_from(clients.len()).map_err(io::Error::other)?;
-            let stream = connect(&poller, Token::Client(index), site.address)?;
-            clients.push(Client { stream, sent: false, got: 0 });
-        }
-        poller.wait(&mut tokens, STUCK_LIMIT)?;
-        if tokens.is_empty() {
-            return Err(stuck());
-        }
-        for token in &tokens {
-            match *token {
-                Token::Listener => server.accept(&poller)?,
-                Token::Served(index) => server.serve(index),
-                Token::Client(index) => answered += usize::from(clients[index as usize].step(&mut buffer)?),
-            }
-        }
-    }
-    look()
+    let scene = Scene::with_target(site.listener, Behaviour::Echo)?;
+    crowd::come_and_stay(
+        scene,
+        connections,
+        |poller, index| {
+            let stream = connect(poller, Token::Client(index), site.address)?;
+            Ok(Client { stream, sent: false, got: 0 })
+        },
+        look,
+    )
 }
 
-impl Client {
-    /// Goes on; answers whether the answer is complete by this.
+impl crowd::Client for Client {
+    /// The answer is what it comes for.
     fn step(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         if !self.sent {
             self.sent = unless_blocked(self.stream.write(&MESSAGE))?.is_some();

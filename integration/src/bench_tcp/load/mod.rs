@@ -4,15 +4,17 @@
 //! accepted from it share. What a client gets is counted, and a run with one byte missing has failed.
 
 mod bulk;
+pub(crate) mod crowd;
 mod idle;
 mod paced;
-mod poller;
+pub(crate) mod poller;
 mod requests;
-mod server;
+pub(crate) mod server;
 mod short;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -26,6 +28,8 @@ pub(super) use paced::paced;
 pub(super) use requests::requests;
 pub(super) use short::short;
 
+use crate::lab::Result;
+use crate::lab::error::{Context, LabError};
 use poller::{Poller, Token};
 
 /// What a client sends, and gets back.
@@ -45,31 +49,46 @@ pub(super) struct Site<'a> {
 
 /// What came of a measured stretch of load.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stretch {
+pub(crate) struct Stretch {
     /// Connections, requests or bytes that went well in it.
-    pub(super) count: u64,
+    pub(crate) count: u64,
     /// How long it took.
-    pub(super) wall: Duration,
+    pub(crate) wall: Duration,
     /// Processor time of the proxy meanwhile.
-    pub(super) processor: Duration,
+    pub(crate) processor: Duration,
 }
 
 impl Stretch {
     /// How many in a second.
     #[expect(clippy::cast_precision_loss, reason = "counts here stay far below 2^52")]
-    pub(super) fn per_second(&self) -> f64 {
+    pub(crate) fn per_second(&self) -> f64 {
         self.count as f64 / self.wall.as_secs_f64()
     }
 
     /// Nanoseconds of processor time for each.
     #[expect(clippy::cast_precision_loss, reason = "counts and nanoseconds here stay far below 2^52")]
-    pub(super) fn processor_ns(&self) -> f64 {
+    pub(crate) fn processor_ns(&self) -> f64 {
         self.processor.as_nanos() as f64 / self.count as f64
+    }
+
+    /// The part of a processor that the proxy used.
+    pub(crate) fn busy(&self) -> f64 {
+        self.processor.as_secs_f64() / self.wall.as_secs_f64()
     }
 }
 
 /// How the proxy's processor time is read.
-pub(super) type Meter<'a> = &'a (dyn Fn() -> io::Result<Duration> + Sync);
+pub(crate) type Meter<'a> = &'a (dyn Fn() -> io::Result<Duration> + Sync);
+
+/// Fails on a machine without a processor for the proxies and another one for the load.
+pub(crate) fn need_two_processors() -> Result<()> {
+    let processors = thread::available_parallelism().doing(|| "counting the processors".to_owned())?.get();
+    if processors >= 2 {
+        return Ok(());
+    }
+    let asked = "a processor for the proxies and one for the load".to_owned();
+    Err(LabError::Answer { asked, answer: format!("{processors} processor") })
+}
 
 /// Keeps the calling thread and what it starts on one processor.
 pub(crate) fn stay_on(processor: usize) -> nix::Result<()> {
@@ -79,7 +98,7 @@ pub(crate) fn stay_on(processor: usize) -> nix::Result<()> {
 }
 
 /// Begins to connect.
-fn connect(poller: &Poller, token: Token, address: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) fn connect(poller: &Poller, token: Token, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
@@ -91,7 +110,7 @@ fn connect(poller: &Poller, token: Token, address: SocketAddr) -> io::Result<Tcp
 }
 
 /// `None` where a non-blocking call would have waited.
-fn unless_blocked<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn unless_blocked<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -99,10 +118,10 @@ fn unless_blocked<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn cut_off() -> io::Error {
+pub(crate) fn cut_off() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "a connection ended before its answer was complete")
 }
 
-fn stuck() -> io::Error {
+pub(crate) fn stuck() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no answer for ten seconds")
 }

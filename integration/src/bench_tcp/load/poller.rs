@@ -9,7 +9,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 /// Whom an event is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Token {
+pub(crate) enum Token {
     /// The target's listening socket.
     Listener,
     /// A connection of the target.
@@ -43,23 +43,23 @@ impl Token {
 
 /// An epoll instance.
 #[derive(Debug)]
-pub(super) struct Poller {
+pub(crate) struct Poller {
     epoll: Epoll,
     events: Vec<EpollEvent>,
 }
 
 impl Poller {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         Ok(Self { epoll, events: vec![EpollEvent::empty(); 256] })
     }
 
-    pub(super) fn add(&self, fd: impl AsFd, token: Token, flags: EpollFlags) -> io::Result<()> {
+    pub(crate) fn add(&self, fd: impl AsFd, token: Token, flags: EpollFlags) -> io::Result<()> {
         Ok(self.epoll.add(fd, EpollEvent::new(flags, token.pack()))?)
     }
 
     /// Puts what has happened within `timeout` (whole milliseconds) into `tokens`; nothing when it passed.
-    pub(super) fn wait(&mut self, tokens: &mut Vec<Token>, timeout: Duration) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, tokens: &mut Vec<Token>, timeout: Duration) -> io::Result<()> {
         tokens.clear();
         let timeout = EpollTimeout::try_from(timeout).map_err(io::Error::other)?;
         match self.epoll.wait(&mut self.events, timeout) {

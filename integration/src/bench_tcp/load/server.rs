@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use nix::sys::epoll::EpollFlags;
+use socket2::SockRef;
 
 use super::poller::{Poller, Token};
 use super::unless_blocked;
@@ -13,20 +14,36 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// How often in a row before others get their turn.
 const CHUNKS_PER_TURN: usize = 4;
 
+/// Requests longer than this have lost their way.
+const REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// What the kernel keeps of a connection that is asked for answers: more than any of them, so that none is written in parts.
+const SEND_BUFFER: usize = 208 * 1024;
+
 /// What the target does with its connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Behaviour {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Behaviour {
     /// Sends back what it gets.
     Echo,
     /// Sends back what it gets first, and closes.
     AnswerOnce,
     /// Sends so many bytes, and closes.
     Stream(u64),
+    /// Answers requests that come one after the other: says what to reply once one is whole.
+    Requests(fn(&[u8]) -> Option<Reply>),
+}
+
+/// The answer to a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reply {
+    /// All of it: less than the kernel keeps for a connection.
+    pub(crate) bytes: &'static [u8],
+    /// Whether the connection then sends back what it gets.
+    pub(crate) then_echo: bool,
 }
 
 /// The target with its connections.
 #[derive(Debug)]
-pub(super) struct Server<'a> {
+pub(crate) struct Server<'a> {
     listener: &'a TcpListener,
     behaviour: Behaviour,
     connections: Vec<Option<Served>>,
@@ -38,10 +55,13 @@ pub(super) struct Server<'a> {
 struct Served {
     stream: TcpStream,
     left: u64,
+    /// What has come of a request.
+    asked: Vec<u8>,
+    echoes: bool,
 }
 
 impl<'a> Server<'a> {
-    pub(super) fn new(listener: &'a TcpListener, behaviour: Behaviour, poller: &Poller) -> io::Result<Self> {
+    pub(crate) fn new(listener: &'a TcpListener, behaviour: Behaviour, poller: &Poller) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         poller.add(listener, Token::Listener, EpollFlags::EPOLLIN)?;
         let buffer = vec![b's'; CHUNK_BYTES];
@@ -49,12 +69,17 @@ impl<'a> Server<'a> {
     }
 
     /// Accepts all that wait.
-    pub(super) fn accept(&mut self, poller: &Poller) -> io::Result<()> {
+    pub(crate) fn accept(&mut self, poller: &Poller) -> io::Result<()> {
         while let Some((stream, _)) = unless_blocked(self.listener.accept())? {
             stream.set_nonblocking(true)?;
             let (flags, left) = match self.behaviour {
                 Behaviour::Stream(bytes) => (EpollFlags::EPOLLOUT, bytes),
                 Behaviour::Echo | Behaviour::AnswerOnce => (EpollFlags::EPOLLIN, 0),
+                Behaviour::Requests(_) => {
+                    stream.set_nodelay(true)?;
+                    SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER)?;
+                    (EpollFlags::EPOLLIN, 0)
+                }
             };
             let index = match self.free.pop() {
                 Some(index) => index,
@@ -64,13 +89,14 @@ impl<'a> Server<'a> {
                 }
             };
             poller.add(&stream, Token::Served(index), flags)?;
-            self.connections[index as usize] = Some(Served { stream, left });
+            self.connections[index as usize] =
+                Some(Served { stream, left, asked: Vec::new(), echoes: false });
         }
         Ok(())
     }
 
     /// Goes on with a connection.
-    pub(super) fn serve(&mut self, index: u32) {
+    pub(crate) fn serve(&mut self, index: u32) {
         let Some(served) = &mut self.connections[index as usize] else { return };
         let ended = match self.behaviour {
             Behaviour::Echo => echo(served, &mut self.buffer),
@@ -79,6 +105,8 @@ impl<'a> Server<'a> {
                 true
             }
             Behaviour::Stream(_) => stream(served, &self.buffer),
+            Behaviour::Requests(_) if served.echoes => echo(served, &mut self.buffer),
+            Behaviour::Requests(reply) => answer(served, &mut self.buffer, reply),
         };
         if ended {
             self.connections[index as usize] = None;
@@ -95,6 +123,21 @@ fn echo(served: &mut Served, buffer: &mut [u8]) -> bool {
         // Messages are small and the socket's buffer is empty: the rest never waits.
         Ok(Some(count)) => served.stream.write_all(&buffer[..count]).is_err(),
     }
+}
+
+/// Takes what is there and answers it if it is a whole request; answers whether the connection has ended.
+fn answer(served: &mut Served, buffer: &mut [u8], reply: fn(&[u8]) -> Option<Reply>) -> bool {
+    let count = match unless_blocked(served.stream.read(buffer)) {
+        Ok(None) => return false,
+        Ok(Some(0)) | Err(_) => return true,
+        Ok(Some(count)) => count,
+    };
+    served.asked.extend_from_slice(&buffer[..count]);
+    let Some(reply) = reply(&served.asked) else { return served.asked.len() > REQUEST_BYTES_MAX };
+    served.asked.clear();
+    served.echoes = reply.then_echo;
+    // Who asks has the last answer whole, so the buffer is empty, and has room for this one.
+    served.stream.write_all(reply.bytes).is_err()
 }
 
 /// Sends what the socket takes; answers whether all has been sent, or nobody wants it any more.

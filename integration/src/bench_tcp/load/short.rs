@@ -2,11 +2,11 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::time::Instant;
 
+use super::crowd::{self, Scene};
 use super::poller::{Poller, Token};
-use super::server::{Behaviour, Server};
-use super::{MESSAGE, Meter, STUCK_LIMIT, Site, Stretch, connect, cut_off, stuck, unless_blocked};
+use super::server::Behaviour;
+use super::{MESSAGE, Meter, Site, Stretch, connect, cut_off, unless_blocked};
 
 /// A client's connection.
 #[derive(Debug)]
@@ -20,8 +20,10 @@ impl Client {
     fn start(poller: &Poller, index: u32, site: Site<'_>) -> io::Result<Self> {
         Ok(Self { stream: connect(poller, Token::Client(index), site.address)?, sent: false, got: 0 })
     }
+}
 
-    /// Goes on; answers whether it has ended, well.
+impl crowd::Client for Client {
+    /// Its end is what it comes for.
     fn step(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         if !self.sent {
             if unless_blocked(self.stream.write(&MESSAGE))?.is_none() {
@@ -46,39 +48,6 @@ pub(in crate::bench_tcp) fn short(
     at_once: u32,
     meter: Meter<'_>,
 ) -> io::Result<Stretch> {
-    let mut poller = Poller::new()?;
-    let mut server = Server::new(site.listener, Behaviour::AnswerOnce, &poller)?;
-    let starts = (0..at_once).map(|index| Client::start(&poller, index, site).map(Some));
-    let mut clients = starts.collect::<io::Result<Vec<Option<Client>>>>()?;
-    let (warm, mut started, mut ended) = (count / 10, u64::from(at_once), 0_u64);
-    let (mut begin, mut before) = (Instant::now(), meter()?);
-    let (mut tokens, mut buffer) = (Vec::new(), [0; 4096]);
-    while ended < warm + count {
-        poller.wait(&mut tokens, STUCK_LIMIT)?;
-        if tokens.is_empty() {
-            return Err(stuck());
-        }
-        for token in &tokens {
-            match *token {
-                Token::Listener => server.accept(&poller)?,
-                Token::Served(index) => server.serve(index),
-                Token::Client(index) => {
-                    let Some(client) = &mut clients[index as usize] else { continue };
-                    if !client.step(&mut buffer)? {
-                        continue;
-                    }
-                    ended += 1;
-                    clients[index as usize] = None;
-                    if started < warm + count {
-                        clients[index as usize] = Some(Client::start(&poller, index, site)?);
-                        started += 1;
-                    }
-                    if ended == warm {
-                        (begin, before) = (Instant::now(), meter()?);
-                    }
-                }
-            }
-        }
-    }
-    Ok(Stretch { count, wall: begin.elapsed(), processor: meter()?.saturating_sub(before) })
+    let scene = Scene::with_target(site.listener, Behaviour::AnswerOnce)?;
+    crowd::come_and_go(scene, count, at_once, meter, |poller, index| Client::start(poller, index, site))
 }

@@ -71,6 +71,8 @@ pub struct EchoConnection {
 pub struct EchoReport {
     /// Each connection.
     pub connections: Vec<EchoConnection>,
+    /// The longest that the probe itself was late with its next messages: a stall may be so much longer by its doing, or the machine's.
+    pub pause: Duration,
 }
 
 impl EchoReport {
@@ -109,11 +111,12 @@ impl EchoReport {
         let breaks: Vec<Failure> =
             self.connections.iter().filter_map(|one| one.broken.map(|(_, why)| why)).collect();
         format!(
-            "{} of {} connections broken {:?}, worst stall of the others {:?}, {} messages",
+            "{} of {} connections broken {:?}, worst stall of the others {:?}, the probe {:?} late, {} messages",
             self.broken(),
             self.connections.len(),
             breaks.iter().take(5).collect::<Vec<_>>(),
             self.worst_stall(),
+            self.pause,
             self.exchanges()
         )
     }
@@ -135,7 +138,7 @@ impl EchoProbe {
         let doing = || format!("connecting {} times to {}", settings.connections, settings.destination);
         let lines = host.namespace().inside(|| connect(&settings))?.doing(doing)?;
         let connections = vec![EchoConnection::default(); lines.len()];
-        let report = Arc::new(Mutex::new(EchoReport { connections }));
+        let report = Arc::new(Mutex::new(EchoReport { connections, ..EchoReport::default() }));
         let mut engine = Engine::new(settings.clone(), lines, Arc::clone(&report)).doing(doing)?;
         let worker = host.namespace().worker("echo probe", move |stop| engine.run(stop))?;
         Ok(Self { report, worker })
@@ -166,11 +169,12 @@ impl EchoProbe {
         lock(&self.report).broken()
     }
 
-    /// Begins anew to look for the longest stall, and returns the longest until now.
+    /// Begins anew to look for the longest stall, and for the probe's own pauses, and returns the longest stall until now.
     pub fn forget_stalls(&self) -> Duration {
         let mut report = lock(&self.report);
         let longest = report.worst_stall();
         report.connections.iter_mut().for_each(|connection| connection.worst_stall = Duration::ZERO);
+        report.pause = Duration::ZERO;
         longest
     }
 
@@ -205,6 +209,9 @@ struct Engine {
     lines: Vec<Line>,
     epoll: Epoll,
     ticker: Ticker,
+    /// The time between its beats, and when the last one was served.
+    beat: Duration,
+    served: Instant,
     /// How many lines have their turn at each beat of the ticker, and which of them is the next.
     turns: usize,
     next: usize,
@@ -223,7 +230,7 @@ impl Engine {
             epoll.add(&socket, EpollEvent::new(interest, index as u64))?;
             lines.push(Line { socket, sent: None, next: 0, received: Vec::new(), open: true });
         }
-        Ok(Self { settings, lines, epoll, ticker, turns, next: 0, report })
+        Ok(Self { settings, lines, epoll, ticker, beat, served: now(), turns, next: 0, report })
     }
 
     fn run(&mut self, stop: &AtomicBool) {
@@ -235,6 +242,7 @@ impl Engine {
                     Ok(index) if index < self.lines.len() => self.receive(index),
                     // The ticker, whose data is no index.
                     _ => {
+                        self.note_pause(now());
                         let beats = usize::try_from(self.ticker.beats()).unwrap_or(usize::MAX);
                         self.send_next(beats.saturating_mul(self.turns).min(self.lines.len()));
                     }
@@ -308,6 +316,14 @@ impl Engine {
             connection.worst_stall = until - sent;
             connection.worst_stall_at = sent;
         }
+    }
+
+    /// How late a beat is served.
+    fn note_pause(&mut self, time: Instant) {
+        let late = (time - self.served).saturating_sub(self.beat);
+        self.served = time;
+        let mut report = lock(&self.report);
+        report.pause = report.pause.max(late);
     }
 
     fn break_off(&mut self, index: usize, failure: Failure) {

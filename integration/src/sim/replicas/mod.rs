@@ -6,7 +6,7 @@
 //! story     a seed's run: what is written, what breaks, quiet times
 //! pair      both halves in step, the word from `lbd` to `vrrpd`
 //!   ├ lbd     a node's replica, shell and tables
-//!   └ stream  the connection between them: cut at any byte, silent, refilled with noise
+//!   └ stream  the connection between them: cut at any byte, silent, refilled with noise, replaced while one end still has it
 //! rings     what targets of flows are chosen from
 //! check     what has to be where, and the bounds of memory
 //! ```

@@ -34,6 +34,8 @@ pub struct Pair {
     pub(super) lbds: [Lbd; 2],
     pub(super) stream: Stream,
     connect_at: Moment,
+    /// Connections that were made while a node still had the one before.
+    replaced: u64,
     holders: Holders,
     rng: Rng,
     draw: Draw,
@@ -53,6 +55,7 @@ impl Pair {
             lbds: [0, 1].map(|host| Lbd::new(host, draw.makes[host].clone(), flaw)),
             stream: Stream::default(),
             connect_at: Moment::ZERO,
+            replaced: 0,
             holders: Holders::default(),
             rng,
             draw: draw.clone(),
@@ -100,6 +103,27 @@ impl Pair {
         self.run_for(off)?;
         self.power_on(host);
         Ok(())
+    }
+
+    /// A node loses the connection between the `lbd`s, and the other one goes on as if it had it: it tells into nothing until it has heard
+    /// nothing for long enough, or until there is another one.
+    pub fn abandon(&mut self, host: usize) {
+        if !self.runs(host) || !self.stream.open[host] {
+            return;
+        }
+        self.note(|| format!("{}: lbd has lost the connection, unnoticed by the other one", NAMES[host]));
+        let local = self.world.local(host);
+        if let Some(replica) = &mut self.lbds[host].replica {
+            replica.disconnected(local);
+        }
+        self.stream.abandon(host, &mut self.rng);
+        self.connect_soon();
+    }
+
+    /// How often a connection was made while a node still had the one before.
+    #[must_use]
+    pub const fn replaced(&self) -> u64 {
+        self.replaced
     }
 
     /// Something happens to the VRRP half.
@@ -227,13 +251,18 @@ impl Pair {
     }
 
     fn may_connect(&self) -> bool {
-        self.stream.is_closed() && (0..2).all(|host| self.runs(host) && self.passes(host))
+        self.stream.is_left() && (0..2).all(|host| self.runs(host) && self.passes(host))
     }
 
     fn step(&mut self) -> Result<(), Violation> {
         let local = self.local();
         if self.may_connect() && self.now() >= self.connect_at {
-            self.note(|| "the lbds connect".to_owned());
+            let held = (0..2).find(|&host| self.stream.open[host]);
+            self.replaced += u64::from(held.is_some());
+            self.note(|| match held {
+                Some(host) => format!("the lbds connect, while {} still has the former one", NAMES[host]),
+                None => "the lbds connect".to_owned(),
+            });
             self.stream = Stream::new();
             for (lbd, local) in self.lbds.iter_mut().zip(local) {
                 if let Some(replica) = &mut lbd.replica {
@@ -306,9 +335,12 @@ impl Pair {
         }
         self.note(|| format!("{}: lbd has no connection any more", NAMES[host]));
         self.stream.close(host, self.world.now + self.draw.delay);
-        if self.stream.is_closed() {
-            self.connect_at = self.world.now + self.rng.span(Duration::ZERO, CONNECT_PAUSE);
-        }
+        self.connect_soon();
+    }
+
+    /// Who has lost the connection makes another one in a moment, whether the other one knows that it is lost or not.
+    fn connect_soon(&mut self) {
+        self.connect_at = self.world.now + self.rng.span(Duration::ZERO, CONNECT_PAUSE);
     }
 
     /// `vrrpd` hears whether something is lacking, and the checkers know whether that is so.

@@ -1,5 +1,8 @@
 //! What a node chooses its flows' targets from, and when it may choose from something else: once the other node knows that and has every flow of
 //! before, after a short wait, or without another node that is in step.
+//!
+//! The simulation beside the core (`lbd/core/src/replication/sim`) has a model of its own: it looks into replicas, as only tests of that crate can, which no
+//! other crate can use; and what both could share would be part of the daemon, for `lbd-core` may not depend on this crate.
 
 use std::sync::Arc;
 

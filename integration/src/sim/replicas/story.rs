@@ -94,6 +94,8 @@ enum Event {
     CutAtOnce,
     /// What is no frame comes from a node.
     Noise(usize),
+    /// A node has lost the connection, and makes another one while the other node still has the old one.
+    HalfOpen(usize),
 }
 
 /// Runs a seed to its end.
@@ -319,32 +321,33 @@ impl Story {
     fn break_something(&mut self, benign: bool) {
         let host = self.host();
         let mended = self.pair.now() + self.rng.span(Duration::from_millis(1), Duration::from_secs(3));
-        let kinds = if benign { 8 } else { 17 };
+        let kinds = if benign { 9 } else { 18 };
         let (event, end) = match self.rng.below(kinds) {
             0 => (Event::Cut, None),
             1 => (Event::Silence, None),
             2 => (Event::CutAtOnce, None),
             3 => (Event::Noise(host), None),
-            4 => {
+            4 => (Event::HalfOpen(host), None),
+            5 => {
                 let ways = |open| (0..2).map(move |host| Event::Vrrp(Fault::PeerOut(host, open)));
                 self.coming.extend(ways(true).map(|event| (mended, event)));
                 ways(false).for_each(|event| self.happen(event));
                 return;
             }
-            5 => (Event::Vrrp(Fault::PeerOut(host, false)), Some(Event::Vrrp(Fault::PeerOut(host, true)))),
-            6 => {
+            6 => (Event::Vrrp(Fault::PeerOut(host, false)), Some(Event::Vrrp(Fault::PeerOut(host, true)))),
+            7 => {
                 let forward = i64::try_from(self.rng.below(10_000)).unwrap_or_default();
                 (Event::Vrrp(Fault::WallClock(host, forward)), None)
             }
             // Where its death is no reason to leave, or there is nothing to leave.
-            7 if benign && self.pair.world.variant.track_lbd && !self.is_backup(host) => return,
-            7 | 8 => (Event::Lbd(host, false), Some(Event::Lbd(host, true))),
-            9 | 10 => (Event::Power(host, false), Some(Event::Power(host, true))),
-            11 => (Event::Vrrp(Fault::Kill(host)), Some(Event::Vrrp(Fault::Start(host)))),
-            12 => (Event::Vrrp(Fault::Terminate(host)), Some(Event::Vrrp(Fault::Start(host)))),
-            13 => (Event::Vrrp(Fault::Stop(host)), Some(Event::Vrrp(Fault::Continue(host)))),
-            14 => (Event::Vrrp(Fault::Pause(host)), Some(Event::Vrrp(Fault::Resume(host)))),
-            15 => (Event::Vrrp(Fault::LanOut(host, false)), Some(Event::Vrrp(Fault::LanOut(host, true)))),
+            8 if benign && self.pair.world.variant.track_lbd && !self.is_backup(host) => return,
+            8 | 9 => (Event::Lbd(host, false), Some(Event::Lbd(host, true))),
+            10 | 11 => (Event::Power(host, false), Some(Event::Power(host, true))),
+            12 => (Event::Vrrp(Fault::Kill(host)), Some(Event::Vrrp(Fault::Start(host)))),
+            13 => (Event::Vrrp(Fault::Terminate(host)), Some(Event::Vrrp(Fault::Start(host)))),
+            14 => (Event::Vrrp(Fault::Stop(host)), Some(Event::Vrrp(Fault::Continue(host)))),
+            15 => (Event::Vrrp(Fault::Pause(host)), Some(Event::Vrrp(Fault::Resume(host)))),
+            16 => (Event::Vrrp(Fault::LanOut(host, false)), Some(Event::Vrrp(Fault::LanOut(host, true)))),
             _ => {
                 self.moved = true;
                 (Event::Vrrp(Fault::Switchover(host)), None)
@@ -397,6 +400,7 @@ impl Story {
                 pair.stream.pipes[host].send(&noise, now, self.draw.delay, &mut self.rng);
             }
             Event::Noise(_) => {}
+            Event::HalfOpen(host) => pair.abandon(host),
         }
     }
 

@@ -29,8 +29,9 @@ impl Stream {
         Self { open: [true; 2], ..Self::default() }
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.open == [false; 2]
+    /// A node no longer has it, whatever the other one thinks: that one may make another, which then takes the place of this.
+    pub(super) fn is_left(&self) -> bool {
+        self.open != [true; 2]
     }
 
     /// Both have it, and what one says is going to reach the other.
@@ -38,11 +39,20 @@ impl Stream {
         self.open == [true; 2] && self.ends == [None; 2] && !self.dead
     }
 
-    /// A node no longer has it; the other one hears of it after a while.
+    /// A node no longer has it; the other one hears of it after a while, if anything gets there.
     pub(super) fn close(&mut self, node: usize, heard_at: Moment) {
         self.open[node] = false;
-        let other = &mut self.ends[1 - node];
-        *other = other.or(Some(heard_at));
+        if !self.dead {
+            let other = &mut self.ends[1 - node];
+            *other = other.or(Some(heard_at));
+        }
+        self.pipes[1 - node] = Pipe::default();
+    }
+
+    /// A node no longer has it; the other one goes on as if it had. What was on its way there ends at some byte.
+    pub(super) fn abandon(&mut self, node: usize, rng: &mut Rng) {
+        self.cut(rng);
+        self.open[node] = false;
         self.pipes[1 - node] = Pipe::default();
     }
 

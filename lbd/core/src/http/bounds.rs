@@ -1,8 +1,8 @@
-//! How large a request may be.
+//! How large a request may be, and by what it is counted.
 
-use common::config::Http;
+use common::config::{Http, is_same_field};
 
-use super::framing::{Fault, RequestBody, RequestHead};
+use super::framing::{Fault, Field, RequestBody, RequestHead};
 
 /// Looks whether a request is one that is too large as far as its head says.
 ///
@@ -19,6 +19,18 @@ pub fn check(head: &RequestHead<'_>, http: &Http) -> Result<(), Fault> {
         (RequestBody::Length(length), Some(max)) if length > max => Err(Fault::BodyTooLong),
         _ => Ok(()),
     }
+}
+
+/// The value of the field of this name that a request is counted by, if it has one.
+///
+/// # Errors
+///
+/// [`Fault::RateField`] if there are several, under whatever names programs take for the same: whoever counted one of them, the target might
+/// heed another.
+pub fn counted_by<'f>(fields: &[Field<'f>], name: &str) -> Result<Option<&'f [u8]>, Fault> {
+    let mut all = fields.iter().filter(|field| is_same_field(field.name, name.as_bytes()));
+    let first = all.next().map(|field| field.value);
+    if all.next().is_some() { Err(Fault::RateField) } else { Ok(first) }
 }
 
 /// What may still come of a body whose length is not known before.
@@ -79,6 +91,23 @@ mod tests {
         assert_eq!(verdict("POST /", "6", body), Err(Fault::BodyTooLong));
         assert_eq!(verdict("POST /", "999999999999999", ""), Ok(()));
         assert_eq!(verdict("GET /", "", "max_body_bytes = \"0B\""), Ok(()));
+    }
+
+    #[test]
+    fn a_request_is_counted_by_one_value() {
+        let counted = |fields: &[(&'static str, &'static str)]| {
+            let field = |(name, value): &(&'static str, &'static str)| Field {
+                name: name.as_bytes(),
+                value: value.as_bytes(),
+            };
+            let fields: Vec<Field<'_>> = fields.iter().map(field).collect();
+            counted_by(&fields, "x-api-key")
+        };
+        assert_eq!(counted(&[("x-api", "a")]), Ok(None));
+        for name in ["X-Api-Key", "x_api_key", "X.Api-Key"] {
+            assert_eq!(counted(&[("x-api", "b"), (name, "a")]), Ok(Some(&b"a"[..])));
+            assert_eq!(counted(&[("x-api-key", "a"), (name, "a")]), Err(Fault::RateField));
+        }
     }
 
     #[test]

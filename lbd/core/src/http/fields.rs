@@ -79,14 +79,16 @@ impl Known {
         ALL.iter().find(same).map(|(_, known)| *known)
     }
 
-    /// Whether the name is another one's but for `_` in place of `-`. Servers that hand fields to programs in variables (CGI, WSGI)
-    /// take both for the same.
+    /// Whether the name is another one's but for `_`, or what else is neither letter nor digit, in place of `-`. Servers that hand fields to
+    /// programs in variables (CGI, WSGI) take both for the same: see [`common::config::is_same_field`].
     #[must_use]
     pub fn looks_like_one(name: &[u8]) -> bool {
-        if !name.contains(&b'_') {
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+        if name.iter().all(is_plain) {
             return false;
         }
-        let plain: Vec<u8> = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+        let plain = |byte: &u8| if byte.is_ascii_alphanumeric() { *byte } else { b'-' };
+        let plain: Vec<u8> = name.iter().map(plain).collect();
         Self::of(&plain).is_some() || is_word_of_a_proxy(&plain)
     }
 
@@ -194,6 +196,10 @@ mod tests {
         assert!(Known::looks_like_one(b"Content_Length") && Known::looks_like_one(b"x_forwarded-for"));
         assert!(!Known::looks_like_one(b"content-length") && !Known::looks_like_one(b"my_field"));
         assert!(Known::looks_like_one(b"X_Forwarded_Port") && Known::looks_like_one(b"x-real_ip"));
+        assert!(
+            Known::looks_like_one(b"Transfer.Encoding") && Known::looks_like_one(b"x~client!cert*verify")
+        );
+        assert!(!Known::looks_like_one(b"my.field") && !Known::looks_like_one(b"ho.st"));
     }
 
     #[test]
@@ -206,6 +212,7 @@ mod tests {
             "Authorization",
             "Set-Cookie",
             "content_length",
+            "content.length",
             "X-Forwarded-Port",
             "X-Real-IP",
             "Proxy",

@@ -113,6 +113,15 @@ pub fn http2_request(
     passing: &Passing<'_>,
     out: &mut impl Fields,
 ) -> Result<(), Fault> {
+    let tunnel;
+    let head = if head.asks_for_websocket() {
+        // RFC 8441, section 5: this is "not used" there, because there is nothing that it would protect from.
+        let fields = head.fields.iter().filter(|its| !its.is("sec-websocket-key")).copied().collect();
+        tunnel = RequestHead { fields, ..head.clone() };
+        &tunnel
+    } else {
+        head
+    };
     for_target(head, passing, out)?;
     if head.takes_trailers {
         out.add(b"TE", b"trailers");
@@ -337,6 +346,33 @@ pub fn http2_tunnel(
     let fields = head.fields.iter().filter(|field| !of_http1(field)).copied().collect();
     let head = ResponseHead { status: 200, fields, length: None, ..head.clone() };
     for_client(&head, Ending::Stream, changes, added, out);
+}
+
+/// Writes the head of an answer after which a client's connection of HTTP/1 is a tunnel through a stream to a target of HTTP/2, where 101
+/// is 200 (RFC 8441, section 5). The client is told `accept`, for its target has not seen its key.
+pub fn websocket(
+    head: &ResponseHead<'_>,
+    accept: &str,
+    changes: [&HeaderChanges; 2],
+    added: &[(&str, String)],
+    out: &mut Vec<u8>,
+) {
+    let own = [
+        Field { name: b"Upgrade", value: b"websocket" },
+        Field { name: b"Sec-WebSocket-Accept", value: accept.as_bytes() },
+    ];
+    let is_own = |field: &&Field<'_>| own.iter().any(|own| own.name.eq_ignore_ascii_case(field.name));
+    let fields = head.fields.iter().filter(|field| !is_own(field)).copied().chain(own).collect();
+    let head = ResponseHead {
+        status: 101,
+        reason: b"Switching Protocols",
+        fields,
+        body: ResponseBody::None,
+        length: None,
+        keep_alive: false,
+        for_one_hop: Vec::new(),
+    };
+    response(&head, Ending::AsGiven, Afterwards::Closed, changes, added, out);
 }
 
 /// Writes what is the same for each client.

@@ -6,7 +6,7 @@ use common::config::{
     Action, Condition, Http, HttpRule, PathPattern, Redirect, Respond, Split, Template, Variable,
 };
 use common::hash::mix;
-use common::path::{PathError, lenient_reading, normalise, query_value};
+use common::path::{PathError, lenient_readings, normalise, query_value};
 
 use super::framing::Field;
 
@@ -85,15 +85,16 @@ pub fn read_otherwise<'h>(http: &'h Http, asked: &Asked<'_>, routed: &Routed<'h>
     if http.rules.is_empty() {
         return None;
     }
-    let path = lenient_reading(asked.path)?;
-    let other = rule_for(http, &Asked { path: &path, ..*asked });
-    let differs = match (routed.rule, other) {
-        (None, None) => false,
-        (Some((index, _)), Some((other, _))) if index == other => false,
-        (Some((_, rule)), Some((_, other))) => !rule.does_as(other),
-        (None, Some(_)) | (Some(_), None) => true,
-    };
-    differs.then(|| other.map(|(index, _)| index))
+    lenient_readings(asked.path).into_iter().find_map(|path| {
+        let other = rule_for(http, &Asked { path: &path, ..*asked });
+        let differs = match (routed.rule, other) {
+            (None, None) => false,
+            (Some((index, _)), Some((other, _))) if index == other => false,
+            (Some((_, rule)), Some((_, other))) => !rule.does_as(other),
+            (None, Some(_)) | (Some(_), None) => true,
+        };
+        differs.then(|| other.map(|(index, _)| index))
+    })
 }
 
 /// The first rule that a request meets.
@@ -275,7 +276,9 @@ mod tests {
         let http = http(
             "[[service.rule]]\nwhen = { path_prefix = \"/admin\", method = [\"GET\"] }\nforward = \"rest\"\naccess = { allow = [\"192.0.2.0/24\"] }\n\
              [[service.rule]]\nwhen = { path_prefix = \"/api\" }\nforward = \"api\"\n\
-             [[service.rule]]\nwhen = { path_regex = \"^/api;\" }\nforward = \"api\"\n",
+             [[service.rule]]\nwhen = { path_regex = \"^/api;\" }\nforward = \"api\"\n\
+             [[service.rule]]\nwhen = { path_prefix = \"/text\" }\nforward = \"api\"\n\
+             [[service.rule]]\nwhen = { path_regex = \"^/text;\" }\nforward = \"api\"\ncompress = \"none\"\n",
         );
         for (path, expected) in [
             ("/admin/x", None),
@@ -284,11 +287,14 @@ mod tests {
             ("//admin", Some(Some(0))),
             ("/admin%2Fx", Some(Some(0))),
             ("/admin;a/x", Some(Some(0))),
+            ("/;%2Fb/admin", Some(Some(0))),
             ("/admin/x;y", None),
             ("/api//x", None),
             ("//api", Some(Some(1))),
             // Another rule, which does the same.
             ("/api;v=1", None),
+            // And one that does not: what is in an answer may be why it is not to be compressed.
+            ("/text;v=1", Some(Some(3))),
         ] {
             let asked = asked("GET", "any", path);
             assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, 0)), expected, "{path}");

@@ -7,13 +7,33 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use super::entry::Fingerprint;
 
-/// So many parts. They double their size at about the same number of entries, but not at the same one: a hash spreads them unevenly
-/// enough that hardly two do so in a row.
+/// So many parts. The last one has twice as many entries as the first, and those between them numbers between: so each doubles its size
+/// at another number of all entries, and they do so one after the other. Of parts with as many entries each, all would within a few
+/// hundredths of that number.
 const PARTS: usize = 64;
 
-/// The bits of a fingerprint that choose the part: neither the lowest, which the part chooses a place by, nor the highest, by which it
-/// tells entries apart.
+/// The first part has as many of these as there are parts, and each of the others has one more than that before it.
+const SHARES: usize = PARTS * PARTS + PARTS * (PARTS - 1) / 2;
+
+/// The part that has a share.
+static PART_OF: [u8; SHARES] = {
+    let (mut parts, mut part, mut at) = ([0; SHARES], 0_u8, 0);
+    while at < SHARES {
+        let mut shares = 0;
+        while shares < PARTS + part as usize {
+            parts[at] = part;
+            at += 1;
+            shares += 1;
+        }
+        part += 1;
+    }
+    parts
+};
+
+/// The bits of a fingerprint that choose the share, 16 from this one on: neither the lowest, which the part chooses a place by, nor the
+/// highest, by which it tells entries apart.
 const PART_SHIFT: u32 = 40;
+const PART_BITS: u32 = 16;
 
 type Part<V> = HashMap<Fingerprint, V, BuildHasherDefault<AsItIs>>;
 
@@ -31,8 +51,9 @@ impl<V> Default for Parts<V> {
 }
 
 impl<V> Parts<V> {
-    const fn index(fingerprint: Fingerprint) -> usize {
-        (fingerprint.0 >> PART_SHIFT) as usize % PARTS
+    fn index(fingerprint: Fingerprint) -> usize {
+        let bits = (fingerprint.0 >> PART_SHIFT) as usize % (1 << PART_BITS);
+        usize::from(PART_OF[(bits * SHARES) >> PART_BITS])
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -130,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_filled_evenly_and_counted() {
+    fn parts_are_filled_by_their_shares_and_counted() {
         let mut rng = Rng::new(7);
         let mut parts = Parts::default();
         let keys: Vec<_> = (0..64_000).map(|_| Fingerprint(rng.next_u64())).collect();
@@ -139,7 +160,10 @@ mod tests {
             parts.insert(key, key.0 + 1);
         }
         assert_eq!(parts.len(), keys.len());
-        assert!(parts.parts.iter().all(|part| (800..1200).contains(&part.len())));
+        for (number, part) in parts.parts.iter().enumerate() {
+            let share = keys.len() * (PARTS + number) / SHARES;
+            assert!(part.len().abs_diff(share) < share / 5, "{} of {share} in part {number}", part.len());
+        }
         assert!(keys.iter().all(|&key| parts.get(key) == Some(&(key.0 + 1))));
         let odd = keys.iter().filter(|key| key.0 % 2 == 0).count();
         assert_eq!(parts.retain(|value| value % 2 == 0), odd);
@@ -149,5 +173,26 @@ mod tests {
             assert_eq!(parts.remove(key).is_some(), key.0 % 2 == 1);
         }
         assert!(parts.is_empty() && !parts.contains(keys[0]));
+    }
+
+    /// At no time has all that comes to wait for many of them.
+    #[test]
+    fn parts_grow_one_after_the_other() {
+        let mut rng = Rng::new(3);
+        let mut parts = Parts::default();
+        let mut grown = Vec::new();
+        for count in 0..250_000 {
+            let key = Fingerprint(rng.next_u64());
+            let index = Parts::<u64>::index(key);
+            let before = parts.parts[index].capacity();
+            parts.insert(key, count);
+            if parts.parts[index].capacity() != before && count > 100_000 {
+                grown.push(count);
+            }
+        }
+        assert!(grown.len() >= PARTS, "each has, at least once: {}", grown.len());
+        // Of as many entries each, a quarter of all would.
+        let dense = grown.windows(11).find(|some| some[10] - some[0] < 2000);
+        assert_eq!(dense, None, "eleven of them within two thousand entries");
     }
 }

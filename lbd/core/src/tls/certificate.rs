@@ -44,6 +44,17 @@ pub enum PublicKey {
     Other,
 }
 
+impl PublicKey {
+    /// The kind of the key in a `SubjectPublicKeyInfo`.
+    ///
+    /// # Errors
+    ///
+    /// That it is none.
+    pub fn of_info(der: &[u8]) -> Result<Self, Malformed> {
+        public_key(Reader::new(der).expect(SEQUENCE)?.content)
+    }
+}
+
 const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
@@ -139,6 +150,13 @@ fn matches(name: &str, host: &str) -> bool {
     }
 }
 
+/// How many bits a number has, big-endian.
+pub(crate) fn bit_length(number: &[u8]) -> usize {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    let first = number.get(zeros).copied().unwrap_or_default();
+    ((number.len() - zeros) * 8).saturating_sub(first.leading_zeros() as usize)
+}
+
 fn public_key(info: &[u8]) -> Result<PublicKey, Malformed> {
     let mut reader = Reader::new(info);
     let algorithm = reader.enter(SEQUENCE)?.expect(OID)?.content;
@@ -147,10 +165,7 @@ fn public_key(info: &[u8]) -> Result<PublicKey, Malformed> {
         RSA => {
             let key = key.strip_prefix(&[0]).ok_or(Malformed("a key that is none"))?;
             let modulus = Reader::new(key).enter(SEQUENCE)?.expect(INTEGER)?.content;
-            let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
-            let first = modulus.get(zeros).copied().unwrap_or_default();
-            let bits = (modulus.len() - zeros) * 8;
-            PublicKey::Rsa { bits: bits.saturating_sub(first.leading_zeros() as usize) }
+            PublicKey::Rsa { bits: bit_length(modulus) }
         }
         EC => PublicKey::Ecdsa,
         ED25519 => PublicKey::Ed25519,
@@ -185,6 +200,17 @@ mod tests {
         assert_eq!(certificate.key, PublicKey::Ecdsa);
         assert_eq!(certificate.public_key.len(), 91, "that of a key on P-256");
         assert_eq!(der[certificate.public_key.start], SEQUENCE);
+        assert_eq!(PublicKey::of_info(&der[certificate.public_key.clone()]), Ok(PublicKey::Ecdsa));
+        assert!(PublicKey::of_info(&der).is_err());
+    }
+
+    #[test]
+    fn bits_are_counted_from_the_first_that_is_one() {
+        for (number, expected) in
+            [(&[][..], 0), (&[0, 0], 0), (&[1], 1), (&[0, 0x80, 0], 16), (&[0x7f, 0], 15)]
+        {
+            assert_eq!(bit_length(number), expected, "{number:?}");
+        }
     }
 
     #[test]
@@ -224,6 +250,7 @@ mod tests {
         #[test]
         fn anything_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
             drop(Certificate::parse(&bytes));
+            PublicKey::of_info(&bytes).ok();
         }
     }
 }

@@ -7,6 +7,7 @@ mod name;
 mod ocsp;
 mod ticket;
 
+pub(crate) use certificate::bit_length;
 pub use certificate::{Certificate, Malformed, PublicKey};
 pub use choice::{Choice, KeyKind, Twice};
 pub use ocsp::Response;

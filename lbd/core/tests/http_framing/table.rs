@@ -129,7 +129,9 @@ pub(crate) const CASES: &[Case] = &[
     ("Content_Length", "POST / HTTP/1.1\r\nHost: a\r\nContent_Length: 5\r\n\r\n", Refused(400)),
     ("Transfer_Encoding", "POST / HTTP/1.1\r\nHost: a\r\nTransfer_Encoding: chunked\r\n\r\n", Refused(400)),
     ("X_Forwarded_For", "GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 1\r\n\r\n", Refused(400)),
+    ("Transfer.Encoding", "POST / HTTP/1.1\r\nHost: a\r\nTransfer.Encoding: chunked\r\n\r\n", Refused(400)),
     ("another underscore", "GET / HTTP/1.1\r\nHost: a\r\nMy_Field: 1\r\n\r\n", Passed(1, GET, "")),
+    ("another dot", "GET / HTTP/1.1\r\nHost: a\r\nMy.Field: 1\r\n\r\n", Passed(1, GET, "")),
     // Lengths.
     ("length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", Passed(1, POST, "hello")),
     ("two lengths", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", Refused(400)),

@@ -73,11 +73,7 @@ pub(crate) fn doctor(
     }
     if let Some(every) = options.trace {
         // As they come: nobody waits for the end to see whether there is anything.
-        let mut out = std::io::stdout().lock();
-        trace::trace(run_dir, every, options.trace_time, |line| {
-            use std::io::Write as _;
-            writeln!(out, "{line}").ok();
-        })?;
+        trace::trace(run_dir, every, options.trace_time, &mut std::io::stdout().lock())?;
         return Ok(String::new());
     }
     let mut report = Report::default();

@@ -46,6 +46,7 @@ pub(crate) struct Reader {
     drops: Table<u32, u64>,
     check_stats: Table<u32, CheckStats>,
     sent_to_other: Table<u32, u64>,
+    short_searches: Table<u32, u64>,
     pub(super) instances: Arc<Instances>,
     pub(super) names: ArcSwap<Names>,
     pub(super) places: ArcSwap<Places>,
@@ -131,6 +132,7 @@ impl Reader {
             drops: Table::open(folder, "drops")?,
             check_stats: Table::open(folder, "check_stats")?,
             sent_to_other: Table::open(folder, "sent_to_other")?,
+            short_searches: Table::open(folder, "short_searches")?,
             instances,
             names: ArcSwap::default(),
             places: ArcSwap::default(),
@@ -229,7 +231,9 @@ impl Reader {
             totals.checks[1] += it.returned;
             totals.checks[2] += it.dropped;
         }
-        totals.sent_to_other = self.sent_to_other.get_each(&0).unwrap_or_default().into_iter().sum();
+        let all = |table: &Table<u32, u64>| table.get_each(&0).unwrap_or_default().into_iter().sum::<u64>();
+        totals.sent_to_other = all(&self.sent_to_other);
+        totals.short_searches = all(&self.short_searches);
         totals.drops =
             (0..).zip(DropReason::ALL).skip(1).map(|(index, it)| (it.name(), self.drops(index))).collect();
         totals
@@ -249,6 +253,8 @@ pub(crate) struct Totals {
     pub(crate) checks: [u64; 3],
     /// Answers of targets sent to the other node, which had begun their flows.
     pub(crate) sent_to_other: u64,
+    /// Searches for ports that ended at the first few, because too many had gone further.
+    pub(crate) short_searches: u64,
 }
 
 /// Counters of a service or a target.

@@ -1,6 +1,7 @@
 //! `lbd doctor --trace`: a sample of packets and what became of them, as the program writes them into its ring.
 
 use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -22,12 +23,12 @@ const LOOK_MS: u8 = 20;
 /// Lines printed, at most.
 const LINES_MAX: usize = 10_000;
 
-/// Takes a sample of every so many packets for some time, and hands each to `print` as a line.
+/// Takes a sample of every so many packets for some time, or for as long as somebody reads, and writes each to `out` as a line.
 pub(super) fn trace(
     run_dir: &Path,
     every: u32,
     time: Duration,
-    mut print: impl FnMut(&str),
+    out: &mut (impl Write + AsFd),
 ) -> anyhow::Result<()> {
     let folder =
         load::current_folder(run_dir).context("nothing is forwarded in the kernel with this --run-dir")?;
@@ -38,25 +39,30 @@ pub(super) fn trace(
     let map = AyaMap::from_map_data(MapData::from_pin(folder.join("events"))?)?;
     let mut ring = RingBuf::try_from(map)?;
     config.put(&0, &Config { trace_every: every, ..before })?;
-    let traced = follow(&mut ring, time, &stop, &mut print);
+    let traced = follow(&mut ring, time, &stop, out);
     // As the configuration has it, which may have changed meanwhile in everything else.
     let now = config.get(&0)?.unwrap_or(before);
     config.put(&0, &Config { trace_every: before.trace_every, ..now })?;
-    // Nothing of this sample is left for the next one.
-    take(&mut ring, &mut print);
-    traced
+    let rest = take(&mut ring, out);
+    match traced.and(rest.map(drop)) {
+        // Whoever read has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        traced => traced.context("tracing packets"),
+    }
 }
 
-/// Hands on what is in the ring. Answers how much that was.
-fn take(ring: &mut RingBuf<MapData>, print: &mut impl FnMut(&str)) -> usize {
-    let mut lines = 0;
+/// Writes what is in the ring. Answers how much that was. Also where it cannot be written, nothing of this sample is left for the next one.
+fn take(ring: &mut RingBuf<MapData>, out: &mut impl Write) -> io::Result<usize> {
+    let (mut lines, mut written) = (0, Ok(()));
     while let Some(item) = ring.next() {
-        if let Some(event) = Event::from_bytes(&item) {
-            print(&line(&event));
+        if let Some(event) = Event::from_bytes(&item)
+            && written.is_ok()
+        {
+            written = writeln!(out, "{}", line(&event));
             lines += 1;
         }
     }
-    lines
+    written.map(|()| lines)
 }
 
 /// Ready to read once this process is told to stop, by Ctrl-C for one.
@@ -70,16 +76,18 @@ fn follow(
     ring: &mut RingBuf<MapData>,
     time: Duration,
     stop: &SignalFd,
-    print: &mut impl FnMut(&str),
-) -> anyhow::Result<()> {
+    out: &mut (impl Write + AsFd),
+) -> io::Result<()> {
     let (end, mut lines) = (Instant::now() + time, 0);
     while Instant::now() < end && lines < LINES_MAX {
-        lines += take(ring, print);
-        let mut signal = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut signal, PollTimeout::from(LOOK_MS)) {
+        lines += take(ring, out)?;
+        // Of what is written to, that nobody reads any more: without a packet no line would say so.
+        let mut ends =
+            [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(out.as_fd(), PollFlags::empty())];
+        match poll(&mut ends, PollTimeout::from(LOOK_MS)) {
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => break,
-            Err(error) => return Err(error).context("waiting for packets"),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

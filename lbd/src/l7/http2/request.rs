@@ -1,7 +1,8 @@
 //! A client's request on a stream, from its head to the end of its answer.
 
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Context;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,11 +13,12 @@ use http::{Request, Response};
 use lbd_core::http::framing::{Pseudo, RequestBody, http2_request};
 
 use super::{Incoming, fields, size};
-use crate::l7::client::Next;
+use crate::l7::client::{LINGER, LINGER_BYTES_MAX, Next};
 use crate::l7::exchange::{Client, Exchange};
 use crate::l7::flow::{Flow, Sink, Source};
 use crate::l7::journal::Journal;
 use crate::l7::session::Session;
+use crate::l7::watch::Watch;
 
 /// The client's end of a stream.
 pub(in crate::l7) struct Asker {
@@ -27,7 +29,11 @@ pub(in crate::l7) struct Asker {
 }
 
 /// Has a request answered.
-pub(super) async fn serve(session: Rc<Session>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+pub(super) async fn serve(
+    session: Rc<Session>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
     let watch = session.seat.worker.watches.enter(session.leave());
     let begin = Instant::now();
     let route = session.refreshed();
@@ -48,7 +54,8 @@ pub(super) async fn serve(session: Rc<Session>, request: Request<RecvStream>, re
         };
         let mut cookie = Vec::new();
         let head = http2_request(&pseudo, fields(&parts.headers), &mut cookie);
-        session.plan(&route, head, &watch).await
+        let gone = |context: &mut Context<'_>| respond.poll_reset(context).map(|_| ());
+        session.plan(&route, head, &watch, gone).await
     };
     drop(parts);
     let length = match &made {
@@ -67,8 +74,9 @@ pub(super) async fn serve(session: Rc<Session>, request: Request<RecvStream>, re
         }
         Err(fault) => exchange.refuse(&route, begin, fault).await,
     };
-    if matches!(next, Next::Abort) {
-        asker.abort();
+    match next {
+        Next::Abort => asker.abort(),
+        _ => asker.linger(&watch).await,
     }
 }
 
@@ -111,9 +119,7 @@ impl Asker {
         while !body.is_empty() {
             answer.reserve_capacity(body.len());
             if answer.capacity() == 0 {
-                std::future::poll_fn(|context: &mut Context<'_>| answer.poll_capacity(context))
-                    .await?
-                    .ok()?;
+                poll_fn(|context| answer.poll_capacity(context)).await?.ok()?;
                 continue;
             }
             let piece = body.split_to(answer.capacity().min(body.len()));
@@ -125,6 +131,28 @@ impl Asker {
     /// Has what comes behind the body stay here.
     pub(in crate::l7) const fn drop_trailers(&mut self) {
         self.body.drop_trailers();
+    }
+
+    /// Takes for a while what a client that has its whole answer still sends: some give up on a stream that is reset while they send, and tell
+    /// of that instead of the answer. Then it is reset (RFC 9113, section 8.1: "with an error code of NO_ERROR after sending a complete
+    /// response"), which is the crate's to do once nobody holds the stream any more.
+    async fn linger(&mut self, watch: &Watch) {
+        watch.limit(LINGER);
+        let mut left = LINGER_BYTES_MAX;
+        let drained = poll_fn(|context| {
+            while !self.body.is_ended() {
+                match ready!(self.body.poll_fill(context)) {
+                    Ok(()) if self.body.bytes().len() <= left => {}
+                    Ok(()) | Err(_) => break,
+                }
+                let count = self.body.bytes().len();
+                left -= count;
+                self.body.consume(count);
+            }
+            Poll::Ready(())
+        });
+        // Whatever the end of the wait is: nothing is waited for any more.
+        watch.wait(drained).await.ok();
     }
 
     /// Ends the stream in a way that the client cannot take for the answer's end.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::client::{self, Builder, ResponseFuture, SendRequest};
-use http::Request;
+use h2::{Ping, PingPong, SendStream};
+use http::{Method, Request};
 use tokio::sync::Notify;
 
 use super::wire::Wire;
@@ -185,8 +185,8 @@ pub(in crate::l7) async fn lease(
             }
             Place::Dial(dial) => {
                 let mut dialler = Dialler { table, target, dial, end: Err(Refusal::ConnectFailed) };
-                match dial_up(session, occupied).await {
-                    Ok(line) => {
+                match dial_up(session, occupied, false).await {
+                    Ok((line, _)) => {
                         dialler.end = Ok(());
                         // Before the others, who might leave no room on it.
                         let lease = Lease::new(&line, worker);
@@ -203,17 +203,36 @@ pub(in crate::l7) async fn lease(
     }
 }
 
-/// A connection for one request, which begins with the header that names its client.
+/// A connection for one request: one that begins with the header that names its client, or that is to be a tunnel, which lasts and would
+/// leave others less room.
 ///
 /// # Errors
 /// Why there is none.
-pub(in crate::l7) async fn exclusive(session: &Session, occupied: &Occupied) -> Result<Lease, Refusal> {
-    let line = dial_up(session, occupied).await?;
-    Ok(Lease::new(&line, &session.seat.worker))
+pub(in crate::l7) async fn exclusive(
+    session: &Session,
+    occupied: &Occupied,
+    opens_tunnel: bool,
+) -> Result<Lease, Refusal> {
+    let worker = &session.seat.worker;
+    let (line, pings) = dial_up(session, occupied, opens_tunnel).await?;
+    if let Some(mut pings) = pings {
+        // What a target takes it says first of all (RFC 9113, section 3.4), so that is known once it has answered anything.
+        let timeout = session.seat.route.service.config.timeout.connect;
+        match worker.executor.timeout(timeout, pings.ping(Ping::opaque())).await {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => return Err(Refusal::ConnectFailed),
+            None => return Err(Refusal::ConnectTimeout),
+        }
+    }
+    Ok(Lease::new(&line, worker))
 }
 
-/// Makes a connection.
-async fn dial_up(session: &Session, occupied: &Occupied) -> Result<Rc<Line>, Refusal> {
+/// Makes a connection, and takes what it can be asked with whether it is there, if that `asks`.
+async fn dial_up(
+    session: &Session,
+    occupied: &Occupied,
+    asks: bool,
+) -> Result<(Rc<Line>, Option<PingPong>), Refusal> {
     let worker = &session.seat.worker;
     let group = &occupied.pool.group;
     let transport = connected(session, occupied).await?;
@@ -230,13 +249,14 @@ async fn dial_up(session: &Session, occupied: &Occupied) -> Result<Rc<Line>, Ref
     };
     let timeout = session.seat.route.service.config.timeout.connect;
     let made = worker.executor.timeout(timeout, handshake).await;
-    let Some(Ok((sender, connection))) = made else { return Err(Refusal::ConnectFailed) };
+    let Some(Ok((sender, mut connection))) = made else { return Err(Refusal::ConnectFailed) };
+    let pings = if asks { connection.ping_pong() } else { None };
     let gone = Rc::new(Cell::new(false));
     let place = Rc::downgrade(&open);
     worker.executor.spawn(drive(connection, Rc::clone(&gone), open));
     let number = worker.multiplexed.made.get() + 1;
     worker.multiplexed.made.set(number);
-    Ok(Rc::new(Line {
+    let line = Line {
         sender,
         number,
         streams: Cell::new(0),
@@ -245,7 +265,8 @@ async fn dial_up(session: &Session, occupied: &Occupied) -> Result<Rc<Line>, Ref
         free_since_ms: Cell::new(worker.multiplexed.now_ms.get()),
         gone,
         open: place,
-    }))
+    };
+    Ok((Rc::new(line), pings))
 }
 
 fn builder() -> Builder {
@@ -371,6 +392,11 @@ impl TargetStream {
         self.lease.line.number
     }
 
+    /// Whether the target has said that a stream may become a tunnel (RFC 8441, section 3).
+    pub(in crate::l7) fn takes_tunnels(&self) -> bool {
+        self.lease.line.sender.is_extended_connect_protocol_enabled()
+    }
+
     /// Sends the head; `up` brings what follows, if anything does.
     ///
     /// # Errors
@@ -379,7 +405,9 @@ impl TargetStream {
         // Kept for another try.
         let head = head.clone();
         let bytes = size(head.headers()) + head.uri().path().len();
-        let (response, stream) = self.lease.line.sender.clone().send_request(head, up.is_empty())?;
+        // What goes through a tunnel comes once there is one.
+        let ends = up.is_empty() && head.method() != Method::CONNECT;
+        let (response, stream) = self.lease.line.sender.clone().send_request(head, ends)?;
         self.state = State::Asked(stream, response);
         up.head_sent(bytes);
         Ok(())

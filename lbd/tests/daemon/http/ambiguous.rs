@@ -1,7 +1,7 @@
 //! The table of malformed and ambiguous requests, sent through the daemon to a target that remembers what it gets.
 
 #[path = "../../../core/tests/http_framing/table.rs"]
-mod table;
+pub(super) mod table;
 
 use super::config;
 use super::peers::{Client, Target};

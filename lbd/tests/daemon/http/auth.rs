@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,11 +13,15 @@ use serde_json::{Value, json};
 use super::config;
 use super::peers::{Client, Message, Target, ask, get};
 use super::real::curl;
-use crate::support::{Folder, Lbd, command, eventually, metric, own_ip};
+use crate::clients::{beside, connect_from};
+use crate::support::{Folder, Lbd, command, eventually, free, metric, own_ip};
 
 /// Of "open sesame" and "s3cret", by crypt(3).
 const ADA: &str = "ada:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n";
 const BOB: &str = "bob:$2y$04$TandemTandemTandemTanOPTSR2VwsHIGvkuvljChuEY/.h8AkZBa\n";
+
+/// Of "slow": a tenth of a second for each comparison.
+const SLOW: &str = "slow:$2y$10$TandemTandemTandemTanOANO6cVzAfRuejAIR.AGz6LSRESPtPaS\n";
 
 fn with(fields: &str) -> String {
     format!("GET /a HTTP/1.1\r\nHost: shop.example\r\n{fields}\r\n")
@@ -63,11 +68,15 @@ fn names_and_passwords_let_in() {
     refused(&client.send(with("Authorization: Bearer abc\r\n")).answer());
     assert_eq!(target.seen().len(), seen, "no target has seen one of them");
     assert_eq!(client.send(login("ada:open sesame")).answer().status(), 200);
-    client.send("GET /open HTTP/1.1\r\nHost: a\r\nX-User: eve\r\nx_user: eve\r\n\r\n").answer();
+    client
+        .send("GET /open HTTP/1.1\r\nHost: a\r\nX-User: eve\r\nx_user: eve\r\nX.User: eve\r\n\r\n")
+        .answer();
     let open = target.last();
-    assert_eq!((open.line(), open.field("x-user"), open.field("x_user")), ("GET /open HTTP/1.1", None, None));
+    assert_eq!(open.line(), "GET /open HTTP/1.1");
+    assert_eq!(["x-user", "x_user", "x.user"].map(|name| open.field(name)), [None; 3]);
     client.send("POST /open HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-User: eve\r\n\r\n");
-    assert_eq!((client.answer().status(), target.last().text()), (200, "x"));
+    assert_eq!(client.answer().status(), 200);
+    assert_eq!((target.last().text(), target.last().trailers.as_str()), ("x", ""));
     assert_eq!((denied(&lbd, "missing"), denied(&lbd, "malformed"), denied(&lbd, "credentials")), (2, 1, 5));
     // Who is taken out of the file is out, whatever was known of him.
     fs::write(lbd.folder.path().join("users"), ADA).unwrap();
@@ -81,13 +90,53 @@ fn names_and_passwords_let_in() {
 }
 
 #[test]
+fn what_one_service_tells_of_clients_no_other_one_s_clients_say() {
+    let ip = own_ip();
+    let (target, other) = (Target::named(ip, "inside"), Target::named(ip, "other"));
+    let folder = Folder::new();
+    fs::write(folder.path().join("users"), ADA).unwrap();
+    let mut config = config(ip, &[target.address]);
+    config.service = "auth = { basic = { users = \"users\", user_header = \"X-User\" } }\n".to_owned();
+    // One that asks nobody leads to the same target by a rule, to a group of its own; another one does not.
+    let (open, apart) = (free(ip), free(ip));
+    let service = |name: &str, listen: SocketAddr| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nmode = \"http\"\nlisten = [\"{listen}\"]\nforward = \"other\"\n"
+        )
+    };
+    let group = |name: &str, target: &Target| {
+        format!("[[target_group]]\nname = \"{name}\"\ntargets = [{{ address = \"{}\" }}]\n", target.address)
+    };
+    config.head = [
+        service("open", open),
+        "[[service.rule]]\nwhen = { path = \"/same\" }\nforward = \"same\"\n".to_owned(),
+        service("apart", apart),
+        group("same", &target),
+        group("other", &other),
+    ]
+    .concat();
+    let lbd = Lbd::start_in(folder, &config);
+    assert_eq!(ask(lbd.address, &login("ada:open sesame")).text(), "inside");
+    assert_eq!(target.last().field("x-user"), Some("ada"));
+    let eve =
+        "Host: a\r\nX-User: eve\r\nX_User: eve\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-User: eve\r\n\r\n";
+    assert_eq!(ask(open, &format!("POST /same HTTP/1.1\r\n{eve}")).text(), "inside");
+    assert_eq!(ask(open, &format!("POST /else HTTP/1.1\r\n{eve}")).text(), "other");
+    for seen in [target.last(), other.last()] {
+        assert_eq!((seen.field("x-user"), seen.field("x_user"), seen.trailers.as_str()), (None, None, ""));
+    }
+    // Of what nobody tells these targets everybody may say what he likes.
+    assert_eq!(ask(apart, &format!("POST / HTTP/1.1\r\n{eve}")).text(), "other");
+    let seen = other.last();
+    assert_eq!((seen.field("x-user"), seen.trailers.as_str()), (Some("eve"), "X-User: eve"));
+}
+
+#[test]
 fn who_guesses_passwords_keeps_nobody_else_waiting() {
     let ip = own_ip();
     let target = Target::named(ip, "inside");
     let folder = Folder::new();
-    // Of "slow": a tenth of a second for each comparison.
-    let slow = "slow:$2y$10$TandemTandemTandemTanOANO6cVzAfRuejAIR.AGz6LSRESPtPaS\n";
-    fs::write(folder.path().join("users"), format!("{slow}{BOB}")).unwrap();
+    fs::write(folder.path().join("users"), format!("{SLOW}{BOB}")).unwrap();
     let mut config = config(ip, &[target.address]);
     config.service = "auth = { basic = { users = \"users\" } }\n".to_owned();
     let lbd = Lbd::start_in(folder, &config);
@@ -109,7 +158,34 @@ fn who_guesses_passwords_keeps_nobody_else_waiting() {
     );
     assert!(answers.iter().filter(|it| it.status() == 503).all(|it| it.field("retry-after") == Some("1")));
     assert_eq!(denied(&lbd, "busy"), count(503) as u64);
-    eventually("the password itself is let in", || ask(lbd.address, &login("slow:slow")).status() == 200);
+    // Who asks for much at a time with one password, as browsers do, waits for it once.
+    let mut many: Vec<Client> = (0..12).map(|_| Client::new(lbd.address)).collect();
+    for client in &mut many {
+        client.send(login("slow:slow"));
+    }
+    assert!(many.iter_mut().all(|client| client.answer().status() == 200));
+    assert_eq!(denied(&lbd, "busy"), count(503) as u64);
+}
+
+#[test]
+fn guesses_from_many_places_leave_others_their_turn() {
+    let ip = own_ip();
+    let target = Target::named(ip, "inside");
+    let folder = Folder::new();
+    fs::write(folder.path().join("users"), SLOW).unwrap();
+    let mut config = config(ip, &[target.address]);
+    config.service = "auth = { basic = { users = \"users\" } }\n".to_owned();
+    let lbd = Lbd::start_in(folder, &config);
+    // More than there is room for, and none of them has more waiting than one client may.
+    let guess = |number: u8| {
+        let mut client = Client::of(connect_from(beside(ip, 1 + number / 4), lbd.address).unwrap());
+        client.send(login(&format!("slow:guess-{number}")));
+        client
+    };
+    let guessing: Vec<Client> = (0..80).map(guess).collect();
+    eventually("there is no room left", || denied(&lbd, "busy") > 0);
+    assert_eq!(ask(lbd.address, &login("slow:slow")).status(), 200);
+    drop(guessing);
 }
 
 /// What openssl makes of some input.
@@ -252,6 +328,8 @@ fn signed_tokens_let_in() {
     because(&changed("nbf", json!(9_999_999_999_u64)), "not_yet");
     because(&changed("iss", json!("https://login.example.org")), "issuer");
     because(&changed("aud", json!(["shops"])), "audience");
+    because(&changed("roles", json!(["r,w"])), "untellable");
+    because(&changed("sub", json!({ "name": "ada" })), "untellable");
     assert_eq!(target.seen().len(), seen, "no target has seen one of them");
     // A shared secret, by a set of keys.
     let secret = [7_u8; 32];
@@ -284,6 +362,7 @@ fn check_tells_which_files_cannot_be_used() {
         rule("/3", "jwt = { keys = \"private.pem\" }"),
         rule("/4", "jwt = { keys = \"set.json\" }"),
         rule("/5", "jwt = { keys = \"small.pem\" }"),
+        rule("/6", "jwt = { keys = \"five.pem\" }"),
     ]
     .concat();
     write("pair.toml", &config.text());
@@ -297,9 +376,15 @@ fn check_tells_which_files_cannot_be_used() {
         "set.json",
         "{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\",\"alg\":\"RSA1\"}]}",
     );
-    let small = pair(folder.path(), "rsa", &["-pkeyopt", "rsa_keygen_bits:1024"]);
+    // Nearly large enough.
+    let small = pair(folder.path(), "rsa", &["-pkeyopt", "rsa_keygen_bits:2040"]);
     fs::rename(folder.path().join("rsa.pem"), folder.path().join("small.pem")).unwrap();
     assert!(Path::new(&small).exists());
+    let public = |_| {
+        pair(folder.path(), "ed", &[]);
+        fs::read_to_string(folder.path().join("ed.pem")).unwrap()
+    };
+    write("five.pem", &(0..5).map(public).collect::<String>());
     let output = command(folder.path(), &["check"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{text}");
@@ -309,11 +394,12 @@ fn check_tells_which_files_cannot_be_used() {
         "it cannot be used: it has no public key in it",
         "it cannot be used: key 1 is for the algorithm \"RSA1\"; known are",
         "it cannot be used: public key 1 cannot be used",
+        "it cannot be used: 5 of its keys for EdDSA may have signed one and the same token",
         "service.rule.auth.basic.users: ",
         "service.rule.auth.jwt.keys: ",
         "service.error_pages: ",
         "it is larger than 65536 bytes",
-        "7 errors",
+        "8 errors",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in {text}");
     }

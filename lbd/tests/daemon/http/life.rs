@@ -8,7 +8,8 @@ use nix::sys::signal::Signal;
 
 use super::config;
 use super::peers::{Client, Target, answer, ask, get};
-use crate::support::{Config, Lbd, eventually, own_ip};
+use crate::clients::{beside, connect_from};
+use crate::support::{Config, Lbd, eventually, metric, own_ip};
 
 /// A target that answers `/wait` only once it is told to.
 fn waiting(ip: std::net::Ipv4Addr) -> (Target, Sender<()>) {
@@ -84,6 +85,29 @@ fn a_reload_changes_rules_under_connections_without_a_lost_request() {
     );
     assert_eq!(ask(lbd.address, &get("/raw")).text(), "two");
     assert_eq!(two.last().field("via"), None, "passed through as bytes now");
+}
+
+#[test]
+fn a_reload_changes_who_is_let_in_on_open_connections() {
+    let ip = own_ip();
+    let target = Target::named(ip, "served");
+    let mut config = config(ip, &[target.address]);
+    let lbd = Lbd::start(&config);
+    let (mut here, mut there) =
+        (Client::new(lbd.address), connect_from(beside(ip, 1), lbd.address).map(Client::of).unwrap());
+    let denied = here.stream().local_addr().unwrap().ip();
+    for client in [&mut here, &mut there] {
+        assert_eq!(client.send(get("/")).answer().text(), "served");
+    }
+    config.service = format!("access = {{ deny = [\"{denied}\"] }}");
+    assert_eq!(lbd.reload(&config).0, 200);
+    let refused = here.send(get("/")).answer();
+    assert_eq!((refused.status(), refused.field("connection")), (403, Some("close")));
+    assert!(here.is_at_its_end());
+    assert_eq!(there.send(get("/")).answer().text(), "served");
+    assert_eq!(target.seen().len(), 3);
+    let all = metric(&lbd, "tandem_lbd_service_http_requests_denied_total");
+    assert_eq!(all["{service=\"web\",reason=\"access\"}"], 1);
 }
 
 #[test]

@@ -134,9 +134,15 @@ fn requests_are_counted_by_a_header() {
     let elsewhere = connect_from(beside(ip, 1), lbd.address).unwrap();
     assert_eq!(Client::of(elsewhere).send(get("/")).answer().status(), 200);
     assert_eq!(ask(lbd.address, &with_key("a")).field("retry-after"), Some("20"));
+    // Nor does it help to say it in another way, or twice.
+    let saying =
+        |fields: &str| ask(lbd.address, &format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).status();
+    assert_eq!(saying("X_Api.Key: a\r\n"), 429);
+    assert_eq!(saying("X-Api-Key: new\r\nX-Api-Key: a\r\n"), 400);
+    assert_eq!(saying("X-Api-Key: new\r\nX_Api_Key: a\r\n"), 400);
     assert_eq!(target.seen().len(), 9);
     eventually("it is counted", || {
-        metric(&lbd, "tandem_lbd_service_http_over_rate_total").values().sum::<u64>() == 3
+        metric(&lbd, "tandem_lbd_service_http_over_rate_total").values().sum::<u64>() == 4
     });
 }
 

@@ -3,6 +3,7 @@
 mod ambiguous;
 mod auth;
 mod bodies;
+mod compared;
 mod compress;
 mod failures;
 mod forwarding;

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::{connect, patient};
 
-/// A message as it was read: the head without its empty line, and the body.
+/// A message as it was read: the head without its empty line, the body, and what stood behind that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
+    pub(crate) trailers: String,
 }
 
 impl Message {
@@ -71,7 +72,8 @@ fn read_exactly(stream: &mut impl Read, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read_chunks(stream: &mut impl BufRead) -> io::Result<Vec<u8>> {
+/// The body, and the trailers.
+fn read_chunks(stream: &mut impl BufRead) -> io::Result<(Vec<u8>, String)> {
     let mut body = Vec::new();
     loop {
         let mut line = String::new();
@@ -79,8 +81,7 @@ fn read_chunks(stream: &mut impl BufRead) -> io::Result<Vec<u8>> {
         let size = usize::from_str_radix(line.trim_end(), 16).map_err(|_| io::ErrorKind::InvalidData)?;
         if size == 0 {
             // Up to the empty line behind the trailers, if there are any.
-            read_head(stream)?;
-            return Ok(body);
+            return Ok((body, read_head(stream)?.unwrap_or_default()));
         }
         body.extend(read_exactly(stream, size)?);
         read_exactly(stream, 2)?;
@@ -90,7 +91,7 @@ fn read_chunks(stream: &mut impl BufRead) -> io::Result<Vec<u8>> {
 /// Reads a message whole. `bodiless` is for answers that have no body, whatever their head says.
 pub(super) fn read_message(stream: &mut impl BufRead, bodiless: bool) -> io::Result<Option<Message>> {
     let Some(head) = read_head(stream)? else { return Ok(None) };
-    let mut message = Message { head, body: Vec::new() };
+    let mut message = Message { head, body: Vec::new(), trailers: String::new() };
     let answer = message.head.starts_with("HTTP/");
     let status = if answer { message.status() } else { 0 };
     let none = bodiless || (answer && (status < 200 || status == 204 || status == 304));
@@ -98,9 +99,14 @@ pub(super) fn read_message(stream: &mut impl BufRead, bodiless: bool) -> io::Res
         return Ok(Some(message));
     }
     let length = message.field("content-length").map(|length| length.parse::<usize>().unwrap());
-    message.body = match (length, message.field("transfer-encoding")) {
+    let coding = message.field("transfer-encoding").map(str::to_owned);
+    message.body = match (length, coding.as_deref()) {
         (Some(length), None) => read_exactly(stream, length)?,
-        (None, Some("chunked")) => read_chunks(stream)?,
+        (None, Some("chunked")) => {
+            let (body, trailers) = read_chunks(stream)?;
+            message.trailers = trailers;
+            body
+        }
         (None, None) if answer => {
             let mut body = Vec::new();
             stream.read_to_end(&mut body)?;

@@ -87,7 +87,7 @@ fn a_service_needs_no_target_to_send_clients_elsewhere() {
          [[service.rule]]\nwhen = {{ path_prefix = \"/\", method = [\"GET\", \"HEAD\"] }}\nredirect = {{ to = \"https://{{host}}{{path}}{{query}}\", status = 301 }}\n\
          [api]\nlbd = \"{ip}:9180\"\n"
     );
-    let lbd = Lbd::start_with(crate::support::Folder::new(), &text, listen, |_| {});
+    let lbd = Lbd::start_with(Folder::new(), &text, listen, |_| {});
     let got = ask(lbd.address, &at("shop.example", "/a?b"));
     assert_eq!((got.status(), got.field("location")), (301, Some("https://shop.example/a?b")));
     assert_eq!(ask(lbd.address, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").status(), 404);
@@ -115,7 +115,7 @@ fn more_requests_than_the_rate_are_told_when_to_come_again() {
 fn a_rule_is_for_some_clients_only() {
     let ip = own_ip();
     let target = Target::named(ip, "x");
-    let folder = crate::support::Folder::new();
+    let folder = Folder::new();
     let path = folder.path().join("access.log");
     let mut config = config(ip, &[target.address]);
     config.service = format!(
@@ -132,7 +132,7 @@ fn a_rule_is_for_some_clients_only() {
     assert_eq!([from(ip, "/admin"), from(other, "/admin"), from(other, "/")], [200, 403, 200]);
     assert_eq!(target.seen().len(), 2);
     eventually("the tag is logged", || {
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = fs::read_to_string(&path).unwrap_or_default();
         text.lines().count() == 3 && text.matches("\"tag\":\"office\"").count() == 1
     });
 }
@@ -141,9 +141,9 @@ fn a_rule_is_for_some_clients_only() {
 fn errors_have_pages() {
     let ip = own_ip();
     let nobody = crate::support::free(ip);
-    let folder = crate::support::Folder::new();
-    std::fs::write(folder.path().join("503.html"), "<p>soon").unwrap();
-    std::fs::write(folder.path().join("404"), "not here").unwrap();
+    let folder = Folder::new();
+    fs::write(folder.path().join("503.html"), "<p>soon").unwrap();
+    fs::write(folder.path().join("404"), "not here").unwrap();
     let mut config = config(ip, &[nobody]);
     config.service = "error_pages = { 503 = \"503.html\", 404 = \"404\" }\n\
         [[service.rule]]\nwhen = { path = \"/said\" }\nrespond = { status = 404, body = \"said\" }\n\
@@ -162,7 +162,7 @@ fn errors_have_pages() {
     assert_eq!(ask(lbd.address, &get("/")).field("retry-after"), Some("1"));
     let head = Client::new(lbd.address).send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").answer_to_head();
     assert_eq!((head.status(), head.text()), (503, ""));
-    std::fs::write(lbd.folder.path().join("404"), "nor there").unwrap();
+    fs::write(lbd.folder.path().join("404"), "nor there").unwrap();
     assert_eq!(lbd.reload(&config).0, 200);
     assert_eq!(got("/none"), (404, "nor there".to_owned(), plain));
 }
@@ -171,7 +171,7 @@ fn errors_have_pages() {
 fn the_access_log_has_a_line_for_each_request() {
     let ip = own_ip();
     let target = Target::named(ip, "hello");
-    let folder = crate::support::Folder::new();
+    let folder = Folder::new();
     let path = folder.path().join("access.log");
     let mut config = config(ip, &[target.address]);
     config.service = format!(
@@ -186,7 +186,7 @@ fn the_access_log_has_a_line_for_each_request() {
     client.send("GET / HTTP/1.1\r\n\r\n").answer();
     let mut lines: Vec<serde_json::Value> = Vec::new();
     eventually("four lines", || {
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = fs::read_to_string(&path).unwrap_or_default();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         lines = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         lines.len() == 4

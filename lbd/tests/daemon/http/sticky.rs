@@ -341,7 +341,12 @@ fn a_session_of_an_application_leads_back_to_its_target() {
     for number in 0..400 {
         client.send(with_cookie(&format!("SID=made-up-{number}"))).answer();
     }
+    // Nor does any number of sessions that one client has begun.
+    for _ in 0..400 {
+        assert!(given(&client.send(with("")).answer()).is_some());
+    }
     assert!(lbd.metric("tandem_lbd_group_sticky_forgotten_total") < 0.1);
+    assert!(lbd.metric("tandem_lbd_group_sticky_withheld_total") > 100.0);
     for (cookie, home) in sessions.iter().filter(|it| it.1 != gone) {
         assert_eq!(ask(lbd.address, &with_cookie(cookie)).text(), home);
     }

@@ -154,23 +154,32 @@ impl<S: Read + Write> Wire<S> {
     /// A client's on a connection that is there, with its preface sent and settings exchanged.
     pub(super) fn begin(stream: S, settings: &[(u16, u32)]) -> Self {
         let mut wire = Self { stream };
-        let mut payload = Vec::new();
-        for (key, value) in settings {
-            payload.extend_from_slice(&key.to_be_bytes());
-            payload.extend_from_slice(&value.to_be_bytes());
-        }
-        wire.send(PREFACE).send(&frame(SETTINGS, 0, 0, &payload)).send(&frame(SETTINGS, ACK, 0, &[]));
+        wire.send(PREFACE).settle(settings);
         wire
     }
 
     /// A target's, once a client has connected and sent its preface.
     pub(super) fn accepted(stream: S) -> Self {
+        Self::accepted_with(stream, &[])
+    }
+
+    /// The same with these settings.
+    pub(super) fn accepted_with(stream: S, settings: &[(u16, u32)]) -> Self {
         let mut wire = Self { stream };
         let mut preface = [0; 24];
         wire.stream.read_exact(&mut preface).unwrap();
         assert_eq!(preface, PREFACE);
-        wire.send(&frame(SETTINGS, 0, 0, &[])).send(&frame(SETTINGS, ACK, 0, &[]));
+        wire.settle(settings);
         wire
+    }
+
+    fn settle(&mut self, settings: &[(u16, u32)]) {
+        let mut payload = Vec::new();
+        for (key, value) in settings {
+            payload.extend_from_slice(&key.to_be_bytes());
+            payload.extend_from_slice(&value.to_be_bytes());
+        }
+        self.send(&frame(SETTINGS, 0, 0, &payload)).send(&frame(SETTINGS, ACK, 0, &[]));
     }
 
     /// Sends bytes as they are; whether they arrive is another question.

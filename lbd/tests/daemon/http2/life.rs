@@ -43,6 +43,23 @@ pub(super) fn told_to_leave<S: Read + Write>(wire: &mut Wire<S>, late: impl FnOn
 }
 
 #[test]
+fn who_is_let_in_no_more_is_told_so_and_to_leave() {
+    let ip = own_ip();
+    let target = Target::named(ip, "served");
+    let mut config = config(ip, &[target.address]);
+    let lbd = Lbd::start(&config);
+    let mut wire = Wire::open(lbd.address);
+    assert_eq!(wire.ask(1, &head("GET", "/", &[]), true).outcome(1), served());
+    config.service += "access = { deny = [\"127.0.0.0/8\"] }\n";
+    assert_eq!(lbd.reload(&config).0, 200);
+    wire.ask(3, &head("GET", "/", &[]), true);
+    let last = told_to_leave(&mut wire, |wire| {
+        assert!(matches!(wire.outcome(3), Outcome::Answer(403, _)));
+    });
+    assert_eq!((last, target.seen().len()), (3, 1));
+}
+
+#[test]
 fn a_stop_lets_streams_go_on_and_takes_those_that_are_on_their_way() {
     let ip = own_ip();
     let (target, go) = waiting(ip);

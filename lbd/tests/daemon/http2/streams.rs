@@ -10,7 +10,7 @@ use super::frames::{
 };
 use crate::http::{Target, answer, ask, get, write};
 use crate::server::Server;
-use crate::support::{Lbd, eventually, metric, own_ip};
+use crate::support::{Folder, Lbd, eventually, metric, own_ip};
 
 fn answered(body: &str) -> Outcome {
     Outcome::Answer(200, body.as_bytes().to_vec())
@@ -216,7 +216,10 @@ fn websocket_passes_by_an_extended_connect() {
         write(stream, "bye")?;
         Ok(false)
     });
-    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let mut config = config(ip, &[target.address]);
+    // What passes through a tunnel is no body.
+    config.service += "limits = { max_body_bytes = \"4B\" }\n";
+    let lbd = Lbd::start(&config);
     let mut wire = Wire::open(lbd.address);
     let more = [(":protocol", "websocket"), ("sec-websocket-version", "13")];
     wire.ask(1, &head("CONNECT", "/ws", &more), false);
@@ -261,6 +264,49 @@ fn an_early_answer_ends_the_request() {
     // RFC 9113, section 8.1: "... by sending a RST_STREAM with an error code of NO_ERROR after sending a complete response".
     assert_eq!(wire.next(RST_STREAM).number(0), 0);
     assert_eq!(metric(&lbd, "tandem_lbd_service_http_reused_connections_total")["{service=\"web\"}"], 0);
+}
+
+#[test]
+fn a_refusal_is_whole_before_the_rest_of_the_body_is_given_up() {
+    let ip = own_ip();
+    let target = Target::named(ip, "served");
+    let folder = Folder::new();
+    let page = "x".repeat(60_000);
+    std::fs::write(folder.path().join("413.html"), &page).unwrap();
+    let mut config = config(ip, &[target.address]);
+    config.service += "limits = { max_body_bytes = \"10B\" }\nerror_pages = { 413 = \"413.html\" }\n";
+    let lbd = Lbd::start_in(folder, &config);
+    let refused = Outcome::Answer(413, page.into_bytes());
+    // By its length, and by what has come of one whose length is not said.
+    for length in [&[("content-length", "50000")][..], &[]] {
+        let begun = || {
+            let mut wire = Wire::open(lbd.address);
+            wire.ask(1, &head("POST", "/", length), false).send(&frame(DATA, 0, 1, &[7; 1000]));
+            assert_eq!(wire.outcome(1), refused);
+            wire
+        };
+        // A client that goes on is borne for a while, and then told that there was no error.
+        let mut wire = begun();
+        wire.send(&frame(DATA, 0, 1, &[7; 1000]));
+        let reset = wire.next(RST_STREAM);
+        assert_eq!((reset.stream, reset.number(0)), (1, 0));
+        assert_eq!(wire.ask(3, &head("GET", "/", &[]), true).outcome(3), answered("served"));
+        // One that ends in time is not reset.
+        let mut wire = begun();
+        let rest = if length.is_empty() { 1000 } else { 49_000 };
+        for part in vec![7; rest].chunks(16_000) {
+            wire.send(&frame(DATA, 0, 1, part));
+        }
+        wire.send(&frame(DATA, END_STREAM, 1, &[]));
+        wire.ask(3, &head("GET", "/", &[]), true);
+        loop {
+            let frame = wire.read().unwrap();
+            assert_ne!(frame.kind, RST_STREAM, "{frame:?}");
+            if frame.stream == 3 && frame.ends_stream() {
+                break;
+            }
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::config;
 use super::frames::{
-    DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Outcome, RST_STREAM, Wire, frame, head,
+    ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Outcome, PING, RST_STREAM, Wire, frame, head,
 };
 use crate::http::{Client, ask, get};
 use crate::server::Server;
@@ -125,6 +125,71 @@ fn what_a_target_breaks_off_is_a_bad_gateway() {
     assert!(matches!(outcome(), Outcome::Answer(502, _)));
     assert_eq!(outcome(), Outcome::Reset(2));
     assert_eq!(outcome(), Outcome::Answer(200, b"served".to_vec()));
+}
+
+/// A target that has these settings, answers 200, and sends back what comes behind a head.
+fn echo(ip: Ipv4Addr, settings: &'static [(u16, u32)]) -> Server {
+    Server::start((ip, 0).into(), move |stream| {
+        patient(&stream);
+        stream.set_nodelay(true).unwrap();
+        let mut wire = Wire::accepted_with(stream, settings);
+        while let Some(got) = wire.read() {
+            let answer = match got.kind {
+                PING if got.flags & ACK == 0 => frame(PING, ACK, 0, &got.payload),
+                HEADERS if got.ends_stream() => frame(HEADERS, END_HEADERS | END_STREAM, got.stream, &[0x88]),
+                HEADERS => frame(HEADERS, END_HEADERS, got.stream, &[0x88]),
+                DATA => frame(DATA, got.flags & END_STREAM, got.stream, &got.payload),
+                _ => continue,
+            };
+            wire.send(&answer);
+        }
+    })
+}
+
+#[test]
+fn websocket_passes_to_a_target_that_takes_it() {
+    const KEY: &str = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let upgrade =
+        format!("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{KEY}\r\n");
+    let more = [(":protocol", "websocket"), ("sec-websocket-version", "13")];
+    let ip = own_ip();
+    // RFC 8441, section 3: SETTINGS_ENABLE_CONNECT_PROTOCOL.
+    let target = echo(ip, &[(8, 1)]);
+    let mut config = http2(ip, target.address, "");
+    config.service += "limits = { max_body_bytes = \"4B\" }\n";
+    let lbd = Lbd::start(&config);
+    let mut old = Client::new(lbd.address);
+    let answer = old.send(&upgrade).answer();
+    assert_eq!((answer.status(), answer.field("connection")), (101, Some("upgrade")));
+    // The example of RFC 6455, section 1.3.
+    let accept = answer.field("sec-websocket-accept");
+    assert_eq!((answer.field("upgrade"), accept), (Some("websocket"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")));
+    let mut new = Wire::open(lbd.address);
+    new.ask(1, &head("CONNECT", "/ws", &more), false);
+    let answer = new.next(HEADERS);
+    assert!(answer.payload.contains(&0x88) && !answer.ends_stream(), "200: {answer:?}");
+    for piece in ["one", "two", "three"] {
+        assert_eq!(old.send(piece).read(piece.len()), piece.as_bytes());
+        new.send(&frame(DATA, 0, 1, piece.as_bytes()));
+        assert_eq!(new.next(DATA).payload, piece.as_bytes());
+    }
+    // Others go on beside it, and each end is passed on.
+    assert_eq!(new.ask(3, &head("GET", "/", &[]), true).outcome(3), Outcome::Answer(200, vec![]));
+    new.send(&frame(DATA, END_STREAM, 1, b""));
+    let end = new.next(DATA);
+    assert!(end.ends_stream() && end.stream == 1, "{end:?}");
+    old.finish();
+    assert!(old.is_at_its_end());
+    assert_eq!(metric(&lbd, "tandem_lbd_service_http_tunnels_total")["{service=\"web\"}"], 2);
+    // Who has not said so is asked for none.
+    let ip = own_ip();
+    let target = echo(ip, &[]);
+    let lbd = Lbd::start(&http2(ip, target.address, ""));
+    assert_eq!(ask(lbd.address, &upgrade).status(), 501);
+    let mut new = Wire::open(lbd.address);
+    new.ask(1, &head("CONNECT", "/ws", &more), false);
+    assert!(matches!(new.outcome(1), Outcome::Answer(501, _)));
+    assert_eq!(new.ask(3, &head("GET", "/", &[]), true).outcome(3), Outcome::Answer(200, vec![]));
 }
 
 #[test]

@@ -56,6 +56,8 @@ constants! {
     NAT_PORTS: u32 = 64_512;
     /// Ports looked at for one flow.
     NAT_TRIES: u32 = 32;
+    /// The same for what opens no connection, once [`SEARCHES_PER_TICK`] of these have looked further.
+    NAT_TRIES_SHORT: u32 = 4;
     /// Size of `links`, by interface index.
     LINKS_MAX: u32 = 4096;
     /// [`Config::flags`]: there are endpoints.
@@ -126,6 +128,8 @@ constants! {
     REFRESH_TICKS_MAX: u32 = 256;
     /// Packets that a processor makes in a tick.
     ANSWERS_PER_TICK: u32 = 256;
+    /// Searches for ports beyond the first few of a processor in a tick.
+    SEARCHES_PER_TICK: u32 = 1024;
     /// Ways of a set.
     HALF_OPEN_WAYS: usize = 4;
     /// Sets of a processor.

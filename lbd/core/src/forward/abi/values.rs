@@ -210,7 +210,7 @@ pub enum DropReason {
     Solicitation,
     /// An answer was due, and too many were made.
     AnswerRate,
-    /// From a target for a flow of the other node that is not known here.
+    /// From a target for a flow of the other node that is not known here, or for a port that changed hands while it was read.
     UnknownFlow,
     /// As [`Self::TooBig`], where the sender lets routers cut it.
     NotCut,

@@ -96,7 +96,7 @@ impl<'a> Builder<'a> {
         for ((protocol, family, instance), listen) in parts {
             let place = instance.map_or("", String::as_str);
             let name = format!("{} {} {} {place}", service.name, protocol.name(), family.name());
-            let other_until = self.input.other_until.get(place).copied().unwrap_or_default();
+            let other_until = self.input.other_until.get(place).map_or(0, |until| until.of(protocol));
             let instance = match instance.map(|name| self.out.instances.get(name)) {
                 None => Some(0),
                 Some(index) => index.and_then(|index| u8::try_from(*index).ok()),

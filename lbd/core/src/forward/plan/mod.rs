@@ -31,7 +31,7 @@ pub use changes::{Change, changes};
 pub use checks::{Check, Through};
 pub use indexes::{Gone, Indexes, LINGER};
 pub use origin::{Origin, origins, source_of};
-pub use others::{Heard, OTHERS_FOR, OtherRing, Owners, until};
+pub use others::{Heard, OTHERS_FOR, OtherRing, OtherUntil, Owners, until};
 pub use ring::Make;
 pub use usage::Known;
 
@@ -65,8 +65,8 @@ pub struct Input<'a> {
     pub others: &'a BTreeMap<String, OtherNode>,
     /// What the other node's rings are made of, by name.
     pub other_rings: &'a BTreeMap<String, OtherRing>,
-    /// Until which tick flows of an instance that are not known here may be the other node's; of addresses without an instance under no name.
-    pub other_until: &'a BTreeMap<String, u32>,
+    /// Until when flows of an instance that are not known here may be the other node's; of addresses without an instance under no name.
+    pub other_until: &'a BTreeMap<String, OtherUntil>,
 }
 
 /// Where the other node is in a network of both.

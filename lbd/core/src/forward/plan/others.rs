@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use common::config::Protocol;
 use common::time::{Duration, Instant};
 
 use super::super::abi::{Ticks, ticks_of};
@@ -37,6 +38,30 @@ pub enum Heard {
     Now,
     /// At this time.
     Last(Instant),
+}
+
+/// Until which tick flows that are not known may be the other node's; 0 if none can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OtherUntil {
+    /// Connections.
+    pub connections: u32,
+    /// What datagrams belong to.
+    pub datagrams: u32,
+}
+
+impl OtherUntil {
+    /// The same of both.
+    #[must_use]
+    pub const fn both(tick: u32) -> Self {
+        Self { connections: tick, datagrams: tick }
+    }
+
+    pub(super) const fn of(self, protocol: Protocol) -> u32 {
+        match protocol {
+            Protocol::Tcp => self.connections,
+            Protocol::Udp => self.datagrams,
+        }
+    }
 }
 
 /// Since when this node owns VRRP instances.
@@ -83,21 +108,28 @@ impl Left {
     }
 }
 
-/// Until which tick flows of an instance that are not known may be the other node's; 0 if none can be. An end that moves on with the time is
-/// ahead of it, so that it stands when nobody is left to move it.
+/// Until when flows of an instance that are not known may be the other node's; of addresses that have no owner under no name. An end that moves on
+/// with the time is ahead of it, so that it stands when nobody is left to move it.
+///
+/// What nobody owns both nodes serve at once, and each is asked all the time. A segment that opens nothing and is of no flow is the other node's then as
+/// well as ever. A datagram begins a flow, and as long as the other node is there to go on with its own, it is this node that has been
+/// asked: by the other one's ring each would serve what the other one has chosen, for as long as their rings differ, which with targets of
+/// their own zones is always.
 #[must_use]
-pub fn until(owners: &Owners, heard: Heard, now: Instant, tick: u32, instance: &str) -> u32 {
+pub fn until(owners: &Owners, heard: Heard, now: Instant, tick: u32, instance: &str) -> OtherUntil {
     let by_heard = match heard {
-        Heard::Never => return 0,
+        Heard::Never => return OtherUntil::default(),
         Heard::Now => Left::Always,
         Heard::Last(at) => Left::since(at, now),
     };
     let end = match by_heard.min(owners.left(now, instance)) {
-        Left::For(Duration::ZERO) => return 0,
+        Left::For(Duration::ZERO) => return OtherUntil::default(),
         // By whole seconds, which is the same one whenever it is asked for.
         Left::For(left) => tick.wrapping_add(ticks_of(left)) | (Ticks::PER_SECOND - 1),
         Left::Always => (tick | (MOVES_EVERY - 1)).wrapping_add(ticks_of(OTHERS_FOR)),
     };
     // 0 stands for never.
-    end.max(1)
+    let connections = end.max(1);
+    let begins_here = instance.is_empty() && heard == Heard::Now;
+    OtherUntil { connections, datagrams: if begins_here { 0 } else { connections } }
 }

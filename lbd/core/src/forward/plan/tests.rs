@@ -29,7 +29,7 @@ struct Net {
     absent: BTreeSet<IpAddr>,
     others: BTreeMap<String, OtherNode>,
     other_rings: BTreeMap<String, OtherRing>,
-    other_until: BTreeMap<String, u32>,
+    other_until: BTreeMap<String, OtherUntil>,
 }
 
 impl Net {

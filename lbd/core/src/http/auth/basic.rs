@@ -162,13 +162,16 @@ fn cost(hash: &str) -> Option<u8> {
 }
 
 /// The outcomes of the last comparisons, so that a client that says the same again costs none: those that succeeded, and for a short while
-/// those that failed, for a program that knows a wrong password asks again and again.
+/// those that failed, for a program that knows a wrong password asks again and again. Each kind has room of its own: whoever guesses has
+/// nobody's password forgotten.
 pub struct Outcomes {
     signer: Hmac<Sha256>,
-    known: Recent<[u8; 32], (bool, Instant)>,
+    /// Until when each counts.
+    right: Recent<[u8; 32], Instant>,
+    wrong: Recent<[u8; 32], Instant>,
 }
 
-/// Outcomes remembered; the one unused for the longest makes room.
+/// Outcomes of either kind remembered; the one unused for the longest makes room.
 const OUTCOMES_MAX: usize = 4096;
 
 /// How long they count.
@@ -181,7 +184,11 @@ impl Outcomes {
     pub fn new(key: [u8; 32]) -> Self {
         let mut block = [0; 64];
         block[..32].copy_from_slice(&key);
-        Self { signer: <Hmac<Sha256> as KeyInit>::new(&block.into()), known: Recent::new(OUTCOMES_MAX) }
+        Self {
+            signer: <Hmac<Sha256> as KeyInit>::new(&block.into()),
+            right: Recent::new(OUTCOMES_MAX),
+            wrong: Recent::new(OUTCOMES_MAX),
+        }
     }
 
     /// What stands for a comparison: with another hash in the file it is another one.
@@ -197,17 +204,34 @@ impl Outcomes {
 
     /// How this comparison ended, if it was made not long ago.
     pub fn find(&mut self, key: &[u8; 32], now: Instant) -> Option<bool> {
-        let (outcome, until) = *self.known.use_value(key)?;
-        (now < until).then_some(outcome)
+        self.known(key, now).map(|(outcome, _)| outcome)
+    }
+
+    /// The same as others know it, who have the same key; from now on it is known here, too, and counts for no longer than there.
+    pub fn take_over(&mut self, key: [u8; 32], others: &mut Self, now: Instant) -> Option<bool> {
+        let (outcome, until) = others.known(&key, now)?;
+        self.note(key, outcome, until);
+        Some(outcome)
     }
 
     /// A comparison has ended.
     pub fn enter(&mut self, key: [u8; 32], outcome: bool, now: Instant) {
-        let until = now + if outcome { SUCCESS_COUNTS } else { FAILURE_COUNTS };
-        match self.known.use_value(&key) {
-            Some(known) => *known = (outcome, until),
+        self.note(key, outcome, now + if outcome { SUCCESS_COUNTS } else { FAILURE_COUNTS });
+    }
+
+    /// How it ended, and until when that counts.
+    fn known(&mut self, key: &[u8; 32], now: Instant) -> Option<(bool, Instant)> {
+        let counts = |until: &&mut Instant| now < **until;
+        let right = self.right.use_value(key).filter(counts).map(|until| (true, *until));
+        right.or_else(|| self.wrong.use_value(key).filter(counts).map(|until| (false, *until)))
+    }
+
+    fn note(&mut self, key: [u8; 32], outcome: bool, until: Instant) {
+        let table = if outcome { &mut self.right } else { &mut self.wrong };
+        match table.use_value(&key) {
+            Some(known) => *known = until,
             None => {
-                self.known.insert(key, (outcome, until));
+                table.insert(key, until);
             }
         }
     }
@@ -287,11 +311,31 @@ mod tests {
         assert_eq!((outcomes.find(&key, at(5)), outcomes.find(&key, at(6))), (Some(false), None));
         outcomes.enter(key, true, at(7));
         assert_eq!((outcomes.find(&key, at(606)), outcomes.find(&key, at(607))), (Some(true), None));
-        for number in 0..OUTCOMES_MAX {
-            let key = outcomes.key_of(&login("eve", &number.to_string()), HASH);
-            outcomes.enter(key, false, at(8));
-        }
+        let flood = |outcomes: &mut Outcomes, outcome: bool| {
+            for number in 0..OUTCOMES_MAX {
+                let key = outcomes.key_of(&login("eve", &number.to_string()), HASH);
+                outcomes.enter(key, outcome, at(8));
+            }
+        };
+        flood(&mut outcomes, false);
+        assert_eq!(outcomes.find(&key, at(8)), Some(true), "whoever guesses takes no room from it");
+        flood(&mut outcomes, true);
         assert_eq!(outcomes.find(&key, at(8)), None, "it has made room");
+    }
+
+    #[test]
+    fn an_outcome_taken_over_counts_no_longer() {
+        let (mut one, mut other) = (Outcomes::new([7; 32]), Outcomes::new([7; 32]));
+        let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+        let login = Login { name: "ada".to_owned(), password: "x".to_owned() };
+        let key = one.key_of(&login, HASH);
+        assert_eq!(key, other.key_of(&login, HASH));
+        assert_eq!(one.take_over(key, &mut other, at(0)), None);
+        other.enter(key, true, at(0));
+        assert_eq!(one.find(&key, at(1)), None);
+        assert_eq!(one.take_over(key, &mut other, at(599)), Some(true));
+        assert_eq!((one.find(&key, at(599)), one.find(&key, at(600))), (Some(true), None));
+        assert_eq!(one.take_over(key, &mut other, at(600)), None);
     }
 
     proptest! {

@@ -13,12 +13,12 @@ use serde_json::{Map, Value};
 use super::{Denied, can_be_told, credentials};
 use crate::http::framing::Field;
 
-pub use keys::{KeyError, KeyInfo, Material, parse_set};
+pub use keys::{KeyError, KeyInfo, Material, check_names, parse_set};
 
 /// The longest token, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
-/// Keys that are tried for a token which does not say by which it is signed: each costs a signature.
+/// Keys that are tried for a token: each costs the check of a signature, whoever sends it.
 const TRIED_MAX: usize = 4;
 
 /// How a token is signed.
@@ -137,11 +137,12 @@ impl<'t> Unverified<'t> {
         Ok(Self { signed, signature, algorithm, key_id, claims })
     }
 
-    /// The places of the keys that may have signed it.
+    /// The places of the keys that may have signed it, four at most.
     ///
     /// # Errors
     ///
-    /// [`Denied::Algorithm`] if there is none for its algorithm, [`Denied::Signature`] if it was signed by one that is not here.
+    /// [`Denied::Algorithm`] if there is none for its algorithm, [`Denied::Signature`] if it was signed by one that is not here,
+    /// [`Denied::KeyUnnamed`] if there are too many.
     pub fn candidates(&self, keys: &[KeyInfo]) -> Result<Vec<usize>, Denied> {
         let mut of_algorithm =
             keys.iter().enumerate().filter(|(_, key)| key.algorithm == self.algorithm).peekable();
@@ -154,8 +155,13 @@ impl<'t> Unverified<'t> {
             _ => true,
         };
         let candidates: Vec<usize> =
-            of_algorithm.filter(|(_, key)| fits(key)).map(|(index, _)| index).take(TRIED_MAX).collect();
-        if candidates.is_empty() { Err(Denied::Signature) } else { Ok(candidates) }
+            of_algorithm.filter(|(_, key)| fits(key)).map(|(index, _)| index).collect();
+        match candidates.len() {
+            0 => Err(Denied::Signature),
+            1..=TRIED_MAX => Ok(candidates),
+            // Not just some of them: whether it is let in is not to depend on where in the file its key is.
+            _ => Err(Denied::KeyUnnamed),
+        }
     }
 
     /// What it says, now that its signature was found to be true.
@@ -216,15 +222,38 @@ impl Claims {
         Ok(())
     }
 
-    /// The fields in which a target is told claims. One that is not there, or no text, number or list of these, is left out.
-    #[must_use]
-    pub fn told(&self, wanted: &[(String, String)]) -> Vec<(String, String)> {
-        let field = |(claim, header): &(String, String)| {
-            let text = text(self.0.get(claim)?)?;
-            can_be_told(&text).then(|| (header.clone(), text))
-        };
-        wanted.iter().filter_map(field).collect()
+    /// The fields in which a target is told claims. One that is not there, or says nothing, is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied::Untellable`] if one says something that cannot be told: without it, or in another form, the target would take the client for
+    /// somebody else.
+    pub fn told(&self, wanted: &[(String, String)]) -> Result<Vec<(String, String)>, Denied> {
+        let mut told = Vec::new();
+        for (claim, header) in wanted {
+            let line = self.0.get(claim).map(line).transpose()?.flatten();
+            told.extend(line.map(|line| (header.clone(), line)));
+        }
+        Ok(told)
     }
+}
+
+/// A claim as a line of text; nothing if it is null, or an empty text or list. The elements of a list have commas between them, as nginx and
+/// oauth2-proxy write them, so that an element with one would be two.
+fn line(claim: &Value) -> Result<Option<String>, Denied> {
+    let line = match claim {
+        Value::Null => return Ok(None),
+        Value::Array(all) => {
+            let element = |value: &Value| text(value).filter(|text| can_be_told(text) && !text.contains(','));
+            all.iter().map(element).collect::<Option<Vec<_>>>().map(|all| all.join(","))
+        }
+        one => text(one),
+    };
+    let line = line.ok_or(Denied::Untellable)?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if can_be_told(&line) { Ok(Some(line)) } else { Err(Denied::Untellable) }
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -232,11 +261,7 @@ fn text(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         Value::Bool(yes) => Some(yes.to_string()),
-        Value::Array(all) => {
-            let plain = |value: &Value| if value.is_array() { None } else { text(value) };
-            Some(all.iter().map(plain).collect::<Option<Vec<_>>>()?.join(","))
-        }
-        Value::Null | Value::Object(_) => None,
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

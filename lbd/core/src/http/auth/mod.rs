@@ -4,13 +4,17 @@
 
 pub mod basic;
 pub mod jwt;
+pub mod turns;
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 
 use super::framing::{Field, trim};
 
 /// Why a client is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// Its address is none of those that a rule is for.
+    /// Its address is none of those that a rule, or by now the service, is for.
     Access,
     /// It has not said who it is.
     Missing,
@@ -24,6 +28,8 @@ pub enum Denied {
     Algorithm,
     /// A token signed by somebody else.
     Signature,
+    /// A token that does not say by which key it is signed, where there are too many to try them all.
+    KeyUnnamed,
     /// A token without an end, or with one that has come.
     Expired,
     /// A token that is not valid yet.
@@ -32,11 +38,13 @@ pub enum Denied {
     Issuer,
     /// A token for somebody else.
     Audience,
+    /// Targets are to be told what cannot be told in a field without doubt.
+    Untellable,
 }
 
 impl Denied {
     /// How many there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 13;
 
     /// All of them, in the order of [`Self::index`].
     pub const ALL: [Self; Self::COUNT] = [
@@ -47,10 +55,12 @@ impl Denied {
         Self::Busy,
         Self::Algorithm,
         Self::Signature,
+        Self::KeyUnnamed,
         Self::Expired,
         Self::NotYet,
         Self::Issuer,
         Self::Audience,
+        Self::Untellable,
     ];
 
     /// Its place in [`Self::ALL`].
@@ -70,10 +80,12 @@ impl Denied {
             Self::Busy => "busy",
             Self::Algorithm => "algorithm",
             Self::Signature => "signature",
+            Self::KeyUnnamed => "key_unnamed",
             Self::Expired => "expired",
             Self::NotYet => "not_yet",
             Self::Issuer => "issuer",
             Self::Audience => "audience",
+            Self::Untellable => "untellable",
         }
     }
 
@@ -134,8 +146,8 @@ pub enum Scheme {
     Bearer,
 }
 
-/// The longest text that a target is told of a client, in bytes.
-const TOLD_BYTES_MAX: usize = 1024;
+/// The longest text that a target is told of a client, in bytes: many servers take 8 KiB for all fields together.
+const TOLD_BYTES_MAX: usize = 4096;
 
 /// Whether a text can be told in a field: what comes from a token or a file may hold anything.
 #[must_use]
@@ -146,9 +158,62 @@ pub fn can_be_told(text: &str) -> bool {
         && !text.bytes().any(|byte| byte.is_ascii_control())
 }
 
+/// A service, as far as others have to know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telling<'t, T> {
+    /// The fields in which it tells its targets who a request is from.
+    pub fields: Vec<&'t str>,
+    /// Its targets.
+    pub targets: Vec<T>,
+}
+
+/// The fields that each of these services takes away from what clients send, in lower case: those in which any of its targets is told who a
+/// request is from, by whichever service. Who comes by one that asks nobody is not to say what the others vouch for.
+#[must_use]
+pub fn taken_away<T: Eq + Hash>(services: &[Telling<'_, T>]) -> Vec<Vec<String>> {
+    let mut told: HashMap<&T, BTreeSet<String>> = HashMap::new();
+    for service in services.iter().filter(|service| !service.fields.is_empty()) {
+        for target in &service.targets {
+            let fields = service.fields.iter().map(|field| field.to_ascii_lowercase());
+            told.entry(target).or_default().extend(fields);
+        }
+    }
+    let of = |service: &Telling<'_, T>| {
+        let own = service.fields.iter().map(|field| field.to_ascii_lowercase());
+        let others = service.targets.iter().filter_map(|target| told.get(target)).flatten().cloned();
+        own.chain(others).collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    services.iter().map(of).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_one_service_vouches_for_no_other_one_s_clients_say() {
+        let telling = |fields: &[&'static str], targets: &[u8]| Telling {
+            fields: fields.to_vec(),
+            targets: targets.to_vec(),
+        };
+        let services = [
+            telling(&["X-User", "X-Role"], &[1, 2]),
+            telling(&[], &[2, 3]),
+            telling(&[], &[3]),
+            telling(&["x-user", "X-Mail"], &[4]),
+            telling(&[], &[4, 1]),
+            telling(&["X-Id"], &[]),
+        ];
+        let expected: [&[&str]; 6] = [
+            &["x-role", "x-user"],
+            &["x-role", "x-user"],
+            &[],
+            &["x-mail", "x-user"],
+            &["x-mail", "x-role", "x-user"],
+            &["x-id"],
+        ];
+        assert_eq!(taken_away(&services), expected);
+    }
 
     #[test]
     fn each_reason_has_its_place_and_its_name() {
@@ -177,7 +242,7 @@ mod tests {
     #[test]
     fn nothing_but_a_line_of_text_is_told() {
         assert!(can_be_told("a b") && can_be_told("J\u{fc}rgen"));
-        for bad in ["", " a", "a ", "a\r\nX: b", "a\0", &"a".repeat(1025)] {
+        for bad in ["", " a", "a ", "a\r\nX: b", "a\0", &"a".repeat(4097)] {
             assert!(!can_be_told(bad), "{bad:?}");
         }
     }

@@ -40,8 +40,9 @@ pub enum Fault {
     /// A line that goes on in the next one.
     #[error("a field's line is folded")]
     Folded,
-    /// A name that servers which replace `-` by `_` take for one that says where a message ends or whom it is from.
-    #[error("a field's name has '_' where a known one has '-'")]
+    /// A name that servers which replace `-`, and what else is neither letter nor digit, by `_` take for one that says where a message ends or
+    /// whom it is from.
+    #[error("a field's name has '_', '.' or the like where a known one has '-'")]
     Underscore,
     /// No `Host` in HTTP/1.1, more than one, or one that is no host.
     #[error("there is not exactly one usable Host")]
@@ -85,11 +86,14 @@ pub enum Fault {
     /// Asked for on a connection whose certificate is not for it, and which was made for another host.
     #[error("the host is not one that the connection's certificate is for")]
     Misdirected,
+    /// More than one of the field that `rate` counts by.
+    #[error("there is more than one of the field that requests are counted by")]
+    RateField,
 }
 
 impl Fault {
     /// How many there are.
-    pub const COUNT: usize = 27;
+    pub const COUNT: usize = 28;
 
     /// All of them, in the order of [`Self::index`].
     pub const ALL: [Self; Self::COUNT] = [
@@ -120,6 +124,7 @@ impl Fault {
         Self::BodyTooLong,
         Self::Loop,
         Self::Misdirected,
+        Self::RateField,
     ];
 
     /// Its place in [`Self::ALL`].
@@ -159,6 +164,7 @@ impl Fault {
             Self::BodyTooLong => "body_too_long",
             Self::Loop => "loop",
             Self::Misdirected => "misdirected",
+            Self::RateField => "rate_field",
         }
     }
 

@@ -50,6 +50,14 @@ impl RequestHead<'_> {
     pub fn values<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
         self.fields.iter().filter(move |field| field.is(name)).map(|field| field.value)
     }
+
+    /// Whether it asks for WebSocket, as its version has that (RFC 6455, section 4.1; RFC 8441, section 5).
+    #[must_use]
+    pub fn asks_for_websocket(&self) -> bool {
+        let named = self.upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"));
+        let has_key = self.version == Version::Http2 || self.values("sec-websocket-key").count() == 1;
+        named && has_key && self.method == "GET"
+    }
 }
 
 /// Reads the head of a request, from its first line to the empty one, as [`super::Scanner`] has found it.

@@ -134,8 +134,7 @@ fn the_balancer_s_own_cookies_stay_here() {
 fn who_it_is_from_is_told_by_nobody_else() {
     let told_in = HeaderChanges { remove: vec!["x-user".to_owned(), "x-mail".to_owned()], ..NONE.clone() };
     let told = [("X-User".to_owned(), "ada".to_owned())];
-    let text =
-        "GET /path HTTP/1.1\r\nHost: a\r\nX-User: eve\r\nx_user: eve\r\nX-Mail: e@v.e\r\nX-Other: 1\r\n\r\n";
+    let text = "GET /path HTTP/1.1\r\nHost: a\r\nX-User: eve\r\nx_user: eve\r\nX.User: eve\r\nX-Mail: e@v.e\r\nX-Other: 1\r\n\r\n";
     let passed = |told| passed_on(text, &Passing { told, told_in: &told_in, ..passing(false) }).unwrap();
     let begin = "GET /path HTTP/1.1\r\nHost: a\r\nX-Other: 1\r\n";
     assert!(
@@ -194,6 +193,36 @@ fn a_tunnel_is_asked_for_and_answered() {
     let mut out = Vec::new();
     response(&head, Ending::AsGiven, Afterwards::Kept, [&NONE, &NONE], &[], &mut out);
     let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: y\r\nConnection: upgrade\r\n\r\n";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+}
+
+#[test]
+fn a_tunnel_may_lead_through_a_stream() {
+    let text = "GET /path HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: x\r\n\
+                Sec-WebSocket-Version: 13\r\n\r\n";
+    let head = parse_request(text.as_bytes()).unwrap();
+    assert!(head.asks_for_websocket());
+    let mut out = Vec::new();
+    http2_request(&head, &passing(false), &mut out).unwrap();
+    let asked = String::from_utf8(out).unwrap();
+    assert!(asked.starts_with("Host: a\r\nSec-WebSocket-Version: 13\r\nX-Forwarded-For: "), "{asked}");
+    for other in [text.replace("Sec-WebSocket-Key: x\r\n", ""), text.replace("WebSocket\r\n", "other\r\n")] {
+        assert!(!parse_request(other.as_bytes()).unwrap().asks_for_websocket(), "{other}");
+    }
+    let fields = vec![Field { name: b"sec-websocket-protocol", value: b"chat" }];
+    let head = ResponseHead {
+        status: 200,
+        reason: b"OK",
+        fields,
+        body: ResponseBody::UntilClose,
+        length: None,
+        keep_alive: true,
+        for_one_hop: Vec::new(),
+    };
+    let mut out = Vec::new();
+    websocket(&head, "y", [&NONE, &NONE], &[], &mut out);
+    let expected = "HTTP/1.1 101 Switching Protocols\r\nsec-websocket-protocol: chat\r\nUpgrade: websocket\r\n\
+                    Sec-WebSocket-Accept: y\r\nConnection: upgrade\r\n\r\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 

@@ -52,8 +52,22 @@ pub(crate) struct Chance {
 struct Heard {
     /// Nothing without a connection to it.
     word: ArcSwapOption<Word>,
+    /// The one that the thread has seen to.
+    heeded: ArcSwapOption<Word>,
     /// How often its process was found to have ended.
     ends: AtomicU64,
+}
+
+impl Heard {
+    /// Whether the thread has seen to what the other node said last.
+    fn is_heeded(&self) -> bool {
+        let (word, heeded) = (self.word.load(), self.heeded.load());
+        match (&*word, &*heeded) {
+            (Some(word), Some(heeded)) => Arc::ptr_eq(word, heeded),
+            (Some(_), None) => false,
+            (None, _) => true,
+        }
+    }
 }
 
 /// Whom it tells what it has come to.
@@ -142,6 +156,12 @@ impl Chance {
         self.wake();
     }
 
+    /// Whether the program has been told of what the other node said last, if it runs at all: whoever takes virtual IPs before that resets
+    /// connections that the other node has.
+    pub(crate) fn has_heeded(&self) -> bool {
+        self.lock().as_ref().is_none_or(|running| running.thread.is_finished()) || self.heard.is_heeded()
+    }
+
     /// Where the other node is, by VRRP instance, as far as that is known.
     pub(crate) fn others(&self) -> Arc<BTreeMap<String, OtherNode>> {
         self.outlets.others.load_full()
@@ -211,4 +231,24 @@ pub(super) fn remove(run_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
         removed.push(folder);
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_heeded_once_the_thread_has_seen_to_that_very_one() {
+        let heard = Heard::default();
+        assert!(heard.is_heeded(), "nothing was said");
+        let word = Arc::new(Word::default());
+        heard.word.store(Some(Arc::clone(&word)));
+        assert!(!heard.is_heeded());
+        heard.heeded.store(Some(word));
+        assert!(heard.is_heeded());
+        heard.word.store(Some(Arc::new(Word::default())));
+        assert!(!heard.is_heeded(), "it was said once more, perhaps in another session");
+        heard.word.store(None);
+        assert!(heard.is_heeded());
+    }
 }

@@ -137,6 +137,8 @@ impl Task {
                     troubles.push(TroubleView { what: "second chance".to_owned(), why: error.to_string() });
                 }
             }
+            // Also where it failed: nobody is to wait for what does not come about.
+            self.heard.heeded.store(self.last_heard.clone());
             self.publish(troubles);
             self.wait();
         }

@@ -17,7 +17,7 @@ use common::config::{Attach, Config};
 use common::ipc::Role;
 use lbd_core::forward::abi::{LINK_OURS, LINK_VIRTUAL_MAC, LINKS_MAX, Link};
 use lbd_core::forward::copies::Places;
-use lbd_core::forward::plan::{self, Check, Contents, Gone, Heard, Indexes, Input, Owners};
+use lbd_core::forward::plan::{self, Check, Contents, Gone, Heard, Indexes, Input, OtherUntil, Owners};
 use lbd_core::forward::switch::{Step, Switch};
 use lbd_core::health::HealthState;
 use lbd_core::target::TargetKey;
@@ -275,7 +275,11 @@ impl Sync {
     }
 
     /// Until when flows that are not known may be the other node's, by the instance of their address.
-    fn other_until(&mut self, config: &Config, heard: Heard) -> Result<BTreeMap<String, u32>, KernelError> {
+    fn other_until(
+        &mut self,
+        config: &Config,
+        heard: Heard,
+    ) -> Result<BTreeMap<String, OtherUntil>, KernelError> {
         let now = self.shared.clock.now().at;
         let roles = self.shared.vrrpd.borrow().roles.clone();
         let roles = roles.iter().map(|(instance, role)| (instance.as_str(), *role == Role::Active));

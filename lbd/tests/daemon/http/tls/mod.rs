@@ -8,6 +8,7 @@ pub(crate) mod peers;
 mod real;
 mod reload;
 mod resume;
+mod scanned;
 mod streams;
 mod targets;
 

@@ -175,7 +175,8 @@ impl World {
             net.other_rings.insert(name.to_owned(), other);
         }
         if *young {
-            net.other_until.extend(["", "web", "db"].map(|instance| (instance.to_owned(), 1)));
+            let until = OtherUntil::both(1);
+            net.other_until.extend(["", "web", "db"].map(|instance| (instance.to_owned(), until)));
         }
         net
     }

@@ -20,7 +20,7 @@ fn net(used: &[(&str, u16)], next: Option<&[(&str, u16)]>) -> (File, Net) {
     };
     let other = OtherRing { used: Some(make(used)), next: next.map(make) };
     net.other_rings.insert("s nat tcp ipv4".to_owned(), other);
-    net.other_until.insert("web".to_owned(), 77);
+    net.other_until.insert("web".to_owned(), OtherUntil::both(77));
     (file, net)
 }
 
@@ -116,7 +116,7 @@ fn flows_may_be_the_other_nodes_for_a_while() {
     let minute = 60 * Ticks::PER_SECOND;
     let left = |owners: &Owners, heard, now: u64, instance: &str| {
         let tick = 1000 + u32::try_from(now).unwrap() * Ticks::PER_SECOND;
-        until(owners, heard, at(now), tick, instance).saturating_sub(tick)
+        until(owners, heard, at(now), tick, instance).connections.saturating_sub(tick)
     };
     let about = |left: u32, least: u32| (least..least + MOVES).contains(&left);
     const MOVES: u32 = 16 * Ticks::PER_SECOND;
@@ -139,9 +139,46 @@ fn flows_may_be_the_other_nodes_for_a_while() {
         let end = |step: u64| {
             let now = Instant::from_nanos(120_000_000_000 + step * 100_000_000);
             let tick = 5000 + u32::try_from(step * 16 / 10).unwrap();
-            until(&owners, heard, now, tick, "web")
+            until(&owners, heard, now, tick, "web").connections
         };
         (0..100).map(end).collect()
     };
     assert!(ends(Heard::Now).len() <= 2 && ends(Heard::Last(at(110))).len() <= 2);
+}
+
+#[test]
+fn datagrams_to_what_both_nodes_own_begin_flows_where_they_come_while_both_live() {
+    let mut owners = Owners::default();
+    owners.hear(at(0), [("web", true)]);
+    owners.hear(at(100), [("web", false)]);
+    let until = |heard, instance| until(&owners, heard, at(120), 5000, instance);
+    let no_owner = until(Heard::Now, "");
+    assert!(no_owner.connections > 5000 && no_owner.datagrams == 0, "{no_owner:?}");
+    // What has an owner was the other node's, or is.
+    let owned = until(Heard::Now, "web");
+    assert!(owned.connections > 5000 && owned == OtherUntil::both(owned.connections), "{owned:?}");
+    // It is gone, and what it had is this node's now.
+    let left = until(Heard::Last(at(110)), "");
+    assert!(left.connections > 5000 && left == OtherUntil::both(left.connections), "{left:?}");
+    assert_eq!(until(Heard::Last(at(60)), ""), OtherUntil::default());
+    assert_eq!(until(Heard::Never, ""), OtherUntil::default());
+}
+
+#[test]
+fn services_ask_for_the_other_nodes_ring_by_their_protocol() {
+    let listen = "\"198.51.100.9:53\", \"198.51.100.9:53/udp\"";
+    let file = parse(&(service("s", "nat", listen, "") + &group("s", "10.0.1.1:53 10.0.1.2:53", "")));
+    let mut net = Net::of(&file);
+    for name in ["s nat tcp ipv4", "s nat udp ipv4"] {
+        let id = file.target_groups[0].targets[0].id.clone();
+        let make = Make::new(name, vec![(id, 1)], &HashKey::new([7; 16]));
+        let other = OtherRing { used: Some(Arc::new(make)), next: None };
+        net.other_rings.insert(name.to_owned(), other);
+    }
+    net.other_until.insert(String::new(), OtherUntil { connections: 77, datagrams: 0 });
+    let contents = net.plan(&file, &mut Indexes::default());
+    let [tcp, udp] = [6, 17].map(|protocol| behind(&contents, "198.51.100.9", 53, protocol).1);
+    assert_eq!((tcp.other_until, udp.other_until), (77, 0));
+    assert!(contents.other_rings.contains_key(&u32::from(tcp.ring)));
+    assert!(!contents.other_rings.contains_key(&u32::from(udp.ring)), "nobody would look at it");
 }

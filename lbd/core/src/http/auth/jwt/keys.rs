@@ -3,7 +3,8 @@
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Map, Value};
 
-use super::Algorithm;
+use super::{Algorithm, TRIED_MAX};
+use crate::tls::bit_length;
 
 /// Keys in a set at most.
 const KEYS_MAX: usize = 256;
@@ -11,8 +12,9 @@ const KEYS_MAX: usize = 256;
 /// RFC 7518, section 3.2: "A key of the same size as the hash output (for instance, 256 bits for "HS256") or larger MUST be used".
 const SECRET_BYTES_MIN: usize = 32;
 
-/// RFC 7518, section 3.3: "A key of size 2048 bits or larger MUST be used".
-const MODULUS_BYTES_MIN: usize = 256;
+/// RFC 7518, section 3.3: "A key of size 2048 bits or larger MUST be used". Larger ones than the other bound nobody checks signatures with.
+const MODULUS_BITS_MIN: usize = 2048;
+const MODULUS_BITS_MAX: usize = 8192;
 
 /// What is known of a key beside the key itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +71,16 @@ pub enum KeyError {
         /// What it is for.
         name: String,
     },
+    /// Keys that nothing tells apart.
+    #[error(
+        "{count} of its keys for {algorithm} may have signed one and the same token, and no more than {TRIED_MAX} are tried: give each a \"kid\" of its own, in a set of JSON web keys"
+    )]
+    Unnamed {
+        /// How many.
+        count: usize,
+        /// What they are for.
+        algorithm: &'static str,
+    },
     /// A key that cannot be used.
     #[error("key {number} cannot be used: {why}")]
     Key {
@@ -106,6 +118,27 @@ pub fn parse_set(text: &str) -> Result<Vec<(KeyInfo, Material)>, KeyError> {
     if read.is_empty() { Err(KeyError::Empty) } else { Ok(read) }
 }
 
+/// Looks whether a token that says which key has signed it may be signed by no more keys than are tried. Those without a name may have signed
+/// each.
+///
+/// # Errors
+///
+/// [`KeyError::Unnamed`].
+pub fn check_names(keys: &[KeyInfo]) -> Result<(), KeyError> {
+    for algorithm in Algorithm::ALL {
+        let named = |name: Option<&str>| {
+            let is_its = |key: &&KeyInfo| key.algorithm == algorithm && key.id.as_deref() == name;
+            keys.iter().filter(is_its).count()
+        };
+        let most = keys.iter().filter_map(|key| key.id.as_deref()).map(|id| named(Some(id))).max();
+        let count = named(None) + most.unwrap_or_default();
+        if count > TRIED_MAX {
+            return Err(KeyError::Unnamed { count, algorithm: algorithm.name() });
+        }
+    }
+    Ok(())
+}
+
 fn one(key: &Map<String, Value>, number: usize) -> Result<(KeyInfo, Material), KeyError> {
     let bad = |why: String| KeyError::Key { number, why };
     let text = |name: &str| match key.get(name) {
@@ -128,8 +161,10 @@ fn one(key: &Map<String, Value>, number: usize) -> Result<(KeyInfo, Material), K
         }
         "RSA" => {
             let (n, e) = (without_zeros(bytes("n")?), without_zeros(bytes("e")?));
-            if n.len() < MODULUS_BYTES_MIN {
-                return Err(bad(format!("it has less than {} bits", MODULUS_BYTES_MIN * 8)));
+            match bit_length(&n) {
+                ..MODULUS_BITS_MIN => return Err(bad(format!("it has less than {MODULUS_BITS_MIN} bits"))),
+                MODULUS_BITS_MIN..=MODULUS_BITS_MAX => {}
+                _ => return Err(bad(format!("it has more than {MODULUS_BITS_MAX} bits"))),
             }
             let kind = &[Algorithm::Rs256, Algorithm::Rs384, Algorithm::Rs512, Algorithm::Ps256];
             (kind, Algorithm::Rs256, Material::Rsa { n, e })

@@ -40,11 +40,15 @@ fn a_token_is_taken_apart() {
     let token = Unverified::parse(text.as_bytes()).unwrap();
     assert_eq!((token.algorithm, &token.key_id, token.signature.len()), (Algorithm::Hs256, &None, 32));
     assert_eq!(token.signed, &text.as_bytes()[..text.rfind('.').unwrap()]);
-    let told = token.claims().unwrap().told(&[
-        ("iss".to_owned(), "X-Issuer".to_owned()),
-        ("exp".to_owned(), "X-Exp".to_owned()),
-        ("sub".to_owned(), "X-Sub".to_owned()),
-    ]);
+    let told = token
+        .claims()
+        .unwrap()
+        .told(&[
+            ("iss".to_owned(), "X-Issuer".to_owned()),
+            ("exp".to_owned(), "X-Exp".to_owned()),
+            ("sub".to_owned(), "X-Sub".to_owned()),
+        ])
+        .unwrap();
     let expected = [("X-Issuer", "joe"), ("X-Exp", "1300819380")];
     assert_eq!(told, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
 }
@@ -88,6 +92,31 @@ fn a_key_is_for_its_own_algorithm_alone() {
 }
 
 #[test]
+fn no_key_is_left_out_for_its_place_in_the_file() {
+    let key = |id: Option<&str>, algorithm| KeyInfo { id: id.map(str::to_owned), algorithm };
+    let (rsa, ec) = (Algorithm::Rs256, Algorithm::Es256);
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let named: Vec<KeyInfo> = names.into_iter().map(|name| key(Some(name), rsa)).collect();
+    assert_eq!(check_names(&named), Ok(()));
+    let candidates =
+        |header: Value| Unverified::parse(token(&header, &json!({})).as_bytes()).unwrap().candidates(&named);
+    assert_eq!(candidates(json!({ "alg": "RS256", "kid": "f" })), Ok(vec![5]));
+    assert_eq!(candidates(json!({ "alg": "RS256" })), Err(Denied::KeyUnnamed), "not the first four alone");
+    let unnamed = |count: usize| vec![key(None, ec); count];
+    assert_eq!(check_names(&unnamed(4)), Ok(()));
+    let error = Err(KeyError::Unnamed { count: 5, algorithm: "ES256" });
+    assert_eq!(check_names(&unnamed(5)), error);
+    assert_eq!(
+        check_names(&[&unnamed(4)[..], &[key(Some("a"), rsa)]].concat()),
+        Ok(()),
+        "for something else"
+    );
+    let some = [key(Some("a"), ec), key(Some("a"), ec), key(Some("b"), ec)];
+    assert_eq!(check_names(&[&unnamed(2)[..], &some].concat()), Ok(()));
+    assert_eq!(check_names(&[&unnamed(3)[..], &some].concat()), error);
+}
+
+#[test]
 fn claims_are_for_here_and_now() {
     let fine = json!({ "exp": 1_000_100, "iss": "https://b", "aud": ["x", "api"] });
     let with = |name: &str, value: Value| {
@@ -123,18 +152,46 @@ fn claims_are_for_here_and_now() {
 
 #[test]
 fn claims_are_told_as_lines_of_text() {
-    let claims = json!({ "a": "x y", "b": ["r", "w"], "c": true, "d": "a\r\nX-Evil: 1", "e": { "f": 1 }, "g": [["h"]], "i": "" });
-    let text = token(&json!({ "alg": "HS256" }), &claims);
-    let claims = Unverified::parse(text.as_bytes()).unwrap().claims().unwrap();
-    let all = ["a", "b", "c", "d", "e", "g", "i", "none"].map(|name| (name.to_owned(), format!("X-{name}")));
-    let told: Vec<String> =
-        claims.told(&all).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    assert_eq!(told, ["X-a: x y", "X-b: r,w", "X-c: true"]);
+    let told = |claim: Value| -> Result<String, Denied> {
+        let text = token(&json!({ "alg": "HS256" }), &json!({ "a": claim, "b": 1 }));
+        let claims = Unverified::parse(text.as_bytes()).unwrap().claims().unwrap();
+        let all = ["a", "b", "none"].map(|name| (name.to_owned(), format!("X-{name}")));
+        let told = claims.told(&all)?.into_iter().map(|(name, value)| format!("{name}: {value}"));
+        Ok(told.collect::<Vec<_>>().join("; "))
+    };
+    let telling = |value: &str| -> Result<String, Denied> { Ok(format!("X-a: {value}; X-b: 1")) };
+    assert_eq!(told(json!("x y")), telling("x y"));
+    assert_eq!(told(json!("Lovelace, Ada")), telling("Lovelace, Ada"), "a text is told as it is");
+    assert_eq!(told(json!(true)), telling("true"));
+    assert_eq!(told(json!(["r", "w", 5, false])), telling("r,w,5,false"));
+    let groups: Vec<String> = (0..100).map(|number| format!("{number:036}")).collect();
+    assert_eq!(told(json!(groups)), telling(&groups.join(",")));
+    for nothing in [json!(null), json!(""), json!([])] {
+        assert_eq!(told(nothing.clone()), Ok("X-b: 1".to_owned()), "{nothing}");
+    }
+    for bad in [
+        json!({ "f": 1 }),
+        json!([["h"]]),
+        json!([{ "f": 1 }]),
+        json!(["user,admin"]),
+        json!(["user", "x,y"]),
+        json!(["user", ""]),
+        json!(["user", null]),
+        json!(["user", " admin"]),
+        json!(["user", "a\r\nX-Evil: 1"]),
+        json!("a\r\nX-Evil: 1"),
+        json!(" a"),
+        json!(" "),
+        json!("x".repeat(4097)),
+        json!(["x".repeat(3000), "y".repeat(3000)]),
+    ] {
+        assert_eq!(told(bad.clone()), Err(Denied::Untellable), "{bad}");
+    }
 }
 
 #[test]
 fn sets_of_keys_are_read_and_their_mistakes_are_named() {
-    let n = BASE64URL_NOPAD.encode(&[1; 256]);
+    let n = BASE64URL_NOPAD.encode(&[0x81; 256]);
     let coordinate = BASE64URL_NOPAD.encode(&[2; 32]);
     let secret = BASE64URL_NOPAD.encode(&[3; 32]);
     let set = json!({ "keys": [
@@ -148,7 +205,7 @@ fn sets_of_keys_are_read_and_their_mistakes_are_named() {
     let algorithms: Vec<&str> = keys.iter().map(|(info, _)| info.algorithm.name()).collect();
     assert_eq!(algorithms, ["RS512", "ES256", "EdDSA", "HS256"]);
     assert_eq!(keys[0].0.id.as_deref(), Some("r"));
-    assert_eq!(keys[0].1, Material::Rsa { n: vec![1; 256], e: vec![1, 0, 1] });
+    assert_eq!(keys[0].1, Material::Rsa { n: vec![0x81; 256], e: vec![1, 0, 1] });
     assert_eq!(format!("{:?}", keys[3].1), "Material(…)");
     let error = |key: Value| parse_set(&json!({ "keys": [key] }).to_string()).unwrap_err().to_string();
     for (key, expected) in [
@@ -168,6 +225,14 @@ fn sets_of_keys_are_read_and_their_mistakes_are_named() {
         (
             json!({ "kty": "RSA", "n": "YWJj", "e": "AQAB" }),
             "key 1 cannot be used: it has less than 2048 bits",
+        ),
+        (
+            json!({ "kty": "RSA", "n": BASE64URL_NOPAD.encode(&[0x7f; 256]), "e": "AQAB" }),
+            "key 1 cannot be used: it has less than 2048 bits",
+        ),
+        (
+            json!({ "kty": "RSA", "n": BASE64URL_NOPAD.encode(&[1; 1025]), "e": "AQAB" }),
+            "key 1 cannot be used: it has more than 8192 bits",
         ),
         (
             json!({ "kty": "EC", "crv": "P-256", "x": "YWJj", "y": coordinate }),
