@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::config::{
     self, AccessLogFormat, Algorithm, Config, DiscoverSource, HealthCheck, Mode, ProxyVersion, RateKey,
-    RateScope, Service, StickyBy, TargetGroup, Via,
+    RateScope, SampleShare, Service, StickyBy, TargetGroup, Via,
 };
 
 const SERVICE: &str =
@@ -64,7 +64,7 @@ fn a_service_with_everything() {
          accept_proxy = [\"10.0.0.0/8\", \"192.0.2.7\", \"::/0\", \"0.0.0.0/0\"]\n\
          transparent = true\n\
          access = { allow = [\"10.0.0.0/8\", { network = \"2001:db8::/32\", tag = \"office\" }], deny = [\"10.1.0.0/16\"] }\n\
-         access_log = { format = \"json\" }",
+         access_log = { format = \"json\", sample = 0.01 }",
     );
     assert_eq!((service.timeout.keepalive, service.timeout.user), (secs(7200), Some(secs(3600))));
     assert_eq!(service.limits.max_connections_per_source, Some(10_000_000));
@@ -79,7 +79,7 @@ fn a_service_with_everything() {
     assert_eq!((any.tag.as_deref(), office.tag.as_deref()), (None, Some("office")));
     assert_eq!(service.access.deny[0].network.to_string(), "10.1.0.0/16");
     let log = service.access_log.unwrap();
-    assert_eq!((log.format, log.file), (AccessLogFormat::Json, None));
+    assert_eq!((log.format, log.file, log.sample.millionths()), (AccessLogFormat::Json, None, 10_000));
 }
 
 #[test]
@@ -107,7 +107,8 @@ fn datagram_services_share_ports_with_stream_services() {
     assert_eq!((service.mode, service.listen.len()), (Mode::Udp, 2));
     // Sessions take ports of the host's own, of which there are 28,232.
     assert_eq!((service.timeout.idle, service.limits.max_connections), (secs(60), 20_000));
-    assert_eq!(service.access_log.as_ref().unwrap().format, AccessLogFormat::Line);
+    let log = service.access_log.as_ref().unwrap();
+    assert_eq!((log.format, log.sample), (AccessLogFormat::Line, SampleShare::ALL));
 }
 
 #[test]

@@ -232,7 +232,8 @@ const KEYS: &str = "zone accept_proxy transparent connect idle header keepalive 
     max max_percent sticky by ttl max_entries retry on attempts queue dsr preserve_client_ip \
     certificates certificate ocsp_file min_version client_ca_file client_certificate verify server_name pin \
     on_unhealthy half_open closing max_flows new_flows_per_second attach interfaces drain_timeout \
-    trace_every gue_port http2 max_streams protocol";
+    trace_every gue_port http2 max_streams protocol sample otlp endpoint \
+    service_name compress types min_bytes algorithms";
 
 /// In an example or in a comment.
 #[test]

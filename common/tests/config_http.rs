@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::config::{
-    self, Action, Condition, Config, Http, HttpAuth, Mode, PathPattern, SameSite, StickyBy, StickyCookie,
+    self, Action, Compressible, Condition, Config, Http, HttpAuth, Mode, PathPattern, SameSite, SampleShare,
+    StickyBy, StickyCookie,
 };
 
 fn parse(rules: &str) -> Result<Config, config::Diagnostics> {
@@ -157,6 +158,42 @@ fn who_is_let_in_and_what_is_said_otherwise() {
     );
     assert_eq!(http.auth_of(Some(&http.rules[2])), http.auth.as_ref(), "as the service's");
     assert_eq!(http.auths().flat_map(HttpAuth::told_in).collect::<Vec<_>>(), ["X-User"]);
+}
+
+#[test]
+fn answers_are_compressed_as_the_rule_or_else_the_service_says() {
+    let http = accept(
+        "forward = \"g\"\ncompress = { types = [\"Text/HTML\", \"font/*\"], min_bytes = \"2KiB\", algorithms = [\"gzip\"] }\n\
+         [[service.rule]]\nwhen = { path = \"/none\" }\nforward = \"g\"\ncompress = \"none\"\n\
+         [[service.rule]]\nwhen = { path = \"/own\" }\nforward = \"g\"\ncompress = {}\n\
+         [[service.rule]]\nwhen = { path = \"/same\" }\nforward = \"g\"",
+    );
+    let of_service = http.compress_of(None).unwrap();
+    assert_eq!(
+        (&of_service.types[..], of_service.bytes_min),
+        (&["text/html".to_owned(), "font/*".to_owned()][..], 2048)
+    );
+    assert_eq!(http.compress_of(Some(0)), None);
+    let own = http.compress_of(Some(1)).unwrap();
+    assert_eq!((own.types.len(), own.bytes_min), (Compressible::TYPES.len(), 1024));
+    assert!(own.has_type(b"application/json") && !own.has_type(b"text/event-stream"));
+    assert_eq!(http.compress_of(Some(2)), Some(of_service));
+    assert_eq!(accept("forward = \"g\"").compress_of(None), None);
+}
+
+#[test]
+fn spans_are_sent_to_a_collector() {
+    let http = accept("forward = \"g\"\notlp = { endpoint = \"http://collector.internal:4318\" }");
+    let otlp = http.otlp.unwrap();
+    assert_eq!(otlp.endpoint.to_string(), "http://collector.internal:4318/v1/traces");
+    assert_eq!((otlp.sample.millionths(), otlp.service_name.as_str()), (10_000, "s"));
+    let http = accept(
+        "forward = \"g\"\notlp = { endpoint = \"http://[::1]:4318/otlp?x=1\", sample = 1, service_name = \"edge\" }",
+    );
+    let otlp = http.otlp.unwrap();
+    assert_eq!((otlp.endpoint.authority.as_str(), otlp.endpoint.path.as_str()), ("[::1]:4318", "/otlp?x=1"));
+    assert_eq!((otlp.sample, otlp.service_name.as_str()), (SampleShare::ALL, "edge"));
+    assert_eq!(accept("forward = \"g\"").otlp, None);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Access logs: a line for each connection that has ended.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::OpenOptions;
 use std::io;
@@ -7,11 +8,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use common::config::{AccessLog, AccessLogFormat, Config};
+use common::config::{AccessLog, AccessLogFormat, Config, SampleShare};
+use common::rng::Rng;
 use lbd_core::access_log::Record;
 use nix::unistd::{AccessFlags, access};
 
+use crate::counters::Counter;
 use crate::lines::{LineWriter, Place};
+use crate::random;
+
+thread_local! {
+    /// What says of each record whether it is in the sample; no secret.
+    static DRAWS: RefCell<Rng> = RefCell::new(Rng::new(random::number()));
+}
 
 /// How long the end of the daemon waits for a log.
 const FINISH_MAX: Duration = Duration::from_secs(1);
@@ -33,12 +42,18 @@ pub(crate) enum AccessLogError {
 #[derive(Clone, Debug)]
 pub(crate) struct Sink {
     format: AccessLogFormat,
+    sample: SampleShare,
     writer: Arc<LineWriter>,
 }
 
 impl Sink {
-    /// Hands a record to the writer. Never waits: what the writer has no room for is lost and counted.
-    pub(crate) fn record(&self, record: &Record<'_>) {
+    /// Hands a record to the writer if it is in the sample, and else counts it in `left_out`. Never waits: what the writer has no room for
+    /// is lost and counted.
+    pub(crate) fn record(&self, record: &Record<'_>, left_out: &Counter) {
+        if self.sample != SampleShare::ALL && !self.sample.takes(DRAWS.with_borrow_mut(Rng::next_u64)) {
+            left_out.add(1);
+            return;
+        }
         let line = match self.format {
             AccessLogFormat::Line => record.to_string(),
             // A record is plain text and numbers, which have a JSON form.
@@ -95,7 +110,7 @@ impl AccessLogs {
     /// The sink for a service's setting, which was among those opened.
     pub(crate) fn sink(&self, log: &AccessLog) -> Option<Sink> {
         let writer = self.logs.get(&log.file)?;
-        Some(Sink { format: log.format, writer: Arc::clone(writer) })
+        Some(Sink { format: log.format, sample: log.sample, writer: Arc::clone(writer) })
     }
 
     /// Waits until everything recorded so far is written, for each log not longer than [`FINISH_MAX`].
@@ -176,6 +191,10 @@ mod tests {
         }
     }
 
+    fn setting(format: AccessLogFormat, file: PathBuf) -> AccessLog {
+        AccessLog { format, file: Some(file), sample: SampleShare::ALL }
+    }
+
     fn wait_for_lines(path: &Path, count: usize) -> Vec<String> {
         let begin = Instant::now();
         loop {
@@ -199,10 +218,10 @@ mod tests {
     fn records_are_written_and_a_moved_file_is_opened_anew() {
         let folder = folder("rotate");
         let path = folder.join("access.log");
-        let setting = AccessLog { format: AccessLogFormat::Json, file: Some(path.clone()) };
+        let setting = setting(AccessLogFormat::Json, path.clone());
         let logs = AccessLogs::open([&setting].into_iter(), &AccessLogs::default()).unwrap();
         let sink = logs.sink(&setting).unwrap();
-        sink.record(&record("one"));
+        sink.record(&record("one"), &Counter::default());
         let lines = wait_for_lines(&path, 1);
         let first: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
         assert_eq!(
@@ -214,7 +233,7 @@ mod tests {
         let moved = folder.join("access.log.1");
         std::fs::rename(&path, &moved).unwrap();
         logs.reopen();
-        sink.record(&record("two"));
+        sink.record(&record("two"), &Counter::default());
         assert!(wait_for_lines(&path, 1)[0].contains("two"));
         assert_eq!(wait_for_lines(&moved, 1).len(), 1);
         assert_eq!(sink.dropped(), 0);
@@ -222,9 +241,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_in_the_sample_is_counted_instead() {
+        let folder = folder("sample");
+        let half = AccessLog {
+            sample: SampleShare::of_millionths(500_000).unwrap(),
+            ..setting(AccessLogFormat::Line, folder.join("half.log"))
+        };
+        let logs = AccessLogs::open([&half].into_iter(), &AccessLogs::default()).unwrap();
+        let (sink, left_out) = (logs.sink(&half).unwrap(), Counter::default());
+        for _ in 0..1000 {
+            sink.record(&record("one"), &left_out);
+        }
+        logs.finish();
+        let written = std::fs::read_to_string(folder.join("half.log")).unwrap().lines().count();
+        assert_eq!(written as u64 + left_out.get(), 1000);
+        assert!((300..=700).contains(&written), "{written}");
+        assert_eq!(sink.dropped(), 0);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
     fn a_file_that_cannot_be_opened_is_an_error_at_once() {
-        let setting =
-            AccessLog { format: AccessLogFormat::Line, file: Some("/nonexistent/tandem/access.log".into()) };
+        let setting = setting(AccessLogFormat::Line, "/nonexistent/tandem/access.log".into());
         let error = AccessLogs::open([&setting].into_iter(), &AccessLogs::default()).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/tandem/access.log"), "{error}");
     }
@@ -233,15 +271,15 @@ mod tests {
     #[test]
     fn the_file_of_a_former_configuration_is_opened_anew_while_somebody_writes_there() {
         let folder = folder("former");
-        let setting = |name: &str| AccessLog { format: AccessLogFormat::Line, file: Some(folder.join(name)) };
-        let (old, new) = (setting("old.log"), setting("new.log"));
+        let named = |name: &str| setting(AccessLogFormat::Line, folder.join(name));
+        let (old, new) = (named("old.log"), named("new.log"));
         let before = AccessLogs::open([&old].into_iter(), &AccessLogs::default()).unwrap();
         let sink = before.sink(&old).unwrap();
         let after = AccessLogs::open([&new].into_iter(), &before).unwrap();
         drop(before);
         std::fs::rename(folder.join("old.log"), folder.join("old.log.1")).unwrap();
         after.reopen();
-        sink.record(&record("late"));
+        sink.record(&record("late"), &Counter::default());
         after.finish();
         assert!(std::fs::read_to_string(folder.join("old.log")).unwrap().contains("late"));
         drop(sink);

@@ -87,6 +87,8 @@ pub(crate) struct ServiceCounters {
     pub(crate) ends: [Counter; crate::l4::End::COUNT],
     /// From acceptance to the end, of connections that had a target.
     pub(crate) durations: Histogram,
+    /// Records that were not in the access log's sample.
+    pub(crate) log_left_out: Counter,
     /// What only a `udp` service has.
     pub(crate) udp: UdpCounters,
     /// What only an `http` service has.
@@ -118,6 +120,12 @@ pub(crate) struct HttpCounters {
     pub(crate) reused: Counter,
     /// Connections that became tunnels.
     pub(crate) tunnels: Counter,
+    /// Answers that were compressed.
+    pub(crate) compressed: Counter,
+    /// Answers that were not because too many were at the time.
+    pub(crate) compressions_refused: Counter,
+    /// Bytes that were compressed, and what they became.
+    pub(crate) compressed_bytes: [Counter; 2],
     /// Clients' connections of HTTP/2.
     pub(crate) http2_connections: Counter,
     /// Those of them that were closed for what their clients did, by [`Offence`].
@@ -181,6 +189,34 @@ pub(crate) struct TargetCounters {
     pub(crate) first_byte_times: Histogram,
     /// Requests that it answered, by the first digit of the status, from 2 on.
     pub(crate) answers: [Counter; 4],
+    /// From a request's connection to the end of its answer.
+    pub(crate) request_times: Histogram,
+    /// Connections without a request that wait for the next one.
+    pub(crate) kept: Counter,
+    /// Requests sent on a connection that had served others.
+    pub(crate) reused: Counter,
+    /// Requests sent again, here or to another one, because this one ended the connection before an answer came.
+    pub(crate) resent: Counter,
+}
+
+/// What a worker counts for the requests of an `http` service that meet one of its rules, or none.
+#[derive(Debug, Default)]
+pub(crate) struct RuleCounters {
+    /// Requests answered, by the first digit of the status, from 2 on.
+    pub(crate) answers: [Counter; 4],
+    /// From a request's head to the end of its answer.
+    pub(crate) durations: Histogram,
+}
+
+/// What a worker counts for the HTTP requests of a target group, also of targets that have left it.
+#[derive(Debug, Default)]
+pub(crate) struct GroupCounters {
+    /// Requests that one of its targets has answered, by the first digit of the status, from 2 on.
+    pub(crate) answers: [Counter; 4],
+    /// From a request's head to the end of its answer.
+    pub(crate) durations: Histogram,
+    /// Requests for which no target was to be had.
+    pub(crate) unserved: Counter,
 }
 
 /// What a worker counts for itself.

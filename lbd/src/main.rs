@@ -6,6 +6,7 @@
 
 mod access_log;
 mod api;
+mod ask;
 mod change;
 mod cli;
 mod clock;
@@ -20,6 +21,7 @@ mod lines;
 mod load;
 mod logging;
 mod metrics;
+mod otlp;
 mod peer;
 mod prober;
 mod process;

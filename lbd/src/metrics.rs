@@ -26,6 +26,9 @@
 //! | `tandem_lbd_group_sticky_entries` | gauge | `group` | clients whose target is remembered |
 //! | `tandem_lbd_group_sticky_forgotten_total` | counter | `group` | clients forgotten before their time because too many were known |
 //! | `tandem_lbd_group_sticky_withheld_total` | counter | `group` | cookies of applications that were not remembered because their client has its share of the table |
+//! | `tandem_lbd_group_http_requests_total` | counter | `group`, `class` | requests answered by the group's targets, those that have left it included; this and the next two only for groups of `http` services |
+//! | `tandem_lbd_group_http_requests_unserved_total` | counter | `group` | requests for which it had no target, or none with room |
+//! | `tandem_lbd_group_http_request_duration_seconds` | histogram | `group` | from a request's head to its answer's end, of those that one of its targets has answered |
 //! | `tandem_lbd_service_connections_ended_total` | counter | `service`, `end` (`done`, `client_reset`, `target_reset`, `client_vanished`, `target_vanished`, `idle`, `drained`, `stopped`) | relayed connections by how they ended |
 //! | `tandem_lbd_service_connect_retries_total` | counter | `service` | connects tried again on another target |
 //! | `tandem_lbd_service_connect_local_errors_total` | counter | `service` | connects that failed because this host had no file, port or memory for them; no target is blamed |
@@ -45,14 +48,20 @@
 //! | `tandem_lbd_service_http_over_rate_total` | counter | `service` | requests over `rate` |
 //! | `tandem_lbd_service_http_reused_connections_total` | counter | `service` | requests sent on a kept connection |
 //! | `tandem_lbd_service_http_tunnels_total` | counter | `service` | connections that became tunnels (WebSocket) |
+//! | `tandem_lbd_service_http_compressions_total` | counter | `service`, `result` (`compressed`, `refused`: passed as they were, because the worker compressed as many as it does) | answers that were to be compressed |
+//! | `tandem_lbd_service_http_compressed_bytes_total` | counter | `service`, `when` (`before`, `after`) | bytes of answers that were compressed |
 //! | `tandem_lbd_service_http2_connections_total` | counter | `service` | clients' connections of HTTP/2 |
 //! | `tandem_lbd_service_http2_connections_expelled_total` | counter | `service`, `reason` (`reset`, `provoked_reset`, `continuation`, `settings`, `empty_data`, `ping`, `refused`, `window_update`, `other`; `decoder`: what it has had enough of, `protocol`: errors) | of these, connections closed for floods of such frames, or for errors of HTTP/2 |
 //! | `tandem_lbd_service_http_request_duration_seconds` | histogram | `service` | from a request's head to its answer's end |
+//! | `tandem_lbd_service_http_rule_requests_total` | counter | `service`, `rule` (its place in the file, from 1 on; `none`: met none, or was not understood), `class` | requests answered, by the rule that they met; the counters of a place go on after a reload, whatever rule is there then |
+//! | `tandem_lbd_service_http_rule_request_duration_seconds` | histogram | `service`, `rule` | from a request's head to its answer's end, by the rule that it met |
 //! | `tandem_lbd_service_tls_handshakes_total` | counter | `service`, `version` (`1.2`, `1.3`), `kind` (`full`, `resumed`) | TLS handshakes with clients; this and what follows for services with `tls` only |
 //! | `tandem_lbd_service_tls_handshakes_failed_total` | counter | `service`, `reason` (`plain_http`, `not_tls`, `version`, `nothing_in_common`, `protocol`, `client_certificate`, `refused`: by the client, `closed`: by the client, `timeout`, `too_long`, `misbehaved`, `local`: this end has not what it takes) | TLS handshakes with clients that came to nothing |
 //! | `tandem_lbd_service_tls_certificate_expiry_time_seconds` | gauge | `service`, `file`, `name` (its first) | when a certificate expires, Unix time |
 //! | `tandem_lbd_service_connection_duration_seconds` | histogram | `service` | connections that had a target, from acceptance to the end |
 //! | `tandem_lbd_service_access_log_lost_total` | counter | `service` | records lost by the file it logs to, because it was behind or could not be written; only with `access_log` |
+//! | `tandem_lbd_service_access_log_left_out_total` | counter | `service` | records that were not written because they are not in the `sample`; only with `access_log` |
+//! | `tandem_lbd_otlp_spans_total` | counter | `endpoint`, `result` (`exported`, `failed`: not taken by the collector, `dropped`: too many waited) | spans of requests, by what has become of them; only with `otlp` |
 //! | `tandem_lbd_service_bytes_total` | counter | `service`, `direction` (`to_target`, `to_client`) | bytes relayed |
 //! | `tandem_lbd_service_spliced_bytes_total` | counter | `service` | of these, bytes that stayed in the kernel |
 //! | `tandem_lbd_group_mode` | gauge | `group`, `mode` (`normal`, `starting`, `backup`, `panic`, `none`) | 1 for the mode it is in |
@@ -78,6 +87,10 @@
 //! | `tandem_lbd_target_resets_total` | counter | the same | connections that the target reset |
 //! | `tandem_lbd_target_bytes_total` | counter | the same and `direction` (`to_target`, `to_client`) | bytes relayed |
 //! | `tandem_lbd_target_http_answers_total` | counter | the same and `class` | answers to HTTP requests, by status |
+//! | `tandem_lbd_target_http_request_duration_seconds` | histogram | the same | from a request's connection to its answer's end |
+//! | `tandem_lbd_target_http_connections_kept` | gauge | the same | connections that wait for the next request |
+//! | `tandem_lbd_target_http_reused_connections_total` | counter | the same | requests sent on a connection that had served others |
+//! | `tandem_lbd_target_http_requests_resent_total` | counter | the same | requests sent again, here or to another one, because it ended the connection before an answer came |
 //! | `tandem_lbd_target_checks_total` | counter | the same and `result` (`success`, `failure`) | health checks |
 //! | `tandem_lbd_target_check_duration_seconds` | gauge | the same | how long the last check took |
 //! | `tandem_lbd_kernel_attached` | gauge | `interface`, `how` (`tcx`, `clsact`, `xdp`) | 1 for each interface that the forwarding program is on; this and what follows only with services of mode `nat` or `dsr` |
@@ -141,14 +154,15 @@
 //! | `tandem_lbd_replication_adopted_total` | counter | | entries taken over from a former life of the other node |
 //! | `tandem_lbd_replication_not_replicated_total` | counter | | changes that found no room in the tables of what is replicated |
 //! | `tandem_lbd_replication_reports_lost_total` | counter | | reports of the walk through all flows that found no room; flows that are used go on to be told, and for those that are over a session begins anew |
-//! | `tandem_lbd_replication_untold_total` | counter | | changes of flows that the kernel's program had no room to tell of; the next walk through all flows finds them |
+//! | `tandem_lbd_replication_untold_total` | counter | | changes of flows that the kernel's program had no room to tell of; walks through all flows find them: those of flows in use when it is their turn, those that end flows once they are over |
 //! | `tandem_lbd_replication_ring_changes_total` | counter | `peer` (`acknowledged`: the other node knew the ring and all flows before, `unacknowledged`: it did not say so within 100 ms, `alone`: it was not in step, so nobody waited) | rings that `nat` and `dsr` have come to choose targets from in the place of others |
 //! | `tandem_lbd_replication_peer_rings` | gauge | | the other node's rings that are known |
 
 mod chance;
 mod durations;
-mod http;
+pub(crate) mod http;
 mod kernel;
+mod otlp;
 mod peer;
 pub(crate) mod tls;
 mod udp;
@@ -203,9 +217,11 @@ impl Collector for Now {
         encode_discovery(&mut out, &shared.discovery)?;
         let now = shared.clock.now().at;
         encode_groups(&mut out, &snapshot.groups, now)?;
+        http::encode_groups(&mut out, &snapshot.services)?;
         let removed = shared.removed().clone();
         encode_targets(&mut out, &snapshot.groups, &removed, now, &shared.peer)?;
         durations::encode_services(&mut out, &snapshot.services)?;
+        otlp::encode(&mut out, &snapshot.exporters)?;
         kernel::encode(&mut out, &shared.kernel)?;
         chance::encode(&mut out, &shared.chance)?;
         peer::encode(&mut out, &shared.peer)

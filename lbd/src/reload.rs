@@ -20,6 +20,7 @@ use crate::discover::{Discoverer, Ticket};
 use crate::l4::kernel::{KernelError, Prepared};
 use crate::l4::{BindError, bind_all, udp};
 use crate::load::{self, Loaded};
+use crate::otlp::Exporters;
 use crate::prober::{self, Prober, UnusableCheck};
 use crate::replication::Heed;
 use crate::shared::Shared;
@@ -154,7 +155,8 @@ impl Parts {
         let logs = AccessLogs::of(&config, &before.access_logs)?;
         let carry =
             Carry::from(self.shared.life.clone(), key, &before, &self.shared.removed()).logging_to(logs);
-        let carry = carry.encrypting_by(tls).reading(files);
+        let exporters = Exporters::of(&config, &before.exporters);
+        let carry = carry.encrypting_by(tls).reading(files).telling(exporters);
         let config = Arc::new(config);
         let next = Arc::new(Snapshot::build(Arc::clone(&config), &carry));
         let changed = |mode| Difference::between(before.addresses(mode), next.addresses(mode));
@@ -167,6 +169,7 @@ impl Parts {
         let kernel = self.prepare_kernel(config).await?;
         let api_change = self.api.prepare(&next.config.api).await?;
         // ---- nothing below fails ----
+        next.exporters.start();
         let targets = self.put_in_force(&before, &next);
         for listeners in added {
             for (index, socket) in listeners.sockets.into_iter().enumerate() {

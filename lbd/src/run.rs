@@ -24,6 +24,7 @@ use crate::discover::Discoverer;
 use crate::l4::kernel::{Chance, Kernel, Prepared};
 use crate::l4::{Departures, Listeners, bind_all, udp};
 use crate::load::Loaded;
+use crate::otlp::Exporters;
 use crate::peer::PeerLink;
 use crate::prober::Prober;
 use crate::reload::{Parts, Request, load_for_node};
@@ -72,7 +73,9 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
     let key = hash_key(&config, prepared.as_ref().and_then(Prepared::hash_key));
     let config_hash = config.hash;
     let logs = AccessLogs::of(&config, &AccessLogs::default())?;
-    let carry = Carry::nothing(life.clone(), key).logging_to(logs).encrypting_by(tls).reading(files);
+    let exporters = Exporters::of(&config, &Exporters::default());
+    let carry = Carry::nothing(life.clone(), key).logging_to(logs).telling(exporters);
+    let carry = carry.encrypting_by(tls).reading(files);
     let snapshot = Arc::new(Snapshot::build(Arc::new(config), &carry));
     snapshot.adopt(clock.now());
     let addresses = |mode| snapshot.addresses(mode).collect::<Vec<_>>();
@@ -130,6 +133,7 @@ async fn control(
     let (requests, mut received) = mpsc::channel(REQUESTS_MAX);
     let discoverer = Discoverer::new(Arc::clone(&shared.discovery), requests.clone());
     let api = ApiServer::start(&shared, requests.clone()).await?;
+    shared.snapshot.load().exporters.start();
     let workers = Workers::start(&shared).context("cannot start the worker threads")?;
     let mut parts =
         Parts { shared: Arc::clone(&shared), workers, prober: Prober::default(), api, discoverer, requests };
@@ -179,7 +183,9 @@ async fn control(
         link.peer.stop();
     };
     drop(tokio::task::spawn_blocking(end).await);
-    shared.snapshot.load().access_logs.finish();
+    let last = shared.snapshot.load_full();
+    last.exporters.finish().await;
+    last.access_logs.finish();
     Ok(())
 }
 

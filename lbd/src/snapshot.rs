@@ -25,9 +25,10 @@ pub(crate) use sticky::{KnownBy, Stickiness};
 pub(crate) use target::{Alarm, FailureKind, LastCheck, Target};
 
 use crate::access_log::{AccessLogs, Sink};
-use crate::counters::{ServiceCounters, Sharded};
+use crate::counters::{RuleCounters, ServiceCounters, Sharded};
 use crate::l4::Guard;
 use crate::l4::kernel::Sessions;
+use crate::otlp::{Exporters, Tracer};
 use crate::random;
 use crate::site_files::SiteFiles;
 use crate::tls::{Termination, TlsSet};
@@ -49,6 +50,8 @@ pub(crate) struct Snapshot {
     pub(crate) hash_key: HashKey,
     /// Where connections are logged.
     pub(crate) access_logs: AccessLogs,
+    /// Where spans of requests are sent.
+    pub(crate) exporters: Exporters,
     /// Certificates and what else TLS needs.
     pub(crate) tls: Arc<TlsSet>,
     /// What the other files hold that `http` services name.
@@ -75,8 +78,13 @@ pub(crate) struct Service {
     pub(crate) files: Arc<SiteFiles>,
     /// Where its connections are logged, if they are.
     pub(crate) access_log: Option<Sink>,
+    /// Who is told of its requests, if somebody is.
+    pub(crate) tracer: Option<Tracer>,
     /// How its connections are encrypted, if they are.
     pub(crate) tls: Option<Arc<Termination>>,
+    /// What is counted of the requests that meet no rule, and behind that of those of each rule; only with `http`. A rule that takes the
+    /// place of another one in a reload goes on with its counters, so that they never go down.
+    pub(crate) by_rule: Vec<Arc<Sharded<RuleCounters>>>,
     /// What lives on over reloads, as long as the name stays.
     pub(crate) shared: Arc<ServiceShared>,
 }
@@ -157,6 +165,7 @@ pub(crate) struct Carry {
     /// Targets of the snapshot and removed ones whose connections still go on.
     targets: HashMap<TargetKey, Arc<Target>>,
     access_logs: AccessLogs,
+    exporters: Exporters,
     tls: Arc<TlsSet>,
     files: Arc<SiteFiles>,
     /// The generation of the snapshot before.
@@ -174,6 +183,7 @@ impl Carry {
             groups: HashMap::new(),
             targets: HashMap::new(),
             access_logs: AccessLogs::default(),
+            exporters: Exporters::default(),
             tls: Arc::default(),
             files: Arc::default(),
             generation: 0,
@@ -191,6 +201,7 @@ impl Carry {
             groups: snapshot.groups_by_name.clone(),
             targets: targets.map(|target| (target.key.clone(), Arc::clone(target))).collect(),
             access_logs: snapshot.access_logs.clone(),
+            exporters: snapshot.exporters.clone(),
             tls: Arc::clone(&snapshot.tls),
             files: Arc::clone(&snapshot.files),
             generation: snapshot.generation,
@@ -201,6 +212,11 @@ impl Carry {
     /// With these access logs instead of those of before.
     pub(crate) fn logging_to(self, access_logs: AccessLogs) -> Self {
         Self { access_logs, ..self }
+    }
+
+    /// With these collectors instead of those of before.
+    pub(crate) fn telling(self, exporters: Exporters) -> Self {
+        Self { exporters, ..self }
     }
 
     /// With this TLS instead of that of before.
@@ -250,6 +266,8 @@ impl Snapshot {
                 tls: carry.tls.service(&service.name),
                 files: Arc::clone(&carry.files),
                 access_log: service.access_log.as_ref().and_then(|log| carry.access_logs.sink(log)),
+                tracer: service.http.as_ref().and_then(|http| carry.exporters.tracer(http.otlp.as_ref()?)),
+                by_rule: by_rule(service, before, &carry.life),
                 shared: before.map_or_else(fresh, |before| Arc::clone(&before.shared)),
             });
             let addresses = service.listen.iter().map(|listen| (service.mode.listening(), listen.address));
@@ -264,6 +282,7 @@ impl Snapshot {
             by_address,
             hash_key: carry.hash_key,
             access_logs: carry.access_logs.clone(),
+            exporters: carry.exporters.clone(),
             tls: Arc::clone(&carry.tls),
             files: Arc::clone(&carry.files),
             groups_by_name,
@@ -291,6 +310,18 @@ impl Snapshot {
     pub(crate) fn addresses(&self, mode: Mode) -> impl Iterator<Item = SocketAddr> + '_ {
         self.by_address.keys().filter(move |(its, _)| *its == mode).map(|&(_, address)| address)
     }
+}
+
+/// See [`Service::by_rule`].
+fn by_rule(
+    service: &config::Service,
+    before: Option<&Arc<Service>>,
+    life: &Life,
+) -> Vec<Arc<Sharded<RuleCounters>>> {
+    let places = service.http.as_ref().map_or(0, |http| 1 + http.rules.len());
+    let known = |place: usize| before.and_then(|before| before.by_rule.get(place)).map(Arc::clone);
+    let fresh = || Arc::new(Sharded::new(life.workers));
+    (0..places).map(|place| known(place).unwrap_or_else(fresh)).collect()
 }
 
 /// Where the targets of each service are told who a request is from, be it by another service.

@@ -1,5 +1,7 @@
 //! What the API shows and `lbd status` prints. Fields are only ever added.
 
+mod requests;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use crate::shared::Shared;
 use crate::snapshot::{Group, Service, Target};
 use crate::summary;
 use crate::tls::{EXPIRES_SOON_SECONDS, Failure, Termination};
+use requests::{GroupRequestsView, RuleView, TargetRequestsView};
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -135,6 +138,9 @@ pub(crate) struct ServiceView {
     pub(crate) duration: QuantilesView,
     /// Records that the file it logs to has lost; null without `access_log`.
     pub(crate) access_log_lost: Option<u64>,
+    /// Records that were not written because they are not in the sample; null without `access_log`.
+    #[serde(default)]
+    pub(crate) access_log_left_out: Option<u64>,
 }
 
 /// Upper bounds of quantiles, in microseconds, since the start; null without any value, or beyond the last bound.
@@ -205,8 +211,17 @@ pub(crate) struct RequestsView {
     pub(crate) reused_connections: u64,
     /// Connections that became tunnels.
     pub(crate) tunnels: u64,
+    /// Whose answers were compressed.
+    #[serde(default)]
+    pub(crate) compressed: u64,
+    /// Whose answers were not because too many were.
+    #[serde(default)]
+    pub(crate) compressions_refused: u64,
     /// From a request's head to its answer's end.
     pub(crate) duration: QuantilesView,
+    /// The same of the requests that meet no rule, and of those of each rule in the file's order.
+    #[serde(default)]
+    pub(crate) rules: Vec<RuleView>,
 }
 
 /// What a `udp` service has beside what connections and sessions have in common.
@@ -242,6 +257,9 @@ pub(crate) struct GroupView {
     /// Connections that wait for a target with room.
     #[serde(default)]
     pub(crate) queue_waiting: usize,
+    /// Requests; null but for a group of an `http` service.
+    #[serde(default)]
+    pub(crate) requests: Option<GroupRequestsView>,
     /// Its targets.
     pub(crate) targets: Vec<TargetView>,
 }
@@ -334,6 +352,9 @@ pub(crate) struct TargetView {
     pub(crate) connect_time: QuantilesView,
     /// From then until the target's first byte.
     pub(crate) first_byte_time: QuantilesView,
+    /// Requests; null but for a target of a group of an `http` service.
+    #[serde(default)]
+    pub(crate) requests: Option<TargetRequestsView>,
 }
 
 /// How a check went.
@@ -419,13 +440,13 @@ fn datagrams_view(counters: &Sharded<ServiceCounters>) -> DatagramsView {
     }
 }
 
-fn requests_view(counters: &Sharded<ServiceCounters>) -> RequestsView {
+fn requests_view(service: &Service) -> RequestsView {
+    let counters = &service.shared.counters;
     let sum = |pick: fn(&HttpCounters) -> &Counter| counters.sum(|shard| pick(&shard.http));
     let faults = |it: Fault| counters.sum(|shard| &shard.http.faults[it.index()]);
     let cuts = |it: Cut| counters.sum(|shard| &shard.http.cuts[it.index()]);
-    let class = |class: usize| counters.sum(|shard| &shard.http.answers[class]);
     RequestsView {
-        answered: (0..4).map(|index| (format!("{}xx", index + 2), class(index))).collect(),
+        answered: requests::by_class(counters, |shard| &shard.http.answers),
         own_answers: sum(|http| &http.own_answers),
         malformed: Fault::ALL.into_iter().map(faults).sum(),
         cut: Cut::ALL.into_iter().map(cuts).sum(),
@@ -433,7 +454,10 @@ fn requests_view(counters: &Sharded<ServiceCounters>) -> RequestsView {
         resent: sum(|http| &http.resent),
         reused_connections: sum(|http| &http.reused),
         tunnels: sum(|http| &http.tunnels),
+        compressed: sum(|http| &http.compressed),
+        compressions_refused: sum(|http| &http.compressions_refused),
         duration: counters.counts(|shard| &shard.http.durations).into(),
+        rules: requests::rules(service),
     }
 }
 
@@ -495,11 +519,12 @@ fn service_view(service: &Service) -> ServiceView {
         bytes_to_target: counters.sum(|shard| &shard.bytes_to_target),
         bytes_to_client: counters.sum(|shard| &shard.bytes_to_client),
         datagrams: (service.config.mode == Mode::Udp).then(|| datagrams_view(counters)),
-        requests: (service.config.mode == Mode::Http).then(|| requests_view(counters)),
+        requests: (service.config.mode == Mode::Http).then(|| requests_view(service)),
         tls: service.tls.as_ref().map(|tls| tls_view(tls, counters)),
         kernel: None,
         duration: counters.counts(|shard| &shard.durations).into(),
         access_log_lost: service.access_log.as_ref().map(Sink::dropped),
+        access_log_left_out: service.access_log.as_ref().map(|_| counters.sum(|shard| &shard.log_left_out)),
     }
 }
 
@@ -521,9 +546,14 @@ fn group_view(shared: &Shared, group: &Group) -> GroupView {
     let roster = group.shared.roster().clone();
     let origins = roster.origins(file);
     let live = group.config.targets.iter().zip(&group.targets).zip(group.views(now));
+    let of_http = requests::serves(&shared.snapshot.load().services, group);
+    let target_view = |target: &Target, view| TargetView {
+        requests: of_http.then(|| requests::of_target(target)),
+        ..target_view(shared, target, view)
+    };
     let mut targets: Vec<TargetView> = live
         .map(|((config, target), view)| {
-            let mut shown = target_view(shared, target, view);
+            let mut shown = target_view(target, view);
             let origin = origins.get(config.id.as_str()).copied().unwrap_or(Origin::File);
             shown.source = origin.name().to_owned();
             (shown.backup, shown.zone) = (config.backup, config.zone.clone());
@@ -535,15 +565,14 @@ fn group_view(shared: &Shared, group: &Group) -> GroupView {
     let removed = removed
         .iter()
         .filter(|target| target.key.group == group.config.name && target.close_at_ms() != u64::MAX);
-    targets.extend(
-        removed.map(|target| target_view(shared, target, None)).filter(|view| view.connections_open > 0),
-    );
+    targets.extend(removed.map(|target| target_view(target, None)).filter(|view| view.connections_open > 0));
     GroupView {
         name: group.config.name.clone(),
         algorithm: group.config.algorithm.name().to_owned(),
         mode: group.mode().name().to_owned(),
         discovery: shared.discovery.view(&group.config.name, file),
         queue_waiting: group.shared.queue.waiting(),
+        requests: of_http.then(|| requests::of_group(group)),
         targets,
     }
 }
@@ -604,5 +633,6 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         bytes_to_client: sum(|shard| &shard.bytes_to_client),
         connect_time: counters.counts(|shard| &shard.connect_times).into(),
         first_byte_time: counters.counts(|shard| &shard.first_byte_times).into(),
+        requests: None,
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::Clock;
 use crate::executor::Executor;
 use crate::l4::{BufferPool, Complaints, Connections, Departure, End, Pool, Socket, accept_loop, udp};
-use crate::l7::{Budget, Kept, Multiplexed, Site, Watches};
+use crate::l7::{Budget, Kept, Multiplexed, Presses, Site, Watches};
 use crate::shared::{Shared, WorkerShared};
 use crate::snapshot::{Group, Service, Snapshot};
 
@@ -127,6 +127,8 @@ pub(crate) struct Worker {
     pub(crate) kept: Kept,
     /// Its connections of HTTP/2 to targets.
     pub(crate) multiplexed: Multiplexed,
+    /// What compresses answers.
+    pub(crate) presses: Rc<Presses>,
     all: Arc<Shared>,
     routes: RefCell<Routes>,
 }
@@ -298,6 +300,7 @@ fn run(
         watches: Rc::default(),
         kept: Kept::default(),
         multiplexed: Multiplexed::default(),
+        presses: Rc::default(),
         all: shared,
         routes: RefCell::new(routes),
     });

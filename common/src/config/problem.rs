@@ -84,6 +84,8 @@ problems! {
     BadServerName { key, value } => "{key}: {value} is no server name, such as \"shop.example.com\" or \"*.example.com\"",
     /// An address of an HTTP server, without a path.
     BadUrl { key, value } => "{key}: {value} is no server's address, such as \"http://127.0.0.1:8500\", without a path",
+    /// A collector's address that cannot be used.
+    BadEndpoint { key, value } => "{key}: {value} is no collector's address, such as \"http://127.0.0.1:4318/v1/traces\"",
     /// What a datagram cannot hold.
     BadPayload { key, value } => "{key}: {value} is no payload: 1 to 1024 bytes, written as characters up to \\u00FF",
     /// A network that cannot be read.
@@ -118,6 +120,8 @@ problems! {
     BadLocation { key, value } => "{key}: {value} is nowhere to be sent to, it begins with \"https://\", \"http://\", \"{{scheme}}://\", \"{{path}}\" or one '/'",
     /// A pin that is none.
     BadPin { key, value } => "{key}: {value} is no pin, write \"sha256/\" and the SHA-256 of a public key in base64",
+    /// Something else than a media type.
+    BadMediaType { key, value } => "{key}: {value} is no media type, such as \"text/html\", or \"text/*\" for all of a kind",
     /// A file that cannot be used for what it is named for, as only a look into it tells.
     UnusableFile { key, path, why } => "{key}: {path}: {why}",
     /// A key that another choice makes meaningless.

@@ -70,6 +70,147 @@ pub struct Request<'a> {
     pub status: u16,
     /// Whether the connection to the target had served other requests before.
     pub reused: bool,
+    /// The trace that it belongs to, where somebody is told of traces.
+    #[serde(rename = "trace_id", skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceId>,
+    /// HAProxy's timers.
+    pub times: Times,
+    /// HAProxy's termination state.
+    pub termination: Termination,
+}
+
+/// A trace's number, shown as W3C's Trace Context has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceId(pub u128);
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl Serialize for TraceId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// HAProxy's timers of a request, in milliseconds, as it writes them: `TR/Tw/Tc/Tr/Ta`, each -1 if it did not come so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Until the head was there, from its first byte on.
+    pub request: Option<Duration>,
+    /// In the queue.
+    pub wait: Option<Duration>,
+    /// Connecting, all tries together.
+    pub connect: Option<Duration>,
+    /// From connected until the answer's head.
+    pub response: Option<Duration>,
+    /// All of it, from the first byte of the request on.
+    pub active: Duration,
+}
+
+impl Times {
+    /// The timers that the phases of a request come to: who was connected without waiting has waited for 0.
+    #[must_use]
+    pub fn of(phases: &Phases) -> Self {
+        Self {
+            request: phases.header,
+            wait: phases.queue.or(phases.connect.map(|_| Duration::ZERO)),
+            connect: phases.connect,
+            response: phases.first_byte,
+            active: phases.total,
+        }
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for span in [self.request, self.wait, self.connect, self.response] {
+            match span {
+                Some(span) => write!(f, "{}/", span.as_millis())?,
+                None => f.write_str("-1/")?,
+            }
+        }
+        write!(f, "{}", self.active.as_millis())
+    }
+}
+
+impl Serialize for Times {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How far a request had come when it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It was not understood yet.
+    Request,
+    /// It waited for a target with room.
+    Queue,
+    /// It waited for a connection to a target.
+    Connection,
+    /// It waited for the answer's head.
+    Headers,
+    /// The answer was under way.
+    Data,
+}
+
+/// Who has ended a request, and how far it had come: the first two letters of HAProxy's termination state, with its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Termination {
+    by: char,
+    at: char,
+}
+
+impl Termination {
+    /// Of a request that ended as [`Record::end`] says. `denied` are those that were answered because they are not let in, or come over the
+    /// rate.
+    #[must_use]
+    pub fn of(end: &str, stage: Stage, denied: bool) -> Self {
+        let here = match stage {
+            Stage::Request => 'R',
+            Stage::Queue => 'Q',
+            Stage::Connection => 'C',
+            Stage::Headers => 'H',
+            Stage::Data => 'D',
+        };
+        let (by, at) = match end {
+            "done" => ('-', '-'),
+            "answered" if !denied => ('L', 'R'),
+            "client" => ('C', here),
+            // One that waited for another target after the first had failed.
+            "client_gone" => ('C', if stage == Stage::Queue { 'Q' } else { 'C' }),
+            "target" => ('S', here),
+            "connect_failed" | "no_target" => ('S', 'C'),
+            "no_body" | "slow" => ('c', here),
+            "header_timeout" => ('c', 'R'),
+            "no_answer" => ('s', 'H'),
+            "idle" => ('s', here),
+            "queue_timeout" => ('s', 'Q'),
+            "connect_timeout" => ('s', 'C'),
+            "bad_answer" | "bad_body" | "body_too_long" => ('P', here),
+            "targets_full" | "queue_full" => ('P', 'Q'),
+            "local" => ('R', 'C'),
+            "drained" | "stopped" => ('K', here),
+            // What is no request, or none of somebody who is let in.
+            _ => ('P', 'R'),
+        };
+        Self { by, at }
+    }
+}
+
+impl fmt::Display for Termination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.by, self.at)
+    }
+}
+
+impl Serialize for Termination {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// How long the phases of a connection took. One that was not reached is left out.
@@ -144,6 +285,10 @@ impl fmt::Display for Record<'_> {
             write!(f, " sni={sni}")?;
         }
         let Some(request) = self.request else { return Ok(()) };
+        if let Some(trace) = request.trace {
+            write!(f, " trace_id={trace}")?;
+        }
+        write!(f, " times={} termination={}", request.times, request.termination)?;
         write!(f, " status={} reused={}", request.status, u8::from(request.reused))?;
         if let Some(rule) = request.rule {
             write!(f, " rule={rule}")?;
@@ -221,14 +366,72 @@ mod tests {
             rule: Some(2),
             status: 200,
             reused: true,
+            trace: None,
+            times: Times::of(&record().phases),
+            termination: Termination::of("done", Stage::Data, false),
         };
         let line = Record { request: Some(request), ..record() }.to_string();
-        assert!(line.ends_with(" status=200 reused=1 rule=2 \"GET shop.example/a?b=1\""), "{line}");
+        let end = " times=-1/0/1/2/30 termination=-- status=200 reused=1 rule=2 \"GET shop.example/a?b=1\"";
+        assert!(line.ends_with(end), "{line}");
         let json = serde_json::to_value(Record { request: Some(request), ..record() }).unwrap();
         assert_eq!(
             (&json["status"], &json["path"], &json["end"]),
             (&200.into(), &"/a".into(), &"done".into())
         );
+        assert_eq!((&json["times"], &json["termination"]), (&"-1/0/1/2/30".into(), &"--".into()));
         assert!(serde_json::to_value(record()).unwrap().get("method").is_none());
+        let traced = Request { trace: Some(TraceId(0xabc)), ..request };
+        let traced = Record { request: Some(traced), ..record() };
+        let id = "00000000000000000000000000000abc";
+        assert!(traced.to_string().contains(&format!(" trace_id={id} times=")), "{traced}");
+        assert_eq!(serde_json::to_value(&traced).unwrap()["trace_id"], id);
+        assert!(json.get("trace_id").is_none(), "{json}");
+    }
+
+    #[test]
+    fn timers_that_were_not_reached_are_told_from_those_that_took_no_time() {
+        let us = Duration::from_micros;
+        let times = |header, queue, connect, first_byte| {
+            let phases = Phases { header, queue, connect, first_byte, total: us(12_999) };
+            Times::of(&phases).to_string()
+        };
+        assert_eq!(times(Some(us(900)), None, Some(us(1500)), Some(us(9000))), "0/0/1/9/12");
+        assert_eq!(times(Some(us(900)), None, None, None), "0/-1/-1/-1/12", "no target was asked");
+        assert_eq!(times(Some(us(0)), Some(us(7000)), None, None), "0/7/-1/-1/12", "it got no place");
+        assert_eq!(times(Some(us(0)), Some(us(7000)), Some(us(0)), None), "0/7/0/-1/12");
+        assert_eq!(times(None, None, None, None), "-1/-1/-1/-1/12", "its head never came");
+    }
+
+    /// The codes that HAProxy's manual has for the same (section 8.5).
+    #[test]
+    fn ends_are_told_in_haproxy_s_letters() {
+        let of = |end, stage| Termination::of(end, stage, false).to_string();
+        for (end, stage, expected) in [
+            ("done", Stage::Data, "--"),
+            ("answered", Stage::Request, "LR"),
+            ("line_end", Stage::Request, "PR"),
+            ("header_timeout", Stage::Request, "cR"),
+            ("client_gone", Stage::Queue, "CQ"),
+            ("client_gone", Stage::Headers, "CC"),
+            ("queue_timeout", Stage::Queue, "sQ"),
+            ("queue_full", Stage::Connection, "PQ"),
+            ("connect_failed", Stage::Connection, "SC"),
+            ("connect_timeout", Stage::Connection, "sC"),
+            ("local", Stage::Connection, "RC"),
+            ("client", Stage::Headers, "CH"),
+            ("client", Stage::Data, "CD"),
+            ("target", Stage::Headers, "SH"),
+            ("target", Stage::Data, "SD"),
+            ("no_answer", Stage::Headers, "sH"),
+            ("idle", Stage::Data, "sD"),
+            ("no_body", Stage::Headers, "cH"),
+            ("slow", Stage::Data, "cD"),
+            ("bad_answer", Stage::Headers, "PH"),
+            ("bad_body", Stage::Data, "PD"),
+            ("stopped", Stage::Data, "KD"),
+        ] {
+            assert_eq!(of(end, stage), expected, "{end} {stage:?}");
+        }
+        assert_eq!(Termination::of("answered", Stage::Request, true).to_string(), "PR", "not let in");
     }
 }

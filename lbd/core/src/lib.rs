@@ -19,6 +19,7 @@ pub mod health;
 pub mod histogram;
 pub mod holder;
 pub mod http;
+pub mod otlp;
 pub mod proxy_protocol;
 pub mod rate;
 pub mod recent;

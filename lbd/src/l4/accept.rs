@@ -141,7 +141,7 @@ fn admit(worker: &Rc<Worker>, route: &Rc<Route>, client: Socket, peer: SocketAdd
         Ok(seat) => worker.executor.spawn(tcp::serve(seat, client, peer, address)),
         Err(refusal) => {
             reset_on_close(SockRef::from(&client));
-            Journal::begin(route, peer, address).refused(route, refusal);
+            Journal::begin(route, peer, address).refused(route, worker, refusal);
         }
     }
 }

@@ -13,8 +13,9 @@ use super::choose::{Ends, Occupied, Pool};
 use super::connect::Way;
 use super::refusal::Refusal;
 use crate::clock::unix_now;
+use crate::counters::ServiceCounters;
 use crate::snapshot::Target;
-use crate::worker::Route;
+use crate::worker::{Route, Worker};
 
 /// A connection's story so far.
 #[derive(Debug)]
@@ -106,10 +107,11 @@ impl Journal {
     }
 
     /// The connection was refused: no target has taken it.
-    pub(super) fn refused(self, route: &Route, refusal: Refusal) {
+    pub(super) fn refused(self, route: &Route, worker: &Worker, refusal: Refusal) {
         if self.details.is_some() {
             let total = self.begin.elapsed();
-            self.record(route, refusal.name(), total, Relayed::default());
+            let counters = route.service.shared.counters.of(worker.index);
+            self.record(route, counters, refusal.name(), total, Relayed::default());
         }
     }
 
@@ -124,14 +126,14 @@ impl Journal {
                 counters.first_byte_times.record(answered.saturating_duration_since(connected));
             }
         }
-        self.record(&seat.route, end, total, relayed);
+        self.record(&seat.route, seat.counters(), end, total, relayed);
     }
 
-    fn record(self, route: &Route, end: &str, total: Duration, relayed: Relayed) {
+    fn record(self, route: &Route, counters: &ServiceCounters, end: &str, total: Duration, relayed: Relayed) {
         let (Some(details), Some(sink)) = (self.details, &route.service.access_log) else { return };
         let first_byte = relayed.answered.zip(self.connected);
         let since = |(answered, connected): (Instant, Instant)| answered.saturating_duration_since(connected);
-        sink.record(&Record {
+        let record = Record {
             at: details.at,
             service: &route.service.config.name,
             client: details.ends.client,
@@ -148,6 +150,7 @@ impl Journal {
             bytes_to_client: relayed.to_client,
             end,
             request: None,
-        });
+        };
+        sink.record(&record, &counters.log_left_out);
     }
 }

@@ -45,7 +45,7 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
         Ok(prepared) => prepared,
         Err(refusal) => {
             reset_on_close(SockRef::from(&client));
-            return journal.refused(&seat.route, refusal);
+            return journal.refused(&seat.route, &seat.worker, refusal);
         }
     };
     let worker = &*seat.worker;

@@ -26,7 +26,7 @@ use super::target::{Answered, Reached};
 use super::tie::Bond;
 use super::watch::Watch;
 use crate::clock::Clock;
-use crate::l4::{Occupied, Pool, Refusal, place};
+use crate::l4::{Occupied, Pool, Refusal, Seat, place};
 use crate::snapshot::{FailureKind, Target};
 use crate::worker::Route;
 
@@ -71,6 +71,8 @@ pub(super) struct Trip<'t> {
     head: &'t ForTarget,
     /// What the client is told about its target, once there is one.
     pub(super) bond: Option<Bond>,
+    /// The place of the client's connection.
+    pub(super) seat: &'t Seat,
     /// The worker's.
     pub(super) clock: Clock,
     /// How long is waited while its bodies move.
@@ -130,7 +132,7 @@ pub(super) struct Exchange<'e> {
 impl Exchange<'_> {
     /// Does what was decided.
     pub(super) async fn perform(mut self, route: &Rc<Route>, mut plan: Plan, mut journal: Journal) -> Next {
-        journal.understood(plan.asking.take());
+        journal.understood(&mut plan);
         match std::mem::replace(&mut plan.step, Step::nothing()) {
             Step::Forward(pool, head) => self.forward(route, plan, pool, head, journal).await,
             // Nothing is left to be compared.
@@ -224,9 +226,11 @@ impl Exchange<'_> {
             plan: &plan,
             head: &head,
             bond: None,
+            seat,
             clock: seat.worker.clock(),
             patience: RefCell::new(Patience::new(&route.service.config)),
         };
+        journal.bound_for(&pool);
         let mut pool = pool;
         // Allocates only once a target has failed.
         let mut tried: Vec<Arc<Target>> = Vec::new();
@@ -262,7 +266,7 @@ impl Exchange<'_> {
             let (target, reused) = (Arc::clone(&occupied.target), reached.is_reused());
             let age = reached.age();
             self.watch.set_target(Some(Arc::clone(&target)));
-            journal.connected(&pool.group.config.name, &target, reused);
+            journal.connected(&target, reused);
             let failed = match self.exchange(&trip, reached, occupied, &mut journal).await {
                 Ok(done) => {
                     self.note(route, journal, Some(&target), done.status, "done");
@@ -329,6 +333,7 @@ impl Exchange<'_> {
         let may = *refused || route.http.as_ref().is_some_and(|site| site.may_resend(now));
         let counter = if may { &http.resent } else { &http.resends_refused };
         counter.add(1);
+        target.counters.of(self.session.seat.worker.index).resent.add(u64::from(may));
         may
     }
 
@@ -367,6 +372,7 @@ impl Exchange<'_> {
             self.note(route, journal, None, 0, refusal.name());
             return Next::Abort;
         }
+        journal.unserved(self.session.seat.worker.index);
         self.plain(route, journal, 503, refusal.name()).await
     }
 
@@ -397,7 +403,7 @@ impl Exchange<'_> {
             }
         };
         journal.answered();
-        let Answered { status, head, body, encoding, afterwards, keep_alive } = answered;
+        let Answered { status, head, body, encoding, press, afterwards, keep_alive } = answered;
         // Where both speak HTTP/1 it is the connections that become a tunnel, not the answer.
         let tunnel = status == 101;
         let connection = tunnel && matches!((&self.client, &reached), (Client::Http1(_), Reached::Http1(_)));
@@ -406,7 +412,7 @@ impl Exchange<'_> {
             ForClient::Http1(text) => (text, None),
             ForClient::Http2(head) => (Vec::new(), Some(head)),
         };
-        let mut down = Flow::begin(head.0, reader, encoding, &mut reached.source())
+        let mut down = Flow::pressed(head.0, reader, encoding, press, &mut reached.source())
             .map_err(|_| Failed::unanswered(Cut::BadAnswer))?;
         if let (Some(head), Client::Http2(asker)) = (head.1, &mut self.client) {
             asker.answer(*head, &mut down).map_err(|_| Failed::unanswered(Cut::Client))?;
@@ -421,6 +427,11 @@ impl Exchange<'_> {
         }
         let relayed = self.relay(trip, &mut up, &mut down, &mut reached, &occupied.target, tunnel).await;
         journal.moved(up.moved(), down.moved());
+        for (counter, bytes) in
+            seat.counters().http.compressed_bytes.iter().zip(down.compressed().into_iter().flatten())
+        {
+            counter.add(bytes);
+        }
         let unanswered = down.moved() == 0;
         relayed.map_err(|cut| Failed::Cut {
             cut,

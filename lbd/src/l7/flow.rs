@@ -16,12 +16,14 @@ use lbd_core::http::framing::{BodyReader, Fault, http2_trailers};
 use lbd_core::http::pass_on;
 
 use super::http2::{Incoming, Map, fields};
+use super::press::Press;
 use super::stream::Inbound;
 use super::transport::Transport;
 use crate::executor::Ready;
 
-/// After so many buffers the worker's other connections get their turn.
+/// After so many buffers the worker's other connections get their turn; after one that was compressed, which takes as long as many others.
 const BUFFERS_PER_TURN: usize = 4;
+const PRESSED_PER_TURN: usize = 1;
 
 /// How the body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,9 +140,11 @@ pub(super) struct Flow {
     encoding: Encoding,
     /// How much of the body may still come.
     quota: Quota,
+    /// What compresses the data, if something does.
+    press: Option<Box<Press>>,
     /// What goes out before the data: a head, a chunk's size.
     before: Vec<u8>,
-    /// The data, as a part of what has been read.
+    /// The data, as a part of what has been read, or of what has come out of the press.
     data: Range<usize>,
     /// What goes out behind it.
     after: Vec<u8>,
@@ -168,11 +172,23 @@ impl Flow {
         encoding: Encoding,
         source: &mut Source<'_>,
     ) -> Result<Self, Fault> {
+        Self::pressed(head, reader, encoding, None, source)
+    }
+
+    /// The same with what compresses the body on its way.
+    pub(super) fn pressed(
+        head: Vec<u8>,
+        reader: BodyReader,
+        encoding: Encoding,
+        press: Option<Box<Press>>,
+        source: &mut Source<'_>,
+    ) -> Result<Self, Fault> {
         let read_ended = reader.is_ended();
         let mut flow = Self {
             reader,
             encoding,
             quota: Quota::new(None),
+            press,
             before: head,
             data: 0..0,
             after: Vec::new(),
@@ -232,6 +248,11 @@ impl Flow {
         self.moved
     }
 
+    /// Bytes that were compressed so far, and what they have become, if they were.
+    pub(super) fn compressed(&self) -> Option<[u64; 2]> {
+        self.press.as_ref().map(|press| press.bytes())
+    }
+
     /// Moves what can be moved now; `Ready` is the end.
     pub(super) fn poll(
         &mut self,
@@ -246,7 +267,8 @@ impl Flow {
             self.begun = true;
             self.join_head(context, source)?;
         }
-        for _ in 0..BUFFERS_PER_TURN {
+        let buffers = if self.press.is_some() { PRESSED_PER_TURN } else { BUFFERS_PER_TURN };
+        for _ in 0..buffers {
             match sink {
                 Sink::Http1(transport) => ready!(self.poll_write(context, source, transport))?,
                 Sink::Http2(stream) => ready!(self.poll_send(context, source, stream))?,
@@ -256,7 +278,12 @@ impl Flow {
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_read(context, source))?;
+            match self.poll_read(context, source) {
+                Poll::Ready(read) => read?,
+                // What was taken in goes out while the sender pauses.
+                Poll::Pending if self.flush() => {}
+                Poll::Pending => return Poll::Pending,
+            }
         }
         context.waker().wake_by_ref();
         Poll::Pending
@@ -280,14 +307,7 @@ impl Flow {
         match source {
             Source::Http1 { inbound, transport } if inbound.is_empty() => {
                 match ready!(inbound.poll_fill(context, transport)) {
-                    Ok(0) => {
-                        self.reader.end_of_input().map_err(|_| Broken::From)?;
-                        self.read_ended = true;
-                        if self.encoding == Encoding::Chunked {
-                            pass_on::last_chunk(&[], &mut self.after);
-                        }
-                        return Poll::Ready(Ok(()));
-                    }
+                    Ok(0) => return Poll::Ready(self.end_of_input(source)),
                     Ok(_) => {}
                     Err(_) => return Poll::Ready(Err(Broken::From)),
                 }
@@ -301,6 +321,49 @@ impl Flow {
             Source::Nobody => return Poll::Ready(Err(Broken::From)),
         }
         Poll::Ready(self.decode(source).map_err(Broken::Fault))
+    }
+
+    /// The connection has ended, and with it a body that ends like this.
+    fn end_of_input(&mut self, source: &mut Source<'_>) -> Result<(), Broken> {
+        self.reader.end_of_input().map_err(|_| Broken::From)?;
+        self.read_ended = true;
+        self.compress(source).map_err(Broken::Fault)?;
+        if self.encoding == Encoding::Chunked {
+            self.frame();
+            pass_on::last_chunk(&[], &mut self.after);
+        }
+        Ok(())
+    }
+
+    /// Has what was read go through the press, if there is one, and what comes out of it go on in its place.
+    fn compress(&mut self, source: &mut Source<'_>) -> Result<(), Fault> {
+        let Some(press) = &mut self.press else { return Ok(()) };
+        press.press(&source.bytes()[self.data.clone()], self.read_ended).map_err(|_| Fault::Truncated)?;
+        source.consume(std::mem::take(&mut self.consumed));
+        self.data = 0..press.out().len();
+        Ok(())
+    }
+
+    /// Has the press give out what it was given. Answers whether there is anything.
+    fn flush(&mut self) -> bool {
+        let Some(press) = &mut self.press else { return false };
+        // One that is stuck says so with what it is given next.
+        if press.flush().is_err() {
+            return false;
+        }
+        self.data = 0..press.out().len();
+        if self.encoding == Encoding::Chunked {
+            self.frame();
+        }
+        !self.data.is_empty()
+    }
+
+    /// Makes the data a chunk, if there is any.
+    fn frame(&mut self) {
+        if !self.data.is_empty() {
+            self.before.extend_from_slice(format!("{:x}\r\n", self.data.len()).as_bytes());
+            self.after.extend_from_slice(b"\r\n");
+        }
     }
 
     /// Finds what of the bytes read is data, and puts around it what the receiver needs.
@@ -320,13 +383,11 @@ impl Flow {
             Source::Nobody => {}
         }
         self.quota.take(self.data.len())?;
+        self.compress(source)?;
         match self.encoding {
             Encoding::Plain => {}
             Encoding::Chunked => {
-                if !self.data.is_empty() {
-                    self.before.extend_from_slice(format!("{:x}\r\n", self.data.len()).as_bytes());
-                    self.after.extend_from_slice(b"\r\n");
-                }
+                self.frame();
                 if self.read_ended {
                     match source {
                         Source::Http1 { .. } => self.reader.write_last_chunk(&mut self.after)?,
@@ -364,7 +425,10 @@ impl Flow {
         to: &Transport,
     ) -> Poll<Result<(), Broken>> {
         loop {
-            let data = &source.bytes()[self.data.clone()];
+            let data = match &self.press {
+                Some(press) => &press.out()[self.data.clone()],
+                None => &source.bytes()[self.data.clone()],
+            };
             let total = self.before.len() + data.len() + self.after.len();
             if self.written == total {
                 // What is encrypted may be less far.
@@ -390,6 +454,9 @@ impl Flow {
     fn let_go(&mut self) {
         self.before.clear();
         self.after.clear();
+        if let Some(press) = &mut self.press {
+            press.taken();
+        }
         (self.data, self.written, self.consumed) = (0..0, 0, 0);
     }
 
@@ -430,6 +497,11 @@ impl Flow {
 
     /// Takes the first `count` bytes of the data out.
     fn take(&mut self, source: &mut Source<'_>, count: usize) -> Bytes {
+        if let Some(press) = &self.press {
+            let begin = self.data.start;
+            self.data.start += count;
+            return Bytes::copy_from_slice(&press.out()[begin..begin + count]);
+        }
         match source {
             Source::Http1 { inbound, .. } => {
                 let begin = self.data.start;

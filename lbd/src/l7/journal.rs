@@ -1,16 +1,20 @@
 //! What is remembered of a request until the end of its answer: for the histograms, and for the access log of a service that has one.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use common::time::UnixTime;
-use lbd_core::access_log::{Phases, Record, Request};
-use lbd_core::http::framing::RequestHead;
+use lbd_core::access_log::{Phases, Record, Request, Stage, Termination, Times, TraceId};
+use lbd_core::http::framing::{RequestHead, Version};
+use lbd_core::http::trace::Trace;
+use lbd_core::otlp::{Span, shortened};
 
+use super::plan::Plan;
 use crate::clock::unix_now;
-use crate::counters::ServiceCounters;
-use crate::l4::{Ends, Way};
+use crate::counters::{Counter, ServiceCounters};
+use crate::l4::{Ends, Pool, Way};
 use crate::snapshot::Target;
 use crate::worker::Route;
 
@@ -20,19 +24,21 @@ pub(super) struct Asking {
     host: String,
     path: String,
     query: Option<String>,
-    rule: Option<usize>,
+    scheme: &'static str,
+    version: Version,
     server_name: Option<String>,
 }
 
 impl Asking {
-    /// Of a request's head, and the name that TLS was asked for.
-    pub(super) fn of(head: &RequestHead<'_>, rule: Option<usize>, server_name: Option<&str>) -> Self {
+    /// Of a request's head, how it came, and the name that TLS was asked for.
+    pub(super) fn of(head: &RequestHead<'_>, scheme: &'static str, server_name: Option<&str>) -> Self {
         Self {
             method: head.method.to_owned(),
             host: head.authority.as_str().to_owned(),
             path: head.path.clone(),
             query: head.query.clone(),
-            rule,
+            scheme,
+            version: head.version,
             server_name: server_name.map(str::to_owned),
         }
     }
@@ -51,9 +57,18 @@ pub(super) struct Journal {
     answered: Option<Instant>,
     way: Way,
     target: Option<Arc<Target>>,
-    group: Option<String>,
+    /// The group that is to serve it.
+    pool: Option<Rc<Pool>>,
     reused: bool,
+    /// The rule that it met.
+    rule: Option<usize>,
+    /// Its head has come, and says what is asked for.
+    understood: bool,
+    /// It is not let in, or comes over the rate.
+    denied: bool,
     asking: Option<Box<Asking>>,
+    /// The trace that it belongs to, if somebody is told of traces.
+    trace: Option<Box<Trace>>,
     /// Bytes to the target and to the client.
     bytes: [u64; 2],
 }
@@ -69,25 +84,44 @@ impl Journal {
             answered: None,
             way: Way::default(),
             target: None,
-            group: None,
+            pool: None,
             reused: false,
+            rule: None,
+            understood: false,
+            denied: false,
             asking: None,
+            trace: None,
             bytes: [0; 2],
         }
     }
 
     /// It has been understood.
-    pub(super) fn understood(&mut self, asking: Option<Box<Asking>>) {
-        self.asking = asking;
+    pub(super) fn understood(&mut self, plan: &mut Plan) {
+        self.understood = true;
+        self.denied = plan.denied.is_some() || plan.over_rate;
+        self.rule = plan.rule;
+        self.asking = plan.asking.take();
+        self.trace = plan.trace.take();
+    }
+
+    /// A target of this group is to answer it.
+    pub(super) fn bound_for(&mut self, pool: &Rc<Pool>) {
+        self.pool = Some(Rc::clone(pool));
     }
 
     /// It goes to a target; with each try anew.
-    pub(super) fn connected(&mut self, group: &str, target: &Arc<Target>, reused: bool) {
+    pub(super) fn connected(&mut self, target: &Arc<Target>, reused: bool) {
         self.connected = Some(Instant::now());
         self.reused = reused;
         if self.asking.is_some() {
             self.target = Some(Arc::clone(target));
-            self.group = Some(group.to_owned());
+        }
+    }
+
+    /// No target of the group was to be had.
+    pub(super) fn unserved(&self, worker: usize) {
+        if let Some(pool) = &self.pool {
+            pool.group.shared.counters.of(worker).unserved.add(1);
         }
     }
 
@@ -118,19 +152,33 @@ impl Journal {
         end: &str,
     ) {
         let now = Instant::now();
-        let http = &counters.http;
-        http.durations.record(now - self.read);
-        if let Some(class) = class(status) {
-            http.answers[class].add(1);
+        let (http, took) = (&counters.http, now - self.read);
+        let class = class(status);
+        let answered = |answers: &[Counter; 4]| {
+            if let Some(class) = class {
+                answers[class].add(1);
+            }
+        };
+        http.durations.record(took);
+        answered(&http.answers);
+        // The rules are those of the configuration that it was planned with.
+        if let Some(rule) = route.service.by_rule.get(self.rule.map_or(0, |index| index + 1)) {
+            let rule = rule.of(worker);
+            rule.durations.record(took);
+            answered(&rule.answers);
         }
         match by {
             None => http.own_answers.add(u64::from(status != 0)),
             Some(target) => {
-                let counters = target.counters.of(worker);
-                if let Some(class) = class(status) {
-                    counters.answers[class].add(1);
+                if let Some(pool) = &self.pool {
+                    let group = pool.group.shared.counters.of(worker);
+                    group.durations.record(took);
+                    answered(&group.answers);
                 }
+                let counters = target.counters.of(worker);
+                answered(&counters.answers);
                 if let Some(connected) = self.connected {
+                    counters.request_times.record(now - connected);
                     counters.connect_times.record(connected - self.read);
                     if let Some(answered) = self.answered {
                         counters.first_byte_times.record(answered - connected);
@@ -138,53 +186,124 @@ impl Journal {
                 }
             }
         }
-        self.record(route, ends, now, status, end);
+        self.tell(route, ends, now, status, end);
+        self.record(route, counters, ends, now, status, end);
     }
 
-    fn record(self, route: &Route, ends: &Ends, now: Instant, status: u16, end: &str) {
+    /// Tells of the request, if it is to be told of.
+    fn tell(&self, route: &Route, ends: &Ends, now: Instant, status: u16, end: &str) {
+        let (Some(tracer), Some(trace)) = (&route.service.tracer, &self.trace) else { return };
+        let Some(asking) = self.asking.as_deref().filter(|_| trace.sampled) else { return };
+        let now_unix = unix_now();
+        let took = u64::try_from((now - self.begin).as_nanos()).unwrap_or(u64::MAX);
+        let target = |target: &Arc<Target>| (target.key.id.clone(), target.key.address);
+        tracer.tell(Box::new(Span {
+            service_name: Arc::clone(&tracer.service_name),
+            trace_id: trace.id,
+            span_id: trace.span,
+            parent: trace.parent,
+            state: trace.state.clone(),
+            begin: UnixTime::from_nanos(now_unix.as_nanos().saturating_sub(took)),
+            end: now_unix,
+            method: shortened(&asking.method),
+            scheme: asking.scheme,
+            version: match asking.version {
+                Version::Http10 => "1.0",
+                Version::Http11 => "1.1",
+                Version::Http2 => "2",
+            },
+            host: shortened(&asking.host),
+            path: shortened(&asking.path),
+            client: ends.client,
+            status,
+            ended: end.to_owned(),
+            service: route.service.config.name.clone(),
+            rule: self.rule.map(|index| index + 1),
+            group: self.pool.as_ref().map(|pool| pool.group.config.name.clone()),
+            target: self.target.as_ref().or(self.way.failed.as_ref()).map(target),
+            tries: self.way.tries,
+        }));
+    }
+
+    /// How far it has come.
+    const fn stage(&self) -> Stage {
+        if self.answered.is_some() {
+            Stage::Data
+        } else if self.connected.is_some() {
+            Stage::Headers
+        } else if self.way.queued.is_some() {
+            Stage::Queue
+        } else if self.understood {
+            Stage::Connection
+        } else {
+            Stage::Request
+        }
+    }
+
+    /// How long it took to come there.
+    fn phases(&self, now: Instant) -> Phases {
+        let queued = self.way.queued.unwrap_or_default();
+        Phases {
+            header: self.understood.then(|| self.read - self.begin),
+            queue: self.way.queued,
+            connect: self.connected.map(|at| (at - self.read).saturating_sub(queued)),
+            first_byte: self.answered.zip(self.connected).map(|(answered, connected)| answered - connected),
+            total: now - self.begin,
+        }
+    }
+
+    fn record(
+        self,
+        route: &Route,
+        counters: &ServiceCounters,
+        ends: &Ends,
+        now: Instant,
+        status: u16,
+        end: &str,
+    ) {
         let (Some(at), Some(sink)) = (self.at, &route.service.access_log) else { return };
         let target = self.target.as_ref().or(self.way.failed.as_ref());
-        let queued = self.way.queued.unwrap_or_default();
-        let rule = self.asking.as_ref().and_then(|asking| asking.rule);
-        let request = self.asking.as_ref().map(|asking| Request {
+        let phases = self.phases(now);
+        // Of one that was not understood there is only what it was answered.
+        let unknown = Request {
+            method: "-",
+            host: "-",
+            path: "-",
+            query: None,
+            rule: None,
+            status,
+            reused: self.reused,
+            trace: self.trace.as_ref().map(|trace| TraceId(trace.id)),
+            times: Times::of(&phases),
+            termination: Termination::of(end, self.stage(), self.denied),
+        };
+        let request = self.asking.as_ref().map_or(unknown, |asking| Request {
             method: &asking.method,
             host: &asking.host,
             path: &asking.path,
             query: asking.query.as_deref(),
-            rule: asking.rule.map(|index| index + 1),
-            status,
-            reused: self.reused,
+            rule: self.rule.map(|index| index + 1),
+            ..unknown
         });
-        // Of one that was not understood there is only what it was answered.
-        let unknown =
-            Request { method: "-", host: "-", path: "-", query: None, rule: None, status, reused: false };
-        sink.record(&Record {
+        let record = Record {
             at,
             service: &route.service.config.name,
             client: ends.client,
             proxy: None::<SocketAddr>,
             listen: ends.local,
-            tag: route.service.guard.tag(rule, ends.client.ip()),
+            tag: route.service.guard.tag(self.rule, ends.client.ip()),
             sni: self.asking.as_ref().and_then(|asking| asking.server_name.as_deref()),
-            group: self.group.as_deref().or(target.map(|it| it.key.group.as_str())).unwrap_or("-"),
+            group: self.pool.as_ref().map_or("-", |pool| pool.group.config.name.as_str()),
             target: target.map(|target| target.key.id.as_str()),
             target_address: target.map(|target| target.key.address),
             tries: self.way.tries,
-            phases: Phases {
-                header: Some(self.read - self.begin),
-                queue: self.way.queued,
-                connect: self.connected.map(|at| (at - self.read).saturating_sub(queued)),
-                first_byte: self
-                    .answered
-                    .zip(self.connected)
-                    .map(|(answered, connected)| answered - connected),
-                total: now - self.begin,
-            },
+            phases,
             bytes_to_target: self.bytes[0],
             bytes_to_client: self.bytes[1],
             end,
-            request: Some(request.unwrap_or(unknown)),
-        });
+            request: Some(request),
+        };
+        sink.record(&record, &counters.log_left_out);
     }
 }
 

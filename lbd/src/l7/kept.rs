@@ -36,6 +36,8 @@ pub(super) struct Open {
     /// The target.
     pub(super) target: Arc<Target>,
     worker: usize,
+    /// Whether it counts as one that waits for its next request.
+    kept: Cell<bool>,
 }
 
 impl Upstream {
@@ -70,12 +72,22 @@ impl Open {
         let counters = target.counters.of(worker.index);
         counters.connected.add(1);
         counters.open.add(1);
-        Self { target: Arc::clone(target), worker: worker.index }
+        Self { target: Arc::clone(target), worker: worker.index, kept: Cell::new(false) }
+    }
+
+    /// It waits for its next request, or has one.
+    pub(super) fn set_kept(&self, kept: bool) {
+        if self.kept.replace(kept) == kept {
+            return;
+        }
+        let counter = &self.target.counters.of(self.worker).kept;
+        if kept { counter.add(1) } else { counter.subtract_one() }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.set_kept(false);
         self.target.counters.of(self.worker).open.subtract_one();
     }
 }
@@ -103,6 +115,7 @@ impl Kept {
         // Those that the target has closed, or sent something to nobody on, are closed here, too.
         while let Some(idle) = kept.pop() {
             if idle.upstream.is_for(origin) && idle.upstream.stream.transport.is_quiet(true) {
+                idle.upstream.open.set_kept(false);
                 return Some(Upstream { reused: true, ..idle.upstream });
             }
             idle.upstream.stream.transport.say_goodbye();
@@ -121,6 +134,7 @@ impl Kept {
         let mut by_target = self.by_target.borrow_mut();
         let kept = by_target.entry(Arc::as_ptr(&upstream.open.target)).or_default();
         if kept.len() < PER_TARGET_MAX {
+            upstream.open.set_kept(true);
             kept.push(Idle { upstream, since_ms: self.now_ms.get() });
         }
     }

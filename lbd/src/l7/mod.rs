@@ -18,6 +18,7 @@ mod passage;
 mod passwords;
 mod patience;
 mod plan;
+mod press;
 mod secure;
 mod session;
 mod site;
@@ -35,6 +36,7 @@ use lbd_core::http::framing::Fault;
 pub(crate) use client::serve;
 pub(crate) use http2::Multiplexed;
 pub(crate) use kept::Kept;
+pub(crate) use press::Presses;
 pub(crate) use site::{Budget, Site};
 pub(crate) use tie::Rejected;
 pub(crate) use watch::Watches;
@@ -128,7 +130,34 @@ impl Cut {
 
 #[cfg(test)]
 mod tests {
+    use lbd_core::access_log::{Stage, Termination};
+
     use super::*;
+    use crate::l4::Refusal;
+
+    /// The access log knows ends by their names.
+    #[test]
+    fn no_end_but_a_refusal_of_the_request_passes_for_one() {
+        let of = |end| Termination::of(end, Stage::Headers, false).to_string();
+        for cut in Cut::ALL {
+            assert_ne!(of(cut.name()), "PR", "{cut:?}");
+        }
+        for refusal in [
+            Refusal::ClientGone,
+            Refusal::TargetsFull,
+            Refusal::QueueFull,
+            Refusal::QueueTimeout,
+            Refusal::Local,
+            Refusal::ConnectFailed,
+            Refusal::ConnectTimeout,
+            Refusal::NoTarget,
+        ] {
+            assert_ne!(of(refusal.name()), "PR", "{refusal:?}");
+        }
+        for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::BodyTooLong) {
+            assert_eq!(of(fault.name()), "PR", "{fault:?}");
+        }
+    }
 
     #[test]
     fn each_cut_has_its_place_and_its_name() {

@@ -12,10 +12,12 @@ use http::{Method, Request, Response, Uri};
 use lbd_core::http::answer::Answer;
 use lbd_core::http::auth::Denied;
 use lbd_core::http::bounds;
+use lbd_core::http::compress::takes_gzip;
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version};
 use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
 use lbd_core::http::route::{Arrival, Asked, Outcome, Routed, location, read_otherwise, rewritten, route};
+use lbd_core::http::trace::Trace;
 
 use super::admit::{Admission, admit};
 use super::handshake::Encrypted;
@@ -47,6 +49,8 @@ pub(super) struct Plan {
     pub(super) idempotent: bool,
     /// Whether a tunnel is asked for.
     pub(super) upgrade: bool,
+    /// Whether the client takes answers that are compressed, where some are.
+    pub(super) takes_gzip: bool,
     /// What a client of HTTP/1 is told if its tunnel leads through a stream of HTTP/2.
     pub(super) accept: Option<String>,
     /// Whether the connection to the target is nobody else's after it. It may authenticate that connection, or have a body where many do not
@@ -60,7 +64,9 @@ pub(super) struct Plan {
     pub(super) denied: Option<Denied>,
     /// More came than `rate` allows.
     pub(super) over_rate: bool,
-    /// For the access log, if there is one.
+    /// The trace that it belongs to, if somebody is told of traces.
+    pub(super) trace: Option<Box<Trace>>,
+    /// For the access log and for who is told of the trace, if there is either.
     pub(super) asking: Option<Box<Asking>>,
 }
 
@@ -151,8 +157,10 @@ pub(super) struct Circumstances<'c> {
     pub(super) ends: &'c Ends,
     /// Who speaks: a proxy in front, or the client itself.
     pub(super) peer: IpAddr,
-    /// A number for a request that has none.
+    /// A number for a request that has none, and for a trace that begins with it.
     pub(super) request_id: u128,
+    /// A number for its span.
+    pub(super) span_id: u64,
     /// What there is to know of the connection's encryption, if it is encrypted.
     pub(super) encrypted: Option<&'c Encrypted>,
     /// How the comparison ended that was asked for, if one was.
@@ -197,6 +205,13 @@ impl Plan {
             return Err(Fault::OtherRule);
         }
         let rule = routed.rule.map(|(index, _)| index);
+        let service = &around.route.service;
+        let trace = service.tracer.as_ref().map(|tracer| {
+            let (trusted, ids) =
+                (service.guard.trusts_word(around.peer), (around.request_id, around.span_id));
+            Box::new(Trace::begin(&head.fields, trusted, tracer.sample, ids))
+        });
+        let is_told = service.access_log.is_some() || trace.as_ref().is_some_and(|trace| trace.sampled);
         let mut plan = Self {
             step: Step::nothing(),
             rule,
@@ -206,6 +221,10 @@ impl Plan {
             to_head: head.method == "HEAD",
             idempotent: is_idempotent(head.method),
             upgrade: head.upgrade.is_some(),
+            // One of HTTP/1.0 knows an end that was not said beforehand by the connection's only.
+            takes_gzip: head.version != Version::Http10
+                && http.compress_of(rule).is_some()
+                && takes_gzip(&head.fields),
             accept: None,
             alone: authenticates_connection(&head.fields)
                 || (has_body(head.body) && wants_no_body(head.method)),
@@ -213,9 +232,10 @@ impl Plan {
             tied: Tied::default(),
             denied: None,
             over_rate: around.over_rate || over_header_rate(http, site, &asked, around)?,
-            asking: around.route.service.access_log.as_ref().map(|_| {
+            trace,
+            asking: is_told.then(|| {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
-                Box::new(Asking::of(head, rule, server_name))
+                Box::new(Asking::of(head, scheme, server_name))
             }),
         };
         plan.step = if plan.over_rate {
@@ -303,6 +323,7 @@ impl Plan {
             hidden_cookies: &site.hidden_cookies,
             told,
             told_in: &site.told_in,
+            trace: self.trace.as_deref(),
         };
         // A configuration that is in force names its own groups only.
         let Some(pool) = site.pool(group) else { return Ok(self.answer(around, &Answer::plain(503))) };

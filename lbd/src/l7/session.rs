@@ -119,6 +119,7 @@ impl Session {
             peer: self.peer,
             request_id: REQUEST_IDS
                 .with_borrow_mut(|ids| u128::from(ids.next_u64()) << 64 | u128::from(ids.next_u64())),
+            span_id: REQUEST_IDS.with_borrow_mut(Rng::next_u64),
             compared: None,
             now,
             over_rate,

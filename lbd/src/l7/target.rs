@@ -1,5 +1,6 @@
 //! The target's side of a request: a connection of HTTP/1 that is this request's for now, or a stream of HTTP/2.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use common::config::TargetGroup;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
 use http::Response;
+use lbd_core::http::compress::{Coding, compressed, weak_tag};
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{
     Fault, ResponseBody, ResponseHead, Scanner, Version, http2_response, parse_response,
@@ -21,6 +23,7 @@ use super::flow::{Encoding, Sink, Source};
 use super::http2::{self, Incoming, Map, TargetStream, fields};
 use super::kept::Upstream;
 use super::plan::{ForClient, ForTarget, response};
+use super::press::Press;
 use super::session::Session;
 use super::site::response_changes;
 use super::stream::{Inbound, Stream};
@@ -50,6 +53,8 @@ pub(super) struct Answered {
     pub(super) body: ResponseBody,
     /// How the client gets that.
     pub(super) encoding: Encoding,
+    /// What compresses it, if something does.
+    pub(super) press: Option<Box<Press>>,
     /// What becomes of the client's connection.
     pub(super) afterwards: Afterwards,
     /// Whether the target would use the connection again.
@@ -179,6 +184,7 @@ impl Reached {
             && let Some(kept) = worker.kept.take(&occupied.target, origin)
         {
             session.seat.counters().http.reused.add(1);
+            occupied.target.counters.of(worker.index).reused.add(1);
             return Ok(Self::Http1(kept));
         }
         let stream = Stream::new(connected(session, occupied).await?, Vec::new(), &worker.buffers);
@@ -323,34 +329,62 @@ fn sent(
     if answer.status == 101 && http2 {
         return tunnel(&answer, trip);
     }
-    let ending = Ending::of(answer.body, plan.version);
+    let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
+    let changes = response_changes(http, plan.rule);
+    let (coding, press) = coding(&answer, trip);
+    let more = coding.fields(&answer, changes);
+    let added = added(&answer, trip);
+    let added = if more.is_empty() { Cow::Borrowed(added) } else { Cow::Owned([added, &more[..]].concat()) };
+    let body = answer.body;
+    let tag = if press.is_some() { weak_tag(&answer) } else { Vec::new() };
+    let (answer, ending) = if press.is_some() {
+        // Where it ends is not known before it does.
+        (compressed(&answer, &tag), Ending::of(ResponseBody::UntilClose, plan.version))
+    } else {
+        (answer, Ending::of(body, plan.version))
+    };
     let afterwards = if ending == Ending::Close || closing {
         Afterwards::Closed
     } else {
         // What is still to be written to the target may never be.
         plan.afterwards_if(request_done)
     };
-    let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
-    let changes = response_changes(http, plan.rule);
-    let added = added(&answer, trip);
     let (head, encoding) = if http2 {
         let mut map = Map::default();
-        pass_on::http2_response(&answer, ending, changes, added, &mut map);
+        pass_on::http2_response(&answer, ending, changes, &added, &mut map);
         (ForClient::Http2(Box::new(response(answer.status, map))), Encoding::Frames)
     } else {
         let mut out = Vec::new();
-        pass_on::response(&answer, ending, afterwards, changes, added, &mut out);
+        pass_on::response(&answer, ending, afterwards, changes, &added, &mut out);
         let chunked = ending == Ending::Chunked;
         (ForClient::Http1(out), if chunked { Encoding::Chunked } else { Encoding::Plain })
     };
     Ok(Sent::Answer(Answered {
         status: answer.status,
         head,
-        body: answer.body,
+        body,
         encoding,
+        press,
         afterwards,
         keep_alive: answer.keep_alive && !authenticates_connection(&answer.fields),
     }))
+}
+
+/// What becomes of an answer's content, and what compresses it if that is to be. Where too many are compressed already, this one is not.
+fn coding(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> (Coding, Option<Box<Press>>) {
+    let (plan, http) = (trip.plan, trip.route.service.config.http.as_ref());
+    let Some((http, kinds)) = http.and_then(|http| Some((http, http.compress_of(plan.rule)?))) else {
+        return (Coding::AsSent, None);
+    };
+    let coding = Coding::of(answer, kinds, response_changes(http, plan.rule), plan.takes_gzip);
+    if coding != Coding::Gzip {
+        return (coding, None);
+    }
+    let press = trip.seat.worker.presses.take();
+    let counters = &trip.seat.counters().http;
+    let counter = if press.is_some() { &counters.compressed } else { &counters.compressions_refused };
+    counter.add(1);
+    (if press.is_some() { Coding::Gzip } else { Coding::Varying }, press)
 }
 
 /// What the client is told about its target beside the answer, from which is learned what there is to learn.
@@ -380,6 +414,7 @@ fn tunnel(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> Result<Sent, Cut> {
         head,
         body: ResponseBody::UntilClose,
         encoding,
+        press: None,
         afterwards: Afterwards::Closed,
         keep_alive: false,
     }))

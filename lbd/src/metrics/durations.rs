@@ -40,13 +40,21 @@ pub(super) fn encode_services(out: &mut Out<'_>, services: &[Arc<Service>]) -> f
         (labels, service.shared.counters.counts(|shard| &shard.durations))
     });
     out.histograms("service_connection_duration_seconds", "From acceptance to the end", durations)?;
-    let logged = services
-        .iter()
-        .filter_map(|service| Some((service.config.name.as_str(), service.access_log.as_ref()?)));
+    let logged = || {
+        services.iter().filter_map(|service| {
+            Some((vec![("service", service.config.name.as_str())], service, service.access_log.as_ref()?))
+        })
+    };
     out.counters(
         "service_access_log_lost",
         "Records lost by the file the service logs to",
-        logged.map(|(name, sink)| (vec![("service", name)], sink.dropped())),
+        logged().map(|(labels, _, sink)| (labels, sink.dropped())),
+    )?;
+    let left_out = |service: &Service| service.shared.counters.sum(|shard| &shard.log_left_out);
+    out.counters(
+        "service_access_log_left_out",
+        "Records that were not in the sample",
+        logged().map(|(labels, service, _)| (labels, left_out(service))),
     )
 }
 

@@ -1,5 +1,6 @@
-//! The metrics that only `http` services have, and what their targets have answered.
+//! The metrics that only `http` services have, with their rules, and what their groups and targets have answered.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,9 +10,9 @@ use lbd_core::http::conduct::Offence;
 use lbd_core::http::framing::Fault;
 
 use super::{Labelled, Out};
-use crate::counters::{Counter, ServiceCounters};
+use crate::counters::{Counter, ServiceCounters, TargetCounters};
 use crate::l7::{Cut, Rejected};
-use crate::snapshot::Service;
+use crate::snapshot::{Group, Service};
 
 /// By the first digit of a status, from 2 on.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
@@ -92,6 +93,26 @@ pub(super) fn encode(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Resul
         plain(|shard| &shard.http.tunnels),
     )?;
     out.counters(
+        "service_http_compressions",
+        "Answers compressed, or not because too many were",
+        each().flat_map(|(name, counters)| {
+            let labels = |result| vec![("service", name), ("result", result)];
+            [
+                (labels("compressed"), counters.sum(|shard| &shard.http.compressed)),
+                (labels("refused"), counters.sum(|shard| &shard.http.compressions_refused)),
+            ]
+        }),
+    )?;
+    out.counters(
+        "service_http_compressed_bytes",
+        "Bytes of answers before and after they were compressed",
+        each().flat_map(|(name, counters)| {
+            let bytes = |index: usize| counters.sum(|shard| &shard.http.compressed_bytes[index]);
+            let labels = |when| vec![("service", name), ("when", when)];
+            [(labels("before"), bytes(0)), (labels("after"), bytes(1))]
+        }),
+    )?;
+    out.counters(
         "service_http2_connections",
         "Clients' connections of HTTP/2",
         plain(|shard| &shard.http.http2_connections),
@@ -110,6 +131,71 @@ pub(super) fn encode(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Resul
         "service_http_request_duration_seconds",
         "From a request's head to its answer's end",
         durations,
+    )?;
+    encode_rules(out, &services)
+}
+
+/// What the requests of each rule have come to.
+fn encode_rules(out: &mut Out<'_>, services: &[&Arc<Service>]) -> fmt::Result {
+    let most = services.iter().map(|service| service.by_rule.len()).max().unwrap_or_default();
+    let places: Vec<String> = (0..most).map(rule_name).collect();
+    let each = || {
+        services.iter().flat_map(|service| {
+            let name = service.config.name.as_str();
+            let places = places.iter().zip(&service.by_rule);
+            places.map(move |(place, counters)| (vec![("service", name), ("rule", place.as_str())], counters))
+        })
+    };
+    out.counters(
+        "service_http_rule_requests",
+        "Requests answered, by the rule that they met",
+        each().flat_map(|(labels, counters)| {
+            std::array::from_fn::<_, 4, _>(|class| {
+                let labels = [&labels[..], &[("class", CLASSES[class])]].concat();
+                (labels, counters.sum(|shard| &shard.answers[class]))
+            })
+        }),
+    )?;
+    out.histograms(
+        "service_http_rule_request_duration_seconds",
+        "From a request's head to its answer's end, by the rule that it met",
+        each().map(|(labels, counters)| (labels, counters.counts(|shard| &shard.durations))),
+    )
+}
+
+/// What the place of a service's counters for a rule is called: `none` for requests that meet no rule, else the rule's place in the file.
+pub(crate) fn rule_name(place: usize) -> String {
+    if place == 0 { "none".to_owned() } else { place.to_string() }
+}
+
+/// What the requests of each group have come to that an `http` service forwards to.
+pub(super) fn encode_groups(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Result {
+    // One that several services forward to is there once.
+    let groups: BTreeMap<&str, &Arc<Group>> = services
+        .iter()
+        .flat_map(|service| &service.http_groups)
+        .map(|group| (group.config.name.as_str(), group))
+        .collect();
+    let each = || groups.iter().map(|(name, group)| (*name, &group.shared.counters));
+    out.counters(
+        "group_http_requests",
+        "Requests answered by targets of a group",
+        each().flat_map(|(name, counters)| {
+            let count = |class: usize| counters.sum(|shard| &shard.answers[class]);
+            std::array::from_fn::<_, 4, _>(|class| {
+                (vec![("group", name), ("class", CLASSES[class])], count(class))
+            })
+        }),
+    )?;
+    out.counters(
+        "group_http_requests_unserved",
+        "Requests for which a group had no target",
+        each().map(|(name, counters)| (vec![("group", name)], counters.sum(|shard| &shard.unserved))),
+    )?;
+    out.histograms(
+        "group_http_request_duration_seconds",
+        "From a request's head to its answer's end, of those that a target of the group has answered",
+        each().map(|(name, counters)| (vec![("group", name)], counters.counts(|shard| &shard.durations))),
     )
 }
 
@@ -121,5 +207,28 @@ pub(super) fn encode_targets(out: &mut Out<'_>, targets: &[Labelled<'_>]) -> fmt
             let count = |class: usize| it.target.counters.sum(|shard| &shard.answers[class]);
             std::array::from_fn::<_, 4, _>(|class| (it.labels_and("class", CLASSES[class]), count(class)))
         }),
+    )?;
+    let plain = |count: fn(&TargetCounters) -> &Counter| {
+        targets.iter().map(move |it| (it.labels(), it.target.counters.sum(count)))
+    };
+    out.counters(
+        "target_http_reused_connections",
+        "Requests sent on a kept connection",
+        plain(|shard| &shard.reused),
+    )?;
+    out.counters(
+        "target_http_requests_resent",
+        "Requests sent again because the target ended the connection before an answer came",
+        plain(|shard| &shard.resent),
+    )?;
+    out.gauges(
+        "target_http_connections_kept",
+        "Connections that wait for the next request",
+        plain(|shard| &shard.kept).map(|(labels, kept)| (labels, kept as f64)),
+    )?;
+    out.histograms(
+        "target_http_request_duration_seconds",
+        "From a request's connection to its answer's end",
+        targets.iter().map(|it| (it.labels(), it.target.counters.counts(|shard| &shard.request_times))),
     )
 }

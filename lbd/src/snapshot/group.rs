@@ -11,6 +11,7 @@ use lbd_core::health::{HealthState, Thresholds};
 
 use super::{Carry, LastCheck, Stickiness, Target};
 use crate::clock::ms_of;
+use crate::counters::{GroupCounters, Sharded};
 use crate::l4::Queue;
 use crate::tls::Origin;
 
@@ -47,15 +48,18 @@ pub(crate) struct GroupShared {
     panics: AtomicBool,
     /// Connections that wait for a target with room.
     pub(crate) queue: Arc<Queue>,
+    /// What the workers count.
+    pub(crate) counters: Sharded<GroupCounters>,
 }
 
 impl GroupShared {
-    fn new() -> Self {
+    fn new(workers: usize) -> Self {
         Self {
             state: Mutex::new(None),
             roster: Mutex::default(),
             panics: AtomicBool::new(false),
             queue: Arc::default(),
+            counters: Sharded::new(workers),
         }
     }
 
@@ -91,7 +95,8 @@ impl Group {
     /// One that is as before is the one of before: connections hold on to the group they began with, which is large.
     pub(super) fn build(file: &config::TargetGroup, config: &Config, carry: &Carry) -> Arc<Self> {
         let before = carry.groups.get(&file.name);
-        let shared = before.map_or_else(|| Arc::new(GroupShared::new()), |it| Arc::clone(&it.shared));
+        let fresh = || Arc::new(GroupShared::new(carry.life.workers));
+        let shared = before.map_or_else(fresh, |it| Arc::clone(&it.shared));
         let mut roster = shared.roster().clone();
         // A group that no longer asks for them has no use for what was found.
         roster.settle(&file.targets, file.discover.is_none().then(Vec::new));

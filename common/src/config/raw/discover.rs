@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::reader::{At, Cursor, Table};
 use super::text;
-use super::value::{is_host_and_port, is_host_name, joined, unusable_host};
+use super::value::{is_host_and_port, is_host_name, is_server, joined, unusable_host};
 use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
 use crate::config::types::{Discover, DiscoverSource};
@@ -107,8 +107,7 @@ fn url(cursor: &Cursor<'_>, out: &mut Problems) -> Option<String> {
     let server = |scheme: &str| {
         let rest = text.strip_prefix(scheme)?;
         let server = rest.strip_suffix('/').unwrap_or(rest);
-        let address = server.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0);
-        (address || is_host_and_port(server)).then(|| format!("{scheme}{server}"))
+        is_server(server).then(|| format!("{scheme}{server}"))
     };
     if server("https://").is_some() {
         cursor.not_available(Some(&text), out);

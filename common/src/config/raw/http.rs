@@ -2,14 +2,15 @@
 
 use super::access::{self, RawAccess, network};
 use super::auth::{self, RawAuth};
+use super::compress;
 use super::reader::{At, Cursor, Table, at};
 use super::value::{is_path, is_server_name};
 use super::{References, name, text};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::types::{
-    Action, Condition, Glob, HeaderChanges, HostPattern, PathPattern, Redirect, Regex, Respond, Share, Split,
-    Template, Variable,
+    Action, Compress, Condition, Glob, HeaderChanges, HostPattern, PathPattern, Redirect, Regex, Respond,
+    Share, Split, Template, Variable,
 };
 use crate::path;
 
@@ -22,6 +23,7 @@ pub(crate) struct RawHttpRule {
     pub(crate) rewrite: Option<At<Template>>,
     pub(crate) access: RawAccess,
     pub(crate) auth: Option<RawAuth>,
+    pub(crate) compress: Option<At<Compress>>,
     pub(crate) request_headers: RawChanges,
     pub(crate) response_headers: RawChanges,
     /// Whether all of it could be read.
@@ -47,8 +49,8 @@ pub(super) const CONDITIONS: [&str; 8] =
     ["host", "path", "path_prefix", "path_regex", "method", "header", "query", "source"];
 
 /// What a rule of `http` has beside `when` and `forward`.
-pub(super) const RULE_KEYS: [&str; 7] =
-    ["redirect", "respond", "rewrite", "access", "auth", "request_headers", "response_headers"];
+pub(super) const RULE_KEYS: [&str; 8] =
+    ["redirect", "respond", "rewrite", "access", "auth", "compress", "request_headers", "response_headers"];
 
 pub(super) fn rule(
     entry: &Cursor<'_>,
@@ -62,6 +64,9 @@ pub(super) fn rule(
     let rewrite = table.get("rewrite").and_then(|cursor| rewrite(&cursor, out));
     let access = table.get("access").and_then(|cursor| access::read(&cursor, out)).unwrap_or_default();
     let auth = table.get("auth").and_then(|cursor| auth::read(&cursor, true, out));
+    let compress = table
+        .get("compress")
+        .and_then(|cursor| compress::read(&cursor, true, out).map(|read| at(&cursor.span(), read)));
     let [request_headers, response_headers] = header_changes(&mut table, out);
     table.finish(out);
     let complete = out.count() == before;
@@ -72,6 +77,7 @@ pub(super) fn rule(
         rewrite,
         access,
         auth,
+        compress,
         request_headers,
         response_headers,
         complete,
@@ -559,7 +565,11 @@ fn is_field_value(text: &str) -> bool {
 }
 
 /// The entries of a list that has some.
-fn not_empty<'t>(cursor: &Cursor<'t>, expected: &str, out: &mut Problems) -> Option<Vec<Cursor<'t>>> {
+pub(super) fn not_empty<'t>(
+    cursor: &Cursor<'t>,
+    expected: &str,
+    out: &mut Problems,
+) -> Option<Vec<Cursor<'t>>> {
     let entries = cursor.list(expected, out)?;
     if entries.is_empty() {
         out.add(cursor.span(), Problem::Empty { key: cursor.key() });

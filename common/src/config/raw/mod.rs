@@ -4,11 +4,13 @@
 
 mod access;
 mod auth;
+mod compress;
 mod discover;
 mod group;
 mod health;
 mod http;
 mod kernel;
+mod otlp;
 mod pages;
 mod reader;
 mod rule;

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::value::{check_duration, joined};
 use crate::config::diag::{Problems, Span, quoted, shortened};
 use crate::config::problem::Problem;
+use crate::config::types::SampleShare;
 use crate::time::Duration;
 
 /// A value with its place in the file.
@@ -207,6 +208,23 @@ impl<'t> Cursor<'t> {
             out.add(self.span(), Problem::OutOfRange { key: self.key(), value, range });
         }
         fits
+    }
+
+    /// A share of a whole: a number above 0 and up to 1, read to the millionth.
+    pub(super) fn share(&self, out: &mut Problems) -> Option<SampleShare> {
+        let text = match self.value.get_ref() {
+            DeValue::Float(number) => number.as_str(),
+            DeValue::Integer(number) => number.as_str(),
+            _ => return self.mismatch("a number such as 0.01", out),
+        };
+        let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
+        let millionths = number.and_then(|number| format!("{:.0}", number * 1e6).parse::<u32>().ok());
+        let share = millionths.and_then(SampleShare::of_millionths);
+        if share.is_none() {
+            let range = "0.000001 to 1".to_owned();
+            out.add(self.span(), Problem::OutOfRange { key: self.key(), value: shortened(text), range });
+        }
+        share
     }
 
     /// A duration between two bounds, both included.

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use super::access::{self, RawAccess, network};
 use super::auth::{self, RawAuth};
+use super::compress;
 use super::http::{RawChanges, header_changes, is_token};
+use super::otlp::{self, RawOtlp};
 use super::pages;
 use super::reader::{At, Cursor, Table, at};
 use super::rule::{self, RawRules, References, forward_form, only_http};
@@ -14,7 +16,8 @@ use super::{name, text};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::types::{
-    AccessLog, AccessLogFormat, Dsr, Limits, OnUnhealthy, Rate, RateKey, RateScope, Split,
+    AccessLog, AccessLogFormat, Compress, Dsr, Limits, OnUnhealthy, Rate, RateKey, RateScope, SampleShare,
+    Split,
 };
 use crate::time::Duration;
 
@@ -60,6 +63,8 @@ pub(crate) struct RawHttp {
     pub(crate) rate_header: Option<String>,
     pub(crate) auth: Option<RawAuth>,
     pub(crate) error_pages: Vec<(u16, At<String>)>,
+    pub(crate) otlp: Option<RawOtlp>,
+    pub(crate) compress: Option<Compress>,
 }
 
 /// `timeout`.
@@ -78,6 +83,18 @@ pub(crate) struct RawTimeouts {
 
 const MODES: &[(&str, &str)] =
     &[("nat", "nat"), ("dsr", "dsr"), ("tcp", "tcp"), ("udp", "udp"), ("http", "http")];
+/// What only services of `mode = "http"` have.
+const HTTP_KEYS: [&str; 9] = [
+    "request_headers",
+    "response_headers",
+    "trust_forwarded",
+    "tls",
+    "http2",
+    "auth",
+    "error_pages",
+    "otlp",
+    "compress",
+];
 const ON_UNHEALTHY: &[(&str, OnUnhealthy)] = &[("reset", OnUnhealthy::Reset), ("move", OnUnhealthy::Move)];
 const RATE_KEYS: &[(&str, RateKey)] =
     &[("source_ip", RateKey::SourceIp), ("header", RateKey::Header), ("service", RateKey::Service)];
@@ -145,9 +162,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawService {
 /// The keys that only a service of `mode = "http"` has.
 fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out: &mut Problems) {
     if mode.is_some_and(|mode| mode != "http") {
-        let keys =
-            ["request_headers", "response_headers", "trust_forwarded", "tls", "http2", "auth", "error_pages"];
-        only_http(table, &keys, out);
+        only_http(table, &HTTP_KEYS, out);
         return;
     }
     http.tls = table.get("tls").and_then(|cursor| tls::service(&cursor, out));
@@ -158,6 +173,8 @@ fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out:
     http.http2 = table.get("http2").and_then(|cursor| cursor.boolean(out));
     http.auth = table.get("auth").and_then(|cursor| auth::read(&cursor, false, out));
     http.error_pages = table.get("error_pages").map(|cursor| pages::read(&cursor, out)).unwrap_or_default();
+    http.otlp = table.get("otlp").and_then(|cursor| otlp::read(&cursor, out));
+    http.compress = table.get("compress").and_then(|cursor| compress::read(&cursor, false, out));
 }
 
 fn listeners(cursor: &Cursor<'_>, out: &mut Problems) -> Vec<At<RawListen>> {
@@ -250,7 +267,13 @@ fn limits(
     limits
 }
 
-fn size(cursor: &Cursor<'_>, [min, max]: [u64; 2], range: &str, out: &mut Problems) -> Option<u64> {
+/// A size between two bounds, which messages call `range`.
+pub(super) fn size(
+    cursor: &Cursor<'_>,
+    [min, max]: [u64; 2],
+    range: &str,
+    out: &mut Problems,
+) -> Option<u64> {
     let text = cursor.string(out)?;
     let key = cursor.key();
     let value = quoted(text.get_ref());
@@ -322,9 +345,11 @@ fn access_log(cursor: &Cursor<'_>, out: &mut Problems) -> Option<AccessLog> {
     let mut table = cursor.table(out)?;
     let format = table.get("format").and_then(|c| c.word(LOG_FORMATS, out));
     let file = table.get("file").and_then(|c| text(&c, out));
+    let sample = table.get("sample").and_then(|c| c.share(out));
     table.finish(out);
     Some(AccessLog {
         format: format.map(At::into_inner).unwrap_or_default(),
         file: file.map(|file| PathBuf::from(file.into_inner())),
+        sample: sample.unwrap_or(SampleShare::ALL),
     })
 }

@@ -122,6 +122,11 @@ pub(super) fn is_host_and_port(text: &str) -> bool {
     is_host_name(host) && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
+/// Whether the text is a host name or an address, with a port.
+pub(super) fn is_server(text: &str) -> bool {
+    text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0) || is_host_and_port(text)
+}
+
 /// Whether the text is a name that TLS clients ask for, or such a name behind `*.`.
 pub(super) fn is_server_name(text: &str) -> bool {
     let name = text.strip_prefix("*.").unwrap_or(text);

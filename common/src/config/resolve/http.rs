@@ -9,13 +9,17 @@ use crate::config::diag::{Problems, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{At, RawAuth, RawChanges, RawHttpRule, RawService};
 use crate::config::types::{
-    Action, Condition, Http, HttpRule, PathPattern, Redirect, Template, Variable, is_same_field,
+    Action, Condition, Http, HttpRule, Otlp, PathPattern, Redirect, SampleShare, Template, Variable,
+    is_same_field,
 };
 use crate::path::normalise;
 use crate::time::Duration;
 
 /// Of a request's head.
 const HEADER_BYTES_DEFAULT: usize = 32 * 1024;
+
+/// One of a hundred: a span for each of all requests is more than most collectors are made for.
+const TRACES_DEFAULT: SampleShare = SampleShare::hundredths(1);
 
 /// Of a connection of HTTP/2. RFC 9113, section 6.5.2: "It is recommended that this value be no smaller than 100".
 const STREAMS_DEFAULT: u32 = 100;
@@ -119,7 +123,8 @@ fn check_keys(rule: &RawHttpRule, out: &mut Problems) {
     let rewrite = rule.rewrite.as_ref().map(|rewrite| ("service.rule.rewrite", rewrite.span()));
     let headers = (!rule.request_headers.changes.is_empty())
         .then(|| ("service.rule.request_headers", rule.span.clone()));
-    for (key, span) in rewrite.into_iter().chain(headers) {
+    let compress = rule.compress.as_ref().map(|compress| ("service.rule.compress", compress.span()));
+    for (key, span) in rewrite.into_iter().chain(headers).chain(compress) {
         let (key, needs) = (key.to_owned(), "forward, for then no target is asked".to_owned());
         out.add(span, Problem::KeyWithout { key, needs });
     }
@@ -311,6 +316,7 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
             rewrite: rule.rewrite.as_ref().map(|rewrite| rewrite.get_ref().clone()),
             access: super::service::access(&rule.access),
             auth: rule.auth.as_ref().map(|raw| auth::build(raw, &auth::OF_RULE, name, folder)),
+            compress: rule.compress.as_ref().map(|compress| compress.get_ref().clone()),
             request_headers: rule.request_headers.changes.clone(),
             response_headers: rule.response_headers.changes.clone(),
         })
@@ -342,5 +348,11 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
             .map(|(status, page)| (*status, tls::file(folder, "service.error_pages", page)))
             .collect(),
         auth: http.auth.as_ref().map(|raw| auth::build(raw, &auth::OF_SERVICE, name, folder)),
+        otlp: http.otlp.as_ref().map(|raw| Otlp {
+            endpoint: raw.endpoint.clone(),
+            sample: raw.sample.unwrap_or(TRACES_DEFAULT),
+            service_name: raw.service_name.as_ref().unwrap_or(name).clone(),
+        }),
+        compress: http.compress.clone(),
     })
 }

@@ -184,6 +184,7 @@ fn build_one(raw: &RawService, listen: Vec<Listen>, folder: &Path) -> Option<Ser
         access_log: raw.access_log.as_ref().map(|log| AccessLog {
             format: log.format,
             file: log.file.as_ref().map(|path| in_folder(folder, path)),
+            sample: log.sample,
         }),
     })
 }

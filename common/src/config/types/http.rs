@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::{Access, FileAt, HttpAuth, Template, Tls};
+use super::{Access, Compress, Compressible, FileAt, HttpAuth, Otlp, Template, Tls};
 use crate::time::Duration;
 
 /// The keys of a service of `mode = "http"` that no other one has.
@@ -46,6 +46,10 @@ pub struct Http {
     pub auth: Option<HttpAuth>,
     /// The files whose text is the body of Tandem's own answers of a status, 400 to 599.
     pub error_pages: Vec<(u16, FileAt)>,
+    /// Where a span is sent for requests, if it is.
+    pub otlp: Option<Otlp>,
+    /// Which answers of targets are compressed, unless a rule says something else; none if there is none.
+    pub compress: Option<Compress>,
 }
 
 impl Http {
@@ -54,6 +58,16 @@ impl Http {
     pub fn auth_of<'h>(&'h self, rule: Option<&'h HttpRule>) -> Option<&'h HttpAuth> {
         let auth = rule.and_then(|rule| rule.auth.as_ref()).or(self.auth.as_ref());
         auth.filter(|auth| **auth != HttpAuth::Nobody)
+    }
+
+    /// Which answers of targets are compressed with a rule, or without one.
+    #[must_use]
+    pub fn compress_of(&self, rule: Option<usize>) -> Option<&Compressible> {
+        let of_rule = rule.and_then(|index| self.rules.get(index)?.compress.as_ref());
+        match of_rule.or(self.compress.as_ref())? {
+            Compress::Nothing => None,
+            Compress::Answers(kinds) => Some(kinds),
+        }
     }
 
     /// What is said anywhere of who is let in.
@@ -84,6 +98,8 @@ pub struct HttpRule {
     pub access: Access,
     /// Who is let in, if it is not as with the service.
     pub auth: Option<HttpAuth>,
+    /// Which answers of targets are compressed, if it is not as with the service.
+    pub compress: Option<Compress>,
     /// What is changed in requests to targets.
     pub request_headers: HeaderChanges,
     /// What is changed in targets' answers.
@@ -103,11 +119,13 @@ impl HttpRule {
     /// Whether the same becomes of requests that meet this rule as of those that meet another one.
     #[must_use]
     pub fn does_as(&self, other: &Self) -> bool {
-        let Self { when: _, action, rewrite, access, auth, request_headers, response_headers } = self;
+        let Self { when: _, action, rewrite, access, auth, compress, request_headers, response_headers } =
+            self;
         *action == other.action
             && *rewrite == other.rewrite
             && *access == other.access
             && *auth == other.auth
+            && *compress == other.compress
             && *request_headers == other.request_headers
             && *response_headers == other.response_headers
     }

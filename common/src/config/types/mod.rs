@@ -3,9 +3,11 @@
 //! Made by [`super::resolve`] only; a `Config` that exists is valid. All durations are `std`'s.
 
 mod auth;
+mod compress;
 mod group;
 mod http;
 mod kernel;
+mod otlp;
 mod pair;
 mod service;
 mod template;
@@ -15,9 +17,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 pub use auth::*;
+pub use compress::*;
 pub use group::*;
 pub use http::*;
 pub use kernel::*;
+pub use otlp::*;
 pub use pair::*;
 pub use service::*;
 pub use template::*;

@@ -325,6 +325,45 @@ pub struct AccessLog {
     pub format: AccessLogFormat,
     /// The file that lines are added to; none for standard output.
     pub file: Option<PathBuf>,
+    /// How many of all that could be are written; by default all.
+    pub sample: SampleShare,
+}
+
+/// Which part of many is looked at: 0.000001 to 1 of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampleShare {
+    millionths: u32,
+}
+
+impl SampleShare {
+    /// All of them.
+    pub const ALL: Self = Self { millionths: Self::WHOLE };
+
+    const WHOLE: u32 = 1_000_000;
+
+    /// So many of a hundred: 1 to 100.
+    pub(in crate::config) const fn hundredths(hundredths: u8) -> Self {
+        assert!(hundredths > 0 && hundredths <= 100, "a share is 1 to 100 of a hundred");
+        Self { millionths: hundredths as u32 * (Self::WHOLE / 100) }
+    }
+
+    /// So many of a million; none for 0 and for more than all.
+    #[must_use]
+    pub const fn of_millionths(millionths: u32) -> Option<Self> {
+        if millionths == 0 || millionths > Self::WHOLE { None } else { Some(Self { millionths }) }
+    }
+
+    /// So many of a million.
+    #[must_use]
+    pub const fn millionths(self) -> u32 {
+        self.millionths
+    }
+
+    /// Whether one of them is looked at for which `draw` was drawn, a number of which each is as likely.
+    #[must_use]
+    pub fn takes(self, draw: u64) -> bool {
+        (u128::from(draw) * u128::from(Self::WHOLE)) >> 64 < u128::from(self.millionths)
+    }
 }
 
 /// What a line of the access log looks like.
@@ -336,4 +375,26 @@ pub enum AccessLogFormat {
     /// Words and numbers for people.
     #[default]
     Line,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    #[test]
+    fn a_share_is_taken_and_no_more() {
+        let mut rng = Rng::new(1);
+        for (millionths, expected) in
+            [(1_000_000, 100_000..=100_000), (250_000, 24_000..=26_000), (1000, 50..=150)]
+        {
+            let share = SampleShare::of_millionths(millionths).unwrap();
+            let taken = (0..100_000).filter(|_| share.takes(rng.next_u64())).count();
+            assert!(expected.contains(&taken), "{millionths}: {taken}");
+        }
+        let half = SampleShare::of_millionths(500_000).unwrap();
+        assert_eq!((half.takes(u64::MAX / 2), half.takes(u64::MAX / 2 + 1)), (true, false));
+        assert!(SampleShare::ALL.takes(u64::MAX) && SampleShare::of_millionths(1).unwrap().takes(0));
+        assert_eq!((SampleShare::of_millionths(0), SampleShare::of_millionths(1_000_001)), (None, None));
+    }
 }

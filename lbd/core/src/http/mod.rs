@@ -11,6 +11,7 @@ pub mod answer;
 pub mod auth;
 pub mod bounds;
 pub mod budget;
+pub mod compress;
 pub mod conduct;
 pub mod cookie;
 pub mod fields;
@@ -18,5 +19,6 @@ pub mod framing;
 pub mod pace;
 pub mod pass_on;
 pub mod route;
+pub mod trace;
 
 pub use common::path;

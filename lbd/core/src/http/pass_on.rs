@@ -8,6 +8,7 @@ use super::cookie;
 use super::fields::{Known, is_client_certificate, is_proxy, is_word_of_a_proxy, may_trail};
 use super::framing::{Fault, Field, RequestBody, RequestHead, ResponseBody, ResponseHead, Version};
 use super::route::{Arrival, host_of};
+use super::trace::Trace;
 
 /// Where fields are written to: the text of HTTP/1, or what is given to HTTP/2's compression.
 pub trait Fields {
@@ -47,6 +48,8 @@ pub struct Passing<'p> {
     pub told: &'p [(String, String)],
     /// Where they are told such things: of clients that is never taken over.
     pub told_in: &'p HeaderChanges,
+    /// Its trace, if spans are told to somebody; else what the client says of one goes on as it came.
+    pub trace: Option<&'p Trace>,
 }
 
 /// What a client has shown of itself with TLS.
@@ -153,7 +156,9 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
             }
             Some(known) => !known.is_for_one_hop(),
         };
-        let replaced = replaces(passing.changes, its.name) || passing.told_in.replaces(its.name);
+        let replaced = replaces(passing.changes, its.name)
+            || passing.told_in.replaces(its.name)
+            || passing.trace.is_some_and(|trace| trace.replaces(its.name));
         if kept && !replaced && !names(&head.for_one_hop, its.name) {
             let shown = if known == Some(Known::Cookie) {
                 cookie::without(its.value, passing.hidden_cookies)
@@ -170,6 +175,11 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
     change(out, passing.changes);
     for (name, value) in passing.told {
         field(out, name, value.as_bytes());
+    }
+    if let Some(parent) = passing.trace.and_then(Trace::for_target)
+        && !replaces(passing.changes, b"traceparent")
+    {
+        field(out, "traceparent", parent.to_string().as_bytes());
     }
     identify(head, host, passing, out);
     Ok(())

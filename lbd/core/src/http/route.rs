@@ -276,7 +276,9 @@ mod tests {
         let http = http(
             "[[service.rule]]\nwhen = { path_prefix = \"/admin\", method = [\"GET\"] }\nforward = \"rest\"\naccess = { allow = [\"192.0.2.0/24\"] }\n\
              [[service.rule]]\nwhen = { path_prefix = \"/api\" }\nforward = \"api\"\n\
-             [[service.rule]]\nwhen = { path_regex = \"^/api;\" }\nforward = \"api\"\n",
+             [[service.rule]]\nwhen = { path_regex = \"^/api;\" }\nforward = \"api\"\n\
+             [[service.rule]]\nwhen = { path_prefix = \"/text\" }\nforward = \"api\"\n\
+             [[service.rule]]\nwhen = { path_regex = \"^/text;\" }\nforward = \"api\"\ncompress = \"none\"\n",
         );
         for (path, expected) in [
             ("/admin/x", None),
@@ -291,6 +293,8 @@ mod tests {
             ("//api", Some(Some(1))),
             // Another rule, which does the same.
             ("/api;v=1", None),
+            // And one that does not: what is in an answer may be why it is not to be compressed.
+            ("/text;v=1", Some(Some(3))),
         ] {
             let asked = asked("GET", "any", path);
             assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, 0)), expected, "{path}");

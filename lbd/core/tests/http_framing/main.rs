@@ -152,6 +152,7 @@ fn what_goes_out_is_read_as_what_came_in() {
             hidden_cookies: &hidden,
             told: &[],
             told_in: &changes,
+            trace: None,
         };
         let mut out = Vec::new();
         pass_on::request(&head, &passing, &mut out).unwrap();

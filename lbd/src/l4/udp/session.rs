@@ -96,7 +96,7 @@ impl Session {
                 Ok(session)
             }
             Err(refusal) => {
-                journal.refused(route, refusal);
+                journal.refused(route, worker, refusal);
                 Err(refusal)
             }
         }

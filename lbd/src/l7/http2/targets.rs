@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -72,6 +72,8 @@ struct Line {
     free_since_ms: Cell<u64>,
     /// It has ended.
     gone: Rc<Cell<bool>>,
+    /// Its place at the target, as long as it has not ended.
+    open: Weak<Open>,
 }
 
 impl Line {
@@ -85,6 +87,13 @@ impl Line {
         let mut sender = self.sender.clone();
         let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
         self.gone.get() || matches!(ready, Poll::Ready(Err(_)))
+    }
+
+    /// It waits for its next request, or has one.
+    fn set_kept(&self, kept: bool) {
+        if let Some(open) = self.open.upgrade() {
+            open.set_kept(kept);
+        }
     }
 }
 
@@ -123,14 +132,17 @@ pub(in crate::l7) struct Lease {
 impl Lease {
     fn new(line: &Rc<Line>, worker: &Rc<Worker>) -> Self {
         line.streams.set(line.streams.get() + 1);
+        line.set_kept(false);
         Self { line: Rc::clone(line), worker: Rc::clone(worker), reused: line.used.replace(true) }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.line.streams.set(self.line.streams.get() - 1);
+        let left = self.line.streams.get() - 1;
+        self.line.streams.set(left);
         self.line.free_since_ms.set(self.worker.multiplexed.now_ms.get());
+        self.line.set_kept(left == 0);
     }
 }
 
@@ -159,6 +171,7 @@ pub(in crate::l7) async fn lease(
             Place::Taken(lease) => {
                 if lease.reused {
                     session.seat.counters().http.reused.add(1);
+                    target.counters.of(worker.index).reused.add(1);
                 }
                 return Ok(lease);
             }
@@ -223,7 +236,7 @@ async fn dial_up(
     let worker = &session.seat.worker;
     let group = &occupied.pool.group;
     let transport = connected(session, occupied).await?;
-    let open = Open::new(worker, &occupied.target);
+    let open = Rc::new(Open::new(worker, &occupied.target));
     let mut header = Vec::new();
     // On an encrypted connection it has gone before the handshake.
     if let Some(version) = group.config.send_proxy.filter(|_| group.tls.is_none()) {
@@ -239,6 +252,7 @@ async fn dial_up(
     let Some(Ok((sender, mut connection))) = made else { return Err(Refusal::ConnectFailed) };
     let pings = if asks { connection.ping_pong() } else { None };
     let gone = Rc::new(Cell::new(false));
+    let place = Rc::downgrade(&open);
     worker.executor.spawn(drive(connection, Rc::clone(&gone), open));
     let number = worker.multiplexed.made.get() + 1;
     worker.multiplexed.made.set(number);
@@ -250,6 +264,7 @@ async fn dial_up(
         origin: group.tls.clone(),
         free_since_ms: Cell::new(worker.multiplexed.now_ms.get()),
         gone,
+        open: place,
     };
     Ok((Rc::new(line), pings))
 }
@@ -268,7 +283,7 @@ fn builder() -> Builder {
 
 /// Moves what a connection has to move until it has ended: once nobody holds its line any more and its requests are done, or when the
 /// target ends it.
-async fn drive(connection: client::Connection<Wire, Bytes>, gone: Rc<Cell<bool>>, _open: Open) {
+async fn drive(connection: client::Connection<Wire, Bytes>, gone: Rc<Cell<bool>>, _open: Rc<Open>) {
     // Each request hears of it for itself.
     drop(connection.await);
     gone.set(true);

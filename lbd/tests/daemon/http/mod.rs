@@ -4,16 +4,20 @@ mod ambiguous;
 mod auth;
 mod bodies;
 mod compared;
+mod compress;
 mod failures;
 mod forwarding;
 mod life;
 mod limits;
+mod logged;
+mod observed;
 mod peers;
 mod real;
 mod route;
 mod rules;
 mod sticky;
 pub(crate) mod tls;
+mod traces;
 
 pub(crate) use peers::{Client, Target, answer, ask, get, write};
 

@@ -14,8 +14,8 @@ mod response;
 
 pub use body::{BodyReader, Chunks, Decoded};
 pub use fault::Fault;
-pub(crate) use head::trim;
 pub use head::{FIELDS_MAX, Field, Scanner, Version};
+pub(crate) use head::{members, trim};
 pub use host::Authority;
 pub use http2::{Pseudo, http2_request, http2_response, http2_trailers};
 pub use request::{RequestBody, RequestHead, parse_request};

@@ -1,3 +1,5 @@
+use common::config::SampleShare;
+
 use super::*;
 use crate::http::framing::{parse_request, parse_response};
 
@@ -16,6 +18,7 @@ fn passing(trusted: bool) -> Passing<'static> {
         hidden_cookies: &[],
         told: &[],
         told_in: &NONE,
+        trace: None,
     }
 }
 
@@ -140,6 +143,32 @@ fn who_it_is_from_is_told_by_nobody_else() {
         passed(&told)
     );
     assert!(passed(&[]).starts_with(&format!("{begin}X-Forwarded-For")), "also where nobody is asked");
+}
+
+#[test]
+fn a_trace_goes_on_as_it_came_or_from_this_hop_s_span() {
+    let text = "GET /path HTTP/1.1\r\nHost: a\r\nTraceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\
+                tracestate: rojo=1\r\n\r\n";
+    let about = |passing: &Passing<'_>| -> Vec<String> {
+        let passed = passed_on(text, passing).unwrap();
+        let lines = passed.lines().filter(|line| line.to_ascii_lowercase().starts_with("trace"));
+        lines.map(str::to_owned).collect()
+    };
+    let came = ["Traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "tracestate: rojo=1"];
+    assert_eq!(about(&passing(false)), came, "nobody is told of spans");
+    let head = parse_request(text.as_bytes()).unwrap();
+    let of = |share| Trace::begin(&head.fields, false, share, (7, 0xabc));
+    let told = of(SampleShare::ALL);
+    let own = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000abc-01";
+    assert_eq!(about(&Passing { trace: Some(&told), ..passing(false) }), ["tracestate: rojo=1", own]);
+    let untold = of(SampleShare::of_millionths(1).unwrap());
+    assert_eq!(about(&Passing { trace: Some(&untold), ..passing(false) }), came);
+    let fresh = Trace::begin(&[], false, SampleShare::ALL, (7, 0xabc));
+    let own = "traceparent: 00-00000000000000000000000000000007-0000000000000abc-01";
+    assert_eq!(about(&Passing { trace: Some(&fresh), ..passing(false) }), [own]);
+    let removed = HeaderChanges { remove: vec!["traceparent".to_owned()], ..NONE.clone() };
+    let passing = Passing { trace: Some(&told), changes: [&NONE, &removed], ..passing(false) };
+    assert_eq!(about(&passing), ["tracestate: rojo=1"]);
 }
 
 #[test]

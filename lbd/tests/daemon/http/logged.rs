@@ -1,0 +1,178 @@
+//! The access log's timers and termination states, and its sample.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::config;
+use super::peers::{Client, Target, answer, ask, get, write};
+use crate::server::Hanging;
+use crate::support::{Config, Folder, Lbd, eventually, free, metric, own_ip, reset};
+
+/// The records of a log, once there are so many.
+fn records(path: &Path, count: usize) -> Vec<Value> {
+    let mut records = Vec::new();
+    eventually("the log has its lines", || {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        records = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        records.len() >= count
+    });
+    records
+}
+
+/// The daemon with a log in JSON, which is the second of the two.
+fn logging(mut config: Config, service: &str) -> (Lbd, PathBuf) {
+    let folder = Folder::new();
+    let path = folder.path().join("access.log");
+    config.service =
+        format!("access_log = {{ format = \"json\", file = \"{}\" }}\n{service}", path.display());
+    (Lbd::start_in(folder, &config), path)
+}
+
+/// The five timers of a record.
+fn times(record: &Value) -> Vec<i64> {
+    record["times"].as_str().unwrap().split('/').map(|span| span.parse().unwrap()).collect()
+}
+
+#[test]
+fn requests_have_haproxy_s_timers_and_termination_states() {
+    let ip = own_ip();
+    let target = Target::with(ip, |request, stream| match request.line() {
+        "GET /hang HTTP/1.1" => Ok(false),
+        "GET /half HTTP/1.1" => {
+            write(stream, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")?;
+            Ok(false)
+        }
+        "GET /bad HTTP/1.1" => write(stream, "nonsense\r\n\r\n"),
+        // Until the connection is given up.
+        "GET /late HTTP/1.1" => stream.read(&mut [0]).map(|_| false),
+        _ => answer(stream, "ok"),
+    });
+    let service = "timeout = { response = \"500ms\" }\n\
+                   [[service.rule]]\nwhen = { path = \"/own\" }\nrespond = { status = 204 }\n\
+                   [[service.rule]]\nwhen = { path = \"/denied\" }\nforward = \"pool\"\naccess = { allow = [\"192.0.2.0/24\"] }\n";
+    let mut config = config(ip, &[target.address]);
+    config.group = "retry = { on = [] }".to_owned();
+    let (lbd, path) = logging(config, service);
+    let expected = [
+        ("/", 200, "--"),
+        ("/own", 204, "LR"),
+        ("/denied", 403, "PR"),
+        ("/hang", 502, "SH"),
+        ("/bad", 502, "PH"),
+        ("/late", 504, "sH"),
+    ];
+    for (asked, status, _) in expected {
+        assert_eq!(ask(lbd.address, &get(asked)).status(), status, "{asked}");
+    }
+    assert_eq!(ask(lbd.address, "GET /\r\n\r\n").status(), 400);
+    let mut half = Client::new(lbd.address);
+    assert!(half.send(get("/half")).try_answer(false).is_err(), "it is cut off");
+    let all = records(&path, expected.len() + 2);
+    let of = |asked: &str| all.iter().find(|record| record["path"] == asked).unwrap();
+    for (asked, _, termination) in expected {
+        let record = of(asked);
+        assert_eq!(record["termination"], termination, "{record}");
+        let [request, wait, connect, response, active] = times(record)[..] else { panic!("{record}") };
+        assert!(request >= 0 && active >= request, "{record}");
+        match termination {
+            "LR" | "PR" => assert_eq!((wait, connect, response), (-1, -1, -1), "{record}"),
+            "--" => assert!(wait == 0 && connect >= 0 && response >= 0, "{record}"),
+            _ => assert!(wait == 0 && connect >= 0 && response == -1, "{record}"),
+        }
+    }
+    assert!(times(of("/late"))[4] >= 500, "{}", of("/late"));
+    let refused = of("-");
+    assert_eq!((&refused["termination"], times(refused)[0]), (&"PR".into(), -1), "{refused}");
+    assert_eq!(of("/half")["termination"], "SD");
+}
+
+#[test]
+fn requests_that_got_no_target_say_why_in_two_letters() {
+    let ip = own_ip();
+    let hanging = Hanging::new(own_ip());
+    let (closed, slow) = (config(ip, &[free(ip)]), config(own_ip(), &[hanging.address]));
+    for (config, end, termination) in [(closed, "connect_failed", "SC"), (slow, "connect_timeout", "sC")] {
+        let (lbd, path) = logging(config, "timeout = { connect = \"200ms\" }\n");
+        assert_eq!(ask(lbd.address, &get("/")).status(), 503);
+        let record = &records(&path, 1)[0];
+        assert_eq!((&record["end"], &record["termination"]), (&end.into(), &termination.into()), "{record}");
+        assert_eq!((&record["group"], times(record)[2]), (&"pool".into(), -1), "{record}");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_is_the_one_that_has_ended_it() {
+    let ip = own_ip();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let target = Target::with(ip, move |_, stream| {
+        wait.lock().unwrap().recv().ok();
+        answer(stream, "late")
+    });
+    let mut config = config(ip, &[target.address]);
+    config.target_keys = vec!["max_connections = 1".to_owned()];
+    config.group = "queue = { timeout = \"300ms\" }".to_owned();
+    let (lbd, path) = logging(config, "");
+    let mut first = Client::new(lbd.address);
+    first.send(get("/first"));
+    eventually("it is at the target", || target.seen().len() == 1);
+    // The only place is taken.
+    assert_eq!(ask(lbd.address, &get("/second")).status(), 503);
+    reset(first.stream().try_clone().unwrap());
+    drop(first);
+    let all = records(&path, 2);
+    let of = |asked: &str| all.iter().find(|record| record["path"] == asked).unwrap();
+    assert_eq!((&of("/second")["termination"], times(of("/second"))[2]), (&"sQ".into(), -1));
+    assert!(times(of("/second"))[1] >= 300, "{}", of("/second"));
+    assert_eq!((&of("/first")["end"], &of("/first")["termination"]), (&"client".into(), &"CH".into()));
+    go.send(()).ok();
+}
+
+#[test]
+fn the_line_for_people_has_the_same() {
+    let ip = own_ip();
+    let target = Target::named(ip, "ok");
+    let folder = Folder::new();
+    let path = folder.path().join("access.log");
+    let mut config = config(ip, &[target.address]);
+    config.service = format!("access_log = {{ file = \"{}\" }}\n", path.display());
+    let lbd = Lbd::start_in(folder, &config);
+    assert_eq!(ask(lbd.address, &get("/a?b=c")).text(), "ok");
+    eventually("a line", || {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let times = text.split_once(" times=").and_then(|(_, rest)| rest.split_once(' '));
+        times.is_some_and(|(times, rest)| {
+            times.split('/').count() == 5
+                && rest == "termination=-- status=200 reused=0 \"GET shop.example/a?b=c\"\n"
+        })
+    });
+}
+
+#[test]
+fn of_a_sample_every_request_is_written_or_counted() {
+    const REQUESTS: u64 = 400;
+    let ip = own_ip();
+    let target = Target::named(ip, "ok");
+    let folder = Folder::new();
+    let path = folder.path().join("access.log");
+    let mut config = config(ip, &[target.address]);
+    config.service = format!("access_log = {{ file = \"{}\", sample = 0.5 }}\n", path.display());
+    let lbd = Lbd::start_in(folder, &config);
+    let mut client = Client::new(lbd.address);
+    for _ in 0..REQUESTS {
+        assert_eq!(client.send(get("/")).answer().text(), "ok");
+    }
+    let written = || fs::read_to_string(&path).unwrap_or_default().lines().count() as u64;
+    eventually("each is one or the other", || lbd.service("access_log_left_out") + written() == REQUESTS);
+    assert!((REQUESTS / 4..=REQUESTS * 3 / 4).contains(&written()), "{}", written());
+    let left_out = metric(&lbd, "tandem_lbd_service_access_log_left_out_total");
+    assert_eq!(left_out["{service=\"web\"}"], REQUESTS - written());
+    // A reload begins no new count.
+    assert_eq!(lbd.reload(&config).0, 200);
+    assert_eq!(lbd.service("access_log_left_out"), REQUESTS - written());
+}

@@ -1,0 +1,133 @@
+//! What is counted of requests by rule, group and target, and what goes on to be counted after a reload.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::config;
+use super::peers::{Client, Target, answer, ask, get, write};
+use crate::support::{Config, Lbd, eventually, free, metric, own_ip};
+
+const RULES: &str = "[[service.rule]]\nwhen = { path_prefix = \"/api\" }\nforward = \"pool\"\n\
+                     [[service.rule]]\nwhen = { path = \"/no\" }\nrespond = { status = 403 }\n";
+
+/// The answers of a class to requests that met a rule.
+fn answered(lbd: &Lbd, rule: &str, class: &str) -> u64 {
+    metric(lbd, "tandem_lbd_service_http_rule_requests_total")
+        [&format!("{{service=\"web\",rule=\"{rule}\",class=\"{class}\"}}")]
+}
+
+#[test]
+fn requests_are_counted_by_the_rule_that_they_meet() {
+    let ip = own_ip();
+    let target = Target::with(ip, |request, stream| match request.line() {
+        "GET /api/none HTTP/1.1" => write(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
+        _ => answer(stream, "ok"),
+    });
+    let mut config = config(ip, &[target.address]);
+    config.service = RULES.to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    for path in ["/", "/api", "/api/x", "/api/none", "/no", "/else"] {
+        client.send(get(path)).answer();
+    }
+    // One that nobody understands meets no rule, either.
+    client.send("GET / HTTP/1.1\r\n\r\n").answer();
+    eventually("all are counted", || answered(&lbd, "none", "4xx") == 1);
+    assert_eq!((answered(&lbd, "none", "2xx"), answered(&lbd, "1", "2xx")), (2, 2));
+    assert_eq!((answered(&lbd, "1", "4xx"), answered(&lbd, "2", "4xx")), (1, 1));
+    let all = metric(&lbd, "tandem_lbd_service_http_requests_total");
+    assert_eq!(
+        (all["{service=\"web\",class=\"2xx\"}"], all["{service=\"web\",class=\"4xx\"}"]),
+        (4, 3),
+        "together they are all of the service's"
+    );
+    let durations = metric(&lbd, "tandem_lbd_service_http_rule_request_duration_seconds_count");
+    assert_eq!(durations["{service=\"web\",rule=\"1\"}"], 3);
+    let status = lbd.status();
+    let rules = &status["services"][0]["requests"]["rules"];
+    assert_eq!((&rules[0]["rule"], &rules[2]["rule"]), (&"none".into(), &"2".into()), "{rules}");
+    assert_eq!((&rules[1]["answered"]["2xx"], &rules[1]["answered"]["4xx"]), (&2.into(), &1.into()));
+    assert!(rules[1]["duration"]["p50_us"].is_u64(), "{rules}");
+
+    // Places go on to be counted, whatever rule is there; one that is new begins at 0.
+    config.service = format!("{RULES}[[service.rule]]\nwhen = {{ path = \"/third\" }}\nforward = \"pool\"\n");
+    assert_eq!(lbd.reload(&config).0, 200);
+    assert_eq!((answered(&lbd, "1", "2xx"), answered(&lbd, "3", "2xx")), (2, 0));
+    assert_eq!(ask(lbd.address, &get("/third")).status(), 200);
+    assert_eq!(ask(lbd.address, &get("/api")).status(), 200);
+    eventually("they are counted", || answered(&lbd, "3", "2xx") == 1 && answered(&lbd, "1", "2xx") == 3);
+}
+
+#[test]
+fn a_target_s_connections_are_counted_as_they_are_kept_and_used_again() {
+    let ip = own_ip();
+    let target = Target::named(ip, "ok");
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let of_target = |name: &str| {
+        let all = metric(&lbd, &format!("tandem_lbd_target_http_{name}"));
+        all[&format!("{{group=\"pool\",target=\"t0\",address=\"{}\"}}", target.address)]
+    };
+    let view = || lbd.status()["target_groups"][0]["targets"][0]["requests"].clone();
+    let mut client = Client::new(lbd.address);
+    for _ in 0..5 {
+        client.send(get("/")).answer();
+    }
+    eventually("it is kept", || view()["connections_kept"] == 1);
+    assert_eq!(of_target("reused_connections_total"), 4);
+    eventually("the last one is counted", || of_target("request_duration_seconds_count") == 5);
+    assert_eq!((&view()["answered"]["2xx"], &view()["reused_connections"]), (&5.into(), &4.into()));
+    let (_, metrics) = lbd.ask("GET", "/metrics");
+    let kept = format!(
+        "tandem_lbd_target_http_connections_kept{{group=\"pool\",target=\"t0\",address=\"{}\"}} 1",
+        target.address
+    );
+    assert!(metrics.contains(&kept), "{kept} in {metrics}");
+    // A target that gets nothing more has none kept.
+    let (code, _) =
+        lbd.send("PATCH", "/v1/target-groups/pool/targets/t0", &serde_json::json!({ "state": "drain" }));
+    assert_eq!(code, 200);
+    eventually("it is closed", || view()["connections_kept"] == 0 && target.ended() == 1);
+}
+
+#[test]
+fn a_group_s_requests_are_counted_also_of_targets_that_have_left_and_of_none() {
+    let ip = own_ip();
+    let (one, two) = (Target::named(ip, "one"), Target::named(ip, "two"));
+    let first = config(ip, &[one.address]);
+    let lbd = Lbd::start(&first);
+    let served = || metric(&lbd, "tandem_lbd_group_http_requests_total")["{group=\"pool\",class=\"2xx\"}"];
+    let unserved = || metric(&lbd, "tandem_lbd_group_http_requests_unserved_total")["{group=\"pool\"}"];
+    let with =
+        |targets: &[std::net::SocketAddr]| Config { listen: first.listen.clone(), ..config(ip, targets) };
+    assert_eq!(ask(lbd.address, &get("/")).text(), "one");
+    eventually("it is counted", || served() == 1);
+    assert_eq!(lbd.reload(&with(&[two.address])).0, 200);
+    assert_eq!(ask(lbd.address, &get("/")).text(), "two");
+    eventually("so is the next one", || served() == 2);
+    let durations = metric(&lbd, "tandem_lbd_group_http_request_duration_seconds_count");
+    assert_eq!(durations["{group=\"pool\"}"], 2);
+    assert_eq!(unserved(), 0);
+    assert_eq!(lbd.reload(&with(&[free(ip)])).0, 200);
+    assert_eq!(ask(lbd.address, &get("/")).status(), 503);
+    assert_eq!((served(), unserved()), (2, 1));
+    let view = &lbd.status()["target_groups"][0]["requests"];
+    assert_eq!((&view["answered"]["2xx"], &view["unserved"]), (&2.into(), &1.into()), "{view}");
+}
+
+#[test]
+fn what_is_sent_again_is_counted_for_the_target_that_has_ended_the_connection() {
+    let ip = own_ip();
+    let asked = AtomicUsize::new(0);
+    // The second request on the one kept connection gets no answer.
+    let target = Target::with(ip, move |_, stream| {
+        if asked.fetch_add(1, Ordering::SeqCst) == 1 { Ok(false) } else { answer(stream, "ok") }
+    });
+    let mut config = config(ip, &[target.address]);
+    config.group = "retry = { on = [\"connect\", \"stale_connection\"] }".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    for _ in 0..2 {
+        assert_eq!(client.send(get("/")).answer().text(), "ok");
+    }
+    let resent = metric(&lbd, "tandem_lbd_target_http_requests_resent_total");
+    assert_eq!(resent.values().sum::<u64>(), 1);
+}
