@@ -208,7 +208,7 @@ impl Post {
             }
             for done in waiting.drain(..) {
                 // Whoever asked may have stopped waiting.
-                drop(done.send(()));
+                done.send(()).ok();
             }
         }
     }

@@ -182,7 +182,8 @@ impl Termination {
             "client" => ('C', here),
             // One that waited for another target after the first had failed.
             "client_gone" => ('C', if stage == Stage::Queue { 'Q' } else { 'C' }),
-            "target" => ('S', here),
+            // The target of a request may be what is wrong with it, too.
+            "target" if stage != Stage::Request => ('S', here),
             "connect_failed" | "no_target" => ('S', 'C'),
             "no_body" | "slow" => ('c', here),
             "header_timeout" => ('c', 'R'),

@@ -230,7 +230,7 @@ fn a_worker_compresses_so_many_at_a_time_and_no_more() {
             stream,
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n",
         )?;
-        drop(wait.lock().unwrap().recv());
+        wait.lock().unwrap().recv().ok();
         write(stream, "3\r\nend\r\n0\r\n\r\n")
     });
     let lbd = Lbd::start(&compressing(ip, &[&target]));

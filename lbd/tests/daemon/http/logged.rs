@@ -85,7 +85,8 @@ fn requests_have_haproxy_s_timers_and_termination_states() {
             _ => assert!(wait == 0 && connect >= 0 && response == -1, "{record}"),
         }
     }
-    assert!(times(of("/late"))[4] >= 500, "{}", of("/late"));
+    // The workers' clock may be some milliseconds behind when a time-out begins.
+    assert!(times(of("/late"))[4] >= 450, "{}", of("/late"));
     let refused = of("-");
     assert_eq!((&refused["termination"], times(refused)[0]), (&"PR".into(), -1), "{refused}");
     assert_eq!(of("/half")["termination"], "SD");
