@@ -266,9 +266,9 @@ mod tests {
         let vary = ("Vary", "Accept-Encoding".to_owned());
         let gzip = ("Content-Encoding", "gzip".to_owned());
         assert!(fields(Coding::AsSent, "").is_empty());
-        assert_eq!(fields(Coding::Varying, "Vary: Origin\r\n"), [vary.clone()]);
+        assert_eq!(fields(Coding::Varying, "Vary: Origin\r\n"), std::slice::from_ref(&vary));
         assert_eq!(fields(Coding::Gzip, ""), [vary, gzip.clone()]);
-        assert_eq!(fields(Coding::Gzip, "Vary: Origin, accept-encoding\r\n"), [gzip.clone()]);
+        assert_eq!(fields(Coding::Gzip, "Vary: Origin, accept-encoding\r\n"), std::slice::from_ref(&gzip));
         assert_eq!(fields(Coding::Gzip, "Vary: *\r\n"), [gzip]);
     }
 
