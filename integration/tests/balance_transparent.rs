@@ -142,6 +142,7 @@ fn unacknowledged_data_ends_a_connection_in_time() -> Result<()> {
     assert!(waited > Duration::from_millis(1900) && waited < Duration::from_secs(10), "{waited:?}");
     let vanished = || services(&lab).is_ok_and(|all| all[0]["ended"]["target_vanished"] == 1);
     wait_until("it to be counted as a target that vanished", LIMIT, vanished)?;
+    assert_eq!(lab.a().counted("tandem_lbd_target_vanished_total", "")?, 1);
     lab.finish()
 }
 

@@ -179,6 +179,8 @@ pub(crate) struct TargetCounters {
     pub(crate) retried: Counter,
     /// Connections that the target reset.
     pub(crate) resets: Counter,
+    /// Connections whose target was not heard of any more.
+    pub(crate) vanished: Counter,
     /// Bytes from clients.
     pub(crate) bytes_to_target: Counter,
     /// Bytes for clients.

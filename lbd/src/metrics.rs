@@ -85,6 +85,7 @@
 //! | `tandem_lbd_target_connect_failures_total` | counter | the same and `reason` (`error`, `timeout`, `tls`: no handshake) | connects that failed |
 //! | `tandem_lbd_target_connect_retries_total` | counter | the same | of these, failures after which another target was tried |
 //! | `tandem_lbd_target_resets_total` | counter | the same | connections that the target reset |
+//! | `tandem_lbd_target_vanished_total` | counter | the same | connections on which the target was not heard of any more |
 //! | `tandem_lbd_target_bytes_total` | counter | the same and `direction` (`to_target`, `to_client`) | bytes relayed |
 //! | `tandem_lbd_target_http_answers_total` | counter | the same and `class` | answers to HTTP requests, by status |
 //! | `tandem_lbd_target_http_request_duration_seconds` | histogram | the same | from a request's connection to its answer's end |
@@ -518,6 +519,12 @@ fn encode_traffic(out: &mut Out<'_>, targets: &[Labelled<'_>]) -> fmt::Result {
         "target_resets",
         "Connections that the target reset",
         targets.iter().map(|it| (it.labels(), resets(it))),
+    )?;
+    let vanished = |it: &Labelled<'_>| it.target.counters.sum(|shard| &shard.vanished);
+    out.counters(
+        "target_vanished",
+        "Connections on which the target was not heard of any more",
+        targets.iter().map(|it| (it.labels(), vanished(it))),
     )?;
     out.counters(
         "target_bytes",

@@ -342,6 +342,9 @@ pub(crate) struct TargetView {
     /// Connections that it reset.
     #[serde(default)]
     pub(crate) resets: u64,
+    /// Connections on which it was not heard of any more.
+    #[serde(default)]
+    pub(crate) vanished: u64,
     /// Bytes from clients.
     #[serde(default)]
     pub(crate) bytes_to_target: u64,
@@ -629,6 +632,7 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         checks_total: target.checks.iter().map(Counter::get).sum(),
         checks_failed: target.checks[1].get(),
         resets: sum(|shard| &shard.resets),
+        vanished: sum(|shard| &shard.vanished),
         bytes_to_target: sum(|shard| &shard.bytes_to_target),
         bytes_to_client: sum(|shard| &shard.bytes_to_client),
         connect_time: counters.counts(|shard| &shard.connect_times).into(),

@@ -67,7 +67,8 @@ pub(super) fn add_stretch(samples: &mut Samples<Figure>, load: Load, proxy: Prox
         Load::Bulk => {
             // Nanoseconds for a byte are seconds for a gigabyte.
             samples.add(Figure::BulkProcessor, proxy, each_ns * 1e3);
-            samples.add(Figure::BulkRate, proxy, rate * 8.0 / 1e9);
+            // The other processor, which makes and takes all of it, may be what bounds it.
+            samples.add_rate_as(Figure::BulkRate, proxy, rate * 8.0 / 1e9, stretch);
         }
         Load::Requests | Load::Paced | Load::Idle => {
             samples.add(Figure::RequestProcessor, proxy, each_ns / 1e3);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use common::rng::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::Proxy;
@@ -10,6 +11,12 @@ use crate::report::table::{Align, Table};
 
 /// A proxy that used less of its processor than this was not what limited the rate.
 const BUSY_MIN: f64 = 0.9;
+
+/// From so many samples of each side it is worked out between what the ratio lies.
+const RESAMPLED_MIN: usize = 50;
+
+/// How often they are drawn again for that.
+const DRAWS: usize = 1000;
 
 /// A figure that is compared: a line of a table. In the order of the table.
 pub trait Compared: Copy + Ord {
@@ -42,7 +49,12 @@ impl<F: Compared> Samples<F> {
 
     /// Adds a rate, which is only judged if it was ours that limited it, and not what made the load.
     pub(crate) fn add_rate(&mut self, figure: F, proxy: Proxy, stretch: &Stretch) {
-        self.add(figure, proxy, stretch.per_second());
+        self.add_rate_as(figure, proxy, stretch.per_second(), stretch);
+    }
+
+    /// The same in another unit than a second's.
+    pub(crate) fn add_rate_as(&mut self, figure: F, proxy: Proxy, value: f64, stretch: &Stretch) {
+        self.add(figure, proxy, value);
         if proxy == Proxy::Lbd {
             self.busy.entry(figure).or_default().push(stretch.busy());
         }
@@ -54,6 +66,7 @@ impl<F: Compared> Samples<F> {
         self.add(figure, proxy, bytes as f64 / 1e6);
     }
 
+    /// A line for each figure that all proxies have.
     pub(crate) fn rows(&self) -> Vec<Row<F>> {
         let figures: BTreeSet<F> = self.values.keys().map(|(figure, _)| *figure).collect();
         figures.into_iter().filter_map(|figure| self.row(figure)).collect()
@@ -118,15 +131,55 @@ impl<F: Compared> Row<F> {
         ours / medians.reduce(best).unwrap_or(f64::NAN)
     }
 
+    /// Between what the ratio lies nine times out of ten when as many samples are drawn again from those there are (Efron's bootstrap); of
+    /// samples that were taken beside each other all sides are drawn together. Nothing where there are few.
+    #[must_use]
+    pub fn interval(&self) -> Option<(f64, f64)> {
+        let count =
+            self.sides.iter().map(|side| side.values.len()).min().filter(|count| *count >= RESAMPLED_MIN)?;
+        // The same samples always have the same interval.
+        let mut rng = Rng::new(1);
+        let mut draw = || {
+            let drawn: Vec<usize> =
+                (0..count).map(|_| usize::try_from(rng.below(count as u64)).unwrap_or_default()).collect();
+            let side = |side: &Side| {
+                Side::of(side.proxy, &drawn.iter().map(|&at| side.values[at]).collect::<Vec<_>>())
+            };
+            let sides = self.sides.iter().filter_map(side).collect();
+            Self { figure: self.figure, sides, judged: self.judged }.ratio()
+        };
+        let mut ratios: Vec<f64> = (0..DRAWS).map(|_| draw()).collect();
+        ratios.sort_unstable_by(f64::total_cmp);
+        Some((ratios[DRAWS / 20], ratios[DRAWS - DRAWS / 20 - 1]))
+    }
+
     /// Whether ours is at least as good as the better one of the others, to a hundredth.
     #[must_use]
     pub fn met(&self) -> bool {
-        let ratio = (self.ratio() * 100.0).round() / 100.0;
+        self.is_met_by(self.ratio())
+    }
+
+    fn is_met_by(&self, ratio: f64) -> bool {
+        let ratio = (ratio * 100.0).round() / 100.0;
         if self.figure.more_is_better() { ratio >= 1.0 } else { ratio <= 1.0 }
     }
 
+    /// Whether there may be no difference: its interval has ratios of either kind.
+    fn is_undecided(&self) -> bool {
+        !self.met()
+            && self.interval().is_some_and(|(least, most)| self.is_met_by(least) || self.is_met_by(most))
+    }
+
     fn missed(&self) -> bool {
-        self.judged && !self.met()
+        self.judged && !self.met() && !self.is_undecided()
+    }
+
+    fn result(&self) -> String {
+        match self.interval() {
+            Some((least, most)) if self.is_undecided() => format!("no difference ({least:.2} to {most:.2})"),
+            _ if self.met() => "met".to_owned(),
+            _ => "MISSED".to_owned(),
+        }
     }
 
     fn cells(&self) -> Vec<String> {
@@ -136,7 +189,7 @@ impl<F: Compared> Row<F> {
         cells.push(format!("{:.2}", self.ratio()));
         if self.judged {
             cells.push(if self.figure.more_is_better() { "≥ 1.00" } else { "≤ 1.00" }.to_owned());
-            cells.push(if self.met() { "met" } else { "MISSED" }.to_owned());
+            cells.push(self.result());
         } else {
             cells.extend([String::new(), "the load's".to_owned()]);
         }
@@ -192,6 +245,28 @@ mod tests {
             render_misses(std::slice::from_ref(row)),
             "  requests per second: 0.90 of the better one's\n"
         );
+    }
+
+    #[test]
+    fn many_samples_say_how_sure_the_ratio_is() {
+        let around = |middle: f64| (0..200).map(|at| middle + f64::from(at % 21) - 10.0).collect::<Vec<_>>();
+        let row = |ours: f64| {
+            let mut all = rows(Figure::AddedLatency, [&around(ours), &around(100.0), &around(104.0)]);
+            all.remove(0)
+        };
+        let (alike, worse, better) = (row(101.0), row(120.0), row(80.0));
+        // Drawn beside each other, all move together: what is a hundredth more always is.
+        assert!(
+            alike.interval().is_some_and(|(least, most)| least > 0.99 && most < 1.03),
+            "{:?}",
+            alike.interval()
+        );
+        assert_eq!([worse.result(), better.result()], ["MISSED", "met"]);
+        assert!(worse.missed() && !better.missed());
+        let mut noisy = alike;
+        noisy.sides[0].values.rotate_left(7);
+        assert!(noisy.result().starts_with("no difference (0.9") && !noisy.missed(), "{}", noisy.result());
+        assert_eq!(rows(Figure::AddedLatency, [&[2.0], &[1.0], &[1.0]])[0].interval(), None);
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
         let end = Loss::from_error(&error).of_target();
         judge(&occupied.target, end, false);
         at_target.resets.add(u64::from(end == End::TargetReset));
+        at_target.vanished.add(u64::from(end == End::TargetVanished));
         seat.counters().ends[end.index()].add(1);
         reset_on_close(SockRef::from(&client));
         return journal.ended(&seat, &occupied.target, end.name(), Relayed::default());
@@ -76,6 +77,7 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
     let end = relay.as_mut().await;
     seat.counters().ends[end.index()].add(1);
     at_target.resets.add(u64::from(end == End::TargetReset));
+    at_target.vanished.add(u64::from(end == End::TargetVanished));
     let answered = entry.control.answered();
     judge(&occupied.target, end, answered.is_some());
     drop(connected);

@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use crate::server::Server;
-use crate::support::{Config, Lbd, PATIENCE, connect, end_of, eventually, exchange, own_ip, ping, reset};
+use crate::support::{
+    Config, Lbd, PATIENCE, connect, end_of, eventually, exchange, free, metric, own_ip, ping, reset,
+};
 
 fn lbd(api: impl Fn(&mut Config)) -> (Lbd, Config, Server) {
     let ip = own_ip();
@@ -64,6 +66,74 @@ fn the_status_command_prints_the_same_as_the_api() {
     let table = String::from_utf8(lbd.command(&["status"]).stdout).unwrap();
     assert!(table.contains("pool   t0") && table.contains("unchecked"), "{table}");
     assert!(lbd.command(&["reload"]).status.success());
+}
+
+/// The sum of a metric over all lines that hold this.
+fn sum(lbd: &Lbd, name: &str, holds: &str) -> u64 {
+    metric(lbd, name).iter().filter(|(labels, _)| labels.contains(holds)).map(|(_, value)| value).sum()
+}
+
+#[test]
+fn the_metrics_say_what_the_api_says() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[free(ip), server.address]);
+    let lbd = Lbd::start(&config);
+    let mut open = Vec::new();
+    for _ in 0..6 {
+        let mut stream = lbd.connect();
+        assert_eq!(ping(&mut stream, "x").unwrap(), "x");
+        open.push(stream);
+    }
+    open.truncate(2);
+    eventually("four are closed", || lbd.service("connections_open") == 2);
+    config.group = "health = { tcp = true, interval = \"50ms\", unhealthy_threshold = 1 }".to_owned();
+    assert_eq!(lbd.reload(&config).0, 200);
+    let target = |index: usize| lbd.status()["target_groups"][0]["targets"][index].clone();
+    eventually("both are checked", || {
+        [0, 1].iter().all(|&it| target(it)["checks_total"].as_u64() >= Some(2))
+    });
+    assert_eq!([0, 1].map(|it| target(it)["checks_failed"].as_u64() >= Some(2)), [true, false]);
+
+    let (code, status) = lbd.ask("GET", "/v1/services");
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(code, 200);
+    let service = |key: &str| status[0][key].as_u64().unwrap();
+    for (name, key, value) in [
+        ("service_connections_open", "connections_open", 2),
+        ("service_connections_total", "connections_total", 6),
+        ("service_connections_queued_total", "queued_total", 0),
+        ("service_connect_retries_total", "connect_retries", service("connect_retries").max(1)),
+        ("service_connections_max", "connections_max", service("connections_max")),
+    ] {
+        assert_eq!((service(key), sum(&lbd, &format!("tandem_lbd_{name}"), "")), (value, value), "{name}");
+    }
+    assert_eq!(sum(&lbd, "tandem_lbd_group_queue_waiting", ""), 0);
+    let states =
+        ["all", "usable", "ejected"].map(|it| sum(&lbd, "tandem_lbd_group_targets", &format!("\"{it}\"")));
+    assert_eq!(states, [2, 1, 0]);
+    for (index, id) in ["t0", "t1"].into_iter().enumerate() {
+        let (label, shown) = (format!("target=\"{id}\""), target(index));
+        for (name, key) in [
+            ("target_connections_open", "connections_open"),
+            ("target_connections_total", "connections_total"),
+            ("target_connect_retries_total", "connect_retries"),
+            ("target_connect_failures_total", "connect_failures"),
+            ("target_share", "share"),
+            ("target_weight", "weight"),
+        ] {
+            let told = shown[key].as_u64().unwrap();
+            assert_eq!(sum(&lbd, &format!("tandem_lbd_{name}"), &label), told, "{id} {name}");
+        }
+        let healthy = u64::from(shown["health"] == "healthy");
+        for name in ["target_usable", "target_serving"] {
+            assert_eq!(sum(&lbd, &format!("tandem_lbd_{name}"), &label), healthy, "{id} {name}");
+        }
+        // These go on.
+        let checks = sum(&lbd, "tandem_lbd_target_checks_total", &label);
+        assert!(checks >= shown["checks_total"].as_u64().unwrap(), "{id}");
+    }
+    assert!(target(1)["first_byte_time"]["p50_us"].as_u64().is_some());
 }
 
 #[test]

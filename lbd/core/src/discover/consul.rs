@@ -101,7 +101,7 @@ pub fn parse(body: &[u8], service: &str, max_targets: u32) -> Result<Answer, Fai
         *uses.entry(name).or_default() += 1;
     }
     let weights: Vec<u16> = instances.iter().map(|instance| instance.service.weight()).collect();
-    let mut entries = Entries::default();
+    let mut entries = Entries::up_to(max_targets);
     for (instance, weight) in instances.iter().zip(scaled(&weights)) {
         let Some(address) = address(instance) else {
             entries.unusable += 1;
@@ -114,7 +114,7 @@ pub fn parse(body: &[u8], service: &str, max_targets: u32) -> Result<Answer, Fai
         target.weight = weight;
         entries.push(target);
     }
-    entries.into_answer(max_targets, &format!("Consul lists no passing instance of {service:?}"))
+    entries.into_answer(&format!("Consul lists no passing instance of {service:?}"))
 }
 
 /// Where the instance listens. Consul also takes host names here, which are not followed.

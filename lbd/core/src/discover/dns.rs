@@ -40,6 +40,9 @@ pub struct Addresses {
     pub half: Option<Failure>,
 }
 
+/// Addresses that are remembered of a family of a name, the first of them: as many as a group may have targets.
+const ADDRESSES_MAX: usize = 4096;
+
 /// The last good addresses of each family of the names asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
@@ -68,6 +71,9 @@ impl Names {
                 Lookup::Missing { .. } => known.clear(),
                 Lookup::Failed(message) => addresses.half = Some(unanswered(name, kind, &message)),
             }
+            known.sort_unstable();
+            known.dedup();
+            known.truncate(ADDRESSES_MAX);
             addresses.list.extend(known.iter());
         }
         Ok(addresses)
@@ -116,12 +122,12 @@ pub fn from_addresses(
     port: u16,
     max_targets: u32,
 ) -> Result<Answer, Failure> {
-    let mut entries = Entries::default();
+    let mut entries = Entries::up_to(max_targets);
     for &ip in &addresses.list {
         entries.push(plain(SocketAddr::new(ip, port)));
     }
     let nothing = format!("DNS has no usable address for {name}");
-    let answer = entries.into_answer(max_targets, &nothing)?;
+    let answer = entries.into_answer(&nothing)?;
     Ok(Answer { ttl: Some(addresses.ttl), partial: addresses.half.clone(), ..answer })
 }
 
@@ -175,7 +181,7 @@ pub fn from_services(
     names: &Names,
     max_targets: u32,
 ) -> Result<Answer, Failure> {
-    let mut entries = Entries::default();
+    let mut entries = Entries::up_to(max_targets);
     let mut ttl = ttl;
     let (mut failed, mut half) = (None, None);
     let first = services.first().map_or(0, |service| service.priority);
@@ -204,7 +210,7 @@ pub fn from_services(
         }
     }
     let nothing = format!("no host in the SRV records of {name} has a usable address");
-    match (entries.into_answer(max_targets, &nothing), failed) {
+    match (entries.into_answer(&nothing), failed) {
         (Ok(answer), failed) => Ok(Answer { ttl: Some(ttl), partial: failed.or(half).cloned(), ..answer }),
         (Err(_), Some(failed)) => Err(failed.clone()),
         (Err(failure), None) => Err(failure),
@@ -292,6 +298,19 @@ mod tests {
         let answer = from_addresses("shop.", &list, 80, 1024).unwrap();
         assert_eq!((answer.targets.len(), answer.over_limit), (1024, 5000 - 1024));
         assert_eq!(answer.targets[0].id, "10.0.0.0:80");
+    }
+
+    /// Of what would be a million targets never more than a few times the limit is there at once; the same ones are taken as if all were.
+    #[test]
+    fn records_whose_hosts_have_thousands_of_addresses_are_cut_to_the_limit() {
+        let services: Vec<_> = (0..500).map(|port| service(1, 1, 8000 + port, "many.")).collect();
+        let records: Vec<_> =
+            (0..2000_u32).map(|host| IpAddr::from((0x0a00_0000 + host).to_be_bytes())).collect();
+        let list = Addresses { list: records, ttl: TTL, half: None };
+        let hosts = Hosts::from([("many.".to_owned(), Ok(list))]);
+        let answer = from_services("x.", &services, TTL, &hosts, &Names::default(), 100).unwrap();
+        assert_eq!((answer.targets.len(), answer.over_limit), (100, 1_000_000 - 100));
+        assert_eq!([&answer.targets[0].id, &answer.targets[99].id], ["10.0.0.0:8000", "10.0.0.0:8099"]);
     }
 
     #[test]

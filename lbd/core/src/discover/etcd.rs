@@ -72,7 +72,7 @@ struct Value {
 pub fn parse(body: &[u8], prefix: &str, max_targets: u32) -> Result<Answer, Failure> {
     let range: Range = serde_json::from_slice(body)
         .map_err(|error| Failure::invalid(format!("etcd's answer is not a range of keys: {error}")))?;
-    let mut entries = Entries::default();
+    let mut entries = Entries::up_to(max_targets);
     let listed = count(range.kvs.len());
     entries.over_limit = range.count.parse::<u64>().unwrap_or(0).saturating_sub(listed);
     for entry in &range.kvs {
@@ -81,7 +81,7 @@ pub fn parse(body: &[u8], prefix: &str, max_targets: u32) -> Result<Answer, Fail
             None => entries.unusable += 1,
         }
     }
-    entries.into_answer(max_targets, &format!("etcd has no target under {prefix:?}"))
+    entries.into_answer(&format!("etcd has no target under {prefix:?}"))
 }
 
 fn target(entry: &KeyValue, prefix: &str) -> Option<Target> {

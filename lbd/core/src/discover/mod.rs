@@ -111,27 +111,36 @@ impl Failure {
     }
 }
 
-/// Entries on their way to an [`Answer`].
-#[derive(Debug, Default)]
+/// Entries on their way to an [`Answer`] of at most so many targets.
+#[derive(Debug)]
 struct Entries {
     targets: Vec<Target>,
     unusable: u64,
     over_limit: u64,
+    max_targets: usize,
 }
 
 impl Entries {
+    fn up_to(max_targets: u32) -> Self {
+        let max_targets = usize::try_from(max_targets).unwrap_or(usize::MAX);
+        Self { targets: Vec::new(), unusable: 0, over_limit: 0, max_targets }
+    }
+
     /// Takes one entry, if its address can be a target's.
     fn push(&mut self, target: Target) {
-        if is_usable(target.address) {
-            self.targets.push(target);
-        } else {
+        if !is_usable(target.address) {
             self.unusable += 1;
+            return;
+        }
+        self.targets.push(target);
+        // A source may say far more than is taken: records with names that have thousands of addresses each.
+        if self.targets.len() >= self.max_targets.saturating_mul(4).max(64) {
+            self.cut();
         }
     }
 
-    /// The answer they make, the same for the same set of entries in any order: primaries first, by address. Beyond
-    /// `max_targets` the last ones of this order are left out.
-    fn into_answer(mut self, max_targets: u32, nothing: &str) -> Result<Answer, Failure> {
+    /// Leaves out what is there twice, and what is beyond `max_targets` in the order of answers: primaries first, by address.
+    fn cut(&mut self) {
         self.targets.sort_by(|a, b| {
             (a.backup, a.address, &a.id, a.weight).cmp(&(b.backup, b.address, &b.id, b.weight))
         });
@@ -139,9 +148,13 @@ impl Entries {
         let all = self.targets.len();
         self.targets.retain(|target| addresses.insert(target.address) && ids.insert(target.id.clone()));
         self.unusable += count(all - self.targets.len());
-        let max_targets = usize::try_from(max_targets).unwrap_or(usize::MAX);
-        self.over_limit += count(self.targets.len().saturating_sub(max_targets));
-        self.targets.truncate(max_targets);
+        self.over_limit += count(self.targets.len().saturating_sub(self.max_targets));
+        self.targets.truncate(self.max_targets);
+    }
+
+    /// The answer they make, the same for the same set of entries in any order.
+    fn into_answer(mut self, nothing: &str) -> Result<Answer, Failure> {
+        self.cut();
         if self.targets.is_empty() {
             let unusable = match self.unusable {
                 0 => String::new(),
@@ -208,7 +221,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn entries(addresses: &[&str]) -> Entries {
-        let mut entries = Entries::default();
+        let mut entries = Entries::up_to(10);
         for address in addresses {
             entries.push(plain(address.parse().unwrap()));
         }
@@ -227,9 +240,9 @@ mod tests {
             "[ff02::1]:80",
             "[::ffff:10.0.0.1]:80",
         ];
-        let failure = entries(&wrong).into_answer(10, "nothing there").unwrap_err();
+        let failure = entries(&wrong).into_answer("nothing there").unwrap_err();
         assert_eq!(failure, Failure::empty("nothing there (8 entries cannot be used)"));
-        let answer = entries(&["127.0.0.1:80", "10.0.0.1:0", "127.0.0.1:80"]).into_answer(10, "").unwrap();
+        let answer = entries(&["127.0.0.1:80", "10.0.0.1:0", "127.0.0.1:80"]).into_answer("").unwrap();
         assert_eq!((answer.targets.len(), answer.unusable), (1, 2));
     }
 
@@ -237,7 +250,8 @@ mod tests {
     fn the_limit_leaves_out_backups_first() {
         let mut all = entries(&["10.0.0.9:1", "10.0.0.8:1", "10.0.0.7:1"]);
         all.targets[2].backup = true;
-        let answer = all.into_answer(2, "").unwrap();
+        all.max_targets = 2;
+        let answer = all.into_answer("").unwrap();
         let addresses: Vec<String> = answer.targets.iter().map(|target| target.address.to_string()).collect();
         assert_eq!(addresses, ["10.0.0.8:1", "10.0.0.9:1"]);
         assert_eq!(answer.over_limit, 1);
@@ -275,11 +289,11 @@ mod tests {
             mut hosts in proptest::collection::vec((any::<u8>(), 0_u16..3), 1..60), max in 1_u32..40
         ) {
             let build = |hosts: &[(u8, u16)]| {
-                let mut entries = Entries::default();
+                let mut entries = Entries::up_to(max);
                 for (host, port) in hosts {
                     entries.push(plain(SocketAddr::from(([10, 0, 0, *host], *port))));
                 }
-                entries.into_answer(max, "none")
+                entries.into_answer("none")
             };
             let one = build(&hosts);
             hosts.reverse();

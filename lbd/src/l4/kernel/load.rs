@@ -30,7 +30,7 @@ const COPY_BATCH: usize = 4096;
 
 /// Maps that a new layout shares with the old one if they look the same there: what the programs remember, the roles (without
 /// them the new programs would forward nothing until `vrrpd` is heard), and the numbers that all of it refers to.
-const TAKEN_OVER: [&str; 11] = [
+const TAKEN_OVER: [&str; 14] = [
     "flows",
     "pending",
     "half_open",
@@ -40,6 +40,9 @@ const TAKEN_OVER: [&str; 11] = [
     "instances",
     "service_stats",
     "target_stats",
+    "check_stats",
+    "sent_to_other",
+    "short_searches",
     "drops",
     super::maps::INDEXES,
 ];

@@ -276,10 +276,16 @@ pub(super) fn reach(
                 tried.push(occupied.index);
                 failed = Some(Arc::clone(&occupied.target));
             }
+            // The client cannot speak to it in its own name: one of its own family has to serve it.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                say(seat, &occupied.target, &error);
+                tried.push(occupied.index);
+                failed = Some(Arc::clone(&occupied.target));
+            }
             Err(error) => {
                 // Nothing that a target could be blamed for, and nothing that another one would change.
                 seat.counters().udp.socket_errors.add(1);
-                tracing::debug!(target = %occupied.target.key, %error, "cannot open a socket for a session");
+                say(seat, &occupied.target, &error);
                 return Err(Refusal::Local);
             }
         }
@@ -314,6 +320,14 @@ fn tuple(ends: &Ends) -> Tuple {
     let key = FlowKey::new(ends.protocol, ends.client, ends.local);
     // As many bytes as it has.
     key.to_bytes().try_into().unwrap_or([0; 40])
+}
+
+/// Says that there is no socket for a session to this target, unless that was said just now.
+fn say(seat: &Seat, target: &Target, error: &io::Error) {
+    if let Some(unsaid) = seat.route.troubles.due(seat.worker.clock().now_ms()) {
+        let service = &seat.route.service.config.name;
+        tracing::warn!(service, target = %target.key, %error, unsaid, "this host cannot open a socket for a session");
+    }
 }
 
 fn report(worker: &Worker, target: &Target, error: &io::Error) {
