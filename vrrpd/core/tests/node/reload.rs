@@ -225,6 +225,7 @@ fn another_address_of_the_peer_does_not_bring_old_datagrams_back() {
     lab.run_for(ms(50));
     assert_eq!(lab.role(), Role::Active, "it defers");
     peer.beat_as(&mut lab, Role::Backup, 0);
+    lab.run_for(ms(100));
     lab.hear(255);
     assert_eq!(lab.role(), Role::Backup);
     lab.input(Input::Peer(&release));
