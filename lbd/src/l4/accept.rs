@@ -29,6 +29,10 @@ const PER_TURN: u32 = 32;
 /// Connections accepted from the queue of a socket that is about to be closed: as many as it holds. More come only during that.
 const LAST_MAX: u32 = 16_384;
 
+/// For so long after a listener got other time-outs there may be connections in its queue that were made before, and have inherited none
+/// or the former ones.
+const QUEUED_MS: u64 = 5000;
+
 /// Accepts on `listener` until `stop` is sent or dropped, then what has been queued by then. The socket is in the worker's
 /// count of listening ones already.
 pub(crate) async fn accept_loop(
@@ -42,7 +46,8 @@ pub(crate) async fn accept_loop(
     let listener = listener;
     // The route as last seen. A reload that removes the address leaves it to what is still in the queue.
     let Some(mut route) = worker.route(Mode::Tcp, address) else { return };
-    prepare(&listener, &route);
+    set_timeouts(&listener, &route);
+    let mut set_ms = worker.clock().now_ms();
     let mut pause = PAUSE_MIN;
     let mut turn = Turn::default();
     let troubles = Complaints::default();
@@ -59,7 +64,11 @@ pub(crate) async fn accept_loop(
                     worker.route(Mode::Tcp, address).filter(|current| !Rc::ptr_eq(current, &route))
                 {
                     route = current;
-                    prepare(&listener, &route);
+                    set_timeouts(&listener, &route);
+                    set_ms = worker.clock().now_ms();
+                }
+                if worker.clock().now_ms() < set_ms + QUEUED_MS {
+                    set_timeouts(&client, &route);
                 }
                 admit(&worker, &route, client, peer, address);
                 turn.taken().await;
@@ -146,12 +155,12 @@ fn admit(worker: &Rc<Worker>, route: &Rc<Route>, client: Socket, peer: SocketAdd
     }
 }
 
-/// Has accepted sockets inherit the service's time-outs.
-fn prepare(listener: &Socket, route: &Route) {
-    let (socket, timeouts) = (SockRef::from(listener), &route.service.config.timeout);
+/// Gives a socket the service's time-outs; those accepted on it inherit them.
+fn set_timeouts(socket: &Socket, route: &Route) {
+    let (socket, timeouts) = (SockRef::from(socket), &route.service.config.timeout);
     let set = keep_alive(&socket, timeouts).and_then(|()| socket.set_tcp_user_timeout(timeouts.user));
     if let Err(error) = set {
-        tracing::warn!(service = route.service.config.name, %error, "cannot set the time-outs of a listener");
+        tracing::warn!(service = route.service.config.name, %error, "cannot set the time-outs of a socket");
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::server::Server;
 use crate::support::{
-    Config, Lbd, PATIENCE, connect, end_of, eventually, exchange, free, metric, own_ip, ping, reset,
+    Config, Lbd, PATIENCE, connect, end_of, eventually, exchange, free, own_ip, ping, reset,
 };
 
 fn lbd(api: impl Fn(&mut Config)) -> (Lbd, Config, Server) {
@@ -68,9 +68,12 @@ fn the_status_command_prints_the_same_as_the_api() {
     assert!(lbd.command(&["reload"]).status.success());
 }
 
-/// The sum of a metric over all lines that hold this.
+/// The sum of a metric, of whole numbers, over all lines that hold this.
 fn sum(lbd: &Lbd, name: &str, holds: &str) -> u64 {
-    metric(lbd, name).iter().filter(|(labels, _)| labels.contains(holds)).map(|(_, value)| value).sum()
+    let (_, text) = lbd.ask("GET", "/metrics");
+    let lines = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+    let values = lines.filter(|(labels, _)| labels.contains(holds)).map(|(_, value)| value);
+    values.map(|value| value.trim_end_matches(".0").parse::<u64>().unwrap()).sum()
 }
 
 #[test]
