@@ -121,18 +121,24 @@ fn the_target_sees_the_client_in_both_families() -> Result<()> {
     lab.finish()
 }
 
-#[test]
-fn unacknowledged_data_ends_a_connection_in_time() -> Result<()> {
-    let lab = Lab::builder("user-timeout").targets(1).target_servers(false).build()?;
+/// A connection through a service with these keys over which a byte has gone: the lab, the client's end and the target's.
+fn under_way(label: &str, keys: &str) -> Result<(Lab, TcpStream, TcpStream)> {
+    let lab = Lab::builder(label).targets(1).target_servers(false).build()?;
     let to = SocketAddr::new(lab.targets()[0].v4().into(), TARGET_PORT);
     let listen = SocketAddr::new(lab.a().v4().into(), SERVICE_PORT);
-    lab.write_config_text(&service("web", listen, &[to], "timeout = { user = \"2s\" }"))?;
+    lab.write_config_text(&service("web", listen, &[to], keys))?;
     let listener = listener(&lab, to)?;
     lab.a().start_lbd()?;
     let mut stream = connect(&lab, listen)?;
     let (mut accepted, _) = accept(&listener)?;
     stream.write_all(b"x").expect("the client can send");
     accepted.read_exact(&mut [0]).expect("it arrives");
+    Ok((lab, stream, accepted))
+}
+
+#[test]
+fn unacknowledged_data_ends_a_connection_in_time() -> Result<()> {
+    let (lab, mut stream, _accepted) = under_way("user-timeout", "timeout = { user = \"2s\" }")?;
     lab.inject(&Fault::blocked("t1"))?;
     stream.write_all(b"y").expect("the client can send");
     let begin = Instant::now();
@@ -195,16 +201,8 @@ fn the_target_sees_who_sent_a_datagram_in_both_families() -> Result<()> {
 
 #[test]
 fn a_client_that_has_vanished_is_found_out_without_any_data() -> Result<()> {
-    let lab = Lab::builder("keep-alive").targets(1).target_servers(false).build()?;
-    let to = SocketAddr::new(lab.targets()[0].v4().into(), TARGET_PORT);
-    let listen = SocketAddr::new(lab.a().v4().into(), SERVICE_PORT);
-    lab.write_config_text(&service("web", listen, &[to], "timeout = { keepalive = \"1s\", user = \"2s\" }"))?;
-    let listener = listener(&lab, to)?;
-    lab.a().start_lbd()?;
-    let mut stream = connect(&lab, listen)?;
-    let (mut accepted, _) = accept(&listener)?;
-    stream.write_all(b"x").expect("the client can send");
-    accepted.read_exact(&mut [0]).expect("it arrives");
+    let times = "timeout = { keepalive = \"1s\", user = \"2s\" }";
+    let (lab, _stream, mut accepted) = under_way("keep-alive", times)?;
     // As long as its kernel answers, a silent client is there.
     let open = || services(&lab).is_ok_and(|all| all[0]["connections_open"] == 1);
     std::thread::sleep(Duration::from_secs(4));

@@ -117,8 +117,8 @@ impl Guard {
     /// Whether a client comes within the rates, but for one that counts by a header.
     pub(crate) fn within_rate(&self, client: IpAddr, now: Instant) -> bool {
         let of_all = self.rate_of_all.as_ref().map(|limit| &*limit.buckets);
-        // What is refused takes no token from anybody: first what only looks, then the client's own, so that one client that asks for
-        // too much leaves the others theirs.
+        // What is refused here takes no token from anybody: first what only looks, then the client's own, so that one client that asks for
+        // too much leaves the others theirs. What a rate by header refuses later has taken one of all clients'.
         of_all.is_none_or(|bucket| bucket.has_token(now))
             && self.clients().is_none_or(|limit| limit.buckets.admit(client, now))
             && of_all.is_none_or(|bucket| bucket.admit(now))

@@ -2,26 +2,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 use crate::server::Server;
-use crate::support::{Config, Folder, Lbd, eventually, finish, own_ip, ping};
-
-/// The records of a log, once there are so many.
-fn records(path: &Path, count: usize) -> Vec<Value> {
-    let mut records = Vec::new();
-    eventually("the log has its lines", || {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        // The last line may be half written.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        records = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        records.len() >= count
-    });
-    records
-}
+use crate::support::{Config, Folder, Lbd, eventually, finish, own_ip, ping, records};
 
 #[test]
 fn a_connection_is_logged_with_its_phases_and_why_it_ended() {

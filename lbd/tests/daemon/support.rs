@@ -392,6 +392,19 @@ fn converse(mut stream: impl Read + Write, request: &str) -> io::Result<(u16, St
     Ok((code, body.to_owned()))
 }
 
+/// The records of a log, once there are so many.
+pub(crate) fn records(path: &Path, count: usize) -> Vec<serde_json::Value> {
+    let mut records = Vec::new();
+    eventually("the log has its lines", || {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        records = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        records.len() >= count
+    });
+    records
+}
+
 /// The values of a metric, by their labels as written.
 pub(crate) fn metric(lbd: &Lbd, name: &str) -> std::collections::HashMap<String, u64> {
     let (_, text) = lbd.ask("GET", "/metrics");

@@ -42,17 +42,8 @@ const LEEWAY_DEFAULT: Duration = Duration::from_secs(30);
 /// Reads it. `may_be_none` says that there is somebody else who asks, so that nobody may be asked.
 pub(super) fn read(cursor: &Cursor<'_>, may_be_none: bool, out: &mut Problems) -> Option<RawAuth> {
     if cursor.is_string() {
-        let none: &[(&'static str, ())] = &[("none", ())];
-        cursor.word(none, out)?;
-        if !may_be_none {
-            let (key, needs) = (
-                format!("{} = \"none\"", cursor.key()),
-                "a [[service.rule]], for a service that asks nobody has no auth".to_owned(),
-            );
-            out.add(cursor.span(), Problem::KeyWithout { key, needs });
-            return None;
-        }
-        return Some(RawAuth::Nobody);
+        let needs = "a [[service.rule]], for a service that asks nobody has no auth";
+        return none(cursor, may_be_none, needs, out).map(|()| RawAuth::Nobody);
     }
     let mut table = cursor.table(out)?;
     let (basic, jwt) = (table.get("basic"), table.get("jwt"));
@@ -67,6 +58,16 @@ pub(super) fn read(cursor: &Cursor<'_>, may_be_none: bool, out: &mut Problems) -
             None
         }
     }
+}
+
+/// The word `"none"`, by which a rule has nothing of what its service has; anywhere else it `needs` something else.
+pub(super) fn none(cursor: &Cursor<'_>, may_be: bool, needs: &str, out: &mut Problems) -> Option<()> {
+    cursor.word(&[("none", ())], out)?;
+    if !may_be {
+        let key = format!("{} = \"none\"", cursor.key());
+        out.add(cursor.span(), Problem::KeyWithout { key, needs: needs.to_owned() });
+    }
+    may_be.then_some(())
 }
 
 fn basic(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawAuth> {

@@ -1,5 +1,6 @@
 //! `compress` of a service of `mode = "http"` and of its rules, as written.
 
+use super::auth::none;
 use super::http::{is_token, not_empty};
 use super::reader::{At, Cursor};
 use super::service::size;
@@ -15,17 +16,8 @@ const ALGORITHMS: &[(&str, ())] = &[("gzip", ())];
 /// Reads it. `may_be_none` says that there is somebody else who compresses, so that nothing may be.
 pub(super) fn read(cursor: &Cursor<'_>, may_be_none: bool, out: &mut Problems) -> Option<Compress> {
     if cursor.is_string() {
-        let none: &[(&'static str, ())] = &[("none", ())];
-        cursor.word(none, out)?;
-        if !may_be_none {
-            let (key, needs) = (
-                format!("{} = \"none\"", cursor.key()),
-                "a [[service.rule]], for a service that compresses nothing has no compress".to_owned(),
-            );
-            out.add(cursor.span(), Problem::KeyWithout { key, needs });
-            return None;
-        }
-        return Some(Compress::Nothing);
+        let needs = "a [[service.rule]], for a service that compresses nothing has no compress";
+        return none(cursor, may_be_none, needs, out).map(|()| Compress::Nothing);
     }
     let mut table = cursor.table(out)?;
     let types = table.get("types").and_then(|c| types(&c, out));

@@ -40,9 +40,6 @@ pub struct Addresses {
     pub half: Option<Failure>,
 }
 
-/// Addresses that are remembered of a family of a name, the first of them: as many as a group may have targets.
-const ADDRESSES_MAX: usize = 4096;
-
 /// The last good addresses of each family of the names asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
@@ -71,9 +68,6 @@ impl Names {
                 Lookup::Missing { .. } => known.clear(),
                 Lookup::Failed(message) => addresses.half = Some(unanswered(name, kind, &message)),
             }
-            known.sort_unstable();
-            known.dedup();
-            known.truncate(ADDRESSES_MAX);
             addresses.list.extend(known.iter());
         }
         Ok(addresses)

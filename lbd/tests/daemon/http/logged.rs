@@ -2,27 +2,14 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::config;
 use super::peers::{Client, Target, answer, ask, get, write};
 use crate::server::Hanging;
-use crate::support::{Config, Folder, Lbd, eventually, free, metric, own_ip, reset};
-
-/// The records of a log, once there are so many.
-fn records(path: &Path, count: usize) -> Vec<Value> {
-    let mut records = Vec::new();
-    eventually("the log has its lines", || {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        // The last line may be half written.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        records = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        records.len() >= count
-    });
-    records
-}
+use crate::support::{Config, Folder, Lbd, eventually, free, metric, own_ip, records, reset};
 
 /// The daemon with a log in JSON, which is the second of the two.
 fn logging(mut config: Config, service: &str) -> (Lbd, PathBuf) {
