@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use common::config::{self, RateKey, RateScope};
+use common::config::{self, RateScope};
 use common::time::Instant;
 use ipnet::IpNet;
 use lbd_core::access::{AccessEntry, AccessList};
@@ -109,33 +109,20 @@ impl Guard {
         self.rules.get(rule?)?.as_ref()
     }
 
-    /// Whether there is a rate, so that it takes the time; one that counts by a header is looked at once there is one.
+    /// Whether there is a rate, so that it takes the time.
     pub(crate) const fn has_rate(&self) -> bool {
-        self.rate_of_all.is_some() || self.clients().is_some()
+        self.rate_of_all.is_some() || self.rate_of_each.is_some()
     }
 
-    /// Whether a client comes within the rates, but for one that counts by a header.
-    pub(crate) fn within_rate(&self, client: IpAddr, now: Instant) -> bool {
+    /// Whether what comes from `source` comes within the rates: from the client's address, or from what stands for the value of the field
+    /// that the rate counts by.
+    pub(crate) fn within_rate(&self, source: IpAddr, now: Instant) -> bool {
         let of_all = self.rate_of_all.as_ref().map(|limit| &*limit.buckets);
-        // What is refused here takes no token from anybody: first what only looks, then the client's own, so that one client that asks for
-        // too much leaves the others theirs. What a rate by header refuses later has taken one of all clients'.
+        // What is refused takes no token from anybody: first what only looks, then the source's own, so that one source that asks for
+        // too much leaves the others theirs.
         of_all.is_none_or(|bucket| bucket.has_token(now))
-            && self.clients().is_none_or(|limit| limit.buckets.admit(client, now))
+            && self.rate_of_each.as_ref().is_none_or(|limit| limit.buckets.admit(source, now))
             && of_all.is_none_or(|bucket| bucket.admit(now))
-    }
-
-    /// Whether a value of the field that the rate counts by, which stands for itself in the place of an address, comes within it.
-    pub(crate) fn value_within_rate(&self, value: IpAddr, now: Instant) -> bool {
-        let limit = self.rate_of_each.as_ref().filter(|limit| matches!(limit.rate.key, RateKey::Header));
-        limit.is_none_or(|limit| limit.buckets.admit(value, now))
-    }
-
-    /// The rate of each client.
-    const fn clients(&self) -> Option<&Limit<SourceBuckets>> {
-        match &self.rate_of_each {
-            Some(limit) if !matches!(limit.rate.key, RateKey::Header) => Some(limit),
-            _ => None,
-        }
     }
 
     /// The buckets that both nodes keep together.

@@ -167,7 +167,7 @@ pub(super) struct Circumstances<'c> {
     pub(super) compared: Option<Compared>,
     /// The process's clock.
     pub(super) now: Instant,
-    /// More came than `rate` allows, unless it counts by a header.
+    /// More came than `rate` allows.
     pub(super) over_rate: bool,
     /// The lists of the service let the client in.
     pub(super) let_in: bool,
@@ -231,7 +231,7 @@ impl Plan {
             drops_trailers: !site.told_in.is_empty(),
             tied: Tied::default(),
             denied: None,
-            over_rate: around.over_rate || over_header_rate(http, site, &asked, around)?,
+            over_rate: around.over_rate,
             trace,
             asking: is_told.then(|| {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
@@ -412,25 +412,6 @@ fn http2_request(
     *request.version_mut() = http::Version::HTTP_2;
     *request.headers_mut() = map.into_inner();
     Ok(request)
-}
-
-/// Whether more came than `rate` allows, if it counts by a header. A request without that is counted by the client's address.
-///
-/// # Errors
-/// That the request does not say what it is counted by.
-fn over_header_rate(
-    http: &Http,
-    site: &Site,
-    asked: &Asked<'_>,
-    around: &Circumstances<'_>,
-) -> Result<bool, Fault> {
-    // One whose password was compared meanwhile has been counted.
-    let Some(name) = http.rate_header.as_ref().filter(|_| around.compared.is_none()) else {
-        return Ok(false);
-    };
-    let value = bounds::counted_by(asked.fields, name)?;
-    let source = value.map_or(asked.client, |value| tie::key_of(site.hash_key, name, value));
-    Ok(!around.route.service.guard.value_within_rate(source, around.now))
 }
 
 /// Whether a body follows that has to be read.

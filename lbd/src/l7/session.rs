@@ -8,11 +8,14 @@ use std::task::{Context, Poll};
 
 use common::config::Mode;
 use common::rng::Rng;
+use common::time::Instant;
+use lbd_core::http::bounds;
 use lbd_core::http::framing::{Fault, RequestHead};
 
 use super::handshake::Encrypted;
 use super::passwords::{Compared, compare};
 use super::plan::{Circumstances, Plan, Step};
+use super::tie;
 use super::watch::Watch;
 use crate::l4::{Departure, Ends, Leave, Refusal, Seat};
 use crate::random;
@@ -109,10 +112,11 @@ impl Session {
         if let Some(site) = &route.http {
             site.earn();
         }
-        let guard = &route.service.guard;
         let now = self.seat.worker.clock().at();
-        let over_rate = guard.has_rate() && !guard.within_rate(self.ends.client.ip(), now);
+        // Once, also if a password has to be compared.
+        let over_rate = self.is_over_rate(route, head.as_ref().ok(), now);
         let head = head?;
+        let over_rate = over_rate?;
         let mut around = Circumstances {
             route,
             ends: &self.ends,
@@ -152,6 +156,32 @@ impl Session {
         }
         plan.tied.count(&self.seat.counters().http);
         Ok(plan)
+    }
+
+    /// Whether more came than `rate` allows. One that cannot be understood, or does not say what the rate counts by, counts for the client's
+    /// address.
+    ///
+    /// # Errors
+    /// That it says more than once what it is counted by.
+    fn is_over_rate(
+        &self,
+        route: &Route,
+        head: Option<&RequestHead<'_>>,
+        now: Instant,
+    ) -> Result<bool, Fault> {
+        let guard = &route.service.guard;
+        if !guard.has_rate() {
+            return Ok(false);
+        }
+        let by = route.service.config.http.as_ref().and_then(|http| http.rate_header.as_deref());
+        let value = match (by, head, &route.http) {
+            (Some(name), Some(head), Some(site)) => bounds::counted_by(&head.fields, name)
+                .map(|value| value.map(|value| tie::key_of(site.hash_key, name, value))),
+            _ => Ok(None),
+        };
+        let source = value.ok().flatten().unwrap_or_else(|| self.ends.client.ip());
+        let over = !guard.within_rate(source, now);
+        value.map(|_| over)
     }
 
     /// Counts a request that is refused, and says so in the log unless that was done just now.

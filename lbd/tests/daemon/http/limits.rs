@@ -147,6 +147,21 @@ fn requests_are_counted_by_a_header() {
 }
 
 #[test]
+fn a_value_over_its_own_rate_takes_nothing_of_what_all_share() {
+    let ip = own_ip();
+    let target = Target::named(ip, "x");
+    let mut config = config(ip, &[target.address]);
+    config.service = "rate = [{ key = \"service\", requests = 12, per = \"1h\" }, { key = \"header\", name = \"X-Api-Key\", requests = 5, per = \"1h\" }]".to_owned();
+    let lbd = Lbd::start(&config);
+    let served = |key: &str| (0..20).filter(|_| ask(lbd.address, &with_key(key)).status() == 200).count();
+    assert_eq!(["a", "b", "c", "d"].map(served), [5, 5, 2, 0]);
+    assert_eq!(target.seen().len(), 12);
+    eventually("it is counted", || {
+        metric(&lbd, "tandem_lbd_service_http_over_rate_total").values().sum::<u64>() == 68
+    });
+}
+
+#[test]
 fn both_nodes_together_keep_to_a_rate_by_a_header() {
     let ip = own_ip();
     let target = Target::named(ip, "x");
