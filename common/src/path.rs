@@ -79,21 +79,51 @@ pub fn normalise_query(query: &[u8], out: &mut String) -> Result<(), PathError> 
     Ok(())
 }
 
-/// How the most lenient servers read a normal path, if that is another path: escaped slashes and backslashes are slashes, what
-/// follows a `;` in a segment is not of its name, and empty segments are none. There are two of them, for what is cut at a `;` ends at the
-/// next slash, and servers differ in whether that may be an escaped one. Servers that do only a part of that, with both kinds of slashes alike,
-/// read nothing else below a path without any of these characters: what brings a request there stays as it is when the rest is done. Those
-/// that take an escaped slash for one and an escaped backslash for none can read a third path where a `;` stands before both.
-#[must_use]
-pub fn lenient_readings(path: &str) -> Vec<String> {
+/// More readings of a path than this nobody looks at.
+const READINGS_MAX: usize = 32;
+
+/// So many bytes they may have together.
+const READINGS_BYTES_MAX: usize = 32 * 1024;
+
+/// There are too many ways to read a path: more than 32, or more than 32 KiB of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("servers may read it in too many ways")]
+pub struct TooManyReadings;
+
+/// What lenient servers do with a normal path. None of it brings dot segments forth: [`normalise`] refuses what would become one.
+const STEPS: [fn(&str) -> String; 4] =
+    [merged, |path| path.replace("%2F", "/"), |path| path.replace("%5C", "/"), cut];
+
+/// How lenient servers may read a normal path, wherever that is another path: they take escaped slashes or backslashes for slashes, leave out
+/// what follows a `;` in a segment, or empty segments, each does some of that, and in an order of its own. So these are all paths that any
+/// of these steps lead to, one after the other.
+///
+/// # Errors
+///
+/// That there are too many.
+pub fn lenient_readings(path: &str) -> Result<Vec<String>, TooManyReadings> {
     if !path.contains(';') && !["//", "%2F", "%5C"].iter().any(|it| path.contains(it)) {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let slashes = |text: &str| text.replace("%2F", "/").replace("%5C", "/");
-    let mut readings = vec![merged(&cut(&slashes(path))), merged(&slashes(&cut(path)))];
-    readings.dedup();
-    readings.retain(|read| read != path);
-    readings
+    let mut readings: Vec<String> = Vec::new();
+    let mut bytes = 0;
+    // The path itself is the one before the first.
+    let mut next = 0;
+    loop {
+        let from = if next == 0 { Some(path) } else { readings.get(next - 1).map(String::as_str) };
+        let Some(from) = from else { return Ok(readings) };
+        for read in STEPS.map(|step| step(from)) {
+            if read == path || readings.contains(&read) {
+                continue;
+            }
+            bytes += read.len();
+            if readings.len() == READINGS_MAX || bytes > READINGS_BYTES_MAX {
+                return Err(TooManyReadings);
+            }
+            readings.push(read);
+        }
+        next += 1;
+    }
 }
 
 /// A path without what follows a `;` in each segment.
@@ -220,6 +250,8 @@ fn hides_dots(segment: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -298,25 +330,42 @@ mod tests {
 
     #[test]
     fn lenient_servers_read_other_paths() {
-        let cases: [(&str, &[&str]); 14] = [
+        let cases: [(&str, &[&str]); 16] = [
             ("/", &[]),
             ("/admin/x", &[]),
             ("/%C3%BC", &[]),
             ("//admin", &["/admin"]),
             ("/admin%2Fx", &["/admin/x"]),
             ("/admin%5Cx", &["/admin/x"]),
-            ("/%2Fadmin", &["/admin"]),
+            ("/%2Fadmin", &["//admin", "/admin"]),
             ("/admin;a=b/x", &["/admin/x"]),
-            ("/;a/admin", &["/admin"]),
-            ("/admin;%2Fx", &["/admin/x", "/admin"]),
-            ("/;%2Fb/a/", &["/b/a/", "/a/"]),
+            ("/;a/admin", &["//admin", "/admin"]),
+            ("/admin;%2Fx", &["/admin;/x", "/admin", "/admin/x"]),
+            ("/;%2Fb/a/", &["/;/b/a/", "//a/", "//b/a/", "/a/", "/b/a/"]),
             ("/a//b//", &["/a/b/"]),
             ("//", &["/"]),
             ("/;x", &["/"]),
+            // One step alone may lead below a path that all of them do not.
+            ("//admin/login%2Fx", &["/admin/login%2Fx", "//admin/login/x", "/admin/login/x"]),
+            // And so may one kind of escapes that is resolved before the parameters are cut off, or after.
+            ("/a;x%5Cy%2Fb", &["/a;x%5Cy/b", "/a;x/y%2Fb", "/a", "/a;x/y/b", "/a/b", "/a/y%2Fb", "/a/y/b"]),
         ];
         for (path, expected) in cases {
-            assert_eq!(lenient_readings(path), expected, "{path}");
+            let read = lenient_readings(path).unwrap();
+            assert_eq!(read, expected, "{path}");
         }
+    }
+
+    #[test]
+    fn not_any_number_of_readings_is_looked_at() {
+        // 53 of them.
+        let many = "/%5C%2F%2F/;aa%2Fb/%5C/;bb%5Ca//aa";
+        assert_eq!(lenient_readings(many), Err(TooManyReadings));
+        let long = |length: usize| format!("/{};b", "a".repeat(length));
+        assert_eq!(lenient_readings(&long(READINGS_BYTES_MAX - 1)).map(|all| all.len()), Ok(1));
+        assert_eq!(lenient_readings(&long(READINGS_BYTES_MAX)), Err(TooManyReadings));
+        // A path without anything special may have any length.
+        assert_eq!(lenient_readings(&format!("/{}", "a".repeat(1 << 20))), Ok(Vec::new()));
     }
 
     #[test]
@@ -333,23 +382,55 @@ mod tests {
         assert_eq!(query_value("a+b%20c%2B%zz%4"), b"a b c+%zz%4");
     }
 
+    /// What servers do with a path, written in another way than above.
+    fn single_steps(path: &str) -> [String; 5] {
+        let mut merged = path.to_owned();
+        while merged.contains("//") {
+            merged = merged.replace("//", "/");
+        }
+        let mut cut = String::new();
+        let mut is_name = true;
+        for character in path.chars() {
+            is_name = character == '/' || (is_name && character != ';');
+            if is_name {
+                cut.push(character);
+            }
+        }
+        let mut segments: Vec<&str> = Vec::new();
+        for segment in path[1..].split('/') {
+            match segment {
+                "." => {}
+                ".." => segments.truncate(segments.len().saturating_sub(1)),
+                segment => segments.push(segment),
+            }
+        }
+        let undotted = format!("/{}", segments.join("/"));
+        [merged, cut, undotted, path.replace("%2F", "/"), path.replace("%5C", "/")]
+    }
+
     proptest! {
-        /// Whichever part of a lenient reading brings a path below a plain one, the whole of it leaves it there.
+        /// The readings are what any steps lead to, in any order, and nothing else.
         #[test]
-        fn partial_readings_lead_nowhere_else(path in "/(a|b|/|;|%2F|%5C){0,12}") {
+        fn every_order_of_steps_is_read(path in "/(a|b|\\.|/|;|%2F|%5C){0,16}") {
             if let Ok(normal) = normal(&path) {
-                let resolved = |path: &str| path.replace("%2F", "/").replace("%5C", "/");
-                let below = |path: &str| path == "/a" || path.starts_with("/a/");
-                let steps: [&dyn Fn(&str) -> String; 3] = [&merged, &resolved, &cut];
-                let mut partial = vec![normal.clone()];
-                // Any of them, in any order.
-                for _ in 0..3 {
-                    let more: Vec<_> = partial.iter().flat_map(|path| steps.iter().map(|step| step(path))).collect();
-                    partial.extend(more);
+                let mut all = BTreeSet::from([normal.clone()]);
+                loop {
+                    let more: Vec<String> = all.iter().flat_map(|path| single_steps(path)).collect();
+                    let before = all.len();
+                    all.extend(more);
+                    if all.len() == before {
+                        break;
+                    }
                 }
-                let whole = lenient_readings(&normal);
-                let is_found = below(&normal) || whole.iter().any(|path| below(path));
-                prop_assert!(is_found || !partial.iter().any(|path| below(path)), "{normal} {whole:?}");
+                all.remove(&normal);
+                match lenient_readings(&normal) {
+                    Ok(readings) => {
+                        let read: BTreeSet<String> = readings.iter().cloned().collect();
+                        prop_assert_eq!(read.len(), readings.len(), "each once");
+                        prop_assert_eq!(read, all);
+                    }
+                    Err(TooManyReadings) => prop_assert!(all.len() > READINGS_MAX, "{normal} {all:?}"),
+                }
             }
         }
 

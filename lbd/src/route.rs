@@ -8,7 +8,9 @@ use anyhow::{Context, bail};
 use common::config::{self, Action, Config, Http, HttpAuth, HttpRule, Mode, Service};
 use common::hash::HashKey;
 use lbd_core::http::framing::{Fault, RequestHead, parse_request};
-use lbd_core::http::route::{Arrival, Asked, Outcome, location, obstacle, read_otherwise, rewritten, route};
+use lbd_core::http::route::{
+    Arrival, Asked, Otherwise, Outcome, location, obstacle, read_otherwise, rewritten, route,
+};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -125,14 +127,22 @@ fn tell(out: &mut String, http: &Http, asked: &Asked<'_>, arrival: Arrival, key:
     if met.is_none() {
         line(out, format_args!("no rule is met"));
     }
-    if let Some(other) = read_otherwise(http, asked, &routed) {
-        let other = other.map_or("no rule".to_owned(), |index| format!("rule {}", index + 1));
-        let status = Fault::OtherRule.status();
-        line(
-            out,
-            format_args!("refused with {status}: some servers read the path as one that meets {other}"),
-        );
-        return;
+    match read_otherwise(http, asked, &routed) {
+        None => {}
+        Some(Otherwise::Rule(other)) => {
+            let other = other.map_or("no rule".to_owned(), |index| format!("rule {}", index + 1));
+            let status = Fault::OtherRule.status();
+            line(
+                out,
+                format_args!("refused with {status}: some servers read the path as one that meets {other}"),
+            );
+            return;
+        }
+        Some(Otherwise::Unclear) => {
+            let status = Fault::Path.status();
+            line(out, format_args!("refused with {status}: servers may read the path in too many ways"));
+            return;
+        }
     }
     match http.auth_of(routed.rule.map(|(_, rule)| rule)) {
         Some(HttpAuth::Basic(basic)) => {

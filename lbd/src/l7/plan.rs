@@ -16,7 +16,9 @@ use lbd_core::http::compress::takes_gzip;
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version};
 use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
-use lbd_core::http::route::{Arrival, Asked, Outcome, Routed, location, read_otherwise, rewritten, route};
+use lbd_core::http::route::{
+    Arrival, Asked, Otherwise, Outcome, Routed, location, read_otherwise, rewritten, route,
+};
 use lbd_core::http::trace::Trace;
 
 use super::admit::{Admission, admit};
@@ -201,8 +203,10 @@ impl Plan {
         };
         let hash = site.hash_key.source(asked.client);
         let routed = route(http, &asked, hash);
-        if read_otherwise(http, &asked, &routed).is_some() {
-            return Err(Fault::OtherRule);
+        match read_otherwise(http, &asked, &routed) {
+            None => {}
+            Some(Otherwise::Rule(_)) => return Err(Fault::OtherRule),
+            Some(Otherwise::Unclear) => return Err(Fault::Path),
         }
         let rule = routed.rule.map(|(index, _)| index);
         let service = &around.route.service;

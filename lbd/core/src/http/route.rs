@@ -76,16 +76,25 @@ pub fn route<'h>(http: &'h Http, asked: &Asked<'_>, hash: u64) -> Routed<'h> {
     Routed { rule, outcome }
 }
 
-/// The rule that decides instead of the one that a request has met, by its place, if servers read its path as lenient ones do; none
-/// as well for what the service does else. Nothing, if what becomes of the request is the same.
+/// What servers that read a path in another way make of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Otherwise {
+    /// This rule would decide, by its place; none stands for what the service does else.
+    Rule(Option<usize>),
+    /// There are too many ways to read it.
+    Unclear,
+}
+
+/// What becomes of a request if servers read its path as lenient ones do, each in a way of its own. Nothing, if that is the same.
 ///
 /// A target that does so would answer from below a path whose rule lets nobody, or somebody else, in.
 #[must_use]
-pub fn read_otherwise<'h>(http: &'h Http, asked: &Asked<'_>, routed: &Routed<'h>) -> Option<Option<usize>> {
+pub fn read_otherwise(http: &Http, asked: &Asked<'_>, routed: &Routed<'_>) -> Option<Otherwise> {
     if http.rules.is_empty() {
         return None;
     }
-    lenient_readings(asked.path).into_iter().find_map(|path| {
+    let Ok(readings) = lenient_readings(asked.path) else { return Some(Otherwise::Unclear) };
+    readings.into_iter().find_map(|path| {
         let other = rule_for(http, &Asked { path: &path, ..*asked });
         let differs = match (routed.rule, other) {
             (None, None) => false,
@@ -93,7 +102,7 @@ pub fn read_otherwise<'h>(http: &'h Http, asked: &Asked<'_>, routed: &Routed<'h>
             (Some((_, rule)), Some((_, other))) => !rule.does_as(other),
             (None, Some(_)) | (Some(_), None) => true,
         };
-        differs.then(|| other.map(|(index, _)| index))
+        differs.then(|| Otherwise::Rule(other.map(|(index, _)| index)))
     })
 }
 
@@ -297,6 +306,7 @@ mod tests {
             ("/text;v=1", Some(Some(3))),
         ] {
             let asked = asked("GET", "any", path);
+            let expected = expected.map(Otherwise::Rule);
             assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, 0)), expected, "{path}");
         }
         let put = asked("PUT", "any", "//admin");
@@ -305,6 +315,31 @@ mod tests {
             None,
             "it is not for this rule at all"
         );
+    }
+
+    /// Servers that do only a part of that, or in another order, are to be kept out as well.
+    #[test]
+    fn what_leads_below_a_protected_path_on_half_the_way_is_told() {
+        let closed = "access = { allow = [\"192.0.2.0/24\"] }";
+        let http = http(&format!(
+            "[[service.rule]]\nwhen = {{ path_prefix = \"/admin/login\" }}\nforward = \"rest\"\n\
+             [[service.rule]]\nwhen = {{ path_prefix = \"/admin\" }}\nforward = \"rest\"\n{closed}\n\
+             [[service.rule]]\nwhen = {{ path_prefix = \"/a/b\" }}\nforward = \"rest\"\n{closed}\n\
+             [[service.rule]]\nwhen = {{ path_prefix = \"/\" }}\nforward = \"rest\"\n",
+        ));
+        for (path, expected) in [
+            ("/admin/login/x", None),
+            ("/admin/login//x", None),
+            ("//admin/login%2Fx", Some(Otherwise::Rule(Some(1)))),
+            ("/admin/login%2Fx", Some(Otherwise::Rule(Some(0)))),
+            ("/a;x%5Cy%2Fb", Some(Otherwise::Rule(Some(2)))),
+            ("/a;x%2Fy%5Cb", Some(Otherwise::Rule(Some(2)))),
+            ("/a;x%5Cy%2Fc", None),
+            ("/%5C%2F%2F/;aa%2Fb/%5C/;bb%5Ca//aa", Some(Otherwise::Unclear)),
+        ] {
+            let asked = asked("GET", "any", path);
+            assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, 0)), expected, "{path}");
+        }
     }
 
     #[test]

@@ -232,6 +232,8 @@ fn rules_are_not_evaded_by_what_targets_read_otherwise() {
         ("/internal", 404),
         ("/internal;x", 400),
         ("//internal/", 400),
+        // Too many ways to read it.
+        ("/%5C%2F%2F/;aa%2Fb/%5C/;bb%5Ca//aa", 400),
     ] {
         let answer = Client::new(lbd.address).send(get(path)).answer();
         assert_eq!(answer.status(), status, "{path}");
@@ -242,4 +244,5 @@ fn rules_are_not_evaded_by_what_targets_read_otherwise() {
     }
     let refused = metric(&lbd, "tandem_lbd_service_http_requests_malformed_total");
     assert_eq!(refused["{service=\"web\",reason=\"other_rule\"}"], 6);
+    assert_eq!(refused["{service=\"web\",reason=\"path\"}"], 1);
 }
