@@ -1,7 +1,7 @@
 //! How many connections each source has at the same time.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::sharded::Parts;
 
@@ -15,6 +15,15 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
         address => address,
+    }
+}
+
+/// The network that a client is one of many in, for whoever has one of them may well have the others: 24 bits of IPv4, 48 of IPv6.
+#[must_use]
+pub fn neighbourhood_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() >> 8 << 8)),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 80 << 80)),
     }
 }
 
@@ -108,6 +117,10 @@ mod tests {
         assert_eq!([of("192.0.2.1"), of("::ffff:192.0.2.1")], ["192.0.2.1"; 2]);
         assert_eq!([of("2001:db8:1:2::"), of("2001:db8:1:2:ffff::1")], ["2001:db8:1:2::"; 2]);
         assert_eq!(of("2001:db8:1:3::1"), "2001:db8:1:3::");
+        let near = |address: &str| neighbourhood_of(address.parse().unwrap()).to_string();
+        assert_eq!([near("192.0.2.1"), near("::ffff:192.0.2.255")], ["192.0.2.0"; 2]);
+        assert_eq!([near("2001:db8:1:2::"), near("2001:db8:1:ffff::1")], ["2001:db8:1::"; 2]);
+        assert_eq!(near("2001:db8:2::1"), "2001:db8:2::");
     }
 
     #[test]

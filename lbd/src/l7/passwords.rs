@@ -1,7 +1,7 @@
 //! Comparing passwords: slow on purpose, so done by threads of their own and never by a worker.
 //!
 //! Whose turn it is, and how many wait, is decided by [`Turns`]: whoever guesses passwords keeps these threads busy, and neither those whose
-//! password was compared before, which each worker remembers and asks the others for, nor for long anybody else.
+//! password was compared before, which each worker remembers and asks the others for, nor for long those who had one lately.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -76,6 +76,9 @@ pub(super) async fn compare(comparison: Comparison, client: IpAddr, now: Instant
     // Without one it had to make room for another client's.
     let Ok(equal) = outcome.await else { return Compared::Busy };
     OUTCOMES.with_borrow_mut(|outcomes| outcomes.enter(key, equal, now));
+    if equal {
+        pool().lock().turns.succeeded(client, now);
+    }
     Compared::of(equal)
 }
 
@@ -137,10 +140,13 @@ impl Pool {
         let mut state = self.lock();
         let known = OUTCOMES.with_borrow_mut(|own| own.take_over(key, &mut state.outcomes, now));
         if let Some(equal) = known {
+            if equal {
+                state.turns.succeeded(client, now);
+            }
             return Submitted::Known(equal);
         }
         let (reply, outcome) = oneshot::channel();
-        match state.turns.enter(key, client, Job { password, hash, at: now }, reply) {
+        match state.turns.enter(key, client, Job { password, hash, at: now }, reply, now) {
             Entered::First => {
                 drop(state);
                 self.come.notify_one();
