@@ -48,7 +48,7 @@
 //! | `tandem_lbd_service_http_over_rate_total` | counter | `service` | requests over `rate` |
 //! | `tandem_lbd_service_http_reused_connections_total` | counter | `service` | requests sent on a kept connection |
 //! | `tandem_lbd_service_http_tunnels_total` | counter | `service` | connections that became tunnels (WebSocket) |
-//! | `tandem_lbd_service_http_compressions_total` | counter | `service`, `result` (`compressed`, `refused`: passed as they were, because the worker compressed as many as it does) | answers that were to be compressed |
+//! | `tandem_lbd_service_http_compressions_total` | counter | `service`, `result` (`compressed`, `refused`: passed as they were, because the worker compressed as many as it does, or as it does for one client) | answers that were to be compressed |
 //! | `tandem_lbd_service_http_compressed_bytes_total` | counter | `service`, `when` (`before`, `after`) | bytes of answers that were compressed |
 //! | `tandem_lbd_service_http2_connections_total` | counter | `service` | clients' connections of HTTP/2 |
 //! | `tandem_lbd_service_http2_connections_expelled_total` | counter | `service`, `reason` (`reset`, `provoked_reset`, `continuation`, `settings`, `empty_data`, `ping`, `refused`, `window_update`, `other`; `decoder`: what it has had enough of, `protocol`: errors) | of these, connections closed for floods of such frames, or for errors of HTTP/2 |

@@ -1,6 +1,7 @@
 //! One request: a place at a target, a connection to it, and the way there and back, whatever either side speaks.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -71,6 +72,8 @@ pub(super) struct Trip<'t> {
     head: &'t ForTarget,
     /// What the client is told about its target, once there is one.
     pub(super) bond: Option<Bond>,
+    /// Who asks.
+    pub(super) client: IpAddr,
     /// The place of the client's connection.
     pub(super) seat: &'t Seat,
     /// The worker's.
@@ -226,6 +229,7 @@ impl Exchange<'_> {
             plan: &plan,
             head: &head,
             bond: None,
+            client: self.session.ends.client.ip(),
             seat,
             clock: seat.worker.clock(),
             patience: RefCell::new(Patience::new(&route.service.config)),

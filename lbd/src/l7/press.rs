@@ -4,13 +4,22 @@
 //! nobody waits for what has come. A worker compresses a bounded number of answers at a time; others pass as they are.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
+use lbd_core::sources::network_of;
 
 /// More answers than this a worker does not compress at a time. Each has some 400 KiB for what it has seen lately, and at most 200 KiB for what
 /// has come out and was not taken.
 const PRESSES_MAX: usize = 64;
+
+/// As long as fewer are compressed than this one client may have them all. The rest is for those who have little.
+const FREE_FOR_ALL: usize = PRESSES_MAX / 2;
+
+/// So many answers for one client (an address, or a network of 64 bits of IPv6) are always little.
+const PER_CLIENT: usize = 4;
 
 /// So many are kept for the next answers: making one means clearing its memory.
 const IDLE_MAX: usize = 8;
@@ -31,6 +40,8 @@ const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 #[derive(Debug, Default)]
 pub(crate) struct Presses {
     under_way: Cell<usize>,
+    /// The same of each client that has some.
+    by_client: RefCell<HashMap<IpAddr, usize>>,
     idle: RefCell<Vec<Compress>>,
 }
 
@@ -38,6 +49,7 @@ pub(crate) struct Presses {
 #[derive(Debug)]
 pub(super) struct Press {
     presses: Rc<Presses>,
+    client: IpAddr,
     /// Until it goes back.
     deflate: Option<Compress>,
     crc: Crc,
@@ -56,16 +68,21 @@ pub(super) struct Press {
 pub(super) struct Stuck;
 
 impl Presses {
-    /// A press, if one may be had.
-    pub(super) fn take(self: &Rc<Self>) -> Option<Box<Press>> {
-        if self.under_way.get() >= PRESSES_MAX {
+    /// A press for an answer to this client, if one may be had.
+    pub(super) fn take(self: &Rc<Self>, client: IpAddr) -> Option<Box<Press>> {
+        let (client, under_way) = (network_of(client), self.under_way.get());
+        let mut by_client = self.by_client.borrow_mut();
+        let its = by_client.get(&client).copied().unwrap_or(0);
+        if under_way >= PRESSES_MAX || (under_way >= FREE_FOR_ALL && its >= PER_CLIENT) {
             return None;
         }
-        self.under_way.set(self.under_way.get() + 1);
+        self.under_way.set(under_way + 1);
+        by_client.insert(client, its + 1);
         let fresh = || Compress::new(Compression::new(LEVEL), false);
         let deflate = self.idle.borrow_mut().pop().unwrap_or_else(fresh);
         Some(Box::new(Press {
             presses: Rc::clone(self),
+            client,
             deflate: Some(deflate),
             crc: Crc::new(),
             out: Vec::new(),
@@ -163,6 +180,13 @@ impl Press {
 impl Drop for Press {
     fn drop(&mut self) {
         self.presses.under_way.set(self.presses.under_way.get() - 1);
+        let mut by_client = self.presses.by_client.borrow_mut();
+        if let Some(its) = by_client.get_mut(&self.client) {
+            *its -= 1;
+            if *its == 0 {
+                by_client.remove(&self.client);
+            }
+        }
         let mut idle = self.presses.idle.borrow_mut();
         if idle.len() < IDLE_MAX
             && let Some(mut deflate) = self.deflate.take()
@@ -181,8 +205,12 @@ mod tests {
 
     use super::*;
 
+    fn client(number: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, number])
+    }
+
     fn press() -> Box<Press> {
-        Rc::<Presses>::default().take().expect("a press")
+        Rc::<Presses>::default().take(client(1)).expect("a press")
     }
 
     fn unpressed(bytes: &[u8]) -> Vec<u8> {
@@ -249,17 +277,34 @@ mod tests {
     #[test]
     fn presses_are_bounded_and_begin_anew_when_they_are_used_again() {
         let presses = Rc::<Presses>::default();
-        let mut held: Vec<Box<Press>> = (0..PRESSES_MAX).map(|_| presses.take().expect("a press")).collect();
-        assert!(presses.take().is_none());
+        let take = |number: u8| presses.take(client(number / 4));
+        let mut held: Vec<Box<Press>> = (0..64).map(|number| take(number).expect("a press")).collect();
+        assert!(take(100).is_none());
         held[0].press(b"half of something", false).unwrap();
         held.clear();
         assert_eq!((presses.under_way.get(), presses.idle.borrow().len()), (0, IDLE_MAX));
         for _ in 0..IDLE_MAX + 2 {
-            let mut press = presses.take().expect("a press");
+            let mut press = take(0).expect("a press");
             press.press(b"all of it", true).unwrap();
             assert_eq!(unpressed(press.out()), b"all of it");
             held.push(press);
         }
+    }
+
+    #[test]
+    fn one_client_leaves_others_theirs() {
+        let presses = Rc::<Presses>::default();
+        let all_of =
+            |number: u8| std::iter::from_fn(|| presses.take(client(number))).take(100).collect::<Vec<_>>();
+        let mut held: Vec<Vec<Box<Press>>> = (1..12).map(all_of).collect();
+        let counts: Vec<usize> = held.iter().map(Vec::len).collect();
+        assert_eq!(counts, [32, 4, 4, 4, 4, 4, 4, 4, 4, 0, 0]);
+        assert_eq!(presses.under_way.get(), PRESSES_MAX);
+        held[0].truncate(4);
+        assert_eq!(presses.under_way.get(), 36);
+        assert!(presses.take(client(1)).is_none(), "it has what is little");
+        held.clear();
+        assert!(presses.by_client.borrow().is_empty(), "and nobody is remembered");
     }
 
     /// What is said of memory: a whole buffer comes in at a time.

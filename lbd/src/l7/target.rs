@@ -380,7 +380,7 @@ fn coding(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> (Coding, Option<Box<Pre
     if coding != Coding::Gzip {
         return (coding, None);
     }
-    let press = trip.seat.worker.presses.take();
+    let press = trip.seat.worker.presses.take(trip.client);
     let counters = &trip.seat.counters().http;
     let counter = if press.is_some() { &counters.compressed } else { &counters.compressions_refused };
     counter.add(1);

@@ -188,6 +188,29 @@ fn guesses_from_many_places_leave_others_their_turn() {
     drop(guessing);
 }
 
+#[test]
+fn whoever_had_a_password_lately_gets_a_turn_however_many_guess() {
+    let ip = own_ip();
+    let target = Target::named(ip, "inside");
+    let folder = Folder::new();
+    fs::write(folder.path().join("users"), format!("{SLOW}{BOB}")).unwrap();
+    let mut config = config(ip, &[target.address]);
+    config.service = "auth = { basic = { users = \"users\" } }\n".to_owned();
+    let lbd = Lbd::start_in(folder, &config);
+    let mut known = Client::new(lbd.address);
+    assert_eq!(known.send(login("bob:s3cret")).answer().status(), 200);
+    // One guess each, of more clients than there are places: nobody has more waiting than a newcomer would.
+    let guess = |number: u8| {
+        let mut client = Client::of(connect_from(beside(ip, 1 + number), lbd.address).unwrap());
+        client.send(login(&format!("slow:guess-{number}")));
+        client
+    };
+    let guessing: Vec<Client> = (0..80).map(guess).collect();
+    eventually("there is no room left", || denied(&lbd, "busy") > 0);
+    assert_eq!(known.send(login("slow:slow")).answer().status(), 200);
+    drop(guessing);
+}
+
 /// What openssl makes of some input.
 fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let mut child = Command::new("openssl")

@@ -243,7 +243,8 @@ fn a_worker_compresses_so_many_at_a_time_and_no_more() {
             [&format!("{{service=\"web\",result=\"{result}\"}}")]
     };
     eventually("all have been begun", || count("compressed") + count("refused") == CLIENTS as u64);
-    assert!(count("refused") >= 12, "{}", count("refused"));
+    // One client has 32 of each worker.
+    assert!(count("compressed") <= 64, "{}", count("compressed"));
     drop(go);
     let mut plain = 0;
     for client in &mut clients {
