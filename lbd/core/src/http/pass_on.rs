@@ -117,7 +117,9 @@ pub fn http2_request(
     let head = if head.asks_for_websocket() {
         // RFC 8441, section 5: this is "not used" there, because there is nothing that it would protect from.
         let fields = head.fields.iter().filter(|its| !its.is("sec-websocket-key")).copied().collect();
-        tunnel = RequestHead { fields, ..head.clone() };
+        // RFC 9110, section 9.3.6: "A CONNECT request message does not have content." A length of 0, as HTTP/1 may have it, would here be that
+        // of what goes through the tunnel.
+        tunnel = RequestHead { fields, body: RequestBody::None, ..head.clone() };
         &tunnel
     } else {
         head

@@ -164,6 +164,12 @@ fn websocket_passes_to_a_target_that_takes_it() {
     // The example of RFC 6455, section 1.3.
     let accept = answer.field("sec-websocket-accept");
     assert_eq!((answer.field("upgrade"), accept), (Some("websocket"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")));
+    // A length of nothing is not that of the tunnel.
+    let with_length = upgrade.replace(KEY, &format!("{KEY}Content-Length: 0\r\n"));
+    let mut other = Client::new(lbd.address);
+    assert_eq!(other.send(&with_length).answer().status(), 101);
+    assert_eq!(other.send("four").read(4), b"four");
+    drop(other);
     let mut new = Wire::open(lbd.address);
     new.ask(1, &head("CONNECT", "/ws", &more), false);
     let answer = new.next(HEADERS);
@@ -180,7 +186,7 @@ fn websocket_passes_to_a_target_that_takes_it() {
     assert!(end.ends_stream() && end.stream == 1, "{end:?}");
     old.finish();
     assert!(old.is_at_its_end());
-    assert_eq!(metric(&lbd, "tandem_lbd_service_http_tunnels_total")["{service=\"web\"}"], 2);
+    assert_eq!(metric(&lbd, "tandem_lbd_service_http_tunnels_total")["{service=\"web\"}"], 3);
     // Who has not said so is asked for none.
     let ip = own_ip();
     let target = echo(ip, &[]);

@@ -206,6 +206,12 @@ fn a_tunnel_may_lead_through_a_stream() {
     http2_request(&head, &passing(false), &mut out).unwrap();
     let asked = String::from_utf8(out).unwrap();
     assert!(asked.starts_with("Host: a\r\nSec-WebSocket-Version: 13\r\nX-Forwarded-For: "), "{asked}");
+    let text_with_length = text.replace("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n");
+    let head = parse_request(text_with_length.as_bytes()).unwrap();
+    assert!(head.asks_for_websocket());
+    let mut out = Vec::new();
+    http2_request(&head, &passing(false), &mut out).unwrap();
+    assert_eq!(String::from_utf8(out).unwrap(), asked, "a length of nothing is not that of the tunnel");
     for other in [text.replace("Sec-WebSocket-Key: x\r\n", ""), text.replace("WebSocket\r\n", "other\r\n")] {
         assert!(!parse_request(other.as_bytes()).unwrap().asks_for_websocket(), "{other}");
     }
