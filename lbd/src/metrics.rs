@@ -80,7 +80,7 @@
 //! | `tandem_lbd_target_ejections_total` | counter | the same and `result` (`ejected`, `refused`) | ejections, and those that `max_percent` did not allow; a reload keeps them |
 //! | `tandem_lbd_target_connections_open` | gauge | the same | connections open now |
 //! | `tandem_lbd_target_connections_total` | counter | the same | connections made |
-//! | `tandem_lbd_target_connect_seconds` | histogram | the same | from a client's acceptance until it was connected |
+//! | `tandem_lbd_target_connect_seconds` | histogram | the same | from a client's acceptance until it was connected; of a request from when it was known where it goes |
 //! | `tandem_lbd_target_first_byte_seconds` | histogram | the same | from connected until the target's first byte |
 //! | `tandem_lbd_target_connect_failures_total` | counter | the same and `reason` (`error`, `timeout`, `tls`: no handshake) | connects that failed |
 //! | `tandem_lbd_target_connect_retries_total` | counter | the same | of these, failures after which another target was tried |

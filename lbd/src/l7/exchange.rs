@@ -135,7 +135,7 @@ pub(super) struct Exchange<'e> {
 impl Exchange<'_> {
     /// Does what was decided.
     pub(super) async fn perform(mut self, route: &Rc<Route>, mut plan: Plan, mut journal: Journal) -> Next {
-        journal.understood(&mut plan);
+        journal.decided(&mut plan);
         match std::mem::replace(&mut plan.step, Step::nothing()) {
             Step::Forward(pool, head) => self.forward(route, plan, pool, head, journal).await,
             // Nothing is left to be compared.

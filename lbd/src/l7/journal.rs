@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::time::UnixTime;
 use lbd_core::access_log::{Phases, Record, Request, Stage, Termination, Times, TraceId};
@@ -62,8 +62,8 @@ pub(super) struct Journal {
     reused: bool,
     /// The rule that it met.
     rule: Option<usize>,
-    /// Its head has come, and says what is asked for.
-    understood: bool,
+    /// When it was known what becomes of it, once its head has come and says what is asked for. A password may have been compared before.
+    decided: Option<Instant>,
     /// It is not let in, or comes over the rate.
     denied: bool,
     asking: Option<Box<Asking>>,
@@ -87,7 +87,7 @@ impl Journal {
             pool: None,
             reused: false,
             rule: None,
-            understood: false,
+            decided: None,
             denied: false,
             asking: None,
             trace: None,
@@ -95,9 +95,9 @@ impl Journal {
         }
     }
 
-    /// It has been understood.
-    pub(super) fn understood(&mut self, plan: &mut Plan) {
-        self.understood = true;
+    /// It is known what becomes of it.
+    pub(super) fn decided(&mut self, plan: &mut Plan) {
+        self.decided = Some(Instant::now());
         self.denied = plan.denied.is_some() || plan.over_rate;
         self.rule = plan.rule;
         self.asking = plan.asking.take();
@@ -179,7 +179,7 @@ impl Journal {
                 answered(&counters.answers);
                 if let Some(connected) = self.connected {
                     counters.request_times.record(now - connected);
-                    counters.connect_times.record(connected - self.read);
+                    counters.connect_times.record(self.sought().unwrap_or_default());
                     if let Some(answered) = self.answered {
                         counters.first_byte_times.record(answered - connected);
                     }
@@ -233,20 +233,25 @@ impl Journal {
             Stage::Headers
         } else if self.way.queued.is_some() {
             Stage::Queue
-        } else if self.understood {
+        } else if self.decided.is_some() {
             Stage::Connection
         } else {
             Stage::Request
         }
     }
 
+    /// How long a target was looked for and connected: only once it was known that one is wanted.
+    fn sought(&self) -> Option<Duration> {
+        self.connected.zip(self.decided).map(|(connected, decided)| connected - decided)
+    }
+
     /// How long it took to come there.
     fn phases(&self, now: Instant) -> Phases {
         let queued = self.way.queued.unwrap_or_default();
         Phases {
-            header: self.understood.then(|| self.read - self.begin),
+            header: self.decided.map(|_| self.read - self.begin),
             queue: self.way.queued,
-            connect: self.connected.map(|at| (at - self.read).saturating_sub(queued)),
+            connect: self.sought().map(|sought| sought.saturating_sub(queued)),
             first_byte: self.answered.zip(self.connected).map(|(answered, connected)| answered - connected),
             total: now - self.begin,
         }

@@ -37,6 +37,7 @@ pub(super) async fn serve(
     let watch = session.seat.worker.watches.enter(session.leave());
     let begin = Instant::now();
     let route = session.refreshed();
+    let journal = Journal::begin(&route, begin);
     let (parts, body) = request.into_parts();
     let made = {
         let uri = &parts.uri;
@@ -68,10 +69,7 @@ pub(super) async fn serve(
     let mut asker = Asker { body: Incoming::new(body, length), respond, answer: None };
     let exchange = Exchange { session: &session, watch: &watch, client: Client::Http2(&mut asker) };
     let next = match made {
-        Ok(plan) => {
-            let journal = Journal::begin(&route, begin);
-            exchange.perform(&route, plan, journal).await
-        }
+        Ok(plan) => exchange.perform(&route, plan, journal).await,
         Err(fault) => exchange.refuse(&route, begin, fault).await,
     };
     match next {

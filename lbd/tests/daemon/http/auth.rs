@@ -14,7 +14,7 @@ use super::config;
 use super::peers::{Client, Message, Target, ask, get};
 use super::real::curl;
 use crate::clients::{beside, connect_from};
-use crate::support::{Folder, Lbd, command, eventually, free, metric, own_ip};
+use crate::support::{Folder, Lbd, command, eventually, free, metric, own_ip, records};
 
 /// Of "open sesame" and "s3cret", by crypt(3).
 const ADA: &str = "ada:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n";
@@ -209,6 +209,33 @@ fn whoever_had_a_password_lately_gets_a_turn_however_many_guess() {
     eventually("there is no room left", || denied(&lbd, "busy") > 0);
     assert_eq!(known.send(login("slow:slow")).answer().status(), 200);
     drop(guessing);
+}
+
+#[test]
+fn comparing_a_password_is_no_time_of_connecting() {
+    let ip = own_ip();
+    let target = Target::named(ip, "inside");
+    let folder = Folder::new();
+    // Two people with one password, for each of whom it is compared.
+    let other = SLOW.replacen("slow", "idle", 1);
+    fs::write(folder.path().join("users"), format!("{SLOW}{other}")).unwrap();
+    let path = folder.path().join("access.log");
+    let mut config = config(ip, &[target.address]);
+    config.service = format!(
+        "access_log = {{ format = \"json\", file = \"{}\" }}\nhttp2 = true\nauth = {{ basic = {{ users = \"users\" }} }}\n",
+        path.display()
+    );
+    let lbd = Lbd::start_in(folder, &config);
+    let url = format!("http://{}/", lbd.address);
+    for (protocol, login) in [("--http1.1", "slow:slow"), ("--http2-prior-knowledge", "idle:slow")] {
+        assert_eq!(curl(&[protocol, "-u", login, &url]), "inside");
+    }
+    for record in records(&path, 2) {
+        let micros = |name: &str| record[name].as_u64().unwrap();
+        // Most of it is the comparison.
+        let told = micros("header_us") + micros("connect_us") + micros("first_byte_us");
+        assert!(told < micros("total_us") / 2, "{record}");
+    }
 }
 
 /// What openssl makes of some input.
