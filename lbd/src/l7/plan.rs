@@ -53,6 +53,8 @@ pub(super) struct Plan {
     pub(super) upgrade: bool,
     /// Whether the client takes answers that are compressed, where some are.
     pub(super) takes_gzip: bool,
+    /// What it says of what the client has already, where answers may be compressed.
+    pub(super) if_none_match: Vec<u8>,
     /// What a client of HTTP/1 is told if its tunnel leads through a stream of HTTP/2.
     pub(super) accept: Option<String>,
     /// Whether the connection to the target is nobody else's after it. It may authenticate that connection, or have a body where many do not
@@ -229,6 +231,10 @@ impl Plan {
             takes_gzip: head.version != Version::Http10
                 && http.compress_of(rule).is_some()
                 && takes_gzip(&head.fields),
+            if_none_match: match http.compress_of(rule) {
+                Some(_) => head.values("if-none-match").collect::<Vec<_>>().join(&b", "[..]),
+                None => Vec::new(),
+            },
             accept: None,
             alone: authenticates_connection(&head.fields)
                 || (has_body(head.body) && wants_no_body(head.method)),
@@ -328,6 +334,7 @@ impl Plan {
             told,
             told_in: &site.told_in,
             trace: self.trace.as_deref(),
+            weakens_tags: http.compress_of(self.rule).is_some(),
         };
         // A configuration that is in force names its own groups only.
         let Some(pool) = site.pool(group) else { return Ok(self.answer(around, &Answer::plain(503))) };

@@ -10,7 +10,7 @@ use common::config::TargetGroup;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
 use http::Response;
-use lbd_core::http::compress::{Coding, compressed, weak_tag};
+use lbd_core::http::compress::{Coding, compressed, revalidates_compressed, weak_tag};
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{
     Fault, ResponseBody, ResponseHead, Scanner, Version, http2_response, parse_response,
@@ -336,13 +336,12 @@ fn sent(
     let added = added(&answer, trip);
     let added = if more.is_empty() { Cow::Borrowed(added) } else { Cow::Owned([added, &more[..]].concat()) };
     let body = answer.body;
-    let tag = if press.is_some() { weak_tag(&answer) } else { Vec::new() };
-    let (answer, ending) = if press.is_some() {
-        // Where it ends is not known before it does.
-        (compressed(&answer, &tag), Ending::of(ResponseBody::UntilClose, plan.version))
-    } else {
-        (answer, Ending::of(body, plan.version))
-    };
+    let is_of_compressed = press.is_some() || revalidates_compressed(&answer, &plan.if_none_match);
+    let tag = if is_of_compressed { weak_tag(&answer) } else { Vec::new() };
+    let answer = if is_of_compressed { compressed(&answer, &tag) } else { answer };
+    // Where one that is compressed ends is not known before it does.
+    let ends = if press.is_some() { ResponseBody::UntilClose } else { body };
+    let ending = Ending::of(ends, plan.version);
     let afterwards = if ending == Ending::Close || closing {
         Afterwards::Closed
     } else {

@@ -89,16 +89,23 @@ impl Coding {
         let has = |name: &str| answer.fields.iter().any(|field| field.is(name));
         let given = |name: &str| given(changes, name).next().is_some();
         // A part of something, or nothing.
-        let partial = answer.status < 200 || matches!(answer.status, 204 | 205 | 206 | 304);
+        let partial = answer.status < 200 || matches!(answer.status, 204..=206);
+        // RFC 9110, section 15.4.5: 304 has the Vary that "would have been sent in a 200 (OK) response to the same request". It mostly does
+        // not say the type of that, nor its length.
+        let revalidates = answer.status == 304;
         let encoded = has("content-encoding") || given("content-encoding");
         let kept = says_no_transform(&answer.fields)
             || self::given(changes, "cache-control").any(|value| value.contains("no-transform"))
             || DIGESTS.iter().any(|name| has(name) || given(name));
         let mut types = answer.fields.iter().filter(|field| field.is("content-type"));
-        let fits = types.next().is_some_and(|field| kinds.has_type(field.value)) && types.next().is_none();
+        let fits = match (types.next(), types.next()) {
+            (Some(only), None) => kinds.has_type(only.value),
+            (None, _) => revalidates,
+            (Some(_), Some(_)) => false,
+        };
         let length = match answer.body {
             ResponseBody::Length(length) => Some(length),
-            _ => answer.length,
+            _ => answer.length.filter(|length| *length > 0 || !revalidates),
         };
         let short = length.is_some_and(|length| length == 0 || length < kinds.bytes_min);
         if partial || encoded || kept || !fits || short {
@@ -154,6 +161,47 @@ pub fn compressed<'h>(answer: &ResponseHead<'h>, tag: &'h [u8]) -> ResponseHead<
     let kept = answer.fields.iter().filter(|field| !field.is("accept-ranges"));
     let fields = kept.map(|field| if field.is("etag") { Field { value: tag, ..*field } } else { *field });
     ResponseHead { fields: fields.collect(), length: None, ..answer.clone() }
+}
+
+/// Whether an answer of 304 is about what a client has got compressed: of what it has, as its `If-None-Match` says, the tag is this answer's
+/// made weak, and is not this one itself. What it has is not to be taken for what is the same byte by byte.
+#[must_use]
+pub fn revalidates_compressed(answer: &ResponseHead<'_>, if_none_match: &[u8]) -> bool {
+    let tag = answer.fields.iter().find(|field| field.is("etag")).map_or(&[][..], |field| field.value);
+    let has = |weak: bool| tags(if_none_match).any(|its| its == (weak, tag));
+    answer.status == 304 && has(true) && !has(false)
+}
+
+/// The entity tags of a list with their quotes, and whether each is weak. RFC 9110, section 8.8.3: there may be commas in them.
+fn tags(list: &[u8]) -> impl Iterator<Item = (bool, &[u8])> {
+    let mut rest = list;
+    std::iter::from_fn(move || {
+        let open = rest.iter().position(|byte| *byte == b'"')?;
+        let (before, tag) = rest.split_at(open);
+        let end = tag.iter().skip(1).position(|byte| *byte == b'"')? + 2;
+        let (tag, after) = tag.split_at(end);
+        rest = after;
+        Some((before.ends_with(b"W/"), tag))
+    })
+}
+
+/// The value of an `If-Match` with strong tags for its weak ones; nothing if it has none of these.
+///
+/// RFC 9110, section 13.1.1: a weak one never matches, so whoever has got something compressed could change it no more. The tag that was made
+/// weak for him says what there is to say: if the target has a weak one itself, that does not match either.
+#[must_use]
+pub fn strong_tags(value: &[u8]) -> Option<Vec<u8>> {
+    const WEAK: &[u8] = b"W/\"";
+    let mut strong = Vec::with_capacity(value.len());
+    let mut quoted = false;
+    for (at, byte) in value.iter().enumerate() {
+        let marks = value[at..].starts_with(WEAK) || value[at.saturating_sub(1)..].starts_with(WEAK);
+        if quoted || !marks {
+            strong.push(*byte);
+        }
+        quoted ^= *byte == b'"';
+    }
+    (strong.len() < value.len()).then_some(strong)
 }
 
 #[cfg(test)]
@@ -239,7 +287,12 @@ mod tests {
                 Coding::AsSent,
             ),
             (204, html.to_owned(), Coding::AsSent),
-            (304, html.to_owned(), Coding::AsSent),
+            (304, html.to_owned(), Coding::Varying),
+            (304, String::new(), Coding::Varying),
+            (304, "Content-Length: 0\r\n".to_owned(), Coding::Varying),
+            (304, "Content-Length: 99\r\n".to_owned(), Coding::AsSent),
+            (304, "Content-Type: image/png\r\n".to_owned(), Coding::AsSent),
+            (304, "Cache-Control: no-transform\r\n".to_owned(), Coding::AsSent),
             (200, format!("{html}Content-Encoding: br\r\n"), Coding::AsSent),
             (200, format!("{html}Content-Encoding: identity\r\n"), Coding::AsSent),
             (200, format!("{html}Cache-Control: public, no-transform\r\n"), Coding::AsSent),
@@ -289,6 +342,47 @@ mod tests {
         assert_eq!(fields, [("Vary", "Accept-Encoding".to_owned())]);
         let vary = with("Vary", "Origin, Accept-Encoding");
         assert!(Coding::Varying.fields(&head(text, false), [&vary, &NONE]).is_empty());
+    }
+
+    #[test]
+    fn what_a_client_has_compressed_stays_weak_when_it_is_confirmed() {
+        let of = |status: u16, etag: &str, asked: &str| {
+            let text = format!("HTTP/1.1 {status} x\r\n{etag}\r\n");
+            revalidates_compressed(&head(&text, false), asked.as_bytes())
+        };
+        let etag = "ETag: \"a,b\"\r\n";
+        for (asked, expected) in [
+            ("W/\"a,b\"", true),
+            ("\"x\", W/\"a,b\"", true),
+            ("\"W/\",W/\"a,b\"", true),
+            ("\"a,b\"", false),
+            ("W/\"a,b\", \"a,b\"", false),
+            ("W/\"a\"", false),
+            ("*", false),
+            ("", false),
+            ("W/\"a,b", false),
+        ] {
+            assert_eq!(of(304, etag, asked), expected, "{asked}");
+        }
+        assert!(!of(200, etag, "W/\"a,b\""));
+        assert!(!of(304, "ETag: W/\"a,b\"\r\n", "W/\"a,b\""), "it is weak already");
+        assert!(!of(304, "", "W/\"\""));
+    }
+
+    #[test]
+    fn tags_that_were_made_weak_are_strong_for_the_target() {
+        let strong = |value: &str| strong_tags(value.as_bytes()).map(|tags| String::from_utf8(tags).unwrap());
+        for (value, expected) in [
+            ("W/\"a\"", Some("\"a\"")),
+            ("\"x\", W/\"a,W/\", W/\"\"", Some("\"x\", \"a,W/\", \"\"")),
+            ("\"a\"", None),
+            ("\"W/\"", None),
+            ("*", None),
+            ("W/", None),
+            ("", None),
+        ] {
+            assert_eq!(strong(value).as_deref(), expected, "{value}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use common::config::HeaderChanges;
 
+use super::compress::strong_tags;
 use super::cookie;
 use super::fields::{Known, is_client_certificate, is_proxy, is_word_of_a_proxy, may_trail};
 use super::framing::{Fault, Field, RequestBody, RequestHead, ResponseBody, ResponseHead, Version};
@@ -50,6 +51,8 @@ pub struct Passing<'p> {
     pub told_in: &'p HeaderChanges,
     /// Its trace, if spans are told to somebody; else what the client says of one goes on as it came.
     pub trace: Option<&'p Trace>,
+    /// Answers may be compressed here, which makes their tags weak.
+    pub weakens_tags: bool,
 }
 
 /// What a client has shown of itself with TLS.
@@ -146,6 +149,8 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
     if !replaces(passing.changes, b"host") {
         field(out, "Host", host.as_bytes());
     }
+    // Where something is asked for they are also about the parts of it that a client has.
+    let restores_tags = passing.weakens_tags && !matches!(head.method, "GET" | "HEAD");
     for its in &head.fields {
         let known = Known::of(its.name);
         let kept = match known {
@@ -162,10 +167,10 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
             || passing.told_in.replaces(its.name)
             || passing.trace.is_some_and(|trace| trace.replaces(its.name));
         if kept && !replaced && !names(&head.for_one_hop, its.name) {
-            let shown = if known == Some(Known::Cookie) {
-                cookie::without(its.value, passing.hidden_cookies)
-            } else {
-                None
+            let shown = match known {
+                Some(Known::Cookie) => cookie::without(its.value, passing.hidden_cookies),
+                None if restores_tags && its.is("if-match") => strong_tags(its.value),
+                _ => None,
             };
             match shown {
                 None => out.add(its.name, its.value),

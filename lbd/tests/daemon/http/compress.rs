@@ -160,6 +160,40 @@ fn what_must_not_be_or_is_not_wanted_compressed_passes_as_it_is() {
 }
 
 #[test]
+fn what_was_had_compressed_is_confirmed_and_changed_by_its_tag() {
+    let ip = own_ip();
+    // As RFC 9110 has it: tags are compared weakly for If-None-Match, and strongly for If-Match.
+    let target = Target::with(ip, |request, stream| {
+        let weak = |tag: &str| tag.trim_start_matches("W/") == "\"a\"";
+        match (request.field("if-none-match"), request.field("if-match")) {
+            (Some(tag), _) if weak(tag) => write(stream, "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n"),
+            (_, Some("\"a\"")) => write(stream, "HTTP/1.1 204 No Content\r\n\r\n"),
+            (_, Some(_)) => write(stream, "HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n"),
+            _ => {
+                let fields = "Content-Type: text/plain\r\nETag: \"a\"\r\nContent-Length: 5000";
+                write(stream, &format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{}", text(5000)))
+            }
+        }
+    });
+    let lbd = Lbd::start(&compressing(ip, &[&target]));
+    let mut client = Client::new(lbd.address);
+    for (accepted, tag) in [("gzip", "W/\"a\""), ("br", "\"a\"")] {
+        let request = |method: &str, field: &str| {
+            with("/", field).replacen("GET", method, 1).replacen("gzip", accepted, 1)
+        };
+        let got = client.send(request("GET", "")).answer();
+        assert_eq!((got.field("etag"), got.field("vary")), (Some(tag), Some("Accept-Encoding")));
+        let same = client.send(request("GET", &format!("If-None-Match: {tag}\r\n"))).answer();
+        assert_eq!((same.status(), same.field("etag")), (304, Some(tag)));
+        assert_eq!(same.field("vary"), Some("Accept-Encoding"));
+        let changed = client.send(request("PUT", &format!("If-Match: {tag}\r\n"))).answer();
+        assert_eq!(changed.status(), 204, "{tag}");
+        let other = client.send(request("PUT", "If-Match: W/\"b\"\r\n")).answer();
+        assert_eq!(other.status(), 412);
+    }
+}
+
+#[test]
 fn a_rule_says_otherwise() {
     let ip = own_ip();
     let target = target(ip);

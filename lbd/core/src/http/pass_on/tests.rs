@@ -19,6 +19,7 @@ fn passing(trusted: bool) -> Passing<'static> {
         told: &[],
         told_in: &NONE,
         trace: None,
+        weakens_tags: false,
     }
 }
 
@@ -81,6 +82,19 @@ fn a_request_that_came_through_before_is_a_loop() {
     assert_eq!(via("1.1 other, 1.1 tandem-1 (comment), 1.0 third"), Some(Fault::Loop));
     assert_eq!(via("1.1 tandem-1"), Some(Fault::Loop));
     assert_eq!(via("1.1 tandem-10, 1.1 x.tandem-1"), None);
+}
+
+#[test]
+fn a_change_of_what_was_had_compressed_is_asked_for_by_the_target_s_own_tag() {
+    let asked = |method: &str, weakens_tags: bool| {
+        let text =
+            format!("{method} / HTTP/1.1\r\nHost: a\r\nIf-Match: W/\"a\"\r\nIf-Range: W/\"a\"\r\n\r\n");
+        let text = passed_on(&text, &Passing { weakens_tags, ..passing(false) }).unwrap();
+        text.lines().filter(|line| line.starts_with("If-")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(asked("PUT", true), "If-Match: \"a\" If-Range: W/\"a\"");
+    let unchanged = "If-Match: W/\"a\" If-Range: W/\"a\"";
+    assert_eq!([asked("GET", true), asked("HEAD", true), asked("PUT", false)], [unchanged; 3]);
 }
 
 #[test]
