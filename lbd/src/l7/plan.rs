@@ -15,6 +15,7 @@ use lbd_core::http::bounds;
 use lbd_core::http::compress::takes_gzip;
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version};
+use lbd_core::http::hops;
 use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
 use lbd_core::http::route::{
     Arrival, Asked, Otherwise, Outcome, Routed, location, read_otherwise, rewritten, route,
@@ -300,6 +301,13 @@ impl Plan {
     ) -> Result<Step, Fault> {
         let rule = routed.rule.map(|(_, rule)| rule);
         let group = match (routed.outcome, rule) {
+            // RFC 9110, section 7.6.2: at 0 "the intermediary MUST NOT forward the request; instead, the intermediary MUST respond as the
+            // final recipient", which here knows nothing but OPTIONS.
+            (Outcome::Forward(_), _) if hops::left(head)? == Some(0) => {
+                let allow = [("Allow", "OPTIONS".to_owned())];
+                let status = if head.method == "OPTIONS" { 204 } else { 405 };
+                return Ok(self.answer(around, &Answer { fields: &allow, ..Answer::plain(status) }));
+            }
             (Outcome::Forward(group), _) => {
                 tie::home_group(http, routed, site, asked, around.now).unwrap_or(group)
             }

@@ -16,6 +16,7 @@ pub mod conduct;
 pub mod cookie;
 pub mod fields;
 pub mod framing;
+pub mod hops;
 pub mod pace;
 pub mod pass_on;
 pub mod route;

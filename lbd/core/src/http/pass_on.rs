@@ -8,6 +8,7 @@ use super::compress::strong_tags;
 use super::cookie;
 use super::fields::{Known, is_client_certificate, is_proxy, is_word_of_a_proxy, may_trail};
 use super::framing::{Fault, Field, RequestBody, RequestHead, ResponseBody, ResponseHead, Version};
+use super::hops::{self, MAX_FORWARDS};
 use super::route::{Arrival, host_of};
 use super::trace::Trace;
 
@@ -76,7 +77,7 @@ pub enum Shown<'p> {
 ///
 /// # Errors
 ///
-/// That the request has come through here before.
+/// That the request has come through here before, or does not say properly through how many it may go.
 pub fn request(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
     out.reserve(
         512 + head.fields.iter().map(|field| field.name.len() + field.value.len() + 4).sum::<usize>(),
@@ -110,7 +111,7 @@ pub fn request(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8>)
 ///
 /// # Errors
 ///
-/// That the request has come through here before.
+/// That the request has come through here before, or does not say properly through how many it may go.
 pub fn http2_request(
     head: &RequestHead<'_>,
     passing: &Passing<'_>,
@@ -149,6 +150,7 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
     if !replaces(passing.changes, b"host") {
         field(out, "Host", host.as_bytes());
     }
+    let forwards = hops::left(head)?;
     // Where something is asked for they are also about the parts of it that a client has.
     let restores_tags = passing.weakens_tags && !matches!(head.method, "GET" | "HEAD");
     for its in &head.fields {
@@ -169,6 +171,9 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
         if kept && !replaced && !names(&head.for_one_hop, its.name) {
             let shown = match known {
                 Some(Known::Cookie) => cookie::without(its.value, passing.hidden_cookies),
+                None if its.is(MAX_FORWARDS) => {
+                    forwards.map(|left| left.saturating_sub(1).to_string().into_bytes())
+                }
                 None if restores_tags && its.is("if-match") => strong_tags(its.value),
                 _ => None,
             };

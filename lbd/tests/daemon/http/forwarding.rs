@@ -2,6 +2,7 @@
 
 use super::config;
 use super::peers::{Client, Target, answer, ask, get, write};
+use super::real::curl;
 use crate::support::{Lbd, eventually, metric, own_ip};
 
 #[test]
@@ -142,6 +143,44 @@ fn a_proxy_protocol_header_names_the_client() {
     assert_eq!(target.last().field("x-forwarded-for"), Some("203.0.113.9"));
     assert_eq!(client.send(get("/")).answer().status(), 200);
     assert_eq!(target.last().field("x-forwarded-for"), Some("203.0.113.9"), "for all of the connection");
+}
+
+#[test]
+fn what_may_go_no_further_is_answered_here() {
+    let ip = own_ip();
+    let target = Target::named(ip, "there");
+    let mut config = config(ip, &[target.address]);
+    config.service = "http2 = true\n[[service.rule]]\nwhen = { path = \"/own\" }\nrespond = { status = 200, body = \"own\" }\n".to_owned();
+    let lbd = Lbd::start(&config);
+    let asked = |method: &str, path: &str, left: &str| {
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nMax-Forwards: {left}\r\n\r\n");
+        ask(lbd.address, &request)
+    };
+    for (method, path, status) in [("OPTIONS", "/", 204), ("OPTIONS", "*", 204), ("TRACE", "/", 405)] {
+        let got = asked(method, path, "0");
+        assert_eq!((got.status(), got.field("allow")), (status, Some("OPTIONS")), "{method} {path}");
+    }
+    assert_eq!(asked("OPTIONS", "/own", "0").text(), "own", "no target is asked for that anyway");
+    for bad in ["-1", "", "1, 0"] {
+        assert_eq!(asked("OPTIONS", "/", bad).status(), 400, "{bad}");
+    }
+    assert_eq!(target.seen().len(), 0);
+    assert_eq!(asked("OPTIONS", "/", "2").text(), "there");
+    assert_eq!(target.last().field("max-forwards"), Some("1"));
+    assert_eq!(asked("GET", "/", "0").text(), "there", "it is for others to say");
+    assert_eq!(target.last().field("max-forwards"), Some("0"));
+    let url = format!("http://{}/", lbd.address);
+    let by_http2 = |left: &str| {
+        let field = format!("Max-Forwards: {left}");
+        curl(&["--http2-prior-knowledge", "-X", "OPTIONS", "-H", &field, "-w", "%{http_code}", &url])
+    };
+    assert_eq!(by_http2("1"), "there200");
+    assert_eq!(target.last().field("max-forwards"), Some("0"));
+    assert_eq!(
+        [by_http2("0"), by_http2("x")].map(|got| got.rsplit('\n').next().map(str::to_owned)),
+        ["204", "400"].map(|code| Some(code.to_owned()))
+    );
+    assert_eq!(target.seen().len(), 3);
 }
 
 #[test]

@@ -89,11 +89,14 @@ pub enum Fault {
     /// More than one of the field that `rate` counts by.
     #[error("there is more than one of the field that requests are counted by")]
     RateField,
+    /// More than one `Max-Forwards`, or one that is no number, with a method for which it counts.
+    #[error("there is more than one Max-Forwards, or it is no plain number")]
+    MaxForwards,
 }
 
 impl Fault {
     /// How many there are.
-    pub const COUNT: usize = 28;
+    pub const COUNT: usize = 29;
 
     /// All of them, in the order of [`Self::index`].
     pub const ALL: [Self; Self::COUNT] = [
@@ -125,6 +128,7 @@ impl Fault {
         Self::Loop,
         Self::Misdirected,
         Self::RateField,
+        Self::MaxForwards,
     ];
 
     /// Its place in [`Self::ALL`].
@@ -165,6 +169,7 @@ impl Fault {
             Self::Loop => "loop",
             Self::Misdirected => "misdirected",
             Self::RateField => "rate_field",
+            Self::MaxForwards => "max_forwards",
         }
     }
 

@@ -98,6 +98,25 @@ fn a_change_of_what_was_had_compressed_is_asked_for_by_the_target_s_own_tag() {
 }
 
 #[test]
+fn a_hop_is_counted() {
+    let forwards = |method: &str, value: &str| {
+        let text = format!("{method} / HTTP/1.1\r\nHost: a\r\nMax-Forwards: {value}\r\n\r\n");
+        let text = passed_on(&text, &passing(false))?;
+        let line = text.lines().find(|line| line.starts_with("Max-Forwards")).unwrap();
+        Ok::<_, Fault>(line.to_owned())
+    };
+    assert_eq!(forwards("OPTIONS", "10").as_deref(), Ok("Max-Forwards: 9"));
+    assert_eq!(forwards("TRACE", "1").as_deref(), Ok("Max-Forwards: 0"));
+    assert_eq!(forwards("TRACE", "one"), Err(Fault::MaxForwards));
+    assert_eq!(forwards("GET", "0").as_deref(), Ok("Max-Forwards: 0"));
+    let text = "OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n\r\n";
+    let mut out = Vec::new();
+    http2_request(&parse_request(text.as_bytes()).unwrap(), &passing(false), &mut out).unwrap();
+    let out = String::from_utf8(out).unwrap();
+    assert!(out.contains("\r\nMax-Forwards: 2\r\n"), "{out}");
+}
+
+#[test]
 fn http_1_0_becomes_1_1_with_a_host() {
     let text = passed_on("GET / HTTP/1.0\r\nAccept: x\r\n\r\n", &passing(false)).unwrap();
     assert!(text.starts_with("GET /path HTTP/1.1\r\nHost: 192.0.2.10\r\nAccept: x\r\n"), "{text}");
