@@ -248,7 +248,7 @@ impl Exchange<'_> {
             };
             let retry = pool.group.config.retry;
             let tries = journal.way().tries;
-            let reached = Reached::get(self.session, &occupied, trip.head, newer_than).await;
+            let reached = Reached::get(self.session, &occupied, (trip.head, plan.alone), newer_than).await;
             if reached.is_err() {
                 journal.way().failed = Some(Arc::clone(&occupied.target));
             }

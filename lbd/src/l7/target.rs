@@ -156,14 +156,15 @@ impl Heads<'_> {
 
 impl Reached {
     /// A way to the target: one that is there already, or a new one. Of those that many requests share, one made later than
-    /// `newer_than`; of those that are one request's, a new one if that is given.
+    /// `newer_than`; of those that are one request's, a new one if that is given. One that is to be `alone` shares none: it may authenticate
+    /// the connection.
     ///
     /// # Errors
     /// Why there is none.
     pub(super) async fn get(
         session: &Session,
         occupied: &Occupied,
-        head: &ForTarget,
+        (head, alone): (&ForTarget, bool),
         newer_than: Option<u64>,
     ) -> Result<Self, Refusal> {
         let worker = &session.seat.worker;
@@ -171,7 +172,7 @@ impl Reached {
         // A PROXY header names one client, so such a connection is no other one's.
         let shared = group.config.send_proxy.is_none();
         if matches!(head, ForTarget::Http2(_)) {
-            let lease = if shared && !head.opens_tunnel() {
+            let lease = if shared && !alone && !head.opens_tunnel() {
                 http2::lease(session, occupied, newer_than).await?
             } else {
                 http2::exclusive(session, occupied, head.opens_tunnel()).await?

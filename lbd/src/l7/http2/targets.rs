@@ -203,8 +203,8 @@ pub(in crate::l7) async fn lease(
     }
 }
 
-/// A connection for one request: one that begins with the header that names its client, or that is to be a tunnel, which lasts and would
-/// leave others less room.
+/// A connection for one request: one that begins with the header that names its client, that this request may authenticate, or that is to be a
+/// tunnel, which lasts and would leave others less room.
 ///
 /// # Errors
 /// Why there is none.

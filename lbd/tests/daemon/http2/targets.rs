@@ -62,6 +62,23 @@ fn requests_share_a_connection_whatever_the_client_speaks() {
 }
 
 #[test]
+fn a_request_that_may_authenticate_its_connection_shares_none() {
+    let ip = own_ip();
+    let target = target(ip, |_, got, wire| answer(wire, got.stream, "served"));
+    let lbd = Lbd::start(&http2(ip, target.address, ""));
+    // All of one client, so that one worker has them.
+    let mut client = Client::new(lbd.address);
+    assert_eq!(client.send(get("/")).answer().text(), "served");
+    let before = target.accepted();
+    for count in 1..4 {
+        let negotiating = "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Negotiate YII=\r\n\r\n";
+        assert_eq!(client.send(negotiating).answer().text(), "served");
+        assert_eq!(client.send(get("/")).answer().text(), "served");
+        assert_eq!(target.accepted(), before + count, "the others go on with theirs");
+    }
+}
+
+#[test]
 fn what_a_target_has_not_begun_is_sent_again() {
     let ip = own_ip();
     // Of each connection's streams the first is refused.
