@@ -4,6 +4,7 @@ mod floods;
 mod frames;
 mod grpc;
 mod life;
+mod pairings;
 mod real;
 mod sessions;
 mod streams;
