@@ -7,6 +7,7 @@ mod life;
 mod pairings;
 mod real;
 mod sessions;
+mod slow;
 mod streams;
 mod strict;
 mod targets;
