@@ -13,7 +13,7 @@ use crate::support::{Folder, eventually, free};
 pub(crate) struct Process(Child);
 
 impl Process {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let path = format!("{}:/usr/local/sbin:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
         let child = command.env("PATH", path).spawn();
         Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}; run scripts/setup test")))

@@ -12,6 +12,7 @@ mod streams;
 mod strict;
 mod targets;
 mod tls;
+mod websockets;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
