@@ -246,7 +246,8 @@ fn tells(told: &str, claim: &Value) -> bool {
     match claim {
         Value::String(text) => told == text,
         Value::Array(all) => elements(all),
-        Value::Number(_) | Value::Bool(_) => told == claim.to_string(),
+        Value::Number(number) => told.parse().ok() == number.as_f64(),
+        Value::Bool(yes) => told.parse() == Ok(*yes),
         Value::Null | Value::Object(_) => false,
     }
 }
