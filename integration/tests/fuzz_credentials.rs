@@ -246,8 +246,8 @@ fn tells(told: &str, claim: &Value) -> bool {
     match claim {
         Value::String(text) => told == text,
         Value::Array(all) => elements(all),
-        Value::Number(number) => told.parse().ok() == number.as_f64(),
-        Value::Bool(yes) => told.parse() == Ok(*yes),
+        Value::Number(number) => told.parse::<f64>().ok() == number.as_f64(),
+        Value::Bool(yes) => told.parse::<bool>().ok() == Some(*yes),
         Value::Null | Value::Object(_) => false,
     }
 }
