@@ -249,7 +249,8 @@ fn mangled_streams_do_not_stop_the_socket_between_the_daemons() {
     });
     let valid = [hello, health, instances].map(|message| frame(&message).unwrap()).concat();
     let (mut read, mut refused) = (0, 0);
-    for seed in 0..number("TANDEM_FUZZ_ROUNDS", ROUNDS_DEFAULT) {
+    let start = number("TANDEM_FUZZ_SEED", 0);
+    for seed in start..start + number("TANDEM_FUZZ_ROUNDS", ROUNDS_DEFAULT) {
         let mut rng = Rng::new(seed);
         let bytes = mangle(&mut rng, valid.clone());
         let mut reader = FrameReader::default();
@@ -269,7 +270,8 @@ fn mangled_configurations_are_answered() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let full = fs::read(root.join("configs/full.toml")).unwrap();
     let mut refused = 0;
-    for seed in 0..number("TANDEM_FUZZ_ROUNDS", ROUNDS_DEFAULT) / 1000 {
+    let start = number("TANDEM_FUZZ_SEED", 0);
+    for seed in start..start + number("TANDEM_FUZZ_ROUNDS", ROUNDS_DEFAULT) / 1000 {
         let bytes = mangle(&mut Rng::new(seed), full.clone());
         let text = String::from_utf8_lossy(&bytes);
         if let Err(errors) = common::config::parse(&text, Path::new("fuzz.toml")) {

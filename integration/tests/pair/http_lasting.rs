@@ -177,7 +177,7 @@ fn talk(server: SocketAddr, messages: &AtomicU64, stop: &AtomicBool) -> io::Resu
 }
 
 /// Clients' connections that a node's `lbd` has.
-fn open(node: &Node) -> Option<u64> {
+pub(crate) fn open(node: &Node) -> Option<u64> {
     let status: Option<Value> = node.get("lbd", "/v1/status").ok().and_then(|answer| answer.json().ok());
     status.and_then(|status| status["connections_open"].as_u64())
 }

@@ -9,6 +9,7 @@ mod hostile_flood;
 mod hostile_forged;
 mod hostile_operator;
 mod http;
+mod http_large;
 mod http_lasting;
 mod interop_bird;
 mod kernel_both;

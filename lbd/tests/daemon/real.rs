@@ -1,4 +1,4 @@
-//! Real servers to check: nginx, a gRPC server, dnsmasq; and certificates made by openssl. `scripts/setup test` installs them.
+//! Real servers: nginx, nghttpd, a gRPC server, dnsmasq; and certificates made by openssl. `scripts/setup test` installs them.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use crate::support::{Folder, eventually, free};
 pub(crate) struct Process(Child);
 
 impl Process {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let path = format!("{}:/usr/local/sbin:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
         let child = command.env("PATH", path).spawn();
         Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}; run scripts/setup test")))
@@ -146,6 +146,32 @@ impl Nginx {
             eventually("nginx listens", || listens(address));
         }
         nginx
+    }
+
+    /// The folder that it serves.
+    pub(crate) fn root(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// nghttp2's server: it speaks HTTP/2 in clear text, sends back what is sent to it, and says no length but a trailer behind each body.
+pub(crate) struct Nghttpd {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    _process: Process,
+    folder: Folder,
+}
+
+impl Nghttpd {
+    pub(crate) fn start(ip: Ipv4Addr) -> Self {
+        let (folder, address) = (Folder::new(), free(ip));
+        let mut command = Command::new("nghttpd");
+        command.args(["--no-tls", "--echo-upload", "--no-content-length", "--trailer=x-last: end"]);
+        command.arg(format!("--address={ip}")).arg("--htdocs").arg(folder.path());
+        command.arg(address.port().to_string()).stdout(Stdio::null());
+        let nghttpd = Self { address, _process: Process::start(&mut command), folder };
+        eventually("nghttpd listens", || listens(address));
+        nghttpd
     }
 
     /// The folder that it serves.

@@ -19,6 +19,8 @@ use crate::lab::{certificate, load};
 /// The one way in which all of them encrypt.
 const SUITE: &str = "TLS_AES_128_GCM_SHA256";
 const GROUP: &str = "X25519";
+/// A server that is silent for so long has failed; `h2load` would wait for ever.
+const SILENCE_LIMIT: &str = "-N10s";
 
 /// Has `wrk` ask for so many seconds on so many connections.
 pub(super) fn wrk(
@@ -44,7 +46,8 @@ pub(super) fn h2load(
     let (suites, groups) = (format!("--tls13-ciphers={SUITE}"), format!("--groups={GROUP}"));
     let authority = format!(":authority: {}", certificate::NAME);
     let url = format!("https://{address}{}", super::target::SMALL_PATH);
-    let arguments = ["-c1", "-t1", &requests, &streams, &suites, &groups, "-H", &authority, &url];
+    let arguments =
+        ["-c1", "-t1", SILENCE_LIMIT, &requests, &streams, &suites, &groups, "-H", &authority, &url];
     measured(client, "h2load", &arguments, meter, load::h2load)
 }
 

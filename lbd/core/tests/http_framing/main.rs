@@ -123,19 +123,24 @@ fn mangle(rng: &mut Rng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Whatever comes in, a head that goes out has one reading, and it is the one that it was let in for.
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Whatever comes in, a head that goes out has one reading, and it is the one that it was let in for. `TANDEM_FUZZ_ROUNDS` sets the number
+/// of inputs, `TANDEM_FUZZ_SEED` what they are.
 #[test]
 fn what_goes_out_is_read_as_what_came_in() {
     let changes = HeaderChanges::default();
-    let mut rng = Rng::new(20_260);
+    let mut rng = Rng::new(number("TANDEM_FUZZ_SEED", 20_260));
     let good: Vec<&[u8]> = CASES
         .iter()
         .filter(|(.., verdict)| matches!(verdict, Verdict::Passed(..)))
         .map(|(_, bytes, _)| bytes.as_bytes())
         .collect();
     let hidden = ["a".to_owned()];
-    let mut passed = 0;
-    for _ in 0..60_000 {
+    let (mut passed, rounds) = (0, number("TANDEM_FUZZ_ROUNDS", 60_000));
+    for _ in 0..rounds {
         let mut bytes = rng.pick(&good).to_vec();
         mangle(&mut rng, &mut bytes);
         let Ok(Some(range)) = Scanner::default().scan(&bytes, 32 * 1024) else { continue };
@@ -173,5 +178,5 @@ fn what_goes_out_is_read_as_what_came_in() {
         assert!(framing <= 1, "{shown}");
         passed += 1;
     }
-    assert!(passed > 5000, "only {passed} were let in");
+    assert!(passed > rounds / 12, "only {passed} were let in");
 }

@@ -5,7 +5,7 @@ pub(super) mod table;
 
 use super::config;
 use super::peers::{Client, Target};
-use crate::support::{Lbd, own_ip};
+use crate::support::{Lbd, eventually, metric, own_ip};
 use table::{CASES, Verdict};
 
 #[test]
@@ -13,6 +13,7 @@ fn every_case_is_refused_or_passed_on_in_one_form() {
     let ip = own_ip();
     let target = Target::named(ip, "ok");
     let lbd = Lbd::start(&config(ip, &[target.address]));
+    let mut passed: usize = 0;
     for (name, bytes, verdict) in CASES {
         let (before, broken) = (target.seen().len(), target.broken());
         let mut client = Client::new(lbd.address);
@@ -35,6 +36,10 @@ fn every_case_is_refused_or_passed_on_in_one_form() {
                 assert_eq!(first.all("host").len(), 1, "{name}: {}", first.head);
                 let framing = first.all("content-length").len() + first.all("transfer-encoding").len();
                 assert!(framing <= 1, "{name}: {}", first.head);
+                passed += *count;
+                // No answer more than there were requests.
+                client.stream().shutdown(std::net::Shutdown::Write).ok();
+                assert!(client.is_at_its_end(), "{name}");
             }
             Verdict::Cut => {
                 client.finish();
@@ -45,6 +50,11 @@ fn every_case_is_refused_or_passed_on_in_one_form() {
             }
         }
     }
+    // Whoever counts comes to the same: those who asked, the daemon, and the target, which has got nothing late.
+    let answered =
+        || metric(&lbd, "tandem_lbd_service_http_requests_total")["{service=\"web\",class=\"2xx\"}"];
+    eventually("all are counted", || answered() == passed as u64);
+    assert_eq!(target.seen().len(), passed);
     assert!(lbd.status()["services"][0]["requests"]["malformed"].as_u64() > Some(100));
 }
 

@@ -64,6 +64,42 @@ fn a_path_that_is_too_long_is_refused() {
     assert_eq!(target.seen().len(), 1);
 }
 
+/// However it trickles: as one value without an end, or as one field after the other.
+#[test]
+fn a_head_that_trickles_is_not_waited_for() {
+    const MANY: usize = 300;
+    let ip = own_ip();
+    let target = Target::named(ip, "served");
+    let mut config = config(ip, &[target.address]);
+    config.service = "timeout = { header = \"2s\", idle = \"60s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    for piece in ["x", "\r\nX: y"] {
+        let mut slow = Client::new(lbd.address);
+        slow.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
+        let mut dripping = slow.stream().try_clone().unwrap();
+        let drip = std::thread::spawn(move || {
+            while dripping.write_all(piece.as_bytes()).is_ok() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        assert_eq!(slow.answer().status(), 408, "{piece:?}");
+        drop(slow);
+        drip.join().unwrap();
+    }
+    // Many of them cost no more than their buffers, and nobody else has to wait.
+    let before = lbd.resident_kib();
+    let mut many: Vec<Client> = (0..MANY).map(|_| Client::new(lbd.address)).collect();
+    for slow in &mut many {
+        slow.send("GET / HTTP/1.1\r\nHost: a\r\nX: y");
+    }
+    assert_eq!(ask(lbd.address, &get("/")).text(), "served");
+    let grown = lbd.resident_kib().saturating_sub(before);
+    assert!(grown < 70 * MANY as u64, "{grown} KiB");
+    assert!(many.iter_mut().all(|slow| slow.answer().status() == 408));
+    eventually("they are gone", || lbd.service("connections_open") == 0);
+    assert_eq!(target.seen().len(), 1);
+}
+
 #[test]
 fn a_body_that_comes_too_slowly_is_not_waited_for() {
     let ip = own_ip();

@@ -37,6 +37,17 @@ fn memory(lbd: &Lbd) -> u64 {
     line.trim().strip_suffix(" kB").unwrap().trim().parse().unwrap()
 }
 
+/// The daemon's processor time so far, in milliseconds.
+fn processor_ms(lbd: &Lbd) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", lbd.pid())).unwrap();
+    // Behind the name, which may have anything in it: the fields 14 and 15 of proc(5), in ticks of 10 ms.
+    let (_, behind) = stat.rsplit_once(") ").unwrap();
+    behind.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum()
+}
+
+/// What all floods of a test together may cost the daemon at most.
+const PROCESSOR_MS_MAX: u64 = 5000;
+
 /// Sends what `each` gives for one number after the other until the connection ends; answers its code, and after how many.
 fn flood(address: SocketAddr, first: &[u8], mut each: impl FnMut(u32) -> Vec<u8>) -> (Option<u32>, u32) {
     let mut wire = Wire::open(address);
@@ -62,7 +73,7 @@ fn floods_of_frames_end_the_connection() {
     let ask_block = block(&head("GET", "/", &[]));
     let open = frame(HEADERS, END_HEADERS, 1, &block(&head("POST", "/", &[])));
     let open_then = |more: &[u8]| [&open[..], more].concat();
-    let before = memory(&lbd);
+    let (before, processor) = (memory(&lbd), processor_ms(&lbd));
     // Those that the decoder itself ends have its code.
     let (code, _) = flood(lbd.address, &[], |_| frame(PING, 0, 0, &[0; 8]));
     assert_eq!((code, expelled(&lbd, "ping")), (CALM, 1));
@@ -85,6 +96,8 @@ fn floods_of_frames_end_the_connection() {
     assert_eq!(ask(lbd.address, &get("/")).text(), "served");
     let grown = memory(&lbd).saturating_sub(before);
     assert!(grown < 64 * 1024, "{grown} KiB");
+    let took = processor_ms(&lbd) - processor;
+    assert!(took < PROCESSOR_MS_MAX, "{took} ms");
     assert!(target.seen().len() < 10);
 }
 
@@ -113,6 +126,56 @@ fn streams_that_are_only_reset_end_the_connection() {
     // More than it may have open.
     let (code, sent) = flood(lbd.address, &[], open);
     assert!(code.is_some_and(|code| code != 0) && sent < 100_000, "{code:?} after {sent}");
+    assert_eq!(ask(lbd.address, &get("/")).text(), "served");
+    let took = processor_ms(&lbd);
+    assert!(took < PROCESSOR_MS_MAX, "{took} ms");
+}
+
+#[test]
+fn frames_that_nobody_knows_or_that_are_wrong_end_the_connection() {
+    let (lbd, target) = serving("");
+    let (code, sent) = flood(lbd.address, &[], |_| frame(0x42, 0, 0, b"what"));
+    assert!(sent < 100_000, "{sent}");
+    assert_eq!((code, expelled(&lbd, "other")), (CALM, 1));
+    let open = |index: u32| frame(HEADERS, END_HEADERS, 1 + 2 * index, &block(&head("POST", "/", &[])));
+    let ended = |what: &str, each: &dyn Fn(u32) -> Vec<u8>| {
+        let (code, sent) = flood(lbd.address, &[], each);
+        assert!(code.is_some_and(|code| code != 0) && sent < 100_000, "{what}: {code:?} after {sent}");
+    };
+    ended("a stream that never was", &|index| frame(RST_STREAM, 0, 1 + 2 * index, &[0, 0, 0, 8]));
+    // RFC 9113, section 5.3.1 has it from RFC 7540: a stream cannot depend on itself, and a priority has five bytes.
+    let own =
+        |index: u32| frame(PRIORITY, 0, 1 + 2 * index, &[&(1 + 2 * index).to_be_bytes()[..], &[1]].concat());
+    ended("a stream that depends on itself", &|index| [open(index), own(index)].concat());
+    ended("a priority that is too short", &|index| {
+        [open(index), frame(PRIORITY, 0, 1 + 2 * index, &[0; 4])].concat()
+    });
+    ended("a ping that is too short", &|_| frame(PING, 0, 0, &[0; 7]));
+    assert_eq!(ask(lbd.address, &get("/")).text(), "served");
+    assert_eq!(target.seen().iter().filter(|request| request.line().starts_with("GET ")).count(), 1);
+    let took = processor_ms(&lbd);
+    assert!(took < PROCESSOR_MS_MAX, "{took} ms");
+}
+
+/// A list of fields that is far too long is not kept until it has all come, or read to its end.
+#[test]
+fn a_block_in_many_large_pieces_is_refused() {
+    const PIECES: u32 = 70;
+    let (lbd, target) = serving("");
+    let (before, piece) = (memory(&lbd), field("a", &"x".repeat(16_000)));
+    for _ in 0..10 {
+        let mut wire = Wire::open(lbd.address);
+        wire.send(&frame(HEADERS, END_STREAM, 1, &block(&head("GET", "/", &[]))));
+        for index in 1..=PIECES {
+            let flags = if index == PIECES { END_HEADERS } else { 0 };
+            wire.send(&frame(CONTINUATION, flags, 1, &piece));
+        }
+        let outcome = wire.outcome(1);
+        assert!(!matches!(outcome, Outcome::Answer(200, _)), "{outcome:?}");
+    }
+    let grown = memory(&lbd).saturating_sub(before);
+    assert!(grown < 16 * 1024, "{grown} KiB");
+    assert_eq!(target.seen(), []);
     assert_eq!(ask(lbd.address, &get("/")).text(), "served");
 }
 

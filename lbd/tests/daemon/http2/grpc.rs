@@ -15,7 +15,8 @@ from concurrent import futures
 
 def unary(request, context):
     context.send_initial_metadata((("x-initial", "1"),))
-    context.set_trailing_metadata((("x-last", "2"), ("x-raw-bin", b"\0\xff")))
+    large = dict(context.invocation_metadata()).get("x-large", "")
+    context.set_trailing_metadata((("x-last", "2"), ("x-raw-bin", b"\0\xff"), ("x-large", large)))
     return b"<" + request + b">"
 
 def stream_out(request, context):
@@ -40,6 +41,22 @@ def waits(request, context):
         time.sleep(0.01)
     return b""
 
+def breaks(request, context):
+    for index in range(3):
+        yield b"%d" % index
+    context.set_trailing_metadata((("x-left", "4"),))
+    context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no more")
+
+def endless(request, context):
+    context.add_callback(lambda: print("left", flush=True))
+    while context.is_active():
+        yield b"z" * 1000
+        time.sleep(0.001)
+
+def refuses(requests, context):
+    next(requests)
+    context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
+
 handlers = {
     "Unary": grpc.unary_unary_rpc_method_handler(unary),
     "Out": grpc.unary_stream_rpc_method_handler(stream_out),
@@ -47,6 +64,10 @@ handlers = {
     "Both": grpc.stream_stream_rpc_method_handler(both),
     "Fails": grpc.unary_unary_rpc_method_handler(fails),
     "Waits": grpc.unary_unary_rpc_method_handler(waits),
+    "Breaks": grpc.unary_stream_rpc_method_handler(breaks),
+    "Endless": grpc.unary_stream_rpc_method_handler(endless),
+    "RefusesOne": grpc.stream_unary_rpc_method_handler(refuses),
+    "RefusesBoth": grpc.stream_stream_rpc_method_handler(refuses),
 }
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=[("grpc.so_reuseport", 0)])
 server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Echo", handlers)])
@@ -74,11 +95,13 @@ else:
     channel = grpc.insecure_channel(sys.argv[1], options=options)
 call = lambda kind, name: getattr(channel, kind)("/test.Echo/" + name)
 
-answer, what = call("unary_unary", "Unary").with_call(b"hello", timeout=20, metadata=(("x-mine", "3"),))
+metadata = (("x-mine", "3"), ("x-large", "v" * 4000))
+answer, what = call("unary_unary", "Unary").with_call(b"hello", timeout=20, metadata=metadata)
 assert answer == b"<hello>", answer
 assert ("x-initial", "1") in [tuple(it) for it in what.initial_metadata()], what.initial_metadata()
 trailing = [tuple(it) for it in what.trailing_metadata()]
 assert ("x-last", "2") in trailing and ("x-raw-bin", b"\0\xff") in trailing, trailing
+assert ("x-large", "v" * 4000) in trailing, trailing
 
 large = b"x" * 3_000_000
 assert call("unary_unary", "Unary")(large, timeout=20) == b"<" + large + b">"
@@ -115,6 +138,37 @@ future = call("unary_unary", "Waits").future(b"", timeout=20)
 print("asked", flush=True)
 sys.stdin.readline()
 future.cancel()
+sys.stdin.readline()
+
+try:
+    call("unary_unary", "Waits")(b"", timeout=2)
+    sys.exit("it has no end")
+except grpc.RpcError as error:
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
+
+# What came before an error is not lost, and what comes with it is told.
+parts = []
+try:
+    for part in call("unary_stream", "Breaks")(b"", timeout=20):
+        parts.append(part)
+    sys.exit("it did not break")
+except grpc.RpcError as error:
+    assert parts == [b"0", b"1", b"2"], parts
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and error.details() == "no more", error
+    assert ("x-left", "4") in [tuple(it) for it in error.trailing_metadata()], error
+
+# An end that comes while there is still more to be sent.
+for kind, name in [("stream_unary", "RefusesOne"), ("stream_stream", "RefusesBoth")]:
+    try:
+        answers = call(kind, name)(iter([b"w" * 10_000] * 300), timeout=20)
+        list(answers)
+        sys.exit("it was not refused")
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.PERMISSION_DENIED and error.details() == "not you", error
+
+endless = call("unary_stream", "Endless")(b"", timeout=20)
+assert [next(endless) for _ in range(100)] == [b"z" * 1000] * 100
+endless.cancel()
 
 def many(results):
     for index in range(50):
@@ -177,6 +231,9 @@ fn every_kind_of_call(address: SocketAddr, config: &Config, server: &[PathBuf], 
     // A call that is cancelled is cancelled at the target.
     client.go_on();
     assert_eq!(server.line(), "over");
+    // So is one whose time is over, and one that has been answered in part.
+    client.go_on();
+    assert_eq!([server.line(), server.line(), server.line()], ["waiting", "over", "left"]);
     client.go_on();
     let status = client.0.wait().unwrap();
     assert!(status.success(), "{status}");

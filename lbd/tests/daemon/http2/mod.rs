@@ -4,12 +4,15 @@ mod floods;
 mod frames;
 mod grpc;
 mod life;
+mod pairings;
 mod real;
 mod sessions;
+mod slow;
 mod streams;
 mod strict;
 mod targets;
 mod tls;
+mod websockets;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
