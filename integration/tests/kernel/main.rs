@@ -8,6 +8,7 @@ mod forward;
 mod kernel_support;
 mod lossless;
 mod more;
+mod ping;
 mod ports;
 mod shares;
 mod survive;
