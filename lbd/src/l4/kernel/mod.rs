@@ -43,7 +43,7 @@ pub(crate) use checks::CheckOf;
 pub(crate) use copies::{Copies, FlowTables, Position, Prior, Report, Reports, Written};
 pub(crate) use doctor::{DoctorOptions, doctor, port_clash};
 pub(crate) use features::Version;
-pub(crate) use flows::{ListError, Listing, Sum};
+pub(crate) use flows::{ListError, Listing, Sum, Totals};
 pub(crate) use instances::Offer;
 pub(crate) use netlink::NetlinkError;
 pub(crate) use rings::RingNews;
