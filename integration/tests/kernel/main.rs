@@ -2,6 +2,7 @@
 
 mod access;
 mod attach;
+mod capabilities;
 mod counters;
 mod doctor;
 mod flood;
