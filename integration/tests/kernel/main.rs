@@ -9,6 +9,7 @@ mod flood;
 mod forward;
 mod kernel_support;
 mod lossless;
+mod lossless_beside;
 mod more;
 mod ping;
 mod ports;
