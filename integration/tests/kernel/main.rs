@@ -10,6 +10,7 @@ mod forward;
 mod kernel_support;
 mod lossless;
 mod lossless_beside;
+mod lossless_routes;
 mod more;
 mod ping;
 mod ports;
