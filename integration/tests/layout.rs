@@ -114,3 +114,31 @@ fn cores_read_no_clock() {
         }
     }
 }
+
+/// A filter that nothing matches runs no test, and passes.
+#[test]
+fn what_is_tried_on_other_kernels_is_there() {
+    let script = fs::read_to_string(root().join("scripts/kernels")).unwrap();
+    let mut filters = 0;
+    for line in script.lines() {
+        let Some((file, words)) = line.split_once("$(newest ").and_then(|(_, rest)| rest.split_once(')'))
+        else {
+            continue;
+        };
+        for filter in
+            words.split_whitespace().map(|word| word.trim_matches('"')).filter(|it| it.contains("::"))
+        {
+            filters += 1;
+            let (module, begin) = filter.rsplit_once("::").unwrap();
+            let module = root().join("integration/tests").join(file).join(module.replace("::", "/"));
+            let texts = [module.with_extension("rs"), module.join("mod.rs")].map(fs::read_to_string);
+            let Some(text) = texts.into_iter().find_map(Result::ok) else { panic!("no module of {filter}") };
+            assert!(
+                text.contains(&format!("#[test]\nfn {begin}"))
+                    || text.contains("#[test]") && begin.is_empty(),
+                "{filter}"
+            );
+        }
+    }
+    assert!(filters >= 5, "{filters} found in scripts/kernels");
+}

@@ -20,7 +20,7 @@ use crate::access_log::Sink;
 use crate::clock::unix_now;
 use crate::counters::{Counter, HttpCounters, ServiceCounters, Sharded, UdpCounters};
 use crate::discover::DiscoveryView;
-use crate::l4::kernel::{ChanceView, KernelView, Sum};
+use crate::l4::kernel::{ChanceView, KernelView, Sum, Totals};
 use crate::l4::{End, Refusal};
 use crate::l7::Cut;
 use crate::metrics::tls::{KINDS, VERSIONS};
@@ -358,6 +358,9 @@ pub(crate) struct TargetView {
     /// Requests; null but for a target of a group of an `http` service.
     #[serde(default)]
     pub(crate) requests: Option<TargetRequestsView>,
+    /// What the kernel has counted; null but for a target of a service that it forwards.
+    #[serde(default)]
+    pub(crate) kernel: Option<Sum>,
 }
 
 /// How a check went.
@@ -383,6 +386,7 @@ pub(crate) fn status(shared: &Shared) -> Status {
     let health = shared.health.borrow().clone();
     let vrrpd = shared.vrrpd.borrow().clone();
     let ready = summary::ready(shared);
+    let totals = totals(shared);
     Status {
         node: shared.life.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -401,16 +405,25 @@ pub(crate) fn status(shared: &Shared) -> Status {
         kernel: shared.kernel.show(),
         second_chance: shared.chance.show(),
         replication: shared.peer.view(),
-        services: services(shared),
-        target_groups: groups(shared),
+        services: services_with(shared, &totals),
+        target_groups: groups_with(shared, &totals),
     }
+}
+
+/// What the kernel has counted; nothing while it forwards nothing.
+fn totals(shared: &Shared) -> Totals {
+    shared.kernel.reader().map(|reader| reader.totals()).unwrap_or_default()
 }
 
 /// All services.
 pub(crate) fn services(shared: &Shared) -> Vec<ServiceView> {
-    let totals = shared.kernel.reader().map(|reader| reader.totals().services).unwrap_or_default();
+    services_with(shared, &totals(shared))
+}
+
+fn services_with(shared: &Shared, totals: &Totals) -> Vec<ServiceView> {
+    let counted = |service: &Service| totals.services.get(&service.config.name).copied();
     let view = |service: &Arc<Service>| ServiceView {
-        kernel: totals.get(&service.config.name).copied().filter(|_| service.config.mode.in_kernel()),
+        kernel: counted(service).filter(|_| service.config.mode.in_kernel()),
         ..service_view(service)
     };
     shared.snapshot.load().services.iter().map(view).collect()
@@ -418,7 +431,11 @@ pub(crate) fn services(shared: &Shared) -> Vec<ServiceView> {
 
 /// All target groups.
 pub(crate) fn groups(shared: &Shared) -> Vec<GroupView> {
-    shared.snapshot.load().groups.iter().map(|group| group_view(shared, group)).collect()
+    groups_with(shared, &totals(shared))
+}
+
+fn groups_with(shared: &Shared, totals: &Totals) -> Vec<GroupView> {
+    shared.snapshot.load().groups.iter().map(|group| group_view(shared, group, totals)).collect()
 }
 
 /// Where a service listens, for people.
@@ -534,14 +551,14 @@ fn service_view(service: &Service) -> ServiceView {
 /// One target of a group.
 pub(crate) fn target(shared: &Shared, group: &str, id: &str) -> Option<TargetView> {
     let snapshot = shared.snapshot.load();
-    let view = group_view(shared, snapshot.group(group)?);
+    let view = group_view(shared, snapshot.group(group)?, &totals(shared));
     view.targets.into_iter().find(|target| target.id == id && target.reason != REMOVED)
 }
 
 /// What is said of a target that is no longer there.
 const REMOVED: &str = "removed";
 
-fn group_view(shared: &Shared, group: &Group) -> GroupView {
+fn group_view(shared: &Shared, group: &Group, totals: &Totals) -> GroupView {
     let now = shared.clock.now().at;
     let file = shared.snapshot.load();
     let file =
@@ -550,8 +567,11 @@ fn group_view(shared: &Shared, group: &Group) -> GroupView {
     let origins = roster.origins(file);
     let live = group.config.targets.iter().zip(&group.targets).zip(group.views(now));
     let of_http = requests::serves(&shared.snapshot.load().services, group);
+    let counted =
+        |target: &Target| totals.targets.get(&(target.key.group.clone(), target.key.id.clone())).copied();
     let target_view = |target: &Target, view| TargetView {
         requests: of_http.then(|| requests::of_target(target)),
+        kernel: counted(target),
         ..target_view(shared, target, view)
     };
     let mut targets: Vec<TargetView> = live
@@ -638,5 +658,6 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         connect_time: counters.counts(|shard| &shard.connect_times).into(),
         first_byte_time: counters.counts(|shard| &shard.first_byte_times).into(),
         requests: None,
+        kernel: None,
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::client::{self, ClientError};
 use crate::command::{LoopError, LoopHandle, Setup};
 use crate::control::{self, Options};
-use crate::{events, logging, table};
+use crate::{events, kernel, logging, table};
 
 /// Tandem's VRRP daemon: elects the active node of a pair and moves the virtual IPs.
 #[derive(Debug, Parser)]
@@ -97,6 +97,8 @@ enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Control(#[from] control::ControlError),
+    #[error(transparent)]
+    Kernel(#[from] kernel::KernelError),
     #[error("cannot write the key to {}: {source}", path.display())]
     Key { path: PathBuf, source: io::Error },
     #[error("{} exists already; a key is never overwritten, remove the file first", .0.display())]
@@ -136,6 +138,7 @@ impl Cli {
         match self.command {
             Command::Run => {
                 let flush = logging::start()?;
+                kernel::require()?;
                 let node = node.map_or_else(host_name, Ok)?;
                 let ended = control::run(&Options { config, node, run_dir }, start);
                 // What was logged comes before the last sentence.
@@ -210,7 +213,12 @@ fn check(file: &Path, node: Option<&str>, out: &mut impl Write) -> Result<(), Cl
     if !good {
         return Err(CliError::Reported);
     }
-    Ok(writeln!(out, "{}: ok", file.display())?)
+    writeln!(out, "{}: ok", file.display())?;
+    // The file may be for another host.
+    if let Err(error) = kernel::require() {
+        writeln!(out, "note: it cannot run on this host: {error}")?;
+    }
+    Ok(())
 }
 
 fn get(run_dir: &Path, path: &str) -> Result<Value, CliError> {

@@ -8,6 +8,7 @@ pub mod command;
 pub mod control;
 pub mod events;
 pub mod hooks;
+pub mod kernel;
 pub mod lbd_link;
 pub mod logging;
 pub mod metrics;

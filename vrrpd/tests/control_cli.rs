@@ -79,6 +79,33 @@ fn check_accepts_a_good_file() {
     assert!(err(&other).contains("there is no node c") && err(&other).contains("a and b"), "{}", err(&other));
 }
 
+/// It is shown an old number, and a network in which no address tells what this kernel really knows.
+#[test]
+fn a_kernel_that_is_too_old_is_told_of() {
+    let folder = Folder::new();
+    let file = folder.write("pair.toml", &config_text(9112, ""));
+    let old = |what: &str| {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--net",
+            "setarch",
+            std::env::consts::ARCH,
+            "--uname-2.6",
+            env!("CARGO_BIN_EXE_vrrpd"),
+        ]);
+        command.args([what, "--config", text(&file), "--node", "a", "--run-dir"]).arg(folder.join("run"));
+        command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null()).output().unwrap()
+    };
+    let needs = "vrrpd needs Linux 5.18 or newer, this is 2.6";
+    let checked = old("check");
+    assert_eq!(code(&checked), 0, "the file may be for another host: {}", err(&checked));
+    let said = out(&checked);
+    assert!(said.contains(&format!(": ok\nnote: it cannot run on this host: {needs}")), "{said}");
+    let run = old("run");
+    assert_eq!(code(&run), 1);
+    assert!(err(&run).contains(needs), "{}", err(&run));
+}
+
 #[test]
 fn check_shows_every_error() {
     let folder = Folder::new();

@@ -1,10 +1,11 @@
 //! What `lbd doctor` says of the targets of kernel forwarding, before anything runs: how they are reached, what a tunnel leaves of a
-//! packet, and what has to be done on them.
+//! packet, and what has to be done on them; and what it says of the host and its interfaces.
 
 use integration::lab::addresses::mac_text;
+use integration::lab::clock::wait_until;
 use integration::lab::{Lab, Result, binary};
 
-use crate::kernel_support::{service, vips};
+use crate::kernel_support::{LIMIT, service, status, vips};
 
 /// Nobody is there.
 const NOBODY: &str = "10.77.0.200";
@@ -14,9 +15,21 @@ const FAR: &str = "10.99.0.9";
 
 /// Whether it is content, and what it says.
 fn doctor(lab: &Lab) -> (bool, String) {
+    doctor_by(lab, &[])
+}
+
+/// The same, run by another program.
+fn doctor_by(lab: &Lab, by: &[&str]) -> (bool, String) {
     let (config, run_dir) = (lab.dir().join("pair.toml"), lab.a().run_dir().display().to_string());
-    let mut command = lab.a().command(&binary("lbd").unwrap().display().to_string());
-    command.arg("doctor").arg("--config").arg(config).args(["--node", "a", "--run-dir", &run_dir]);
+    let lbd = binary("lbd").unwrap().display().to_string();
+    let words = [by, &[lbd.as_str()]].concat();
+    let mut command = lab.a().command(words[0]);
+    command.args(&words[1..]).arg("doctor").arg("--config").arg(config).args([
+        "--node",
+        "a",
+        "--run-dir",
+        &run_dir,
+    ]);
     let output = command.output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(said).unwrap())
@@ -130,5 +143,73 @@ fn the_way_of_nat_goes_by_the_rules_for_its_virtual_ip() -> Result<()> {
     lab.a().namespace().sysctl(&[("ipv4/ip_local_reserved_ports", "1024-33279")])?;
     let (good, said) = doctor(&lab);
     assert!(good && !said.contains("note  ports"), "{said}");
+    lab.finish()
+}
+
+#[test]
+fn the_doctor_looks_at_the_host_and_its_interface() -> Result<()> {
+    let lab = Lab::builder("kernel-host").targets(1).build()?;
+    let text = service(&lab, "nat", "mode = \"nat\"", &["80"], 80, "");
+    lab.write_config_text(&text)?;
+    for vip in vips() {
+        lab.a().add_address(vip)?;
+    }
+    let forwarding = |value: &str| {
+        let settings = ["ipv4/conf/eth0/forwarding", "ipv6/conf/eth0/forwarding"];
+        lab.a().namespace().sysctl(&settings.map(|setting| (setting, value)))
+    };
+    let filters = |all: &str, own: &str| {
+        let settings = [("ipv4/conf/all/rp_filter", all), ("ipv4/conf/eth0/rp_filter", own)];
+        lab.a().namespace().sysctl(&settings)
+    };
+    forwarding("0")?;
+    filters("1", "0")?;
+    lab.a().ip("link set eth0 mtu 1280")?;
+    let (good, said) = doctor(&lab);
+    assert!(good, "{said}");
+    for begin in [
+        "ok    kernel: Linux ",
+        "ok    bpffs: /sys/fs/bpf",
+        "ok    JIT: on",
+        "note  lbd: does not run with this --run-dir",
+        "ok    eth0: up, veth, MTU 1280",
+        "note  eth0: net.ipv4.conf.eth0.forwarding is 0",
+        "note  eth0: net.ipv6.conf.eth0.forwarding is 0",
+        "note  eth0: rp_filter is strict",
+    ] {
+        assert!(line(&said, begin).starts_with(begin), "{said}");
+    }
+    line(&said, ", packets of up to 1280 bytes");
+    // The larger number counts, and 2 is loose.
+    filters("1", "2")?;
+    let (_, said) = doctor(&lab);
+    assert!(!said.contains("rp_filter"), "{said}");
+    // What is not permitted is said by its name.
+    let set = "-perfmon,-sys_admin";
+    let (good, said) =
+        doctor_by(&lab, &["setpriv", &format!("--bounding-set={set}"), &format!("--inh-caps={set}")]);
+    assert!(!good, "{said}");
+    assert!(line(&said, "BAD   kernel: ").contains("lacks CAP_PERFMON;"), "{said}");
+    // Once it runs: where the program is, in which way and why; and it has set what it needs.
+    lab.a().start_lbd()?;
+    for (attach, how) in [("auto", "tcx"), ("clsact", "clsact")] {
+        lab.write_config_text(&format!("[kernel]\nattach = \"{attach}\"\n{text}"))?;
+        assert_eq!(lab.a().send("lbd", "POST", "/v1/reload", "")?.status, 200);
+        let kernel = || status(&lab).map(|status| status["kernel"].clone()).unwrap_or_default();
+        wait_until(&format!("the program attached by {how}, and no troubles"), LIMIT, || {
+            let kernel = kernel();
+            kernel["interfaces"][0]["attached"] == how
+                && kernel["troubles"].as_array().is_some_and(Vec::is_empty)
+        })?;
+        let interface = kernel()["interfaces"][0].clone();
+        let (good, said) = doctor(&lab);
+        assert!(good, "{said}");
+        let word = |key: &str| interface[key].as_str().unwrap_or_default();
+        let (purpose, why) = (word("purpose"), word("why"));
+        assert!(!purpose.is_empty() && !why.is_empty(), "{said}");
+        line(&said, &format!("ok    eth0: {how} for {purpose}; {why}"));
+        line(&said, "ok    lbd: forwards ");
+        assert!(!said.contains("forwarding is 0"), "{said}");
+    }
     lab.finish()
 }

@@ -147,8 +147,26 @@ fn shows_packets(lab: &Lab) -> Result<()> {
         let asked = answerer(lab, vip.into()).is_some();
         asked && shown(format!("tcp {client}:"), " forwarded, ") && shown(format!("> {vip}:"), " returned, ")
     })?;
+    // What is shown to one is not shown to another: there is one at a time, and it goes on.
+    let refused = lbd(lab, &["doctor", "--trace"]).expect_err("one at a time").to_string();
+    assert!(refused.contains("another `lbd doctor --trace` is under way"), "{refused}");
+    let lines = || lab.a().log("trace").lines().count();
+    let before = lines();
+    wait_until("more packets", LIMIT, || answerer(lab, vip.into()).is_some() && lines() > before)?;
     lab.a().signal("trace", Signal::SIGINT)?;
     lab.a().wait_end("trace", LIMIT)?;
+    nothing_is_traced(lab)?;
+    // One that is killed leaves it on, for the next one to turn off.
+    let mut killed = lab.a().command(&binary("lbd")?.display().to_string());
+    killed.args(["doctor", "--trace", "--seconds", "600", "--run-dir"]).arg(lab.a().run_dir());
+    lab.a().start("killed", killed)?;
+    wait_until("a packet", LIMIT, || {
+        answerer(lab, vip.into()).is_some() && !lab.a().log("killed").is_empty()
+    })?;
+    lab.a().signal("killed", Signal::SIGKILL)?;
+    lab.a().wait_end("killed", LIMIT)?;
+    assert!(answerer(lab, vip.into()).is_some());
+    assert_ne!(lbd(lab, &["doctor", "--trace", "--seconds", "1"])?, "", "samples went on");
     nothing_is_traced(lab)?;
     // And when nobody reads any more.
     let mut first = lab.a().command("bash");

@@ -51,7 +51,12 @@ const WITHOUT_LOSS: Duration = Duration::from_millis(950);
 
 /// Services of each way for HTTP and echo in both families. The first two targets of each have these weights, the third is not there.
 fn text(lab: &Lab, weights: [u32; 2], max_flows: u64) -> String {
-    let mut text = format!("[kernel]\nmax_flows = {max_flows}\n");
+    text_with(lab, weights, &format!("max_flows = {max_flows}"))
+}
+
+/// The same with these keys of `[kernel]`.
+pub(crate) fn text_with(lab: &Lab, weights: [u32; 2], kernel: &str) -> String {
+    let mut text = format!("[kernel]\n{kernel}\n");
     for way in &WAYS {
         for vip in vips() {
             for (what, (port, target_port)) in [("http", way.http), ("echo", way.echo)] {
@@ -75,31 +80,52 @@ fn text(lab: &Lab, weights: [u32; 2], max_flows: u64) -> String {
     text
 }
 
-const fn family(vip: IpAddr) -> &'static str {
+pub(crate) const fn family(vip: IpAddr) -> &'static str {
     if vip.is_ipv4() { "4" } else { "6" }
 }
 
 /// A lab in which node `a` forwards in both ways, and all of it is served.
 fn forwarding(label: &str, weights: [u32; 2], max_flows: u64) -> Result<Lab> {
+    let lab = lab(label)?;
+    start(&lab, &text(&lab, weights, max_flows))?;
+    served(&lab, &servers())?;
+    Ok(lab)
+}
+
+/// A lab whose targets may be those of both ways, and in which TCP sends nothing again that was not lost.
+pub(crate) fn lab(label: &str) -> Result<Lab> {
     let lab = Lab::builder(label).targets(6).build()?;
     for place in WAYS[1].targets {
         vips().into_iter().try_for_each(|vip| lab.targets()[place].accept_vip(vip))?;
     }
-    for host in watched(&lab) {
-        // A probe for a lost tail is a second segment too, and is sent whenever a processor is late.
-        host.namespace().sysctl(&[("ipv4/tcp_early_retrans", "0")])?;
-    }
-    start(&lab, &text(&lab, weights, max_flows))?;
-    for vip in vips() {
-        for way in &WAYS {
-            let server = SocketAddr::new(vip, way.http.0);
-            let ask = || http::tcp(server, "GET", "/", "", PATIENCE);
-            wait_until(&format!("a page from {server}"), LIMIT, || {
-                lab.client().namespace().inside(ask).is_ok_and(|it| it.is_ok_and(|page| page.status == 200))
-            })?;
+    send_once(&lab)?;
+    Ok(lab)
+}
+
+/// A probe for a lost tail is a second segment too, and is sent whenever a processor is late.
+pub(crate) fn send_once(lab: &Lab) -> Result<()> {
+    watched(lab).try_for_each(|host| host.namespace().sysctl(&[("ipv4/tcp_early_retrans", "0")]))
+}
+
+/// HTTP and echo of each way in each family.
+pub(crate) fn servers() -> Vec<(SocketAddr, SocketAddr)> {
+    let mut servers = Vec::new();
+    for way in &WAYS {
+        for vip in vips() {
+            servers.push((SocketAddr::new(vip, way.http.0), SocketAddr::new(vip, way.echo.0)));
         }
     }
-    Ok(lab)
+    servers
+}
+
+/// Waits until a page comes from each.
+pub(crate) fn served(lab: &Lab, servers: &[(SocketAddr, SocketAddr)]) -> Result<()> {
+    servers.iter().try_for_each(|(server, _)| {
+        let ask = || http::tcp(*server, "GET", "/", "", PATIENCE);
+        wait_until(&format!("a page from {server}"), LIMIT, || {
+            lab.client().namespace().inside(ask).is_ok_and(|it| it.is_ok_and(|page| page.status == 200))
+        })
+    })
 }
 
 /// Whoever has connections.
@@ -114,32 +140,45 @@ fn counted(host: &Host) -> Result<[u64; 3]> {
 
 /// What the client does all the while: as many requests as there is processor for on kept connections, a new connection every
 /// two milliseconds, and long-lived connections.
-struct Load {
+pub(crate) struct Load {
     new: Vec<ConnectProbe>,
     known: Vec<EchoProbe>,
+    /// Programs that take what there is of the processor.
+    busy: Vec<String>,
     before: Vec<[u64; 3]>,
     dropped: u64,
 }
 
 impl Load {
-    fn begin(lab: &Lab) -> Result<Self> {
-        let (mut new, mut known) = (Vec::new(), Vec::new());
+    pub(crate) fn begin(lab: &Lab) -> Result<Self> {
+        let mut busy = Vec::new();
         for way in &WAYS {
-            for vip in vips() {
-                let mut echo = EchoSettings::new(SocketAddr::new(vip, way.echo.0), CONNECTIONS);
-                echo.interval = EVERY;
-                known.push(EchoProbe::start(lab.client(), echo)?);
-                let mut settings = ConnectSettings::http(SocketAddr::new(vip, way.http.0));
-                settings.interval = Duration::from_millis(8);
-                settings.deadline = WITHOUT_LOSS;
-                new.push(ConnectProbe::start(lab.client(), settings)?);
-            }
             let mut load = lab.client().command("wrk");
             let url = format!("http://{}/", SocketAddr::new(vips()[0], way.http.0));
             load.args(["-c", "16", "-t", "1", "-d", "600", &url]);
+            busy.push(format!("wrk-{}", way.name));
             lab.client().start(&format!("wrk-{}", way.name), load)?;
         }
-        let mut load = Self { new, known, before: Vec::new(), dropped: 0 };
+        Self::begin_beside(lab, &servers(), busy)
+    }
+
+    /// At these servers of HTTP and echo, beside what runs already.
+    pub(crate) fn begin_beside(
+        lab: &Lab,
+        servers: &[(SocketAddr, SocketAddr)],
+        busy: Vec<String>,
+    ) -> Result<Self> {
+        let (mut new, mut known) = (Vec::new(), Vec::new());
+        for (http, echo) in servers {
+            let mut echo = EchoSettings::new(*echo, CONNECTIONS);
+            echo.interval = EVERY;
+            known.push(EchoProbe::start(lab.client(), echo)?);
+            let mut settings = ConnectSettings::http(*http);
+            settings.interval = Duration::from_millis(8);
+            settings.deadline = WITHOUT_LOSS;
+            new.push(ConnectProbe::start(lab.client(), settings)?);
+        }
+        let mut load = Self { new, known, busy, before: Vec::new(), dropped: 0 };
         load.goes_on()?;
         load.before = watched(lab).map(counted).collect::<Result<_>>()?;
         load.dropped = drops(lab)?;
@@ -147,22 +186,21 @@ impl Load {
     }
 
     /// Waits until each connection has exchanged some more, and new ones have been served.
-    fn goes_on(&self) -> Result<()> {
+    pub(crate) fn goes_on(&self) -> Result<()> {
         self.known.iter().try_for_each(|probe| probe.wait_exchanges(5, LIMIT))?;
         self.new.iter().try_for_each(|probe| probe.wait_steady(30, LIMIT))
     }
 
     /// Ends, and fails if anything was lost. Counters of the kernel are compared where they were not begun anew.
-    fn end(self, lab: &Lab) -> Result<()> {
+    pub(crate) fn end(self, lab: &Lab) -> Result<()> {
         self.goes_on()?;
         let dropped = drops(lab)?;
         let after: Vec<[u64; 3]> = watched(lab).map(counted).collect::<Result<_>>()?;
-        for way in &WAYS {
-            let name = format!("wrk-{}", way.name);
+        for name in &self.busy {
             // What it has open is reset by its end.
-            lab.client().signal(&name, Signal::SIGINT)?;
-            lab.client().wait_end(&name, LIMIT)?;
-            let said = lab.client().log(&name);
+            lab.client().signal(name, Signal::SIGINT)?;
+            lab.client().wait_end(name, LIMIT)?;
+            let said = lab.client().log(name);
             assert!(said.contains("Requests/sec") && !said.contains("Socket errors"), "{said}");
             assert!(!said.contains("Non-2xx"), "{said}");
         }
@@ -220,7 +258,7 @@ fn targets_that_come_go_and_change_cost_no_packet() -> Result<()> {
 
 /// The program of `lbd` with another text in the place of the header that describes its maps, of the same length: to it what an
 /// `lbd` of another version has left is of another layout.
-fn other_version(lab: &Lab) -> Result<PathBuf> {
+pub(crate) fn other_version(lab: &Lab) -> Result<PathBuf> {
     const OURS: &[u8] = b"#ifndef TANDEM_TYPES_H\n#define TANDEM_TYPES_H\n";
     const OTHER: &[u8] = b"#ifndef TANDEM_TYPES_2\n#define TANDEM_TYPES_2\n";
     let mut program = fs::read(binary("lbd")?).unwrap();
@@ -233,7 +271,7 @@ fn other_version(lab: &Lab) -> Result<PathBuf> {
 }
 
 /// Where the maps are, and how many flows they hold at most.
-fn layout(lab: &Lab) -> Result<(String, u64)> {
+pub(crate) fn layout(lab: &Lab) -> Result<(String, u64)> {
     let kernel = status(lab)?["kernel"].clone();
     Ok((kernel["folder"].as_str().unwrap_or_default().to_owned(), kernel["flows_max"].as_u64().unwrap_or(0)))
 }

@@ -2,12 +2,17 @@
 
 mod access;
 mod attach;
+mod capabilities;
+mod counters;
 mod doctor;
 mod flood;
 mod forward;
 mod kernel_support;
 mod lossless;
+mod lossless_beside;
+mod lossless_routes;
 mod more;
+mod ping;
 mod ports;
 mod shares;
 mod survive;

@@ -1,5 +1,5 @@
 //! Direct server return in its four ways, with real targets: the client speaks to the virtual IP, nginx and the echo server of a
-//! target answer it directly, in both address families.
+//! target answer it directly, in both address families. `scripts/dsr-target` prepares them, and leaves nothing behind.
 //!
 //! Tunnels end in a program of the lab's, because not every kernel has devices for them. With `TANDEM_LAB_TUNNELS=kernel` they end in
 //! the kernel's, as `scripts/dsr-target` sets them up; `scripts/kernels` does that.
@@ -181,20 +181,42 @@ fn uncut_datagrams_are_told(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// What there was before `up`, and what `down` has to leave: addresses and devices, rules, ports of tunnels, parameters, and nothing kept of it.
+fn found(target: &Target) -> Result<String> {
+    const LOOK: &str = "set -e; ip address show; nft list ruleset; sysctl -a -r '^net[.]ipv4[.]conf[.]'
+        for family in -4 -6; do ip $family rule show; ip $family fou show 2>&1 || true; done
+        ls /run/tandem-dsr-target/$(stat -Lc %i /proc/self/ns/net) 2>/dev/null || true";
+    target.run("sh", &["-c", LOOK])
+}
+
 /// Has a target take packets to the VIPs, out of the tunnel where there is one.
 fn prepare(target: &Target, way: &str, tunnel: Option<Tunnel>) -> Result<Option<TunnelEnd>> {
-    if tunnels_of_the_kernel() {
-        return script(target, "up", way).map(|()| None);
+    match tunnel.filter(|_| !tunnels_of_the_kernel()) {
+        None => script(target, "up", way).map(|()| None),
+        Some(tunnel) => {
+            // What a target needs in every way.
+            script(target, "up", "l2")?;
+            TunnelEnd::start(target, tunnel).map(Some)
+        }
     }
-    target.accept_vip(vip4(0))?;
-    target.accept_vip(vip6(0))?;
-    tunnel.map(|tunnel| TunnelEnd::start(target, tunnel)).transpose()
+}
+
+/// Settings of a target that are not those of `scripts/dsr-target`. The lab's end of a tunnel turns the filter off, too, and leaves it so.
+fn settle(target: &Target, filter: &str) -> Result<()> {
+    target.namespace().sysctl(&[
+        ("ipv4/conf/all/arp_ignore", "0"),
+        ("ipv4/conf/all/arp_announce", "1"),
+        ("ipv4/conf/all/rp_filter", filter),
+    ])
 }
 
 fn through(label: &str, way: &str, tunnel: Option<Tunnel>) {
     let lab = Lab::builder(label).targets(2).build().unwrap();
-    let mut ends = Vec::new();
+    let (mut before, mut ends) = (Vec::new(), Vec::new());
+    let filter = if tunnel.is_some() && !tunnels_of_the_kernel() { "0" } else { "1" };
     for target in lab.targets() {
+        settle(target, filter).unwrap();
+        before.push(found(target).unwrap());
         ends.extend(prepare(target, way, tunnel).unwrap());
     }
     lab.write_config(&config(&lab, way)).unwrap();
@@ -211,6 +233,12 @@ fn through(label: &str, way: &str, tunnel: Option<Tunnel>) {
         let unwrapped = end.stop().unwrap();
         assert!(unwrapped.packets > 0, "nothing came through the tunnel");
         assert_eq!(unwrapped.malformed, 0, "{unwrapped:?}");
+    }
+    for (target, before) in lab.targets().iter().zip(before) {
+        // What `up` and `segments` did, with the lab's end of the tunnel as well as with the kernel's.
+        script(target, "down", way).unwrap();
+        script(target, "down", "l2").unwrap();
+        assert_eq!(found(target).unwrap(), before, "of {}", target.name());
     }
     lab.finish().unwrap();
 }
@@ -233,4 +261,55 @@ fn gre() {
 #[test]
 fn gue() {
     through("dsr gue", "gue", Some(Tunnel::Gue));
+}
+
+/// The value of a parameter below `net.ipv4.conf.all`.
+fn parameter(target: &Target, name: &str) -> Result<String> {
+    Ok(target.run("sysctl", &["-n", &format!("net.ipv4.conf.all.{name}")])?.trim().to_owned())
+}
+
+/// Several ways and virtual IPs share addresses, devices and parameters: each stays until the last one that needs it is taken down.
+#[test]
+fn what_a_target_was_set_up_with_is_taken_back_with_the_last_one_that_needs_it() -> Result<()> {
+    let lab = Lab::builder("dsr target").targets(1).target_servers(false).build()?;
+    let target = &lab.targets()[0];
+    settle(target, "1")?;
+    // A module brings devices of its own into every network, which stay.
+    target.run("sh", &["-c", "modprobe -qa ip_gre ip6_gre || true"])?;
+    let before = found(target)?;
+    let [first, second, six] = [vip4(0).to_string(), vip4(1).to_string(), vip6(0).to_string()];
+    let run = |action: &str, way: &str, vips: &[&String]| {
+        let words: Vec<&str> = [action, way].into_iter().chain(vips.iter().map(|vip| vip.as_str())).collect();
+        target.run(SCRIPT, &words).map(drop)
+    };
+    let has =
+        |vip: &String| -> Result<bool> { Ok(target.ip("address show dev lo")?.contains(&format!("{vip}/"))) };
+    // Again and again, as a unit does that is started anew.
+    for _ in 0..2 {
+        run("up", "l2", &[&first, &six])?;
+    }
+    run("up", "l2", &[&second])?;
+    assert!(has(&first)? && has(&second)? && has(&six)?);
+    assert_eq!(parameter(target, "arp_ignore")?, "1");
+    assert_eq!(parameter(target, "arp_announce")?, "2");
+    assert_eq!(parameter(target, "rp_filter")?, "1", "only tunnels have it off");
+    // Where the kernel has no such device, what was done by then is taken back all the same.
+    if let Err(error) = run("up", "gre", &[&first]) {
+        assert!(error.to_string().contains("this kernel has no device for it: load the module"), "{error}");
+    }
+    assert_eq!(parameter(target, "rp_filter")?, "0");
+    assert!(target.run("nft", &["list", "ruleset"])?.contains("tandem_gre"));
+    run("down", "gre", &[&first])?;
+    assert!(!target.run("nft", &["list", "ruleset"])?.contains("tandem"));
+    assert_eq!(parameter(target, "rp_filter")?, "1");
+    run("down", "l2", &[&second, &six])?;
+    assert!(has(&first)? && !has(&second)? && !has(&six)?);
+    assert_eq!(parameter(target, "arp_ignore")?, "1", "one virtual IP is left");
+    // What somebody has set meanwhile is his.
+    target.namespace().sysctl(&[("ipv4/conf/all/arp_announce", "0")])?;
+    run("down", "l2", &[&first])?;
+    assert_eq!(parameter(target, "arp_announce")?, "0");
+    settle(target, "1")?;
+    assert_eq!(found(target)?, before);
+    lab.finish()
 }

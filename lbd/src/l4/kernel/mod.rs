@@ -43,7 +43,7 @@ pub(crate) use checks::CheckOf;
 pub(crate) use copies::{Copies, FlowTables, Position, Prior, Report, Reports, Written};
 pub(crate) use doctor::{DoctorOptions, doctor, port_clash};
 pub(crate) use features::Version;
-pub(crate) use flows::{ListError, Listing, Sum};
+pub(crate) use flows::{ListError, Listing, Sum, Totals};
 pub(crate) use instances::Offer;
 pub(crate) use netlink::NetlinkError;
 pub(crate) use rings::RingNews;
@@ -63,9 +63,23 @@ pub(crate) enum KernelError {
     },
     /// Not permitted.
     #[error(
-        "kernel forwarding needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; run as root, or give the unit all three (AmbientCapabilities=)"
+        "kernel forwarding needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and this process lacks {}; run as root, or give the unit all three \
+         (AmbientCapabilities=)",
+        missing.join(" and ")
     )]
-    Capabilities,
+    Capabilities {
+        /// What is not there.
+        missing: Vec<&'static str>,
+    },
+    /// Refused although it is permitted.
+    #[error(
+        "this host refuses bpf(2), which kernel forwarding goes by: {source}; a container's seccomp filter does that, lockdown, or a \
+         kernel without CONFIG_BPF_SYSCALL. Have it allowed, or use mode tcp or udp here"
+    )]
+    Refused {
+        /// How.
+        source: io::Error,
+    },
     /// No file system for pins.
     #[error(
         "kernel forwarding needs a BPF file system, and mounting one failed: {source}; `mount -t bpf bpf /sys/fs/bpf`"

@@ -1,12 +1,15 @@
 //! `lbd doctor --trace`: a sample of packets and what became of them, as the program writes them into its ring.
+//!
+//! One at a time: what one has read of the ring is gone for all others, and there is one setting for how often samples are taken.
 
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Write};
+use std::fs::{File, TryLockError};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use aya::maps::{Map as AyaMap, MapData, RingBuf};
 use lbd_core::forward::abi::{Abi, Config, DropReason, Event, Verdict};
 use nix::errno::Errno;
@@ -23,6 +26,12 @@ const LOOK_MS: u8 = 20;
 /// Lines printed, at most.
 const LINES_MAX: usize = 10_000;
 
+/// The file in the run directory that a trace locks, and in which it says how often samples were taken before it and are now.
+const LOCK_NAME: &str = "lbd-trace.lock";
+
+/// Two numbers are no longer than this, in bytes.
+const NOTE_MAX: u64 = 64;
+
 /// Takes a sample of every so many packets for some time, or for as long as somebody reads, and writes each to `out` as a line.
 pub(super) fn trace(
     run_dir: &Path,
@@ -33,21 +42,75 @@ pub(super) fn trace(
     let folder =
         load::current_folder(run_dir).context("nothing is forwarded in the kernel with this --run-dir")?;
     let config: Table<u32, Config> = Table::open(&folder, "config")?;
-    let before = config.get(&0)?.context("the program has no configuration yet")?;
+    let mut only = Only::take(run_dir)?;
+    let present = config.get(&0)?.context("the program has no configuration yet")?;
+    let before = only.begin(present.trace_every, every).context("noting what samples are taken")?;
     // Whoever has seen enough must not leave a program behind that takes samples of everything.
     let stop = stopping().context("cannot listen for signals")?;
     let map = AyaMap::from_map_data(MapData::from_pin(folder.join("events"))?)?;
     let mut ring = RingBuf::try_from(map)?;
-    config.put(&0, &Config { trace_every: every, ..before })?;
+    config.put(&0, &Config { trace_every: every, ..present })?;
     let traced = follow(&mut ring, time, &stop, out);
-    // As the configuration has it, which may have changed meanwhile in everything else.
-    let now = config.get(&0)?.unwrap_or(before);
-    config.put(&0, &Config { trace_every: before.trace_every, ..now })?;
+    // As the configuration has it, which may have changed meanwhile; where it has in this, that counts.
+    let now = config.get(&0)?.unwrap_or(present);
+    if now.trace_every == every {
+        config.put(&0, &Config { trace_every: before, ..now })?;
+    }
+    only.end().context("noting that no samples are taken any more")?;
     let rest = take(&mut ring, out);
     match traced.and(rest.map(drop)) {
         // Whoever read has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         traced => traced.context("tracing packets"),
+    }
+}
+
+/// The lock, which the kernel frees at the process's end, however it ends.
+struct Only(File);
+
+impl Only {
+    /// Fails where another trace is under way.
+    fn take(run_dir: &Path) -> anyhow::Result<Self> {
+        let path = run_dir.join(LOCK_NAME);
+        let opened = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+        let file = opened.with_context(|| format!("cannot open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another `lbd doctor --trace` is under way with the run directory {}, and packets are shown to one at a time; \
+                 stop it, or wait until it has ended",
+                run_dir.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
+    }
+
+    /// Notes what is to be put back, should this trace be killed. Answers it: a trace that was has left its own samples on.
+    fn begin(&mut self, present: u32, every: u32) -> io::Result<u32> {
+        let mut note = Vec::new();
+        (&self.0).take(NOTE_MAX).read_to_end(&mut note)?;
+        let before = before_traces(&String::from_utf8_lossy(&note), present);
+        self.end()?;
+        self.0.rewind()?;
+        write!(self.0, "{before} {every}")?;
+        Ok(before)
+    }
+
+    /// Nothing is to be put back.
+    fn end(&mut self) -> io::Result<()> {
+        self.0.set_len(0)
+    }
+}
+
+/// How often samples were taken before there were traces: as often as they are now, unless that is what a trace has set that did not come to
+/// its end, by the note that it left.
+fn before_traces(note: &str, present: u32) -> u32 {
+    let mut numbers = note.split_whitespace().map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(before)), Some(Ok(every))) if every == present => before,
+        _ => present,
     }
 }
 
@@ -118,4 +181,39 @@ fn line(event: &Event) -> String {
         write!(text, ", {}", reason.name()).ok();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_that_was_killed_is_put_back_by_the_next_one() {
+        assert_eq!(before_traces("0 1", 1), 0);
+        assert_eq!(before_traces("500 7", 7), 500);
+        // lbd has written its configuration since.
+        assert_eq!(before_traces("0 1", 500), 500);
+        assert_eq!(before_traces("0 1", 0), 0);
+        for note in ["", "0", "0 ", "x y", "-1 1", "0 4294967297"] {
+            assert_eq!(before_traces(note, 1), 1, "{note:?}");
+        }
+    }
+
+    #[test]
+    fn there_is_one_at_a_time_and_what_it_noted_survives_it() {
+        let run_dir = std::env::temp_dir().join(format!("lbd-trace-{}", std::process::id()));
+        std::fs::create_dir_all(&run_dir).unwrap();
+        let mut first = Only::take(&run_dir).unwrap();
+        assert_eq!(first.begin(500, 1).unwrap(), 500);
+        let refused = Only::take(&run_dir).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(refused.starts_with("another `lbd doctor --trace` is under way"), "{refused}");
+        // Killed: nothing is put back.
+        drop(first);
+        let mut second = Only::take(&run_dir).unwrap();
+        assert_eq!(second.begin(1, 20).unwrap(), 500);
+        second.end().unwrap();
+        drop(second);
+        assert_eq!(Only::take(&run_dir).unwrap().begin(20, 1).unwrap(), 20, "whoever ended left no note");
+        std::fs::remove_dir_all(&run_dir).unwrap();
+    }
 }

@@ -1,0 +1,135 @@
+//! The ping of a virtual IP, with the program in front of the stack in either way: the node that owns it answers, and no other, also what
+//! comes in fragments, and whether there is an `lbd` or not.
+
+use std::net::SocketAddr;
+
+use integration::lab::clock::wait_until;
+use integration::lab::config::PairConfig;
+use integration::lab::{Host, Lab, Node, Result};
+use nix::sys::signal::Signal;
+
+use crate::kernel_support::{LIMIT, address, prepare_for_xdp, vips};
+
+/// Pings of each size.
+const COUNT: u64 = 20;
+
+/// Bytes in a ping: as usual, as many as one packet has room for in either family, and in 3 and 14 fragments.
+const SIZES: [&str; 4] = ["56", "1450", "4000", "20000"];
+
+fn config(lab: &Lab, attach: &str) -> PairConfig {
+    let mut config = PairConfig::default();
+    for (name, vip) in ["web4", "web6"].into_iter().zip(vips()) {
+        let targets: Vec<SocketAddr> =
+            lab.targets().iter().map(|target| SocketAddr::new(address(target, vip), 8080)).collect();
+        let listen = SocketAddr::new(vip, 80).to_string();
+        config = config.service(name, "nat", &listen, name, "").target_group(name, &targets, "");
+    }
+    config.raw(&format!("[kernel]\nattach = \"{attach}\"\n"))
+}
+
+/// Waits until a node's program is where it should be.
+fn attached(node: &Node, how: &str) -> Result<()> {
+    wait_until(&format!("the program of {} attached by {how}", node.name()), LIMIT, || {
+        let status = node.get("lbd", "/v1/status").ok().and_then(|answer| answer.json().ok());
+        status.is_some_and(|status| status["kernel"]["interfaces"][0]["attached"] == how)
+    })
+}
+
+/// Pings that a host has answered.
+fn answered(host: &Host) -> Result<u64> {
+    let text = host.run("cat", &["/proc/self/net/snmp", "/proc/self/net/snmp6"])?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Icmp: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    let four: u64 = pairs.find(|(name, _)| *name == "OutEchoReps").unwrap().1.parse().unwrap();
+    let six = text.lines().find_map(|line| line.strip_prefix("Icmp6OutEchoReplies")).unwrap();
+    Ok(four + six.trim().parse::<u64>().unwrap())
+}
+
+/// Pings both VIPs, which this node has to answer and the other one must not.
+fn answered_by(lab: &Lab, owner: &Node) -> Result<()> {
+    for vip in vips().map(|vip| vip.to_string()) {
+        let ping = |count: &str, size: &str| {
+            let arguments = ["-n", "-q", "-i", "0.01", "-W", "2", "-c", count, "-s", size, vip.as_str()];
+            lab.client().run("ping", &arguments)
+        };
+        wait_until(&format!("{vip} to answer"), LIMIT, || ping("1", SIZES[0]).is_ok())?;
+        for size in SIZES {
+            let of_both = || -> Result<[u64; 2]> { Ok([answered(owner)?, answered(lab.peer_of(owner))?]) };
+            let [own, others] = of_both()?;
+            let said = ping(&COUNT.to_string(), size)?;
+            let all = format!("{COUNT} received, 0% packet loss");
+            assert!(said.contains(&all), "{size} bytes to {vip}: {said}");
+            assert_eq!(of_both()?, [own + COUNT, others], "of {}: {size} bytes to {vip}", owner.name());
+        }
+    }
+    Ok(())
+}
+
+/// Kills the `lbd` of the node that answers, and starts it again: not one ping may be missing.
+fn goes_on_without_lbd(lab: &Lab, how: &str) -> Result<()> {
+    const NAMES: [&str; 2] = ["ping4", "ping6"];
+    for (name, vip) in NAMES.into_iter().zip(vips()) {
+        let mut ping = lab.client().command("ping");
+        ping.args(["-n", "-i", "0.01", "-s", "2000", &vip.to_string()]);
+        lab.client().start(name, ping)?;
+    }
+    let more = || -> Result<()> {
+        let wanted = answered(lab.a())? + 4 * COUNT;
+        wait_until("more answers", LIMIT, || answered(lab.a()).is_ok_and(|now| now >= wanted))
+    };
+    more()?;
+    lab.a().signal("lbd", Signal::SIGKILL)?;
+    lab.a().wait_end("lbd", LIMIT)?;
+    more()?;
+    lab.a().start_lbd()?;
+    attached(lab.a(), how)?;
+    more()?;
+    for name in NAMES {
+        lab.client().signal(name, Signal::SIGINT)?;
+        lab.client().wait_end(name, LIMIT)?;
+        let said = lab.client().log(name);
+        let answers = said.lines().filter(|line| line.contains("bytes from"));
+        let numbers: Vec<u64> = answers
+            .map(|line| line.split("icmp_seq=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap())
+            .collect();
+        assert!(numbers.len() as u64 > COUNT, "{said}");
+        // Each once, in order: the last one may still have been on its way.
+        assert!(numbers.into_iter().zip(1..).all(|(number, expected)| number == expected), "{said}");
+    }
+    Ok(())
+}
+
+fn pinged(label: &str, attach: &str, how: &str) -> Result<()> {
+    let lab = Lab::builder(label).targets(1).build()?;
+    if attach == "xdp" {
+        prepare_for_xdp(&lab)?;
+        lab.switch().namespace().run("ethtool", &["-K", "b", "gro", "on"])?;
+    }
+    lab.write_config(&config(&lab, attach))?;
+    for node in lab.nodes() {
+        node.start_lbd()?;
+        node.start_vrrpd()?;
+    }
+    for (node, role) in lab.nodes().into_iter().zip(["active", "backup"]) {
+        node.wait_role("web", role, LIMIT)?;
+        attached(node, how)?;
+    }
+    answered_by(&lab, lab.a())?;
+    goes_on_without_lbd(&lab, how)?;
+    lab.a().wait_role("web", "active", LIMIT)?;
+    lab.a().stop("vrrpd")?;
+    lab.b().wait_role("web", "active", LIMIT)?;
+    answered_by(&lab, lab.b())?;
+    lab.finish()
+}
+
+#[test]
+fn a_virtual_ip_is_pinged_behind_the_program() -> Result<()> {
+    pinged("ping tc", "auto", "tcx")
+}
+
+#[test]
+fn a_virtual_ip_is_pinged_behind_the_program_in_the_driver() -> Result<()> {
+    pinged("ping xdp", "xdp", "xdp")
+}
