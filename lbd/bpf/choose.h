@@ -58,6 +58,13 @@ static __always_inline int is_too_fast(const struct packet *packet, const struct
 	return __sync_fetch_and_add(&source->count, 1) >= service->source_rate;
 }
 
+/* Where a target's answers are recognised. (Its name is on the stack for as long as it is looked for.) */
+static __always_inline struct endpoint *endpoint_of(const struct target *target, __u8 protocol)
+{
+	struct endpoint_key name = { target->address, target->port, protocol, 0 };
+	return bpf_map_lookup_elem(&endpoints, &name);
+}
+
 /* Whether another flow with this client's tuple has its answers come from the same place: preserved client addresses only. */
 __noinline int is_clash(struct packet *packet, __u32 target_index)
 {
@@ -65,8 +72,7 @@ __noinline int is_clash(struct packet *packet, __u32 target_index)
 	if (!packet || !target)
 		return 0;
 	__be16 port = target->port ?: packet->key.destination_port;
-	struct endpoint_key name = { target->address, target->port, packet->key.protocol, 0 };
-	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &name);
+	struct endpoint *endpoint = endpoint_of(target, packet->key.protocol);
 	if (!endpoint)
 		return 0;
 	for (int number = 0; number < CANDIDATES_MAX; number++) {

@@ -128,34 +128,41 @@ static __always_inline __u32 to_other_node(struct packet *packet, const struct c
 /* How often a slot is read that changes under the reader. */
 #define SLOT_READS 3
 
-/* An answer of a target to a VIP as source: who has the port that it is for? */
-static __always_inline __u32 answer_to_slot(struct packet *packet, const struct config *settings, __u16 endpoint)
+/* An answer of a target to a VIP as source: who has the port that it is for? A target of `any_port` answers from the one that its client asked
+ * for. */
+static __always_inline __u32 answer_to_slot(struct packet *packet, const struct config *settings, __u16 endpoint, int any_port)
 {
 	struct slot *slot = slot_of(endpoint, ntohs(packet->key.destination_port));
-	if (!slot)
+	struct address *address = is_v6(packet) ? client_of(endpoint, ntohs(packet->key.destination_port)) : NULL;
+	if (!slot || (is_v6(packet) && !address))
 		return VERDICT_MISS;
 	__u64 control = 0, after = 1;
-	__be16 target_port = 0;
 	/* What is in it is one flow's if the control word was the same before and after: somebody else may take a slot that was free or over. Else
 	 * it says nothing, not even that the packet is for nobody: the target sends again what is dropped, if it was for a VIP at all. */
 	for (int number = 0; number < SLOT_READS && after != control; number++) {
 		control = slot_control(slot);
-		packet->client = slot->client;
+		if (address) {
+			packet->client = *address;
+		} else {
+			packet->client.words[0] = packet->client.words[1] = 0;
+			packet->client.words[2] = htonl(0xffff);
+			packet->client.words[3] = slot->client;
+		}
 		packet->port = slot->client_port;
 		packet->vip_port = slot->vip_port;
-		packet->vip = slot->vip;
-		target_port = slot->target_port;
 		after = slot_control(slot);
 	}
 	if (unlikely(after != control)) {
-		struct address address __attribute__((aligned(8))) = packet->key.destination;
-		if (!bpf_map_lookup_elem(&vips, &address))
+		struct address vip __attribute__((aligned(8))) = packet->key.destination;
+		if (!bpf_map_lookup_elem(&vips, &vip))
 			return VERDICT_MISS;
 		packet->reason = DROP_UNKNOWN_FLOW;
 		return VERDICT_DROP;
 	}
+	packet->vip = SLOT_VIP(control);
 	struct vip_address *vip = AT(vip_addresses, packet->vip);
-	if (SLOT_LOCKED(control) || slot_is_free(control, packet->now) || !vip || target_port != packet->key.source_port ||
+	if (SLOT_LOCKED(control) || slot_is_free(control, packet->now) || !vip ||
+	    (any_port && packet->vip_port != packet->key.source_port) ||
 	    !same_address(&vip->address, &packet->key.destination))
 		return VERDICT_MISS;
 	if (!may_go_on(vip->instance, packet->drained)) {
@@ -227,12 +234,13 @@ static __always_inline __u32 answer_to_client(struct packet *packet, const struc
 	return VERDICT_MISS;
 }
 
-static __noinline __u32 answer_from(struct packet *packet, const struct config *settings, struct endpoint *endpoint, __u32 *has_slots)
+static __noinline __u32 answer_from(struct packet *packet, const struct config *settings, struct endpoint *endpoint, __u32 *has_slots,
+				    int any_port)
 {
 	__u32 verdict = VERDICT_MISS;
 	if (endpoint->index) {
 		*has_slots = 1;
-		verdict = answer_to_slot(packet, settings, endpoint->index);
+		verdict = answer_to_slot(packet, settings, endpoint->index, any_port);
 	}
 	if (verdict == VERDICT_MISS && endpoint->candidates_count)
 		verdict = answer_to_client(packet, settings, endpoint);
@@ -248,14 +256,14 @@ __noinline int answer(struct packet *packet, __u32 service_port)
 	struct endpoint_key key = { packet->key.source, packet->key.source_port, packet->key.protocol, 0 };
 	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &key);
 	__u32 has_slots = 0;
-	__u32 verdict = endpoint ? answer_from(packet, settings, endpoint, &has_slots) : VERDICT_MISS;
+	__u32 verdict = endpoint ? answer_from(packet, settings, endpoint, &has_slots, 0) : VERDICT_MISS;
 	/* A target of any port answers from the one that the client asked for. What comes from another one is no answer of it: such a host may be
 	 * a client of other services here. */
 	if (verdict == VERDICT_MISS && settings->flags & CONFIG_HAS_ANY_PORT && is_service_port(packet->key.source_port)) {
 		key.port = 0;
 		endpoint = bpf_map_lookup_elem(&endpoints, &key);
 		if (endpoint)
-			verdict = answer_from(packet, settings, endpoint, &has_slots);
+			verdict = answer_from(packet, settings, endpoint, &has_slots, 1);
 	}
 	return verdict == VERDICT_MISS && has_slots && !service_port ? to_other_node(packet, settings) : verdict;
 }

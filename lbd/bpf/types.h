@@ -181,15 +181,15 @@ struct endpoint {
 	struct candidate candidates[CANDIDATES_MAX]; /* services with preserved client addresses: reverse look-up in `flows` */
 };
 
-/* slots[endpoint][port - 1024]: who has this port towards the endpoint. 32 bytes. Free when `seen` is older than its state's
- * time-out; claimed by exchanging `control` for one with the lock set, filled in, and then published. */
+/* slots[endpoint][port - 1024]: who has this port towards the endpoint. 16 bytes, since there is one for each port whether it is used or
+ * not. Free when `seen` is older than its state's time-out; claimed by exchanging `control` for one with the lock set, filled in, and then
+ * published. The target's port is the endpoint's or, where that has none, the one that the client asked for.
+ * slots[ENDPOINTS_MAX + endpoint][port - 1024]: an IPv6 client's whole address, for endpoints of that family alone. */
 struct slot {
-	__u64 control;           /* seen:32 | service:16 | state:8 | lock:8, from the low end */
-	struct address client;
+	__u64 control;           /* seen:32 | service:10 | vip:10 | state:8 | lock:4, from the low end */
+	__u32 client;            /* the last word of its address, in network order: of IPv4 all of it */
 	__be16 client_port;
 	__be16 vip_port;
-	__be16 target_port;
-	__u16 vip;
 };
 
 /* fragments: which ports the first fragment had. LRU. */

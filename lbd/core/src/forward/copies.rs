@@ -66,13 +66,6 @@ pub struct Place {
 /// Whose targets are in a ring, and their numbers by id.
 type Members = (Arc<str>, PlainMap<Arc<str>, u16>);
 
-/// What a target's number stands for, as far as flows have it in them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Placed {
-    endpoint: u16,
-    port: Be16,
-}
-
 /// What numbers and addresses stand for on this node. Neither whether a target is well nor the way to it is in this: that changes all the
 /// time, and no flow's place with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,7 +73,8 @@ pub struct Places {
     listeners: PlainMap<Listener, Listening>,
     vips: PlainMap<Address, Vip>,
     services: PlainMap<u16, (Arc<str>, Service)>,
-    targets: PlainMap<u16, Placed>,
+    /// The endpoint of each target.
+    targets: PlainMap<u16, u16>,
     /// Group and id.
     names: PlainMap<u16, (Arc<str>, Arc<str>)>,
     rings: PlainMap<u16, Members>,
@@ -106,9 +100,7 @@ impl Places {
             let service = Service { mss_max: 0, other_until: 0, ..*service };
             Some((number, (shared(contents.service_names.get(&number)?), service)))
         };
-        let target = |(index, target): (&u32, &Target)| {
-            Some((small(index)?, Placed { endpoint: target.endpoint, port: target.port }))
-        };
+        let target = |(index, target): (&u32, &Target)| Some((small(index)?, target.endpoint));
         Self {
             listeners: contents.listeners.iter().map(|(key, value)| (*key, *value)).collect(),
             vips: contents.vips.iter().map(|(key, value)| (*key, *value)).collect(),
@@ -191,10 +183,10 @@ impl Places {
         let (_, service) = self.services.get(&service_number).ok_or(Misfit::NoService)?;
         let ring = self.rings.get(&service.ring).filter(|(group, _)| **group == *told.group);
         let number = ring.and_then(|(_, numbers)| numbers.get(told.target));
-        let (number, target) =
-            number.and_then(|number| Some((*number, self.targets.get(number)?))).ok_or(Misfit::NoTarget)?;
+        let (number, endpoint) =
+            number.and_then(|number| Some((*number, *self.targets.get(number)?))).ok_or(Misfit::NoTarget)?;
         let has_slots = service.mode == MODE_NAT && service.flags & SERVICE_PRESERVE_CLIENT == 0;
-        let wants_port = told.port >= NAT_PORT_FIRST && target.endpoint != 0;
+        let wants_port = told.port >= NAT_PORT_FIRST && endpoint != 0;
         if has_slots != wants_port || (!has_slots && told.port != 0) || told.state & !STATES != 0 {
             return Err(Misfit::OtherWay);
         }
@@ -209,17 +201,17 @@ impl Places {
         };
         let silent = expiry::time_out(&fresh, service).saturating_sub(told.remaining);
         let flow = Flow { seen: now.wrapping_sub(silent), ..fresh };
-        let control = SlotControl { seen: flow.seen, service: service_number, state: told.state, lock: 0 };
+        let control =
+            SlotControl { seen: flow.seen, service: service_number, vip, state: told.state, lock: 0 };
         let slot = has_slots.then(|| {
+            let [.., a, b, c, d] = key.source.0;
             let slot = Slot {
                 control: control.word(),
-                client: key.source,
+                client: [a, b, c, d],
                 client_port: key.source_port,
                 vip_port: key.destination_port,
-                target_port: if target.port.0 == 0 { key.destination_port } else { target.port },
-                vip,
             };
-            (u32::from(target.endpoint), u32::from(told.port - NAT_PORT_FIRST), slot)
+            (u32::from(endpoint), u32::from(told.port - NAT_PORT_FIRST), slot)
         });
         let client = (service.flags & SERVICE_AFFINITY != 0).then(|| {
             let expires = now.wrapping_add(service.affinity_ticks);

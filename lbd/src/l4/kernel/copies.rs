@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map as AyaMap, MapData, RingBuf};
-use lbd_core::forward::abi::{Abi, Flow, FlowKey, Slot};
+use lbd_core::forward::abi::{Abi, Address, ENDPOINTS_MAX, Flow, FlowKey, Slot};
 use lbd_core::forward::copies::{Misfit, Place, Places, Told, Tuple};
 use lbd_core::forward::expiry;
 use tokio::sync::mpsc::error::TrySendError;
@@ -290,7 +290,7 @@ impl FlowTables {
         for (tuple, told, prior) in flows {
             let Some(key) = FlowKey::from_bytes(tuple) else { continue };
             let placed = places.place(&key, &told, now).map_err(Refusal::from);
-            match placed.and_then(|place| self.add(tuple, place, now, prior)) {
+            match placed.and_then(|place| self.add((tuple, key.source), place, now, prior)) {
                 Ok(()) => continue,
                 Err(Refusal::Misfit) => written.misfits += 1,
                 Err(Refusal::Taken) => written.taken += 1,
@@ -326,7 +326,13 @@ impl FlowTables {
     }
 
     /// Adds a flow to those that are about to be written, and takes its port at once: a flow in the table has its port.
-    fn add(&mut self, tuple: &Tuple, place: Place, now: u32, prior: Prior) -> Result<(), Refusal> {
+    fn add(
+        &mut self,
+        (tuple, source): (&Tuple, Address),
+        place: Place,
+        now: u32,
+        prior: Prior,
+    ) -> Result<(), Refusal> {
         let is_new = match prior {
             Prior::Nothing => true,
             Prior::Copy => false,
@@ -340,11 +346,11 @@ impl FlowTables {
         };
         if let Some((endpoint, port, slot)) = place.slot {
             // Those of a target that is new here may not be there yet.
-            self.map_ports(endpoint)?;
+            self.map_ports(endpoint, source.is_ipv4())?;
             let Some(ports) = self.ports.get(&endpoint) else { return Err(Refusal::Misfit) };
             let service = |number| self.reader.services.get(&u32::from(number)).ok().flatten();
             let is_taken = |present: &Slot| expiry::is_slot_busy(present, service, now);
-            if !ports.take(port, &slot, now, is_taken) {
+            if !ports.take(port, &slot, source, now, is_taken) {
                 return Err(Refusal::Taken);
             }
         }
@@ -360,24 +366,37 @@ impl FlowTables {
         Ok(())
     }
 
-    /// Maps an endpoint's ports, if there are any.
-    fn map_ports(&mut self, endpoint: u32) -> Result<(), KernelError> {
+    /// Maps an endpoint's ports, if there are any; those of IPv6 with their clients' addresses.
+    fn map_ports(&mut self, endpoint: u32, is_ipv4: bool) -> Result<(), KernelError> {
         if self.ports.contains_key(&endpoint) {
             return Ok(());
         }
-        let path = self.folder.join(format!("{SLOTS_PREFIX}{endpoint}"));
+        let Some(slots) = self.open_ports(endpoint)? else { return Ok(()) };
+        let clients = if is_ipv4 {
+            None
+        } else {
+            let Some(clients) = self.open_ports(ENDPOINTS_MAX + endpoint)? else { return Ok(()) };
+            Some(clients)
+        };
+        let ports = Ports::map(&slots, clients.as_ref())
+            .map_err(|errno| failed("mapping an endpoint's ports", errno.into()))?;
+        self.ports.insert(endpoint, ports);
+        Ok(())
+    }
+
+    /// One of the arrays in `slots`, if it is there.
+    fn open_ports(&self, index: u32) -> Result<Option<Map>, KernelError> {
+        let path = self.folder.join(format!("{SLOTS_PREFIX}{index}"));
         let map = match Map::open(&path) {
             Ok(map) => map,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(failed("opening an endpoint's ports", source)),
         };
         let (found, wanted) = (map.shape(), slots_shape());
         if found != wanted {
             return Err(KernelError::MapDiffers { path, found, wanted });
         }
-        let ports = Ports::map(&map).map_err(|errno| failed("mapping an endpoint's ports", errno.into()))?;
-        self.ports.insert(endpoint, ports);
-        Ok(())
+        Ok(Some(map))
     }
 
     /// Takes over other numbers of things.

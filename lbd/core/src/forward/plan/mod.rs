@@ -149,7 +149,8 @@ pub struct Contents {
     pub other_rings: BTreeMap<u32, Arc<[u16]>>,
     /// What the rings are made of.
     pub ring_makes: BTreeMap<u32, Arc<Make>>,
-    /// The endpoints that have `slots`.
+    /// The arrays in `slots`: each endpoint's by its number and, where clients have IPv6 addresses, these by
+    /// [`ENDPOINTS_MAX`](super::abi::ENDPOINTS_MAX) and the number.
     pub slots: BTreeSet<u32>,
     /// `service_ports[0]`.
     pub service_ports: ServicePorts,

@@ -11,8 +11,8 @@ use super::keys::{Family, RingKey, Way};
 use super::ring::{other_ring, ring};
 use super::{Make, TargetInput, Use};
 use crate::forward::abi::{
-    Address, Be16, CANDIDATES_MAX, Candidate, EndpointKey, TARGET_ABSENT, TARGET_DRAINING, TARGET_UNHEALTHY,
-    TARGET_UP, Target,
+    Address, Be16, CANDIDATES_MAX, Candidate, ENDPOINTS_MAX, EndpointKey, TARGET_ABSENT, TARGET_DRAINING,
+    TARGET_UNHEALTHY, TARGET_UP, Target,
 };
 
 /// The MTU of a way that is not known.
@@ -232,7 +232,11 @@ impl Builder<'_> {
         if ports && endpoint.index == 0 {
             let text = format!("{} {}", target.address, key.protocol.name());
             endpoint.index = self.indexes.get(Kind::Endpoint, &text).ok_or(FULL)?;
-            self.out.slots.insert(u32::from(endpoint.index));
+            let index = u32::from(endpoint.index);
+            self.out.slots.insert(index);
+            if ip.is_ipv6() {
+                self.out.slots.insert(ENDPOINTS_MAX + index);
+            }
         }
         self.out.endpoints.insert(name, endpoint);
         Ok(if ports { endpoint.index } else { 0 })

@@ -166,8 +166,8 @@ fn a_service_is_one_for_each_protocol_family_and_instance() {
     assert_eq!(web.ring, db.ring, "the same targets");
     assert_eq!((web.established_ticks, web.udp_ticks, web.half_open_ticks), (5600, 1920, 480));
     assert_eq!((web.closing_ticks, web.reset_ticks, web.mode), (160, 160, MODE_NAT));
-    // Two targets for each protocol, and a ring has only those of its family.
-    assert_eq!((contents.targets.len(), contents.rings.len(), contents.slots.len()), (4, 4, 4));
+    // Two targets for each protocol, and a ring has only those of its family. The addresses of IPv6 clients are in arrays of their own.
+    assert_eq!((contents.targets.len(), contents.rings.len(), contents.slots.len()), (4, 4, 6));
     let (_, six) = behind(&contents, "2001:db8::10", 443, 17);
     for number in places(&contents, &six).into_keys() {
         let target = contents.targets[&u32::from(number)];

@@ -56,8 +56,8 @@ fn a_flow_has_its_place_on_the_other_node() {
         assert!(endpoint != 0 && place == u32::from(port) - 1024);
         let control = SlotControl::of(slot.control);
         assert_eq!((control.seen, control.service), (there.flow.seen, there.flow.service));
-        assert_eq!((slot.client, slot.client_port), (key.source, key.source_port));
-        assert_eq!((slot.vip_port, slot.target_port), (key.destination_port, Be16(8080)));
+        assert!(key.source.0.ends_with(&slot.client));
+        assert_eq!((slot.client_port, slot.vip_port), (key.source_port, key.destination_port));
     }
 }
 
