@@ -48,7 +48,7 @@ static __always_inline int decide_quickly(struct packet *packet, struct service 
 			struct slot *slot = own_slot(packet, target, flow->port, &control);
 			if (!slot)
 				return QUICKLY_NOT;
-			slot_touch(slot, control, packet->now, STATE_ESTABLISHED);
+			slot_touch(slot, control, packet->now, STATE_ESTABLISHED, 0);
 		}
 		flow->seen = packet->now;
 	}
@@ -98,9 +98,10 @@ static __always_inline __u32 follow(struct packet *packet, struct flow *flow, in
 	 * anew, with a slot that has nothing of the old one's end, which would soon free it for others. */
 	if (slot && is_syn(packet) && SLOT_STATE(control) & (STATE_CLIENT_FIN | STATE_TARGET_FIN | STATE_RESET))
 		return VERDICT_MISS;
-	__u8 state = flow->state | state_of(packet, STATE_CLIENT_FIN) | (established ? STATE_ESTABLISHED : 0);
+	__u8 gone = no_longer(packet);
+	__u8 state = (flow->state & ~gone) | state_of(packet, STATE_CLIENT_FIN) | (established ? STATE_ESTABLISHED : 0);
 	/* The slot first: a flow in a state that its slot does not have could outlive it. The next packet tries again. */
-	if (slot && !slot_touch(slot, control, packet->now, state))
+	if (slot && !slot_touch(slot, control, packet->now, state, gone))
 		state = flow->state;
 	if (flow_touch(flow, packet->now, state) && settings)
 		tell(settings, &packet->key, flow);
@@ -170,7 +171,7 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 		return VERDICT_DROP;
 	}
 	packet->service = SLOT_SERVICE(control);
-	__u8 state = state_of(packet, STATE_TARGET_FIN);
+	__u8 state = state_of(packet, STATE_TARGET_FIN), gone = no_longer(packet);
 	int fresh = age(packet->now, SLOT_SEEN(control)) < REFRESH_TICKS;
 	if (packet->flags & PACKET_ICMP)
 		return VERDICT_RETURN;
@@ -184,12 +185,12 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 	if (flow) {
 		packet->target = flow->target;
 		int stale = age(packet->now, flow->seen) >= REFRESH_TICKS;
-		if ((stale || (flow->state | state) != flow->state) &&
-		    flow_touch(flow, stale ? packet->now : flow->seen, flow->state | state))
+		__u8 next = (flow->state & ~gone) | state;
+		if ((stale || next != flow->state) && flow_touch(flow, stale ? packet->now : flow->seen, next))
 			tell(settings, &key, flow);
 	}
-	if (!fresh || state)
-		slot_touch(slot, control, packet->now, state);
+	if (!fresh || state || SLOT_STATE(control) & gone)
+		slot_touch(slot, control, packet->now, state, gone);
 	return VERDICT_RETURN;
 }
 
@@ -226,8 +227,8 @@ static __always_inline __u32 answer_to_client(struct packet *packet, const struc
 		packet->port = packet->key.destination_port;
 		packet->vip_port = key.destination_port;
 		packet->key.destination = candidate->vip;
-		__u8 state = state_of(packet, STATE_TARGET_FIN);
-		if (!(packet->flags & PACKET_ICMP) && flow_touch(flow, packet->now, flow->state | state) && known)
+		__u8 state = (flow->state & ~no_longer(packet)) | state_of(packet, STATE_TARGET_FIN);
+		if (!(packet->flags & PACKET_ICMP) && flow_touch(flow, packet->now, state) && known)
 			tell(settings, &key, flow);
 		return VERDICT_RETURN;
 	}

@@ -112,11 +112,11 @@ static __always_inline int slot_is_of(const struct slot *slot, __u64 control, co
 	return slot_has(slot, control, packet) && (likely(!is_v6(packet)) || is_client(packet, endpoint, port));
 }
 
-/* Writes down that a slot was used, and what its flow's state is. Returns 0 when another processor was quicker: then it has
- * just been used there, but the state may not be written. */
-static __always_inline int slot_touch(struct slot *slot, __u64 control, __u32 now, __u8 state)
+/* Writes down that a slot was used, and what its flow's state is: with `state`, without `gone`. Returns 0 when another processor was quicker: then
+ * it has just been used there, but the state may not be written. */
+static __always_inline int slot_touch(struct slot *slot, __u64 control, __u32 now, __u8 state, __u8 gone)
 {
-	__u64 next = (control >> 32 << 32) | now | (__u64)state << 52;
+	__u64 next = (control >> 32 << 32 & ~((__u64)gone << 52)) | now | (__u64)state << 52;
 	return next == control || __sync_val_compare_and_swap(&slot->control, control, next) == control;
 }
 

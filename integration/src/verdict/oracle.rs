@@ -621,7 +621,7 @@ impl Oracle {
             self.stored.insert(tuple);
         }
         flow.fins.0 |= flags & FIN != 0;
-        flow.reset |= flags & RST != 0;
+        flow.reset = is_reset(flow.reset, tuple.protocol, flags);
         if flow.port != 0 {
             let to = self.world.at(flow.target);
             let endpoint = SocketAddr::new(to.address, to.port);
@@ -642,7 +642,7 @@ impl Oracle {
         let flags = if later { 0 } else { view.flags(frame) };
         flow.seen = self.world.now;
         flow.fins.1 |= flags & FIN != 0;
-        flow.reset |= flags & RST != 0;
+        flow.reset = is_reset(flow.reset, owner.protocol, flags);
         self.flows.insert(*owner, flow);
         if view.length() > usize::from(self.links.clients_mtu) {
             return too_long(view, self.links.clients_mtu, later);
@@ -658,6 +658,16 @@ impl Oracle {
         rewrite::translate(&mut out, view, owner.service, owner.client, later);
         Expected::forward(vec![out])
     }
+}
+
+/// Whether a flow is one that was reset, after a segment with these flags. RFC 5961: a host takes a RST for real only with the very sequence
+/// number that it expects, so a connection in which segments still acknowledge something has not ended. (RFC 9293, 3.5.2: "If the connection
+/// does not exist (CLOSED), then a reset is sent in response to any incoming segment except another reset": then there is a RST again.)
+const fn is_reset(before: bool, protocol: u8, flags: u8) -> bool {
+    if protocol != TCP {
+        return before;
+    }
+    flags & RST != 0 || (before && flags & (SYN | ACK) != ACK)
 }
 
 /// Its sender is told, by the packet that has its ports. Cut is none, also where the sender leaves that to routers (RFC 791: "don't
