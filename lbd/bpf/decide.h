@@ -283,10 +283,13 @@ static __always_inline __u32 follow_half_open(struct packet *packet, const struc
 	if (!flow || flow->service != packet->service)
 		return VERDICT_MISS;
 	int promoted = !is_syn(packet) && !(packet->flags & (PACKET_ICMP | PACKET_LATER_FRAGMENT));
+	if (promoted && unlikely(flow->generation & GENERATION_UNCOUNTED) && !may_remember(packet))
+		promoted = 0;
 	__u32 verdict = follow(packet, flow, promoted, NULL);
 	if (verdict != VERDICT_FORWARD || !promoted)
 		return verdict;
 	struct flow value = *flow;
+	value.generation &= ~GENERATION_UNCOUNTED;
 	if (bpf_map_update_elem(&flows, &key, &value, BPF_ANY)) {
 		count_drop(DROP_FLOWS_FULL);
 		count_unstored(packet);
@@ -321,6 +324,8 @@ static __always_inline void store(struct packet *packet, const struct service *s
 		count_unstored(packet);
 		return;
 	}
+	if (key.protocol == PROTOCOL_TCP && !is_syn(packet) && service->flags & SERVICE_SOURCE_RATE)
+		flow.generation |= GENERATION_UNCOUNTED;
 	/* Without it nobody would know whom the target's answer is for, so that no bound is kept but that of the table. */
 	if (service->flags & SERVICE_PRESERVE_CLIENT)
 		bpf_map_update_elem(&pending, &key, &flow, BPF_ANY);

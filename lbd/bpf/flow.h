@@ -66,6 +66,10 @@ static __always_inline __u8 no_longer(const struct packet *packet)
 	return (packet->tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK ? STATE_RESET : 0;
 }
 
+/* In the generation of a half-open flow: it began with another segment than a SYN, and counts for its source's rate once it is to be a flow
+ * of the table. */
+#define GENERATION_UNCOUNTED 0x80000000u
+
 /* So old is a half-open flow that is in the table by now: the first one to make place. */
 #define HALF_OPEN_OVER 0x40000000
 

@@ -171,6 +171,8 @@ pub struct Oracle {
     pub short_searches: u64,
     /// Rings, by service, and the other node's; made once.
     rings: HashMap<u16, [Arc<Vec<u16>>; 2]>,
+    /// Flows that began with another segment than a SYN and are not remembered yet: what comes of them counts for no rate.
+    uncounted: HashSet<Tuple>,
     /// Flows that have proved themselves here: whatever becomes of them, they are not the other node's.
     stored: HashSet<Tuple>,
 }
@@ -195,6 +197,7 @@ impl Oracle {
             searches: (0, 0),
             short_searches: 0,
             rings,
+            uncounted: HashSet::new(),
             stored: HashSet::new(),
         }
     }
@@ -447,15 +450,15 @@ impl Oracle {
         if !rules.access.is_empty() && !allowed(&rules.access, client) {
             return Err(Reason::Denied);
         }
-        if let Some((most, ticks)) = rules.source_rate {
-            let window = self.sources.entry((client, service)).or_insert((self.world.now, 0));
-            if self.world.now.wrapping_sub(window.0) >= ticks {
-                *window = (self.world.now, 0);
-            }
-            window.1 += 1;
-            if window.1 > most {
+        // What may have begun elsewhere is not refused: it counts when it is to be remembered.
+        let opens = tuple.protocol != TCP || flags & (SYN | ACK) == SYN;
+        if opens {
+            self.uncounted.remove(tuple);
+            if !self.admits(client, service) {
                 return Err(Reason::SourceRate);
             }
+        } else if !self.stored.contains(tuple) {
+            self.uncounted.insert(*tuple);
         }
         let remembered = rules.affinity.and_then(|_| self.affinity.get(&(client, service))).copied();
         let remembered = remembered
@@ -483,6 +486,18 @@ impl Oracle {
         let confirmed = tuple.protocol == TCP && flags & SYN == 0;
         let seen = self.world.now;
         Ok(Flow { seen, target, service, port, confirmed, fins: (false, false), reset: false })
+    }
+
+    /// Counts a flow of a client's within its rate; whether it is.
+    fn admits(&mut self, client: IpAddr, service: u16) -> bool {
+        let Some((most, ticks)) = self.world.of(service).source_rate else { return true };
+        let window = self.sources.entry((client, service)).or_insert((self.world.now, 0));
+        if self.world.now.wrapping_sub(window.0) >= ticks {
+            *window = (self.world.now, 0);
+        }
+        let has_room = window.1 < most;
+        window.1 += u32::from(has_room);
+        has_room
     }
 
     /// The ring's target, so many slots further.
@@ -616,7 +631,11 @@ impl Oracle {
     /// Keeps what a client's packet says.
     fn saw(&mut self, tuple: Tuple, mut flow: Flow, flags: u8, new: bool) {
         flow.seen = self.world.now;
-        if !new && (tuple.protocol == UDP || flags & SYN == 0) {
+        if !new
+            && (tuple.protocol == UDP || flags & SYN == 0)
+            && (!self.uncounted.contains(&tuple) || self.admits(tuple.client.ip(), flow.service))
+        {
+            self.uncounted.remove(&tuple);
             flow.confirmed = true;
             self.stored.insert(tuple);
         }
