@@ -239,7 +239,7 @@ struct route {
 struct service_stats { __u64 packets_in, bytes_in, packets_out, bytes_out, new_flows, unstored_flows; };
 struct target_stats { __u64 packets_in, bytes_in, packets_out, bytes_out, new_flows; };
 
-/* drops[reason], per CPU: packets that were for a service and were not forwarded */
+/* drops[reason], per CPU: packets that were for a service and were not forwarded, but for DROP_FLOWS_FULL and DROP_ICMP_INNER */
 enum drop_reason {
 	DROP_NONE,
 	DROP_MALFORMED,          /* a header that contradicts itself in a packet for a VIP's service */
@@ -249,13 +249,13 @@ enum drop_reason {
 	DROP_NO_TARGET,          /* the ring is empty */
 	DROP_NO_NEXT_HOP,        /* no MAC address of the target yet */
 	DROP_NO_PORT,            /* no free port towards the endpoint among the candidates: reset to the client */
-	DROP_FLOWS_FULL,         /* no room for an entry; forwarded all the same where the hash can repeat the choice */
+	DROP_FLOWS_FULL,         /* no room for an entry: forwarded all the same, and not remembered */
 	DROP_FRAGMENT,           /* a later fragment whose first one was not seen */
 	DROP_TOO_BIG,            /* longer than the way takes: answered with ICMP */
 	DROP_UNHEALTHY,          /* TCP of an unhealthy target: reset to the client */
 	DROP_TTL,
 	DROP_CLASH,              /* preserved client address: same tuple at the same target through another VIP */
-	DROP_ICMP_INNER,         /* an ICMP error whose inner packet belongs to no flow */
+	DROP_ICMP_INNER,         /* an ICMP error whose inner packet belongs to no flow: the stack has it */
 	DROP_HEADROOM,           /* the packet could not be made longer for a tunnel */
 	DROP_SOLICITATION,       /* ARP or ND asked for a VIP that this node does not own: the stack may still have the address */
 	DROP_ANSWER_RATE,        /* would have been answered, but for too many that were in this tick */
