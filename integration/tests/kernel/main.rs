@@ -8,6 +8,7 @@ mod forward;
 mod kernel_support;
 mod lossless;
 mod more;
+mod narrow;
 mod ports;
 mod shares;
 mod survive;

@@ -23,6 +23,7 @@ mod load;
 mod maps;
 mod netlink;
 mod object;
+mod path_mtu;
 mod ports;
 mod rings;
 mod settings;

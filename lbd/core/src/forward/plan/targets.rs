@@ -162,7 +162,10 @@ impl Builder<'_> {
         let endpoint = if key.way == Way::Nat { self.add_endpoint(key, users, target)? } else { 0 };
         let number = self.indexes.get(Kind::Target, &name(key, target)).ok_or(FULL)?;
         let hop = self.input.hops.get(&(ip, users.source));
-        let mtu = hop.map_or(MTU, |hop| hop.mtu).saturating_sub(key.way.overhead(ip));
+        // With nat what a router says reaches the client, translated. What it says of a tunnel's packet ends at this node.
+        let path = self.input.paths.get(&ip).filter(|_| key.way.is_tunnel()).copied();
+        let mtu = hop.map_or(MTU, |hop| hop.mtu).min(path.unwrap_or(u32::MAX));
+        let mtu = mtu.saturating_sub(key.way.overhead(ip));
         let mut made = Target {
             state: match use_now {
                 Use::Up(_) => TARGET_UP,
