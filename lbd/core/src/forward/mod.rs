@@ -5,6 +5,7 @@ pub mod abi;
 pub mod copies;
 pub mod expiry;
 pub mod flows;
+pub mod formats;
 pub mod path_mtu;
 pub mod plan;
 pub mod ports;

@@ -22,6 +22,9 @@ use super::maps::{SLOTS_PREFIX, slots_shape};
 use super::ports::Ports;
 use super::ticks::Reading;
 
+/// Flows read with one call, to be given their ports.
+const REFILL_BATCH: usize = 4096;
+
 /// What a walk through all flows finds.
 #[derive(Debug)]
 pub(crate) enum Report {
@@ -344,15 +347,8 @@ impl FlowTables {
                 present.is_none()
             }
         };
-        if let Some((endpoint, port, slot)) = place.slot {
-            // Those of a target that is new here may not be there yet.
-            self.map_ports(endpoint, source.is_ipv4())?;
-            let Some(ports) = self.ports.get(&endpoint) else { return Err(Refusal::Misfit) };
-            let service = |number| self.reader.services.get(&u32::from(number)).ok().flatten();
-            let is_taken = |present: &Slot| expiry::is_slot_busy(present, service, now);
-            if !ports.take(port, &slot, source, now, is_taken) {
-                return Err(Refusal::Taken);
-            }
+        if let Some(slot) = place.slot {
+            self.take_port(slot, source, now)?;
         }
         self.flows.keys.extend_from_slice(tuple);
         place.flow.put(&mut self.flows.values);
@@ -364,6 +360,43 @@ impl FlowTables {
             self.clients.count += 1;
         }
         Ok(())
+    }
+
+    /// Gives a port to a client's flow.
+    fn take_port(
+        &mut self,
+        (endpoint, port, slot): (u32, u32, Slot),
+        source: Address,
+        now: u32,
+    ) -> Result<(), Refusal> {
+        // Those of a target that is new here may not be there yet.
+        self.map_ports(endpoint, source.is_ipv4())?;
+        let Some(ports) = self.ports.get(&endpoint) else { return Err(Refusal::Misfit) };
+        let service = |number| self.reader.services.get(&u32::from(number)).ok().flatten();
+        let is_taken = |present: &Slot| expiry::is_slot_busy(present, service, now);
+        if ports.take(port, &slot, source, now, is_taken) { Ok(()) } else { Err(Refusal::Taken) }
+    }
+
+    /// Gives all flows of the table the ports that they have: those that a former life has written down in another way could not be taken over.
+    /// How many have theirs.
+    pub(super) fn refill_ports(&mut self) -> Result<u64, KernelError> {
+        self.renumber();
+        let (now, places) = (self.now()?, Arc::clone(&self.places));
+        let (mut cursor, mut batch, mut given) = (Cursor::default(), Batch::default(), 0);
+        while !cursor.done {
+            self.reader.flows.walk(&mut cursor, REFILL_BATCH, &mut batch).map_err(reading)?;
+            for (tuple, flow) in tuples(&batch) {
+                let Some(key) = FlowKey::from_bytes(&tuple) else { continue };
+                let Some(slot) = places.slot(&key, &flow) else { continue };
+                match self.take_port(slot, key.source, now) {
+                    Ok(()) => given += 1,
+                    Err(Refusal::Failed(error)) => return Err(error),
+                    // Its flow goes on as one without a port does: with another one.
+                    Err(Refusal::Misfit | Refusal::Taken | Refusal::Kept) => {}
+                }
+            }
+        }
+        Ok(given)
     }
 
     /// Maps an endpoint's ports, if there are any; those of IPv6 with their clients' addresses.

@@ -26,6 +26,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::attach::{Attachments, Part, Place, Wanted};
 use super::checks::Checks;
+use super::copies::FlowTables;
 use super::features::Features;
 use super::flows::{Names, Reader};
 use super::instances::{Instances, Offers};
@@ -251,6 +252,9 @@ impl Sync {
             self.shared.kernel.rings().switched(told);
             self.reader.written.store(true, Ordering::Release);
             self.place(&contents);
+            if self.loaded.copy_old() {
+                self.refill_ports();
+            }
         }
         let translates = [false, true].map(|ipv6| gather::translates(config, ipv6));
         self.attach(&wanted, translates, gather::checks_through_vips(config), troubles)?;
@@ -391,6 +395,18 @@ impl Sync {
         }
     }
 
+    /// Flows of another layout keep their ports where these are written down in another way than before: each follows from its flow.
+    fn refill_ports(&self) {
+        if !self.loaded.ports_lost {
+            return;
+        }
+        let tables = FlowTables::open(&self.loaded.folder, Arc::clone(&self.reader));
+        match tables.and_then(|mut tables| tables.refill_ports()) {
+            Ok(ports) => tracing::info!(ports, "ports of another layout's flows written anew"),
+            Err(error) => tracing::warn!(%error, "ports of another layout's flows are left behind"),
+        }
+    }
+
     /// Has the program on these interfaces; it knows an interface before it is there. IPv4 and IPv6 packets may have to be
     /// translated.
     fn attach(
@@ -440,8 +456,8 @@ impl Sync {
             self.loaded.copy_old();
         }
         let failures = self.attachments.sync(&mut self.loaded.ebpf, &places, held.as_slice());
-        if failures.is_empty() && held.is_none() {
-            self.loaded.forget_old();
+        if failures.is_empty() && held.is_none() && self.loaded.forget_old() {
+            self.refill_ports();
         }
         for error in failures {
             self.failures += 1;
