@@ -116,6 +116,12 @@ fn what_the_readme_says_of_the_kernel_s_memory_follows_from_its_maps() {
     let table = bytes(FlowKey::SIZE + Flow::SIZE, flows)
         + ELEMENT_BYTES * flows
         + BUCKET_BYTES * flows.next_power_of_two();
+    let per_flow = |slots: usize| {
+        let bytes = table + bytes(Slot::SIZE * slots, flows);
+        (bytes + flows / 2) / flows
+    };
+    let (one_node, both) = (per_flow(2), per_flow(1));
+    assert!(one_node <= 160, "{one_node} bytes for a flow");
     let [flows, table, slot, slots, ring, half_open] = [
         flows,
         table,
@@ -128,6 +134,8 @@ fn what_the_readme_says_of_the_kernel_s_memory_follows_from_its_maps() {
     for said in [
         format!("the {flows} flows that `kernel.max_flows` has by default takes {table} bytes"),
         format!("takes {slots} bytes besides, {slot} for each of its ports"),
+        format!("a flow takes {one_node} bytes of maps for both directions"),
+        format!("where both have, {both} and {one_node}."),
         format!("table of targets takes {ring} bytes"),
         format!("the half-open flows of each processor {half_open}."),
     ] {

@@ -58,6 +58,33 @@ static __always_inline int is_too_fast(const struct packet *packet, const struct
 	return __sync_fetch_and_add(&source->count, 1) >= service->source_rate;
 }
 
+/* Whether the client may have one more flow in the table that it has not begun with a SYN here: then it is counted. Such a flow may be one that
+ * another node has begun, so it goes on whatever the rate; and as it comes here with each of its packets until it is remembered, those that
+ * are not counted do not keep the client from new ones. */
+__noinline int may_remember(const struct packet *packet)
+{
+	struct service *service = packet ? AT(services, packet->service) : NULL;
+	if (!service || !(service->flags & SERVICE_SOURCE_RATE))
+		return 1;
+	__u32 length = service->source_rate_ticks;
+	struct source_key key = { packet->key.source, packet->service, 0 };
+	__u32 window = length ? packet->now / length : packet->now;
+	struct source *source = bpf_map_lookup_elem(&sources, &key);
+	if (!source || source->window != window) {
+		struct source first = { window, 1 };
+		bpf_map_update_elem(&sources, &key, &first, BPF_ANY);
+		return service->source_rate != 0;
+	}
+	return source->count < service->source_rate && __sync_fetch_and_add(&source->count, 1) < service->source_rate;
+}
+
+/* Where a target's answers are recognised. (Its name is on the stack for as long as it is looked for.) */
+static __always_inline struct endpoint *endpoint_of(const struct target *target, __u8 protocol)
+{
+	struct endpoint_key name = { target->address, target->port, protocol, 0 };
+	return bpf_map_lookup_elem(&endpoints, &name);
+}
+
 /* Whether another flow with this client's tuple has its answers come from the same place: preserved client addresses only. */
 __noinline int is_clash(struct packet *packet, __u32 target_index)
 {
@@ -65,8 +92,7 @@ __noinline int is_clash(struct packet *packet, __u32 target_index)
 	if (!packet || !target)
 		return 0;
 	__be16 port = target->port ?: packet->key.destination_port;
-	struct endpoint_key name = { target->address, target->port, packet->key.protocol, 0 };
-	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &name);
+	struct endpoint *endpoint = endpoint_of(target, packet->key.protocol);
 	if (!endpoint)
 		return 0;
 	for (int number = 0; number < CANDIDATES_MAX; number++) {

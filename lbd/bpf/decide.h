@@ -48,7 +48,7 @@ static __always_inline int decide_quickly(struct packet *packet, struct service 
 			struct slot *slot = own_slot(packet, target, flow->port, &control);
 			if (!slot)
 				return QUICKLY_NOT;
-			slot_touch(slot, control, packet->now, STATE_ESTABLISHED);
+			slot_touch(slot, control, packet->now, STATE_ESTABLISHED, 0);
 		}
 		flow->seen = packet->now;
 	}
@@ -98,9 +98,10 @@ static __always_inline __u32 follow(struct packet *packet, struct flow *flow, in
 	 * anew, with a slot that has nothing of the old one's end, which would soon free it for others. */
 	if (slot && is_syn(packet) && SLOT_STATE(control) & (STATE_CLIENT_FIN | STATE_TARGET_FIN | STATE_RESET))
 		return VERDICT_MISS;
-	__u8 state = flow->state | state_of(packet, STATE_CLIENT_FIN) | (established ? STATE_ESTABLISHED : 0);
+	__u8 gone = no_longer(packet);
+	__u8 state = (flow->state & ~gone) | state_of(packet, STATE_CLIENT_FIN) | (established ? STATE_ESTABLISHED : 0);
 	/* The slot first: a flow in a state that its slot does not have could outlive it. The next packet tries again. */
-	if (slot && !slot_touch(slot, control, packet->now, state))
+	if (slot && !slot_touch(slot, control, packet->now, state, gone))
 		state = flow->state;
 	if (flow_touch(flow, packet->now, state) && settings)
 		tell(settings, &packet->key, flow);
@@ -128,34 +129,41 @@ static __always_inline __u32 to_other_node(struct packet *packet, const struct c
 /* How often a slot is read that changes under the reader. */
 #define SLOT_READS 3
 
-/* An answer of a target to a VIP as source: who has the port that it is for? */
-static __always_inline __u32 answer_to_slot(struct packet *packet, const struct config *settings, __u16 endpoint)
+/* An answer of a target to a VIP as source: who has the port that it is for? A target of `any_port` answers from the one that its client asked
+ * for. */
+static __always_inline __u32 answer_to_slot(struct packet *packet, const struct config *settings, __u16 endpoint, int any_port)
 {
 	struct slot *slot = slot_of(endpoint, ntohs(packet->key.destination_port));
-	if (!slot)
+	struct address *address = is_v6(packet) ? client_of(endpoint, ntohs(packet->key.destination_port)) : NULL;
+	if (!slot || (is_v6(packet) && !address))
 		return VERDICT_MISS;
 	__u64 control = 0, after = 1;
-	__be16 target_port = 0;
 	/* What is in it is one flow's if the control word was the same before and after: somebody else may take a slot that was free or over. Else
 	 * it says nothing, not even that the packet is for nobody: the target sends again what is dropped, if it was for a VIP at all. */
 	for (int number = 0; number < SLOT_READS && after != control; number++) {
 		control = slot_control(slot);
-		packet->client = slot->client;
+		if (address) {
+			packet->client = *address;
+		} else {
+			packet->client.words[0] = packet->client.words[1] = 0;
+			packet->client.words[2] = htonl(0xffff);
+			packet->client.words[3] = slot->client;
+		}
 		packet->port = slot->client_port;
 		packet->vip_port = slot->vip_port;
-		packet->vip = slot->vip;
-		target_port = slot->target_port;
 		after = slot_control(slot);
 	}
 	if (unlikely(after != control)) {
-		struct address address __attribute__((aligned(8))) = packet->key.destination;
-		if (!bpf_map_lookup_elem(&vips, &address))
+		struct address vip __attribute__((aligned(8))) = packet->key.destination;
+		if (!bpf_map_lookup_elem(&vips, &vip))
 			return VERDICT_MISS;
 		packet->reason = DROP_UNKNOWN_FLOW;
 		return VERDICT_DROP;
 	}
+	packet->vip = SLOT_VIP(control);
 	struct vip_address *vip = AT(vip_addresses, packet->vip);
-	if (SLOT_LOCKED(control) || slot_is_free(control, packet->now) || !vip || target_port != packet->key.source_port ||
+	if (SLOT_LOCKED(control) || slot_is_free(control, packet->now) || !vip ||
+	    (any_port && packet->vip_port != packet->key.source_port) ||
 	    !same_address(&vip->address, &packet->key.destination))
 		return VERDICT_MISS;
 	if (!may_go_on(vip->instance, packet->drained)) {
@@ -163,7 +171,7 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 		return VERDICT_DROP;
 	}
 	packet->service = SLOT_SERVICE(control);
-	__u8 state = state_of(packet, STATE_TARGET_FIN);
+	__u8 state = state_of(packet, STATE_TARGET_FIN), gone = no_longer(packet);
 	int fresh = age(packet->now, SLOT_SEEN(control)) < REFRESH_TICKS;
 	if (packet->flags & PACKET_ICMP)
 		return VERDICT_RETURN;
@@ -177,12 +185,12 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 	if (flow) {
 		packet->target = flow->target;
 		int stale = age(packet->now, flow->seen) >= REFRESH_TICKS;
-		if ((stale || (flow->state | state) != flow->state) &&
-		    flow_touch(flow, stale ? packet->now : flow->seen, flow->state | state))
+		__u8 next = (flow->state & ~gone) | state;
+		if ((stale || next != flow->state) && flow_touch(flow, stale ? packet->now : flow->seen, next))
 			tell(settings, &key, flow);
 	}
-	if (!fresh || state)
-		slot_touch(slot, control, packet->now, state);
+	if (!fresh || state || SLOT_STATE(control) & gone)
+		slot_touch(slot, control, packet->now, state, gone);
 	return VERDICT_RETURN;
 }
 
@@ -219,20 +227,21 @@ static __always_inline __u32 answer_to_client(struct packet *packet, const struc
 		packet->port = packet->key.destination_port;
 		packet->vip_port = key.destination_port;
 		packet->key.destination = candidate->vip;
-		__u8 state = state_of(packet, STATE_TARGET_FIN);
-		if (!(packet->flags & PACKET_ICMP) && flow_touch(flow, packet->now, flow->state | state) && known)
+		__u8 state = (flow->state & ~no_longer(packet)) | state_of(packet, STATE_TARGET_FIN);
+		if (!(packet->flags & PACKET_ICMP) && flow_touch(flow, packet->now, state) && known)
 			tell(settings, &key, flow);
 		return VERDICT_RETURN;
 	}
 	return VERDICT_MISS;
 }
 
-static __noinline __u32 answer_from(struct packet *packet, const struct config *settings, struct endpoint *endpoint, __u32 *has_slots)
+static __noinline __u32 answer_from(struct packet *packet, const struct config *settings, struct endpoint *endpoint, __u32 *has_slots,
+				    int any_port)
 {
 	__u32 verdict = VERDICT_MISS;
 	if (endpoint->index) {
 		*has_slots = 1;
-		verdict = answer_to_slot(packet, settings, endpoint->index);
+		verdict = answer_to_slot(packet, settings, endpoint->index, any_port);
 	}
 	if (verdict == VERDICT_MISS && endpoint->candidates_count)
 		verdict = answer_to_client(packet, settings, endpoint);
@@ -248,14 +257,14 @@ __noinline int answer(struct packet *packet, __u32 service_port)
 	struct endpoint_key key = { packet->key.source, packet->key.source_port, packet->key.protocol, 0 };
 	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &key);
 	__u32 has_slots = 0;
-	__u32 verdict = endpoint ? answer_from(packet, settings, endpoint, &has_slots) : VERDICT_MISS;
+	__u32 verdict = endpoint ? answer_from(packet, settings, endpoint, &has_slots, 0) : VERDICT_MISS;
 	/* A target of any port answers from the one that the client asked for. What comes from another one is no answer of it: such a host may be
 	 * a client of other services here. */
 	if (verdict == VERDICT_MISS && settings->flags & CONFIG_HAS_ANY_PORT && is_service_port(packet->key.source_port)) {
 		key.port = 0;
 		endpoint = bpf_map_lookup_elem(&endpoints, &key);
 		if (endpoint)
-			verdict = answer_from(packet, settings, endpoint, &has_slots);
+			verdict = answer_from(packet, settings, endpoint, &has_slots, 1);
 	}
 	return verdict == VERDICT_MISS && has_slots && !service_port ? to_other_node(packet, settings) : verdict;
 }
@@ -274,10 +283,13 @@ static __always_inline __u32 follow_half_open(struct packet *packet, const struc
 	if (!flow || flow->service != packet->service)
 		return VERDICT_MISS;
 	int promoted = !is_syn(packet) && !(packet->flags & (PACKET_ICMP | PACKET_LATER_FRAGMENT));
+	if (promoted && unlikely(flow->generation & GENERATION_UNCOUNTED) && !may_remember(packet))
+		promoted = 0;
 	__u32 verdict = follow(packet, flow, promoted, NULL);
 	if (verdict != VERDICT_FORWARD || !promoted)
 		return verdict;
 	struct flow value = *flow;
+	value.generation &= ~GENERATION_UNCOUNTED;
 	if (bpf_map_update_elem(&flows, &key, &value, BPF_ANY)) {
 		count_drop(DROP_FLOWS_FULL);
 		count_unstored(packet);
@@ -312,6 +324,8 @@ static __always_inline void store(struct packet *packet, const struct service *s
 		count_unstored(packet);
 		return;
 	}
+	if (key.protocol == PROTOCOL_TCP && !is_syn(packet) && service->flags & SERVICE_SOURCE_RATE)
+		flow.generation |= GENERATION_UNCOUNTED;
 	/* Without it nobody would know whom the target's answer is for, so that no bound is kept but that of the table. */
 	if (service->flags & SERVICE_PRESERVE_CLIENT)
 		bpf_map_update_elem(&pending, &key, &flow, BPF_ANY);

@@ -56,6 +56,20 @@ static __always_inline __u8 state_of(const struct packet *packet, __u8 fin)
 	return (packet->tcp_flags & TCP_FIN ? fin : 0) | (packet->tcp_flags & TCP_RST ? STATE_RESET : 0);
 }
 
+/* What a packet takes from its flow's state: an end that goes on was not reset, or took no heed of it. Anybody can send a RST to a client's
+ * addresses, and hosts obey only one with the very sequence number that comes next (RFC 5961). They answer what comes for a connection that
+ * they did give up with another RST, so that the last word is theirs. */
+static __always_inline __u8 no_longer(const struct packet *packet)
+{
+	if (packet->key.protocol != PROTOCOL_TCP || packet->flags & (PACKET_ICMP | PACKET_LATER_FRAGMENT))
+		return 0;
+	return (packet->tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK ? STATE_RESET : 0;
+}
+
+/* In the generation of a half-open flow: it began with another segment than a SYN, and counts for its source's rate once it is to be a flow
+ * of the table. */
+#define GENERATION_UNCOUNTED 0x80000000u
+
 /* So old is a half-open flow that is in the table by now: the first one to make place. */
 #define HALF_OPEN_OVER 0x40000000
 

@@ -88,11 +88,12 @@ struct slot_array {
 	__uint(max_entries, NAT_PORTS);
 	__uint(map_flags, BPF_F_MMAPABLE);
 };
+/* An endpoint's slots, and ENDPOINTS_MAX behind them the addresses of its clients, which are as long. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__type(key, __u32);
 	__type(value, __u32);
-	__uint(max_entries, ENDPOINTS_MAX);
+	__uint(max_entries, 2 * ENDPOINTS_MAX);
 	__array(values, struct slot_array);
 } slots SEC(".maps");
 

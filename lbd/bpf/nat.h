@@ -27,19 +27,33 @@
 #define SLOT_DATAGRAM_TICKS (5 * TICKS_PER_SECOND)
 
 #define SLOT_SEEN(control) ((__u32)(control))
-#define SLOT_SERVICE(control) ((__u16)((control) >> 32))
-#define SLOT_STATE(control) ((__u8)((control) >> 48))
-#define SLOT_LOCKED(control) ((control) >> 56)
-#define SLOT_CONTROL(seen, service, state) ((__u64)(seen) | (__u64)(service) << 32 | (__u64)(state) << 48)
-#define SLOT_LOCK (1ULL << 56)
+#define SLOT_SERVICE(control) ((__u16)((control) >> 32 & 0x3ff))
+#define SLOT_VIP(control) ((__u16)((control) >> 42 & 0x3ff))
+#define SLOT_STATE(control) ((__u8)((control) >> 52))
+#define SLOT_LOCKED(control) ((control) >> 60)
+#define SLOT_CONTROL(seen, service, vip, state)                                                                         \
+	((__u64)(seen) | (__u64)((service) & 0x3ff) << 32 | (__u64)((vip) & 0x3ff) << 42 | (__u64)(state) << 52)
+#define SLOT_LOCK (1ULL << 60)
 
-static __always_inline struct slot *slot_of(__u16 endpoint, __u16 port)
+/* What one of the arrays in `slots` has of a port. */
+static __always_inline void *of_port(__u32 array, __u16 port)
 {
-	void *ports = AT(slots, endpoint);
+	void *ports = AT(slots, array);
 	if (!ports || port < NAT_PORT_FIRST)
 		return NULL;
 	__u32 index = port - NAT_PORT_FIRST;
 	return bpf_map_lookup_elem(ports, &index);
+}
+
+static __always_inline struct slot *slot_of(__u16 endpoint, __u16 port)
+{
+	return of_port(endpoint, port);
+}
+
+/* The whole address of an IPv6 client. */
+static __always_inline struct address *client_of(__u16 endpoint, __u16 port)
+{
+	return of_port(ENDPOINTS_MAX + (__u32)endpoint, port);
 }
 
 static __always_inline __u64 slot_control(const struct slot *slot)
@@ -60,34 +74,65 @@ static __always_inline int slot_is_free(__u64 control, __u32 now)
 	return age(now, SLOT_SEEN(control)) > time_out(service, SLOT_STATE(control)) + SLOT_EXTRA_TICKS;
 }
 
-/* Whether a slot is a packet's, which comes from a client. */
-static __always_inline int slot_is_of(const struct slot *slot, const struct packet *packet)
+/* Whether a slot is a packet's, which comes from a client; of an IPv6 client this looks at the last word of its address only. */
+static __always_inline int slot_has(const struct slot *slot, __u64 control, const struct packet *packet)
 {
-	struct vip_address *vip = AT(vip_addresses, slot->vip);
+	struct vip_address *vip = AT(vip_addresses, SLOT_VIP(control));
 	return vip && slot->client_port == packet->key.source_port && slot->vip_port == packet->key.destination_port &&
-	       same_address(&slot->client, &packet->key.source) && same_address(&vip->address, &packet->key.destination);
+	       slot->client == packet->key.source.words[3] && same_address(&vip->address, &packet->key.destination);
 }
 
-/* Writes down that a slot was used, and what its flow's state is. Returns 0 when another processor was quicker: then it has
- * just been used there, but the state may not be written. */
-static __always_inline int slot_touch(struct slot *slot, __u64 control, __u32 now, __u8 state)
+/* Whether an IPv6 packet comes from the client whose slot it is. */
+static __always_inline int same_client(const struct packet *packet, __u16 endpoint, __u16 port)
 {
-	__u64 next = SLOT_CONTROL(now, SLOT_SERVICE(control), SLOT_STATE(control) | state);
+	struct address *client = client_of(endpoint, port);
+	return client && same_address(client, &packet->key.source);
+}
+
+/* The same as a function of its own: what calls it has no room on the stack for more, and IPv4 has no need of it. */
+__noinline int is_client(const struct packet *packet, __u32 endpoint, __u32 port)
+{
+	return packet && same_client(packet, endpoint, port);
+}
+
+/* Writes down an IPv6 client's address. Returns whether there is a place for it. */
+__noinline int put_client(const struct packet *packet, __u32 endpoint, __u32 port)
+{
+	struct address *client = packet ? client_of(endpoint, port) : NULL;
+	if (!client)
+		return 0;
+	*client = packet->key.source;
+	return 1;
+}
+
+/* Whether a slot is a packet's, which comes from a client. */
+static __always_inline int slot_is_of(const struct slot *slot, __u64 control, const struct packet *packet, __u16 endpoint,
+				      __u16 port)
+{
+	return slot_has(slot, control, packet) && (likely(!is_v6(packet)) || is_client(packet, endpoint, port));
+}
+
+/* Writes down that a slot was used, and what its flow's state is: with `state`, without `gone`. Returns 0 when another processor was quicker: then
+ * it has just been used there, but the state may not be written. */
+static __always_inline int slot_touch(struct slot *slot, __u64 control, __u32 now, __u8 state, __u8 gone)
+{
+	__u64 next = (control >> 32 << 32 & ~((__u64)gone << 52)) | now | (__u64)state << 52;
 	return next == control || __sync_val_compare_and_swap(&slot->control, control, next) == control;
 }
 
 /* Makes a slot the packet's. Returns 0 when another processor was quicker. */
-static __always_inline int slot_claim(struct slot *slot, __u64 control, const struct packet *packet, __be16 target_port,
+static __always_inline int slot_claim(struct slot *slot, __u64 control, const struct packet *packet, __u16 endpoint, __u16 port,
 				      __u8 state)
 {
-	__u64 ours = SLOT_CONTROL(packet->now, packet->service, state);
+	__u64 ours = SLOT_CONTROL(packet->now, packet->service, packet->vip, state);
 	if (__sync_val_compare_and_swap(&slot->control, control, ours | SLOT_LOCK) != control)
 		return 0;
-	slot->client = packet->key.source;
+	slot->client = packet->key.source.words[3];
 	slot->client_port = packet->key.source_port;
 	slot->vip_port = packet->key.destination_port;
-	slot->target_port = target_port;
-	slot->vip = packet->vip;
+	/* An endpoint's two arrays come and go together. What stays locked is free after a second. */
+	if (unlikely(is_v6(packet)) && !put_client(packet, endpoint, port))
+		return 0;
 	/* A full barrier: whoever sees it without the lock sees what is in it. */
 	__sync_val_compare_and_swap(&slot->control, ours | SLOT_LOCK, ours);
 	return 1;
@@ -138,7 +183,8 @@ __noinline int look_at_port(const struct packet *packet, __u32 endpoint, __u32 p
 	if (!packet || !slot)
 		return PORT_BUSY;
 	__u64 control = slot_control(slot);
-	if (control && !SLOT_LOCKED(control) && slot_is_of(slot, packet))
+	if (control && !SLOT_LOCKED(control) && slot_has(slot, control, packet) &&
+	    (!is_v6(packet) || same_client(packet, endpoint, port)))
 		return PORT_OWN;
 	return use_of(control, packet->now);
 }
@@ -187,7 +233,7 @@ __noinline int has_port(struct packet *packet, __u32 endpoint)
 
 /* Makes a slot that is a packet's already that of the new flow which the packet begins, or of a flow that is not in the table. Returns
  * whether it still is the packet's: it may have been over, and somebody else's by now. */
-static __always_inline int keep_port(struct slot *slot, const struct packet *packet, __u8 state)
+static __always_inline int keep_port(struct slot *slot, const struct packet *packet, __u16 endpoint, __u16 port, __u8 state)
 {
 	/* The second packet of a connection proves its client real here, too: where a flood leaves no room among the half-open flows, nothing
 	 * else would keep the port for it. */
@@ -195,11 +241,12 @@ static __always_inline int keep_port(struct slot *slot, const struct packet *pac
 	__u8 proven = proves ? STATE_ESTABLISHED : 0;
 	for (int number = 0; number < 2; number++) {
 		__u64 control = slot_control(slot);
-		if (SLOT_LOCKED(control) || !slot_is_of(slot, packet))
+		if (SLOT_LOCKED(control) || !slot_is_of(slot, control, packet, endpoint, port))
 			return 0;
 		/* A new flow has nothing of the one before it, whose end would soon free the slot for others. */
 		int again = is_syn(packet) || is_over(SLOT_STATE(control)) || slot_is_free(control, packet->now);
-		__u64 next = SLOT_CONTROL(packet->now, packet->service, again ? state : SLOT_STATE(control) | state | proven);
+		__u8 next_state = again ? state : SLOT_STATE(control) | state | proven;
+		__u64 next = SLOT_CONTROL(packet->now, packet->service, packet->vip, next_state);
 		if (__sync_val_compare_and_swap(&slot->control, control, next) == control)
 			return 1;
 	}
@@ -227,18 +274,17 @@ __noinline int take_port(struct packet *packet, __u32 endpoint, __u32 establishe
 	if (!port)
 		return 0;
 	struct slot *slot = slot_of(endpoint, port);
-	struct target *target = AT(targets, packet->target);
-	if (!slot || !target)
+	if (!slot)
 		return 0;
 	packet->port = htons(port);
 	__u8 state = (packet->key.protocol == PROTOCOL_UDP ? STATE_UDP : 0) | (established ? STATE_ESTABLISHED : 0);
 	if (found.own)
-		return keep_port(slot, packet, state);
+		return keep_port(slot, packet, endpoint, port, state);
 	__u64 control = slot_control(slot);
 	/* Somebody may have begun to use it since it was looked at. After this look the exchange would notice. */
 	if (use_of(control, packet->now) == PORT_BUSY)
 		return 0;
-	return slot_claim(slot, control, packet, target->port ?: packet->key.destination_port, state);
+	return slot_claim(slot, control, packet, endpoint, port, state);
 }
 
 /* The same for what opens a connection, where the first candidate is free, as it is nearly always: then nothing has to be called. */
@@ -253,7 +299,7 @@ static __always_inline int take_first_port(struct packet *packet, const struct t
 	__u64 control = slot_control(slot);
 	if (control && !slot_is_free(control, packet->now))
 		return 0;
-	if (!slot_claim(slot, control, packet, target->port ?: packet->key.destination_port, 0))
+	if (!slot_claim(slot, control, packet, target->endpoint, port, 0))
 		return 0;
 	packet->port = htons(port);
 	return 1;
@@ -266,7 +312,7 @@ static __always_inline struct slot *own_slot(const struct packet *packet, const 
 	if (!slot)
 		return NULL;
 	*control = slot_control(slot);
-	if (SLOT_LOCKED(*control) || !slot_is_of(slot, packet))
+	if (SLOT_LOCKED(*control) || !slot_is_of(slot, *control, packet, target->endpoint, ntohs(port)))
 		return NULL;
 	return slot;
 }

@@ -181,15 +181,15 @@ struct endpoint {
 	struct candidate candidates[CANDIDATES_MAX]; /* services with preserved client addresses: reverse look-up in `flows` */
 };
 
-/* slots[endpoint][port - 1024]: who has this port towards the endpoint. 32 bytes. Free when `seen` is older than its state's
- * time-out; claimed by exchanging `control` for one with the lock set, filled in, and then published. */
+/* slots[endpoint][port - 1024]: who has this port towards the endpoint. 16 bytes, since there is one for each port whether it is used or
+ * not. Free when `seen` is older than its state's time-out; claimed by exchanging `control` for one with the lock set, filled in, and then
+ * published. The target's port is the endpoint's or, where that has none, the one that the client asked for.
+ * slots[ENDPOINTS_MAX + endpoint][port - 1024]: an IPv6 client's whole address, for endpoints of that family alone. */
 struct slot {
-	__u64 control;           /* seen:32 | service:16 | state:8 | lock:8, from the low end */
-	struct address client;
+	__u64 control;           /* seen:32 | service:10 | vip:10 | state:8 | lock:4, from the low end */
+	__u32 client;            /* the last word of its address, in network order: of IPv4 all of it */
 	__be16 client_port;
 	__be16 vip_port;
-	__be16 target_port;
-	__u16 vip;
 };
 
 /* fragments: which ports the first fragment had. LRU. */
@@ -239,7 +239,7 @@ struct route {
 struct service_stats { __u64 packets_in, bytes_in, packets_out, bytes_out, new_flows, unstored_flows; };
 struct target_stats { __u64 packets_in, bytes_in, packets_out, bytes_out, new_flows; };
 
-/* drops[reason], per CPU: packets that were for a service and were not forwarded */
+/* drops[reason], per CPU: packets that were for a service and were not forwarded, but for DROP_FLOWS_FULL and DROP_ICMP_INNER */
 enum drop_reason {
 	DROP_NONE,
 	DROP_MALFORMED,          /* a header that contradicts itself in a packet for a VIP's service */
@@ -249,13 +249,13 @@ enum drop_reason {
 	DROP_NO_TARGET,          /* the ring is empty */
 	DROP_NO_NEXT_HOP,        /* no MAC address of the target yet */
 	DROP_NO_PORT,            /* no free port towards the endpoint among the candidates: reset to the client */
-	DROP_FLOWS_FULL,         /* no room for an entry; forwarded all the same where the hash can repeat the choice */
+	DROP_FLOWS_FULL,         /* no room for an entry: forwarded all the same, and not remembered */
 	DROP_FRAGMENT,           /* a later fragment whose first one was not seen */
 	DROP_TOO_BIG,            /* longer than the way takes: answered with ICMP */
 	DROP_UNHEALTHY,          /* TCP of an unhealthy target: reset to the client */
 	DROP_TTL,
 	DROP_CLASH,              /* preserved client address: same tuple at the same target through another VIP */
-	DROP_ICMP_INNER,         /* an ICMP error whose inner packet belongs to no flow */
+	DROP_ICMP_INNER,         /* an ICMP error whose inner packet belongs to no flow: the stack has it */
 	DROP_HEADROOM,           /* the packet could not be made longer for a tunnel */
 	DROP_SOLICITATION,       /* ARP or ND asked for a VIP that this node does not own: the stack may still have the address */
 	DROP_ANSWER_RATE,        /* would have been answered, but for too many that were in this tick */

@@ -339,22 +339,65 @@ pub fn run(subjects: &[Subject], runs: u32, mut progress: impl FnMut(&str)) -> R
     Ok(rows)
 }
 
-/// What does not depend on time: instructions of the two programs as the verifier left them, and bytes of maps for a flow.
+/// What does not depend on time.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Sizes {
+    /// Instructions of the program as the verifier left them, with all its functions.
+    pub instructions: u32,
+    /// Steps of the verifier through them.
+    pub verified: u32,
+    /// Bytes of a flow's entry in the table.
+    pub entry: f64,
+    /// Bytes of a port of `nat` over IPv4, used or not.
+    pub slot: f64,
+}
+
+impl Sizes {
+    /// The most bytes that the maps may take for a flow, both directions, whichever node of a pair has it.
+    pub const PER_FLOW_MAX: f64 = 160.0;
+
+    /// Bytes of maps for a flow of `nat` over IPv4 where one node has used up its ports towards a target and the other one none of its: the
+    /// entry, its port, and that of the other half.
+    #[must_use]
+    pub const fn per_flow(&self) -> f64 {
+        self.entry + 2.0 * self.slot
+    }
+
+    /// Whether that is no more than it may be.
+    #[must_use]
+    pub fn met(&self) -> bool {
+        self.per_flow() <= Self::PER_FLOW_MAX
+    }
+
+    /// To read.
+    #[must_use]
+    pub fn render(&self) -> String {
+        format!(
+            "program: {} instructions with all its functions, and {} steps of the verifier through them; a flow: {:.0} bytes of map; a port of \
+             nat, used or not: {:.0}; a flow with the ports of both halves: {:.0}, at most {:.0}{}",
+            self.instructions,
+            self.verified,
+            self.entry,
+            self.slot,
+            self.per_flow(),
+            Self::PER_FLOW_MAX,
+            if self.met() { "" } else { ": missed" }
+        )
+    }
+}
+
+/// Instructions of the forwarding program, and bytes of maps for a flow.
 ///
 /// # Errors
 /// What the kernel said.
-pub fn sizes() -> Result<String> {
+pub fn sizes() -> Result<Sizes> {
     let world = scene(Subject::Nat)?;
     let program = world.object.program(Kind::Xdp.program()).context("no forwarding program")?;
     let info = <&Xdp>::try_from(program)?.info()?;
     let bytes = info.size_translated().context("no size of the program")?;
     let verified = info.verified_instruction_count().context("no number of verified instructions")?;
     let (entry, slot) = measure::bytes_per_flow(&world, FLOWS_MAX)?;
-    Ok(format!(
-        "program: {} instructions with all its functions, and {verified} steps of the verifier through them; a flow: {entry:.0} bytes \
-         of map; a port of nat, used or not: {slot:.0}",
-        bytes / 8
-    ))
+    Ok(Sizes { instructions: bytes / 8, verified, entry, slot })
 }
 
 /// The table.
@@ -404,6 +447,13 @@ mod tests {
     #[test]
     fn a_row_shows_what_was_missed() {
         assert!(render(&[row(Case::Hot, 90.0)]).contains("missed"));
+    }
+
+    #[test]
+    fn memory_is_judged_with_the_ports_of_both_nodes() {
+        let sizes = |slot| Sizes { instructions: 1, verified: 1, entry: 121.0, slot };
+        assert!(sizes(16.0).met() && sizes(16.0).render().contains("153, at most 160"));
+        assert!(!sizes(32.0).met() && sizes(32.0).render().ends_with("missed"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const DROP_REASONS: u32 = 20;
 const RING_SLOTS: usize = 65_537;
 const ROUTES: u32 = 1024;
+const ENDPOINTS_MAX: u32 = 4096;
 /// Ports of an endpoint.
 pub const NAT_PORTS: u32 = 64_512;
 /// The arrays of ports can be mapped into memory.
@@ -296,10 +297,15 @@ impl World {
         let mut value = [0; 84];
         put(&mut value, 0, &index.to_ne_bytes());
         self.hash("endpoints", key, value)?;
-        let slots: Array<MapData, [u8; 32]> = Array::create(NAT_PORTS, MAPPABLE)?;
-        let map = self.object.map_mut("slots").context("no map slots")?;
-        let mut map: ArrayOfMaps<_, Array<MapData, [u8; 32]>> = map.try_into()?;
-        Ok(map.set(index.into(), &slots, 0)?)
+        // Where clients have IPv6 addresses, these are behind the slots of all endpoints.
+        let arrays = [Some(u32::from(index)), address.is_ipv6().then_some(ENDPOINTS_MAX + u32::from(index))];
+        for place in arrays.into_iter().flatten() {
+            let slots: Array<MapData, [u8; 16]> = Array::create(NAT_PORTS, MAPPABLE)?;
+            let map = self.object.map_mut("slots").context("no map slots")?;
+            let mut map: ArrayOfMaps<_, Array<MapData, [u8; 16]>> = map.try_into()?;
+            map.set(place, &slots, 0)?;
+        }
+        Ok(())
     }
 
     /// A counter of drops, of all processors.

@@ -8,6 +8,9 @@ use super::oracle::Tuple;
 use super::sample::OWN;
 use super::world::*;
 
+/// How far behind an endpoint's slots the addresses of its IPv6 clients are.
+pub(super) const CLIENTS_OF: u16 = 4096;
+
 /// Writes all of it.
 pub(super) fn fill(harness: &mut Harness, world: &World) {
     config(harness, world);
@@ -172,14 +175,16 @@ fn endpoints(harness: &mut Harness, world: &World) {
         }
         let key = Bytes::default().address(target.address).be16(target.port).u8(target.protocol).u8(0);
         harness.table("endpoints").put(&key.0, &value.0);
-        if slotted && !harness.slots.contains_key(&number) {
-            // It can be mapped into memory, as the program's type of it says.
-            let array = Table::array(32, 64_512, 1 << 10).expect("an endpoint's slots");
-            harness.table("slots").put(&u32::from(number).to_ne_bytes(), &array.fd().to_ne_bytes());
-            harness.slots.insert(number, array);
-        }
-        if slotted {
-            harness.slotted.insert(number);
+        // Behind those of all endpoints are the addresses of clients of IPv6.
+        let arrays = [Some(number), target.address.is_ipv6().then_some(CLIENTS_OF + number)];
+        for array in arrays.into_iter().flatten().filter(|_| slotted) {
+            if !harness.slots.contains_key(&array) {
+                // It can be mapped into memory, as the program's type of it says.
+                let table = Table::array(16, 64_512, 1 << 10).expect("an endpoint's slots");
+                harness.table("slots").put(&u32::from(array).to_ne_bytes(), &table.fd().to_ne_bytes());
+                harness.slots.insert(array, table);
+            }
+            harness.slotted.insert(array);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -172,9 +172,9 @@ pub struct Harness {
     tables: HashMap<&'static str, Table>,
     /// Rings, by their array and number.
     pub(super) rings: BTreeMap<(&'static str, u16), Table>,
-    /// Slots of endpoints.
+    /// The arrays in `slots`.
     pub(super) slots: BTreeMap<u16, Table>,
-    /// Endpoints whose slots may have been used.
+    /// Those of them that may have been used.
     pub(super) slotted: BTreeSet<u16>,
     /// The links of the node.
     pub links: Links,
@@ -466,13 +466,22 @@ impl Harness {
         self.table("flows").keys().len()
     }
 
-    /// A slot: its control word, the client, and the VIP's and the target's port.
+    /// A slot: the tick of its last packet, its state, and its client.
     #[must_use]
-    pub fn slot(&self, endpoint: u16, port: u16) -> Option<(u64, [u8; 16], u16, u16)> {
-        let value = self.slots.get(&endpoint)?.get(&u32::from(port - 1024).to_ne_bytes())?;
-        let port = |at: usize| u16::from_be_bytes([value[at], value[at + 1]]);
+    pub fn slot(&self, endpoint: u16, port: u16) -> Option<(u32, u8, SocketAddr)> {
+        let place = u32::from(port - 1024).to_ne_bytes();
+        let value = self.slots.get(&endpoint)?.get(&place)?;
         let control = u64::from_ne_bytes(value[..8].try_into().ok()?);
-        Some((control, value[8..24].try_into().ok()?, port(24), port(26)))
+        let client: [u8; 4] = value[8..12].try_into().ok()?;
+        let clients = fill::CLIENTS_OF + endpoint;
+        let ip = if self.slotted.contains(&clients) {
+            IpAddr::from(<[u8; 16]>::try_from(self.slots.get(&clients)?.get(&place)?).ok()?)
+        } else {
+            IpAddr::from(client)
+        };
+        let client = SocketAddr::new(ip, u16::from_be_bytes([value[12], value[13]]));
+        let state = u8::try_from(control >> 52 & 0xff).ok()?;
+        Some((u32::try_from(control & 0xffff_ffff).ok()?, state, client))
     }
 
     /// Gives a port towards an endpoint to somebody.
@@ -482,15 +491,15 @@ impl Harness {
     pub fn occupy(&self, endpoint: u16, port: u16, last: (u32, u16, u8), owner: (SocketAddr, u16, u16)) {
         let (client, vip_port, vip) = owner;
         let (seen, service, state) = last;
-        let control = u64::from(seen) | u64::from(service) << 32 | u64::from(state) << 48;
-        let value = Bytes::default()
-            .u64(control)
-            .address(client.ip())
-            .be16(client.port())
-            .be16(vip_port)
-            .be16(vip_port)
-            .u16(vip);
-        self.slots[&endpoint].put(&u32::from(port - 1024).to_ne_bytes(), &value.0);
+        let control =
+            u64::from(seen) | u64::from(service) << 32 | u64::from(vip) << 42 | u64::from(state) << 52;
+        let place = u32::from(port - 1024).to_ne_bytes();
+        let address = Bytes::default().address(client.ip()).0;
+        let value = Bytes::default().u64(control).raw(&address[12..]).be16(client.port()).be16(vip_port);
+        self.slots[&endpoint].put(&place, &value.0);
+        if client.is_ipv6() {
+            self.slots[&(fill::CLIENTS_OF + endpoint)].put(&place, &address);
+        }
     }
 
     /// The counters of a service, summed over all processors: packets and bytes in and out, new flows, unstored ones.

@@ -171,6 +171,8 @@ pub struct Oracle {
     pub short_searches: u64,
     /// Rings, by service, and the other node's; made once.
     rings: HashMap<u16, [Arc<Vec<u16>>; 2]>,
+    /// Flows that began with another segment than a SYN and are not remembered yet: what comes of them counts for no rate.
+    uncounted: HashSet<Tuple>,
     /// Flows that have proved themselves here: whatever becomes of them, they are not the other node's.
     stored: HashSet<Tuple>,
 }
@@ -195,6 +197,7 @@ impl Oracle {
             searches: (0, 0),
             short_searches: 0,
             rings,
+            uncounted: HashSet::new(),
             stored: HashSet::new(),
         }
     }
@@ -447,15 +450,15 @@ impl Oracle {
         if !rules.access.is_empty() && !allowed(&rules.access, client) {
             return Err(Reason::Denied);
         }
-        if let Some((most, ticks)) = rules.source_rate {
-            let window = self.sources.entry((client, service)).or_insert((self.world.now, 0));
-            if self.world.now.wrapping_sub(window.0) >= ticks {
-                *window = (self.world.now, 0);
-            }
-            window.1 += 1;
-            if window.1 > most {
+        // What may have begun elsewhere is not refused: it counts when it is to be remembered.
+        let opens = tuple.protocol != TCP || flags & (SYN | ACK) == SYN;
+        if opens {
+            self.uncounted.remove(tuple);
+            if !self.admits(client, service) {
                 return Err(Reason::SourceRate);
             }
+        } else if !self.stored.contains(tuple) {
+            self.uncounted.insert(*tuple);
         }
         let remembered = rules.affinity.and_then(|_| self.affinity.get(&(client, service))).copied();
         let remembered = remembered
@@ -483,6 +486,18 @@ impl Oracle {
         let confirmed = tuple.protocol == TCP && flags & SYN == 0;
         let seen = self.world.now;
         Ok(Flow { seen, target, service, port, confirmed, fins: (false, false), reset: false })
+    }
+
+    /// Counts a flow of a client's within its rate; whether it is.
+    fn admits(&mut self, client: IpAddr, service: u16) -> bool {
+        let Some((most, ticks)) = self.world.of(service).source_rate else { return true };
+        let window = self.sources.entry((client, service)).or_insert((self.world.now, 0));
+        if self.world.now.wrapping_sub(window.0) >= ticks {
+            *window = (self.world.now, 0);
+        }
+        let has_room = window.1 < most;
+        window.1 += u32::from(has_room);
+        has_room
     }
 
     /// The ring's target, so many slots further.
@@ -616,12 +631,16 @@ impl Oracle {
     /// Keeps what a client's packet says.
     fn saw(&mut self, tuple: Tuple, mut flow: Flow, flags: u8, new: bool) {
         flow.seen = self.world.now;
-        if !new && (tuple.protocol == UDP || flags & SYN == 0) {
+        if !new
+            && (tuple.protocol == UDP || flags & SYN == 0)
+            && (!self.uncounted.contains(&tuple) || self.admits(tuple.client.ip(), flow.service))
+        {
+            self.uncounted.remove(&tuple);
             flow.confirmed = true;
             self.stored.insert(tuple);
         }
         flow.fins.0 |= flags & FIN != 0;
-        flow.reset |= flags & RST != 0;
+        flow.reset = is_reset(flow.reset, tuple.protocol, flags);
         if flow.port != 0 {
             let to = self.world.at(flow.target);
             let endpoint = SocketAddr::new(to.address, to.port);
@@ -642,7 +661,7 @@ impl Oracle {
         let flags = if later { 0 } else { view.flags(frame) };
         flow.seen = self.world.now;
         flow.fins.1 |= flags & FIN != 0;
-        flow.reset |= flags & RST != 0;
+        flow.reset = is_reset(flow.reset, owner.protocol, flags);
         self.flows.insert(*owner, flow);
         if view.length() > usize::from(self.links.clients_mtu) {
             return too_long(view, self.links.clients_mtu, later);
@@ -658,6 +677,16 @@ impl Oracle {
         rewrite::translate(&mut out, view, owner.service, owner.client, later);
         Expected::forward(vec![out])
     }
+}
+
+/// Whether a flow is one that was reset, after a segment with these flags. RFC 5961: a host takes a RST for real only with the very sequence
+/// number that it expects, so a connection in which segments still acknowledge something has not ended. (RFC 9293, 3.5.2: "If the connection
+/// does not exist (CLOSED), then a reset is sent in response to any incoming segment except another reset": then there is a RST again.)
+const fn is_reset(before: bool, protocol: u8, flags: u8) -> bool {
+    if protocol != TCP {
+        return before;
+    }
+    flags & RST != 0 || (before && flags & (SYN | ACK) != ACK)
 }
 
 /// Its sender is told, by the packet that has its ports. Cut is none, also where the sender leaves that to routers (RFC 791: "don't

@@ -302,6 +302,37 @@ fn an_upgrade_to_other_maps_costs_no_packet() -> Result<()> {
     lab.finish()
 }
 
+/// Where ports are written down in another way than before, nothing of that can be taken over: they follow from the flows.
+#[test]
+fn connections_keep_their_ports_where_an_upgrade_keeps_these_in_another_way() -> Result<()> {
+    let lab = forwarding("kernel-ports-anew", [1, 100], 100_000)?;
+    let mut known = Vec::new();
+    for vip in vips() {
+        let mut echo = EchoSettings::new(SocketAddr::new(vip, WAYS[0].echo.0), CONNECTIONS);
+        echo.interval = EVERY;
+        known.push(EchoProbe::start(lab.client(), echo)?);
+    }
+    let goes_on = || known.iter().try_for_each(|probe| probe.wait_exchanges(5, LIMIT));
+    goes_on()?;
+    // What loses its port would go to the other target now, which knows nothing of it.
+    reload_text(&lab, &text(&lab, [100, 1], 100_000))?;
+    let folder = layout(&lab)?.0;
+    lab.a().stop("lbd")?;
+    // The program in the kernel goes on with them; whoever comes next does not find them.
+    lab.a().run("sh", &["-c", &format!("rm {folder}/slots_*")])?;
+    lab.a().start_build("lbd", &other_version(&lab)?)?;
+    wait_until("the other maps in use, and the ones before gone", LIMIT, || {
+        layout(&lab).is_ok_and(|(other, _)| !other.is_empty() && other != folder)
+            && lab.a().run("sh", &["-c", "ls /sys/fs/bpf/tandem"]).is_ok_and(|it| it.lines().count() == 2)
+    })?;
+    goes_on()?;
+    for probe in known {
+        let report = probe.stop()?;
+        assert_eq!(report.broken(), 0, "{}", report.summary());
+    }
+    lab.finish()
+}
+
 /// What is sent again and again through a connection; a segment that is lost, or comes twice, would move it.
 const BLOCK: usize = 251 * 256;
 

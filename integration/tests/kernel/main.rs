@@ -12,6 +12,7 @@ mod lossless;
 mod lossless_beside;
 mod lossless_routes;
 mod more;
+mod narrow;
 mod ping;
 mod ports;
 mod shares;

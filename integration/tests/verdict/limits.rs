@@ -3,8 +3,8 @@
 use integration::verdict::compare::Pair;
 use integration::verdict::harness::Verdict;
 use integration::verdict::oracle::reason::Reason;
-use integration::verdict::oracle::{Expected, Outcome};
-use integration::verdict::packet::{ACK, FIN, SYN};
+use integration::verdict::oracle::{Expected, Outcome, Tuple};
+use integration::verdict::packet::{ACK, FIN, RST, SYN, TCP};
 use integration::verdict::sample::{Path, answer, nats, paths};
 use integration::verdict::world::*;
 
@@ -76,6 +76,50 @@ fn answers_keep_a_flow_as_long_as_its_client_s_packets() {
         pair.sends(&path.tcp(5311, ACK).frame());
         pair.wait(ESTABLISHED_TICKS - CLOSING_TICKS - CLOCK);
         pair.sends(&path.tcp(5310, ACK).frame());
+    });
+}
+
+/// A RST that somebody else has sent: the ends take no heed of it, and go on.
+#[test]
+fn a_connection_that_goes_on_after_a_reset_is_kept_as_before() {
+    each(paths(), |path, pair| {
+        only_first(pair);
+        let sent: Vec<Vec<u8>> = (5340..5344)
+            .map(|port| {
+                let sent = pair.sends(&path.tcp(port, SYN).frame());
+                pair.sends(&path.tcp(port, ACK).frame());
+                sent
+            })
+            .collect();
+        begin(path, pair, 5344..5345);
+        for (port, sent) in (5340..).zip(&sent) {
+            // One from the client, and one from the target, as far as these pass; either end is the one that goes on.
+            if path.nat && port % 2 == 1 {
+                pair.sends(&answer(sent, RST | ACK).frame());
+            } else {
+                pair.sends(&path.tcp(port, RST).frame());
+            }
+            if path.nat && port >= 5342 {
+                pair.sends(&answer(sent, ACK).carrying(3).frame());
+            } else {
+                pair.sends(&path.tcp(port, ACK).carrying(3).frame());
+            }
+        }
+        pair.wait(RESET_TICKS + 600);
+        for (port, sent) in (5340..).zip(&sent) {
+            if path.nat {
+                pair.sends(&answer(sent, ACK).frame());
+            }
+            pair.sends(&path.tcp(port, ACK).frame());
+            let tuple = Tuple { protocol: TCP, client: path.client(port), service: path.web() };
+            assert_eq!(pair.oracle.flows[&tuple].target, 1, "new ones go to another");
+        }
+        // One that was reset and is silent is soon forgotten.
+        pair.sends(&path.tcp(5340, RST).frame());
+        pair.wait(RESET_TICKS + 600);
+        pair.sends(&path.tcp(5340, ACK).frame());
+        let tuple = Tuple { protocol: TCP, client: path.client(5340), service: path.web() };
+        assert_eq!(pair.oracle.flows[&tuple].target, 2);
     });
 }
 

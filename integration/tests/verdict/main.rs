@@ -2,6 +2,7 @@
 //! programs takes the kernel's verifier seconds.
 
 mod checks;
+mod checksums;
 mod icmp;
 mod limits;
 mod others;

@@ -33,10 +33,11 @@ fn a_port_used_again_is_kept_as_long_as_its_new_connection() {
 }
 
 /// Whose the port is that a connection has just begun with: the tick of its last packet, and its state.
-fn port_of(pair: &Pair<'_>, tuple: &Tuple) -> (u64, u64) {
+fn port_of(pair: &Pair<'_>, tuple: &Tuple) -> (u32, u8) {
     let flow = pair.oracle.flows[tuple];
-    let (control, ..) = pair.harness.slot(flow.target, flow.port).expect("it has a port");
-    (control & 0xffff_ffff, control >> 48)
+    let (seen, state, client) = pair.harness.slot(flow.target, flow.port).expect("it has a port");
+    assert_eq!(client, tuple.client);
+    (seen, state)
 }
 
 /// Nothing is left of what the port was before: its state is that of a connection that nobody has answered yet, from now on.
@@ -59,7 +60,7 @@ fn a_port_used_again_is_half_open() {
             pair.wait(20);
             assert_eq!(pair.sends(&path.tcp(751, SYN).frame()), sent, "from the same port");
             let (seen, state) = port_of(pair, &tuple);
-            let now = u64::from(pair.oracle.world.now);
+            let now = pair.oracle.world.now;
             assert!(state == 0 && (now..=now + 1).contains(&seen), "{state:#x}, {seen} of {now}");
             pair.sends(&answer(&sent, SYN | ACK).frame());
             pair.sends(&path.tcp(751, ACK).frame());

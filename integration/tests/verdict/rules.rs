@@ -218,6 +218,34 @@ fn an_address_gets_so_many_new_flows_in_a_window() {
     });
 }
 
+/// What begins no connection may be of one that is not known here: it is forwarded whatever the rate, and remembered within it.
+#[test]
+fn an_address_gets_no_more_flows_remembered_by_segments_that_open_none() {
+    each(paths(), |path, pair| {
+        pair.tell(|world| world.services[0].source_rate = Some((3, 32)));
+        for round in 1..3 {
+            for flags in [ACK, ACK | FIN, ACK] {
+                for port in 440..450 {
+                    pair.sends(&path.tcp(port, flags).carrying(5).frame());
+                }
+            }
+            assert_eq!(pair.harness.flows(), 3 * round, "those of the other ports are not in the table");
+            // These are the client's new ones of this time.
+            pair.does(&path.tcp(439, SYN).frame(), &lost(Reason::SourceRate));
+            pair.wait(80);
+        }
+        // What is over the rate leaves room for others.
+        for port in 430..433 {
+            pair.sends(&path.tcp(port, SYN).frame());
+        }
+        pair.sends(&path.tcp(449, ACK).frame());
+        for port in 430..433 {
+            pair.sends(&path.tcp(port, ACK).frame());
+        }
+        assert_eq!(pair.harness.flows(), 9);
+    });
+}
+
 #[test]
 fn clients_come_back_to_their_target() {
     each(paths(), |path, pair| {

@@ -47,7 +47,10 @@ fn a_flow_is_told_when_it_is_real_and_when_it_changes() {
             pair.sends(&segment(FIN | ACK));
             pair.sends(&segment(FIN | ACK));
             pair.sends(&segment(RST));
-            let all = [ESTABLISHED, ESTABLISHED | CLIENT_FIN, ESTABLISHED | CLIENT_FIN | RESET];
+            // It goes on all the same.
+            pair.sends(&segment(ACK));
+            let closing = ESTABLISHED | CLIENT_FIN;
+            let all = [ESTABLISHED, closing, closing | RESET, closing];
             assert_eq!(states(pair, &tuple), if replicated { &all[..] } else { &[] });
             assert_eq!(pair.harness.flow(&tuple).map(|flow| flow.state), all.last().copied());
             pair.harness.forget_flows();
@@ -70,6 +73,9 @@ fn what_the_target_says_is_told_too() {
         pair.sends(&answer(&sent, FIN | ACK).frame());
         pair.sends(&answer(&sent, FIN | ACK).frame());
         assert_eq!(states(pair, &tuple), [ESTABLISHED | TARGET_FIN]);
+        pair.sends(&answer(&sent, RST | ACK).frame());
+        pair.sends(&answer(&sent, ACK).frame());
+        assert_eq!(states(pair, &tuple), [ESTABLISHED | TARGET_FIN | RESET, ESTABLISHED | TARGET_FIN]);
         let tuple = Tuple { protocol: UDP, client: path.client(901), service: path.dns() };
         pair.sends(&path.udp(901).frame());
         assert_eq!(states(pair, &tuple), [0; 0], "one datagram is no flow");

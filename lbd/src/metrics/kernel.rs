@@ -23,7 +23,7 @@ pub(super) fn encode(out: &mut Out<'_>, kernel: &Kernel) -> fmt::Result {
     out.counter("kernel_flows_expired", "Flows deleted because they were over", reader.expired())?;
     let totals = reader.totals();
     let drops = totals.drops.iter().map(|(reason, count)| (vec![("reason", *reason)], *count));
-    out.counters("kernel_drops", "Packets for a service that were not forwarded", drops)?;
+    out.counters("kernel_drops", "Packets for a service that were not forwarded, or not remembered", drops)?;
     let checks = ["sent", "returned", "dropped"].into_iter().zip(totals.checks);
     let checks = checks.map(|(what, count)| (vec![("what", what)], count));
     out.counters("kernel_check_packets", "Packets of health checks through virtual IPs", checks)?;

@@ -66,13 +66,6 @@ pub struct Place {
 /// Whose targets are in a ring, and their numbers by id.
 type Members = (Arc<str>, PlainMap<Arc<str>, u16>);
 
-/// What a target's number stands for, as far as flows have it in them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Placed {
-    endpoint: u16,
-    port: Be16,
-}
-
 /// What numbers and addresses stand for on this node. Neither whether a target is well nor the way to it is in this: that changes all the
 /// time, and no flow's place with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,7 +73,8 @@ pub struct Places {
     listeners: PlainMap<Listener, Listening>,
     vips: PlainMap<Address, Vip>,
     services: PlainMap<u16, (Arc<str>, Service)>,
-    targets: PlainMap<u16, Placed>,
+    /// The endpoint of each target.
+    targets: PlainMap<u16, u16>,
     /// Group and id.
     names: PlainMap<u16, (Arc<str>, Arc<str>)>,
     rings: PlainMap<u16, Members>,
@@ -106,9 +100,7 @@ impl Places {
             let service = Service { mss_max: 0, other_until: 0, ..*service };
             Some((number, (shared(contents.service_names.get(&number)?), service)))
         };
-        let target = |(index, target): (&u32, &Target)| {
-            Some((small(index)?, Placed { endpoint: target.endpoint, port: target.port }))
-        };
+        let target = |(index, target): (&u32, &Target)| Some((small(index)?, target.endpoint));
         Self {
             listeners: contents.listeners.iter().map(|(key, value)| (*key, *value)).collect(),
             vips: contents.vips.iter().map(|(key, value)| (*key, *value)).collect(),
@@ -187,14 +179,14 @@ impl Places {
     /// # Errors
     /// If it has no place: the nodes have different configurations, or one is a reload ahead.
     pub fn place(&self, key: &FlowKey, told: &Told<'_>, now: u32) -> Result<Place, Misfit> {
-        let (service_number, vip) = self.service_of(key).ok_or(Misfit::NoService)?;
+        let (service_number, _) = self.service_of(key).ok_or(Misfit::NoService)?;
         let (_, service) = self.services.get(&service_number).ok_or(Misfit::NoService)?;
         let ring = self.rings.get(&service.ring).filter(|(group, _)| **group == *told.group);
         let number = ring.and_then(|(_, numbers)| numbers.get(told.target));
-        let (number, target) =
-            number.and_then(|number| Some((*number, self.targets.get(number)?))).ok_or(Misfit::NoTarget)?;
-        let has_slots = service.mode == MODE_NAT && service.flags & SERVICE_PRESERVE_CLIENT == 0;
-        let wants_port = told.port >= NAT_PORT_FIRST && target.endpoint != 0;
+        let (number, endpoint) =
+            number.and_then(|number| Some((*number, *self.targets.get(number)?))).ok_or(Misfit::NoTarget)?;
+        let has_slots = has_slots(service);
+        let wants_port = told.port >= NAT_PORT_FIRST && endpoint != 0;
         if has_slots != wants_port || (!has_slots && told.port != 0) || told.state & !STATES != 0 {
             return Err(Misfit::OtherWay);
         }
@@ -209,24 +201,34 @@ impl Places {
         };
         let silent = expiry::time_out(&fresh, service).saturating_sub(told.remaining);
         let flow = Flow { seen: now.wrapping_sub(silent), ..fresh };
-        let control = SlotControl { seen: flow.seen, service: service_number, state: told.state, lock: 0 };
-        let slot = has_slots.then(|| {
-            let slot = Slot {
-                control: control.word(),
-                client: key.source,
-                client_port: key.source_port,
-                vip_port: key.destination_port,
-                target_port: if target.port.0 == 0 { key.destination_port } else { target.port },
-                vip,
-            };
-            (u32::from(target.endpoint), u32::from(told.port - NAT_PORT_FIRST), slot)
-        });
+        let slot = self.slot(key, &flow);
         let client = (service.flags & SERVICE_AFFINITY != 0).then(|| {
             let expires = now.wrapping_add(service.affinity_ticks);
             let client = AffinityKey { address: key.source, ring: service.ring, spare: 0 };
             (client, Affinity { expires, target: number, spare: 0 })
         });
         Ok(Place { flow, slot, client })
+    }
+
+    /// The port of a flow of this node's table, for the slots of an endpoint: by its number and the port's place. None if it has none, or its service
+    /// or target is gone.
+    #[must_use]
+    pub fn slot(&self, key: &FlowKey, flow: &Flow) -> Option<(u32, u32, Slot)> {
+        let (_, service) = self.services.get(&flow.service)?;
+        let endpoint = *self.targets.get(&flow.target)?;
+        let (_, vip) = self.service_of(key)?;
+        if !has_slots(service) || endpoint == 0 || flow.port.0 < NAT_PORT_FIRST {
+            return None;
+        }
+        let control = SlotControl { seen: flow.seen, service: flow.service, vip, state: flow.state, lock: 0 };
+        let [.., a, b, c, d] = key.source.0;
+        let slot = Slot {
+            control: control.word(),
+            client: [a, b, c, d],
+            client_port: key.source_port,
+            vip_port: key.destination_port,
+        };
+        Some((u32::from(endpoint), u32::from(flow.port.0 - NAT_PORT_FIRST), slot))
     }
 
     /// The service that listens where a flow goes to, and the VIP's number; as the program finds them.
@@ -242,6 +244,11 @@ impl Places {
         };
         Some((ranges.into_iter().find(fits)?.service, vip.index))
     }
+}
+
+/// Whether flows of a service have ports of their own towards targets.
+const fn has_slots(service: &Service) -> bool {
+    service.mode == MODE_NAT && service.flags & SERVICE_PRESERVE_CLIENT == 0
 }
 
 /// Whether something is in `now` that is not in `before`, or is another there.

@@ -171,7 +171,7 @@ mod tests {
     fn a_port_is_busy_until_its_flow_is_well_over() {
         let known = |number| (number == 3).then(|| service(MODE_NAT));
         let slot = |service, state, lock| Slot {
-            control: SlotControl { seen: 1000, service, state, lock }.word(),
+            control: SlotControl { seen: 1000, service, vip: 1, state, lock }.word(),
             ..Slot::default()
         };
         let busy = |slot: &Slot, now| is_slot_busy(slot, known, now);

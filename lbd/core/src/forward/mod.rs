@@ -5,6 +5,8 @@ pub mod abi;
 pub mod copies;
 pub mod expiry;
 pub mod flows;
+pub mod formats;
+pub mod path_mtu;
 pub mod plan;
 pub mod ports;
 pub mod refresh;

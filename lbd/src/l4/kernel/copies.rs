@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map as AyaMap, MapData, RingBuf};
-use lbd_core::forward::abi::{Abi, Flow, FlowKey, Slot};
+use lbd_core::forward::abi::{Abi, Address, ENDPOINTS_MAX, Flow, FlowKey, Slot};
 use lbd_core::forward::copies::{Misfit, Place, Places, Told, Tuple};
 use lbd_core::forward::expiry;
 use tokio::sync::mpsc::error::TrySendError;
@@ -21,6 +21,9 @@ use super::flows::{Reader, reading};
 use super::maps::{SLOTS_PREFIX, slots_shape};
 use super::ports::Ports;
 use super::ticks::Reading;
+
+/// Flows read with one call, to be given their ports.
+const REFILL_BATCH: usize = 4096;
 
 /// What a walk through all flows finds.
 #[derive(Debug)]
@@ -290,7 +293,7 @@ impl FlowTables {
         for (tuple, told, prior) in flows {
             let Some(key) = FlowKey::from_bytes(tuple) else { continue };
             let placed = places.place(&key, &told, now).map_err(Refusal::from);
-            match placed.and_then(|place| self.add(tuple, place, now, prior)) {
+            match placed.and_then(|place| self.add((tuple, key.source), place, now, prior)) {
                 Ok(()) => continue,
                 Err(Refusal::Misfit) => written.misfits += 1,
                 Err(Refusal::Taken) => written.taken += 1,
@@ -326,7 +329,13 @@ impl FlowTables {
     }
 
     /// Adds a flow to those that are about to be written, and takes its port at once: a flow in the table has its port.
-    fn add(&mut self, tuple: &Tuple, place: Place, now: u32, prior: Prior) -> Result<(), Refusal> {
+    fn add(
+        &mut self,
+        (tuple, source): (&Tuple, Address),
+        place: Place,
+        now: u32,
+        prior: Prior,
+    ) -> Result<(), Refusal> {
         let is_new = match prior {
             Prior::Nothing => true,
             Prior::Copy => false,
@@ -338,15 +347,8 @@ impl FlowTables {
                 present.is_none()
             }
         };
-        if let Some((endpoint, port, slot)) = place.slot {
-            // Those of a target that is new here may not be there yet.
-            self.map_ports(endpoint)?;
-            let Some(ports) = self.ports.get(&endpoint) else { return Err(Refusal::Misfit) };
-            let service = |number| self.reader.services.get(&u32::from(number)).ok().flatten();
-            let is_taken = |present: &Slot| expiry::is_slot_busy(present, service, now);
-            if !ports.take(port, &slot, now, is_taken) {
-                return Err(Refusal::Taken);
-            }
+        if let Some(slot) = place.slot {
+            self.take_port(slot, source, now)?;
         }
         self.flows.keys.extend_from_slice(tuple);
         place.flow.put(&mut self.flows.values);
@@ -360,24 +362,74 @@ impl FlowTables {
         Ok(())
     }
 
-    /// Maps an endpoint's ports, if there are any.
-    fn map_ports(&mut self, endpoint: u32) -> Result<(), KernelError> {
+    /// Gives a port to a client's flow.
+    fn take_port(
+        &mut self,
+        (endpoint, port, slot): (u32, u32, Slot),
+        source: Address,
+        now: u32,
+    ) -> Result<(), Refusal> {
+        // Those of a target that is new here may not be there yet.
+        self.map_ports(endpoint, source.is_ipv4())?;
+        let Some(ports) = self.ports.get(&endpoint) else { return Err(Refusal::Misfit) };
+        let service = |number| self.reader.services.get(&u32::from(number)).ok().flatten();
+        let is_taken = |present: &Slot| expiry::is_slot_busy(present, service, now);
+        if ports.take(port, &slot, source, now, is_taken) { Ok(()) } else { Err(Refusal::Taken) }
+    }
+
+    /// Gives all flows of the table the ports that they have: those that a former life has written down in another way could not be taken over.
+    /// How many have theirs.
+    pub(super) fn refill_ports(&mut self) -> Result<u64, KernelError> {
+        self.renumber();
+        let (now, places) = (self.now()?, Arc::clone(&self.places));
+        let (mut cursor, mut batch, mut given) = (Cursor::default(), Batch::default(), 0);
+        while !cursor.done {
+            self.reader.flows.walk(&mut cursor, REFILL_BATCH, &mut batch).map_err(reading)?;
+            for (tuple, flow) in tuples(&batch) {
+                let Some(key) = FlowKey::from_bytes(&tuple) else { continue };
+                let Some(slot) = places.slot(&key, &flow) else { continue };
+                match self.take_port(slot, key.source, now) {
+                    Ok(()) => given += 1,
+                    Err(Refusal::Failed(error)) => return Err(error),
+                    // Its flow goes on as one without a port does: with another one.
+                    Err(Refusal::Misfit | Refusal::Taken | Refusal::Kept) => {}
+                }
+            }
+        }
+        Ok(given)
+    }
+
+    /// Maps an endpoint's ports, if there are any; those of IPv6 with their clients' addresses.
+    fn map_ports(&mut self, endpoint: u32, is_ipv4: bool) -> Result<(), KernelError> {
         if self.ports.contains_key(&endpoint) {
             return Ok(());
         }
-        let path = self.folder.join(format!("{SLOTS_PREFIX}{endpoint}"));
+        let Some(slots) = self.open_ports(endpoint)? else { return Ok(()) };
+        let clients = if is_ipv4 {
+            None
+        } else {
+            let Some(clients) = self.open_ports(ENDPOINTS_MAX + endpoint)? else { return Ok(()) };
+            Some(clients)
+        };
+        let ports = Ports::map(&slots, clients.as_ref())
+            .map_err(|errno| failed("mapping an endpoint's ports", errno.into()))?;
+        self.ports.insert(endpoint, ports);
+        Ok(())
+    }
+
+    /// One of the arrays in `slots`, if it is there.
+    fn open_ports(&self, index: u32) -> Result<Option<Map>, KernelError> {
+        let path = self.folder.join(format!("{SLOTS_PREFIX}{index}"));
         let map = match Map::open(&path) {
             Ok(map) => map,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(failed("opening an endpoint's ports", source)),
         };
         let (found, wanted) = (map.shape(), slots_shape());
         if found != wanted {
             return Err(KernelError::MapDiffers { path, found, wanted });
         }
-        let ports = Ports::map(&map).map_err(|errno| failed("mapping an endpoint's ports", errno.into()))?;
-        self.ports.insert(endpoint, ports);
-        Ok(())
+        Ok(Some(map))
     }
 
     /// Takes over other numbers of things.

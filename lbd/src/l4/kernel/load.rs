@@ -6,9 +6,7 @@
 //! ```
 //!
 //! Maps that are there already are used as they are, with all flows in them. Another layout (after an upgrade, or with another
-//! `max_flows`) begins a folder of its own, while the old programs go on with the old one. Maps in which the programs remember
-//! something, and the roles, are both layouts' if they look the same in both; flows and remembered clients are copied into tables
-//! of another size, right before the new programs are attached and, for those that came meanwhile, after it. Then the old folder goes.
+//! `max_flows`) begins a folder of its own, while the old programs go on with the old one (see [`super::layouts`]).
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -18,37 +16,13 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use lbd_core::forward::formats::FORMATS;
 
-use super::bpf::{self, Batch, Cursor, Map, Shape};
+use super::bpf::{self, Map, Shape};
 use super::features::{BPFFS, mount_bpffs};
 use super::object::{self, OBJECT, Sizes};
 use super::settings::Settings;
-use super::{KernelError, attach};
-
-/// Elements read with one call, to be copied.
-const COPY_BATCH: usize = 4096;
-
-/// Maps that a new layout shares with the old one if they look the same there: what the programs remember, the roles (without
-/// them the new programs would forward nothing until `vrrpd` is heard), and the numbers that all of it refers to.
-const TAKEN_OVER: [&str; 14] = [
-    "flows",
-    "pending",
-    "half_open",
-    "affinity",
-    "sources",
-    "fragments",
-    "instances",
-    "service_stats",
-    "target_stats",
-    "check_stats",
-    "sent_to_other",
-    "short_searches",
-    "drops",
-    super::maps::INDEXES,
-];
-
-/// Those of them whose content is copied if they have another size.
-const COPIED: [&str; 2] = ["flows", "affinity"];
+use super::{KernelError, attach, layouts};
 
 /// What is loaded.
 pub(super) struct Loaded {
@@ -64,6 +38,8 @@ pub(super) struct Loaded {
     pub(super) old: Vec<PathBuf>,
     /// Their tables have been copied once.
     copied: bool,
+    /// None of the ports that flows have there could be taken over.
+    pub(super) ports_lost: bool,
 }
 
 /// Loads the object with maps of these sizes.
@@ -80,8 +56,9 @@ pub(super) fn load(run_dir: &Path, sizes: Sizes) -> Result<Loaded, KernelError> 
     }
     let old = other_layouts(&node_folder, &folder);
     let wanted = object::shapes(sizes)?;
+    let mut ports = 0;
     for other in &old {
-        take_over(other, &folder, &wanted);
+        ports += layouts::take_over(other, &folder, &wanted);
     }
     check_pins(&folder, &wanted)?;
     let ebpf = load_object(&folder, sizes, &wanted)?;
@@ -89,10 +66,12 @@ pub(super) fn load(run_dir: &Path, sizes: Sizes) -> Result<Loaded, KernelError> 
     for name in wanted.keys() {
         maps.insert(name.clone(), open(&folder, name)?);
     }
+    layouts::name_formats(&folder, &maps)?;
     for other in &old {
-        copy_config(other, &maps);
+        layouts::copy_config(other, &maps);
     }
-    Ok(Loaded { ebpf, maps, folder, node_folder, old, copied: false })
+    let ports_lost = !old.is_empty() && ports == 0;
+    Ok(Loaded { ebpf, maps, folder, node_folder, old, copied: false, ports_lost })
 }
 
 impl Loaded {
@@ -101,20 +80,24 @@ impl Loaded {
         !self.old.is_empty()
     }
 
-    /// Copies what is only in tables of other layouts, the first time: nobody deletes there what is over.
-    pub(super) fn copy_old(&mut self) {
-        if !std::mem::replace(&mut self.copied, true) {
-            self.old.iter().for_each(|other| copy_tables(other, &self.folder));
+    /// Copies what is only in tables of other layouts, the first time: nobody deletes there what is over. Whether this was the first time.
+    pub(super) fn copy_old(&mut self) -> bool {
+        let is_first = !std::mem::replace(&mut self.copied, true);
+        if is_first {
+            self.old.iter().for_each(|other| layouts::copy_tables(other, &self.folder, &FORMATS));
         }
+        is_first && self.has_old()
     }
 
-    /// Removes the folders of other layouts, and before it copies the flows that came after the last time.
-    pub(super) fn forget_old(&mut self) {
-        for other in std::mem::take(&mut self.old) {
-            copy_tables(&other, &self.folder);
-            remove_folder(&other);
+    /// Removes the folders of other layouts, and before it copies the flows that came after the last time. Whether there were any.
+    pub(super) fn forget_old(&mut self) -> bool {
+        let old = std::mem::take(&mut self.old);
+        for other in &old {
+            layouts::copy_tables(other, &self.folder, &FORMATS);
+            remove_folder(other);
             tracing::info!(folder = %other.display(), "maps of another layout removed");
         }
+        !old.is_empty()
     }
 }
 
@@ -177,77 +160,6 @@ fn other_layouts(node_folder: &Path, this: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(ours).collect();
     folders.sort_by_key(|path| Reverse(fs::metadata(path).and_then(|it| it.modified()).ok()));
     folders
-}
-
-/// Pins maps of another layout here too, where they look the same and none is here yet.
-fn take_over(other: &Path, folder: &Path, wanted: &BTreeMap<String, Shape>) {
-    let slots = fs::read_dir(other).into_iter().flatten().flatten();
-    let slots = slots.filter_map(|entry| entry.file_name().into_string().ok());
-    let slots = slots.filter(|name| name.starts_with(super::maps::SLOTS_PREFIX));
-    for name in TAKEN_OVER.into_iter().map(str::to_owned).chain(slots) {
-        let (from, to) = (other.join(&name), folder.join(&name));
-        if to.exists() {
-            continue;
-        }
-        let Ok(map) = Map::open(&from) else { continue };
-        let shape = wanted.get(&name).copied().unwrap_or_else(super::maps::slots_shape);
-        if !object::same_shape(map.shape(), shape) {
-            continue;
-        }
-        match bpf::pin(std::os::fd::AsFd::as_fd(&map), &to) {
-            Ok(()) => tracing::info!(map = name, "taken over from another layout"),
-            Err(error) => tracing::warn!(map = name, %error, "cannot be taken over from another layout"),
-        }
-    }
-}
-
-/// Goes on with the configuration of another layout, until this one's is written: flows that are not in a table keep their
-/// targets by the key in it.
-fn copy_config(other: &Path, maps: &BTreeMap<String, Map>) {
-    let (Some(to), Ok(from)) = (maps.get("config"), Map::open(&other.join("config"))) else { return };
-    let key = 0_u32.to_ne_bytes();
-    let empty = |config: &[u8]| config.iter().all(|byte| *byte == 0);
-    let is_fresh = to.get(&key).is_ok_and(|config| config.is_some_and(|config| empty(&config)));
-    if let (true, true, Ok(Some(config))) = (is_fresh, from.shape() == to.shape(), from.get(&key))
-        && let Err(error) = to.put(&key, &config)
-    {
-        tracing::warn!(%error, "the key of another layout cannot be taken over");
-    }
-}
-
-/// Copies flows and remembered clients of another layout into tables of another size; those that are there stay.
-fn copy_tables(other: &Path, folder: &Path) {
-    for name in COPIED {
-        if let (Ok(from), Ok(to)) = (Map::open(&other.join(name)), Map::open(&folder.join(name))) {
-            copy_table(name, &from, &to);
-        }
-    }
-}
-
-fn copy_table(name: &str, from: &Map, to: &Map) {
-    let (old, new) = (from.shape(), to.shape());
-    if old == new {
-        return;
-    }
-    if (old.key_size, old.value_size) != (new.key_size, new.value_size) {
-        tracing::warn!(
-            map = name,
-            "entries of another layout have another format and are left behind: connections go on by the hash, as far as it leads to the same targets"
-        );
-        return;
-    }
-    let (mut cursor, mut batch, mut copied) = (Cursor::default(), Batch::default(), 0);
-    while !cursor.done {
-        let walked = from.walk(&mut cursor, COPY_BATCH, &mut batch);
-        match walked.and_then(|()| to.add_all(&batch)) {
-            Ok(count) => copied += count,
-            Err(error) => {
-                tracing::warn!(map = name, %error, "cannot copy all entries of another layout");
-                break;
-            }
-        }
-    }
-    tracing::info!(map = name, copied, "entries copied from another layout");
 }
 
 /// What is pinned must be what the program expects.

@@ -16,7 +16,7 @@ pub(super) const INDEXES: &str = "indexes";
 /// Its one element, in bytes.
 pub(super) const INDEXES_BYTES: u32 = 2 * 1024 * 1024;
 
-/// What the pins of the arrays in `slots` are called, before the endpoint's number.
+/// What the pins of the arrays in `slots` are called, before the number in it.
 pub(super) const SLOTS_PREFIX: &str = "slots_";
 
 /// A map from `K` to `V`.
@@ -192,7 +192,7 @@ impl Maps {
         read().map_err(|source| KernelError::Map { action: "reading the rings".to_owned(), source })
     }
 
-    /// Makes an endpoint's slots, if it has none yet; 2 MiB. Pinned, so that another layout can take them over.
+    /// Makes an array in `slots`, if it is not there yet; 1 MiB. Pinned, so that another layout can take it over.
     pub(super) fn ensure_slots(&self, index: u32) -> Result<(), KernelError> {
         let ensure = || -> io::Result<()> {
             if self.slots.has_map(index)? {
@@ -212,7 +212,7 @@ impl Maps {
             .map_err(|source| KernelError::Map { action: "making an endpoint's slots".to_owned(), source })
     }
 
-    /// Takes an endpoint's slots away.
+    /// Takes an array in `slots` away.
     pub(super) fn remove_slots(&self, index: u32) -> Result<(), KernelError> {
         let path = self.folder.join(format!("{SLOTS_PREFIX}{index}"));
         let removed =
@@ -224,7 +224,7 @@ impl Maps {
             .map_err(|source| KernelError::Map { action: "removing an endpoint's slots".to_owned(), source })
     }
 
-    /// The endpoints that have slots. Those taken over from another layout have none before they are asked for.
+    /// Which arrays there are in `slots`. Those taken over from another layout are not among them before they are asked for.
     pub(super) fn slots(&self) -> Result<Vec<u32>, KernelError> {
         present(&self.slots)
             .map_err(|source| KernelError::Map { action: "reading the slots".to_owned(), source })
@@ -283,7 +283,7 @@ fn present(outer: &Map) -> io::Result<Vec<u32>> {
     Ok(found)
 }
 
-/// The shape of an endpoint's slots.
+/// The shape of an endpoint's slots, and of its clients' addresses, which are as long.
 pub(super) fn slots_shape() -> Shape {
     Shape {
         kind: KIND_ARRAY,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::include_bytes_aligned;
 use common::config::Config;
+use lbd_core::forward::formats::FORMATS;
 
 use super::KernelError;
 use super::bpf::{KIND_ARRAY, Shape};
@@ -92,7 +93,9 @@ pub(super) fn layout(sizes: Sizes) -> u64 {
     let shapes = format!("{:?}", shapes(sizes).unwrap_or_default());
     // No map of the object's own.
     let slots = format!("{:?}", super::maps::slots_shape());
-    fnv(&[shapes.as_bytes(), slots.as_bytes(), without_comments(TYPES).as_bytes()])
+    // The same structs may mean something else by now.
+    let formats = format!("{:?}", FORMATS.map(|format| (format.table, format.version)));
+    fnv(&[shapes.as_bytes(), slots.as_bytes(), formats.as_bytes(), without_comments(TYPES).as_bytes()])
 }
 
 /// FNV-1a: the same in every build.

@@ -8,11 +8,11 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use lbd_core::forward::abi::{Abi, NAT_PORTS, Slot, SlotControl};
+use lbd_core::forward::abi::{Abi, Address, NAT_PORTS, Slot, SlotControl};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-/// A slot: its control word, and what it is of.
+/// A slot: its control word, and what it is of. An IPv6 client's address is as long.
 const WORDS: usize = Slot::SIZE / size_of::<u64>();
 
 type Words = [[AtomicU64; WORDS]; NAT_PORTS as usize];
@@ -20,63 +20,88 @@ type Words = [[AtomicU64; WORDS]; NAT_PORTS as usize];
 /// The processors' changes of a port that may come between looking at it and taking it.
 const TRIES: usize = 4;
 
-/// The mapping.
+/// The mappings of an endpoint's slots and, if it is one of IPv6, of its clients' addresses.
 #[derive(Debug)]
 pub(super) struct Ports {
+    slots: Mapping,
+    clients: Option<Mapping>,
+}
+
+impl Ports {
+    /// Maps an array of slots, which has one for each port, and that of the IPv6 clients' addresses. The arrays' descriptors are not needed
+    /// afterwards.
+    pub(super) fn map(slots: impl AsFd, clients: Option<impl AsFd>) -> Result<Self, Errno> {
+        Ok(Self { slots: Mapping::of(slots)?, clients: clients.map(Mapping::of).transpose()? })
+    }
+
+    /// Gives the port of this place to whom `slot` and `client`, whose whole address it is, say, unless `is_taken` says of what is there that
+    /// it is somebody else's; whether it has. What there was of the same flow is replaced. `now` is the program's clock.
+    pub(super) fn take(
+        &self,
+        place: u32,
+        slot: &Slot,
+        client: Address,
+        now: u32,
+        is_taken: impl Fn(&Slot) -> bool,
+    ) -> bool {
+        let place = place as usize;
+        let Some([control_word, whose_word]) = self.slots.words().get(place) else { return false };
+        let address = self.clients.as_ref().and_then(|clients| clients.words().get(place));
+        let [wanted, whose] = slot.to_words();
+        let (halves, _) = client.0.as_chunks();
+        let address_wanted = [u64::from_ne_bytes(halves[0]), u64::from_ne_bytes(halves[1])];
+        // Who locks a port says since when: after a second the program takes it for one that nobody has.
+        let locked = SlotControl { seen: now, lock: 1, ..SlotControl::of(wanted) }.word();
+        for _ in 0..TRIES {
+            let control = control_word.load(Ordering::SeqCst);
+            let present = whose_word.load(Ordering::Relaxed);
+            let same_client = address.is_none_or(|address| {
+                [address[0].load(Ordering::Relaxed), address[1].load(Ordering::Relaxed)] == address_wanted
+            });
+            let is_locked = SlotControl::of(control).lock != 0;
+            let there = Slot::of_words([control, present]);
+            let is_ours = !is_locked && same_client && there.is_of(slot);
+            if !is_ours && is_taken(&there) {
+                return false;
+            }
+            // One that stays the same flow's is never locked: a packet would find that the flow has no port.
+            let next = if is_ours { wanted } else { locked };
+            if control_word.compare_exchange(control, next, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+                continue;
+            }
+            if is_ours {
+                return true;
+            }
+            // What is written now is seen after the lock.
+            fence(Ordering::SeqCst);
+            whose_word.store(whose, Ordering::Relaxed);
+            for (word, wanted) in address.into_iter().flatten().zip(address_wanted) {
+                word.store(wanted, Ordering::Relaxed);
+            }
+            // Whoever sees it without the lock sees what is in it. If this thread stood still for too long, it is somebody else's by now.
+            return control_word.compare_exchange(locked, wanted, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        }
+        // It is in use here.
+        false
+    }
+}
+
+/// An array in this process's memory.
+#[derive(Debug)]
+struct Mapping {
     words: NonNull<Words>,
 }
 
 // SAFETY: the mapping consists of atomics only, which any thread may use at any time, and belongs to no thread.
-unsafe impl Send for Ports {}
+unsafe impl Send for Mapping {}
 
-impl Ports {
-    /// Maps an array of slots, which has one for each port. The array's descriptor is not needed afterwards.
-    pub(super) fn map(array: impl AsFd) -> Result<Self, Errno> {
+impl Mapping {
+    fn of(array: impl AsFd) -> Result<Self, Errno> {
         let length = const { NonZeroUsize::new(size_of::<Words>()).expect("there are ports") };
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let address = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, array, 0)? };
         Ok(Self { words: address.cast() })
-    }
-
-    /// Gives the port of this place to whom `slot` says, unless `is_taken` says of what is there that it is somebody else's; whether
-    /// it has. What there was of the same flow is replaced. `now` is the program's clock.
-    pub(super) fn take(&self, place: u32, slot: &Slot, now: u32, is_taken: impl Fn(&Slot) -> bool) -> bool {
-        let Some(words) = self.words().get(place as usize) else { return false };
-        let [wanted, whose @ ..] = slot.to_words();
-        // Who locks a port says since when: after a second the program takes it for one that nobody has.
-        let locked = SlotControl { seen: now, lock: 1, ..SlotControl::of(wanted) }.word();
-        for _ in 0..TRIES {
-            let control = words[0].load(Ordering::SeqCst);
-            let present = [
-                words[1].load(Ordering::Relaxed),
-                words[2].load(Ordering::Relaxed),
-                words[3].load(Ordering::Relaxed),
-            ];
-            let is_locked = SlotControl::of(control).lock != 0;
-            let there = Slot::of_words([control, present[0], present[1], present[2]]);
-            let is_ours = !is_locked && there.is_of(slot);
-            if !is_ours && is_taken(&there) {
-                return false;
-            }
-            // One that stays the same flow's is never locked: a packet would find that the flow has no port.
-            let next = if is_ours && present == whose { wanted } else { locked };
-            if words[0].compare_exchange(control, next, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-                continue;
-            }
-            if next == wanted {
-                return true;
-            }
-            // What is written now is seen after the lock.
-            fence(Ordering::SeqCst);
-            for (word, whose) in words.iter().skip(1).zip(whose) {
-                word.store(whose, Ordering::Relaxed);
-            }
-            // Whoever sees it without the lock sees what is in it. If this thread stood still for too long, it is somebody else's by now.
-            return words[0].compare_exchange(locked, wanted, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-        }
-        // It is in use here.
-        false
     }
 
     fn words(&self) -> &Words {
@@ -86,7 +111,7 @@ impl Ports {
     }
 }
 
-impl Drop for Ports {
+impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: it was mapped with this length, and no reference to it outlives `self`.
         let result = unsafe { munmap(self.words.cast::<c_void>(), size_of::<Words>()) };
@@ -96,6 +121,8 @@ impl Drop for Ports {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use lbd_core::forward::abi::Be16;
 
     use super::super::bpf::Map;
@@ -105,45 +132,82 @@ mod tests {
     const NOW: u32 = 9;
 
     fn slot(client_port: u16, state: u8) -> Slot {
-        let control = SlotControl { seen: 7, service: 3, state, lock: 0 }.word();
-        Slot { control, client_port: Be16(client_port), vip_port: Be16(80), vip: 2, ..Slot::default() }
+        let control = SlotControl { seen: 7, service: 3, vip: 2, state, lock: 0 }.word();
+        let [.., a, b, c, d] = client().0;
+        Slot { control, client: [a, b, c, d], client_port: Be16(client_port), vip_port: Be16(80) }
+    }
+
+    fn client() -> Address {
+        IpAddr::from([192, 0, 2, 1]).into()
+    }
+
+    fn map(array: &Map) -> Ports {
+        Ports::map(array, None::<&Map>).unwrap()
     }
 
     #[test]
     fn a_port_is_taken_unless_it_is_somebody_elses() {
-        let map = Map::new_of("test", slots_shape()).unwrap();
-        let ports = Ports::map(&map).unwrap();
-        let at = |place: u32| Slot::from_bytes(&map.get(&place.to_ne_bytes()).unwrap().unwrap()).unwrap();
+        let array = Map::new_of("test", slots_shape()).unwrap();
+        let ports = map(&array);
+        let at = |place: u32| Slot::from_bytes(&array.get(&place.to_ne_bytes()).unwrap().unwrap()).unwrap();
         let busy = |present: &Slot| present.control != 0;
-        assert!(ports.take(9, &slot(1, 1), NOW, busy));
+        let take = |place: u32, slot: &Slot, busy: &dyn Fn(&Slot) -> bool| {
+            ports.take(place, slot, client(), NOW, busy)
+        };
+        assert!(take(9, &slot(1, 1), &busy));
         assert_eq!((at(9), at(8)), (slot(1, 1), Slot::default()));
-        assert!(!ports.take(9, &slot(2, 1), NOW, busy), "another client has it");
-        assert!(ports.take(9, &slot(1, 3), NOW, busy), "the same one has it");
+        assert!(!take(9, &slot(2, 1), &busy), "another client has it");
+        assert!(take(9, &slot(1, 3), &busy), "the same one has it");
         assert_eq!(at(9), slot(1, 3));
-        assert!(ports.take(9, &slot(2, 1), NOW, |_| false), "it is over");
+        let of_another_vip = Slot {
+            control: SlotControl { vip: 4, ..SlotControl::of(slot(1, 1).control) }.word(),
+            ..slot(1, 1)
+        };
+        assert!(!take(9, &of_another_vip, &busy), "it has asked for something else");
+        assert!(take(9, &slot(2, 1), &|_| false), "it is over");
         assert_eq!(at(9), slot(2, 1));
         // The last one, and one that there is not.
-        assert!(ports.take(NAT_PORTS - 1, &slot(3, 1), NOW, busy));
+        assert!(take(NAT_PORTS - 1, &slot(3, 1), &busy));
         assert_eq!(at(NAT_PORTS - 1), slot(3, 1));
-        assert!(!ports.take(NAT_PORTS, &slot(3, 1), NOW, busy));
+        assert!(!take(NAT_PORTS, &slot(3, 1), &busy));
+    }
+
+    #[test]
+    fn clients_of_ipv6_are_told_apart_by_all_of_their_addresses() {
+        let [slots, clients] = [0; 2].map(|_| Map::new_of("test", slots_shape()).unwrap());
+        let ports = Ports::map(&slots, Some(&clients)).unwrap();
+        let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+        let [one, other] = ["2001:db8::c000:201", "2001:db8:1::c000:201"].map(address);
+        let busy = |present: &Slot| present.control != 0;
+        assert!(ports.take(9, &slot(1, 1), one, NOW, busy));
+        assert!(!ports.take(9, &slot(1, 1), other, NOW, busy), "their last words are the same");
+        assert!(ports.take(9, &slot(1, 3), one, NOW, busy));
+        assert_eq!(clients.get(&9_u32.to_ne_bytes()).unwrap().unwrap(), one.0);
+        assert!(ports.take(9, &slot(1, 1), other, NOW, |_| false), "it is over");
+        assert_eq!(clients.get(&9_u32.to_ne_bytes()).unwrap().unwrap(), other.0);
     }
 
     #[test]
     fn a_locked_port_is_looked_at_whoever_had_it() {
-        let map = Map::new_of("test", slots_shape()).unwrap();
-        let ports = Ports::map(&map).unwrap();
+        let array = Map::new_of("test", slots_shape()).unwrap();
+        let ports = map(&array);
         let locked = SlotControl { lock: 1, ..SlotControl::of(slot(1, 1).control) }.word();
-        map.put(&0_u32.to_ne_bytes(), &Slot { control: locked, ..slot(1, 1) }.to_bytes()).unwrap();
-        assert!(!ports.take(0, &slot(1, 1), NOW, |present| SlotControl::of(present.control).lock != 0));
+        array.put(&0_u32.to_ne_bytes(), &Slot { control: locked, ..slot(1, 1) }.to_bytes()).unwrap();
+        let is_locked = |present: &Slot| SlotControl::of(present.control).lock != 0;
+        assert!(!ports.take(0, &slot(1, 1), client(), NOW, is_locked));
     }
 
     #[test]
     fn two_who_want_a_port_do_not_both_get_it() {
-        let map = Map::new_of("test", slots_shape()).unwrap();
+        let array = Map::new_of("test", slots_shape()).unwrap();
         let free = |present: &Slot| present.control != 0;
         let taken = |first: u16| {
-            let ports = Ports::map(&map).unwrap();
-            move || (0..NAT_PORTS).filter(|place| ports.take(*place, &slot(first, 1), NOW, free)).count()
+            let ports = map(&array);
+            move || {
+                (0..NAT_PORTS)
+                    .filter(|place| ports.take(*place, &slot(first, 1), client(), NOW, free))
+                    .count()
+            }
         };
         let (one, other) = (std::thread::spawn(taken(1)), std::thread::spawn(taken(2)));
         let counts = [one.join().unwrap(), other.join().unwrap()];

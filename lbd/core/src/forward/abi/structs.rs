@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use common::hash::HashKey;
 
 use super::bytes::twins;
-use super::{Abi, Address, Be16, CANDIDATES_MAX, HALF_OPEN_WAYS, RANGES_MAX};
+use super::{Abi, Address, Be16, CANDIDATES_MAX, HALF_OPEN_WAYS, RANGES_MAX, SlotControl};
 
 twins! {
     /// `config[0]`.
@@ -254,20 +254,16 @@ twins! {
         candidates: [Candidate; CANDIDATES_MAX],
     }
 
-    /// `slots[endpoint][port - NAT_PORT_FIRST]`.
+    /// `slots[endpoint][port - NAT_PORT_FIRST]`. An IPv6 client's whole address is in `slots[ENDPOINTS_MAX + endpoint]`, in the same place.
     "slot" Slot {
         /// See [`SlotControl`].
         control: u64,
-        /// The client's address.
-        client: Address,
+        /// The last four bytes of the client's address: of IPv4 all of it.
+        client: [u8; 4],
         /// The client's port.
         client_port: Be16,
         /// The port that the client asked for.
         vip_port: Be16,
-        /// The target's port.
-        target_port: Be16,
-        /// Number of the VIP.
-        vip: u16,
     }
 
     /// Key of `fragments`.
@@ -428,37 +424,31 @@ twins! {
 }
 
 impl Slot {
-    /// Whether both are of one client, asking for the same.
+    /// Whether both are of one client, asking for the same; of IPv6 clients as far as a slot has their addresses.
     #[must_use]
     pub fn is_of(&self, other: &Self) -> bool {
-        let asked = |slot: &Self| (slot.client, slot.client_port, slot.vip, slot.vip_port);
+        let asked =
+            |slot: &Self| (slot.client, slot.client_port, SlotControl::of(slot.control).vip, slot.vip_port);
         asked(self) == asked(other)
     }
 
     /// Its bytes as words, the first of which is the control word.
     #[must_use]
-    pub const fn to_words(self) -> [u64; 4] {
-        let (client, _) = self.client.0.as_chunks();
-        let ([a, b], [c, d]) = (self.client_port.0.to_be_bytes(), self.vip_port.0.to_be_bytes());
-        let ([e, f], [g, h]) = (self.target_port.0.to_be_bytes(), self.vip.to_ne_bytes());
-        let last = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-        [self.control, u64::from_ne_bytes(client[0]), u64::from_ne_bytes(client[1]), last]
+    pub const fn to_words(self) -> [u64; 2] {
+        let [a, b, c, d] = self.client;
+        let ([e, f], [g, h]) = (self.client_port.0.to_be_bytes(), self.vip_port.0.to_be_bytes());
+        [self.control, u64::from_ne_bytes([a, b, c, d, e, f, g, h])]
     }
 
     /// The slot of these words.
     #[must_use]
-    pub fn of_words([control, first, second, last]: [u64; 4]) -> Self {
-        let mut client = Address::default();
-        client.0[..8].copy_from_slice(&first.to_ne_bytes());
-        client.0[8..].copy_from_slice(&second.to_ne_bytes());
-        let [a, b, c, d, e, f, g, h] = last.to_ne_bytes();
+    pub const fn of_words([control, whose]: [u64; 2]) -> Self {
+        let [a, b, c, d, e, f, g, h] = whose.to_ne_bytes();
         Self {
             control,
-            client,
-            client_port: Be16(u16::from_be_bytes([a, b])),
-            vip_port: Be16(u16::from_be_bytes([c, d])),
-            target_port: Be16(u16::from_be_bytes([e, f])),
-            vip: u16::from_ne_bytes([g, h]),
+            client: [a, b, c, d],
+            client_port: Be16(u16::from_be_bytes([e, f])),
+            vip_port: Be16(u16::from_be_bytes([g, h])),
         }
     }
 }

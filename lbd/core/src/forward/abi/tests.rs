@@ -237,9 +237,14 @@ fn ports_are_bits_of_words() {
 
 #[test]
 fn slots_are_controlled_by_one_word() {
-    let control = SlotControl { seen: 0x0403_0201, service: 0x0605, state: 7, lock: 8 };
-    assert_eq!(control.word(), 0x0807_0605_0403_0201);
+    let control = SlotControl { seen: 0x0403_0201, service: 0x0305, vip: 0x0102, state: 7, lock: 8 };
+    // From the low end: 32 bits, 10, 10, 8 and 4.
+    assert_eq!(control.word(), 0x8074_0b05_0403_0201);
     assert_eq!(SlotControl::of(control.word()), control);
+    let full = SlotControl { seen: u32::MAX, service: 1023, vip: 1023, state: u8::MAX, lock: 15 };
+    assert_eq!((full.word(), SlotControl::of(u64::MAX)), (u64::MAX, full));
+    let largest = [SERVICES_MAX, VIPS_MAX].map(|count| count - 1);
+    assert!(largest.iter().all(|number| *number <= 1023), "numbers of services and VIPs have room in it");
 }
 
 #[test]
@@ -285,12 +290,10 @@ fn boot_time_follows_from_jiffies() {
 #[test]
 fn a_slot_is_its_words() {
     let slot = Slot {
-        control: SlotControl { seen: 7, service: 3, state: 5, lock: 0 }.word(),
-        client: Address(std::array::from_fn(|index| u8::try_from(index).unwrap())),
+        control: SlotControl { seen: 7, service: 3, vip: 0x0102, state: 5, lock: 0 }.word(),
+        client: [192, 0, 2, 7],
         client_port: Be16(0x1234),
         vip_port: Be16(80),
-        target_port: Be16(8080),
-        vip: 0x0102,
     };
     let bytes: Vec<u8> = slot.to_words().iter().flat_map(|word| word.to_ne_bytes()).collect();
     assert_eq!(bytes, slot.to_bytes());

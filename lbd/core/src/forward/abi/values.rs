@@ -146,11 +146,13 @@ impl Abi for ServicePorts {
 pub struct SlotControl {
     /// Tick of the last packet.
     pub seen: u32,
-    /// Index of the service.
+    /// Index of the service: 10 bits.
     pub service: u16,
+    /// Number of the VIP: 10 bits.
+    pub vip: u16,
     /// `STATE_*` bits.
     pub state: u8,
-    /// Not 0 while it is being claimed.
+    /// Not 0 while it is being claimed: 4 bits.
     pub lock: u8,
 }
 
@@ -158,15 +160,27 @@ impl SlotControl {
     /// Reads it.
     #[must_use]
     pub const fn of(control: u64) -> Self {
-        let [a, b, c, d, e, f, state, lock] = control.to_le_bytes();
-        Self { seen: u32::from_le_bytes([a, b, c, d]), service: u16::from_le_bytes([e, f]), state, lock }
+        let [a, b, c, d, e, f, ..] = control.to_le_bytes();
+        let [g, h, ..] = (control >> 42).to_le_bytes();
+        let [state, lock, ..] = (control >> 52).to_le_bytes();
+        Self {
+            seen: u32::from_le_bytes([a, b, c, d]),
+            service: u16::from_le_bytes([e, f & 3]),
+            vip: u16::from_le_bytes([g, h & 3]),
+            state,
+            lock: lock & 15,
+        }
     }
 
-    /// Writes it.
+    /// Writes it; of numbers that are too large the lower bits.
     #[must_use]
-    pub const fn word(self) -> u64 {
-        let ([a, b, c, d], [e, f]) = (self.seen.to_le_bytes(), self.service.to_le_bytes());
-        u64::from_le_bytes([a, b, c, d, e, f, self.state, self.lock])
+    pub fn word(self) -> u64 {
+        let number = |number: u16| u64::from(number & 0x3ff);
+        u64::from(self.seen)
+            | number(self.service) << 32
+            | number(self.vip) << 42
+            | u64::from(self.state) << 52
+            | u64::from(self.lock & 15) << 60
     }
 }
 

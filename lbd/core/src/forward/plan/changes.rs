@@ -12,7 +12,7 @@ use super::Contents;
 /// One element of a map, written or removed. Elements of arrays are removed by writing zeros.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Makes an endpoint's slots.
+    /// Makes one of an endpoint's arrays in `slots`.
     Slots(u32),
     /// Writes `targets`.
     Target(u32, Target),
@@ -54,7 +54,7 @@ pub enum Change {
     NoRing(u32),
     /// Removes from `targets`.
     NoTarget(u32),
-    /// Removes an endpoint's slots.
+    /// Removes one of an endpoint's arrays in `slots`.
     NoSlots(u32),
 }
 

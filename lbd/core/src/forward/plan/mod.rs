@@ -57,6 +57,8 @@ pub struct Input<'a> {
     pub groups: &'a BTreeMap<String, Vec<TargetInput>>,
     /// The ways to targets, as far as they are known, for the sources of [`origins`].
     pub hops: &'a Hops,
+    /// The largest packet on the way through a tunnel, by its far end, where a router has said that it is less than the first link takes.
+    pub paths: &'a BTreeMap<IpAddr, u32>,
     /// This host's addresses, with the interface, on those that the program is on.
     pub own: &'a BTreeSet<(u32, IpAddr)>,
     /// The virtual IPs that are not on this host, neither as addresses nor as local routes.
@@ -149,7 +151,8 @@ pub struct Contents {
     pub other_rings: BTreeMap<u32, Arc<[u16]>>,
     /// What the rings are made of.
     pub ring_makes: BTreeMap<u32, Arc<Make>>,
-    /// The endpoints that have `slots`.
+    /// The arrays in `slots`: each endpoint's by its number and, where clients have IPv6 addresses, these by
+    /// [`ENDPOINTS_MAX`](super::abi::ENDPOINTS_MAX) and the number.
     pub slots: BTreeSet<u32>,
     /// `service_ports[0]`.
     pub service_ports: ServicePorts,

@@ -11,8 +11,8 @@ use super::keys::{Family, RingKey, Way};
 use super::ring::{other_ring, ring};
 use super::{Make, TargetInput, Use};
 use crate::forward::abi::{
-    Address, Be16, CANDIDATES_MAX, Candidate, EndpointKey, TARGET_ABSENT, TARGET_DRAINING, TARGET_UNHEALTHY,
-    TARGET_UP, Target,
+    Address, Be16, CANDIDATES_MAX, Candidate, ENDPOINTS_MAX, EndpointKey, TARGET_ABSENT, TARGET_DRAINING,
+    TARGET_UNHEALTHY, TARGET_UP, Target,
 };
 
 /// The MTU of a way that is not known.
@@ -162,7 +162,10 @@ impl Builder<'_> {
         let endpoint = if key.way == Way::Nat { self.add_endpoint(key, users, target)? } else { 0 };
         let number = self.indexes.get(Kind::Target, &name(key, target)).ok_or(FULL)?;
         let hop = self.input.hops.get(&(ip, users.source));
-        let mtu = hop.map_or(MTU, |hop| hop.mtu).saturating_sub(key.way.overhead(ip));
+        // With nat what a router says reaches the client, translated. What it says of a tunnel's packet ends at this node.
+        let path = self.input.paths.get(&ip).filter(|_| key.way.is_tunnel()).copied();
+        let mtu = hop.map_or(MTU, |hop| hop.mtu).min(path.unwrap_or(u32::MAX));
+        let mtu = mtu.saturating_sub(key.way.overhead(ip));
         let mut made = Target {
             state: match use_now {
                 Use::Up(_) => TARGET_UP,
@@ -232,7 +235,11 @@ impl Builder<'_> {
         if ports && endpoint.index == 0 {
             let text = format!("{} {}", target.address, key.protocol.name());
             endpoint.index = self.indexes.get(Kind::Endpoint, &text).ok_or(FULL)?;
-            self.out.slots.insert(u32::from(endpoint.index));
+            let index = u32::from(endpoint.index);
+            self.out.slots.insert(index);
+            if ip.is_ipv6() {
+                self.out.slots.insert(ENDPOINTS_MAX + index);
+            }
         }
         self.out.endpoints.insert(name, endpoint);
         Ok(if ports { endpoint.index } else { 0 })

@@ -25,6 +25,7 @@ const KERNEL: &str = include_str!("../../../../../configs/kernel.toml");
 struct Net {
     groups: BTreeMap<String, Vec<TargetInput>>,
     hops: BTreeMap<IpAddr, Hop>,
+    paths: BTreeMap<IpAddr, u32>,
     own: BTreeSet<(u32, IpAddr)>,
     absent: BTreeSet<IpAddr>,
     others: BTreeMap<String, OtherNode>,
@@ -63,9 +64,22 @@ impl Net {
     fn plan_with(&self, file: &File, indexes: &mut Indexes, hops: &Hops) -> Contents {
         let key = HashKey::new([7; 16]);
         let clock = KernelClock::of(4_000_000, 1000, 5_000_000_000);
-        let Self { groups, own, absent, others, other_rings, other_until, .. } = self;
-        let input =
-            Input { file, node: 1, key, clock, groups, hops, own, absent, others, other_rings, other_until };
+        let Self { groups, paths, own, absent, others, other_rings, other_until, .. } = self;
+        let node = 1;
+        let input = Input {
+            file,
+            node,
+            key,
+            clock,
+            groups,
+            hops,
+            paths,
+            own,
+            absent,
+            others,
+            other_rings,
+            other_until,
+        };
         contents(&input, indexes)
     }
 
@@ -166,8 +180,8 @@ fn a_service_is_one_for_each_protocol_family_and_instance() {
     assert_eq!(web.ring, db.ring, "the same targets");
     assert_eq!((web.established_ticks, web.udp_ticks, web.half_open_ticks), (5600, 1920, 480));
     assert_eq!((web.closing_ticks, web.reset_ticks, web.mode), (160, 160, MODE_NAT));
-    // Two targets for each protocol, and a ring has only those of its family.
-    assert_eq!((contents.targets.len(), contents.rings.len(), contents.slots.len()), (4, 4, 4));
+    // Two targets for each protocol, and a ring has only those of its family. The addresses of IPv6 clients are in arrays of their own.
+    assert_eq!((contents.targets.len(), contents.rings.len(), contents.slots.len()), (4, 4, 6));
     let (_, six) = behind(&contents, "2001:db8::10", 443, 17);
     for number in places(&contents, &six).into_keys() {
         let target = contents.targets[&u32::from(number)];
@@ -335,6 +349,34 @@ fn a_ring_is_made_again_only_if_it_changes() {
     assert!(Arc::ptr_eq(&first, &ring(&net.plan(&file, &mut indexes))));
     net.group("s")[0].used = Use::Up(128);
     assert_ne!(first, ring(&net.plan(&file, &mut indexes)));
+}
+
+#[test]
+fn a_link_within_a_tunnel_that_takes_less_makes_packets_smaller() {
+    let services = service("n", "nat", "\"192.0.2.10:80\"", "")
+        + &service("i", "dsr", "\"192.0.2.10:81\"", "dsr = \"ipip\"")
+        + &service("l", "dsr", "\"192.0.2.10:82\"", "dsr = \"l2\"")
+        + &service("g", "dsr", "\"192.0.2.10:83\"", "dsr = \"gue\"");
+    let groups = group("n", "10.0.1.1:80", "")
+        + &group("i", "10.0.1.1:81 10.0.1.2:81", "")
+        + &group("l", "10.0.1.1:82", "")
+        + &group("g", "10.0.1.1:83", "");
+    let file = file(&services, &groups);
+    let mut net = Net::of(&file);
+    for (path, expected) in [(1400, [1500, 1380, 1480, 1500, 1372]), (9000, [1500, 1480, 1480, 1500, 1472])] {
+        net.paths.insert("10.0.1.1".parse().unwrap(), path);
+        let contents = net.plan(&file, &mut Indexes::default());
+        let mtu = |group: &str, address: &str| {
+            let found = contents.targets.iter().find(|(number, target)| {
+                let number = u16::try_from(**number).unwrap();
+                contents.target_names[&number].0 == group && target.address == vip(address)
+            });
+            found.unwrap().1.mtu
+        };
+        let found =
+            [("n", "10.0.1.1"), ("i", "10.0.1.1"), ("i", "10.0.1.2"), ("l", "10.0.1.1"), ("g", "10.0.1.1")];
+        assert_eq!(found.map(|(group, address)| mtu(group, address)), expected, "{path}");
+    }
 }
 
 #[test]

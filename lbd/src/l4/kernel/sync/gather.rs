@@ -212,6 +212,11 @@ pub(super) fn interfaces(
     wanted
 }
 
+/// Whether packets go to targets in tunnels.
+pub(super) fn has_tunnels(config: &Config) -> bool {
+    services(config).any(|service| service.dsr().is_some_and(|dsr| dsr != Dsr::L2))
+}
+
 /// Whether some group's targets are checked through a virtual IP.
 pub(super) fn checks_through_vips(config: &Config) -> bool {
     config.target_groups.iter().any(|group| group.health.as_ref().is_some_and(|it| it.via == Via::Vip))

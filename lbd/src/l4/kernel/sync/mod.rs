@@ -17,6 +17,7 @@ use common::config::{Attach, Config};
 use common::ipc::Role;
 use lbd_core::forward::abi::{LINK_OURS, LINK_VIRTUAL_MAC, LINKS_MAX, Link};
 use lbd_core::forward::copies::Places;
+use lbd_core::forward::path_mtu::PathMtus;
 use lbd_core::forward::plan::{self, Check, Contents, Gone, Heard, Indexes, Input, OtherUntil, Owners};
 use lbd_core::forward::switch::{Step, Switch};
 use lbd_core::health::HealthState;
@@ -25,11 +26,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::attach::{Attachments, Part, Place, Wanted};
 use super::checks::Checks;
+use super::copies::FlowTables;
 use super::features::Features;
 use super::flows::{Names, Reader};
 use super::instances::{Instances, Offers};
 use super::load::Loaded;
 use super::maps::Maps;
+use super::path_mtu::Errors;
 use super::settings::Settings;
 use super::thread::Signal;
 use super::view::{InterfaceView, KernelView, TroubleView};
@@ -78,6 +81,9 @@ pub(super) struct Sync {
     ways: Ways,
     attachments: Attachments,
     settings: Settings,
+    /// What routers say of packets in tunnels, while there are any.
+    errors: Option<Errors>,
+    paths: PathMtus,
     written: Written,
     links: BTreeMap<u32, Link>,
     indexes: Indexes,
@@ -141,6 +147,8 @@ impl Sync {
             indexes: Indexes::from_bytes(&saved_indexes),
             kernel: features.version.to_string(),
             links: BTreeMap::new(),
+            errors: None,
+            paths: PathMtus::default(),
             waiting: written.serves() || loaded.has_old(),
             going: None,
             switching: None,
@@ -211,6 +219,8 @@ impl Sync {
         let wanted = gather::interfaces(&self.ways, config, &self.shared.life.node, &hops, troubles);
         let own = self.ways.addresses_at(|index| wanted.contains_key(&index));
         let absent = gather::absent(&mut self.ways, config, troubles);
+        self.listen_to_routers(config, troubles);
+        let paths = self.paths.current(self.shared.clock.now().at);
         let (other_rings, heard) = self.shared.kernel.rings().others();
         let other_until = self.other_until(config, heard)?;
         let input = Input {
@@ -220,6 +230,7 @@ impl Sync {
             clock: self.instances.clock()?,
             groups: &groups,
             hops: &hops,
+            paths: &paths,
             own: &own,
             absent: &absent,
             others: &self.shared.chance.others(),
@@ -241,6 +252,9 @@ impl Sync {
             self.shared.kernel.rings().switched(told);
             self.reader.written.store(true, Ordering::Release);
             self.place(&contents);
+            if self.loaded.copy_old() {
+                self.refill_ports();
+            }
         }
         let translates = [false, true].map(|ipv6| gather::translates(config, ipv6));
         self.attach(&wanted, translates, gather::checks_through_vips(config), troubles)?;
@@ -292,6 +306,38 @@ impl Sync {
         let until =
             |instance: &str| (instance.to_owned(), plan::until(&self.owners, heard, now, tick, instance));
         Ok(instances.map(until).collect())
+    }
+
+    /// Listens to what routers say of packets that are too big for a link within a tunnel, where there are tunnels.
+    fn listen_to_routers(&mut self, config: &Config, troubles: &mut Vec<TroubleView>) {
+        if !gather::has_tunnels(config) {
+            self.errors = None;
+        } else if self.errors.is_none() {
+            match Errors::open() {
+                Ok(errors) => self.errors = Some(errors),
+                Err(error) => {
+                    let why = format!(
+                        "cannot hear which packets are too big for a link within a tunnel: opening a raw socket failed: {error}; give lbd CAP_NET_RAW, \
+                         or see to it that every link takes as much as this host's"
+                    );
+                    troubles.push(TroubleView { what: "tunnels".to_owned(), why });
+                }
+            }
+        }
+        self.hear_routers();
+    }
+
+    /// Takes what they have said. True if a way takes less than was known.
+    fn hear_routers(&mut self) -> bool {
+        let (Some(errors), now) = (&self.errors, self.shared.clock.now().at) else { return false };
+        let mut is_news = false;
+        errors.take(|told| {
+            if self.paths.learn(&told, self.written.targets(), now) {
+                tracing::info!(to = %told.far, mtu = told.mtu, "a link within the tunnel takes smaller packets only");
+                is_news = true;
+            }
+        });
+        is_news
     }
 
     /// Tells the health checks how they reach their targets, now that everything for it is in its place.
@@ -349,6 +395,18 @@ impl Sync {
         }
     }
 
+    /// Flows of another layout keep their ports where these are written down in another way than before: each follows from its flow.
+    fn refill_ports(&self) {
+        if !self.loaded.ports_lost {
+            return;
+        }
+        let tables = FlowTables::open(&self.loaded.folder, Arc::clone(&self.reader));
+        match tables.and_then(|mut tables| tables.refill_ports()) {
+            Ok(ports) => tracing::info!(ports, "ports of another layout's flows written anew"),
+            Err(error) => tracing::warn!(%error, "ports of another layout's flows are left behind"),
+        }
+    }
+
     /// Has the program on these interfaces; it knows an interface before it is there. IPv4 and IPv6 packets may have to be
     /// translated.
     fn attach(
@@ -398,8 +456,8 @@ impl Sync {
             self.loaded.copy_old();
         }
         let failures = self.attachments.sync(&mut self.loaded.ebpf, &places, held.as_slice());
-        if failures.is_empty() && held.is_none() {
-            self.loaded.forget_old();
+        if failures.is_empty() && held.is_none() && self.loaded.forget_old() {
+            self.refill_ports();
         }
         for error in failures {
             self.failures += 1;
@@ -462,7 +520,8 @@ impl Sync {
             ];
             // An interrupted wait ends early, which does no harm.
             let is_quiet = poll(&mut fds, timeout) == Ok(0);
-            if !is_quiet || Instant::now() >= until || !self.attachments.are_in_place() {
+            let is_due = !is_quiet || Instant::now() >= until || !self.attachments.are_in_place();
+            if is_due || self.hear_routers() {
                 break;
             }
         }

@@ -43,6 +43,11 @@ impl Written {
         !self.0.services.is_empty()
     }
 
+    /// The targets.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.0.targets.values()
+    }
+
     /// Whether there is a ring of this number, whatever is in it.
     pub(super) fn has_ring(&self, index: u32) -> bool {
         self.0.rings.contains_key(&index)

@@ -79,8 +79,10 @@ pub(super) fn assert_whole(maps: &Maps) {
     for target in maps.targets.values() {
         assert!(target.endpoint == 0 || maps.slots.contains(&u32::from(target.endpoint)));
     }
-    for endpoint in maps.endpoints.values() {
-        assert!(endpoint.index == 0 || maps.slots.contains(&u32::from(endpoint.index)));
+    for (key, endpoint) in &maps.endpoints {
+        let index = u32::from(endpoint.index);
+        assert!(index == 0 || maps.slots.contains(&index));
+        assert!(index == 0 || key.address.is_ipv4() || maps.slots.contains(&(ENDPOINTS_MAX + index)));
         for candidate in &endpoint.candidates[..usize::from(endpoint.candidates_count)] {
             assert!(has_service(candidate.service), "{candidate:?}");
         }
