@@ -15,7 +15,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 pub use rival::{Rival, run as run_rival};
-pub use row::{render, render_misses};
+pub use row::{render, render_aims, render_misses};
 pub use snapshot::Snapshot;
 pub use stage::Stage;
 
@@ -79,7 +79,7 @@ pub fn run(subject: Subject, mut progress: impl FnMut(&str)) -> Result<Run> {
         stages.push(stage);
         first += rate * seconds;
     }
-    let snapshot = snapshot::run(&network)?;
+    let snapshot = snapshot::run(&network, &mut source)?;
     progress(&format!("{}: {snapshot}", subject.name()));
     network.finish()?;
     Ok(Run { subject, stages, snapshot })

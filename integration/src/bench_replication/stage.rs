@@ -71,10 +71,10 @@ impl Stage {
         f64::from(self.arrived) / self.arrived_in.as_secs_f64()
     }
 
-    /// Whether the other node has got everything.
+    /// What the other node has not got: flows in the end, or changes that it was not told of in time.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.untold == 0 && self.arrived >= self.begun
+    pub fn lost(&self) -> u64 {
+        u64::from(self.begun.saturating_sub(self.arrived)).max(self.untold)
     }
 }
 
