@@ -19,6 +19,9 @@ pub struct Settings {
     pub process: u64,
     /// The hash of the configuration.
     pub config_hash: u64,
+    /// The release of the program, for operators: printable characters of ASCII without spaces, [`super::RELEASE_LENGTH_MAX`] at most. Empty
+    /// but where it is set; then the peer shows none.
+    pub release: Arc<str>,
     /// The key of the hash that stands for entries within this process; secret, because clients choose what is hashed.
     pub hash: HashKey,
     /// Where generations begin: microseconds since 1970. Then what this node changes after a restart is newer than what it changed
@@ -60,6 +63,7 @@ impl Settings {
             boot,
             process: boot,
             config_hash,
+            release: Arc::from(""),
             hash,
             generation,
             minor: MINOR,

@@ -1,6 +1,8 @@
 //! The replica as its shell sees it, and its bytes.
 
+mod differs;
 mod fields;
+mod lag;
 mod rings;
 
 use std::sync::Arc;
@@ -280,19 +282,6 @@ fn a_deletion_reaches_a_process_that_did_not_know_yet_what_it_has() {
     assert_eq!([one.stats(now).tombstones, one.stats(now).ledger[0], reborn.stats(now).ledger[0]], [0; 3]);
 }
 
-#[test]
-fn another_configuration_is_told_at_once() {
-    let (mut one, mut other) = pair();
-    assert!(!other.stats(at(1)).config_differs);
-    one.reconfigured(77);
-    settle(&mut one, &mut other, at(2));
-    assert!(other.stats(at(2)).config_differs);
-    assert_eq!(other.stats(at(2)).peer.map(|peer| peer.config_hash), Some(77));
-    other.reconfigured(77);
-    settle(&mut one, &mut other, at(3));
-    assert!(!one.stats(at(3)).config_differs && !other.stats(at(3)).config_differs);
-}
-
 /// Worked out by hand from the description of the format: bincode's variable-length integers, little endian.
 #[test]
 fn golden_frames() {
@@ -500,7 +489,7 @@ fn what_the_peer_does_not_understand_is_refused_clearly() {
     one.received(at(1), &bytes);
     let Some(Action::Disconnect(reason)) = one.poll() else { panic!("it was not refused") };
     assert!(reason.kind().is_refusal());
-    assert!(reason.to_string().contains("it speaks protocol version 2.3, this node 1.4"), "{reason}");
+    assert!(reason.to_string().contains("it speaks protocol version 2.3, this node 1.5"), "{reason}");
 }
 
 #[test]
