@@ -258,6 +258,8 @@ mod tests {
             lag: [1, lag_ms, lag_ms].map(Duration::from_millis),
             sender_ns: 40.0,
             receiver_ns: 2500.0,
+            messages: 190,
+            sleeps: 240,
             forwarding_ns: 1000.0,
             known_ns: 100.0,
         }

@@ -54,6 +54,24 @@ pub(crate) fn thread_time(pid: i32, name: &str) -> io::Result<Duration> {
     if found { Ok(sum) } else { Err(io::Error::other(format!("process {pid} has no thread {name}"))) }
 }
 
+/// How often those threads of a process that have this name went to sleep so far, to wait for something.
+pub(crate) fn thread_sleeps(pid: i32, name: &str) -> io::Result<u64> {
+    let named = |task: &String| {
+        fs::read_to_string(format!("{task}/comm")).is_ok_and(|comm| comm.trim_end_matches('\n') == name)
+    };
+    let mut sum = 0;
+    for task in tasks(pid).into_iter().filter(named) {
+        let path = format!("{task}/status");
+        let text = fs::read_to_string(&path)?;
+        sum += parse_sleeps(&text).ok_or_else(|| io::Error::other(format!("{path} counts no switches")))?;
+    }
+    Ok(sum)
+}
+
+fn parse_sleeps(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+}
+
 fn parse_schedstat(text: &str) -> Option<Duration> {
     Some(Duration::from_nanos(text.split_whitespace().next()?.parse().ok()?))
 }
@@ -83,6 +101,8 @@ mod tests {
     fn the_kernels_files_are_understood() {
         assert_eq!(parse_schedstat("346541 0 2\n"), Some(Duration::from_nanos(346_541)));
         assert_eq!(parse_schedstat(""), None);
+        let status = "Name:\tlbd-peer\nvoluntary_ctxt_switches:\t150\nnonvoluntary_ctxt_switches:\t545\n";
+        assert_eq!((parse_sleeps(status), parse_sleeps("Name:\tx\n")), (Some(150), None));
         let rollup =
             "55d0-7ffc ---p 00000000 00:00 0 [rollup]\nRss:  1200 kB\nPss:   600 kB\nPss_Dirty:  80 kB\n";
         assert_eq!(parse_pss(rollup), Some(600 * 1024));
