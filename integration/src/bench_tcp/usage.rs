@@ -41,31 +41,29 @@ pub(crate) fn processor_time(pids: &[i32]) -> io::Result<Duration> {
 
 /// The same of those threads of a process that have this name.
 pub(crate) fn thread_time(pid: i32, name: &str) -> io::Result<Duration> {
-    let named = |task: &String| {
-        fs::read_to_string(format!("{task}/comm")).is_ok_and(|comm| comm.trim_end_matches('\n') == name)
-    };
-    let (mut sum, mut found) = (Duration::ZERO, false);
-    for task in tasks(pid).into_iter().filter(named) {
-        let text = fs::read_to_string(format!("{task}/schedstat"))?;
-        sum += parse_schedstat(&text)
-            .ok_or_else(|| io::Error::other(format!("{task}/schedstat has {text:?}")))?;
-        found = true;
-    }
-    if found { Ok(sum) } else { Err(io::Error::other(format!("process {pid} has no thread {name}"))) }
+    let times = of_threads(pid, name, "schedstat", parse_schedstat)?;
+    Ok(times.into_iter().sum())
 }
 
 /// How often those threads of a process that have this name went to sleep so far, to wait for something.
 pub(crate) fn thread_sleeps(pid: i32, name: &str) -> io::Result<u64> {
+    Ok(of_threads(pid, name, "status", parse_sleeps)?.into_iter().sum())
+}
+
+/// What a file says of each thread that has this name; an error where none has.
+fn of_threads<T>(pid: i32, name: &str, file: &str, parse: fn(&str) -> Option<T>) -> io::Result<Vec<T>> {
     let named = |task: &String| {
         fs::read_to_string(format!("{task}/comm")).is_ok_and(|comm| comm.trim_end_matches('\n') == name)
     };
-    let mut sum = 0;
-    for task in tasks(pid).into_iter().filter(named) {
-        let path = format!("{task}/status");
-        let text = fs::read_to_string(&path)?;
-        sum += parse_sleeps(&text).ok_or_else(|| io::Error::other(format!("{path} counts no switches")))?;
+    let read = |task: String| {
+        let text = fs::read_to_string(format!("{task}/{file}"))?;
+        parse(&text).ok_or_else(|| io::Error::other(format!("{task}/{file} has {text:?}")))
+    };
+    let found: Vec<T> = tasks(pid).into_iter().filter(named).map(read).collect::<io::Result<_>>()?;
+    if found.is_empty() {
+        return Err(io::Error::other(format!("process {pid} has no thread {name}")));
     }
-    Ok(sum)
+    Ok(found)
 }
 
 fn parse_sleeps(text: &str) -> Option<u64> {

@@ -449,15 +449,15 @@ fn what_is_applied_is_acknowledged_together_or_when_it_is_much() {
         tell(&mut one, &mut other, time, 1);
         assert!(acks(&mut other, time).is_empty());
     }
-    assert_eq!(other.deadline(), Some(at(920)));
-    let bytes = acks(&mut other, 920);
+    assert_eq!(other.deadline(), Some(at(950)));
+    let bytes = acks(&mut other, 950);
     assert_eq!(bytes.len(), 4 + 4, "one of them");
-    assert!(one.stats(at(920)).unacknowledged > 0 && !one.may_write(&bytes));
-    one.received(at(920), &bytes);
-    assert_eq!(one.stats(at(920)).unacknowledged, 0);
+    assert!(one.stats(at(950)).unacknowledged > 0 && !one.may_write(&bytes));
+    one.received(at(950), &bytes);
+    assert_eq!(one.stats(at(950)).unacknowledged, 0);
     // An eighth of the window.
-    tell(&mut one, &mut other, 930, 3000);
-    assert!(!acks(&mut other, 930).is_empty());
+    tell(&mut one, &mut other, 960, 3000);
+    assert!(!acks(&mut other, 960).is_empty());
 }
 
 #[test]
