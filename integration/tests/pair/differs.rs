@@ -25,8 +25,9 @@ impl What {
             Self::Configuration => ("another configuration", "config_differs", "same_config"),
             Self::Release => ("another release", "version_differs", "same_version"),
         };
-        let (good, table, _) = lbd(node, &["status"]);
-        let table = good.then(|| !table.contains(&format!("the other node runs {sentence}, ")))?;
+        let (_, table, _) = lbd(node, &["status"]);
+        let connected = table.contains("connected to") && !table.contains("not connected to");
+        let table = connected.then(|| !table.contains(&format!("the other node runs {sentence}, ")))?;
         let details: Value = node.get("lbd", "/health/details").ok()?.json().ok()?;
         let differs = details["replication"][field].as_bool()?;
         let metrics = node.get("lbd", "/metrics").ok()?.body;
