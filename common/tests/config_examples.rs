@@ -68,6 +68,16 @@ fn active_active_has_opposite_priorities() {
     let leader =
         |index: usize| config.vrrp[index].priority.iter().max_by_key(|(_, p)| **p).unwrap().0.clone();
     assert_eq!((leader(0), leader(1)), ("a".to_owned(), "b".to_owned()));
+    // Each way of forwarding is for the virtual IPs of both, and so goes both ways at once.
+    let modes: Vec<Mode> = config.services.iter().map(|service| service.mode).collect();
+    assert_eq!(modes, [Mode::Tcp, Mode::Nat, Mode::Dsr]);
+    for service in &config.services {
+        for instance in ["east", "west"] {
+            let listens =
+                service.listen.iter().filter(|listen| listen.instance.as_deref() == Some(instance)).count();
+            assert!(listens > 0, "{} does not listen on {instance}", service.name);
+        }
+    }
 }
 
 #[test]

@@ -139,7 +139,8 @@
 //! | `tandem_lbd_replication_synced` | gauge | | 1 while this node has everything that the other one replicates; this and what follows only while replication runs |
 //! | `tandem_lbd_replication_peer_synced` | gauge | | 1 while the other node has everything of this one |
 //! | `tandem_lbd_replication_same_config` | gauge | | 1 if the other node runs the same configuration, 0 if another; absent before it was heard |
-//! | `tandem_lbd_replication_lag_seconds` | gauge | | age of the oldest change that is not sent yet |
+//! | `tandem_lbd_replication_same_version` | gauge | | 1 if the other node's `lbd` is of the same release, 0 if of another; absent before it was heard, and if it does not say |
+//! | `tandem_lbd_replication_lag_seconds` | gauge | | age of the oldest change that the other node has not been sent; without a session it grows from the first change on, until the next session has told everything |
 //! | `tandem_lbd_replication_dirty` | gauge | | changes that wait to be sent |
 //! | `tandem_lbd_replication_unacknowledged_bytes` | gauge | | bytes sent that the other node has not written yet |
 //! | `tandem_lbd_replication_entries` | gauge | `table` (`flows`, `sticky`, `udp_sessions`, `rates`, `targets`, `health`, `members`) | entries of either node known |
@@ -312,7 +313,7 @@ fn encode_daemon(out: &mut Out<'_>, shared: &Shared, hash: u64) -> fmt::Result {
     let hash = hash_text(hash);
     let info = vec![
         ("node", shared.life.node.as_str()),
-        ("version", env!("CARGO_PKG_VERSION")),
+        ("version", crate::process::release()),
         ("config_hash", hash.as_str()),
     ];
     out.gauges("info", "Always 1", [(info, 1.0)])?;

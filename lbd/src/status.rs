@@ -253,6 +253,9 @@ fn write_certificates(out: &mut String, status: &Status) -> std::fmt::Result {
     if rows.len() > 1 { write_rows(out, &rows) } else { Ok(()) }
 }
 
+/// Changes that wait for so long are said: in a session they are sent within a few milliseconds.
+const LAG_SHOWN_MS: u64 = 1000;
+
 /// The link to the other node, and what is wrong with it.
 fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
     let at = |ms: u64| UnixTime::from_nanos(ms.saturating_mul(1_000_000));
@@ -303,6 +306,14 @@ fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
         if state.config_differs == Some(true) {
             let other = state.peer_config_hash.as_deref().unwrap_or_default();
             writeln!(out, "          the other node runs another configuration, {other}: compare the files")?;
+        }
+        if state.lag_ms >= LAG_SHOWN_MS {
+            let seconds = state.lag_ms / 1000;
+            writeln!(out, "          the other node has not been told of changes for {seconds} s")?;
+        }
+        if state.version_differs == Some(true) {
+            let (other, own) = (state.peer_version.as_deref().unwrap_or_default(), &status.version);
+            writeln!(out, "          the other node runs another release, {other}, this one {own}")?;
         }
         let refused =
             state.ended.iter().filter(|(reason, count)| **count > 0 && reason.as_str() != "disconnected");

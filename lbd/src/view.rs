@@ -25,6 +25,7 @@ use crate::l4::{End, Refusal};
 use crate::l7::Cut;
 use crate::metrics::tls::{KINDS, VERSIONS};
 use crate::peer::ReplicationView;
+use crate::process::release;
 use crate::reload::hash_text;
 use crate::shared::Shared;
 use crate::snapshot::{Group, Service, Target};
@@ -389,7 +390,7 @@ pub(crate) fn status(shared: &Shared) -> Status {
     let totals = totals(shared);
     Status {
         node: shared.life.node.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: release().to_owned(),
         state: if shared.is_stopping() { "stopping" } else { "running" }.to_owned(),
         ready: ready.is_ok(),
         reason: ready.err(),

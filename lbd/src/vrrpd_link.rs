@@ -193,7 +193,7 @@ impl Link {
         shared.control.vrrpd_connects.add(1);
         let hello = ToVrrpd::Hello {
             node: shared.life.node.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::process::release().to_owned(),
             config_hash: *shared.config_hash.borrow(),
         };
         self.send(&hello).await?;

@@ -2,7 +2,8 @@
 //! (`BPF_PROG_RUN`), so many each second, and the other node's table is watched for them.
 //!
 //! Each node has a processor of its own: what begins the flows, and would be the network's interrupts on a real host, shares that of the
-//! `lbd` that tells of them. Only flows that the kernel's program has told of by itself count: nothing is written to any map by hand.
+//! `lbd` that tells of them. What becomes of a packet between the nodes once it has left one of them is on the other one's processor. Only
+//! flows that the kernel's program has told of by itself count: nothing is written to any map by hand.
 
 mod network;
 mod rival;
@@ -15,7 +16,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 pub use rival::{Rival, run as run_rival};
-pub use row::{render, render_misses};
+pub use row::{render, render_aims, render_misses};
 pub use snapshot::Snapshot;
 pub use stage::Stage;
 
@@ -71,6 +72,11 @@ pub struct Run {
 /// What the lab or the kernel said.
 pub fn run(subject: Subject, mut progress: impl FnMut(&str)) -> Result<Run> {
     let network = Network::build(subject)?;
+    if !network.is_wire_apart() {
+        progress(
+            "the link between the nodes is on the account of whoever sends: this kernel has no way to part them",
+        );
+    }
     let mut source = Source::open(network.a(), network.lab().watch(), FLOWS)?;
     let (mut stages, mut first) = (Vec::new(), 0);
     for (rate, seconds) in OFFERED {
@@ -79,7 +85,7 @@ pub fn run(subject: Subject, mut progress: impl FnMut(&str)) -> Result<Run> {
         stages.push(stage);
         first += rate * seconds;
     }
-    let snapshot = snapshot::run(&network)?;
+    let snapshot = snapshot::run(&network, &mut source)?;
     progress(&format!("{}: {snapshot}", subject.name()));
     network.finish()?;
     Ok(Run { subject, stages, snapshot })

@@ -28,6 +28,7 @@ const CONNECTIONS: usize = 64;
 
 pub(super) struct Network {
     lab: Lab,
+    wire_apart: bool,
 }
 
 /// The service whose flows are begun.
@@ -63,7 +64,8 @@ impl Network {
             .target_group("begun", &targets, "")
             .raw(KERNEL);
         lab.write_config(&config)?;
-        let network = Self { lab };
+        let wire_apart = take_wire_apart(&lab).is_ok();
+        let network = Self { lab, wire_apart };
         for (node, processor) in network.lab.nodes().into_iter().zip(PROCESSORS) {
             start(node, processor)?;
         }
@@ -72,6 +74,11 @@ impl Network {
             wait_synced(node)?;
         }
         Ok(network)
+    }
+
+    /// Whether what becomes of a packet beyond the node that sends it is done by the processor of the node that it is for.
+    pub(super) const fn is_wire_apart(&self) -> bool {
+        self.wire_apart
     }
 
     pub(super) const fn lab(&self) -> &Lab {
@@ -97,6 +104,20 @@ impl Network {
     pub(super) fn finish(self) -> Result<()> {
         Ok(self.lab.finish()?)
     }
+}
+
+/// Has packets between the nodes go on by the processor of the node that they are for (RPS), from where they leave the other one. Else
+/// whoever sends one does all there is to do until it is in the socket at the other end, and for the answering acknowledgement, too: with
+/// a veth that is one and the same thread.
+fn take_wire_apart(lab: &Lab) -> Result<()> {
+    let [of_a, of_b] = PROCESSORS.map(|processor| 1_u32 << processor);
+    let chosen =
+        |device: &str, mask: u32| format!("echo {mask:x} > /sys/class/net/{device}/queues/rx-0/rps_cpus");
+    // A switch is no machine with a /sys of its own.
+    let switch = lab.switch().namespace();
+    switch.run("ip", &["netns", "exec", switch.name(), "sh", "-c", &chosen("a-peer", of_b)])?;
+    lab.a().run("sh", &["-c", &chosen("peer0", of_a)])?;
+    Ok(())
 }
 
 /// Starts a node's daemons, `lbd` on one processor.
@@ -127,8 +148,17 @@ pub(super) fn process(node: &Node, wanted: &str) -> Result<i32> {
 
 /// What a node says of replication; null while it says nothing.
 pub(super) fn state(node: &Node) -> serde_json::Value {
+    shown(node, "state")
+}
+
+/// And of the link that it goes over.
+pub(super) fn link(node: &Node) -> serde_json::Value {
+    shown(node, "link")
+}
+
+fn shown(node: &Node, part: &str) -> serde_json::Value {
     let answer = node.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());
-    answer.map(|answer: serde_json::Value| answer["state"].clone()).unwrap_or_default()
+    answer.map(|answer| answer[part].clone()).unwrap_or_default()
 }
 
 fn wait_synced(node: &Node) -> Result<()> {

@@ -9,10 +9,10 @@ use anyhow::Result;
 use aya::maps::{HashMap, Map, MapData};
 use serde::{Deserialize, Serialize};
 
-use super::network::{Network, lbd, state};
+use super::network::{Network, lbd, link, state};
 use super::source::Source;
 use crate::bench_l4::expiry::flows_of;
-use crate::bench_tcp::usage::thread_time;
+use crate::bench_tcp::usage::{thread_sleeps, thread_time};
 use crate::lab::clock::wait_until;
 use crate::report::statistics::ms;
 
@@ -58,6 +58,10 @@ pub struct Stage {
     pub sender_ns: f64,
     /// The same of the one that is told.
     pub receiver_ns: f64,
+    /// Messages that it was told in, and how often the telling thread went to sleep meanwhile: what a message costs beside its flows.
+    pub messages: u64,
+    /// See there.
+    pub sleeps: u64,
     /// And of the program in the kernel, for the two packets that begin a flow.
     pub forwarding_ns: f64,
     /// Nanoseconds of the program for a packet of a flow that is known.
@@ -71,10 +75,10 @@ impl Stage {
         f64::from(self.arrived) / self.arrived_in.as_secs_f64()
     }
 
-    /// Whether the other node has got everything.
+    /// What the other node has not got: flows in the end, or changes that it was not told of in time.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.untold == 0 && self.arrived >= self.begun
+    pub fn lost(&self) -> u64 {
+        u64::from(self.begun.saturating_sub(self.arrived)).max(self.untold)
     }
 }
 
@@ -84,7 +88,7 @@ impl fmt::Display for Stage {
         write!(
             f,
             "{}/s offered, {:.0}/s arrived ({} of {}; {} entries told, {} untold), lag {half} ms, 99 % {most} ms, longest {longest} ms; for a flow {:.0} ns \
-             of the sender, {:.0} ns of the receiver, {:.0} ns of forwarding",
+             of the sender ({} messages, asleep {} times), {:.0} ns of the receiver, {:.0} ns of forwarding",
             self.offered,
             self.rate(),
             self.arrived,
@@ -92,6 +96,8 @@ impl fmt::Display for Stage {
             self.told,
             self.untold,
             self.sender_ns,
+            self.messages,
+            self.sleeps,
             self.receiver_ns,
             self.forwarding_ns
         )
@@ -115,6 +121,7 @@ pub(super) fn run(
     let idle_before = times()?;
     thread::sleep(IDLE);
     let (before, counted) = (times()?, counts(network));
+    let sleeps_before = thread_sleeps(pids[0], THREAD)?;
     let idle = [0, 1].map(|node| before[node].saturating_sub(idle_before[node]).as_secs_f64());
 
     let count = rate * seconds;
@@ -154,6 +161,7 @@ pub(super) fn run(
         thread::sleep(LOOK);
     }
     let (arrived_in, elapsed, after) = (begin.elapsed(), begin.elapsed().as_secs_f64(), times()?);
+    let sleeps = thread_sleeps(pids[0], THREAD)?.saturating_sub(sleeps_before);
     let keys = (0..count).map(|number| Source::key(first + number));
     let keys: Vec<[u8; 40]> = keys.filter(|key| here.get(key, 0).is_ok()).collect();
     let stored = u32::try_from(keys.len()).unwrap_or(u32::MAX);
@@ -182,6 +190,8 @@ pub(super) fn run(
         lag: [0.5, 0.99, 1.0].map(|share| part(&lags, share)),
         sender_ns: each(0),
         receiver_ns: each(1),
+        messages: counted_after.messages.saturating_sub(counted.messages),
+        sleeps,
         forwarding_ns: forwarding.as_secs_f64() * 1e9 / f64::from(count),
         known_ns,
     })
@@ -202,6 +212,7 @@ fn part(sorted: &[Duration], share: f64) -> Duration {
 struct Counts {
     told: u64,
     untold: u64,
+    messages: u64,
 }
 
 fn counts(network: &Network) -> Counts {
@@ -209,5 +220,6 @@ fn counts(network: &Network) -> Counts {
     Counts {
         told: receiver["received"]["flows"].as_u64().unwrap_or(0),
         untold: sender["untold"].as_u64().unwrap_or(0),
+        messages: link(network.a())["messages_out"].as_u64().unwrap_or(0),
     }
 }

@@ -41,17 +41,33 @@ pub(crate) fn processor_time(pids: &[i32]) -> io::Result<Duration> {
 
 /// The same of those threads of a process that have this name.
 pub(crate) fn thread_time(pid: i32, name: &str) -> io::Result<Duration> {
+    let times = of_threads(pid, name, "schedstat", parse_schedstat)?;
+    Ok(times.into_iter().sum())
+}
+
+/// How often those threads of a process that have this name went to sleep so far, to wait for something.
+pub(crate) fn thread_sleeps(pid: i32, name: &str) -> io::Result<u64> {
+    Ok(of_threads(pid, name, "status", parse_sleeps)?.into_iter().sum())
+}
+
+/// What a file says of each thread that has this name; an error where none has.
+fn of_threads<T>(pid: i32, name: &str, file: &str, parse: fn(&str) -> Option<T>) -> io::Result<Vec<T>> {
     let named = |task: &String| {
         fs::read_to_string(format!("{task}/comm")).is_ok_and(|comm| comm.trim_end_matches('\n') == name)
     };
-    let (mut sum, mut found) = (Duration::ZERO, false);
-    for task in tasks(pid).into_iter().filter(named) {
-        let text = fs::read_to_string(format!("{task}/schedstat"))?;
-        sum += parse_schedstat(&text)
-            .ok_or_else(|| io::Error::other(format!("{task}/schedstat has {text:?}")))?;
-        found = true;
+    let read = |task: String| {
+        let text = fs::read_to_string(format!("{task}/{file}"))?;
+        parse(&text).ok_or_else(|| io::Error::other(format!("{task}/{file} has {text:?}")))
+    };
+    let found: Vec<T> = tasks(pid).into_iter().filter(named).map(read).collect::<io::Result<_>>()?;
+    if found.is_empty() {
+        return Err(io::Error::other(format!("process {pid} has no thread {name}")));
     }
-    if found { Ok(sum) } else { Err(io::Error::other(format!("process {pid} has no thread {name}"))) }
+    Ok(found)
+}
+
+fn parse_sleeps(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
 }
 
 fn parse_schedstat(text: &str) -> Option<Duration> {
@@ -83,6 +99,8 @@ mod tests {
     fn the_kernels_files_are_understood() {
         assert_eq!(parse_schedstat("346541 0 2\n"), Some(Duration::from_nanos(346_541)));
         assert_eq!(parse_schedstat(""), None);
+        let status = "Name:\tlbd-peer\nvoluntary_ctxt_switches:\t150\nnonvoluntary_ctxt_switches:\t545\n";
+        assert_eq!((parse_sleeps(status), parse_sleeps("Name:\tx\n")), (Some(150), None));
         let rollup =
             "55d0-7ffc ---p 00000000 00:00 0 [rollup]\nRss:  1200 kB\nPss:   600 kB\nPss_Dirty:  80 kB\n";
         assert_eq!(parse_pss(rollup), Some(600 * 1024));

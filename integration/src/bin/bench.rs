@@ -448,6 +448,7 @@ fn replication(arguments: &Replication) -> Result<ExitCode> {
     );
     println!("share: the sender's time for a flow, of the program's for a connection of ten packets\n");
     println!("{}", bench_replication::render(&runs, &rivals));
+    println!("{}", bench_replication::render_aims(&runs));
     write_json(arguments.json.as_deref(), &(&runs, &rivals))?;
     let missed = bench_replication::render_misses(&runs);
     if !missed.is_empty() {

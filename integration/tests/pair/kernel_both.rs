@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use crate::kernel_pair_support::*;
 use crate::pair_support::{LIMIT, caught_up, every, vips, vrrpd};
 use integration::lab::addresses::{vip4, vip6};
-use integration::lab::clock::{Window, now, wait_until};
+use integration::lab::clock::{Window, wait_until};
 use integration::lab::config::Instance;
 use integration::lab::{Lab, Node, Result};
-use nix::sys::signal::Signal;
 
 /// `a` is to be active for the first, `b` for the second.
 const NAMES: [&str; 2] = ["web", "shop"];
@@ -43,17 +42,11 @@ fn active(lab: &Lab, place: usize, node: &Node) -> Result<()> {
 /// Kills a node's daemons, and waits until the other one has everything.
 fn dies(lab: &Lab, node: &Node) -> Result<Window> {
     let other = lab.peer_of(node);
-    let before = now();
-    for daemon in ["vrrpd", "lbd"] {
-        node.signal(daemon, Signal::SIGKILL)?;
-    }
-    for daemon in ["vrrpd", "lbd"] {
-        node.wait_end(daemon, LIMIT)?;
-    }
+    let death = killed(node)?;
     for place in [0, 1] {
         active(lab, place, other)?;
     }
-    Ok(Window { before, after: now() })
+    Ok(death)
 }
 
 /// Waits until each node is active for its own VIPs, and knows the other one's connections.

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use crate::kernel_pair_support::*;
 use crate::pair_support::{LIMIT, agreed, every, owned_by, status, vips, vrrpd};
 use integration::lab::addresses::mac_text;
-use integration::lab::clock::{Window, now, wait_until};
+use integration::lab::clock::wait_until;
 use integration::lab::config::Instance;
 use integration::lab::fault::Fault;
 use integration::lab::{Node, Result};
@@ -85,16 +85,9 @@ fn a_planned_switchover_and_the_return_break_no_connection() -> Result<()> {
 fn the_death_of_a_node_and_its_return_break_no_connection() -> Result<()> {
     let lab = forwarding("kernel pair death", every("100ms"))?;
     let load = Load::begin(&lab, WITH_ONE_LOST)?;
-    let before = now();
-    for daemon in ["vrrpd", "lbd"] {
-        lab.a().signal(daemon, Signal::SIGKILL)?;
-    }
-    for daemon in ["vrrpd", "lbd"] {
-        lab.a().wait_end(daemon, LIMIT)?;
-    }
+    let death = killed(lab.a())?;
     lab.b().wait_role("web", "active", LIMIT)?;
     owned_by(&lab, lab.b())?;
-    let death = Window { before, after: now() };
     takes_new_ones(lab.b())?;
     load.steady()?;
     for daemon in ["lbd", "vrrpd"] {
@@ -114,11 +107,9 @@ fn the_loss_of_a_cable_and_of_power_and_the_return_from_each_break_no_connection
     let load = Load::begin(&lab, WITH_ONE_LOST)?;
     let mut deaths = Vec::new();
     for fault in [Fault::link_down("a"), Fault::power_loss("a")] {
-        let before = now();
-        lab.inject(&fault)?;
+        deaths.push(lab.inject(&fault)?);
         b.wait_role("web", "active", LIMIT)?;
         takes_new_ones(b)?;
-        deaths.push(Window { before, after: now() });
         load.steady()?;
         lab.heal(&fault)?;
         if matches!(fault, Fault::PowerLoss(_)) {
@@ -171,17 +162,12 @@ fn a_node_that_returns_preempts_when_it_knows_the_connections() -> Result<()> {
     let lab = forwarding("kernel pair behind", every("100ms"))?;
     let [a, b] = lab.nodes();
     let load = Load::begin(&lab, WITH_ONE_LOST)?;
-    let before = now();
-    for daemon in ["vrrpd", "lbd"] {
-        a.signal(daemon, Signal::SIGKILL)?;
-        a.wait_end(daemon, LIMIT)?;
-    }
+    let death = killed(a)?;
     // The nodes hear each other, but no connection of their `lbd`s comes about.
     let cut = "table inet cut {\nchain in {\ntype filter hook input priority 0\ntcp dport 7112 drop\ntcp sport 7112 drop\n}\n}\n";
     a.namespace().run_with("nft", &["-f", "-"], cut)?;
     b.wait_role("web", "active", LIMIT)?;
     owned_by(&lab, b)?;
-    let death = Window { before, after: now() };
     for daemon in ["lbd", "vrrpd"] {
         a.start_daemon(daemon)?;
     }

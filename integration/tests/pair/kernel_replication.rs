@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::kernel_pair_support::*;
 use crate::pair_support::{LIMIT, agreed, every, owned_by, transitions, vips};
 use integration::lab::clock::{now, wait_until};
+use integration::lab::fault::Fault;
 use integration::lab::probe::{EchoProbe, EchoSettings};
 use integration::lab::{Lab, Node, Result, http};
 use nix::sys::signal::Signal;
@@ -20,8 +21,11 @@ fn replication(node: &Node) -> Value {
     answer.map(|whole: Value| whole["state"].clone()).unwrap_or_default()
 }
 
-/// The targets and ports of a service's flows on a node, by client.
-fn flows(node: &Node, service: &str) -> BTreeMap<String, (String, Option<u64>)> {
+/// Targets and ports of flows, by client.
+type Places = BTreeMap<String, (String, Option<u64>)>;
+
+/// Those of a service's flows on a node.
+fn flows(node: &Node, service: &str) -> Places {
     let listing = node.get("lbd", &format!("/v1/flows?service={service}&max=100000"));
     let listing: Value = listing.ok().and_then(|answer| answer.json().ok()).unwrap_or_default();
     let flows = listing["flows"].as_array().cloned().unwrap_or_default();
@@ -74,55 +78,92 @@ fn exchange(sockets: &[UdpSocket]) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn datagrams_stay_with_their_target_when_a_node_dies() -> Result<()> {
-    let lab = forwarding("replication datagrams", every("100ms"))?;
-    let [a, b] = lab.nodes();
-    let socket = |server: SocketAddr| -> std::io::Result<UdpSocket> {
-        let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect(server)?;
-        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        Ok(socket)
-    };
-    let mut clients = Vec::new();
-    for (what, port) in [("nat-datagrams", NAT_ECHO), ("dsr-datagrams", DSR_ECHO)] {
-        for vip in vips() {
-            let service = service(what, vip, 0);
-            let sockets = || (0..32).map(|_| socket((vip, port).into())).collect::<std::io::Result<Vec<_>>>();
-            let sockets = lab.client().namespace().inside(sockets)?.expect("sockets of the client");
-            // A flow has proved itself with the second packet that the same processor sees of it.
-            wait_until("b to know them", LIMIT, || {
-                let known = flows(b, &service);
-                exchange(&sockets).is_ok() && known.len() == sockets.len() && known == flows(a, &service)
-            })?;
-            let before = flows(a, &service);
-            // Whoever has to choose anew would choose another target for those of this one.
-            let left = before.values().filter(|(target, _)| *target == format!("{service}/t1")).count();
-            assert!(0 < left && left < sockets.len(), "{left} of {service}");
-            let path = format!("/v1/target-groups/{service}/targets/t1");
-            for node in lab.nodes() {
-                assert_eq!(node.send("lbd", "PATCH", &path, "{\"state\":\"drain\"}")?.status, 200);
+/// Clients that keep sending datagrams, through both modes and in both families: of each service, its sockets and its flows.
+struct Datagrams(Vec<(String, Vec<UdpSocket>, Places)>);
+
+impl Datagrams {
+    /// Begins them, waits until both nodes know them, and has both take nothing new to a target that some of them have: whoever has to
+    /// choose anew chooses another one.
+    fn begin(lab: &Lab) -> Result<Self> {
+        let [a, b] = lab.nodes();
+        let socket = |server: SocketAddr| -> std::io::Result<UdpSocket> {
+            let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.connect(server)?;
+            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+            Ok(socket)
+        };
+        let mut clients = Vec::new();
+        for (what, port) in [("nat-datagrams", NAT_ECHO), ("dsr-datagrams", DSR_ECHO)] {
+            for vip in vips() {
+                let service = service(what, vip, 0);
+                let sockets =
+                    || (0..32).map(|_| socket((vip, port).into())).collect::<std::io::Result<Vec<_>>>();
+                let sockets = lab.client().namespace().inside(sockets)?.expect("sockets of the client");
+                // A flow has proved itself with the second packet that the same processor sees of it.
+                wait_until("b to know them", LIMIT, || {
+                    let known = flows(b, &service);
+                    exchange(&sockets).is_ok() && known.len() == sockets.len() && known == flows(a, &service)
+                })?;
+                let before = flows(a, &service);
+                let left = before.values().filter(|(target, _)| *target == format!("{service}/t1")).count();
+                assert!(0 < left && left < sockets.len(), "{left} of {service}");
+                let path = format!("/v1/target-groups/{service}/targets/t1");
+                for node in lab.nodes() {
+                    assert_eq!(node.send("lbd", "PATCH", &path, "{\"state\":\"drain\"}")?.status, 200);
+                }
+                clients.push((service, sockets, before));
             }
-            clients.push((service, sockets, before));
         }
+        Ok(Self(clients))
     }
-    let go_on = |node: &Node| -> Result<()> {
-        for (service, sockets, before) in &clients {
+
+    /// Waits until each is answered again, and fails if one has left its target or its port.
+    fn go_on(&self, node: &Node) -> Result<()> {
+        for (service, sockets, before) in &self.0 {
             exchange(sockets)?;
             assert_eq!(flows(node, service), *before, "{service}");
         }
         Ok(())
-    };
+    }
+}
+
+#[test]
+fn datagrams_stay_with_their_target_when_a_node_dies() -> Result<()> {
+    let lab = forwarding("replication datagrams", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    let datagrams = Datagrams::begin(&lab)?;
     dies(a)?;
     b.wait_role("web", "active", LIMIT)?;
     owned_by(&lab, b)?;
-    go_on(b)?;
+    datagrams.go_on(b)?;
     for daemon in ["lbd", "vrrpd"] {
         a.start_daemon(daemon)?;
     }
     settled(&lab, a)?;
-    go_on(a)?;
+    datagrams.go_on(a)?;
+    lab.finish()
+}
+
+#[test]
+fn datagrams_stay_with_their_target_when_a_cable_or_power_is_lost_and_comes_back() -> Result<()> {
+    let lab = forwarding("replication datagrams power", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    let datagrams = Datagrams::begin(&lab)?;
+    for fault in [Fault::link_down("a"), Fault::power_loss("a")] {
+        lab.inject(&fault)?;
+        b.wait_role("web", "active", LIMIT)?;
+        datagrams.go_on(b)?;
+        lab.heal(&fault)?;
+        if matches!(fault, Fault::PowerLoss(_)) {
+            // A fresh machine: all that its kernel will know of them it is told.
+            for daemon in ["lbd", "vrrpd"] {
+                a.start_daemon(daemon)?;
+            }
+        }
+        settled(&lab, a)?;
+        datagrams.go_on(a)?;
+    }
     lab.finish()
 }
 

@@ -4,6 +4,7 @@ mod api;
 mod balancer;
 mod chance;
 mod clients;
+mod differs;
 mod failover;
 mod hostile_flood;
 mod hostile_forged;

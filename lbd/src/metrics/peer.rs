@@ -46,8 +46,12 @@ fn encode_state(out: &mut Out<'_>, state: &StateView) -> fmt::Result {
     if let Some(differs) = state.config_differs {
         out.gauge("replication_same_config", "Whether both have the same configuration", flag(!differs))?;
     }
+    if let Some(differs) = state.version_differs {
+        out.gauge("replication_same_version", "Whether both run the same release", flag(!differs))?;
+    }
     let lag = state.lag_ms as f64 / 1000.0;
-    out.gauge("replication_lag_seconds", "Age of the oldest change that is not sent yet", lag)?;
+    let help = "Age of the oldest change that the other node has not been sent";
+    out.gauge("replication_lag_seconds", help, lag)?;
     out.gauge("replication_dirty", "Changes that wait to be sent", state.dirty as f64)?;
     let unacknowledged = state.unacknowledged_bytes as f64;
     out.gauge(

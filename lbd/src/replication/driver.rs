@@ -49,6 +49,9 @@ const CLIENTS_MAX: u32 = 1 << 23;
 /// What is shown is this old at most.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
 
+/// So much older without a session, when nothing but the time changes.
+const SHOW_ALONE: Duration = Duration::from_millis(900);
+
 /// Drives replication for as long as the link runs.
 pub(crate) async fn drive(port: Port, shared: Arc<Shared>, outlets: Outlets) {
     let _life = Life::new(&outlets);
@@ -531,11 +534,12 @@ impl Driver {
 
     fn deadline(&self) -> Option<Instant> {
         let news = self.flows.as_ref().and_then(Flows::deadline);
-        let show = self.session.is_some().then_some(self.show_at);
+        let show = if self.session.is_some() { self.show_at } else { self.show_at + SHOW_ALONE };
         let scan = self.scanning.then_some(Instant::ZERO);
         let own_news = self.news_at.filter(|_| self.heeding.is_none());
         let known = self.tables.deadline();
-        [self.replica.deadline(), news, own_news, show, scan, self.open_at, known].into_iter().flatten().min()
+        let others = [self.replica.deadline(), news, own_news, scan, self.open_at, known];
+        others.into_iter().flatten().chain([show]).min()
     }
 }
 
@@ -552,6 +556,7 @@ fn replica(shared: &Shared) -> Replica {
     let (node, boot, key) = (&shared.life.node, random::number(), random::hash_key());
     let mut settings = Settings::new(node, boot, hash, key, generation);
     settings.process = shared.life.process;
+    settings.release = Arc::from(crate::process::release());
     (settings.tables, settings.dirty_max) = sizes(&shared.snapshot.load());
     settings.scan_limit = SCAN;
     Replica::new(settings, now.at)

@@ -22,9 +22,16 @@ pub(crate) struct StateView {
     pub(crate) config_differs: Option<bool>,
     /// The other node's configuration hash, if it was heard.
     pub(crate) peer_config_hash: Option<String>,
+    /// The other node's release; null before it was heard, and of one that does not say it.
+    #[serde(default)]
+    pub(crate) peer_version: Option<String>,
+    /// Whether that is another one than this node's; null if it is unknown.
+    #[serde(default)]
+    pub(crate) version_differs: Option<bool>,
     /// The protocol's minor version that is spoken, if the other node was heard.
     pub(crate) protocol_minor: Option<u16>,
-    /// Age of the oldest change that is not sent yet.
+    /// Age of the oldest change that the other node has not been sent. Without a session it grows from the first change on, until the next
+    /// session has told everything.
     pub(crate) lag_ms: u64,
     /// Changes that wait to be sent.
     pub(crate) dirty: usize,
@@ -95,6 +102,7 @@ impl StateView {
         trouble: Option<String>,
     ) -> Self {
         let counters = &stats.counters;
+        let release = stats.peer.as_ref().and_then(|peer| peer.release.as_deref());
         let by_table = |count: &dyn Fn(Table) -> u64| {
             Table::ALL.into_iter().map(|table| (table.name().to_owned(), count(table))).collect()
         };
@@ -130,6 +138,8 @@ impl StateView {
             peer_synced: stats.peer_synced,
             config_differs: stats.peer.as_ref().map(|_| stats.config_differs),
             peer_config_hash: stats.peer.as_ref().map(|peer| crate::reload::hash_text(peer.config_hash)),
+            peer_version: release.map(str::to_owned),
+            version_differs: release.map(|release| release != crate::process::release()),
             protocol_minor: stats.peer.as_ref().map(|peer| peer.minor),
             lag_ms: ms(stats.lag),
             dirty: stats.dirty,

@@ -223,6 +223,32 @@ fn each_node_shows_what_the_other_one_s_checks_say_and_goes_by_its_own() {
     eventually("it is forgotten", || seen(&pair.nodes[0]) == ["healthy null"; 2]);
 }
 
+#[test]
+fn changes_that_wait_for_the_other_node_show_for_how_long() {
+    let servers = servers(2);
+    let mut pair = Pair::start(&addresses(&servers), |_| ());
+    let lag = |lbd: &Lbd| {
+        let (_, metrics) = lbd.ask("GET", "/metrics");
+        let value = metrics.lines().find_map(|line| line.strip_prefix("tandem_lbd_replication_lag_seconds "));
+        value.and_then(|value| value.parse::<f64>().ok()).unwrap()
+    };
+    let none_waits =
+        |lbd: &Lbd| eventually("nothing waits", || state(lbd)["lag_ms"] == 0 && lag(lbd) < 0.001);
+    none_waits(&pair.nodes[0]);
+    pair.nodes[1].kill();
+    let a = &pair.nodes[0];
+    eventually("it is seen", || a.status()["replication"]["link"]["state"] != "connected");
+    set(a, "t0", &json!({ "state": "drain" }));
+    // It grows, although nothing else happens.
+    eventually("it has been waiting", || lag(a) > 2.5);
+    assert!(state(a)["lag_ms"].as_u64() > Some(2500), "{}", state(a));
+    let table = String::from_utf8(a.command(&["status"]).stdout).unwrap();
+    assert!(table.contains("the other node has not been told of changes for "), "{table}");
+    pair.nodes[1] = peer::start(&pair.configs[1], '7');
+    pair.in_sync();
+    none_waits(&pair.nodes[0]);
+}
+
 const NAMES: [&str; 4] = ["w", "x", "y", "z"];
 
 fn named(ip: Ipv4Addr) -> [Server; 4] {

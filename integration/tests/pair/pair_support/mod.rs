@@ -189,7 +189,16 @@ pub(crate) fn transitions(node: &Node) -> u64 {
 
 /// Runs a command of `vrrpd` on a node: whether it succeeded, what it printed and what it complained of.
 pub(crate) fn vrrpd(node: &Node, arguments: &[&str]) -> (bool, String, String) {
-    let program = integration::lab::binary("vrrpd").expect("vrrpd has been built");
+    run(node, "vrrpd", arguments)
+}
+
+/// The same of `lbd`.
+pub(crate) fn lbd(node: &Node, arguments: &[&str]) -> (bool, String, String) {
+    run(node, "lbd", arguments)
+}
+
+fn run(node: &Node, daemon: &str, arguments: &[&str]) -> (bool, String, String) {
+    let program = integration::lab::binary(daemon).expect("it has been built");
     let mut command = node.command(&program.to_string_lossy());
     let output =
         command.args(arguments).arg("--run-dir").arg(node.run_dir()).output().expect("it can be run");

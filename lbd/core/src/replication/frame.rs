@@ -61,7 +61,7 @@ pub(super) enum Frame {
 pub(super) struct Opening {
     pub(super) major: u16,
     pub(super) minor: u16,
-    /// A [`HelloBody`], and the number of the process; later minor versions may add to the end.
+    /// A [`HelloBody`], the number of the process, and from minor version 5 on the release; later ones may add to the end.
     pub(super) body: Vec<u8>,
 }
 

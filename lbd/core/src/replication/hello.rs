@@ -16,8 +16,8 @@ pub const MAJOR: u16 = 1;
 
 /// The protocol's minor version: of two, the lower one is spoken. Version 1 added the table of health states, version 2 what
 /// the nodes say of proxied connections, version 3 the table of who belongs to target groups, which node has a session in
-/// a socket, version 4 what rings are made of.
-pub const MINOR: u16 = 4;
+/// a socket, version 4 what rings are made of, version 5 which release says hello.
+pub const MINOR: u16 = 5;
 
 /// The first one with [`super::Replica::say`].
 pub(super) const MINOR_OF_WORDS: u16 = 2;
@@ -27,6 +27,12 @@ pub(super) const MINOR_OF_HOLDERS: u16 = 3;
 
 /// The first one in which rings are told.
 pub(super) const MINOR_OF_RINGS: u16 = 4;
+
+/// The first one with the sender's release in its hello.
+pub(super) const MINOR_OF_RELEASES: u16 = 5;
+
+/// The longest name of a release, in bytes.
+pub const RELEASE_LENGTH_MAX: usize = 64;
 
 /// Tables that a hello may list: more than there are, for later versions.
 const TABLES_MAX: usize = 64;
@@ -42,6 +48,8 @@ pub struct Hello {
     pub process: u64,
     /// The hash of its configuration. If it is not ours, replication goes on: what names unknown services or targets is skipped.
     pub config_hash: u64,
+    /// Its release; nothing of one that does not say. Another one than ours is no trouble: what is spoken is said by `minor`.
+    pub release: Option<Arc<str>>,
     /// The minor protocol version that is spoken: the lower of both.
     pub minor: u16,
     /// The protocol version it could speak.
@@ -65,6 +73,9 @@ pub(super) fn opening(settings: &Settings, generation: u64) -> Opening {
     // Memory is all that it could want; a hello that does not decode is refused by the peer.
     wire::append(&body, &mut bytes).unwrap_or_default();
     wire::append(&settings.process, &mut bytes).unwrap_or_default();
+    if settings.minor >= MINOR_OF_RELEASES {
+        wire::append(&settings.release.to_string(), &mut bytes).unwrap_or_default();
+    }
     Opening { major: MAJOR, minor: settings.minor, body: bytes }
 }
 
@@ -82,6 +93,16 @@ pub(super) fn accept(opening: &Opening, settings: &Settings) -> Result<Hello, Se
     // Who says nothing of its process has one replica in it.
     let process =
         if rest.is_empty() { body.boot } else { wire::take_within::<FRAME_SIZE_MAX, _>(&mut rest)? };
+    let release = if opening.minor < MINOR_OF_RELEASES || rest.is_empty() {
+        None
+    } else {
+        let release: String = wire::take_within::<FRAME_SIZE_MAX, _>(&mut rest)?;
+        // It is shown in terminals.
+        if release.len() > RELEASE_LENGTH_MAX || !release.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(SessionError::Unexpected("a release that is no name of one"));
+        }
+        Some(release).filter(|release| !release.is_empty())
+    };
     if *body.node == *settings.node {
         let same_process = process == settings.process;
         let refusal = if same_process { SessionError::Itself } else { SessionError::SameName };
@@ -98,6 +119,7 @@ pub(super) fn accept(opening: &Opening, settings: &Settings) -> Result<Hello, Se
         boot: body.boot,
         process,
         config_hash: body.config_hash,
+        release: release.map(Arc::from),
         minor: opening.minor.min(settings.minor),
         minor_max: opening.minor,
         tables,

@@ -84,7 +84,7 @@ pub use action::{Action, Apply, Put, Scan};
 pub use entry::{Address, Cursor, Entry, Flow, Key, Live, Member, Membership, Removal, Table, Tuple};
 pub use error::{SessionEnd, SessionError};
 pub use frame::{BATCH_SIZE, FRAME_SIZE_MAX};
-pub use hello::{Hello, MAJOR, MINOR};
+pub use hello::{Hello, MAJOR, MINOR, RELEASE_LENGTH_MAX};
 pub use names::{NAME_LENGTH_MAX, NAMES_MAX, Name, NameError, NameId};
 pub use replica::Replica;
 pub use rings::{PeerRing, RING_MEMBERS_MAX, RING_WAIT, RINGS_MAX, RingMake, RingOutcome};

@@ -56,6 +56,7 @@ impl Replica {
             Frame::Ack(ack) => {
                 if session.outgoing.acknowledge(ack)? {
                     self.counters.snapshots_sent += 1;
+                    self.untold = None;
                 }
                 self.tombstones.acknowledged(ack.sequence);
                 self.rings.acknowledged(ack.sequence);
@@ -139,6 +140,7 @@ impl Replica {
         let Some(session) = &mut self.session else { return };
         session.outgoing.snapshot = Snapshot::default();
         self.rings.alone();
+        self.untold = self.oldest_untold();
         self.dirty.clear();
         self.tombstones.unsend();
         for ledger in &mut self.ledgers {

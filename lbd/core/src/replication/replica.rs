@@ -27,6 +27,9 @@ pub struct Replica {
     pub(super) names: Names,
     pub(super) ledgers: [Ledger; Table::COUNT],
     pub(super) dirty: Dirty,
+    /// Since when changes wait that are not in the dirty set: there was no session to send them in, or they were dropped for a new
+    /// snapshot. Until the peer has a whole one.
+    pub(super) untold: Option<Instant>,
     pub(super) tombstones: Tombstones,
     pub(super) peer_values: PeerValues,
     pub(super) rings: Rings,
@@ -99,6 +102,7 @@ impl Replica {
             names: Names::default(),
             ledgers: settings.tables.map(|size| Ledger::new(size as usize)),
             dirty: Dirty::new(settings.dirty_max),
+            untold: None,
             // All of them have to find room in the dirty set at once.
             tombstones: Tombstones::new(settings.tombstones_max.min(settings.dirty_max)),
             peer_values: PeerValues::new(settings.tables),
@@ -252,6 +256,8 @@ impl Replica {
         if connected {
             let item = Item::Put(live.entry, Expiry::of(live.remaining, now));
             self.mark_dirty(fingerprint, item, generation, !before.shared, [now, since]);
+        } else {
+            self.untold.get_or_insert(since);
         }
         before.peers
     }
@@ -285,6 +291,8 @@ impl Replica {
         }
         if self.is_established() {
             self.mark_dirty(fingerprint, Item::Delete(*key), generation, false, [now; 2]);
+        } else {
+            self.untold.get_or_insert(now);
         }
     }
 
@@ -294,6 +302,7 @@ impl Replica {
             self.counters.resyncs += 1;
             self.begin_snapshot(now);
         }
+        self.untold.get_or_insert(now);
     }
 
     /// Whether the peer has acknowledged a complete snapshot in the present session.
@@ -467,7 +476,7 @@ impl Replica {
             peer: self.peer.clone(),
             config_differs: peer.is_some_and(|peer| peer.config_hash != self.settings.config_hash),
             sizes_differ: std::array::from_fn(|index| sizes[index] != self.settings.tables[index]),
-            lag: self.dirty.oldest().map_or(Duration::ZERO, |oldest| now - oldest),
+            lag: self.oldest_untold().map_or(Duration::ZERO, |oldest| now - oldest),
             dirty: self.dirty.len(),
             unacknowledged: outgoing.map_or(0, |outgoing| outgoing.unacknowledged),
             tombstones: self.tombstones.len(),
@@ -478,6 +487,11 @@ impl Replica {
             peer_refused: outgoing.map_or(0, |outgoing| outgoing.peer_refused),
             counters: self.counters.clone(),
         }
+    }
+
+    /// Since when the oldest change has been waiting that the peer has not been sent.
+    pub(super) fn oldest_untold(&self) -> Option<Instant> {
+        self.untold.into_iter().chain(self.dirty.oldest()).min()
     }
 
     /// Both sides' hellos are there.
@@ -540,6 +554,7 @@ impl Replica {
         self.session = None;
         self.peer_word = None;
         self.counters.ended[reason.kind().index()] += 1;
+        self.untold = self.oldest_untold();
         self.dirty.clear();
         self.tombstones.unsend();
         self.rings.session_ended();

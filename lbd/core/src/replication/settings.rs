@@ -19,6 +19,9 @@ pub struct Settings {
     pub process: u64,
     /// The hash of the configuration.
     pub config_hash: u64,
+    /// The release of the program, for operators: printable characters of ASCII without spaces, [`super::RELEASE_LENGTH_MAX`] at most. Empty
+    /// but where it is set; then the peer shows none.
+    pub release: Arc<str>,
     /// The key of the hash that stands for entries within this process; secret, because clients choose what is hashed.
     pub hash: HashKey,
     /// Where generations begin: microseconds since 1970. Then what this node changes after a restart is newer than what it changed
@@ -36,7 +39,8 @@ pub struct Settings {
     pub window: usize,
     /// How long a change may wait for others that fill a frame with it.
     pub flush_after: Duration,
-    /// How long what was applied may wait for other frames that are acknowledged with it; an eighth of a window does not wait.
+    /// How long what was applied may wait for other frames that are acknowledged with it; an eighth of a window does not wait. Nobody waits
+    /// for it: what somebody waits for, rings and the end of a snapshot, is acknowledged at once; and each one wakes both nodes.
     pub acknowledge_after: Duration,
     /// The longest silence of this node.
     pub keepalive: Duration,
@@ -47,7 +51,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of a node: a window of 1 MiB, changes sent within 5 ms and acknowledged within 20 ms, a word each second, 5 s of silence accepted.
+    /// Those of a node: a window of 1 MiB, changes sent within 5 ms and acknowledged within 50 ms, a word each second, 5 s of silence accepted.
     #[must_use]
     pub fn new(node: &str, boot: u64, config_hash: u64, hash: HashKey, generation: u64) -> Self {
         let mut tables = [131_072; Table::COUNT];
@@ -60,6 +64,7 @@ impl Settings {
             boot,
             process: boot,
             config_hash,
+            release: Arc::from(""),
             hash,
             generation,
             minor: MINOR,
@@ -68,7 +73,7 @@ impl Settings {
             tombstones_max: 65_536,
             window: 1 << 20,
             flush_after: Duration::from_millis(5),
-            acknowledge_after: Duration::from_millis(20),
+            acknowledge_after: Duration::from_millis(50),
             keepalive: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(5),
             scan_limit: 1024,

@@ -123,7 +123,8 @@ pub struct Stats {
     pub config_differs: bool,
     /// Tables that may have another number of entries at the peer, by [`Table::index`].
     pub sizes_differ: [bool; Table::COUNT],
-    /// How long the oldest change that is not sent has been waiting.
+    /// How long the oldest change has been waiting that the peer has not been sent. Without a session, since the first one that it missed; and
+    /// on until the next one has told it everything.
     pub lag: Duration,
     /// Entries that wait to be sent.
     pub dirty: usize,

@@ -1,6 +1,8 @@
 //! The replica as its shell sees it, and its bytes.
 
+mod differs;
 mod fields;
+mod lag;
 mod rings;
 
 use std::sync::Arc;
@@ -280,19 +282,6 @@ fn a_deletion_reaches_a_process_that_did_not_know_yet_what_it_has() {
     assert_eq!([one.stats(now).tombstones, one.stats(now).ledger[0], reborn.stats(now).ledger[0]], [0; 3]);
 }
 
-#[test]
-fn another_configuration_is_told_at_once() {
-    let (mut one, mut other) = pair();
-    assert!(!other.stats(at(1)).config_differs);
-    one.reconfigured(77);
-    settle(&mut one, &mut other, at(2));
-    assert!(other.stats(at(2)).config_differs);
-    assert_eq!(other.stats(at(2)).peer.map(|peer| peer.config_hash), Some(77));
-    other.reconfigured(77);
-    settle(&mut one, &mut other, at(3));
-    assert!(!one.stats(at(3)).config_differs && !other.stats(at(3)).config_differs);
-}
-
 /// Worked out by hand from the description of the format: bincode's variable-length integers, little endian.
 #[test]
 fn golden_frames() {
@@ -460,15 +449,15 @@ fn what_is_applied_is_acknowledged_together_or_when_it_is_much() {
         tell(&mut one, &mut other, time, 1);
         assert!(acks(&mut other, time).is_empty());
     }
-    assert_eq!(other.deadline(), Some(at(920)));
-    let bytes = acks(&mut other, 920);
+    assert_eq!(other.deadline(), Some(at(950)));
+    let bytes = acks(&mut other, 950);
     assert_eq!(bytes.len(), 4 + 4, "one of them");
-    assert!(one.stats(at(920)).unacknowledged > 0 && !one.may_write(&bytes));
-    one.received(at(920), &bytes);
-    assert_eq!(one.stats(at(920)).unacknowledged, 0);
+    assert!(one.stats(at(950)).unacknowledged > 0 && !one.may_write(&bytes));
+    one.received(at(950), &bytes);
+    assert_eq!(one.stats(at(950)).unacknowledged, 0);
     // An eighth of the window.
-    tell(&mut one, &mut other, 930, 3000);
-    assert!(!acks(&mut other, 930).is_empty());
+    tell(&mut one, &mut other, 960, 3000);
+    assert!(!acks(&mut other, 960).is_empty());
 }
 
 #[test]
@@ -500,7 +489,7 @@ fn what_the_peer_does_not_understand_is_refused_clearly() {
     one.received(at(1), &bytes);
     let Some(Action::Disconnect(reason)) = one.poll() else { panic!("it was not refused") };
     assert!(reason.kind().is_refusal());
-    assert!(reason.to_string().contains("it speaks protocol version 2.3, this node 1.4"), "{reason}");
+    assert!(reason.to_string().contains("it speaks protocol version 2.3, this node 1.5"), "{reason}");
 }
 
 #[test]
