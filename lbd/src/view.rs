@@ -1,5 +1,6 @@
 //! What the API shows and `lbd status` prints. Fields are only ever added.
 
+mod durations;
 mod requests;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,6 @@ use common::config::{Listen, Mode, Protocol, Via};
 use common::ipc::Role;
 use lbd_core::group::{Admin, Origin, Standing, View};
 use lbd_core::health::HealthState;
-use lbd_core::histogram::Counts;
 use lbd_core::http::framing::Fault;
 use lbd_core::udp_sessions::{DatagramDrop, SessionEnd};
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,7 @@ use crate::shared::Shared;
 use crate::snapshot::{Group, Service, Target};
 use crate::summary;
 use crate::tls::{EXPIRES_SOON_SECONDS, Failure, Termination};
+use durations::DurationsView;
 use requests::{GroupRequestsView, RuleView, TargetRequestsView};
 
 /// `GET /v1/status`.
@@ -135,27 +136,12 @@ pub(crate) struct ServiceView {
     #[serde(default)]
     pub(crate) kernel: Option<Sum>,
     /// How long connections lasted that had a target.
-    pub(crate) duration: QuantilesView,
+    pub(crate) duration: DurationsView,
     /// Records that the file it logs to has lost; null without `access_log`.
     pub(crate) access_log_lost: Option<u64>,
     /// Records that were not written because they are not in the sample; null without `access_log`.
     #[serde(default)]
     pub(crate) access_log_left_out: Option<u64>,
-}
-
-/// Upper bounds of quantiles, in microseconds, since the start; null without any value, or beyond the last bound.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct QuantilesView {
-    /// Half took no longer.
-    pub(crate) p50_us: Option<u64>,
-    /// 99 of 100 took no longer.
-    pub(crate) p99_us: Option<u64>,
-}
-
-impl From<Counts> for QuantilesView {
-    fn from(counts: Counts) -> Self {
-        Self { p50_us: counts.quantile_us(50, 100), p99_us: counts.quantile_us(99, 100) }
-    }
 }
 
 /// What a service with TLS has beside that.
@@ -218,7 +204,7 @@ pub(crate) struct RequestsView {
     #[serde(default)]
     pub(crate) compressions_refused: u64,
     /// From a request's head to its answer's end.
-    pub(crate) duration: QuantilesView,
+    pub(crate) duration: DurationsView,
     /// The same of the requests that meet no rule, and of those of each rule in the file's order.
     #[serde(default)]
     pub(crate) rules: Vec<RuleView>,
@@ -352,9 +338,9 @@ pub(crate) struct TargetView {
     #[serde(default)]
     pub(crate) bytes_to_client: u64,
     /// From a client's acceptance until it was connected here.
-    pub(crate) connect_time: QuantilesView,
+    pub(crate) connect_time: DurationsView,
     /// From then until the target's first byte.
-    pub(crate) first_byte_time: QuantilesView,
+    pub(crate) first_byte_time: DurationsView,
     /// Requests; null but for a target of a group of an `http` service.
     #[serde(default)]
     pub(crate) requests: Option<TargetRequestsView>,
