@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use common::config::{Listen, Mode, Protocol, Via};
 use common::ipc::Role;
+use lbd_core::check::Reason;
 use lbd_core::group::{Admin, Origin, Standing, View};
 use lbd_core::health::HealthState;
 use lbd_core::http::framing::Fault;
@@ -243,6 +244,9 @@ pub(crate) struct GroupView {
     /// Connections that wait for a target with room.
     #[serde(default)]
     pub(crate) queue_waiting: usize,
+    /// Checks of its targets that failed, by reason, those of targets that have left it included.
+    #[serde(default)]
+    pub(crate) check_failures: BTreeMap<String, u64>,
     /// Requests; null but for a group of an `http` service.
     #[serde(default)]
     pub(crate) requests: Option<GroupRequestsView>,
@@ -325,6 +329,9 @@ pub(crate) struct TargetView {
     /// Of these, those that failed.
     #[serde(default)]
     pub(crate) checks_failed: u64,
+    /// Checks that failed, by reason. `local`: this host could not make them, so that they are in neither of the two above.
+    #[serde(default)]
+    pub(crate) check_failures: BTreeMap<String, u64>,
     /// Connections that it reset.
     #[serde(default)]
     pub(crate) resets: u64,
@@ -524,6 +531,11 @@ pub(crate) fn target(shared: &Shared, group: &str, id: &str) -> Option<TargetVie
     view.targets.into_iter().find(|target| target.id == id && target.reason != REMOVED)
 }
 
+/// Checks that failed, by reason.
+fn by_reason(failures: &[Counter; Reason::COUNT]) -> BTreeMap<String, u64> {
+    Reason::ALL.map(|reason| (reason.name().to_owned(), failures[reason.index()].get())).into()
+}
+
 /// What is said of a target that is no longer there.
 const REMOVED: &str = "removed";
 
@@ -561,6 +573,7 @@ fn group_view(shared: &Shared, group: &Group) -> GroupView {
         mode: group.mode().name().to_owned(),
         discovery: shared.discovery.view(&group.config.name, file),
         queue_waiting: group.shared.queue.waiting(),
+        check_failures: by_reason(&group.shared.check_failures),
         requests: of_http.then(|| requests::of_group(group)),
         targets,
     }
@@ -615,8 +628,9 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         last_tls_failure: target.tls_failure(),
         connect_timeouts: sum(|shard| &shard.connect_timeouts),
         connect_retries: sum(|shard| &shard.retried),
-        checks_total: target.checks.iter().map(Counter::get).sum(),
-        checks_failed: target.checks[1].get(),
+        checks_total: target.checks.succeeded.get().wrapping_add(target.checks.failed()),
+        checks_failed: target.checks.failed(),
+        check_failures: by_reason(&target.checks.failures),
         resets: sum(|shard| &shard.resets),
         vanished: sum(|shard| &shard.vanished),
         bytes_to_target: sum(|shard| &shard.bytes_to_target),
