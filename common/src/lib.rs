@@ -10,6 +10,7 @@ pub mod config;
 pub mod hash;
 pub mod ipc;
 pub mod key;
+pub mod named;
 pub mod netlink;
 pub mod path;
 pub mod rng;

@@ -18,31 +18,16 @@ use crate::counters::HttpCounters;
 use crate::l4::{Occupied, Pool, Tie};
 use crate::snapshot::KnownBy;
 
-/// Why a cookie of Tandem's did not count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rejected {
-    /// It is none of ours, or of another key.
-    Forged,
-    /// It is older than `ttl`.
-    Stale,
-    /// Its target is gone, or takes nobody.
-    Gone,
-}
-
-impl Rejected {
-    /// How many there are.
-    pub(crate) const COUNT: usize = 3;
-
-    /// All of them, in the order of their counters.
-    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Forged, Self::Stale, Self::Gone];
-
-    /// Its name in the metrics.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Forged => "forged",
-            Self::Stale => "stale",
-            Self::Gone => "gone",
-        }
+common::named! {
+    /// Why a cookie of Tandem's did not count.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Rejected {
+        /// It is none of ours, or of another key.
+        Forged => "forged",
+        /// It is older than `ttl`.
+        Stale => "stale",
+        /// Its target is gone, or takes nobody.
+        Gone => "gone",
     }
 }
 

@@ -110,37 +110,22 @@ impl Alarm {
     }
 }
 
-/// How a connection to a target failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FailureKind {
-    /// It was refused, or could not be made.
-    Connect,
-    /// Connecting took too long, or it vanished before it had answered.
-    Timeout,
-    /// It was reset before the target had answered.
-    Reset,
-    /// ICMP said that nobody is there.
-    Unreachable,
-    /// It answered with 5xx, or with what is no answer.
-    Status,
-    /// There was no TLS handshake.
-    Tls,
-}
-
-impl FailureKind {
-    const ALL: [Self; 6] =
-        [Self::Connect, Self::Timeout, Self::Reset, Self::Unreachable, Self::Status, Self::Tls];
-
-    /// Its name in the log.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Timeout => "timeout",
-            Self::Reset => "reset",
-            Self::Unreachable => "unreachable",
-            Self::Status => "status",
-            Self::Tls => "tls",
-        }
+common::named! {
+    /// How a connection to a target failed.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum FailureKind {
+        /// It was refused, or could not be made.
+        Connect => "connect",
+        /// Connecting took too long, or it vanished before it had answered.
+        Timeout => "timeout",
+        /// It was reset before the target had answered.
+        Reset => "reset",
+        /// ICMP said that nobody is there.
+        Unreachable => "unreachable",
+        /// It answered with 5xx, or with what is no answer.
+        Status => "status",
+        /// There was no TLS handshake.
+        Tls => "tls",
     }
 }
 
@@ -289,8 +274,7 @@ impl Target {
         if self.health() == state {
             return;
         }
-        let index = HealthState::ALL.iter().position(|known| *known == state).unwrap_or_default();
-        self.decided.health.store(u8::try_from(index).unwrap_or_default(), Ordering::Relaxed);
+        self.decided.health.store(u8::try_from(state.index()).unwrap_or_default(), Ordering::Relaxed);
     }
 
     /// Takes the limits of a configuration; a threshold of 0 is none.
