@@ -158,6 +158,7 @@ impl Group {
         let file = config::TargetGroup {
             name: String::new(),
             algorithm: config::Algorithm::default(),
+            hash_by: config::HashBy::default(),
             targets: Vec::new(),
             discover: None,
             health: None,

@@ -15,6 +15,8 @@ pub struct TargetGroup {
     pub name: String,
     /// How a target is chosen; by default in turn, and by `flow_hash` where the kernel chooses: in groups of `nat` and `dsr`.
     pub algorithm: Algorithm,
+    /// What `consistent_hash` goes by; the client's address by default.
+    pub hash_by: HashBy,
     /// Its targets as written; at least one, unless others are discovered.
     pub targets: Vec<Target>,
     /// Where further targets come from.
@@ -71,6 +73,20 @@ crate::named! {
         /// By addresses and ports of both ends, so that few connections would move when targets come and go.
         FlowHash => "flow_hash",
     }
+}
+
+/// What `consistent_hash` goes by. Whoever does not have it goes by the client's address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HashBy {
+    /// The client's address.
+    #[default]
+    SourceIp,
+    /// The first field of this name, in lower case, of the client's request. `http` only.
+    Header(String),
+    /// The first cookie of this name that is not empty. `http` only.
+    Cookie(String),
+    /// The path that the client asked for, in its one form and without the query. `http` only.
+    Path,
 }
 
 /// A target.
