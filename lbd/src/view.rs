@@ -317,10 +317,13 @@ pub(crate) struct TargetView {
     /// Why there was no TLS handshake the last time; null if there was one.
     #[serde(default)]
     pub(crate) last_tls_failure: Option<String>,
-    /// Of these, those that timed out.
+    /// Of the failures, those that timed out.
     #[serde(default)]
     pub(crate) connect_timeouts: u64,
-    /// Of these, those after which another target was tried.
+    /// Of the failures, those without a TLS handshake.
+    #[serde(default)]
+    pub(crate) tls_failures: u64,
+    /// Of the failures, those after which another target was tried.
     #[serde(default)]
     pub(crate) connect_retries: u64,
     /// Checks since the start.
@@ -627,6 +630,7 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
             .wrapping_add(sum(|shard| &shard.tls_errors)),
         last_tls_failure: target.tls_failure(),
         connect_timeouts: sum(|shard| &shard.connect_timeouts),
+        tls_failures: sum(|shard| &shard.tls_errors),
         connect_retries: sum(|shard| &shard.retried),
         checks_total: target.checks.succeeded.get().wrapping_add(target.checks.failed()),
         checks_failed: target.checks.failed(),
