@@ -11,6 +11,7 @@ pub mod hash;
 pub mod ipc;
 pub mod kernel;
 pub mod key;
+pub mod named;
 pub mod netlink;
 pub mod path;
 pub mod rng;

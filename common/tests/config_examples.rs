@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::config::{
-    self, Algorithm, Attach, Auth, Config, Discover, DiscoverSource, Dsr, FlowTimeouts, HealthCheck,
+    self, Algorithm, Attach, Auth, Config, Discover, DiscoverSource, Dsr, FlowTimeouts, HashBy, HealthCheck,
     HttpAuth, Kernel, Method, Mode, OnUnhealthy, Protocol, ProxyVersion, RateKey, StickyBy, TlsVersion,
     Transport, VrrpVersion,
 };
@@ -222,6 +222,12 @@ fn full_has_every_key_of_groups() {
     assert_eq!(group.eject.unwrap().max, Duration::from_secs(300));
     assert_eq!(group.sticky.as_ref().unwrap().max_entries, 100_000);
     assert_eq!(group.queue.unwrap().max, 1000);
+    assert_eq!(group.hash_by, HashBy::SourceIp);
+    let internal = config.target_group("internal").unwrap();
+    assert_eq!(
+        (internal.algorithm, &internal.hash_by),
+        (Algorithm::ConsistentHash, &HashBy::Header("x-user".to_owned()))
+    );
     // The root's name servers, as `dig +noedns . NS` asks for them.
     let HealthCheck::Udp { payload, expect } =
         &config.target_group("dns").unwrap().health.as_ref().unwrap().check
@@ -235,7 +241,7 @@ fn full_has_every_key_of_groups() {
 /// The keys of services, target groups and the kernel.
 const KEYS: &str = "zone accept_proxy transparent connect idle header keepalive user max_connections \
     max_connections_per_source rate key requests per scope access allow deny network tag access_log \
-    format file rule when sni forward algorithm targets id address weight backup panic_percent \
+    format file rule when sni forward algorithm hash targets id address weight backup panic_percent \
     slow_start drain_timeout send_proxy cross_zone discover dns server srv consul etcd prefix \
     refresh max_targets health http tcp tls grpc udp host expect body ca_file port interval \
     unhealthy_interval timeout healthy_threshold unhealthy_threshold eject consecutive_failures base \

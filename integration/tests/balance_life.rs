@@ -213,14 +213,17 @@ fn a_killed_target_loses_only_what_it_held() -> Result<()> {
 #[test]
 fn a_stalled_target_is_out_within_its_thresholds() -> Result<()> {
     let group =
-        "health = { http = \"/health\", interval = \"100ms\", timeout = \"50ms\", unhealthy_threshold = 2 }";
+        "health = { http = \"/health\", interval = \"200ms\", timeout = \"150ms\", unhealthy_threshold = 2 }";
     let lab = lab("life-stall", group)?;
     let (node, t1) = (lab.a(), &lab.targets()[0]);
     let mut settings = ConnectSettings::http(service(&lab));
     settings.interval = Duration::from_millis(5);
-    settings.deadline = Duration::from_millis(500);
+    settings.deadline = Duration::from_millis(950);
     let probe = ConnectProbe::start(lab.client(), settings)?;
     probe.wait_steady(100, LIMIT)?;
+    let loads = [Wrk::start(&lab, 6, true), Wrk::start(&lab, 6, false)];
+    let held = || field(node, "t1", "connections_open").as_u64().unwrap_or(0);
+    wait_until("both to be under way", LIMIT, || held() >= 10)?;
     let stopped = now();
     signal_nginx(t1, Signal::SIGSTOP)?;
     wait_until("t1 to be out", LIMIT, || field(node, "t1", "reason") == "unhealthy")?;
@@ -232,12 +235,16 @@ fn a_stalled_target_is_out_within_its_thresholds() -> Result<()> {
     let report = probe.stop()?;
     // Two checks with their time-outs, begun up to an interval and its jitter after the stop.
     let limit =
-        Duration::from_millis(110 + 50 + 110 + 50) + report.longest_pause() + Duration::from_millis(250);
+        Duration::from_millis(220 + 150 + 220 + 150) + report.longest_pause() + Duration::from_millis(250);
     assert!(out - stopped < limit, "it was out after {:?}, not within {limit:?}", out - stopped);
     let failed = report.attempts.iter().filter(|it| it.failure.is_some());
     let (during, after): (Vec<&Attempt>, Vec<&Attempt>) = failed.partition(|it| it.start <= out);
     assert!(after.is_empty(), "a target that is out takes nothing: {}", report.summary());
     assert!(during.iter().all(|it| it.end >= stopped), "{}", report.summary());
+    // Who was there already has waited, and lost nothing.
+    for load in loads {
+        assert!(load.finish() > 100);
+    }
     lab.finish()
 }
 

@@ -66,6 +66,7 @@
 //! | `tandem_lbd_service_spliced_bytes_total` | counter | `service` | of these, bytes that stayed in the kernel |
 //! | `tandem_lbd_group_mode` | gauge | `group`, `mode` (`normal`, `starting`, `backup`, `panic`, `none`) | 1 for the mode it is in |
 //! | `tandem_lbd_group_targets` | gauge | `group`, `state` (`all`, `usable`, `ejected`) | targets |
+//! | `tandem_lbd_group_check_failures_total` | counter | `group`, `reason` (as of all checks) | health checks of its targets that failed, those of targets that have left it included |
 //! | `tandem_lbd_discovery_targets` | gauge | `group` | targets found, the last good list |
 //! | `tandem_lbd_discovery_stale` | gauge | `group` | 1 while the source fails and the last good list is in use |
 //! | `tandem_lbd_discovery_last_success_time_seconds` | gauge | `group` | when the source last gave a good answer, Unix time; absent if never |
@@ -93,6 +94,7 @@
 //! | `tandem_lbd_target_http_reused_connections_total` | counter | the same | requests sent on a connection that had served others |
 //! | `tandem_lbd_target_http_requests_resent_total` | counter | the same | requests sent again, here or to another one, because it ended the connection before an answer came |
 //! | `tandem_lbd_target_checks_total` | counter | the same and `result` (`success`, `failure`) | health checks |
+//! | `tandem_lbd_target_check_failures_total` | counter | the same and `reason` (as of all checks) | health checks that failed; those that this host could not make (`local`) are no results |
 //! | `tandem_lbd_target_check_duration_seconds` | gauge | the same | how long the last check took |
 //! | `tandem_lbd_kernel_attached` | gauge | `interface`, `how` (`tcx`, `clsact`, `xdp`) | 1 for each interface that the forwarding program is on; this and what follows only with services of mode `nat` or `dsr` |
 //! | `tandem_lbd_kernel_troubles` | gauge | | targets that have no way, interfaces that are missing and the like, as `lbd status` lists them |
@@ -161,6 +163,7 @@
 //! | `tandem_lbd_replication_peer_rings` | gauge | | the other node's rings that are known |
 
 mod chance;
+mod checks;
 mod durations;
 pub(crate) mod http;
 mod kernel;
@@ -174,7 +177,6 @@ use std::sync::Arc;
 
 use common::ipc::Role;
 use common::time::Instant;
-use lbd_core::check::Reason;
 use lbd_core::discover::{FailureKind, Status};
 use lbd_core::group::{Mode, View};
 use lbd_core::health::HealthState;
@@ -337,10 +339,7 @@ fn encode_daemon(out: &mut Out<'_>, shared: &Shared, hash: u64) -> fmt::Result {
     out.gauge("vrrpd_connected", "Whether vrrpd is connected", flag(vrrpd.connected))?;
     out.counter("vrrpd_connects", "Connections to vrrpd made", control.vrrpd_connects.get())?;
     out.counter("log_lines_lost", "Log lines that standard error had no room for", logging::lost())?;
-    out.counter("checks_delayed", "Health checks that had to wait", control.checks.delayed.get())?;
-    let failures = Reason::ALL.into_iter().zip(&control.checks.failures);
-    let failures = failures.map(|(reason, count)| (vec![("reason", reason.name())], count.get()));
-    out.counters("check_failures", "Health checks that failed", failures)?;
+    checks::encode(out, &control.checks)?;
     let all = [Role::Init, Role::Backup, Role::Active, Role::Fault];
     let roles = vrrpd.roles.iter().flat_map(|(instance, &now)| {
         let labels = move |role: Role| vec![("instance", instance.as_str()), ("role", role.name())];
@@ -464,6 +463,7 @@ fn encode_groups(out: &mut Out<'_>, groups: &[Arc<Group>], now: Instant) -> fmt:
         ]
     });
     out.gauges("group_targets", "Targets of a group", counts)?;
+    checks::encode_groups(out, groups)?;
     encode_waiting(out, groups)
 }
 
@@ -633,21 +633,5 @@ fn encode_work(out: &mut Out<'_>, targets: &[Labelled<'_>]) -> fmt::Result {
     encode_traffic(out, targets)?;
     durations::encode_targets(out, targets)?;
     http::encode_targets(out, targets)?;
-    out.counters(
-        "target_checks",
-        "Health checks",
-        targets.iter().flat_map(|it| {
-            let [success, failure] = &it.target.checks;
-            [
-                (it.labels_and("result", "success"), success.get()),
-                (it.labels_and("result", "failure"), failure.get()),
-            ]
-        }),
-    )?;
-    let duration = |it: &Labelled<'_>| it.target.last_check().map(|last| last.latency.as_secs_f64());
-    out.gauges(
-        "target_check_duration_seconds",
-        "How long the last check took",
-        targets.iter().filter_map(|it| Some((it.labels(), duration(it)?))),
-    )
+    checks::encode_targets(out, targets)
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use common::ipc::{LbdHealth, Role};
 use common::time::UnixTime;
+use lbd_core::check::Reason;
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
@@ -115,6 +116,20 @@ impl Shared {
     /// Whether the daemon is on its way out.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Counts a check for the daemon, its target and the target's group; `failure` is why it failed, if it did.
+    pub(crate) fn count_check(&self, target: &Target, failure: Option<Reason>) {
+        let Some(reason) = failure else {
+            target.checks.succeeded.add(1);
+            return;
+        };
+        let index = reason.index();
+        self.control.checks.failures[index].add(1);
+        target.checks.failures[index].add(1);
+        if let Some(group) = self.snapshot.load().group(&target.key.group) {
+            group.shared.check_failures[index].add(1);
+        }
     }
 
     /// Takes the result of a target's check.

@@ -414,7 +414,11 @@ fn discovery_row(group: &GroupView) -> Option<Vec<String>> {
         discovery.source.clone(),
         discovery.targets.to_string(),
         discovery.last_success_unix_ms.map_or_else(|| "never".to_owned(), at),
-        if discovery.stale { format!("stale: {why}") } else { "ok".to_owned() },
+        match discovery.over_limit {
+            _ if discovery.stale => format!("stale: {why}"),
+            0 => "ok".to_owned(),
+            over_limit => format!("ok, {over_limit} more than max_targets left out"),
+        },
     ])
 }
 

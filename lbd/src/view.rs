@@ -1,5 +1,6 @@
 //! What the API shows and `lbd status` prints. Fields are only ever added.
 
+mod durations;
 mod requests;
 
 use std::collections::BTreeMap;
@@ -9,9 +10,9 @@ use std::time::Duration;
 
 use common::config::{Listen, Mode, Protocol, Via};
 use common::ipc::Role;
+use lbd_core::check::Reason;
 use lbd_core::group::{Admin, Origin, Standing, View};
 use lbd_core::health::HealthState;
-use lbd_core::histogram::Counts;
 use lbd_core::http::framing::Fault;
 use lbd_core::udp_sessions::{DatagramDrop, SessionEnd};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,7 @@ use crate::shared::Shared;
 use crate::snapshot::{Group, Service, Target};
 use crate::summary;
 use crate::tls::{EXPIRES_SOON_SECONDS, Failure, Termination};
+use durations::DurationsView;
 use requests::{GroupRequestsView, RuleView, TargetRequestsView};
 
 /// `GET /v1/status`.
@@ -136,27 +138,12 @@ pub(crate) struct ServiceView {
     #[serde(default)]
     pub(crate) kernel: Option<Sum>,
     /// How long connections lasted that had a target.
-    pub(crate) duration: QuantilesView,
+    pub(crate) duration: DurationsView,
     /// Records that the file it logs to has lost; null without `access_log`.
     pub(crate) access_log_lost: Option<u64>,
     /// Records that were not written because they are not in the sample; null without `access_log`.
     #[serde(default)]
     pub(crate) access_log_left_out: Option<u64>,
-}
-
-/// Upper bounds of quantiles, in microseconds, since the start; null without any value, or beyond the last bound.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct QuantilesView {
-    /// Half took no longer.
-    pub(crate) p50_us: Option<u64>,
-    /// 99 of 100 took no longer.
-    pub(crate) p99_us: Option<u64>,
-}
-
-impl From<Counts> for QuantilesView {
-    fn from(counts: Counts) -> Self {
-        Self { p50_us: counts.quantile_us(50, 100), p99_us: counts.quantile_us(99, 100) }
-    }
 }
 
 /// What a service with TLS has beside that.
@@ -219,7 +206,7 @@ pub(crate) struct RequestsView {
     #[serde(default)]
     pub(crate) compressions_refused: u64,
     /// From a request's head to its answer's end.
-    pub(crate) duration: QuantilesView,
+    pub(crate) duration: DurationsView,
     /// The same of the requests that meet no rule, and of those of each rule in the file's order.
     #[serde(default)]
     pub(crate) rules: Vec<RuleView>,
@@ -258,6 +245,9 @@ pub(crate) struct GroupView {
     /// Connections that wait for a target with room.
     #[serde(default)]
     pub(crate) queue_waiting: usize,
+    /// Checks of its targets that failed, by reason, those of targets that have left it included.
+    #[serde(default)]
+    pub(crate) check_failures: BTreeMap<String, u64>,
     /// Requests; null but for a group of an `http` service.
     #[serde(default)]
     pub(crate) requests: Option<GroupRequestsView>,
@@ -328,10 +318,13 @@ pub(crate) struct TargetView {
     /// Why there was no TLS handshake the last time; null if there was one.
     #[serde(default)]
     pub(crate) last_tls_failure: Option<String>,
-    /// Of these, those that timed out.
+    /// Of the failures, those that timed out.
     #[serde(default)]
     pub(crate) connect_timeouts: u64,
-    /// Of these, those after which another target was tried.
+    /// Of the failures, those without a TLS handshake.
+    #[serde(default)]
+    pub(crate) tls_failures: u64,
+    /// Of the failures, those after which another target was tried.
     #[serde(default)]
     pub(crate) connect_retries: u64,
     /// Checks since the start.
@@ -340,6 +333,9 @@ pub(crate) struct TargetView {
     /// Of these, those that failed.
     #[serde(default)]
     pub(crate) checks_failed: u64,
+    /// Checks that failed, by reason. `local`: this host could not make them, so that they are in neither of the two above.
+    #[serde(default)]
+    pub(crate) check_failures: BTreeMap<String, u64>,
     /// Connections that it reset.
     #[serde(default)]
     pub(crate) resets: u64,
@@ -353,9 +349,9 @@ pub(crate) struct TargetView {
     #[serde(default)]
     pub(crate) bytes_to_client: u64,
     /// From a client's acceptance until it was connected here.
-    pub(crate) connect_time: QuantilesView,
+    pub(crate) connect_time: DurationsView,
     /// From then until the target's first byte.
-    pub(crate) first_byte_time: QuantilesView,
+    pub(crate) first_byte_time: DurationsView,
     /// Requests; null but for a target of a group of an `http` service.
     #[serde(default)]
     pub(crate) requests: Option<TargetRequestsView>,
@@ -556,6 +552,11 @@ pub(crate) fn target(shared: &Shared, group: &str, id: &str) -> Option<TargetVie
     view.targets.into_iter().find(|target| target.id == id && target.reason != REMOVED)
 }
 
+/// Checks that failed, by reason.
+fn by_reason(failures: &[Counter; Reason::COUNT]) -> BTreeMap<String, u64> {
+    Reason::ALL.map(|reason| (reason.name().to_owned(), failures[reason.index()].get())).into()
+}
+
 /// What is said of a target that is no longer there.
 const REMOVED: &str = "removed";
 
@@ -596,6 +597,7 @@ fn group_view(shared: &Shared, group: &Group, totals: &Totals) -> GroupView {
         mode: group.mode().name().to_owned(),
         discovery: shared.discovery.view(&group.config.name, file),
         queue_waiting: group.shared.queue.waiting(),
+        check_failures: by_reason(&group.shared.check_failures),
         requests: of_http.then(|| requests::of_group(group)),
         targets,
     }
@@ -649,9 +651,11 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
             .wrapping_add(sum(|shard| &shard.tls_errors)),
         last_tls_failure: target.tls_failure(),
         connect_timeouts: sum(|shard| &shard.connect_timeouts),
+        tls_failures: sum(|shard| &shard.tls_errors),
         connect_retries: sum(|shard| &shard.retried),
-        checks_total: target.checks.iter().map(Counter::get).sum(),
-        checks_failed: target.checks[1].get(),
+        checks_total: target.checks.succeeded.get().wrapping_add(target.checks.failed()),
+        checks_failed: target.checks.failed(),
+        check_failures: by_reason(&target.checks.failures),
         resets: sum(|shard| &shard.resets),
         vanished: sum(|shard| &shard.vanished),
         bytes_to_target: sum(|shard| &shard.bytes_to_target),

@@ -24,7 +24,7 @@ use crate::bench_tcp::load::{Stretch, need_two_processors, stay_on};
 use crate::bench_tcp::network::Network;
 use crate::bench_tcp::row::{Row, Samples};
 use crate::bench_tcp::running::Running;
-use crate::bench_tcp::{Proxy, in_turn, usage};
+use crate::bench_tcp::{IDLE_REPETITIONS, IDLE_SETTLE, Proxy, in_turn, usage};
 use crate::lab::error::Context;
 use crate::lab::{Result, certificate};
 use load::Kind;
@@ -41,10 +41,6 @@ const HANDSHAKES: (u64, u32) = (4_000, 64);
 const STREAMS: (u64, u32) = (40_000, 100);
 /// Idle WebSockets.
 const WEBSOCKETS: usize = 1_000;
-/// How long before these are looked at: what was needed to open them has been given back by then.
-const IDLE_SETTLE: Duration = Duration::from_millis(500);
-/// Memory does not vary, and measuring it takes a fresh start.
-const IDLE_REPETITIONS: u32 = 3;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -46,9 +46,9 @@ const BULK: (u32, u64) = (4, 1 << 30);
 /// Idle connections.
 const IDLE: usize = 5_000;
 /// How long before idle connections are looked at: what was needed to open them has been given back by then.
-const IDLE_SETTLE: Duration = Duration::from_millis(500);
+pub(crate) const IDLE_SETTLE: Duration = Duration::from_millis(500);
 /// Memory does not vary, and measuring it takes a fresh start.
-const IDLE_REPETITIONS: u32 = 3;
+pub(crate) const IDLE_REPETITIONS: u32 = 3;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

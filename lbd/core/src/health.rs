@@ -5,39 +5,27 @@
 
 use serde::Serialize;
 
-/// What is known about a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HealthState {
-    /// Its group has no health check: it counts as healthy.
-    Unchecked,
-    /// The first check has not ended yet: it counts as unhealthy.
-    Undecided,
-    /// Takes new connections.
-    Healthy,
-    /// Takes none while another target of its group is healthy.
-    Unhealthy,
+common::named! {
+    /// What is known about a target. The place of each stays what it is: it is the state's number between the nodes of a pair.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum HealthState {
+        /// Its group has no health check: it counts as healthy.
+        Unchecked => "unchecked",
+        /// The first check has not ended yet: it counts as unhealthy.
+        Undecided => "undecided",
+        /// Takes new connections.
+        Healthy => "healthy",
+        /// Takes none while another target of its group is healthy.
+        Unhealthy => "unhealthy",
+    }
 }
 
 impl HealthState {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Unchecked, Self::Undecided, Self::Healthy, Self::Unhealthy];
-
     /// Whether new connections may go there.
     #[must_use]
     pub const fn serves(self) -> bool {
         matches!(self, Self::Unchecked | Self::Healthy)
-    }
-
-    /// The state's name in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Unchecked => "unchecked",
-            Self::Undecided => "undecided",
-            Self::Healthy => "healthy",
-            Self::Unhealthy => "unhealthy",
-        }
     }
 }
 

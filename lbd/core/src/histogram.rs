@@ -87,6 +87,16 @@ impl Counts {
         self.buckets.iter().sum()
     }
 
+    /// How many took no longer than each of [`BOUNDS_US`], and last of all how many there are.
+    #[must_use]
+    pub fn cumulative(&self) -> [u64; BOUNDS_US.len() + 1] {
+        let mut sum = 0_u64;
+        self.buckets.map(|count| {
+            sum = sum.wrapping_add(count);
+            sum
+        })
+    }
+
     /// An upper bound in microseconds of the fraction `part` of `of` of all durations (`99, 100` for the 99th percentile):
     /// the end of the bucket it falls in; none without durations or beyond all bounds.
     #[must_use]
@@ -118,8 +128,9 @@ mod tests {
             prop_assert_eq!(counts.sum_us, all.iter().sum::<u64>());
             for (index, &bound) in BOUNDS_US.iter().enumerate() {
                 let within = all.iter().filter(|&&micros| micros <= bound).count() as u64;
-                prop_assert_eq!(counts.buckets[..=index].iter().sum::<u64>(), within);
+                prop_assert_eq!(counts.cumulative()[index], within);
             }
+            prop_assert_eq!(counts.cumulative()[BOUNDS_US.len()], counts.total());
             prop_assert_eq!(counts.with(&counts).total(), 2 * all.len() as u64);
         }
 

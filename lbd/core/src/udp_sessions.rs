@@ -72,100 +72,41 @@ pub enum Decision {
     New,
 }
 
-/// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionEnd {
-    /// No datagram passed for the idle time.
-    Idle,
-    /// Its target was draining, or its virtual IP has left, and its time has passed.
-    Drained,
-    /// It had to move, and there was no target to move to.
-    NoTarget,
-    /// The address is no longer listened on, or belongs to another service.
-    Unlistened,
-    /// The daemon stopped.
-    Stopped,
-}
-
-impl SessionEnd {
-    /// How many kinds there are.
-    pub const COUNT: usize = 5;
-
-    /// All kinds, in the order of [`Self::index`].
-    pub const ALL: [Self; Self::COUNT] =
-        [Self::Idle, Self::Drained, Self::NoTarget, Self::Unlistened, Self::Stopped];
-
-    /// Its place in [`Self::ALL`].
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Its name in the metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Drained => "drained",
-            Self::NoTarget => "no_target",
-            Self::Unlistened => "unlistened",
-            Self::Stopped => "stopped",
-        }
+common::named! {
+    /// Why a session ended.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum SessionEnd {
+        /// No datagram passed for the idle time.
+        Idle => "idle",
+        /// Its target was draining, or its virtual IP has left, and its time has passed.
+        Drained => "drained",
+        /// It had to move, and there was no target to move to.
+        NoTarget => "no_target",
+        /// The address is no longer listened on, or belongs to another service.
+        Unlistened => "unlistened",
+        /// The daemon stopped.
+        Stopped => "stopped",
     }
 }
 
-/// Why a datagram was not passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DatagramDrop {
-    /// It would have begun a session that is not admitted: a limit, a rate, the access list, or no target.
-    Refused,
-    /// It did not fit the buffer; a part of it is of no use to anybody.
-    Truncated,
-    /// It is larger than the next hop's protocol can carry.
-    TooBig,
-    /// The socket's queue was full before we got to it.
-    QueueFull,
-    /// It could not be sent to the target.
-    ToTarget,
-    /// It could not be sent to the client.
-    ToClient,
-    /// It would have begun a session while the socket is about to close.
-    Closing,
-}
-
-impl DatagramDrop {
-    /// How many kinds there are.
-    pub const COUNT: usize = 7;
-
-    /// All kinds, in the order of [`Self::index`].
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::Refused,
-        Self::Truncated,
-        Self::TooBig,
-        Self::QueueFull,
-        Self::ToTarget,
-        Self::ToClient,
-        Self::Closing,
-    ];
-
-    /// Its place in [`Self::ALL`].
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Its name in the metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Truncated => "truncated",
-            Self::TooBig => "too_big",
-            Self::QueueFull => "queue_full",
-            Self::ToTarget => "to_target",
-            Self::ToClient => "to_client",
-            Self::Closing => "closing",
-        }
+common::named! {
+    /// Why a datagram was not passed on.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum DatagramDrop {
+        /// It would have begun a session that is not admitted: a limit, a rate, the access list, or no target.
+        Refused => "refused",
+        /// It did not fit the buffer; a part of it is of no use to anybody.
+        Truncated => "truncated",
+        /// It is larger than the next hop's protocol can carry.
+        TooBig => "too_big",
+        /// The socket's queue was full before we got to it.
+        QueueFull => "queue_full",
+        /// It could not be sent to the target.
+        ToTarget => "to_target",
+        /// It could not be sent to the client.
+        ToClient => "to_client",
+        /// It would have begun a session while the socket is about to close.
+        Closing => "closing",
     }
 }
 

@@ -28,9 +28,9 @@ const RETRIES: usize = 1;
 /// Hosts of SRV records whose addresses are asked for at the same time.
 const HOSTS_AT_ONCE: usize = 16;
 
-/// The time for all hosts of SRV records together. The others keep the addresses that they had, or wait for the next time: a list that is long,
-/// or of which many hosts do not answer, must not be without end.
-const HOSTS_MAX: Duration = Duration::from_secs(10);
+/// The time for the addresses of a name, or of all hosts of SRV records together. The others keep the addresses that they had, or wait for the
+/// next time: a list that is long, or of which many hosts do not answer, must not be without end.
+const ADDRESSES_MAX: Duration = Duration::from_secs(10);
 
 /// A name's records.
 pub(super) struct Dns {
@@ -53,23 +53,23 @@ enum Question {
 
 impl Dns {
     pub(super) fn addresses(name: String, port: u16, server: Option<SocketAddr>, max_targets: u32) -> Self {
-        Self { question: Question::Addresses { name, port }, server, names: Names::default(), max_targets }
+        Self::new(Question::Addresses { name, port }, server, max_targets)
     }
 
     pub(super) fn services(name: String, server: Option<SocketAddr>, max_targets: u32) -> Self {
-        Self {
-            question: Question::Services { name, last: String::new() },
-            server,
-            names: Names::default(),
-            max_targets,
-        }
+        Self::new(Question::Services { name, last: String::new() }, server, max_targets)
+    }
+
+    fn new(question: Question, server: Option<SocketAddr>, max_targets: u32) -> Self {
+        Self { question, server, names: Names::up_to(max_targets), max_targets }
     }
 
     async fn resolve(&mut self) -> Result<Answer, Failure> {
         let resolver = resolver(self.server)?;
         match &mut self.question {
             Question::Addresses { name, port } => {
-                let addresses = self.names.settle(name, lookup_both(&resolver, name).await)?;
+                let both = lookup_both(&resolver, name, Instant::now() + ADDRESSES_MAX).await;
+                let addresses = self.names.settle(name, both)?;
                 from_addresses(name, &addresses, *port, self.max_targets)
             }
             Question::Services { name, last } => {
@@ -128,12 +128,13 @@ fn bound(options: &mut ResolverOpts) {
     options.attempts = options.attempts.min(RETRIES);
 }
 
-async fn lookup_both(resolver: &TokioResolver, name: &str) -> [Lookup<IpAddr>; 2] {
+/// The addresses of both families: one of them may have answered by `end` when the other one has not.
+async fn lookup_both(resolver: &TokioResolver, name: &str, end: Instant) -> [Lookup<IpAddr>; 2] {
     let (v4, v6) = tokio::join!(
-        lookup(resolver, name, RecordType::A, address),
-        lookup(resolver, name, RecordType::AAAA, address)
+        timeout_at(end, lookup(resolver, name, RecordType::A, address)),
+        timeout_at(end, lookup(resolver, name, RecordType::AAAA, address))
     );
-    [v4, v6]
+    [v4, v6].map(|lookup| lookup.unwrap_or_else(|_| late()))
 }
 
 async fn lookup<T>(
@@ -183,7 +184,7 @@ async fn hosts(
     names.keep(&wanted.iter().copied().collect());
     let mut waiting = wanted.into_iter();
     let (mut running, mut hosts) = (JoinSet::new(), Hosts::new());
-    let end = Instant::now() + HOSTS_MAX;
+    let end = Instant::now() + ADDRESSES_MAX;
     loop {
         while running.len() < HOSTS_AT_ONCE
             && Instant::now() < end
@@ -192,12 +193,7 @@ async fn hosts(
             host.clone_into(last);
             let (resolver, host) = (resolver.clone(), host.to_owned());
             running.spawn(async move {
-                // One family may have answered when the other one has not.
-                let (v4, v6) = tokio::join!(
-                    timeout_at(end, lookup(&resolver, &host, RecordType::A, address)),
-                    timeout_at(end, lookup(&resolver, &host, RecordType::AAAA, address))
-                );
-                let both = [v4, v6].map(|lookup| lookup.unwrap_or_else(|_| late()));
+                let both = lookup_both(&resolver, &host, end).await;
                 (host, both)
             });
         }
@@ -218,5 +214,5 @@ async fn hosts(
 }
 
 fn late() -> Lookup<IpAddr> {
-    Lookup::Failed(format!("no answer within the {} s for all hosts", HOSTS_MAX.as_secs()))
+    Lookup::Failed(format!("no answer within the {} s for all addresses", ADDRESSES_MAX.as_secs()))
 }

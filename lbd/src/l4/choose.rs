@@ -40,6 +40,8 @@ pub(crate) struct Tie {
     pub(crate) claim: Option<Claim>,
     /// What stands for an application's cookie in the place of an address.
     pub(crate) session: Option<IpAddr>,
+    /// The hash of what the group goes by, if that is not the client's address and the request has it.
+    pub(crate) hash: Option<u64>,
 }
 
 /// What a group has for a client.
@@ -78,10 +80,11 @@ impl Pool {
     }
 
     /// What the group's algorithm wants to know, and no more: hashing is not free.
-    fn request(&self, ends: &Ends) -> Request {
+    fn request(&self, ends: &Ends, tie: &Tie) -> Request {
         match self.group.plan.algorithm() {
             Algorithm::SourceIpHash | Algorithm::ConsistentHash => {
-                Request { source: self.hash_key.source(ends.client.ip()), flow: 0 }
+                let source = tie.hash.unwrap_or_else(|| self.hash_key.source(ends.client.ip()));
+                Request { source, flow: 0 }
             }
             Algorithm::FlowHash => {
                 let flow = self.hash_key.flow(ends.protocol, ends.client, ends.local);
@@ -99,9 +102,9 @@ impl Pool {
     }
 
     /// A place where the algorithm says.
-    fn pick(self: &Rc<Self>, ends: &Ends, tried: &[usize]) -> Choice {
+    fn pick(self: &Rc<Self>, ends: &Ends, tie: &Tie, tried: &[usize]) -> Choice {
         let group = &*self.group;
-        let request = self.request(ends);
+        let request = self.request(ends, tie);
         for _ in 0..RACES_MAX {
             let picked = self.balancer.borrow_mut().pick(&request, &Without { all: group, tried });
             let Some(index) = picked else {
@@ -126,19 +129,19 @@ impl Pool {
 /// Takes a place at the target that the client was sent to before, or at one of the algorithm's choice; never at one of
 /// those `tried`.
 pub(crate) fn occupy(worker: &Worker, pool: &Rc<Pool>, ends: &Ends, tie: &Tie, tried: &[usize]) -> Choice {
-    let Some(sticky) = &pool.group.sticky else { return pool.pick(ends, tried) };
+    let Some(sticky) = &pool.group.sticky else { return pool.pick(ends, tie, tried) };
     let usable = |&index: &usize| !tried.contains(&index) && pool.group.targets[index].share() > 0;
     // It may only be full: then this connection goes elsewhere, the next ones come back to it.
-    let back = |index| pool.take(index).map_or_else(|| pool.pick(ends, tried), Choice::Occupied);
+    let back = |index| pool.take(index).map_or_else(|| pool.pick(ends, tie, tried), Choice::Occupied);
     let key = match &sticky.by {
         KnownBy::Source => ends.client.ip(),
         KnownBy::AppCookie(_) => match tie.session {
             Some(session) => session,
-            None => return pool.pick(ends, tried),
+            None => return pool.pick(ends, tie, tried),
         },
         KnownBy::Cookie(seal) => {
             let home = tie.claim.and_then(|claim| seal.index(claim.mark)).filter(usable);
-            return home.map_or_else(|| pool.pick(ends, tried), back);
+            return home.map_or_else(|| pool.pick(ends, tie, tried), back);
         }
     };
     let now = worker.clock().at();
@@ -147,7 +150,7 @@ pub(crate) fn occupy(worker: &Worker, pool: &Rc<Pool>, ends: &Ends, tie: &Tie, t
     if let Some(index) = home {
         return back(index);
     }
-    let picked = match pool.pick(ends, tried) {
+    let picked = match pool.pick(ends, tie, tried) {
         Choice::Occupied(occupied) => occupied,
         other => return other,
     };

@@ -43,60 +43,26 @@ use std::time::Duration;
 use common::config::Timeouts;
 use socket2::{SockRef, TcpKeepalive};
 
-/// How a relayed connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// Both ends closed it.
-    Done,
-    /// The client reset it.
-    ClientReset,
-    /// The target reset it.
-    TargetReset,
-    /// The client is gone: it did not answer when asked after `timeout.keepalive`, or did not acknowledge within `timeout.user`.
-    ClientVanished,
-    /// The same of the target.
-    TargetVanished,
-    /// No byte for `timeout.idle`.
-    Idle,
-    /// Its target was removed, or its virtual IP has left, and `drain_timeout` has passed.
-    Drained,
-    /// The daemon stopped, and the grace has passed.
-    Stopped,
-}
-
-impl End {
-    /// How many kinds there are.
-    pub(crate) const COUNT: usize = 8;
-
-    /// All kinds, in the order of [`Self::index`].
-    pub(crate) const ALL: [Self; Self::COUNT] = [
-        Self::Done,
-        Self::ClientReset,
-        Self::TargetReset,
-        Self::ClientVanished,
-        Self::TargetVanished,
-        Self::Idle,
-        Self::Drained,
-        Self::Stopped,
-    ];
-
-    /// Its place in [`Self::ALL`].
-    pub(crate) const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Its name in the metrics.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::ClientReset => "client_reset",
-            Self::TargetReset => "target_reset",
-            Self::ClientVanished => "client_vanished",
-            Self::TargetVanished => "target_vanished",
-            Self::Idle => "idle",
-            Self::Drained => "drained",
-            Self::Stopped => "stopped",
-        }
+common::named! {
+    /// How a relayed connection ended.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum End {
+        /// Both ends closed it.
+        Done => "done",
+        /// The client reset it.
+        ClientReset => "client_reset",
+        /// The target reset it.
+        TargetReset => "target_reset",
+        /// The client is gone: it did not answer when asked after `timeout.keepalive`, or did not acknowledge within `timeout.user`.
+        ClientVanished => "client_vanished",
+        /// The same of the target.
+        TargetVanished => "target_vanished",
+        /// No byte for `timeout.idle`.
+        Idle => "idle",
+        /// Its target was removed, or its virtual IP has left, and `drain_timeout` has passed.
+        Drained => "drained",
+        /// The daemon stopped, and the grace has passed.
+        Stopped => "stopped",
     }
 }
 

@@ -41,77 +41,39 @@ pub(crate) use site::{Budget, Site};
 pub(crate) use tie::Rejected;
 pub(crate) use watch::Watches;
 
-/// Why the answer to a request did not come to its end, or none came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cut {
-    /// The client reset the connection, or ended it within its request.
-    Client,
-    /// The target ended the connection before the answer's end.
-    Target,
-    /// What the target sent is no answer.
-    BadAnswer,
-    /// No answer within `timeout.response`.
-    NoAnswer,
-    /// No byte of the client's body for `timeout.idle`, before there was an answer.
-    NoBody,
-    /// Otherwise no byte in either direction for `timeout.idle`.
-    Idle,
-    /// The target or the virtual IP has been drained for `drain_timeout`.
-    Drained,
-    /// The daemon stopped.
-    Stopped,
-    /// The client's body could not be understood when the answer had begun.
-    BadBody,
-    /// The client's body was longer than it may be.
-    BodyTooLong,
-    /// The client sent its body, or took the answer's, more slowly than it may.
-    Slow,
+common::named! {
+    /// Why the answer to a request did not come to its end, or none came.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Cut {
+        /// The client reset the connection, or ended it within its request.
+        Client => "client",
+        /// The target ended the connection before the answer's end.
+        Target => "target",
+        /// What the target sent is no answer.
+        BadAnswer => "bad_answer",
+        /// No answer within `timeout.response`.
+        NoAnswer => "no_answer",
+        /// No byte of the client's body for `timeout.idle`, before there was an answer.
+        NoBody => "no_body",
+        /// Otherwise no byte in either direction for `timeout.idle`.
+        Idle => "idle",
+        /// The target or the virtual IP has been drained for `drain_timeout`.
+        Drained => "drained",
+        /// The daemon stopped.
+        Stopped => "stopped",
+        /// The client's body could not be understood when the answer had begun.
+        BadBody => "bad_body",
+        /// The client's body was longer than it may be.
+        BodyTooLong => "body_too_long",
+        /// The client sent its body, or took the answer's, more slowly than it may.
+        Slow => "slow",
+    }
 }
 
 impl Cut {
-    /// How many there are.
-    pub(crate) const COUNT: usize = 11;
-
-    /// All of them, in the order of [`Self::index`].
-    pub(crate) const ALL: [Self; Self::COUNT] = [
-        Self::Client,
-        Self::Target,
-        Self::BadAnswer,
-        Self::NoAnswer,
-        Self::NoBody,
-        Self::Idle,
-        Self::Drained,
-        Self::Stopped,
-        Self::BadBody,
-        Self::BodyTooLong,
-        Self::Slow,
-    ];
-
     /// What a body that is refused while it is passed on is.
     const fn of_body(fault: Fault) -> Self {
         if matches!(fault, Fault::BodyTooLong) { Self::BodyTooLong } else { Self::BadBody }
-    }
-
-    /// Its place in [`Self::ALL`].
-    pub(crate) const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Its name in the metrics and in the access log.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Target => "target",
-            Self::BadAnswer => "bad_answer",
-            Self::NoAnswer => "no_answer",
-            Self::NoBody => "no_body",
-            Self::Idle => "idle",
-            Self::Drained => "drained",
-            Self::Stopped => "stopped",
-            Self::BadBody => "bad_body",
-            Self::BodyTooLong => "body_too_long",
-            Self::Slow => "slow",
-        }
     }
 
     /// What the client is answered, as long as nothing was; nothing if nobody is left to read it.
@@ -157,14 +119,6 @@ mod tests {
         }
         for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::BodyTooLong) {
             assert_eq!(before(fault.name()), "PR", "{fault:?}");
-        }
-    }
-
-    #[test]
-    fn each_cut_has_its_place_and_its_name() {
-        for (index, cut) in Cut::ALL.into_iter().enumerate() {
-            assert_eq!(cut.index(), index);
-            assert_eq!(Cut::ALL.iter().filter(|other| other.name() == cut.name()).count(), 1);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What ties a request to a target: the cookie that Tandem has given the client, or one that an application has.
+//! What ties a request to a target: the cookie that Tandem has given the client, one that an application has, or what is hashed.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
-use common::config::{Action, Http};
+use common::config::{Action, HashBy, Http};
 use common::hash::HashKey;
 use common::time::Instant;
 use lbd_core::http::affinity::Reading;
@@ -18,31 +18,16 @@ use crate::counters::HttpCounters;
 use crate::l4::{Occupied, Pool, Tie};
 use crate::snapshot::KnownBy;
 
-/// Why a cookie of Tandem's did not count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rejected {
-    /// It is none of ours, or of another key.
-    Forged,
-    /// It is older than `ttl`.
-    Stale,
-    /// Its target is gone, or takes nobody.
-    Gone,
-}
-
-impl Rejected {
-    /// How many there are.
-    pub(crate) const COUNT: usize = 3;
-
-    /// All of them, in the order of their counters.
-    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Forged, Self::Stale, Self::Gone];
-
-    /// Its name in the metrics.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Forged => "forged",
-            Self::Stale => "stale",
-            Self::Gone => "gone",
-        }
+common::named! {
+    /// Why a cookie of Tandem's did not count.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Rejected {
+        /// It is none of ours, or of another key.
+        Forged => "forged",
+        /// It is older than `ttl`.
+        Stale => "stale",
+        /// Its target is gone, or takes nobody.
+        Gone => "gone",
     }
 }
 
@@ -102,19 +87,25 @@ pub(super) fn home_group<'h>(
 impl Tied {
     /// What a request says to the targets of a group.
     pub(super) fn of(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>) -> Self {
+        let tied = Self::by_cookies(pool, asked, passing);
+        Self { tie: Tie { hash: hashed(pool, asked), ..tied.tie }, ..tied }
+    }
+
+    /// What its cookies say of a target that it had before.
+    fn by_cookies(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>) -> Self {
         let group = &pool.group;
         match group.sticky.as_ref().map(|sticky| &sticky.by) {
             None | Some(KnownBy::Source) => Self::default(),
             Some(KnownBy::AppCookie(name)) => {
                 let session = session(pool.hash_key(), asked.fields, name);
                 let client = (!passing.trusted).then_some(asked.client);
-                Self { tie: Tie { session, claim: None }, client, ..Self::default() }
+                Self { tie: Tie { session, ..Tie::default() }, client, ..Self::default() }
             }
             Some(KnownBy::Cookie(seal)) => {
                 let Reading { claim, forged, stale } = seal.read(asked.fields, unix_now());
                 let serves = |index: usize| group.targets[index].serving();
                 let gone = claim.is_some_and(|claim| !seal.index(claim.mark).is_some_and(serves));
-                let tie = Tie { claim, session: None };
+                let tie = Tie { claim, ..Tie::default() };
                 let secure = is_secure(asked, passing);
                 Self { tie, secure, rejected: [forged, stale, gone], client: None }
             }
@@ -129,6 +120,17 @@ impl Tied {
             }
         }
     }
+}
+
+/// The hash of what the group goes by in the place of the client's address; nothing if the request does not have that.
+fn hashed(pool: &Pool, asked: &Asked<'_>) -> Option<u64> {
+    let value = match &pool.group.config.hash_by {
+        HashBy::SourceIp => return None,
+        HashBy::Header(name) => asked.fields.iter().find(|field| field.is(name))?.value,
+        HashBy::Cookie(name) => cookie::values(asked.fields, name).find(|value| !value.is_empty())?,
+        HashBy::Path => asked.path.as_bytes(),
+    };
+    Some(pool.hash_key().bytes(value))
 }
 
 /// Whether the client has come by TLS: to Tandem, or as a proxy in front says whose word is taken.

@@ -50,7 +50,7 @@ pub(super) fn encode(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Resul
         "service_http_sticky_cookies_rejected",
         "Cookies of Tandem's own that did not count",
         each().flat_map(|(name, counters)| {
-            let count = |it: Rejected| counters.sum(|shard| &shard.http.cookies[it as usize]);
+            let count = |it: Rejected| counters.sum(|shard| &shard.http.cookies[it.index()]);
             Rejected::ALL.map(|it| (vec![("service", name), ("reason", it.name())], count(it)))
         }),
     )?;

@@ -52,77 +52,40 @@ pub(crate) enum LinkError {
     Handshake { with: SocketAddr, why: Refusal, detail: String },
 }
 
-/// Why a connection did not become a session, as counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// It came from another address than the peer's.
-    Address,
-    /// Too many had come without showing a key.
-    TooMany,
-    /// The peer does not answer, or says that nothing listens.
-    Unreachable,
-    /// The handshake took too long.
-    Timeout,
-    /// The other end went away before the handshake was over.
-    Closed,
-    /// What came is not TLS.
-    NotTls,
-    /// TLS, but not 1.3.
-    Version,
-    /// TLS 1.3, but no raw public key is offered.
-    KeyType,
-    /// A key that is not the other node's; or the other node says so of ours.
-    Key,
-    /// Another protocol inside TLS: another release.
-    Protocol,
-    /// Bytes that are not from this handshake: forged, recorded or damaged.
-    Forged,
-    /// A newer connection had become the session meanwhile.
-    Superseded,
-    /// Something else.
-    Other,
+common::named! {
+    /// Why a connection did not become a session, as counted.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Refusal {
+        /// It came from another address than the peer's.
+        Address => "address",
+        /// Too many had come without showing a key.
+        TooMany => "too_many",
+        /// The peer does not answer, or says that nothing listens.
+        Unreachable => "unreachable",
+        /// The handshake took too long.
+        Timeout => "timeout",
+        /// The other end went away before the handshake was over.
+        Closed => "closed",
+        /// What came is not TLS.
+        NotTls => "not_tls",
+        /// TLS, but not 1.3.
+        Version => "tls_version",
+        /// TLS 1.3, but no raw public key is offered.
+        KeyType => "key_type",
+        /// A key that is not the other node's; or the other node says so of ours.
+        Key => "key",
+        /// Another protocol inside TLS: another release.
+        Protocol => "protocol",
+        /// Bytes that are not from this handshake: forged, recorded or damaged.
+        Forged => "forged",
+        /// A newer connection had become the session meanwhile.
+        Superseded => "superseded",
+        /// Something else.
+        Other => "other",
+    }
 }
 
 impl Refusal {
-    /// How many there are.
-    pub(crate) const COUNT: usize = Self::ALL.len();
-
-    /// All, in the order of their numbers.
-    pub(crate) const ALL: [Self; 13] = [
-        Self::Address,
-        Self::TooMany,
-        Self::Unreachable,
-        Self::Timeout,
-        Self::Closed,
-        Self::NotTls,
-        Self::Version,
-        Self::KeyType,
-        Self::Key,
-        Self::Protocol,
-        Self::Forged,
-        Self::Superseded,
-        Self::Other,
-    ];
-
-    /// Its name in the API and the metrics.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Address => "address",
-            Self::TooMany => "too_many",
-            Self::Unreachable => "unreachable",
-            Self::Timeout => "timeout",
-            Self::Closed => "closed",
-            Self::NotTls => "not_tls",
-            Self::Version => "tls_version",
-            Self::KeyType => "key_type",
-            Self::Key => "key",
-            Self::Protocol => "protocol",
-            Self::Forged => "forged",
-            Self::Superseded => "superseded",
-            Self::Other => "other",
-        }
-    }
-
     /// What to do about it, as the end of a sentence.
     const fn advice(self) -> &'static str {
         match self {

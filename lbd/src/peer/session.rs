@@ -92,69 +92,36 @@ impl Drop for Session {
     }
 }
 
-/// How a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The peer closed it in order.
-    Closed,
-    /// The connection broke.
-    Cut,
-    /// The peer's host acknowledged nothing for too long.
-    Silent,
-    /// It ended within a frame.
-    Truncated,
-    /// A frame longer than allowed was announced.
-    Oversized,
-    /// A frame without a message.
-    Empty,
-    /// Bytes that TLS does not accept.
-    Damaged,
-    /// The peer took nothing for too long.
-    Stalled,
-    /// A newer connection took its place.
-    Replaced,
-    /// The driver here ended it.
-    Dropped,
-    /// The link stopped.
-    Stopped,
+common::named! {
+    /// How a session ended.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum End {
+        /// The peer closed it in order.
+        Closed => "closed",
+        /// The connection broke.
+        Cut => "cut",
+        /// The peer's host acknowledged nothing for too long.
+        Silent => "silent",
+        /// It ended within a frame.
+        Truncated => "truncated",
+        /// A frame longer than allowed was announced.
+        Oversized => "oversized",
+        /// A frame without a message.
+        Empty => "empty",
+        /// Bytes that TLS does not accept.
+        Damaged => "damaged",
+        /// The peer took nothing for too long.
+        Stalled => "stalled",
+        /// A newer connection took its place.
+        Replaced => "replaced",
+        /// The driver here ended it.
+        Dropped => "dropped",
+        /// The link stopped.
+        Stopped => "stopped",
+    }
 }
 
 impl End {
-    /// How many there are.
-    pub(crate) const COUNT: usize = Self::ALL.len();
-
-    /// All, in the order of their numbers.
-    pub(crate) const ALL: [Self; 11] = [
-        Self::Closed,
-        Self::Cut,
-        Self::Silent,
-        Self::Truncated,
-        Self::Oversized,
-        Self::Empty,
-        Self::Damaged,
-        Self::Stalled,
-        Self::Replaced,
-        Self::Dropped,
-        Self::Stopped,
-    ];
-
-    /// Its name in the API and the metrics.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Cut => "cut",
-            Self::Silent => "silent",
-            Self::Truncated => "truncated",
-            Self::Oversized => "oversized",
-            Self::Empty => "empty",
-            Self::Damaged => "damaged",
-            Self::Stalled => "stalled",
-            Self::Replaced => "replaced",
-            Self::Dropped => "dropped",
-            Self::Stopped => "stopped",
-        }
-    }
-
     /// For operators.
     pub(crate) const fn describe(self) -> &'static str {
         match self {

@@ -42,7 +42,7 @@ pub(crate) struct ByRefusal([Counter; Refusal::COUNT]);
 impl ByRefusal {
     /// The counter of one.
     pub(crate) fn of(&self, why: Refusal) -> &Counter {
-        &self.0[why as usize]
+        &self.0[why.index()]
     }
 
     /// All with their names.
@@ -58,7 +58,7 @@ pub(crate) struct ByEnd([Counter; End::COUNT]);
 impl ByEnd {
     /// The counter of one.
     pub(crate) fn of(&self, end: End) -> &Counter {
-        &self.0[end as usize]
+        &self.0[end.index()]
     }
 
     /// All with their names.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::config::{Config, Health, HealthCheck, ProxyVersion};
-use lbd_core::check::{Reason, Schedule};
+use lbd_core::check::{Failure, Reason, Schedule};
 use lbd_core::target::TargetKey;
 use rustls::ClientConfig;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -225,7 +225,7 @@ async fn check_forever(shared: Arc<Shared>, target: Arc<Target>, mut probe: Prob
     loop {
         if let Err(failure) = probe.until_possible().await {
             if !std::mem::replace(&mut told, true) {
-                shared.control.checks.failures[failure.reason().index()].add(1);
+                shared.count_check(&target, Some(failure.reason()));
                 tracing::error!(target = %target.key, "{failure}");
             }
             continue;
@@ -234,9 +234,7 @@ async fn check_forever(shared: Arc<Shared>, target: Arc<Target>, mut probe: Prob
         let begin = Instant::now();
         let (through, verdict) = probe.run().await;
         drop(permit);
-        if let Err(failure) = &verdict {
-            shared.control.checks.failures[failure.reason().index()].add(1);
-        }
+        shared.count_check(&target, verdict.as_ref().err().map(Failure::reason));
         match verdict {
             // Says nothing about the target. One line for any number in a row.
             Err(failure) if failure.reason() == Reason::Local => {

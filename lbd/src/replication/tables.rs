@@ -535,6 +535,5 @@ fn told(replica: &Replica, live: &Live, group: String, target: String, wanted: W
 }
 
 fn health_number(state: HealthState) -> u8 {
-    let index = HealthState::ALL.iter().position(|known| *known == state);
-    index.and_then(|index| u8::try_from(index).ok()).unwrap_or_default()
+    u8::try_from(state.index()).unwrap_or_default()
 }

@@ -42,8 +42,7 @@ impl Word {
 
     /// The number of its state between the nodes.
     pub(super) fn state(self) -> u8 {
-        let index = Admin::ALL.iter().position(|state| *state == self.admin);
-        index.and_then(|index| u8::try_from(index).ok()).unwrap_or_default()
+        u8::try_from(self.admin.index()).unwrap_or_default()
     }
 }
 

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use common::balance::{Candidates, Member, Plan};
 use common::config::{self, Config};
 use common::time::{Duration, Instant, Now};
+use lbd_core::check::Reason;
 use lbd_core::group::{self, EjectSettings, Event, Mode, Roster, Settings, Spec};
 use lbd_core::health::{HealthState, Thresholds};
 
 use super::{Carry, LastCheck, Stickiness, Target};
 use crate::clock::ms_of;
-use crate::counters::{GroupCounters, Sharded};
+use crate::counters::{Counter, GroupCounters, Sharded};
 use crate::l4::Queue;
 use crate::tls::Origin;
 
@@ -50,6 +51,8 @@ pub(crate) struct GroupShared {
     pub(crate) queue: Arc<Queue>,
     /// What the workers count.
     pub(crate) counters: Sharded<GroupCounters>,
+    /// Checks of its targets that failed, also of those that have left it, by [`Reason`]. Written by the control runtime.
+    pub(crate) check_failures: [Counter; Reason::COUNT],
 }
 
 impl GroupShared {
@@ -60,6 +63,7 @@ impl GroupShared {
             panics: AtomicBool::new(false),
             queue: Arc::default(),
             counters: Sharded::new(workers),
+            check_failures: Default::default(),
         }
     }
 
@@ -154,6 +158,7 @@ impl Group {
         let file = config::TargetGroup {
             name: String::new(),
             algorithm: config::Algorithm::default(),
+            hash_by: config::HashBy::default(),
             targets: Vec::new(),
             discover: None,
             health: None,
@@ -230,7 +235,6 @@ impl Group {
     pub(crate) fn record_check(&self, now: Now, target: &Target, check: LastCheck) -> bool {
         let Some(index) = self.index_of(target) else { return false };
         let success = check.failure.is_none();
-        target.checks[usize::from(!success)].add(1);
         target.set_last_check(Some(check));
         let mut state = self.shared.lock();
         let changed = state.as_mut().and_then(|state| state.record_check(now, index, success)).is_some();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::time::UnixTime;
 use lbd_core::admission::ConnectionCount;
+use lbd_core::check::Reason;
 use lbd_core::health::HealthState;
 use lbd_core::target::TargetKey;
 use tokio::sync::Notify;
@@ -21,8 +22,8 @@ pub(crate) struct Target {
     pub(crate) key: TargetKey,
     /// What the workers count.
     pub(crate) counters: Sharded<TargetCounters>,
-    /// Checks that succeeded and failed; written by the control runtime.
-    pub(crate) checks: [Counter; 2],
+    /// Written by the control runtime.
+    pub(crate) checks: Checks,
     /// Connections open over all workers: the load that algorithms compare, and what `max_connections` limits. On lines
     /// of its own, because every worker writes it.
     pub(crate) open_now: Open,
@@ -31,6 +32,23 @@ pub(crate) struct Target {
     failures: Failures,
     last_check: Mutex<Option<LastCheck>>,
     tls_failure: Mutex<Option<String>>,
+}
+
+/// What came of its checks.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    /// Those that succeeded.
+    pub(crate) succeeded: Counter,
+    /// Those that failed, by [`Reason`].
+    pub(crate) failures: [Counter; Reason::COUNT],
+}
+
+impl Checks {
+    /// Those that failed by what the target did: what this host could not check says nothing of it.
+    pub(crate) fn failed(&self) -> u64 {
+        let of_the_target = Reason::ALL.into_iter().filter(|reason| *reason != Reason::Local);
+        of_the_target.map(|reason| self.failures[reason.index()].get()).sum()
+    }
 }
 
 /// The connections open now.
@@ -92,37 +110,22 @@ impl Alarm {
     }
 }
 
-/// How a connection to a target failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FailureKind {
-    /// It was refused, or could not be made.
-    Connect,
-    /// Connecting took too long, or it vanished before it had answered.
-    Timeout,
-    /// It was reset before the target had answered.
-    Reset,
-    /// ICMP said that nobody is there.
-    Unreachable,
-    /// It answered with 5xx, or with what is no answer.
-    Status,
-    /// There was no TLS handshake.
-    Tls,
-}
-
-impl FailureKind {
-    const ALL: [Self; 6] =
-        [Self::Connect, Self::Timeout, Self::Reset, Self::Unreachable, Self::Status, Self::Tls];
-
-    /// Its name in the log.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Timeout => "timeout",
-            Self::Reset => "reset",
-            Self::Unreachable => "unreachable",
-            Self::Status => "status",
-            Self::Tls => "tls",
-        }
+common::named! {
+    /// How a connection to a target failed.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum FailureKind {
+        /// It was refused, or could not be made.
+        Connect => "connect",
+        /// Connecting took too long, or it vanished before it had answered.
+        Timeout => "timeout",
+        /// It was reset before the target had answered.
+        Reset => "reset",
+        /// ICMP said that nobody is there.
+        Unreachable => "unreachable",
+        /// It answered with 5xx, or with what is no answer.
+        Status => "status",
+        /// There was no TLS handshake.
+        Tls => "tls",
     }
 }
 
@@ -144,7 +147,7 @@ impl Target {
         Self {
             key,
             counters: Sharded::new(workers),
-            checks: [Counter::default(), Counter::default()],
+            checks: Checks::default(),
             open_now: Open::default(),
             decided: Decided {
                 share: AtomicU32::new(0),
@@ -271,8 +274,7 @@ impl Target {
         if self.health() == state {
             return;
         }
-        let index = HealthState::ALL.iter().position(|known| *known == state).unwrap_or_default();
-        self.decided.health.store(u8::try_from(index).unwrap_or_default(), Ordering::Relaxed);
+        self.decided.health.store(u8::try_from(state.index()).unwrap_or_default(), Ordering::Relaxed);
     }
 
     /// Takes the limits of a configuration; a threshold of 0 is none.

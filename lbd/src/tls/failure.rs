@@ -2,78 +2,38 @@
 
 use rustls::{Error, PeerIncompatible};
 
-/// A kind of failure. Each is counted by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The client speaks HTTP without TLS.
-    PlainHttp,
-    /// What came is no TLS.
-    NotTls,
-    /// No version of TLS in common.
-    Version,
-    /// No cipher suite, group or signature scheme in common.
-    NothingInCommon,
-    /// No protocol above TLS in common (RFC 7301).
-    Protocol,
-    /// The client has no certificate, or one that no authority of the service has signed.
-    ClientCertificate,
-    /// The client refused: what it got, mostly the certificate.
-    Refused,
-    /// The client ended the connection.
-    Closed,
-    /// It took too long.
-    Timeout,
-    /// The client said more than anybody has to say.
-    TooLong,
-    /// Something else that it must not do.
-    Misbehaved,
-    /// This end has not what it takes.
-    Local,
+common::named! {
+    /// A kind of failure. Each is counted by itself.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Failure {
+        /// The client speaks HTTP without TLS.
+        PlainHttp => "plain_http",
+        /// What came is no TLS.
+        NotTls => "not_tls",
+        /// No version of TLS in common.
+        Version => "version",
+        /// No cipher suite, group or signature scheme in common.
+        NothingInCommon => "nothing_in_common",
+        /// No protocol above TLS in common (RFC 7301).
+        Protocol => "protocol",
+        /// The client has no certificate, or one that no authority of the service has signed.
+        ClientCertificate => "client_certificate",
+        /// The client refused: what it got, mostly the certificate.
+        Refused => "refused",
+        /// The client ended the connection.
+        Closed => "closed",
+        /// It took too long.
+        Timeout => "timeout",
+        /// The client said more than anybody has to say.
+        TooLong => "too_long",
+        /// Something else that it must not do.
+        Misbehaved => "misbehaved",
+        /// This end has not what it takes.
+        Local => "local",
+    }
 }
 
 impl Failure {
-    /// How many there are.
-    pub(crate) const COUNT: usize = 12;
-
-    /// All of them, in the order of [`Self::index`].
-    pub(crate) const ALL: [Self; Self::COUNT] = [
-        Self::PlainHttp,
-        Self::NotTls,
-        Self::Version,
-        Self::NothingInCommon,
-        Self::Protocol,
-        Self::ClientCertificate,
-        Self::Refused,
-        Self::Closed,
-        Self::Timeout,
-        Self::TooLong,
-        Self::Misbehaved,
-        Self::Local,
-    ];
-
-    /// Its place in [`Self::ALL`].
-    pub(crate) const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Its name in the metrics and in the API.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::PlainHttp => "plain_http",
-            Self::NotTls => "not_tls",
-            Self::Version => "version",
-            Self::NothingInCommon => "nothing_in_common",
-            Self::Protocol => "protocol",
-            Self::ClientCertificate => "client_certificate",
-            Self::Refused => "refused",
-            Self::Closed => "closed",
-            Self::Timeout => "timeout",
-            Self::TooLong => "too_long",
-            Self::Misbehaved => "misbehaved",
-            Self::Local => "local",
-        }
-    }
-
     /// What an error means.
     pub(crate) fn of(error: &Error) -> Self {
         match error {
@@ -95,19 +55,6 @@ impl Failure {
             | Error::FailedToGetRandomBytes
             | Error::InconsistentKeys(_) => Self::Local,
             _ => Self::Misbehaved,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_has_its_place_and_its_name() {
-        for (index, failure) in Failure::ALL.into_iter().enumerate() {
-            assert_eq!(failure.index(), index);
-            assert_eq!(Failure::ALL.iter().filter(|other| other.name() == failure.name()).count(), 1);
         }
     }
 }

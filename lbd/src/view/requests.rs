@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::QuantilesView;
+use super::DurationsView;
 use crate::counters::{Counter, RuleCounters, Sharded, TargetCounters};
 use crate::metrics::http::rule_name;
 use crate::snapshot::{Group, Service, Target};
@@ -18,7 +18,7 @@ pub(crate) struct RuleView {
     /// Answered since the start, by the first digit of the status.
     pub(crate) answered: BTreeMap<String, u64>,
     /// From a request's head to its answer's end.
-    pub(crate) duration: QuantilesView,
+    pub(crate) duration: DurationsView,
 }
 
 /// The requests of a group, those that targets have answered which have left it included.
@@ -29,7 +29,7 @@ pub(crate) struct GroupRequestsView {
     /// For which it had no target, or none with room.
     pub(crate) unserved: u64,
     /// From a request's head to its answer's end, of those answered.
-    pub(crate) duration: QuantilesView,
+    pub(crate) duration: DurationsView,
 }
 
 /// What a target has to do with requests of `http` services.
@@ -44,7 +44,7 @@ pub(crate) struct TargetRequestsView {
     /// Connections that wait for the next request.
     pub(crate) connections_kept: u64,
     /// From a request's connection to its answer's end.
-    pub(crate) duration: QuantilesView,
+    pub(crate) duration: DurationsView,
 }
 
 /// The requests of a service by its rules.

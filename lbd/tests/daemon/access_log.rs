@@ -66,7 +66,40 @@ fn a_connection_is_logged_with_its_phases_and_why_it_ended() {
     let status = lbd.status();
     assert!(status["services"][0]["duration"]["p99_us"].as_u64() >= Some(micros("total_us")), "{status}");
     assert_eq!(status["services"][0]["access_log_lost"], 0);
-    assert!(status["target_groups"][0]["targets"][0]["connect_time"]["p50_us"].is_u64(), "{status}");
+    let target = &status["target_groups"][0]["targets"][0];
+    assert!(target["connect_time"]["p50_us"].is_u64(), "{status}");
+    // The API has the whole histograms, too.
+    for (name, shown) in [
+        ("service_connection_duration", &status["services"][0]["duration"]),
+        ("target_connect", &target["connect_time"]),
+        ("target_first_byte", &target["first_byte_time"]),
+    ] {
+        assert_eq!(buckets_shown(shown), buckets_in(&metrics, name), "{name}");
+        assert_eq!(shown["count"], 1, "{name}");
+    }
+    assert_eq!(status["services"][0]["duration"]["sum_us"], micros("total_us"));
+}
+
+/// The buckets of a histogram in the metrics: bounds, as seconds in words, and how many took no longer.
+fn buckets_in(metrics: &str, name: &str) -> Vec<(String, u64)> {
+    let prefix = format!("tandem_lbd_{name}_seconds_bucket{{");
+    let bucket = |row: &str| {
+        let bound = row.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+        let count = row.rsplit(' ').next().unwrap().parse().unwrap();
+        let seconds = bound.parse::<f64>().unwrap();
+        (if seconds.is_finite() { format!("{seconds:.6}") } else { "none".to_owned() }, count)
+    };
+    metrics.lines().filter(|line| line.starts_with(&prefix)).map(bucket).collect()
+}
+
+/// The same of a histogram in the API.
+fn buckets_shown(shown: &serde_json::Value) -> Vec<(String, u64)> {
+    let bucket = |bucket: &serde_json::Value| {
+        let seconds = bucket["up_to_us"].as_f64().map(|micros| micros / 1e6);
+        let bound = seconds.map_or_else(|| "none".to_owned(), |seconds| format!("{seconds:.6}"));
+        (bound, bucket["count"].as_u64().unwrap())
+    };
+    shown["buckets"].as_array().unwrap().iter().map(bucket).collect()
 }
 
 #[test]

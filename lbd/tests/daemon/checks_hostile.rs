@@ -115,7 +115,34 @@ fn http_checks_end() {
         assert!(failures(&lbd, reason) > 0, "{reason}");
     }
     assert_eq!(failures(&lbd, "local"), 0);
+    each_is_counted_for_its_target(&lbd);
     bounded(&lbd, &garbage, &[&garbage_sent, &head_sent, &body_sent, &padded_sent]);
+}
+
+/// Looks at what is counted for each of the targets above and for the group.
+fn each_is_counted_for_its_target(lbd: &Lbd) {
+    let group = lbd.status()["target_groups"][0].clone();
+    for (target, reason) in
+        [(0_usize, "malformed"), (1, "too_large"), (3, "answer"), (6, "timeout"), (9, "closed")]
+    {
+        let shown = &group["targets"][target];
+        let by_reason = shown["check_failures"].as_object().unwrap();
+        let all: u64 = by_reason.values().map(|count| count.as_u64().unwrap()).sum();
+        assert_eq!((by_reason.len(), shown["checks_failed"].as_u64()), (8, Some(all)), "{shown}");
+        let count = by_reason[reason].as_u64().unwrap();
+        assert!(count > 0, "{target} {reason}: {shown}");
+        assert!(group["check_failures"][reason].as_u64() >= Some(count), "{target} {reason}: {group}");
+        // These go on.
+        let (id, address) = (&shown["id"], &shown["address"]);
+        let labels = format!("group=\"pool\",target={id},address={address},reason=\"{reason}\"");
+        let of_target = metric(lbd, &format!("tandem_lbd_target_check_failures_total{{{labels}}}"));
+        let labels = format!("group=\"pool\",reason=\"{reason}\"");
+        let of_group = metric(lbd, &format!("tandem_lbd_group_check_failures_total{{{labels}}}"));
+        assert!(of_target >= count && of_group >= of_target, "{target} {reason}: {of_target}, {of_group}");
+    }
+    let others = ["connect", "closed", "answer", "malformed", "too_large", "tls"];
+    let of_quiet = others.map(|reason| group["targets"][6]["check_failures"][reason].as_u64());
+    assert_eq!(of_quiet, [Some(0); 6], "{group}");
 }
 
 /// Waits for many more checks, and looks at the daemon's memory before and after.

@@ -2,6 +2,7 @@
 
 use super::discover;
 use super::health;
+use super::http::is_token;
 use super::name;
 use super::reader::{At, Cursor, Table, at};
 use super::target::{RawTarget, targets};
@@ -10,8 +11,8 @@ use super::value::is_name;
 use crate::config::diag::{Problems, Span};
 use crate::config::problem::Problem;
 use crate::config::types::{
-    Algorithm, Discover, Eject, Health, ProxyVersion, Queue, Retry, SameSite, Sticky, StickyBy, StickyCookie,
-    Via,
+    Algorithm, Discover, Eject, HashBy, Health, ProxyVersion, Queue, Retry, SameSite, Sticky, StickyBy,
+    StickyCookie, Via,
 };
 use crate::time::Duration;
 
@@ -19,6 +20,8 @@ use crate::time::Duration;
 pub(crate) struct RawGroup {
     pub(crate) name: Option<At<String>>,
     pub(crate) algorithm: Option<At<Algorithm>>,
+    /// With the place of what the hash goes by.
+    pub(crate) hash_by: Option<At<HashBy>>,
     pub(crate) targets: Vec<RawTarget>,
     /// Whether every target written could be read.
     pub(crate) targets_complete: bool,
@@ -65,6 +68,8 @@ const RETRY_REASONS: &[(&str, Reason)] = &[
 ];
 const STICKY_WAYS: &[(&str, &str)] =
     &[("cookie", "cookie"), ("app_cookie", "app_cookie"), ("source_ip", "source_ip")];
+const HASH_WAYS: &[(&str, &str)] =
+    &[("source_ip", "source_ip"), ("header", "header"), ("cookie", "cookie"), ("path", "path")];
 const PROTOCOLS: &[(&str, bool)] = &[("http1", false), ("http2", true)];
 const SAME_SITES: &[(&str, SameSite)] =
     &[("strict", SameSite::Strict), ("lax", SameSite::Lax), ("none", SameSite::None)];
@@ -79,7 +84,14 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawGroup {
     let span = table.span().clone();
     let name = table.required("name", out).and_then(|cursor| name(&cursor, out));
     let algorithms = Algorithm::ALL.map(|algorithm| (algorithm.name(), algorithm));
-    let algorithm = table.get("algorithm").and_then(|c| c.word(&algorithms, out));
+    let written = table.get("algorithm");
+    let algorithm = written.as_ref().and_then(|c| c.word(&algorithms, out));
+    // An algorithm that cannot be read may well be that one.
+    let may_be_consistent = match &algorithm {
+        Some(algorithm) => *algorithm.get_ref() == Algorithm::ConsistentHash,
+        None => written.is_some(),
+    };
+    let hash_by = table.get("hash").and_then(|c| hash(&c, may_be_consistent, out));
     let written = table.get("targets");
     let entries = written.as_ref().and_then(|cursor| targets(cursor, true, out));
     let none_written = written.is_none() || entries.as_ref().is_some_and(|(entries, _)| entries.is_empty());
@@ -94,6 +106,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawGroup {
     let raw = RawGroup {
         name,
         algorithm,
+        hash_by,
         targets,
         targets_complete,
         targets_span,
@@ -122,6 +135,33 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawGroup {
     };
     table.finish(out);
     raw
+}
+
+fn hash(cursor: &Cursor<'_>, may_be_consistent: bool, out: &mut Problems) -> Option<At<HashBy>> {
+    let mut table = cursor.table(out)?;
+    let way = table.required("by", out);
+    let word = way.as_ref().and_then(|c| c.word(HASH_WAYS, out)).map(At::into_inner);
+    let has_name = matches!(word, Some("header" | "cookie"));
+    let name = if has_name { table.required("name", out) } else { table.get("name") };
+    table.finish(out);
+    if !may_be_consistent {
+        let needs = "algorithm = \"consistent_hash\"".to_owned();
+        out.add(cursor.span(), Problem::KeyWithout { key: cursor.key(), needs });
+    }
+    if let Some(name) = name.as_ref().filter(|_| word.is_some() && !has_name) {
+        let needs = "by = \"header\" or \"cookie\"".to_owned();
+        out.add(name.span(), Problem::KeyWithout { key: name.key(), needs });
+    }
+    // Names of cookies are tokens, too (RFC 6265, section 4.1.1).
+    let problem = |key, value| Problem::BadFieldName { key, value };
+    let name = name.and_then(|c| c.string_that(is_token, problem, out)).map(At::into_inner);
+    let by = match word? {
+        "header" => HashBy::Header(name?.to_ascii_lowercase()),
+        "cookie" => HashBy::Cookie(name?),
+        "path" => HashBy::Path,
+        _ => HashBy::SourceIp,
+    };
+    Some(at(&way.as_ref().map_or_else(|| cursor.span(), Cursor::span), by))
 }
 
 fn retry(cursor: Option<&Cursor<'_>>, out: &mut Problems) -> Retry {

@@ -1,4 +1,4 @@
-//! The cookies that groups look for in requests, which only services of `mode = "http"` have.
+//! The cookies, and what else groups look for in requests, which only services of `mode = "http"` have.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::first_use;
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::raw::{RawFile, RawGroup, RawService};
-use crate::config::types::StickyBy;
+use crate::config::types::{HashBy, StickyBy};
 
 pub(super) fn check(raw: &RawFile, out: &mut Problems) {
     for service in &raw.services {
@@ -33,16 +33,34 @@ fn way(by: &StickyBy) -> Option<&'static str> {
     }
 }
 
+/// The same of a hash.
+fn hash_way(by: &HashBy) -> Option<&'static str> {
+    match by {
+        HashBy::SourceIp => None,
+        HashBy::Header(_) => Some("target_group.hash.by = \"header\""),
+        HashBy::Cookie(_) => Some("target_group.hash.by = \"cookie\""),
+        HashBy::Path => Some("target_group.hash.by = \"path\""),
+    }
+}
+
 /// Notes a group that looks for something that one of its services does not have.
 fn check_modes(group: &RawGroup, raw: &RawFile, out: &mut Problems) {
-    let (Some(name), Some(sticky)) = (&group.name, &group.sticky) else { return };
-    let Some(way) = way(&sticky.get_ref().by) else { return };
+    let sticky = group.sticky.as_ref().and_then(|it| Some((way(&it.get_ref().by)?, it.span())));
+    let hash = group.hash_by.as_ref().and_then(|it| Some((hash_way(it.get_ref())?, it.span())));
+    for (way, span) in sticky.into_iter().chain(hash) {
+        check_mode(group, way, span, raw, out);
+    }
+}
+
+/// Notes that something written here looks for what one of the group's services does not have.
+fn check_mode(group: &RawGroup, way: &str, span: Span, raw: &RawFile, out: &mut Problems) {
+    let Some(name) = &group.name else { return };
     let others = raw.services.iter().filter(|service| is_http(service) == Some(false));
     let mut references = others.flat_map(|service| &service.references);
     if let Some((_, reference)) = references.find(|(_, group)| group.get_ref() == name.get_ref()) {
         let needs = "mode = \"http\" of every service that forwards here".to_owned();
         let problem = Problem::KeyWithout { key: way.to_owned(), needs };
-        out.add(sticky.span(), problem).related(reference.span(), "a service of another mode forwards here");
+        out.add(span, problem).related(reference.span(), "a service of another mode forwards here");
     }
 }
 

@@ -110,6 +110,7 @@ pub(super) fn build(raw: &RawGroup, in_kernel: &InKernel<'_>, folder: &Path) -> 
     Some(TargetGroup {
         name,
         algorithm: raw.algorithm.as_ref().map_or(default, |algorithm| *algorithm.get_ref()),
+        hash_by: raw.hash_by.as_ref().map(|by| by.get_ref().clone()).unwrap_or_default(),
         targets: build_targets(&raw.targets)?,
         discover: raw.discover.clone().map(|discover| discover_in(folder, discover)),
         health: raw.health.clone().map(|health| Health { via, ..health_in(folder, health) }),

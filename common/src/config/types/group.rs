@@ -15,6 +15,8 @@ pub struct TargetGroup {
     pub name: String,
     /// How a target is chosen; by default in turn, and by `flow_hash` where the kernel chooses: in groups of `nat` and `dsr`.
     pub algorithm: Algorithm,
+    /// What `consistent_hash` goes by; the client's address by default.
+    pub hash_by: HashBy,
     /// Its targets as written; at least one, unless others are discovered.
     pub targets: Vec<Target>,
     /// Where further targets come from.
@@ -47,57 +49,44 @@ pub struct TargetGroup {
     pub http2: bool,
 }
 
-/// How a target is chosen. Weights count in each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Algorithm {
-    /// Each in turn, as often as its weight says.
-    #[default]
-    RoundRobin,
-    /// The one with the fewest connections for its weight.
-    LeastConnections,
-    /// The one with the fewest requests that are being answered, for its weight; with `tcp` and `udp` a connection or
-    /// session is one.
-    LeastOutstandingRequests,
-    /// Any.
-    Random,
-    /// The less loaded one of two that are chosen at random.
-    PowerOfTwoChoices,
-    /// By the client's address, modulo the usable targets.
-    SourceIpHash,
-    /// By the client's address, so that few clients move when targets come and go.
-    ConsistentHash,
-    /// By addresses and ports of both ends, so that few connections would move when targets come and go.
-    FlowHash,
+crate::named! {
+    /// How a target is chosen. Weights count in each.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Algorithm {
+        /// Each in turn, as often as its weight says.
+        #[default]
+        RoundRobin => "round_robin",
+        /// The one with the fewest connections for its weight.
+        LeastConnections => "least_connections",
+        /// The one with the fewest requests that are being answered, for its weight; with `tcp` and `udp` a connection or
+        /// session is one.
+        LeastOutstandingRequests => "least_outstanding_requests",
+        /// Any.
+        Random => "random",
+        /// The less loaded one of two that are chosen at random.
+        PowerOfTwoChoices => "power_of_two_choices",
+        /// By the client's address, modulo the usable targets.
+        SourceIpHash => "source_ip_hash",
+        /// By the client's address, so that few clients move when targets come and go.
+        ConsistentHash => "consistent_hash",
+        /// By addresses and ports of both ends, so that few connections would move when targets come and go.
+        FlowHash => "flow_hash",
+    }
 }
 
-impl Algorithm {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::RoundRobin,
-        Self::LeastConnections,
-        Self::LeastOutstandingRequests,
-        Self::Random,
-        Self::PowerOfTwoChoices,
-        Self::SourceIpHash,
-        Self::ConsistentHash,
-        Self::FlowHash,
-    ];
-
-    /// The word for it in the file and in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::RoundRobin => "round_robin",
-            Self::LeastConnections => "least_connections",
-            Self::LeastOutstandingRequests => "least_outstanding_requests",
-            Self::Random => "random",
-            Self::PowerOfTwoChoices => "power_of_two_choices",
-            Self::SourceIpHash => "source_ip_hash",
-            Self::ConsistentHash => "consistent_hash",
-            Self::FlowHash => "flow_hash",
-        }
-    }
+/// What `consistent_hash` goes by. Whoever does not have it goes by the client's address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HashBy {
+    /// The client's address.
+    #[default]
+    SourceIp,
+    /// The first field of this name, in lower case, of the client's request. `http` only.
+    Header(String),
+    /// The first cookie of this name that is not empty. `http` only.
+    Cookie(String),
+    /// The path that the client asked for, in its one form and without the query. `http` only.
+    Path,
 }
 
 /// A target.
@@ -191,28 +180,16 @@ pub struct Health {
     pub via: Via,
 }
 
-/// Where a target is asked whether it is healthy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Via {
-    /// At its own address.
-    #[default]
-    Target,
-    /// At a virtual IP, on the way that clients' packets take to it; see [`Config::checked_through`](super::Config::checked_through).
-    Vip,
-}
-
-impl Via {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Target, Self::Vip];
-
-    /// The word for it in the file and in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Target => "target",
-            Self::Vip => "vip",
-        }
+crate::named! {
+    /// Where a target is asked whether it is healthy.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Via {
+        /// At its own address.
+        #[default]
+        Target => "target",
+        /// At a virtual IP, on the way that clients' packets take to it; see [`Config::checked_through`](super::Config::checked_through).
+        Vip => "vip",
     }
 }
 

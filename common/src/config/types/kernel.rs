@@ -29,33 +29,19 @@ pub enum Method {
     Dsr(Dsr),
 }
 
-/// The way on which a packet reaches a target as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dsr {
-    /// To the target's MAC address, on a link that both share.
-    L2,
-    /// In an IP packet.
-    Ipip,
-    /// In an IP packet with a GRE header.
-    Gre,
-    /// In a datagram of generic UDP encapsulation.
-    Gue,
-}
-
-impl Dsr {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::L2, Self::Ipip, Self::Gre, Self::Gue];
-
-    /// The word for it in the file and in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::L2 => "l2",
-            Self::Ipip => "ipip",
-            Self::Gre => "gre",
-            Self::Gue => "gue",
-        }
+crate::named! {
+    /// The way on which a packet reaches a target as it is.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Dsr {
+        /// To the target's MAC address, on a link that both share.
+        L2 => "l2",
+        /// In an IP packet.
+        Ipip => "ipip",
+        /// In an IP packet with a GRE header.
+        Gre => "gre",
+        /// In a datagram of generic UDP encapsulation.
+        Gue => "gue",
     }
 }
 

@@ -54,62 +54,26 @@ pub enum Failure {
     Local(String),
 }
 
-/// What failures are counted by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// No connection, or an ICMP error in place of a datagram.
-    Connect,
-    /// No answer, or not all of it, in time.
-    Timeout,
-    /// The connection ended before the answer did.
-    Closed,
-    /// The TLS handshake failed.
-    Tls,
-    /// A well-formed answer that says no.
-    Answer,
-    /// An answer that cannot be understood.
-    Malformed,
-    /// An answer larger than what a check reads.
-    TooLarge,
-    /// This host could not make the check. Does not count against the target.
-    Local,
-}
-
-impl Reason {
-    /// How many there are.
-    pub const COUNT: usize = Self::ALL.len();
-
-    /// All, in the order of their index.
-    pub const ALL: [Self; 8] = [
-        Self::Connect,
-        Self::Timeout,
-        Self::Closed,
-        Self::Tls,
-        Self::Answer,
-        Self::Malformed,
-        Self::TooLarge,
-        Self::Local,
-    ];
-
-    /// Its place in [`Reason::ALL`].
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Its name in the metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Timeout => "timeout",
-            Self::Closed => "closed",
-            Self::Tls => "tls",
-            Self::Answer => "answer",
-            Self::Malformed => "malformed",
-            Self::TooLarge => "too_large",
-            Self::Local => "local",
-        }
+common::named! {
+    /// What failures are counted by.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Reason {
+        /// No connection, or an ICMP error in place of a datagram.
+        Connect => "connect",
+        /// No answer, or not all of it, in time.
+        Timeout => "timeout",
+        /// The connection ended before the answer did.
+        Closed => "closed",
+        /// The TLS handshake failed.
+        Tls => "tls",
+        /// A well-formed answer that says no.
+        Answer => "answer",
+        /// An answer that cannot be understood.
+        Malformed => "malformed",
+        /// An answer larger than what a check reads.
+        TooLarge => "too_large",
+        /// This host could not make the check. Does not count against the target.
+        Local => "local",
     }
 }
 
@@ -210,13 +174,6 @@ const fn grpc_status_name(code: u32) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reasons_are_in_the_order_of_their_index() {
-        for (index, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!(reason.index(), index, "{reason:?}");
-        }
-    }
 
     #[test]
     fn words_for_people() {

@@ -8,7 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use common::time::Duration;
 
-use super::{Answer, Entries, Failure, FailureKind, count, plain, scaled};
+use super::{Answer, Entries, Failure, FailureKind, count, is_usable, plain, scaled};
+
+/// A port that targets may have, where it is about the address alone.
+const ANY_PORT: u16 = 1;
 
 /// What came of asking for one type of a name's records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,15 +41,28 @@ pub struct Addresses {
     pub ttl: Duration,
     /// Why a family's addresses are those of a former answer.
     pub half: Option<Failure>,
+    /// How many more there were that nothing can be sent to.
+    pub unusable: u64,
+    /// How many more there were than targets are taken.
+    pub over_limit: u64,
 }
 
-/// The last good addresses of each family of the names asked for.
-#[derive(Clone, Debug, Default)]
+/// The last good addresses of each family of the names asked for, of each name no more than targets are taken: hosts by the thousand with
+/// thousands of addresses each are more than any list has use for.
+#[derive(Clone, Debug)]
 pub struct Names {
     known: BTreeMap<String, [Vec<IpAddr>; 2]>,
+    addresses_max: usize,
 }
 
 impl Names {
+    /// None yet, for a list of at most `max_targets`.
+    #[must_use]
+    pub fn up_to(max_targets: u32) -> Self {
+        let addresses_max = usize::try_from(max_targets).unwrap_or(usize::MAX);
+        Self { known: BTreeMap::new(), addresses_max }
+    }
+
     /// What the answers for a name's A and AAAA records mean together.
     ///
     /// # Errors
@@ -58,7 +74,8 @@ impl Names {
             return Err(nothing_found(name, lookups));
         }
         let known = self.known.entry(name.to_owned()).or_default();
-        let mut addresses = Addresses { list: Vec::new(), ttl: Duration::MAX, half: None };
+        let mut addresses =
+            Addresses { list: Vec::new(), ttl: Duration::MAX, half: None, unusable: 0, over_limit: 0 };
         for ((lookup, known), kind) in lookups.into_iter().zip(known).zip(KINDS) {
             match lookup {
                 Lookup::Found { records, ttl } => {
@@ -68,6 +85,10 @@ impl Names {
                 Lookup::Missing { .. } => known.clear(),
                 Lookup::Failed(message) => addresses.half = Some(unanswered(name, kind, &message)),
             }
+            let room = self.addresses_max.saturating_sub(addresses.list.len());
+            let (unusable, over_limit) = cut(known, room);
+            addresses.unusable += unusable;
+            addresses.over_limit += over_limit;
             addresses.list.extend(known.iter());
         }
         Ok(addresses)
@@ -83,6 +104,18 @@ impl Names {
     pub fn keep(&mut self, names: &BTreeSet<&str>) {
         self.known.retain(|name, _| names.contains(name.as_str()));
     }
+}
+
+/// Leaves as many of the addresses as there is room for, those that come first in the order of answers, and gives the memory of the others
+/// back. Answers how many others cannot be used, and how many are too many.
+fn cut(addresses: &mut Vec<IpAddr>, room: usize) -> (u64, u64) {
+    let all = addresses.len();
+    addresses.retain(|ip| is_usable(SocketAddr::new(*ip, ANY_PORT)));
+    let usable = addresses.len();
+    addresses.sort_unstable();
+    addresses.truncate(room);
+    addresses.shrink_to_fit();
+    (count(all - usable), count(usable - addresses.len()))
 }
 
 /// The types of the records of each family.
@@ -121,6 +154,8 @@ pub fn from_addresses(
         entries.push(plain(SocketAddr::new(ip, port)));
     }
     let nothing = format!("DNS has no usable address for {name}");
+    entries.unusable += addresses.unusable;
+    entries.over_limit += addresses.over_limit;
     let answer = entries.into_answer(&nothing)?;
     Ok(Answer { ttl: Some(addresses.ttl), partial: addresses.half.clone(), ..answer })
 }
@@ -181,10 +216,13 @@ pub fn from_services(
     let first = services.first().map_or(0, |service| service.priority);
     let weights = weights(services);
     for (service, weight) in services.iter().zip(weights) {
+        let unusable_before = entries.unusable;
         let addresses = match hosts.get(&service.host) {
             Some(Ok(addresses)) => {
                 ttl = ttl.min(addresses.ttl);
                 half = half.or(addresses.half.as_ref());
+                entries.unusable += addresses.unusable;
+                entries.over_limit += addresses.over_limit;
                 addresses.list.clone()
             }
             Some(Err(failure)) if failure.kind == FailureKind::Unreachable => {
@@ -193,7 +231,7 @@ pub fn from_services(
             }
             Some(Err(_)) | None => Vec::new(),
         };
-        if addresses.is_empty() {
+        if addresses.is_empty() && entries.unusable == unusable_before {
             entries.unusable += 1;
         }
         for ip in addresses {
@@ -231,6 +269,10 @@ mod tests {
         Lookup::Found { records, ttl: Duration::from_secs(ttl_s) }
     }
 
+    fn none() -> Addresses {
+        Addresses { list: Vec::new(), ttl: TTL, half: None, unusable: 0, over_limit: 0 }
+    }
+
     fn missing(ttl_s: u64) -> Lookup<IpAddr> {
         Lookup::Missing { ttl: Some(Duration::from_secs(ttl_s)) }
     }
@@ -249,7 +291,7 @@ mod tests {
 
     #[test]
     fn both_families_make_one_list() {
-        let mut names = Names::default();
+        let mut names = Names::up_to(10);
         let lookups = [found(&["10.0.0.2", "10.0.0.1"], 60), found(&["2001:db8::1"], 20)];
         let settled = names.settle("shop.", lookups).unwrap();
         let answer = from_addresses("shop.", &settled, 80, 10).unwrap();
@@ -260,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_failing_family_keeps_its_addresses_and_a_missing_one_does_not() {
-        let mut names = Names::default();
+        let mut names = Names::up_to(10);
         names.settle("shop.", [found(&["10.0.0.1"], 60), found(&["2001:db8::1"], 60)]).unwrap();
         let half = names.settle("shop.", [found(&["10.0.0.2"], 60), failed()]).unwrap();
         assert_eq!(half.list, ["10.0.0.2".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]);
@@ -275,7 +317,7 @@ mod tests {
 
     #[test]
     fn nothing_at_all_is_a_failure_and_negative_answers_say_for_how_long() {
-        let mut names = Names::default();
+        let mut names = Names::up_to(10);
         let failure = names.settle("shop.", [missing(30), missing(20)]).unwrap_err();
         assert_eq!((failure.kind, failure.ttl), (FailureKind::Empty, Some(Duration::from_secs(20))));
         for lookups in [[missing(30), failed()], [failed(), missing(30)], [failed(), failed()]] {
@@ -288,7 +330,7 @@ mod tests {
     fn thousands_of_records_are_cut_to_the_limit() {
         let records =
             (0..5000_u32).map(|host| IpAddr::from((0x0a00_0000 + host).to_be_bytes())).rev().collect();
-        let list = Addresses { list: records, ttl: TTL, half: None };
+        let list = Addresses { list: records, ..none() };
         let answer = from_addresses("shop.", &list, 80, 1024).unwrap();
         assert_eq!((answer.targets.len(), answer.over_limit), (1024, 5000 - 1024));
         assert_eq!(answer.targets[0].id, "10.0.0.0:80");
@@ -300,11 +342,40 @@ mod tests {
         let services: Vec<_> = (0..500).map(|port| service(1, 1, 8000 + port, "many.")).collect();
         let records: Vec<_> =
             (0..2000_u32).map(|host| IpAddr::from((0x0a00_0000 + host).to_be_bytes())).collect();
-        let list = Addresses { list: records, ttl: TTL, half: None };
+        let list = Addresses { list: records, ..none() };
         let hosts = Hosts::from([("many.".to_owned(), Ok(list))]);
-        let answer = from_services("x.", &services, TTL, &hosts, &Names::default(), 100).unwrap();
+        let answer = from_services("x.", &services, TTL, &hosts, &Names::up_to(100), 100).unwrap();
         assert_eq!((answer.targets.len(), answer.over_limit), (100, 1_000_000 - 100));
         assert_eq!([&answer.targets[0].id, &answer.targets[99].id], ["10.0.0.0:8000", "10.0.0.0:8099"]);
+    }
+
+    #[test]
+    fn no_more_of_a_name_is_remembered_than_is_taken() {
+        let mut names = Names::up_to(100);
+        let v4: Vec<_> = (0..4000_u32).map(|host| IpAddr::from((0x0a00_0000 + host).to_be_bytes())).collect();
+        let v6: Vec<_> = (0..2000_u128)
+            .map(|host| IpAddr::from(((0x2001_0db8_u128 << 96) | host).to_be_bytes()))
+            .collect();
+        let lookup =
+            |records: &[IpAddr]| Lookup::Found { records: records.iter().rev().copied().collect(), ttl: TTL };
+        let settled = names.settle("many.", [lookup(&v4), lookup(&v6)]).unwrap();
+        assert_eq!((&settled.list[..], settled.over_limit, settled.unusable), (&v4[..100], 5900, 0));
+        assert_eq!(names.last("many."), v4[..100]);
+        assert!(names.known["many."].iter().all(|known| known.capacity() <= 200), "the memory is given back");
+        // One family fails, and what it had is no more than there is room for beside the other one.
+        let settled = names.settle("many.", [failed(), lookup(&v6)]).unwrap();
+        assert_eq!((settled.list.len(), settled.over_limit), (100, 2000));
+        let settled = names.settle("many.", [lookup(&v4[..30]), lookup(&v6)]).unwrap();
+        assert_eq!(
+            (&settled.list[..30], &settled.list[30..], settled.over_limit),
+            (&v4[..30], &v6[..70], 1930)
+        );
+        // Room is for addresses that can be used.
+        let nowhere: Vec<_> = (1..=200_u8).map(|host| IpAddr::from([224, 0, 0, host])).collect();
+        let settled = names.settle("many.", [lookup(&nowhere), lookup(&v6[..50])]).unwrap();
+        assert_eq!((&settled.list[..], settled.over_limit, settled.unusable), (&v6[..50], 0, 200));
+        let answer = from_addresses("many.", &settled, 80, 100).unwrap();
+        assert_eq!((answer.targets.len(), answer.unusable), (50, 200));
     }
 
     #[test]
@@ -319,14 +390,14 @@ mod tests {
         assert_eq!(over_limit, 0);
         let host = |address: &str, ttl_s| {
             let list = vec![address.parse().unwrap()];
-            Ok(Addresses { list, ttl: Duration::from_secs(ttl_s), half: None })
+            Ok(Addresses { list, ttl: Duration::from_secs(ttl_s), ..none() })
         };
         let hosts = Hosts::from([
             ("a.".to_owned(), host("10.0.0.1", 60)),
             ("b.".to_owned(), host("10.0.0.2", 9)),
             ("c.".to_owned(), host("10.0.0.3", 60)),
         ]);
-        let answer = from_services("_x._tcp.", &services, TTL, &hosts, &Names::default(), 10).unwrap();
+        let answer = from_services("_x._tcp.", &services, TTL, &hosts, &Names::up_to(10), 10).unwrap();
         assert_eq!(addresses(&answer), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:81"]);
         let weights: Vec<(u16, bool)> =
             answer.targets.iter().map(|target| (target.weight, target.backup)).collect();
@@ -346,7 +417,7 @@ mod tests {
     #[test]
     fn a_host_without_an_answer_keeps_its_addresses() {
         let services = [service(1, 1, 80, "a."), service(1, 1, 80, "b."), service(1, 1, 80, ".")];
-        let mut names = Names::default();
+        let mut names = Names::up_to(10);
         names.settle("a.", [found(&["10.0.0.1"], 60), missing(1)]).unwrap();
         names.settle("b.", [found(&["10.0.0.2"], 60), missing(1)]).unwrap();
         let hosts = Hosts::from([
@@ -377,10 +448,10 @@ mod tests {
                 .collect();
             let hosts = (0..)
                 .zip(hosts)
-                .map(|(number, list): (u8, _)| (format!("h{number}."), Ok(Addresses { list, ttl: TTL, half: None })))
+                .map(|(number, list): (u8, _)| (format!("h{number}."), Ok(Addresses { list, ..none() })))
                 .collect();
             let (services, _) = in_order(services, max_targets);
-            let answer = from_services("x.", &services, TTL, &hosts, &Names::default(), max_targets);
+            let answer = from_services("x.", &services, TTL, &hosts, &Names::up_to(max_targets), max_targets);
             if let Ok(answer) = answer {
                 prop_assert!(!answer.targets.is_empty() && answer.targets.len() <= max_targets as usize);
                 let ids: BTreeSet<_> = answer.targets.iter().map(|target| &target.id).collect();

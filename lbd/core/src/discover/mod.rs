@@ -56,29 +56,16 @@ pub struct Failure {
     pub ttl: Option<Duration>,
 }
 
-/// The kinds of failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureKind {
-    /// The source could not be asked, or said that it cannot answer.
-    Unreachable,
-    /// The answer is not of the form it should have.
-    Invalid,
-    /// The answer names no target that could be used.
-    Empty,
-}
-
-impl FailureKind {
-    /// All of them, in the order of [`Counts::failures`].
-    pub const ALL: [Self; 3] = [Self::Unreachable, Self::Invalid, Self::Empty];
-
-    /// The name in metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Unreachable => "unreachable",
-            Self::Invalid => "invalid",
-            Self::Empty => "empty",
-        }
+common::named! {
+    /// The kinds of failure.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum FailureKind {
+        /// The source could not be asked, or said that it cannot answer.
+        Unreachable => "unreachable",
+        /// The answer is not of the form it should have.
+        Invalid => "invalid",
+        /// The answer names no target that could be used.
+        Empty => "empty",
     }
 }
 

@@ -57,7 +57,7 @@ pub struct Counts {
     /// Answers that changed the list.
     pub changes: u64,
     /// Failures, in the order of [`FailureKind::ALL`].
-    pub failures: [u64; 3],
+    pub failures: [u64; FailureKind::COUNT],
     /// Entries left out because they cannot be used, over all answers.
     pub unusable: u64,
     /// Entries left out because there were more than `max_targets`, over all answers.
@@ -221,8 +221,7 @@ impl Discovery {
     fn note_failure(&mut self, now: Now, failure: Failure) {
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         let status = &mut self.status;
-        status.counts.failures
-            [FailureKind::ALL.iter().position(|kind| *kind == failure.kind).unwrap_or(0)] += 1;
+        status.counts.failures[failure.kind.index()] += 1;
         status.stale_since = status.stale_since.or(Some(now.unix));
         status.last_failure = Some(LastFailure { at: now.unix, message: failure.message });
     }

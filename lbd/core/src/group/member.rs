@@ -16,36 +16,23 @@ pub const SHARE_OF_WEIGHT_ONE: u32 = 256;
 /// A slow start begins with this part of the full share.
 const SLOW_START_PARTS: u32 = 32;
 
-/// What the administrator wants of a target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Admin {
-    /// New connections.
-    #[default]
-    Ready,
-    /// No new connections; those it has may go on for `drain_timeout` and are closed then.
-    Drain,
-    /// Nothing: no new connections, and those it has are closed at once.
-    Maint,
+common::named! {
+    /// What the administrator wants of a target. The place of each stays what it is: it is the state's number between the nodes of a pair.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Admin {
+        /// New connections.
+        #[default]
+        Ready => "ready",
+        /// No new connections; those it has may go on for `drain_timeout` and are closed then.
+        Drain => "drain",
+        /// Nothing: no new connections, and those it has are closed at once.
+        Maint => "maint",
+    }
 }
 
 /// The largest weight.
 pub const WEIGHT_MAX: u16 = 256;
-
-impl Admin {
-    /// All of them. The place of each stays what it is: it is the state's number between the nodes of a pair.
-    pub const ALL: [Self; 3] = [Self::Ready, Self::Drain, Self::Maint];
-
-    /// The state's name in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Drain => "drain",
-            Self::Maint => "maint",
-        }
-    }
-}
 
 /// What the configuration, the discovery or the API says about a target.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,36 +2,21 @@
 
 use serde::Serialize;
 
-/// From where a group takes its targets now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// Usable primary targets.
-    Normal,
-    /// No target is usable, but the first checks of some have not ended: those are used.
-    Starting,
-    /// No primary target is usable, or too few are: backups are used.
-    Backup,
-    /// Too few targets are usable, or none: all are used, whatever their checks say.
-    Panic,
-    /// No target may be used: there is none, or each is drained, in maintenance or of weight 0.
-    None,
-}
-
-impl Mode {
-    /// All modes.
-    pub const ALL: [Self; 5] = [Self::Normal, Self::Starting, Self::Backup, Self::Panic, Self::None];
-
-    /// The mode's name in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Normal => "normal",
-            Self::Starting => "starting",
-            Self::Backup => "backup",
-            Self::Panic => "panic",
-            Self::None => "none",
-        }
+common::named! {
+    /// From where a group takes its targets now.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Mode {
+        /// Usable primary targets.
+        Normal => "normal",
+        /// No target is usable, but the first checks of some have not ended: those are used.
+        Starting => "starting",
+        /// No primary target is usable, or too few are: backups are used.
+        Backup => "backup",
+        /// Too few targets are usable, or none: all are used, whatever their checks say.
+        Panic => "panic",
+        /// No target may be used: there is none, or each is drained, in maintenance or of weight 0.
+        None => "none",
     }
 }
 

@@ -34,76 +34,36 @@ const ANSWERED: u32 = 20;
 /// RFC 9113, section 3.4: what a client's connection begins with.
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What a client has done too often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offence {
-    /// Reset its own streams.
-    Reset,
-    /// Had streams reset by frames that are errors.
-    ProvokedReset,
-    /// Sent header blocks in pieces.
-    Continuation,
-    /// Sent settings.
-    Settings,
-    /// Sent frames of data with nothing in them.
-    EmptyData,
-    /// Sent pings.
-    Ping,
-    /// Begun more streams than it may have.
-    Refused,
-    /// Enlarged windows.
-    WindowUpdate,
-    /// Sent priorities or frames that nobody knows.
-    Other,
-    /// What the decoder has had enough of before there were no points left: blocks in pieces, resets, frames with little in them.
-    Decoder,
-    /// What is an error of the connection: frames or blocks that cannot be decoded, or that may not be there.
-    Protocol,
+common::named! {
+    /// What a client has done too often.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Offence {
+        /// Reset its own streams.
+        Reset => "reset",
+        /// Had streams reset by frames that are errors.
+        ProvokedReset => "provoked_reset",
+        /// Sent header blocks in pieces.
+        Continuation => "continuation",
+        /// Sent settings.
+        Settings => "settings",
+        /// Sent frames of data with nothing in them.
+        EmptyData => "empty_data",
+        /// Sent pings.
+        Ping => "ping",
+        /// Begun more streams than it may have.
+        Refused => "refused",
+        /// Enlarged windows.
+        WindowUpdate => "window_update",
+        /// Sent priorities or frames that nobody knows.
+        Other => "other",
+        /// What the decoder has had enough of before there were no points left: blocks in pieces, resets, frames with little in them.
+        Decoder => "decoder",
+        /// What is an error of the connection: frames or blocks that cannot be decoded, or that may not be there.
+        Protocol => "protocol",
+    }
 }
 
 impl Offence {
-    /// How many there are.
-    pub const COUNT: usize = 11;
-
-    /// All of them, in the order of [`Self::index`].
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::Reset,
-        Self::ProvokedReset,
-        Self::Continuation,
-        Self::Settings,
-        Self::EmptyData,
-        Self::Ping,
-        Self::Refused,
-        Self::WindowUpdate,
-        Self::Other,
-        Self::Decoder,
-        Self::Protocol,
-    ];
-
-    /// Its place in [`Self::ALL`].
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Its name in the metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Reset => "reset",
-            Self::ProvokedReset => "provoked_reset",
-            Self::Continuation => "continuation",
-            Self::Settings => "settings",
-            Self::EmptyData => "empty_data",
-            Self::Ping => "ping",
-            Self::Refused => "refused",
-            Self::WindowUpdate => "window_update",
-            Self::Other => "other",
-            Self::Decoder => "decoder",
-            Self::Protocol => "protocol",
-        }
-    }
-
     const fn cost(self) -> u32 {
         match self {
             Self::Reset => RESET,
@@ -338,14 +298,6 @@ mod tests {
             assert!(count < 1_000_000);
         }
         unreachable!()
-    }
-
-    #[test]
-    fn each_has_its_place_and_its_name() {
-        for (index, offence) in Offence::ALL.into_iter().enumerate() {
-            assert_eq!(offence.index(), index);
-            assert_eq!(Offence::ALL.iter().filter(|other| other.name() == offence.name()).count(), 1);
-        }
     }
 
     #[test]

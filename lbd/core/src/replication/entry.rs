@@ -5,40 +5,28 @@ use common::time::Duration;
 
 use super::names::NameId;
 
-/// A table that both nodes have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Table {
-    /// Flows of the kernel's forwarding.
-    Flows,
-    /// Which target a source address comes back to.
-    Sticky,
-    /// Which target a session of the UDP proxy has.
-    UdpSessions,
-    /// How much each node has admitted; the pair's figure is the sum.
-    Rates,
-    /// Administrative states and weights of targets.
-    Targets,
-    /// What each node's health checks say; for comparison.
-    Health,
-    /// Who belongs to a target group, as far as people have said.
-    Members,
+common::named! {
+    /// A table that both nodes have.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum Table {
+        /// Flows of the kernel's forwarding.
+        Flows => "flows",
+        /// Which target a source address comes back to.
+        Sticky => "sticky",
+        /// Which target a session of the UDP proxy has.
+        UdpSessions => "udp_sessions",
+        /// How much each node has admitted; the pair's figure is the sum.
+        Rates => "rates",
+        /// Administrative states and weights of targets.
+        Targets => "targets",
+        /// What each node's health checks say; for comparison.
+        Health => "health",
+        /// Who belongs to a target group, as far as people have said.
+        Members => "members",
+    }
 }
 
 impl Table {
-    /// How many there are.
-    pub const COUNT: usize = 7;
-
-    /// All of them, in the order of [`Self::index`]; a snapshot has them in [`Self::SNAPSHOT_ORDER`].
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::Flows,
-        Self::Sticky,
-        Self::UdpSessions,
-        Self::Rates,
-        Self::Targets,
-        Self::Health,
-        Self::Members,
-    ];
-
     /// The order of a snapshot: what the rest refers to first, then what is small and matters for new connections, the million flows last.
     pub const SNAPSHOT_ORDER: [Self; Self::COUNT] = [
         Self::Members,
@@ -49,12 +37,6 @@ impl Table {
         Self::UdpSessions,
         Self::Flows,
     ];
-
-    /// Its place in [`Self::ALL`].
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
 
     /// Its number on the wire, never that of another table, whatever the version.
     #[must_use]
@@ -75,20 +57,6 @@ impl Table {
             7 => Self::Members,
             _ => return None,
         })
-    }
-
-    /// Its name in metrics and the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Flows => "flows",
-            Self::Sticky => "sticky",
-            Self::UdpSessions => "udp_sessions",
-            Self::Rates => "rates",
-            Self::Targets => "targets",
-            Self::Health => "health",
-            Self::Members => "members",
-        }
     }
 
     /// The minor protocol version that brought it; it is not spoken of with a peer of an earlier one.

@@ -76,68 +76,32 @@ pub enum SessionError {
     Disconnected,
 }
 
-/// Kinds of [`SessionError`], for counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionEnd {
-    /// [`SessionError::Major`].
-    Major,
-    /// [`SessionError::Itself`].
-    Itself,
-    /// [`SessionError::SameName`].
-    SameName,
-    /// [`SessionError::Silent`].
-    Silent,
-    /// [`SessionError::Idle`].
-    Idle,
-    /// A frame larger than it may be.
-    Oversized,
-    /// Any other [`SessionError::Malformed`], and [`SessionError::NameNumber`].
-    Malformed,
-    /// [`SessionError::Sequence`] and [`SessionError::Unexpected`].
-    OutOfOrder,
-    /// [`SessionError::Disconnected`].
-    Disconnected,
+common::named! {
+    /// Kinds of [`SessionError`], for counters.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum SessionEnd {
+        /// [`SessionError::Major`].
+        Major => "other_major_version",
+        /// [`SessionError::Itself`].
+        Itself => "self_connection",
+        /// [`SessionError::SameName`].
+        SameName => "same_name",
+        /// [`SessionError::Silent`].
+        Silent => "no_hello",
+        /// [`SessionError::Idle`].
+        Idle => "idle",
+        /// A frame larger than it may be.
+        Oversized => "oversized",
+        /// Any other [`SessionError::Malformed`], and [`SessionError::NameNumber`].
+        Malformed => "malformed",
+        /// [`SessionError::Sequence`] and [`SessionError::Unexpected`].
+        OutOfOrder => "out_of_order",
+        /// [`SessionError::Disconnected`].
+        Disconnected => "disconnected",
+    }
 }
 
 impl SessionEnd {
-    /// How many kinds there are.
-    pub const COUNT: usize = 9;
-
-    /// All kinds, in the order of [`Self::index`].
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::Major,
-        Self::Itself,
-        Self::SameName,
-        Self::Silent,
-        Self::Idle,
-        Self::Oversized,
-        Self::Malformed,
-        Self::OutOfOrder,
-        Self::Disconnected,
-    ];
-
-    /// Its place in [`Self::ALL`].
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Its name in the metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Major => "other_major_version",
-            Self::Itself => "self_connection",
-            Self::SameName => "same_name",
-            Self::Silent => "no_hello",
-            Self::Idle => "idle",
-            Self::Oversized => "oversized",
-            Self::Malformed => "malformed",
-            Self::OutOfOrder => "out_of_order",
-            Self::Disconnected => "disconnected",
-        }
-    }
-
     /// Whether the two nodes do not fit together, so that connecting again soon would be refused again.
     #[must_use]
     pub const fn is_refusal(self) -> bool {

@@ -261,7 +261,7 @@ fn hosts_that_never_answer_do_not_keep_the_others_from_their_turn() {
     eventually("the first round has had no time for the last host", || {
         discovery(&lbd)["last_failure"]["message"]
             .as_str()
-            .is_some_and(|message| message.contains("for all hosts"))
+            .is_some_and(|message| message.contains("for all addresses"))
     });
     await_addresses(&lbd, &["10.1.2.3:80"]);
 }
@@ -279,6 +279,28 @@ fn thousands_of_records_are_cut_to_the_limit() {
     assert!(addresses(&lbd).contains("10.1.0.0:80"), "the same ones each time");
     let left_out = "tandem_lbd_discovery_entries_left_out_total{group=\"pool\",reason=\"over_limit\"}";
     assert!((metric(&lbd, left_out) - 2500.0).abs() < 0.1);
+    lbd.says("not all that was discovered can be used");
+    let status = String::from_utf8(lbd.command(&["status"]).stdout).unwrap();
+    assert!(status.contains("ok, 2500 more than max_targets left out"), "{status}");
+    assert!(lbd.peak_kib() < MEMORY_KIB_MAX, "memory stays bounded: {} KiB", lbd.peak_kib());
+}
+
+#[test]
+fn hosts_with_thousands_of_addresses_are_cut_to_the_limit() {
+    let many = |net: u8| -> Vec<SocketAddr> {
+        (0..3000_u16).map(|host| ([10, net, (host >> 8) as u8, (host & 255) as u8], 80).into()).collect()
+    };
+    let text = format!("{}{}", hosts("a.test", &many(1)), hosts("b.test", &many(2)));
+    let srv = ["a", "b"].map(|host| format!("--srv-host=_web._tcp.shop.test,{host}.test,80,10,1"));
+    let dns = Dnsmasq::start(&text, &[&srv[0], &srv[1], "--local-ttl=60"]);
+    let discover = format!("srv = \"_web._tcp.shop.test\", server = \"{}\", max_targets = 500", dns.address);
+    let lbd = Lbd::start(&config(&discover));
+    eventually("the answer has come", || discovery(&lbd)["targets"] == 500);
+    assert_eq!(discovery(&lbd)["over_limit"], 5500, "2500 of each host, and 500 of both");
+    assert!(addresses(&lbd).contains("10.1.0.0:80"), "the same ones each time");
+    assert!(addresses(&lbd).iter().all(|address| address.starts_with("10.1.")), "the first ones");
+    let left_out = "tandem_lbd_discovery_entries_left_out_total{group=\"pool\",reason=\"over_limit\"}";
+    assert!((metric(&lbd, left_out) - 5500.0).abs() < 0.1);
     lbd.says("not all that was discovered can be used");
     assert!(lbd.peak_kib() < MEMORY_KIB_MAX, "memory stays bounded: {} KiB", lbd.peak_kib());
 }

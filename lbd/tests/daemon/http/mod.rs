@@ -7,6 +7,7 @@ mod compared;
 mod compress;
 mod failures;
 mod forwarding;
+mod hashed;
 mod life;
 mod limits;
 mod logged;

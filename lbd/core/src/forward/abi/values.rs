@@ -184,108 +184,59 @@ impl SlotControl {
     }
 }
 
-/// Why a packet for a service was not forwarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum DropReason {
-    /// It was.
-    None,
-    /// A header that contradicts itself.
-    Malformed,
-    /// This node does not own the VIP.
-    NotActive,
-    /// The access list.
-    Denied,
-    /// The client's rate.
-    SourceRate,
-    /// No target is usable.
-    NoTarget,
-    /// The way to the target is not known yet.
-    NoNextHop,
-    /// No free port towards the endpoint.
-    NoPort,
-    /// No room in the table of flows.
-    FlowsFull,
-    /// A later fragment without its first one.
-    Fragment,
-    /// Larger than the way to the target takes.
-    TooBig,
-    /// Its target is unhealthy.
-    Unhealthy,
-    /// Its hops are used up.
-    Ttl,
-    /// The same client and port at the same target through another VIP.
-    Clash,
-    /// An ICMP error about no known flow.
-    IcmpInner,
-    /// No room for a tunnel's headers.
-    Headroom,
-    /// ARP or neighbour discovery asked for a VIP that this node does not own.
-    Solicitation,
-    /// An answer was due, and too many were made.
-    AnswerRate,
-    /// From a target for a flow of the other node that is not known here, or for a port that changed hands while it was read.
-    UnknownFlow,
-    /// As [`Self::TooBig`], where the sender lets routers cut it.
-    NotCut,
+common::named! {
+    /// Why a packet for a service was not forwarded. The place of each is its number in the kernel's program.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[repr(u8)]
+    pub enum DropReason {
+        /// It was.
+        None => "none",
+        /// A header that contradicts itself.
+        Malformed => "malformed",
+        /// This node does not own the VIP.
+        NotActive => "not_active",
+        /// The access list.
+        Denied => "denied",
+        /// The client's rate.
+        SourceRate => "source_rate",
+        /// No target is usable.
+        NoTarget => "no_target",
+        /// The way to the target is not known yet.
+        NoNextHop => "no_next_hop",
+        /// No free port towards the endpoint.
+        NoPort => "no_port",
+        /// No room in the table of flows.
+        FlowsFull => "flows_full",
+        /// A later fragment without its first one.
+        Fragment => "fragment",
+        /// Larger than the way to the target takes.
+        TooBig => "too_big",
+        /// Its target is unhealthy.
+        Unhealthy => "unhealthy",
+        /// Its hops are used up.
+        Ttl => "ttl",
+        /// The same client and port at the same target through another VIP.
+        Clash => "clash",
+        /// An ICMP error about no known flow.
+        IcmpInner => "icmp_inner",
+        /// No room for a tunnel's headers.
+        Headroom => "headroom",
+        /// ARP or neighbour discovery asked for a VIP that this node does not own.
+        Solicitation => "solicitation",
+        /// An answer was due, and too many were made.
+        AnswerRate => "answer_rate",
+        /// From a target for a flow of the other node that is not known here, or for a port that changed hands while it was read.
+        UnknownFlow => "unknown_flow",
+        /// As [`Self::TooBig`], where the sender lets routers cut it.
+        NotCut => "not_cut",
+    }
 }
 
 impl DropReason {
-    /// All of them, by number.
-    pub const ALL: [Self; 20] = [
-        Self::None,
-        Self::Malformed,
-        Self::NotActive,
-        Self::Denied,
-        Self::SourceRate,
-        Self::NoTarget,
-        Self::NoNextHop,
-        Self::NoPort,
-        Self::FlowsFull,
-        Self::Fragment,
-        Self::TooBig,
-        Self::Unhealthy,
-        Self::Ttl,
-        Self::Clash,
-        Self::IcmpInner,
-        Self::Headroom,
-        Self::Solicitation,
-        Self::AnswerRate,
-        Self::UnknownFlow,
-        Self::NotCut,
-    ];
-
     /// The one of this number.
     #[must_use]
     pub fn of(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
-    }
-
-    /// Its name in metrics and in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Malformed => "malformed",
-            Self::NotActive => "not_active",
-            Self::Denied => "denied",
-            Self::SourceRate => "source_rate",
-            Self::NoTarget => "no_target",
-            Self::NoNextHop => "no_next_hop",
-            Self::NoPort => "no_port",
-            Self::FlowsFull => "flows_full",
-            Self::Fragment => "fragment",
-            Self::TooBig => "too_big",
-            Self::Unhealthy => "unhealthy",
-            Self::Ttl => "ttl",
-            Self::Clash => "clash",
-            Self::IcmpInner => "icmp_inner",
-            Self::Headroom => "headroom",
-            Self::Solicitation => "solicitation",
-            Self::AnswerRate => "answer_rate",
-            Self::UnknownFlow => "unknown_flow",
-            Self::NotCut => "not_cut",
-        }
     }
 }
 

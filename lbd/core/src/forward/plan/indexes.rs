@@ -15,32 +15,20 @@ use super::ring::Make;
 /// nobody can delete, may last (with what is added to time-outs), and the grace that flows have.
 pub const LINGER: Duration = Duration::from_secs(625);
 
-/// What is numbered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Kind {
-    Service,
-    Target,
-    Ring,
-    Endpoint,
-    Vip,
-    Instance,
+common::named! {
+    /// What is numbered.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub(super) enum Kind {
+        Service => "service",
+        Target => "target",
+        Ring => "ring",
+        Endpoint => "endpoint",
+        Vip => "vip",
+        Instance => "instance",
+    }
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Service, Self::Target, Self::Ring, Self::Endpoint, Self::Vip, Self::Instance];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Service => "service",
-            Self::Target => "target",
-            Self::Ring => "ring",
-            Self::Endpoint => "endpoint",
-            Self::Vip => "vip",
-            Self::Instance => "instance",
-        }
-    }
-
     fn of(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }

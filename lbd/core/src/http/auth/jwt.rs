@@ -21,55 +21,30 @@ const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// Keys that are tried for a token: each costs the check of a signature, whoever sends it.
 const TRIED_MAX: usize = 4;
 
-/// How a token is signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
-    /// HMAC with SHA-256, by a shared secret.
-    Hs256,
-    /// RSA (PKCS #1 v1.5) with SHA-256.
-    Rs256,
-    /// RSA with SHA-384.
-    Rs384,
-    /// RSA with SHA-512.
-    Rs512,
-    /// RSA (PSS) with SHA-256.
-    Ps256,
-    /// ECDSA with P-256 and SHA-256.
-    Es256,
-    /// ECDSA with P-384 and SHA-384.
-    Es384,
-    /// Ed25519.
-    EdDsa,
+common::named! {
+    /// How a token is signed.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Algorithm {
+        /// HMAC with SHA-256, by a shared secret.
+        Hs256 => "HS256",
+        /// RSA (PKCS #1 v1.5) with SHA-256.
+        Rs256 => "RS256",
+        /// RSA with SHA-384.
+        Rs384 => "RS384",
+        /// RSA with SHA-512.
+        Rs512 => "RS512",
+        /// RSA (PSS) with SHA-256.
+        Ps256 => "PS256",
+        /// ECDSA with P-256 and SHA-256.
+        Es256 => "ES256",
+        /// ECDSA with P-384 and SHA-384.
+        Es384 => "ES384",
+        /// Ed25519.
+        EdDsa => "EdDSA",
+    }
 }
 
 impl Algorithm {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Hs256,
-        Self::Rs256,
-        Self::Rs384,
-        Self::Rs512,
-        Self::Ps256,
-        Self::Es256,
-        Self::Es384,
-        Self::EdDsa,
-    ];
-
-    /// Its name (RFC 7518, section 3.1; RFC 8037).
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hs256 => "HS256",
-            Self::Rs256 => "RS256",
-            Self::Rs384 => "RS384",
-            Self::Rs512 => "RS512",
-            Self::Ps256 => "PS256",
-            Self::Es256 => "ES256",
-            Self::Es384 => "ES384",
-            Self::EdDsa => "EdDSA",
-        }
-    }
-
     /// The algorithm of this name.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {

@@ -11,84 +11,40 @@ use std::hash::Hash;
 
 use super::framing::{Field, trim};
 
-/// Why a client is not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
-    /// Its address is none of those that a rule, or by now the service, is for.
-    Access,
-    /// It has not said who it is.
-    Missing,
-    /// What it said cannot be understood.
-    Malformed,
-    /// Another password, or nobody of this name.
-    Credentials,
-    /// Too many passwords are being looked at.
-    Busy,
-    /// A token signed with an algorithm that none of the keys is for.
-    Algorithm,
-    /// A token signed by somebody else.
-    Signature,
-    /// A token that does not say by which key it is signed, where there are too many to try them all.
-    KeyUnnamed,
-    /// A token without an end, or with one that has come.
-    Expired,
-    /// A token that is not valid yet.
-    NotYet,
-    /// A token of another issuer.
-    Issuer,
-    /// A token for somebody else.
-    Audience,
-    /// Targets are to be told what cannot be told in a field without doubt.
-    Untellable,
+common::named! {
+    /// Why a client is not let in.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Denied {
+        /// Its address is none of those that a rule, or by now the service, is for.
+        Access => "access",
+        /// It has not said who it is.
+        Missing => "missing",
+        /// What it said cannot be understood.
+        Malformed => "malformed",
+        /// Another password, or nobody of this name.
+        Credentials => "credentials",
+        /// Too many passwords are being looked at.
+        Busy => "busy",
+        /// A token signed with an algorithm that none of the keys is for.
+        Algorithm => "algorithm",
+        /// A token signed by somebody else.
+        Signature => "signature",
+        /// A token that does not say by which key it is signed, where there are too many to try them all.
+        KeyUnnamed => "key_unnamed",
+        /// A token without an end, or with one that has come.
+        Expired => "expired",
+        /// A token that is not valid yet.
+        NotYet => "not_yet",
+        /// A token of another issuer.
+        Issuer => "issuer",
+        /// A token for somebody else.
+        Audience => "audience",
+        /// Targets are to be told what cannot be told in a field without doubt.
+        Untellable => "untellable",
+    }
 }
 
 impl Denied {
-    /// How many there are.
-    pub const COUNT: usize = 13;
-
-    /// All of them, in the order of [`Self::index`].
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::Access,
-        Self::Missing,
-        Self::Malformed,
-        Self::Credentials,
-        Self::Busy,
-        Self::Algorithm,
-        Self::Signature,
-        Self::KeyUnnamed,
-        Self::Expired,
-        Self::NotYet,
-        Self::Issuer,
-        Self::Audience,
-        Self::Untellable,
-    ];
-
-    /// Its place in [`Self::ALL`].
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Its name in the metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Access => "access",
-            Self::Missing => "missing",
-            Self::Malformed => "malformed",
-            Self::Credentials => "credentials",
-            Self::Busy => "busy",
-            Self::Algorithm => "algorithm",
-            Self::Signature => "signature",
-            Self::KeyUnnamed => "key_unnamed",
-            Self::Expired => "expired",
-            Self::NotYet => "not_yet",
-            Self::Issuer => "issuer",
-            Self::Audience => "audience",
-            Self::Untellable => "untellable",
-        }
-    }
-
     /// What the client is answered.
     #[must_use]
     pub const fn status(self) -> u16 {
@@ -213,14 +169,6 @@ mod tests {
             &["x-id"],
         ];
         assert_eq!(taken_away(&services), expected);
-    }
-
-    #[test]
-    fn each_reason_has_its_place_and_its_name() {
-        for (index, denied) in Denied::ALL.into_iter().enumerate() {
-            assert_eq!(denied.index(), index);
-            assert_eq!(Denied::ALL.iter().filter(|other| other.name() == denied.name()).count(), 1);
-        }
     }
 
     #[test]

@@ -106,6 +106,8 @@ fn a_target_that_is_not_who_it_should_be_gets_nothing() {
         let tls_failures: u64 =
             failures.iter().filter(|(label, _)| label.contains("\"tls\"")).map(|(_, it)| it).sum();
         assert_eq!(tls_failures, 1, "{failures:?}");
+        let counts = ["tls_failures", "connect_failures"].map(|key| target[key].as_u64());
+        assert_eq!(counts, [Some(1); 2], "{target}");
     }
 }
 
