@@ -16,8 +16,8 @@ pub const MAJOR: u16 = 1;
 
 /// The protocol's minor version: of two, the lower one is spoken. Version 1 added the table of health states, version 2 what
 /// the nodes say of proxied connections, version 3 the table of who belongs to target groups, which node has a session in
-/// a socket, version 4 what rings are made of.
-pub const MINOR: u16 = 4;
+/// a socket, version 4 what rings are made of, version 5 notes.
+pub const MINOR: u16 = 5;
 
 /// The first one with [`super::Replica::say`].
 pub(super) const MINOR_OF_WORDS: u16 = 2;
@@ -27,6 +27,9 @@ pub(super) const MINOR_OF_HOLDERS: u16 = 3;
 
 /// The first one in which rings are told.
 pub(super) const MINOR_OF_RINGS: u16 = 4;
+
+/// The first one with [`super::Replica::note`].
+pub(super) const MINOR_OF_NOTES: u16 = 5;
 
 /// Tables that a hello may list: more than there are, for later versions.
 const TABLES_MAX: usize = 64;

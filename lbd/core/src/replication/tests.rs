@@ -1,6 +1,7 @@
 //! The replica as its shell sees it, and its bytes.
 
 mod fields;
+mod notes;
 mod rings;
 
 use std::sync::Arc;
@@ -55,7 +56,7 @@ fn settle(one: &mut Replica, other: &mut Replica, mut now: Instant) -> [Vec<Appl
                         applied[place].push(apply);
                     }
                     Action::Scan(scan) => replica.scanned(now, scan.id, &[], None),
-                    Action::SwitchRing { .. } | Action::PeerRing(_) => {}
+                    Action::SwitchRing { .. } | Action::PeerRing(_) | Action::Note(_) => {}
                     Action::Disconnect(_) => return applied,
                 }
             }
