@@ -31,4 +31,4 @@ pub use agenda::{
 pub use challenge::{ANSWER_BYTES_MAX, CHALLENGES_MAX, Challenge, Challenges, PATH, TOKEN_BYTES_MAX};
 pub use names::Names;
 pub use standing::{SETTLE, Situation, may_order};
-pub use told::{CHAIN_PEM_MAX, Issued, KEY_PEM_MAX, Told, Untellable};
+pub use told::{BUNDLE_MAX, Issued, Told, Untellable};

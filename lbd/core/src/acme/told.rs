@@ -7,11 +7,8 @@ use common::wire::{WireError, decode_within, encode_within};
 use super::challenge::{CHALLENGES_MAX, Challenge};
 use crate::replication::NOTE_SIZE_MAX;
 
-/// The largest chain of certificates, as PEM, in bytes: what TLS has room for (32 KiB as DER) has it in PEM, too.
-pub const CHAIN_PEM_MAX: usize = 46 * 1024;
-
-/// The largest private key, as PEM, in bytes.
-pub const KEY_PEM_MAX: usize = 8 * 1024;
+/// The largest bundle, in bytes: a chain of certificates that TLS has room for (32 KiB as DER) and a key, as PEM.
+pub const BUNDLE_MAX: usize = 54 * 1024;
 
 /// The longest name, in bytes (RFC 1035, section 2.3.4, as text).
 const NAME_BYTES_MAX: usize = 253;
@@ -30,10 +27,8 @@ pub enum Told {
 pub struct Issued {
     /// What it was ordered for.
     pub names: Vec<String>,
-    /// The certificate and what leads to its authority, as PEM.
-    pub chain: String,
-    /// Its private key, as PEM.
-    pub key: String,
+    /// The certificate, what leads to its authority, and its private key, as PEM.
+    pub bundle: String,
 }
 
 impl std::fmt::Debug for Issued {
@@ -93,10 +88,8 @@ impl Issued {
         let is_name = |name: &String| (1..=NAME_BYTES_MAX).contains(&name.len()) && name.is_ascii();
         if self.names.len() > Acme::NAMES_MAX || !self.names.iter().all(is_name) {
             Some("its names")
-        } else if self.chain.len() > CHAIN_PEM_MAX {
+        } else if self.bundle.len() > BUNDLE_MAX {
             Some("its chain of certificates")
-        } else if self.key.len() > KEY_PEM_MAX {
-            Some("its private key")
         } else {
             None
         }
@@ -109,21 +102,20 @@ mod tests {
 
     use super::*;
 
-    fn issued(names: usize, name: usize, chain: usize, key: usize) -> Told {
+    fn issued(names: usize, name: usize, bundle: usize) -> Told {
         let names = vec!["n".repeat(name); names];
-        Told::Issued(Issued { names, chain: "c".repeat(chain), key: "k".repeat(key) })
+        Told::Issued(Issued { names, bundle: "b".repeat(bundle) })
     }
 
     #[test]
     fn the_largest_of_all_fits_and_nothing_beyond() {
-        let largest = issued(Acme::NAMES_MAX, NAME_BYTES_MAX, CHAIN_PEM_MAX, KEY_PEM_MAX);
+        let largest = issued(Acme::NAMES_MAX, NAME_BYTES_MAX, BUNDLE_MAX);
         assert_eq!(Told::decode(&largest.encode().unwrap()), Ok(largest));
         for beyond in [
-            issued(Acme::NAMES_MAX + 1, 1, 1, 1),
-            issued(1, NAME_BYTES_MAX + 1, 1, 1),
-            issued(1, 0, 1, 1),
-            issued(1, 1, CHAIN_PEM_MAX + 1, 1),
-            issued(1, 1, 1, KEY_PEM_MAX + 1),
+            issued(Acme::NAMES_MAX + 1, 1, 1),
+            issued(1, NAME_BYTES_MAX + 1, 1),
+            issued(1, 0, 1),
+            issued(1, 1, BUNDLE_MAX + 1),
         ] {
             assert!(beyond.encode().is_err());
             // Whoever says it all the same is not listened to.
@@ -138,13 +130,9 @@ mod tests {
 
     #[test]
     fn golden_told() {
-        let told = Told::Issued(Issued {
-            names: vec!["a.b".to_owned()],
-            chain: "C".to_owned(),
-            key: "K".to_owned(),
-        });
-        // The version, the kind, one name of three bytes, and both texts with their lengths.
-        assert_eq!(told.encode().unwrap(), [1, 0, 1, 3, b'a', b'.', b'b', 1, b'C', 1, b'K']);
+        let told = Told::Issued(Issued { names: vec!["a.b".to_owned()], bundle: "CK".to_owned() });
+        // The version, the kind, one name of three bytes, and the bundle of two.
+        assert_eq!(told.encode().unwrap(), [1, 0, 1, 3, b'a', b'.', b'b', 2, b'C', b'K']);
         assert_eq!(Told::Challenges(Vec::new()).encode().unwrap(), [1, 1, 0]);
         assert!(!format!("{told:?}").contains('K'), "keys are in no log");
     }
