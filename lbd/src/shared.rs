@@ -10,6 +10,7 @@ use common::ipc::{LbdHealth, Role};
 use common::time::UnixTime;
 use tokio::sync::{Notify, watch};
 
+use crate::acme::Acme;
 use crate::clock::Clock;
 use crate::counters::{Counter, WorkerCounters};
 use crate::discover::Directory;
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) peer: PeerLink,
     /// What becomes of proxied connections when their virtual IPs move.
     pub(crate) chance: Chance,
+    /// Certificates that are ordered.
+    pub(crate) acme: Acme,
     /// When virtual IPs left.
     pub(crate) departures: Departures,
 }

@@ -113,7 +113,9 @@ impl Session {
         let now = self.seat.worker.clock().at();
         let over_rate = guard.has_rate() && !guard.within_rate(self.ends.client.ip(), now);
         let head = head?;
+        let challenge = self.seat.worker.challenge(head.method, head.authority.host(), &head.path);
         let mut around = Circumstances {
+            challenge: challenge.as_deref(),
             route,
             ends: &self.ends,
             peer: self.peer,

@@ -29,11 +29,13 @@ pub(crate) enum Failure {
     Misbehaved,
     /// This end has not what it takes.
     Local,
+    /// The certificate that is ordered is not there yet.
+    NoCertificate,
 }
 
 impl Failure {
     /// How many there are.
-    pub(crate) const COUNT: usize = 12;
+    pub(crate) const COUNT: usize = 13;
 
     /// All of them, in the order of [`Self::index`].
     pub(crate) const ALL: [Self; Self::COUNT] = [
@@ -49,6 +51,7 @@ impl Failure {
         Self::TooLong,
         Self::Misbehaved,
         Self::Local,
+        Self::NoCertificate,
     ];
 
     /// Its place in [`Self::ALL`].
@@ -71,6 +74,7 @@ impl Failure {
             Self::TooLong => "too_long",
             Self::Misbehaved => "misbehaved",
             Self::Local => "local",
+            Self::NoCertificate => "no_certificate",
         }
     }
 
