@@ -327,7 +327,7 @@ impl Keeper {
                     notes.insert(Arc::from(name), Arc::from(bytes));
                 }
                 Err(error) => {
-                    tracing::error!(%names, "the other node is not told of this certificate: {error}")
+                    tracing::error!(%names, "the other node is not told of this certificate: {error}");
                 }
             }
         }

@@ -31,10 +31,10 @@ pub(super) fn check(raw: &RawFile, listen: &[Vec<Listen>], out: &mut Problems) {
         }
         let port = raw.acme.as_ref().and_then(|acme| acme.http_port).unwrap_or(PORT);
         let own = listen.get(index).map(Vec::as_slice).unwrap_or_default();
-        // One address is enough to say what is missing.
-        if let Some(address) =
-            own.iter().map(|it| it.address.ip()).find(|it| !is_asked(raw, listen, *it, port))
-        {
+        // One address is enough to say what is missing. Which port it is, a table that cannot be read does not say.
+        let is_told = raw.acme.is_some() || !raw.has_acme;
+        let mut own = own.iter().map(|it| it.address.ip()).filter(|_| is_told);
+        if let Some(address) = own.find(|it| !is_asked(raw, listen, *it, port)) {
             let (address, port) = (address.to_string(), port.to_string());
             out.add(first.span(), Problem::AcmeNoHttp { address, port });
         }
