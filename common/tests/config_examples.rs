@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::config::{
-    self, Algorithm, Attach, Auth, Config, Discover, DiscoverSource, Dsr, FlowTimeouts, HashBy, HealthCheck,
+    self, Acme, Algorithm, Attach, Auth, Config, Discover, DiscoverSource, Dsr, FlowTimeouts, HashBy, HealthCheck,
     HttpAuth, Kernel, Method, Mode, OnUnhealthy, Protocol, ProxyVersion, RateKey, StickyBy, TlsVersion,
     Transport, VrrpVersion,
 };
@@ -134,6 +134,22 @@ fn tls_names_files_beside_the_configuration() {
 }
 
 #[test]
+fn acme_orders_a_certificate_for_two_names() {
+    let config = example("acme.toml");
+    let acme = config.acme.as_ref().unwrap();
+    assert_eq!((acme.directory.as_str(), acme.http_port), (Acme::DIRECTORY, 80));
+    assert_eq!((acme.contact.as_slice(), &acme.roots), (&["mailto:admin@example.org".to_owned()][..], &None));
+    assert_eq!((acme.folder.to_str(), acme.renew_before), (Some(Acme::FOLDER), None));
+    let tls = config.services[0].http.as_ref().unwrap().tls.as_ref().unwrap();
+    assert_eq!(tls.acme, ["www.example.org", "example.org"]);
+    assert!(tls.certificates.is_empty());
+    let full = example("full.toml").acme.unwrap();
+    assert_eq!(full.renew_before, Some(Duration::from_secs(20 * 86_400)));
+    assert!(full.roots.unwrap().path.ends_with("configs/tls/acme-roots.pem"));
+    assert_eq!(example("tls.toml").acme, None);
+}
+
+#[test]
 fn full_reads_every_key() {
     let config = example("full.toml");
     let vrrp = &config.vrrp[0];
@@ -249,7 +265,8 @@ const KEYS: &str = "zone accept_proxy transparent connect idle header keepalive 
     certificates certificate ocsp_file min_version client_ca_file client_certificate verify server_name pin \
     on_unhealthy half_open closing max_flows new_flows_per_second attach interfaces drain_timeout \
     trace_every gue_port http2 max_streams protocol sample otlp endpoint \
-    service_name compress types min_bytes algorithms";
+    service_name compress types min_bytes algorithms acme directory accept_terms contact roots renew_before \
+    http_port folder";
 
 /// In an example or in a comment.
 #[test]
@@ -270,6 +287,7 @@ fn every_example_passes_check() {
         .collect();
     names.sort();
     let known = [
+        "acme.toml",
         "active-active.toml",
         "active-passive.toml",
         "ecmp.toml",

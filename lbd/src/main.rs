@@ -5,6 +5,7 @@
 //! What is decided is decided in `lbd-core`; this crate does the IO.
 
 mod access_log;
+mod acme;
 mod api;
 mod ask;
 mod change;

@@ -56,11 +56,17 @@
 //! | `tandem_lbd_service_http_rule_requests_total` | counter | `service`, `rule` (its place in the file, from 1 on; `none`: met none, or was not understood), `class` | requests answered, by the rule that they met; the counters of a place go on after a reload, whatever rule is there then |
 //! | `tandem_lbd_service_http_rule_request_duration_seconds` | histogram | `service`, `rule` | from a request's head to its answer's end, by the rule that it met |
 //! | `tandem_lbd_service_tls_handshakes_total` | counter | `service`, `version` (`1.2`, `1.3`), `kind` (`full`, `resumed`) | TLS handshakes with clients; this and what follows for services with `tls` only |
-//! | `tandem_lbd_service_tls_handshakes_failed_total` | counter | `service`, `reason` (`plain_http`, `not_tls`, `version`, `nothing_in_common`, `protocol`, `client_certificate`, `refused`: by the client, `closed`: by the client, `timeout`, `too_long`, `misbehaved`, `local`: this end has not what it takes) | TLS handshakes with clients that came to nothing |
+//! | `tandem_lbd_service_tls_handshakes_failed_total` | counter | `service`, `reason` (`plain_http`, `not_tls`, `version`, `nothing_in_common`, `protocol`, `client_certificate`, `refused`: by the client, `closed`: by the client, `timeout`, `too_long`, `misbehaved`, `local`: this end has not what it takes, `no_certificate`: the one that is ordered is not there yet) | TLS handshakes with clients that came to nothing |
 //! | `tandem_lbd_service_tls_certificate_expiry_time_seconds` | gauge | `service`, `file`, `name` (its first) | when a certificate expires, Unix time |
 //! | `tandem_lbd_service_connection_duration_seconds` | histogram | `service` | connections that had a target, from acceptance to the end |
 //! | `tandem_lbd_service_access_log_lost_total` | counter | `service` | records lost by the file it logs to, because it was behind or could not be written; only with `access_log` |
 //! | `tandem_lbd_service_access_log_left_out_total` | counter | `service` | records that were not written because they are not in the `sample`; only with `access_log` |
+//! | `tandem_lbd_acme_certificates` | gauge | `state` (`here`, `missing`) | certificates that are ordered; the metrics of `acme` are there only where some are |
+//! | `tandem_lbd_acme_orders_total` | counter | | orders that this node has placed |
+//! | `tandem_lbd_acme_certificates_issued_total` | counter | | certificates that they have brought |
+//! | `tandem_lbd_acme_failures_total` | counter | `reason` (`directory`: it was not to be reached, or is none, `account`, `rate_limited`: the authority wants fewer orders, `refused`: by the authority, `challenge`: it did not find the answer at the names, `timeout`, `certificate`: what came is of no use, `local`: this host could not do its part) | attempts that came to nothing |
+//! | `tandem_lbd_acme_challenges_answered_total` | counter | | questions of the authority that this node has answered, for orders of either node |
+//! | `tandem_lbd_acme_certificates_received_total` | counter | `result` (`taken`, `refused`: it cannot be used, or there were too many) | certificates that the other node has told of |
 //! | `tandem_lbd_otlp_spans_total` | counter | `endpoint`, `result` (`exported`, `failed`: not taken by the collector, `dropped`: too many waited) | spans of requests, by what has become of them; only with `otlp` |
 //! | `tandem_lbd_service_bytes_total` | counter | `service`, `direction` (`to_target`, `to_client`) | bytes relayed |
 //! | `tandem_lbd_service_spliced_bytes_total` | counter | `service` | of these, bytes that stayed in the kernel |
@@ -162,6 +168,7 @@
 //! | `tandem_lbd_replication_ring_changes_total` | counter | `peer` (`acknowledged`: the other node knew the ring and all flows before, `unacknowledged`: it did not say so within 100 ms, `alone`: it was not in step, so nobody waited) | rings that `nat` and `dsr` have come to choose targets from in the place of others |
 //! | `tandem_lbd_replication_peer_rings` | gauge | | the other node's rings that are known |
 
+mod acme;
 mod chance;
 mod checks;
 mod durations;
@@ -225,6 +232,7 @@ impl Collector for Now {
         let removed = shared.removed().clone();
         encode_targets(&mut out, &snapshot.groups, &removed, now, &shared.peer)?;
         durations::encode_services(&mut out, &snapshot.services)?;
+        acme::encode(&mut out, &shared.acme, &snapshot.tls)?;
         otlp::encode(&mut out, &snapshot.exporters)?;
         kernel::encode(&mut out, &shared.kernel)?;
         chance::encode(&mut out, &shared.chance)?;

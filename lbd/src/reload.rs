@@ -180,6 +180,7 @@ impl Parts {
         self.apply_kernel(kernel).await;
         self.apply_chance().await;
         self.apply_peer().await;
+        self.shared.acme.apply(&self.shared);
         let sockets = (next.addresses(Mode::Tcp).count() + next.addresses(Mode::Udp).count()) * workers;
         let leaving = (streams.removed.len() + datagrams.removed.len()) * workers;
         // All are open before the first is closed: as many that come as go would not show in the number.

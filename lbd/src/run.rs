@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::access_log::AccessLogs;
+use crate::acme::Acme;
 use crate::api::ApiServer;
 use crate::cli::Options;
 use crate::clock::{Clock, unix_now};
@@ -108,6 +109,7 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
         kernel,
         peer: PeerLink::new(news),
         chance: Chance::default(),
+        acme: Acme::default(),
         departures: Departures::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -149,6 +151,7 @@ async fn control(
     parts.listen_udp(datagrams).await;
     parts.apply_chance().await;
     parts.apply_peer().await;
+    shared.acme.apply(&shared);
     summary::update(&shared);
     tokio::spawn(summary::run(Arc::clone(&shared)));
     tokio::spawn(groups::run(Arc::clone(&shared)));
@@ -174,6 +177,7 @@ async fn control(
         () = signals.stop() => tracing::warn!(open = shared.open_connections(), "stopping at once"),
     }
     parts.workers.exit().await;
+    shared.acme.stop();
     let link = Arc::clone(&shared);
     // They wait for their threads' ends, which are near.
     let end = move || {

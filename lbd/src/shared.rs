@@ -11,6 +11,7 @@ use common::time::UnixTime;
 use lbd_core::check::Reason;
 use tokio::sync::{Notify, watch};
 
+use crate::acme::Acme;
 use crate::clock::Clock;
 use crate::counters::{Counter, WorkerCounters};
 use crate::discover::Directory;
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) peer: PeerLink,
     /// What becomes of proxied connections when their virtual IPs move.
     pub(crate) chance: Chance,
+    /// Certificates that are ordered.
+    pub(crate) acme: Acme,
     /// When virtual IPs left.
     pub(crate) departures: Departures,
 }

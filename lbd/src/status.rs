@@ -14,7 +14,7 @@ use lbd_core::group::Admin;
 use tokio::net::UnixStream;
 
 use crate::process::socket_path;
-use crate::view::{GroupView, Status, TargetView};
+use crate::view::{GroupView, ServiceView, Status, TargetView};
 
 /// The daemon answers at once; a reload waits for at most a few seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -250,7 +250,36 @@ fn write_certificates(out: &mut String, status: &Status) -> std::fmt::Result {
             ]
         }));
     }
-    if rows.len() > 1 { write_rows(out, &rows) } else { Ok(()) }
+    if rows.len() > 1 {
+        write_rows(out, &rows)?;
+    }
+    write_orders(out, status)
+}
+
+/// Certificates that are ordered, as far as there is something to say of them: they are missing, or the last attempt failed.
+fn write_orders(out: &mut String, status: &Status) -> std::fmt::Result {
+    let at = |ms: u64| UnixTime::from_nanos(ms.saturating_mul(1_000_000));
+    let of = |service: &ServiceView| {
+        let view = service.tls.as_ref()?.ordered.clone()?;
+        (view.state != "here" || view.failures > 0).then_some((service.name.clone(), view))
+    };
+    for (service, view) in status.services.iter().filter_map(of) {
+        write!(
+            out,
+            "certificate of {service} for {}: {}",
+            view.names.join(" "),
+            view.state.replace('_', " ")
+        )?;
+        if let Some(why) = &view.last_failure {
+            write!(out, "; {} attempts failed, the last because {why}", view.failures)?;
+        }
+        match view.next_order_unix_ms {
+            Some(ms) => writeln!(out, "; ordered next at {}", at(ms))?,
+            None if view.ordered_here => writeln!(out)?,
+            None => writeln!(out, "; the other node orders it")?,
+        }
+    }
+    Ok(())
 }
 
 /// Changes that wait for so long are said: in a session they are sent within a few milliseconds.

@@ -155,6 +155,30 @@ pub(crate) struct TlsView {
     pub(crate) handshakes: BTreeMap<String, u64>,
     /// Handshakes that came to nothing, by reason.
     pub(crate) handshakes_failed: BTreeMap<String, u64>,
+    /// How far the certificate is that is ordered; null where none is, or nobody has looked yet.
+    #[serde(default)]
+    pub(crate) ordered: Option<OrderedView>,
+}
+
+/// A certificate that is ordered (ACME).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct OrderedView {
+    /// What it is for.
+    pub(crate) names: Vec<String>,
+    /// `missing`, `under_way` (the first time or again) or `here`.
+    pub(crate) state: String,
+    /// Whether this node orders it, or the other one.
+    pub(crate) ordered_here: bool,
+    /// Orders that failed since one succeeded.
+    pub(crate) failures: u32,
+    /// Why the last of them did; null after a success.
+    pub(crate) last_failure: Option<String>,
+    /// Its kind: `directory`, `account`, `rate_limited`, `refused`, `challenge`, `timeout`, `certificate` or `local`.
+    pub(crate) last_failure_kind: Option<String>,
+    /// When that was, in milliseconds since the Unix epoch.
+    pub(crate) last_failure_unix_ms: Option<u64>,
+    /// When it is ordered next; null if this node does not order it, or does so in this moment.
+    pub(crate) next_order_unix_ms: Option<u64>,
 }
 
 /// A certificate that clients get.
@@ -485,7 +509,8 @@ fn tls_view(tls: &Termination, counters: &Sharded<ServiceCounters>) -> TlsView {
     };
     let failed = |it: Failure| counters.sum(|shard| &shard.http.tls.failures[it.index()]);
     let ms = |seconds: i64| u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
-    let certificates = tls.sites.iter().map(|site| CertificateView {
+    let sites = tls.shown();
+    let certificates = sites.iter().map(|site| CertificateView {
         file: site.file.display().to_string(),
         subject: site.facts.subject.clone(),
         names: site
@@ -506,6 +531,7 @@ fn tls_view(tls: &Termination, counters: &Sharded<ServiceCounters>) -> TlsView {
         certificates: certificates.collect(),
         handshakes: [count(0, 0), count(0, 1), count(1, 0), count(1, 1)].into(),
         handshakes_failed: Failure::ALL.map(|it| (it.name().to_owned(), failed(it))).into(),
+        ordered: tls.ordered().and_then(|slot| slot.shown()).map(|view| OrderedView::clone(&view)),
     }
 }
 

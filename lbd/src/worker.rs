@@ -176,6 +176,11 @@ impl Worker {
         self.all.clock
     }
 
+    /// What is to be answered to a request if it is one of the authority's that certificates are ordered from.
+    pub(crate) fn challenge(&self, method: &str, host: &str, path: &str) -> Option<String> {
+        self.all.acme.answer(method, host, path)
+    }
+
     /// Where connections or datagrams to `address` go now.
     pub(crate) fn route(&self, mode: Mode, address: SocketAddr) -> Option<Rc<Route>> {
         let mut routes = self.routes.borrow_mut();

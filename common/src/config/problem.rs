@@ -279,6 +279,22 @@ problems! {
     ProxyV1Datagrams { } => "target_group.send_proxy: version 1 of the PROXY protocol is for connections only",
     /// A cookie that would be written by one group and read by another.
     SharedCookie { name } => "target_group.sticky.name: the cookie {name} is another group's of the same service, too; each needs a name of its own",
+    /// A directory of no known form.
+    BadAcmeDirectory { key, value } => "{key}: {value} is no address of an ACME directory, such as \"https://acme.example/directory\"",
+    /// Somebody who cannot be written to.
+    BadContact { key, value } => "{key}: {value} is no address of electronic mail, such as \"admin@example.org\"",
+    /// Terms that nobody has accepted.
+    AcmeTerms { } => "acme.accept_terms: the authority's terms of service have to be accepted, write accept_terms = true",
+    /// A name that no authority would sign.
+    BadAcmeName { key, value } => "{key}: {value} is no name that a certificate can be ordered for, such as \"www.example.org\"",
+    /// A name that another challenge would be needed for.
+    AcmeWildcard { key, value } => "{key}: {value} cannot be ordered: for a wildcard the authority wants its challenge met in DNS, which is not available; write the names one by one, or name a file in `certificates`",
+    /// More names than authorities put into one certificate.
+    TooManyAcmeNames { count, max } => "service.tls.acme: {count} names for one certificate, at most {max} are possible",
+    /// Nobody who would meet the challenge.
+    AcmeNoHttp { address, port } => "service.tls.acme: no service of mode \"http\" without TLS listens at {address} on port {port}, where the authority looks whether the names are this pair's: add one (it needs no more than a rule that redirects to https), or say in acme.http_port on which port its requests arrive",
+    /// More certificates than are told to the other node.
+    TooManyOrdered { max } => "service.tls.acme: more than {max} certificates to order, all services together",
     /// Both daemons on one address.
     ApiSameAddress { address } => "api.lbd: {address} is vrrpd's address too",
     /// One of them on every address.

@@ -1,5 +1,6 @@
 //! Pairs in the lab: who is active, what clients notice of it, and what goes on when the role moves.
 
+mod acme;
 mod api;
 mod balancer;
 mod chance;

@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod access_log;
+pub mod acme;
 pub mod admission;
 pub mod bell;
 pub mod chance;

@@ -117,7 +117,8 @@ pub(super) async fn accept(
         // Nobody's failure.
         Err(Why::Drained | Why::Stopped) => return None,
     };
-    refuse(seat, &secure.socket, ends, watch, broken).await;
+    let none = termination.has_none();
+    refuse(seat, &secure.socket, (ends, watch), broken, none).await;
     None
 }
 
@@ -156,10 +157,22 @@ fn identity(secure: &Secure, termination: &Termination) -> Identity {
     })
 }
 
-async fn refuse(seat: &Seat, socket: &Socket, ends: &Ends, watch: &Watch, broken: Option<Broken>) {
+/// Tells the client why there is no connection. `none`: there is no certificate to make one with.
+async fn refuse(
+    seat: &Seat,
+    socket: &Socket,
+    (ends, watch): (&Ends, &Watch),
+    broken: Option<Broken>,
+    none: bool,
+) {
     let (failure, why) = match &broken {
         None => (Failure::Timeout, None),
-        Some(Broken::Tls(error)) => (Failure::of(error), Some(error.to_string())),
+        Some(Broken::Tls(error)) => match Failure::of(error) {
+            Failure::Local if none => {
+                (Failure::NoCertificate, Some("the certificate that is ordered is not there yet".to_owned()))
+            }
+            failure => (failure, Some(error.to_string())),
+        },
         Some(Broken::PlainHttp) => (Failure::PlainHttp, None),
         Some(Broken::TooLong) => (Failure::TooLong, None),
         Some(Broken::Closed) => (Failure::Closed, None),

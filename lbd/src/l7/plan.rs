@@ -178,6 +178,8 @@ pub(super) struct Circumstances<'c> {
     pub(super) let_in: bool,
     /// The client's connection is not to be used again.
     pub(super) closing: bool,
+    /// What it gets because it is the authority that a certificate is ordered from, whatever the rules say.
+    pub(super) challenge: Option<&'c str>,
 }
 
 impl Plan {
@@ -206,12 +208,12 @@ impl Plan {
         };
         let hash = site.hash_key.source(asked.client);
         let routed = route(http, &asked, hash);
-        match read_otherwise(http, &asked, &routed) {
+        match read_otherwise(http, &asked, &routed).filter(|_| around.challenge.is_none()) {
             None => {}
             Some(Otherwise::Rule(_)) => return Err(Fault::OtherRule),
             Some(Otherwise::Unclear) => return Err(Fault::Path),
         }
-        let rule = routed.rule.map(|(index, _)| index);
+        let rule = routed.rule.map(|(index, _)| index).filter(|_| around.challenge.is_none());
         let service = &around.route.service;
         let trace = service.tracer.as_ref().map(|tracer| {
             let (trusted, ids) =
@@ -242,14 +244,17 @@ impl Plan {
             drops_trailers: !site.told_in.is_empty(),
             tied: Tied::default(),
             denied: None,
-            over_rate: around.over_rate,
+            over_rate: around.over_rate && around.challenge.is_none(),
             trace,
             asking: is_told.then(|| {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
                 Box::new(Asking::of(head, scheme, server_name))
             }),
         };
-        plan.step = if plan.over_rate {
+        plan.step = if let Some(body) = around.challenge {
+            let content_type = "application/octet-stream";
+            plan.answer(around, &Answer { body, content_type, ..Answer::plain(200) })
+        } else if plan.over_rate {
             let seconds = around.route.service.guard.retry_after_seconds().to_string();
             plan.answer(around, &Answer { fields: &[("Retry-After", seconds)], ..Answer::plain(429) })
         } else {

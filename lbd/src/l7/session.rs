@@ -117,7 +117,9 @@ impl Session {
         let over_rate = self.is_over_rate(route, head.as_ref().ok(), now);
         let head = head?;
         let over_rate = over_rate?;
+        let challenge = self.seat.worker.challenge(head.method, head.authority.host(), &head.path);
         let mut around = Circumstances {
+            challenge: challenge.as_deref(),
             route,
             ends: &self.ends,
             peer: self.peer,

@@ -36,7 +36,7 @@ pub(super) fn encode(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Resul
     )?;
     let certificates: Vec<_> = services
         .iter()
-        .flat_map(|(service, tls)| tls.sites.iter().map(|site| (service.config.name.as_str(), site)))
+        .flat_map(|(service, tls)| tls.shown().into_iter().map(|site| (service.config.name.as_str(), site)))
         .map(|(service, site)| (service, site.file.display().to_string(), site))
         .collect();
     out.gauges(

@@ -120,6 +120,11 @@ impl PeerLink {
         self.shown.load().as_ref().is_some_and(|state| !state.peer_synced)
     }
 
+    /// Whether this node has everything that the other one has to tell. Not where nothing is replicated.
+    pub(crate) fn is_in_step(&self) -> bool {
+        self.shown.load().as_ref().is_some_and(|state| state.is_synced())
+    }
+
     /// What was said of targets.
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory

@@ -113,6 +113,8 @@ pub(super) struct Tables {
     expire_at: Instant,
     /// What the shown health depends on, as it was when it was shown.
     health_of: Option<[u64; 4]>,
+    /// What was told of certificates last.
+    notes_told: Option<u64>,
     pub(super) refused: Refused,
 }
 
@@ -136,6 +138,7 @@ impl Tables {
             owes: false,
             expire_at: Instant::ZERO,
             health_of: None,
+            notes_told: None,
             refused: Refused::default(),
             shared: Arc::clone(shared),
         }
@@ -143,6 +146,7 @@ impl Tables {
 
     /// There is another replica, which knows nothing: it hears at once of the words there are, for they keep the generations that they had.
     pub(super) fn begin_anew(&mut self, replica: &mut Replica) {
+        self.notes_told = None;
         self.forget_names();
         let memory = Arc::clone(&self.memory);
         let memory = memory.lock();
@@ -173,6 +177,11 @@ impl Tables {
             self.take_members(replica, now);
             self.take_words(replica, now);
             self.take_health(replica, now);
+        }
+        if self.notes_told != Some(self.shared.acme.changes()) {
+            let (changes, notes) = self.shared.acme.outbox();
+            self.notes_told = Some(changes);
+            replica.note(&notes);
         }
         let more = clients::take_news(&self.snapshot, &mut self.ids, replica, now);
         let lost = clients::lost(&self.snapshot);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use common::time::Instant;
-use lbd_core::replication::{SessionEnd, Stats, Table};
+use lbd_core::replication::{SessionEnd, State, Stats, Table};
 use serde::{Deserialize, Serialize};
 
 use super::tables::Refused;
@@ -91,6 +91,11 @@ pub(crate) struct StateView {
 }
 
 impl StateView {
+    /// Whether this node has everything of the other's.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.state == State::Synced.name()
+    }
+
     /// As it is now.
     pub(super) fn of(
         stats: &Stats,

@@ -30,6 +30,8 @@ common::named! {
         Misbehaved => "misbehaved",
         /// This end has not what it takes.
         Local => "local",
+        /// The certificate that is ordered is not there yet.
+        NoCertificate => "no_certificate",
     }
 }
 

@@ -4,21 +4,25 @@
 
 mod failure;
 mod files;
+mod ordered;
 mod origin;
 mod termination;
 mod tickets;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use common::config::{Config, FileAt, load_key};
 use common::key::PairKey;
+use lbd_core::acme::Names;
+use rustls::ClientConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 use crate::clock::unix_now;
 
 pub(crate) use failure::Failure;
 pub(crate) use files::read_file;
+pub(crate) use ordered::{Slot, bundle_path, read_bundle, read_bundle_text};
 pub(crate) use origin::{Origin, TargetVerifier, client_config};
 pub(crate) use termination::{Chosen, Protocol, Termination, chosen, fingerprint};
 
@@ -30,6 +34,8 @@ pub(crate) const EXPIRES_SOON_SECONDS: i64 = 30 * 86_400;
 pub(crate) struct TlsSet {
     services: HashMap<String, Arc<Termination>>,
     groups: HashMap<String, Arc<Origin>>,
+    ordered: BTreeMap<Names, Arc<Slot>>,
+    directory: Option<Arc<ClientConfig>>,
 }
 
 /// What is wrong with a file.
@@ -62,6 +68,31 @@ impl TlsSet {
         self.groups.get(name).map(Arc::clone)
     }
 
+    /// The places of the certificates that are ordered.
+    pub(crate) fn ordered(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        self.ordered.values()
+    }
+
+    /// The place of the certificate for these names.
+    pub(crate) fn slot(&self, names: &Names) -> Option<&Arc<Slot>> {
+        self.ordered.get(names)
+    }
+
+    /// How the directory is spoken with where certificates are ordered; none where nobody is known who could have signed its own.
+    pub(crate) fn directory(&self) -> Option<&Arc<ClientConfig>> {
+        self.directory.as_ref()
+    }
+
+    /// The place of the certificate that a service has ordered, if it does.
+    fn order(&mut self, config: &Config, names: &[String], before: &Self) -> Option<Arc<Slot>> {
+        let (acme, names) = (config.acme.as_ref()?, Names::new(names.iter().cloned())?);
+        let known = self.ordered.get(&names).or_else(|| before.ordered.get(&names)).map(Arc::clone);
+        let slot = known.unwrap_or_else(|| Arc::new(Slot::new(names.clone())));
+        ordered::fill_from_disk(acme, &slot);
+        self.ordered.insert(names, Arc::clone(&slot));
+        Some(slot)
+    }
+
     /// Reads all that the configuration names. What is the same as `before` is kept, so that connections to targets are, too.
     fn read(config: &Config, secret: &PairKey, before: &Self) -> (Self, Vec<Wrong>) {
         let mut set = Self::default();
@@ -81,7 +112,9 @@ impl TlsSet {
             let Some(http) = &service.http else { continue };
             let Some(tls) = &http.tls else { continue };
             let offered = Protocol::offered(http.http2);
-            let made = Termination::read(&service.name, tls, offered, &provider, &secret, now, &mut wrong);
+            let slot = set.order(config, &tls.acme, before);
+            let means = Means { provider: &provider, secret: &secret, now };
+            let made = Termination::read(&service.name, (tls, slot), offered, &means, &mut wrong);
             set.services.extend(made.map(|made| (service.name.clone(), Arc::new(made))));
         }
         for group in &config.target_groups {
@@ -93,8 +126,20 @@ impl TlsSet {
             let made = same.map_or_else(|| Arc::new(made), Arc::clone);
             set.groups.insert(group.name.clone(), made);
         }
+        if let Some(acme) = &config.acme {
+            set.directory = ordered::directory(acme, &provider, &mut wrong);
+        }
         (set, wrong)
     }
+}
+
+/// What certificates are read and served with.
+struct Means<'m> {
+    provider: &'m Arc<CryptoProvider>,
+    /// What tickets are made with.
+    secret: &'m PairKey,
+    /// The wall clock, in seconds since 1970.
+    now: i64,
 }
 
 /// Reads the files that the TLS of a configuration needs. `secret` is what tickets are made with where there is no pair's key; what is the same

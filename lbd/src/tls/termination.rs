@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use common::config::{ClientCertificates, FileAt, Tls, TlsVersion};
-use common::key::PairKey;
 use lbd_core::tls::{Choice, KeyKind};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -15,9 +14,10 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ServerConfig};
 
-use super::Wrong;
 use super::files::{Site, read_authorities, read_site};
+use super::ordered::Slot;
 use super::tickets::Tickets;
+use super::{Means, Wrong};
 
 /// So many bytes of authorities' names are told to clients at most.
 const AUTHORITY_NAMES_BYTES_MAX: usize = 8 * 1024;
@@ -62,23 +62,24 @@ impl Protocol {
 pub(crate) struct Termination {
     /// What handshakes are made with.
     pub(crate) config: Arc<ServerConfig>,
-    /// The certificates, in the file's order.
-    pub(crate) sites: Vec<Arc<Site>>,
+    /// The certificates that the file names, in its order.
+    pub(super) sites: Vec<Arc<Site>>,
+    /// The place of the one that is ordered, if one is.
+    ordered: Option<Arc<Slot>>,
     /// Who verifies clients, if they are asked for their certificates.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 impl Termination {
-    /// Reads what the service needs.
+    /// Reads what the service needs, which may have a certificate ordered.
     pub(super) fn read(
         service: &str,
-        tls: &Tls,
+        (tls, ordered): (&Tls, Option<Arc<Slot>>),
         offered: &[Protocol],
-        provider: &Arc<CryptoProvider>,
-        secret: &PairKey,
-        now: i64,
+        means: &Means<'_>,
         wrong: &mut Vec<Wrong>,
     ) -> Option<Self> {
+        let &Means { provider, secret, now } = means;
         // All of them, so that everything that is wrong is told at once.
         let read: Vec<Option<Site>> =
             tls.certificates.iter().map(|files| read_site(files, provider, now, wrong)).collect();
@@ -110,7 +111,7 @@ impl Termination {
             Some((verifier, policy)) => (builder.with_client_cert_verifier(verifier), policy),
             None => (builder.with_no_client_auth(), [0; 32]),
         };
-        let resolver = Resolver { choice, sites: sites.clone() };
+        let resolver = Resolver { choice, sites: sites.clone(), ordered: ordered.clone() };
         let mut config = builder.with_cert_resolver(Arc::new(resolver));
         config.alpn_protocols = offered.iter().map(|protocol| protocol.alpn().to_vec()).collect();
         // Some clients name what they are about to speak exactly, and take no other.
@@ -121,7 +122,22 @@ impl Termination {
             Ok(tickets) => config.ticketer = Arc::new(tickets),
             Err(error) => tracing::error!(service, %error, "TLS sessions cannot be gone on with"),
         }
-        Some(Self { config: Arc::new(config), sites, verifier })
+        Some(Self { config: Arc::new(config), sites, ordered, verifier })
+    }
+
+    /// The certificates that clients get: those that the file names, in its order, and the one that was ordered, once it is there.
+    pub(crate) fn shown(&self) -> Vec<Arc<Site>> {
+        self.sites.iter().cloned().chain(self.ordered.as_ref().and_then(|slot| slot.site())).collect()
+    }
+
+    /// The place of the one that is ordered, if one is.
+    pub(crate) const fn ordered(&self) -> Option<&Arc<Slot>> {
+        self.ordered.as_ref()
+    }
+
+    /// Whether there is no certificate at all, because the only one is still ordered.
+    pub(crate) fn has_none(&self) -> bool {
+        self.sites.is_empty() && self.ordered.as_ref().is_none_or(|slot| slot.site().is_none())
     }
 
     /// Whether clients are asked for theirs.
@@ -197,19 +213,33 @@ pub(crate) fn chosen() -> Option<Chosen> {
 struct Resolver {
     choice: Choice,
     sites: Vec<Arc<Site>>,
+    ordered: Option<Arc<Slot>>,
+}
+
+impl Resolver {
+    /// The certificate that was ordered, if a client that asks for this name gets that one: if it is for the name, or there is no other.
+    fn ordered(&self, server_name: Option<&str>) -> Option<Arc<Site>> {
+        let site = self.ordered.as_ref()?.site()?;
+        let name = server_name.map(|name| name.strip_suffix('.').unwrap_or(name));
+        let is_for_it = || name.is_some_and(|name| site.facts.covers(name));
+        (self.sites.is_empty() || is_for_it()).then_some(site)
+    }
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let server_name = hello.server_name().map(str::to_ascii_lowercase);
         let (schemes, suites) = (hello.signature_schemes(), hello.cipher_suites());
-        let fits = |place: usize| {
-            let site = &self.sites[place];
+        let takes = |site: &Site| {
             suites.iter().any(|suite| signs_in(*suite, site.kind))
                 && site.certified.key.choose_scheme(schemes).is_some()
         };
-        let place = self.choice.choose(server_name.as_deref(), fits)?;
-        let site = Arc::clone(&self.sites[place]);
+        let listed = || self.choice.choose(server_name.as_deref(), |place| takes(&self.sites[place]));
+        let site = match self.ordered(server_name.as_deref()) {
+            // Without another one the handshake says what is wrong.
+            Some(site) if self.sites.is_empty() || takes(&site) => site,
+            _ => Arc::clone(&self.sites[listed()?]),
+        };
         let certified = Arc::clone(site.certified());
         CHOSEN.set(Some(Chosen { site, server_name }));
         Some(certified)

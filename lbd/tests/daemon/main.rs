@@ -2,6 +2,7 @@
 
 mod access;
 mod access_log;
+mod acme;
 mod algorithms;
 mod alone;
 mod api;

@@ -25,7 +25,7 @@ pub(crate) fn head([a, b]: [Ipv4Addr; 2]) -> String {
     )
 }
 
-fn write_key(folder: &Folder, digit: char) {
+pub(crate) fn write_key(folder: &Folder, digit: char) {
     let file = folder.path().join("pair.key");
     fs::write(&file, digit.to_string().repeat(64)).unwrap();
     fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();

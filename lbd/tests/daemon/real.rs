@@ -1,8 +1,8 @@
-//! Real servers: nginx, nghttpd, a gRPC server, dnsmasq; and certificates made by openssl. `scripts/setup test` installs them.
+//! Real servers: nginx, nghttpd, a gRPC server, dnsmasq; certificates made by openssl; and pebble, an authority of whom some are ordered. `scripts/setup test` installs them.
 
 use std::fs;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -257,6 +257,11 @@ pub(crate) struct Dns {
 
 impl Dns {
     pub(crate) fn start(ip: Ipv4Addr) -> Self {
+        Self::leading_to(ip, Ipv4Addr::new(192, 0, 2, 1))
+    }
+
+    /// The name, and all below it, lead to this address.
+    pub(crate) fn leading_to(ip: Ipv4Addr, to: Ipv4Addr) -> Self {
         let address = free(ip);
         let mut command = Command::new("dnsmasq");
         command
@@ -267,11 +272,70 @@ impl Dns {
                 "--no-hosts",
                 "--user=root",
             ])
-            .args(["--bind-interfaces", "--pid-file=", "--address=/shop.test/192.0.2.1"])
+            .args(["--bind-interfaces", "--pid-file="])
+            .arg(format!("--address=/shop.test/{to}"))
             .args([format!("--port={}", address.port()), format!("--listen-address={ip}")])
             .stderr(Stdio::null());
         let process = Process::start(&mut command);
         eventually("dnsmasq listens", || listens(address));
         Self { address, _process: process }
+    }
+}
+
+/// An authority that certificates are ordered from (ACME), which asks the names that it is to sign.
+pub(crate) struct Pebble {
+    management: SocketAddr,
+    folder: Folder,
+    ca: PathBuf,
+    _process: Process,
+}
+
+impl Pebble {
+    /// Starts it at `address`, where a certificate that `authority` signs is shown. It finds names by `dns`, asks them on `http_port`, and
+    /// what it signs is good for so many seconds.
+    pub(crate) fn start(
+        authority: &Authority,
+        address: SocketAddr,
+        http_port: u16,
+        dns: SocketAddr,
+        seconds: u64,
+    ) -> Self {
+        let folder = Folder::new();
+        let IpAddr::V4(ip) = address.ip() else { panic!("an address of IPv4") };
+        let management = free(ip);
+        authority.sign("pebble", &format!("IP:{ip}"), 2);
+        let config = serde_json::json!({ "pebble": {
+            "listenAddress": address.to_string(),
+            "managementListenAddress": management.to_string(),
+            "certificate": authority.path("pebble.pem"),
+            "privateKey": authority.path("pebble.key"),
+            "httpPort": http_port,
+            "tlsPort": free(ip).port(),
+            "ocspResponderURL": "",
+            "externalAccountBindingRequired": false,
+            "certificateValidityPeriod": seconds,
+        }});
+        let file = folder.path().join("pebble.json");
+        fs::write(&file, config.to_string()).unwrap();
+        let mut command = Command::new("pebble");
+        command.arg("-config").arg(file).args(["-dnsserver", &dns.to_string()]);
+        // It asks at once, and each time.
+        command.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_AUTHZREUSE", "0");
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Process::start(&mut command);
+        for listening in [address, management] {
+            eventually("pebble listens", || listens(listening));
+        }
+        Self { management, folder, ca: authority.file(), _process: process }
+    }
+
+    /// The file with the certificate that all that it signs leads to.
+    pub(crate) fn root(&self) -> PathBuf {
+        let file = self.folder.path().join("root.pem");
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--fail", "--noproxy", "*", "--cacert"]).arg(&self.ca).arg("-o").arg(&file);
+        let output = command.arg(format!("https://{}/roots/0", self.management)).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        file
     }
 }

@@ -3,6 +3,7 @@
 //! A value that is wrong has been noted and is left out here; the checks of `resolve` then stay quiet about it.
 
 mod access;
+mod acme;
 mod auth;
 mod compress;
 mod discover;
@@ -26,6 +27,7 @@ use std::net::{IpAddr, SocketAddr};
 use toml::de::DeTable;
 
 pub(crate) use access::RawAccess;
+pub(crate) use acme::RawAcme;
 pub(crate) use auth::RawAuth;
 pub(crate) use group::RawGroup;
 pub(crate) use http::{RawChanges, RawHttpRule};
@@ -50,6 +52,9 @@ pub(crate) struct RawFile {
     pub(crate) services: Vec<RawService>,
     pub(crate) groups: Vec<RawGroup>,
     pub(crate) kernel: RawKernel,
+    pub(crate) acme: Option<RawAcme>,
+    /// Whether the table is there, readable or not.
+    pub(crate) has_acme: bool,
     pub(crate) api: RawApi,
 }
 
@@ -97,6 +102,8 @@ pub(crate) fn read(text: &str, out: &mut Problems) -> Option<RawFile> {
         services: each(root.get("service"), "service", out, service::read),
         groups: each(root.get("target_group"), "target_group", out, group::read),
         kernel: root.get("kernel").and_then(|kernel| kernel::read(&kernel, out)).unwrap_or_default(),
+        acme: root.get("acme").and_then(|acme| acme::read(&acme, out)),
+        has_acme: root.has("acme"),
         api: root.get("api").and_then(|api| read_api(&api, out)).unwrap_or_default(),
     };
     root.finish(out);

@@ -2,6 +2,7 @@
 
 use data_encoding::BASE64;
 
+use super::acme;
 use super::health::server_name;
 use super::reader::{At, Cursor};
 use super::text;
@@ -12,6 +13,8 @@ use crate::config::types::TlsVersion;
 /// `tls` of a service.
 pub(crate) struct RawTls {
     pub(crate) certificates: Vec<RawCertificate>,
+    /// The names that one is ordered for.
+    pub(crate) acme: Vec<At<String>>,
     pub(crate) min_version: TlsVersion,
     pub(crate) client_ca_file: Option<At<String>>,
     pub(crate) client_required: bool,
@@ -41,7 +44,14 @@ const PIN: &str = "sha256/";
 
 pub(super) fn service(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawTls> {
     let mut table = cursor.table(out)?;
-    let certificates = table.required("certificates", out).map(|c| certificates(&c, out)).unwrap_or_default();
+    let ordered = table.get("acme");
+    // Either of them will do.
+    let listed = match &ordered {
+        Some(_) => table.get("certificates"),
+        None => table.required("certificates", out),
+    };
+    let certificates = listed.map(|c| certificates(&c, out)).unwrap_or_default();
+    let acme = ordered.map(|c| acme::names(&c, out)).unwrap_or_default();
     let min_version = table.get("min_version").and_then(|c| c.word(VERSIONS, out));
     let client_ca_file = table.get("client_ca_file");
     let has_ca = client_ca_file.is_some();
@@ -57,6 +67,7 @@ pub(super) fn service(cursor: &Cursor<'_>, out: &mut Problems) -> Option<RawTls>
     table.finish(out);
     Some(RawTls {
         certificates,
+        acme,
         min_version: min_version.map(At::into_inner).unwrap_or_default(),
         client_ca_file,
         client_required: client_certificate.is_none_or(At::into_inner),

@@ -1,5 +1,6 @@
 //! What the values say about each other; and the `Config` they make when nothing is wrong.
 
+mod acme;
 mod auth;
 mod cookies;
 mod group;
@@ -37,6 +38,7 @@ pub(super) fn resolve(raw: &RawFile, text: &str, file: &Path, out: &mut Problems
     let api = listen::api(&raw.api, folder, out);
     let listen = listen::check(raw, &api, out);
     kernel::check(raw, &nodes, &listen, out);
+    acme::check(raw, &listen, out);
     if out.count() == 0 && raw.vrrp.is_empty() && raw.services.is_empty() {
         out.add(0..0, Problem::NothingAsked {});
     }
@@ -52,6 +54,7 @@ pub(super) fn resolve(raw: &RawFile, text: &str, file: &Path, out: &mut Problems
         services: service::build(raw, listen, folder)?,
         target_groups: groups.collect::<Option<_>>()?,
         kernel: kernel::build(&raw.kernel),
+        acme: raw.acme.as_ref().map(|acme| acme::build(acme, folder)),
         api,
         hash: hash(text),
     })

@@ -59,7 +59,12 @@ pub(super) fn of_service(raw: &RawTls, folder: &Path) -> Tls {
         ca: file(folder, "service.tls.client_ca_file", ca),
         required: raw.client_required,
     });
-    Tls { certificates: certificates.collect(), min_version: raw.min_version, clients }
+    Tls {
+        certificates: certificates.collect(),
+        acme: raw.acme.iter().map(|name| name.get_ref().clone()).collect(),
+        min_version: raw.min_version,
+        clients,
+    }
 }
 
 pub(super) fn of_targets(raw: &RawTargetTls, folder: &Path) -> TargetTls {

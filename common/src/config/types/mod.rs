@@ -2,6 +2,7 @@
 //!
 //! Made by [`super::resolve`] only; a `Config` that exists is valid. All durations are `std`'s.
 
+mod acme;
 mod auth;
 mod compress;
 mod group;
@@ -16,6 +17,7 @@ mod tls;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+pub use acme::*;
 pub use auth::*;
 pub use compress::*;
 pub use group::*;
@@ -42,6 +44,8 @@ pub struct Config {
     pub target_groups: Vec<TargetGroup>,
     /// `[kernel]`.
     pub kernel: Kernel,
+    /// `[acme]`; there if a service has a certificate ordered.
+    pub acme: Option<Acme>,
     /// `[api]`.
     pub api: Api,
     /// The first 8 bytes of SHA-256 over the file's bytes: what the nodes compare.

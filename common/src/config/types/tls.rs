@@ -30,8 +30,11 @@ pub struct FileAt {
 /// `tls` of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// The certificates, at least one; the first is for clients that ask for no name, or for one that no certificate is for.
+    /// The certificates; the first is for clients that ask for no name, or for one that no certificate is for. None only if one is
+    /// ordered.
     pub certificates: Vec<CertificateFiles>,
+    /// The names that a certificate is ordered for (see [`super::Acme`]), in lower case, each once; none if none is.
+    pub acme: Vec<String>,
     /// The oldest version that is spoken; 1.2 by default.
     pub min_version: TlsVersion,
     /// Whether clients have to show who they are; none for not.

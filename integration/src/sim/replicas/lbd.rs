@@ -233,6 +233,8 @@ impl Lbd {
                     self.ring.switch(&mut replica, hash, Some(outcome), local);
                 }
                 Action::PeerRing(ring) => self.ring.hear(&replica, ring),
+                // Nobody tells any here.
+                Action::Note(_) => {}
                 Action::Disconnect(_) => closes = true,
             }
         }

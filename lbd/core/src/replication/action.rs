@@ -3,6 +3,7 @@
 use super::entry::{Cursor, Key, Live, Table};
 use super::error::SessionError;
 use super::names::NameId;
+use super::notes::Note;
 use super::rings::RingOutcome;
 
 /// What the shell is to do.
@@ -23,6 +24,8 @@ pub enum Action {
     },
     /// What is known of one of the peer's rings has changed: see [`super::Replica::peer_ring`].
     PeerRing(NameId),
+    /// The peer has this node know something: see [`super::Replica::note`].
+    Note(Note),
     /// Close the connection; the reason is for the operator.
     Disconnect(SessionError),
 }

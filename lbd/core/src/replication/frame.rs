@@ -10,6 +10,7 @@ use common::time::Duration;
 use common::wire::{self, WireError};
 
 use super::entry::{Address, Table, Tuple};
+use super::notes::Note;
 use crate::chance::Word;
 
 /// Bytes of entries after which a frame is sent.
@@ -54,6 +55,8 @@ pub(super) enum Frame {
     Word(Word),
     /// What a ring of the sender's is made of, from minor version 4 on.
     Ring(RingFrame),
+    /// Something that the receiver is to know, from minor version 5 on.
+    Note(Note),
 }
 
 /// Says which protocol is spoken. Its layout never changes; that of the body belongs to the major version.

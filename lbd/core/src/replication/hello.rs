@@ -16,7 +16,7 @@ pub const MAJOR: u16 = 1;
 
 /// The protocol's minor version: of two, the lower one is spoken. Version 1 added the table of health states, version 2 what
 /// the nodes say of proxied connections, version 3 the table of who belongs to target groups, which node has a session in
-/// a socket, version 4 what rings are made of, version 5 which release says hello.
+/// a socket, version 4 what rings are made of, version 5 which release says hello, and notes.
 pub const MINOR: u16 = 5;
 
 /// The first one with [`super::Replica::say`].
@@ -33,6 +33,9 @@ pub(super) const MINOR_OF_RELEASES: u16 = 5;
 
 /// The longest name of a release, in bytes.
 pub const RELEASE_LENGTH_MAX: usize = 64;
+
+/// The first one with [`super::Replica::note`].
+pub(super) const MINOR_OF_NOTES: u16 = 5;
 
 /// Tables that a hello may list: more than there are, for later versions.
 const TABLES_MAX: usize = 64;

@@ -50,6 +50,8 @@
 //! has placed ([`Replica::announce_ring`]), or a short wait is over. It keeps what the peer's are made of, to repeat a choice that it was not
 //! told of.
 //!
+//! *Notes.* What is no table, and larger than an entry, is told as a whole ([`Replica::note`]): certificates that one node has ordered.
+//!
 //! *State.* [`State::Synced`] is reached in one way: by the end of the peer's snapshot, with what it lacked removed.
 //!
 //! *Tables in which each node has its own values* (rates, health) know no versions: the peer's latest stands beside ours.
@@ -64,6 +66,7 @@ mod frame;
 mod hello;
 mod ledger;
 mod names;
+mod notes;
 mod parts;
 mod receive;
 mod replica;
@@ -86,6 +89,7 @@ pub use error::{SessionEnd, SessionError};
 pub use frame::{BATCH_SIZE, FRAME_SIZE_MAX};
 pub use hello::{Hello, MAJOR, MINOR, RELEASE_LENGTH_MAX};
 pub use names::{NAME_LENGTH_MAX, NAMES_MAX, Name, NameError, NameId};
+pub use notes::{NOTE_NAME_MAX, NOTE_SIZE_MAX, NOTES_MAX, Note, Notes};
 pub use replica::Replica;
 pub use rings::{PeerRing, RING_MEMBERS_MAX, RING_WAIT, RINGS_MAX, RingMake, RingOutcome};
 pub use settings::Settings;

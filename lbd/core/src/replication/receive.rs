@@ -69,6 +69,7 @@ impl Replica {
                 self.peer_word = Some(word);
                 return Ok(());
             }
+            Frame::Note(note) => return self.noted.take(note),
             Frame::Data(data) => {
                 incoming.take_sequence(data.sequence)?;
                 return self.take_data(data, now);
@@ -129,6 +130,7 @@ impl Replica {
             session.minor = Some(hello.minor);
         }
         self.rings.session_begins(hello.minor);
+        self.noted.session_begins();
         self.peer = Some(hello);
         self.set_state(State::Syncing, now);
         self.begin_snapshot(now);

@@ -12,6 +12,7 @@ use super::frame::{Batches, FRAME_SIZE_MAX, is_one_without_entries};
 use super::hello::Hello;
 use super::ledger::{GENERATION_MAX, Ledger, Owner, Record, Version};
 use super::names::{Name, NameError, NameId, Names};
+use super::notes::Noted;
 use super::rings::Rings;
 use super::session::{Session, Stage};
 use super::settings::Settings;
@@ -33,6 +34,7 @@ pub struct Replica {
     pub(super) tombstones: Tombstones,
     pub(super) peer_values: PeerValues,
     pub(super) rings: Rings,
+    pub(super) noted: Noted,
     /// The largest generation given or seen.
     pub(super) generation: u64,
     /// When the generations began that it was made with.
@@ -107,6 +109,7 @@ impl Replica {
             tombstones: Tombstones::new(settings.tombstones_max.min(settings.dirty_max)),
             peer_values: PeerValues::new(settings.tables),
             rings: Rings::default(),
+            noted: Noted::default(),
             generation: settings.generation.min(GENERATION_MAX / 2),
             made: now,
             peer: None,
@@ -418,7 +421,9 @@ impl Replica {
             return Some(Action::Disconnect(reason));
         }
         let ring = self.next_ring_action();
-        ring.or_else(|| self.next_apply().map(Action::Apply)).or_else(|| self.next_scan().map(Action::Scan))
+        let note = || self.noted.next_heard().map(Action::Note);
+        let first = ring.or_else(note);
+        first.or_else(|| self.next_apply().map(Action::Apply)).or_else(|| self.next_scan().map(Action::Scan))
     }
 
     /// When [`Self::poll_transmit`] and [`Self::timeout`] have to be called if nothing else happens before.

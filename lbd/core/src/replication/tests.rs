@@ -3,6 +3,7 @@
 mod differs;
 mod fields;
 mod lag;
+mod notes;
 mod rings;
 
 use std::sync::Arc;
@@ -57,7 +58,7 @@ fn settle(one: &mut Replica, other: &mut Replica, mut now: Instant) -> [Vec<Appl
                         applied[place].push(apply);
                     }
                     Action::Scan(scan) => replica.scanned(now, scan.id, &[], None),
-                    Action::SwitchRing { .. } | Action::PeerRing(_) => {}
+                    Action::SwitchRing { .. } | Action::PeerRing(_) | Action::Note(_) => {}
                     Action::Disconnect(_) => return applied,
                 }
             }

@@ -8,7 +8,7 @@ use super::entry::{Entry, Fingerprint, Key};
 use super::frame::{
     Ack, Announcement, Data, ENTRIES_OF_FULL_FRAME, Frame, Head, NAMES_PER_FRAME, WireName, to_millis,
 };
-use super::hello::{MINOR_OF_WORDS, opening};
+use super::hello::{MINOR_OF_NOTES, MINOR_OF_WORDS, opening};
 use super::ledger::{Owner, Version};
 use super::names::{Name, NameId};
 use super::replica::Replica;
@@ -19,7 +19,7 @@ impl Replica {
     /// when what was sent before is in the socket, so that a peer that does not read makes changes wait where the latest replaces the
     /// one before.
     ///
-    /// In this order: who we are, acknowledgements, our word, rings, then changes and snapshot by turns as far as the window goes.
+    /// In this order: who we are, acknowledgements, our word, rings, notes, then changes and snapshot by turns as far as the window goes.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
         let Some(frame) = self.next_frame(now) else { return false };
         let start = out.len();
@@ -47,7 +47,7 @@ impl Replica {
             session.told_hash = self.settings.config_hash;
             return Some(Frame::Opening(opening(&self.settings, self.generation)));
         }
-        if session.minor.is_some() {
+        if let Some(minor) = session.minor {
             if let Some(ack) = session.take_ack(now, self.settings.window / 8) {
                 return Some(Frame::Ack(ack));
             }
@@ -56,12 +56,17 @@ impl Replica {
                 session.told_hash = config_hash;
                 return Some(Frame::Alive { config_hash });
             }
-            if !session.told_word && session.minor >= Some(MINOR_OF_WORDS) {
+            if !session.told_word && minor >= MINOR_OF_WORDS {
                 session.told_word = true;
                 return Some(Frame::Word(self.word.clone()));
             }
             if let Some(frame) = self.next_ring_frame() {
                 return Some(frame);
+            }
+            if minor >= MINOR_OF_NOTES
+                && let Some(note) = self.noted.next_frame()
+            {
+                return Some(Frame::Note(note));
             }
             if let Some(frame) = self.next_data(now) {
                 return Some(frame);

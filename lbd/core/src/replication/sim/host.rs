@@ -162,7 +162,7 @@ impl Host {
                 }
                 Action::Scan(scan) => self.scans.push_back((now + delay / 4, scan)),
                 Action::SwitchRing { hash, outcome, .. } => self.switch_ring(hash, Some(outcome), now),
-                Action::PeerRing(_) => {}
+                Action::PeerRing(_) | Action::Note(_) => {}
                 Action::Disconnect(_) => closes = true,
             }
         }

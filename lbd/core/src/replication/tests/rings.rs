@@ -1,5 +1,6 @@
 //! Rings are changed when the peer is ready for them.
 
+use super::super::hello::MINOR_OF_RINGS;
 use super::*;
 
 const WAIT: Duration = RING_WAIT;
@@ -153,7 +154,7 @@ fn a_change_that_comes_to_nothing_is_taken_back() {
 #[test]
 fn a_peer_of_the_version_before_is_told_nothing_of_rings() {
     let mut settings = Settings::new("b", 2, 7, HashKey::new([1; 16]), 100);
-    settings.minor = hello::MINOR_OF_RINGS - 1;
+    settings.minor = MINOR_OF_RINGS - 1;
     let (mut one, mut other) = (replica("a", 1), Replica::new(settings, at(0)));
     let ring = ring(&mut one);
     let (old, new) = (make(&mut one, &[1]), make(&mut one, &[2]));
