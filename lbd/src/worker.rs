@@ -181,6 +181,18 @@ impl Worker {
         self.all.acme.answer(method, host, path)
     }
 
+    /// How often its sockets were looked at.
+    pub(crate) fn round(&self) -> u64 {
+        self.executor.reactor().rounds()
+    }
+
+    /// Which configuration is in use: while it is the same one, so is what [`Self::route`] says.
+    pub(crate) fn generation(&self) -> u64 {
+        let mut routes = self.routes.borrow_mut();
+        routes.refresh(self);
+        routes.generation
+    }
+
     /// Where connections or datagrams to `address` go now.
     pub(crate) fn route(&self, mode: Mode, address: SocketAddr) -> Option<Rc<Route>> {
         let mut routes = self.routes.borrow_mut();

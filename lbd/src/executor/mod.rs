@@ -35,6 +35,9 @@ use timers::Timers;
 /// tasks move bulk, and more of it comes in meanwhile, to be moved at once; a request that comes in meanwhile waits.
 const LOOK_AFTER: Duration = Duration::from_micros(500);
 
+/// From this size on a future has a place of its own in memory. [`async_task`] would give it one, too, but later.
+const LARGE_BYTES: usize = 2048;
+
 /// The executor of one worker.
 #[derive(Debug)]
 pub(crate) struct Executor {
@@ -106,10 +109,19 @@ impl Executor {
     }
 
     /// Starts a task; it gets its first turn in the next round.
-    pub(crate) fn spawn(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
+    pub(crate) fn spawn<F: Future<Output = ()> + 'static>(self: &Rc<Self>, future: F) {
         if self.closing.get() {
             return;
         }
+        // Moving a future copies all of it, however little it holds yet, and below it is moved several times.
+        if size_of::<F>() < LARGE_BYTES {
+            self.start(future);
+        } else {
+            self.start(Box::pin(future));
+        }
+    }
+
+    fn start(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
         let mut tasks = self.tasks.borrow_mut();
         let place = tasks.vacant_entry();
         let ended = Ended { executor: Rc::clone(self), key: place.key() };

@@ -89,6 +89,7 @@ pub(crate) struct Reactor {
     epoll: OwnedFd,
     slots: RefCell<Slots>,
     events: RefCell<Vec<epoll::Event>>,
+    rounds: Cell<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -118,7 +119,12 @@ impl Reactor {
     /// When the kernel has no epoll instance to give.
     pub(crate) fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self { epoll, slots: RefCell::default(), events: RefCell::new(Vec::with_capacity(EVENTS)) })
+        Ok(Self {
+            epoll,
+            slots: RefCell::default(),
+            events: RefCell::new(Vec::with_capacity(EVENTS)),
+            rounds: Cell::new(0),
+        })
     }
 
     /// Has [`Self::wait`] tell when there is a call from another thread: when `bell` becomes readable, however often.
@@ -136,6 +142,7 @@ impl Reactor {
     pub(super) fn wait(&self, time_max: Option<Duration>) -> io::Result<bool> {
         let mut events = self.events.borrow_mut();
         events.clear();
+        self.rounds.set(self.rounds.get() + 1);
         // Longer than the kernel can say is as good as for ever.
         let time_max = time_max.and_then(|time| Timespec::try_from(time).ok());
         match epoll::wait(&self.epoll, spare_capacity(&mut events), time_max.as_ref()) {
@@ -161,6 +168,11 @@ impl Reactor {
             }
         }
         Ok(bell)
+    }
+
+    /// How often the kernel was asked for events.
+    pub(crate) fn rounds(&self) -> u64 {
+        self.rounds.get()
     }
 
     /// Has the kernel tell of a socket.

@@ -128,7 +128,8 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
     let mut connection = Connection { stream, watch, session, served: false };
     // What was agreed on decides here, and nowhere else, what is spoken; in clear text the first bytes do.
     let end = match protocol {
-        Protocol::Http1 => connection.serve().await,
+        // What it takes to answer a request is given back before a tunnel begins, which may last.
+        Protocol::Http1 => Box::pin(connection.serve()).await,
         Protocol::Http2 => Next::Http2,
     };
     match end {
@@ -174,15 +175,15 @@ impl Connection {
         self.watch.set_busy();
         // Whoever waited may find another configuration.
         let route = self.session.refreshed();
-        let journal = Journal::begin(&route, begin);
+        let mut journal = Journal::begin(&route, begin);
         let Stream { transport, inbound } = &self.stream;
         let (parsed, mut client) = (parse_request(&inbound.bytes()[head.clone()]), Sink::Http1(transport));
         let gone = |context: &mut Context<'_>| client.poll_gone(context);
         let made = self.session.plan(&route, parsed, &self.watch, gone).await;
         match made {
-            Ok(plan) => {
+            Ok(mut plan) => {
                 self.stream.inbound.consume(head.end);
-                self.exchange().perform(&route, plan, journal).await
+                self.exchange().perform(&route, &mut plan, &mut journal).await
             }
             Err(fault) => self.exchange().refuse(&route, begin, fault).await,
         }

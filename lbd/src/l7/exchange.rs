@@ -134,8 +134,8 @@ pub(super) struct Exchange<'e> {
 
 impl Exchange<'_> {
     /// Does what was decided.
-    pub(super) async fn perform(mut self, route: &Rc<Route>, mut plan: Plan, mut journal: Journal) -> Next {
-        journal.decided(&mut plan);
+    pub(super) async fn perform(mut self, route: &Rc<Route>, plan: &mut Plan, journal: &mut Journal) -> Next {
+        journal.decided(plan);
         match std::mem::replace(&mut plan.step, Step::nothing()) {
             Step::Forward(pool, head) => self.forward(route, plan, pool, head, journal).await,
             // Nothing is left to be compared.
@@ -151,18 +151,18 @@ impl Exchange<'_> {
     /// Answers a request that is refused, and has nothing more read.
     pub(super) async fn refuse(mut self, route: &Rc<Route>, begin: Instant, fault: Fault) -> Next {
         self.session.complain(route, fault);
-        let journal = Journal::begin(route, begin);
-        self.plain(route, journal, fault.status(), fault.name()).await
+        let mut journal = Journal::begin(route, begin);
+        self.plain(route, &mut journal, fault.status(), fault.name()).await
     }
 
     /// A client that began a request has not ended its head in time.
     pub(super) async fn late(mut self, route: &Rc<Route>) -> Next {
-        let journal = Journal::begin(route, Instant::now());
-        self.plain(route, journal, 408, "header_timeout").await
+        let mut journal = Journal::begin(route, Instant::now());
+        self.plain(route, &mut journal, 408, "header_timeout").await
     }
 
     /// Answers with a status and no more, and closes.
-    async fn plain(&mut self, route: &Rc<Route>, journal: Journal, status: u16, end: &str) -> Next {
+    async fn plain(&mut self, route: &Rc<Route>, journal: &mut Journal, status: u16, end: &str) -> Next {
         let Some(http) = &route.service.config.http else { return Next::Abort };
         // There may be room, or a target, in a moment.
         let soon = [("Retry-After", "1".to_owned())];
@@ -170,14 +170,15 @@ impl Exchange<'_> {
         let (answer, changes) = (Answer { fields, ..Answer::plain(status) }, response_changes(http, None));
         let answer = with_page(&route.service, &answer);
         let own = Own::write(&answer, self.client.version(), false, Afterwards::Closed, changes);
-        self.own_answer(route, journal, own, end, false).await
+        // Rare, so not a part of every request's task.
+        Box::pin(self.own_answer(route, journal, own, end, false)).await
     }
 
     /// Sends an answer that no target has given.
     async fn own_answer(
         &mut self,
         route: &Rc<Route>,
-        mut journal: Journal,
+        journal: &mut Journal,
         own: Own,
         end: &str,
         kept: bool,
@@ -208,7 +209,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn note(&self, route: &Rc<Route>, journal: Journal, by: Option<&Target>, status: u16, end: &str) {
+    fn note(&self, route: &Rc<Route>, journal: &Journal, by: Option<&Target>, status: u16, end: &str) {
         let seat = &self.session.seat;
         let worker = (seat.worker.index, seat.counters());
         journal.ended(route, worker, &self.session.ends, by, status, end);
@@ -218,15 +219,15 @@ impl Exchange<'_> {
     async fn forward(
         &mut self,
         route: &Rc<Route>,
-        plan: Plan,
+        plan: &Plan,
         pool: Rc<Pool>,
         head: ForTarget,
-        mut journal: Journal,
+        journal: &mut Journal,
     ) -> Next {
         let seat = &self.session.seat;
         let trip = Trip {
             route,
-            plan: &plan,
+            plan,
             head: &head,
             bond: None,
             client: self.session.ends.client.ip(),
@@ -242,13 +243,15 @@ impl Exchange<'_> {
         // Why there is no target if no further one may be tried.
         let mut last = Refusal::NoTarget;
         loop {
-            let occupied = match self.occupied(&pool, &plan, &tried, last, &mut journal).await {
+            let occupied = match self.occupied(&pool, plan, &tried, last, journal).await {
                 Ok(occupied) => occupied,
                 Err(refusal) => return self.unserved(route, journal, refusal).await,
             };
             let retry = pool.group.config.retry;
             let tries = journal.way().tries;
-            let reached = Reached::get(self.session, &occupied, (trip.head, plan.alone), newer_than).await;
+            let once = !plan.idempotent || has_body(plan.body) || !retry.stale_connection;
+            let reached =
+                Reached::get(self.session, &occupied, (trip.head, plan.alone, once), newer_than).await;
             if reached.is_err() {
                 journal.way().failed = Some(Arc::clone(&occupied.target));
             }
@@ -271,7 +274,7 @@ impl Exchange<'_> {
             let age = reached.age();
             self.watch.set_target(Some(Arc::clone(&target)));
             journal.connected(&target, reused);
-            let failed = match self.exchange(&trip, reached, occupied, &mut journal).await {
+            let failed = match self.exchange(&trip, reached, occupied, journal).await {
                 Ok(done) => {
                     self.note(route, journal, Some(&target), done.status, "done");
                     return done.next;
@@ -342,7 +345,13 @@ impl Exchange<'_> {
     }
 
     /// Answers a request that failed for good.
-    async fn failed(&mut self, route: &Rc<Route>, journal: Journal, target: &Target, failed: Failed) -> Next {
+    async fn failed(
+        &mut self,
+        route: &Rc<Route>,
+        journal: &mut Journal,
+        target: &Target,
+        failed: Failed,
+    ) -> Next {
         match failed {
             Failed::Fault(fault) => {
                 self.session.seat.counters().http.faults[fault.index()].add(1);
@@ -356,7 +365,7 @@ impl Exchange<'_> {
     async fn cut(
         &mut self,
         route: &Rc<Route>,
-        journal: Journal,
+        journal: &mut Journal,
         target: &Target,
         cut: Cut,
         unanswered: bool,
@@ -371,7 +380,7 @@ impl Exchange<'_> {
     }
 
     /// Answers a request for which there was no target.
-    async fn unserved(&mut self, route: &Rc<Route>, journal: Journal, refusal: Refusal) -> Next {
+    async fn unserved(&mut self, route: &Rc<Route>, journal: &mut Journal, refusal: Refusal) -> Next {
         if refusal == Refusal::ClientGone {
             self.note(route, journal, None, 0, refusal.name());
             return Next::Abort;

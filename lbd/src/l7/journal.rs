@@ -143,7 +143,7 @@ impl Journal {
 
     /// The answer, of this status if one was begun, has ended like this. `by` is the target that has given it, if one has.
     pub(super) fn ended(
-        self,
+        &self,
         route: &Route,
         (worker, counters): (usize, &ServiceCounters),
         ends: &Ends,
@@ -258,7 +258,7 @@ impl Journal {
     }
 
     fn record(
-        self,
+        &self,
         route: &Route,
         counters: &ServiceCounters,
         ends: &Ends,

@@ -104,17 +104,26 @@ pub(crate) struct Kept {
 struct Idle {
     upstream: Upstream,
     since_ms: u64,
+    /// How often the kernel had told events by then.
+    round: u64,
 }
 
 impl Kept {
-    /// A connection to `target` that is still there, and on which nothing has come that would be taken for the next answer: the kernel is
-    /// asked, for what has come since the last look was told to nobody.
-    pub(super) fn take(&self, target: &Arc<Target>, origin: Option<&Arc<Origin>>) -> Option<Upstream> {
+    /// A connection to `target` that is still there, and on which nothing has come that would be taken for the next answer. The kernel is
+    /// asked where it has told nothing since the connection came here, and for a request that is `once` only: it could not be sent
+    /// on another connection if the target closes this one just now. For others it has told enough in the last `round` of events.
+    pub(super) fn take(
+        &self,
+        target: &Arc<Target>,
+        origin: Option<&Arc<Origin>>,
+        (round, once): (u64, bool),
+    ) -> Option<Upstream> {
         let mut by_target = self.by_target.borrow_mut();
         let kept = by_target.get_mut(&Arc::as_ptr(target))?;
         // Those that the target has closed, or sent something to nobody on, are closed here, too.
         while let Some(idle) = kept.pop() {
-            if idle.upstream.is_for(origin) && idle.upstream.stream.transport.is_quiet(true) {
+            let ask = once || idle.round == round;
+            if idle.upstream.is_for(origin) && idle.upstream.stream.transport.is_quiet(ask) {
                 idle.upstream.open.set_kept(false);
                 return Some(Upstream { reused: true, ..idle.upstream });
             }
@@ -123,8 +132,8 @@ impl Kept {
         None
     }
 
-    /// Keeps a connection on which nothing is under way.
-    pub(super) fn put(&self, upstream: Upstream) {
+    /// Keeps a connection on which nothing is under way, in this `round` of events.
+    pub(super) fn put(&self, upstream: Upstream, round: u64) {
         // A target that gets nothing more needs none.
         let stream = &upstream.stream;
         if upstream.open.target.share() == 0 || !stream.inbound.is_empty() || !stream.transport.is_idle() {
@@ -135,7 +144,7 @@ impl Kept {
         let kept = by_target.entry(Arc::as_ptr(&upstream.open.target)).or_default();
         if kept.len() < PER_TARGET_MAX {
             upstream.open.set_kept(true);
-            kept.push(Idle { upstream, since_ms: self.now_ms.get() });
+            kept.push(Idle { upstream, since_ms: self.now_ms.get(), round });
         }
     }
 

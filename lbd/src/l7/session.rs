@@ -41,6 +41,8 @@ pub(super) struct Session {
     departure: Option<Rc<Departure>>,
     /// The service as it was when it was last there.
     known: RefCell<Rc<Route>>,
+    /// The service that the address is of, in this generation of the configuration.
+    latest: RefCell<Option<(u64, Rc<Route>)>>,
 }
 
 impl Session {
@@ -48,7 +50,7 @@ impl Session {
     pub(super) fn new(seat: Seat, ends: Ends, peer: IpAddr, listen: SocketAddr) -> Self {
         let departure = seat.worker.departure(ends.local.ip());
         let known = RefCell::new(Rc::clone(&seat.route));
-        Self { seat, ends, encrypted: None, peer, listen, departure, known }
+        Self { seat, ends, encrypted: None, peer, listen, departure, known, latest: RefCell::default() }
     }
 
     /// What ends it for its virtual IP, if it came to one.
@@ -77,11 +79,19 @@ impl Session {
 
     /// The service as it is now, if the address is still its.
     fn current(&self) -> Option<Rc<Route>> {
+        let generation = self.seat.worker.generation();
+        if let Some((at, route)) = &*self.latest.borrow()
+            && *at == generation
+        {
+            return Some(Rc::clone(route));
+        }
         let known = self.known.borrow();
         let same = |route: &Rc<Route>| {
             route.http.is_some() && route.service.config.name == known.service.config.name
         };
-        self.seat.worker.route(Mode::Tcp, self.listen).filter(same)
+        let current = self.seat.worker.route(Mode::Tcp, self.listen).filter(same);
+        *self.latest.borrow_mut() = current.clone().map(|route| (generation, route));
+        current
     }
 
     /// Whether the client is to go elsewhere with its next request: the daemon stops, the virtual IP has left, or the service is gone or lets

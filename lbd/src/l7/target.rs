@@ -157,14 +157,14 @@ impl Heads<'_> {
 impl Reached {
     /// A way to the target: one that is there already, or a new one. Of those that many requests share, one made later than
     /// `newer_than`; of those that are one request's, a new one if that is given. One that is to be `alone` shares none: it may authenticate
-    /// the connection.
+    /// the connection. What may be sent `once` only gets one that the kernel says is still there.
     ///
     /// # Errors
     /// Why there is none.
     pub(super) async fn get(
         session: &Session,
         occupied: &Occupied,
-        (head, alone): (&ForTarget, bool),
+        (head, alone, once): (&ForTarget, bool, bool),
         newer_than: Option<u64>,
     ) -> Result<Self, Refusal> {
         let worker = &session.seat.worker;
@@ -182,7 +182,7 @@ impl Reached {
         let origin = group.tls.as_ref();
         if shared
             && newer_than.is_none()
-            && let Some(kept) = worker.kept.take(&occupied.target, origin)
+            && let Some(kept) = worker.kept.take(&occupied.target, origin, (worker.round(), once))
         {
             session.seat.counters().http.reused.add(1);
             occupied.target.counters.of(worker.index).reused.add(1);
@@ -246,7 +246,7 @@ impl Reached {
     /// Keeps a connection on which nothing is under way for the next request.
     pub(super) fn keep(self, worker: &Worker) {
         if let Self::Http1(upstream) = self {
-            worker.kept.put(upstream);
+            worker.kept.put(upstream, worker.round());
         }
     }
 

@@ -252,7 +252,7 @@ fn identify(head: &RequestHead<'_>, host: &str, passing: &Passing<'_>, out: &mut
         field(out, "Forwarded", format!("for={node};proto={}", passing.arrival.scheme).as_bytes());
     }
     if !has("x-request-id") {
-        field(out, "X-Request-ID", format!("{:032x}", passing.request_id).as_bytes());
+        field(out, "X-Request-ID", &hexadecimal(passing.request_id));
     }
     match passing.certificate {
         Shown::NotAsked => {}
@@ -272,7 +272,15 @@ fn identify(head: &RequestHead<'_>, host: &str, passing: &Passing<'_>, out: &mut
         // RFC 9110, section 2.5: "When a major version of HTTP does not define any minor versions, the minor version "0" is implied."
         Version::Http2 => "2.0",
     };
-    field(out, "Via", format!("{version} {}", passing.pseudonym).as_bytes());
+    field(out, "Via", [version, " ", passing.pseudonym].concat().as_bytes());
+}
+
+/// All digits of a number, without the library's formatting, which shows in what a request costs.
+fn hexadecimal(number: u128) -> [u8; 32] {
+    std::array::from_fn(|index| {
+        let digit = number >> (124 - 4 * index) & 15;
+        b"0123456789abcdef"[usize::try_from(digit).unwrap_or_default()]
+    })
 }
 
 /// How an answer ends for the client.

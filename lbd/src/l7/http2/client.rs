@@ -81,7 +81,7 @@ struct Open {
 }
 
 /// One of them.
-struct Guest(Rc<Open>);
+pub(super) struct Guest(Rc<Open>);
 
 impl Guest {
     fn enter(open: &Rc<Open>) -> Self {
@@ -145,11 +145,8 @@ impl Host<'_> {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     let guest = Guest::enter(&self.open);
                     self.served = true;
-                    let task = request::serve(Rc::clone(self.session), request, respond);
-                    self.session.seat.worker.executor.spawn(async move {
-                        let _guest = guest;
-                        task.await;
-                    });
+                    let task = request::serve(guest, Rc::clone(self.session), request, respond);
+                    self.session.seat.worker.executor.spawn(task);
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Ready(Some(Err(error))) => {

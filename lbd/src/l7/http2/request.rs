@@ -12,6 +12,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 use lbd_core::http::framing::{Pseudo, RequestBody, http2_request};
 
+use super::client::Guest;
 use super::{Incoming, fields, size};
 use crate::l7::client::{LINGER, LINGER_BYTES_MAX, Next};
 use crate::l7::exchange::{Client, Exchange};
@@ -28,8 +29,9 @@ pub(in crate::l7) struct Asker {
     answer: Option<SendStream<Bytes>>,
 }
 
-/// Has a request answered.
+/// Has a request answered. The guest leaves when that is done.
 pub(super) async fn serve(
+    _guest: Guest,
     session: Rc<Session>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
@@ -37,7 +39,7 @@ pub(super) async fn serve(
     let watch = session.seat.worker.watches.enter(session.leave());
     let begin = Instant::now();
     let route = session.refreshed();
-    let journal = Journal::begin(&route, begin);
+    let mut journal = Journal::begin(&route, begin);
     let (parts, body) = request.into_parts();
     let made = {
         let uri = &parts.uri;
@@ -69,7 +71,7 @@ pub(super) async fn serve(
     let mut asker = Asker { body: Incoming::new(body, length), respond, answer: None };
     let exchange = Exchange { session: &session, watch: &watch, client: Client::Http2(&mut asker) };
     let next = match made {
-        Ok(plan) => exchange.perform(&route, plan, journal).await,
+        Ok(mut plan) => exchange.perform(&route, &mut plan, &mut journal).await,
         Err(fault) => exchange.refuse(&route, begin, fault).await,
     };
     match next {
