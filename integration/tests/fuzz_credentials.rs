@@ -144,7 +144,7 @@ fn a_cookie_that_is_hidden_is_all_that_is_hidden() {
         for _ in 0..rng.below(6) {
             let (name, value) = (rng.pick(COOKIES), rng.pick(COOKIE_VALUES));
             let equals = if rng.chance(900) { "=" } else { "" };
-            text += &[*name, equals, value, rng.pick(SEPARATORS)].concat();
+            text += &[*name, equals, *value, *rng.pick(SEPARATORS)].concat();
         }
         let said = [Field { name: b"Cookie", value: text.as_bytes() }];
         let Some(rest) = cookie::without(text.as_bytes(), &hidden) else {

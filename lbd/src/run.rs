@@ -84,7 +84,7 @@ pub(crate) fn run(options: &Options, workers: Option<NonZeroUsize>) -> anyhow::R
     let datagrams = udp::bind_all(&addresses(Mode::Udp), &[], workers)?;
     tracing::info!(
         node = life.node,
-        version = crate::process::release(),
+        version = process::release(),
         workers,
         open_files,
         listeners = listeners.len() + datagrams.len(),

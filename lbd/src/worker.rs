@@ -181,7 +181,7 @@ impl Worker {
         self.all.acme.answer(method, host, path)
     }
 
-    /// How often its sockets were looked at.
+    /// How often all its sockets were looked at.
     pub(crate) fn round(&self) -> u64 {
         self.executor.reactor().rounds()
     }

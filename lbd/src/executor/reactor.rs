@@ -142,10 +142,12 @@ impl Reactor {
     pub(super) fn wait(&self, time_max: Option<Duration>) -> io::Result<bool> {
         let mut events = self.events.borrow_mut();
         events.clear();
-        self.rounds.set(self.rounds.get() + 1);
         // Longer than the kernel can say is as good as for ever.
         let time_max = time_max.and_then(|time| Timespec::try_from(time).ok());
-        match epoll::wait(&self.epoll, spare_capacity(&mut events), time_max.as_ref()) {
+        let waited = epoll::wait(&self.epoll, spare_capacity(&mut events), time_max.as_ref());
+        match waited {
+            // What has found no room is told with the next call.
+            Ok(_) if events.len() < EVENTS => self.rounds.set(self.rounds.get() + 1),
             // As when the process was stopped and goes on.
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -170,7 +172,7 @@ impl Reactor {
         Ok(bell)
     }
 
-    /// How often the kernel was asked for events.
+    /// How often the kernel has told of all sockets of which there was something to tell.
     pub(crate) fn rounds(&self) -> u64 {
         self.rounds.get()
     }

@@ -21,7 +21,7 @@ use super::journal::Journal;
 use super::patience::Patience;
 use super::plan::{ForClient, ForTarget, Own, Plan, Step, has_body};
 use super::session::Session;
-use super::site::{response_changes, with_page};
+use super::site::{Site, response_changes, with_page};
 use super::stream::Stream;
 use super::target::{Answered, Reached};
 use super::tie::Bond;
@@ -249,9 +249,13 @@ impl Exchange<'_> {
             };
             let retry = pool.group.config.retry;
             let tries = journal.way().tries;
-            let once = !plan.idempotent || has_body(plan.body) || !retry.stale_connection;
+            let again = plan.idempotent
+                && !has_body(plan.body)
+                && retry.stale_connection
+                && tries < retry.attempts
+                && route.http.as_ref().is_some_and(Site::could_resend);
             let reached =
-                Reached::get(self.session, &occupied, (trip.head, plan.alone, once), newer_than).await;
+                Reached::get(self.session, &occupied, (trip.head, plan.alone, !again), newer_than).await;
             if reached.is_err() {
                 journal.way().failed = Some(Arc::clone(&occupied.target));
             }

@@ -104,7 +104,7 @@ pub(crate) struct Kept {
 struct Idle {
     upstream: Upstream,
     since_ms: u64,
-    /// How often the kernel had told events by then.
+    /// How often the kernel had told all events by then.
     round: u64,
 }
 

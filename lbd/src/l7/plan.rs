@@ -307,8 +307,9 @@ impl Plan {
         let rule = routed.rule.map(|(_, rule)| rule);
         let group = match (routed.outcome, rule) {
             // RFC 9110, section 7.6.2: at 0 "the intermediary MUST NOT forward the request; instead, the intermediary MUST respond as the
-            // final recipient", which here knows nothing but OPTIONS.
-            (Outcome::Forward(_), _) if hops::left(head)? == Some(0) => {
+            // final recipient", which here knows nothing but OPTIONS. A target that answers TRACE (section 9.3.8) shows a client what it is told
+            // about it, so none is asked to.
+            (Outcome::Forward(_), _) if head.method == "TRACE" || hops::left(head)? == Some(0) => {
                 let allow = [("Allow", "OPTIONS".to_owned())];
                 let status = if head.method == "OPTIONS" { 204 } else { 405 };
                 return Ok(self.answer(around, &Answer { fields: &allow, ..Answer::plain(status) }));

@@ -74,6 +74,11 @@ impl Site {
     pub(super) fn may_resend(&self, now: Instant) -> bool {
         self.budget.borrow_mut().spend(now)
     }
+
+    /// Whether it most likely might.
+    pub(super) fn could_resend(&self) -> bool {
+        self.budget.borrow().has_one()
+    }
 }
 
 /// What the service and a rule of it change in answers.

@@ -37,6 +37,12 @@ impl RetryBudget {
         self.saved = (self.saved + EARNED).min(SAVED_MAX);
     }
 
+    /// Whether a second try is left, as far as that is known without a look at the clock.
+    #[must_use]
+    pub const fn has_one(&self) -> bool {
+        self.saved >= COST
+    }
+
     /// Takes a second try out, if there is one.
     #[must_use]
     pub fn spend(&mut self, now: Instant) -> bool {

@@ -160,6 +160,7 @@ fn what_may_go_no_further_is_answered_here() {
         let got = asked(method, path, "0");
         assert_eq!((got.status(), got.field("allow")), (status, Some("OPTIONS")), "{method} {path}");
     }
+    assert_eq!(asked("TRACE", "/", "9").status(), 405, "a target would show what it is told");
     assert_eq!(asked("OPTIONS", "/own", "0").text(), "own", "no target is asked for that anyway");
     for bad in ["-1", "", "1, 0"] {
         assert_eq!(asked("OPTIONS", "/", bad).status(), 400, "{bad}");
