@@ -157,6 +157,7 @@ fn what_goes_out_is_read_as_what_came_in() {
             hidden_cookies: &hidden,
             told: &[],
             told_in: &changes,
+            weakens_tags: false,
             trace: None,
         };
         let mut out = Vec::new();

@@ -201,7 +201,7 @@ proptest! {
     ) {
         let all = ["a", "b", "c", "d", "e"];
         let mut agenda = agenda(&all);
-        agenda.jitter = Rng::new(seed);
+        agenda.jitter = common::rng::Rng::new(seed);
         let mut time = 0;
         let mut under_way: Option<Names> = None;
         let mut placed: Vec<(u64, Names)> = Vec::new();
