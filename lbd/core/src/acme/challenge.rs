@@ -5,8 +5,9 @@ use bincode::{Decode, Encode};
 /// Where it asks. RFC 8555, section 8.3: the path is "/.well-known/acme-challenge/" and the token.
 pub const PATH: &str = "/.well-known/acme-challenge/";
 
-/// The longest token, in bytes. Section 8.3 wants "at least 128 bits of entropy"; authorities have some 43 characters.
-pub const TOKEN_BYTES_MAX: usize = 256;
+/// The longest token, in bytes. Section 8.3 wants "at least 128 bits of entropy"; authorities have some 43 characters. All that may be asked at
+/// a time fits into one note.
+pub const TOKEN_BYTES_MAX: usize = 128;
 
 /// The longest answer, in bytes: a token, a dot, and a hash of the account's key.
 pub const ANSWER_BYTES_MAX: usize = TOKEN_BYTES_MAX + 64;
