@@ -27,6 +27,7 @@ mod told;
 
 pub use agenda::{
     Agenda, FailureKind, LastFailure, ORDERS_MAX, ORDERS_OF_ONE_MAX, ORDERS_WITHIN, Progress, Validity, View,
+    readable,
 };
 pub use challenge::{ANSWER_BYTES_MAX, CHALLENGES_MAX, Challenge, Challenges, PATH, TOKEN_BYTES_MAX};
 pub use names::Names;

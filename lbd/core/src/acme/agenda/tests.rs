@@ -167,6 +167,15 @@ fn each_kind_of_failure_has_its_place_and_its_name() {
     assert_eq!(view.last_failure.unwrap().message.len(), MESSAGE_CHARS_MAX);
 }
 
+#[test]
+fn what_an_authority_writes_cannot_steer_a_terminal() {
+    let mut agenda = agenda(&["a"]);
+    agenda.next(at(0)).unwrap();
+    agenda.failed(at(0), FailureKind::Refused, "no\u{1b}[2J\r\nyes\u{9b}1m é\t\0\u{7f}", true);
+    let message = agenda.view(at(0), &names("a")).unwrap().last_failure.unwrap().message;
+    assert_eq!(message.replace(char::REPLACEMENT_CHARACTER, "?"), "no?[2J??yes?1m é???");
+}
+
 /// Something that happens.
 #[derive(Clone, Debug)]
 enum Event {
