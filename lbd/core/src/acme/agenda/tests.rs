@@ -13,7 +13,7 @@ fn at(seconds: u64) -> Now {
 }
 
 fn names(of: &str) -> Names {
-    Names::new([of.to_owned()]).unwrap()
+    Names::new("https://ca.example/dir", [of.to_owned()]).unwrap()
 }
 
 /// An agenda that wants these, and orders all of them.
