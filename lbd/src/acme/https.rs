@@ -117,8 +117,9 @@ async fn exchange(
         .await
         .map_err(|_| Unanswered::NotFoundInTime(authority.clone()))?
         .map_err(|error| Unanswered::NotFound(authority.clone(), error))?;
+    let addresses: Vec<SocketAddr> = addresses.take(ADDRESSES_MAX).collect();
     let stream =
-        connect(addresses).await.map_err(|error| Unanswered::NotConnected(authority.clone(), error))?;
+        connect(&addresses).await.map_err(|error| Unanswered::NotConnected(authority.clone(), error))?;
     let stream = timeout(STEP_MAX, tls.connect(name, stream))
         .await
         .map_err(|_| Unanswered::NoHandshakeInTime(authority.clone()))?
@@ -149,9 +150,9 @@ async fn exchange(
 }
 
 /// A connection to the first of the addresses that takes one.
-async fn connect(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut last = io::Error::other("it has no address");
-    for address in addresses.take(ADDRESSES_MAX) {
+    for &address in addresses {
         match timeout(CONNECT_MAX, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
@@ -213,10 +214,10 @@ mod tests {
         let listener = TcpListener::bind((ip, 0)).unwrap();
         let last = listener.local_addr().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let both = [hanging, last].into_iter();
-        let stream = runtime.block_on(async { timeout(STEP_MAX, connect(both)).await }).unwrap().unwrap();
+        let both = [hanging, last];
+        let stream = runtime.block_on(async { timeout(STEP_MAX, connect(&both)).await }).unwrap().unwrap();
         assert_eq!(stream.peer_addr().unwrap(), last);
-        let nobody = runtime.block_on(connect(std::iter::empty())).unwrap_err();
+        let nobody = runtime.block_on(connect(&[])).unwrap_err();
         assert_eq!(nobody.to_string(), "it has no address");
     }
 }
