@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::access_log::AccessLogs;
-use crate::acme::Acme;
+use crate::acme::{self, Acme};
 use crate::api::ApiServer;
 use crate::cli::Options;
 use crate::clock::{Clock, unix_now};
@@ -154,6 +154,7 @@ async fn control(
     shared.acme.apply(&shared);
     summary::update(&shared);
     tokio::spawn(summary::run(Arc::clone(&shared)));
+    tokio::spawn(acme::watch(Arc::clone(&shared)));
     tokio::spawn(groups::run(Arc::clone(&shared)));
     let link = Arc::clone(&shared);
     tokio::spawn(async move {

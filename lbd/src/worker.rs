@@ -178,7 +178,7 @@ impl Worker {
 
     /// What is to be answered to a request if it is one of the authority's that certificates are ordered from.
     pub(crate) fn challenge(&self, method: &str, host: &str, path: &str) -> Option<String> {
-        self.all.acme.answer(method, host, path)
+        self.all.acme.answer(method, host, path, self.all.clock)
     }
 
     /// How often all its sockets were looked at.

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use common::config::Acme;
+use lbd_core::acme::Names;
 
 use crate::tls::{fingerprint, read_file};
 
@@ -47,11 +48,15 @@ pub(super) fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     Ok(fresh)
 }
 
-/// Puts what [`write_beside`] has written in its place.
+/// Puts what [`write_beside`] has written in its place. Once it is there that is done; that a host which fails now may lose it is in the log.
 pub(super) fn put_in_place(fresh: &Path, path: &Path) -> io::Result<()> {
     fs::rename(fresh, path)?;
     // The name is on the disk, too, once its folder is.
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    let synced = path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all());
+    if let Err(error) = synced {
+        tracing::warn!(file = %path.display(), %error, "a file may be lost if this host fails now: its folder cannot be synchronised");
+    }
+    Ok(())
 }
 
 /// Both at once.
@@ -67,18 +72,23 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes bundles that nobody wants, where there are too many.
+/// Removes bundles that nobody wants, the oldest first, where there are too many. What is not called as ours are is none of ours.
 pub(super) fn tidy(folder: &Path, is_wanted: impl Fn(&Path) -> bool) -> io::Result<()> {
     let mut bundles = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension() == Some(OsStr::new("pem")) {
-            bundles.push(path);
+        let entry = entry?;
+        let (path, facts) = (entry.path(), entry.metadata()?);
+        let is_named_so = path.file_stem().and_then(OsStr::to_str).is_some_and(Names::is_file_stem)
+            && path.extension() == Some(OsStr::new("pem"));
+        if is_named_so && facts.is_file() {
+            bundles.push((facts.modified()?, path));
         }
     }
+    bundles.sort();
     let too_many = bundles.len().saturating_sub(BUNDLES_MAX);
-    for path in bundles.iter().filter(|path| !is_wanted(path)).take(too_many) {
+    for (_, path) in bundles.iter().filter(|(_, path)| !is_wanted(path)).take(too_many) {
         remove(path)?;
+        tracing::info!(file = %path.display(), max = BUNDLES_MAX, "removed a certificate that the configuration does not want: there were too many");
     }
     Ok(())
 }
@@ -90,6 +100,7 @@ fn beside(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
@@ -121,14 +132,26 @@ mod tests {
     fn only_what_is_too_much_and_wanted_by_nobody_is_removed() {
         let folder = folder("tidy");
         prepare(&folder).unwrap();
+        let bundle = |number: usize| folder.join(format!("{number}.example-{number:016x}.pem"));
         for number in 0..BUNDLES_MAX + 5 {
-            fs::write(folder.join(format!("{number}.pem")), "").unwrap();
+            let file = File::create(bundle(number)).unwrap();
+            // The last one is the oldest.
+            let age = Duration::from_secs(60 * number as u64);
+            file.set_modified(SystemTime::now() - age).unwrap();
         }
-        fs::write(folder.join("account.json"), "").unwrap();
-        let wanted = |path: &Path| path.ends_with("7.pem");
-        tidy(&folder, wanted).unwrap();
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), BUNDLES_MAX + 1);
-        assert!(folder.join("7.pem").exists() && folder.join("account.json").exists());
+        let others = ["account.json", "fullchain.pem", "backup-2026.pem", "a-0123456789abcdef.key"];
+        for other in others {
+            let file = File::create(folder.join(other)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        }
+        let kept = bundle(BUNDLES_MAX + 3);
+        tidy(&folder, |path| path == kept).unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), BUNDLES_MAX + others.len());
+        assert!(kept.exists() && others.iter().all(|other| folder.join(other).exists()));
+        for number in 0..BUNDLES_MAX + 5 {
+            let is_too_old = number >= BUNDLES_MAX - 1 && bundle(number) != kept;
+            assert_eq!(bundle(number).exists(), !is_too_old, "{number}");
+        }
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn encode(out: &mut Out<'_>, acme: &Acme, tls: &TlsSet) -> fmt::Resul
         return Ok(());
     }
     let (counts, get) = (acme.counts(), |count: &AtomicU64| count.load(Ordering::Relaxed));
-    let here = slots.iter().filter(|slot| slot.site().is_some()).count();
+    let here = slots.iter().filter(|slot| slot.validity().is_some()).count();
     let states = [("here", here), ("missing", slots.len() - here)];
     out.gauges(
         "acme_certificates",

@@ -300,7 +300,7 @@ impl Driver {
             },
             Action::SwitchRing { ring, hash, outcome } => rings::ready(self, ring, hash, outcome),
             Action::PeerRing(ring) => rings::of_peer(self, ring),
-            Action::Note(note) => self.shared.acme.hear(&note),
+            Action::Note(note) => self.shared.acme.hear(&note, self.shared.clock.at()),
             Action::Disconnect(reason) => {
                 tracing::error!("replication with the other node stops for now: {reason}");
                 self.disconnected();

@@ -85,9 +85,14 @@ impl TlsSet {
 
     /// The place of the certificate that a service has ordered, if it does.
     fn order(&mut self, config: &Config, names: &[String], before: &Self) -> Option<Arc<Slot>> {
-        let (acme, names) = (config.acme.as_ref()?, Names::new(names.iter().cloned())?);
+        let acme = config.acme.as_ref()?;
+        let names = Names::new(&acme.directory, names.iter().cloned())?;
         let known = self.ordered.get(&names).or_else(|| before.ordered.get(&names)).map(Arc::clone);
-        let slot = known.unwrap_or_else(|| Arc::new(Slot::new(names.clone())));
+        let slot = known.unwrap_or_else(|| {
+            // What another directory has signed is better than nothing until this one has.
+            let other = before.ordered.values().find(|slot| slot.names.are_those_of(&names));
+            Arc::new(Slot::new(names.clone(), other.and_then(|slot| slot.site())))
+        });
         ordered::fill_from_disk(acme, &slot);
         self.ordered.insert(names, Arc::clone(&slot));
         Some(slot)

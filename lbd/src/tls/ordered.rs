@@ -26,6 +26,8 @@ pub(crate) struct Slot {
     /// What it is for.
     pub(crate) names: Names,
     site: ArcSwapOption<Site>,
+    /// What is shown until there is one: the certificate of the directory before.
+    stand_in: ArcSwapOption<Site>,
     /// How far its order is.
     shown: ArcSwapOption<OrderedView>,
 }
@@ -42,19 +44,24 @@ pub(crate) enum Unfit {
 }
 
 impl Slot {
-    /// One without a certificate.
-    pub(super) fn new(names: Names) -> Self {
-        Self { names, site: ArcSwapOption::empty(), shown: ArcSwapOption::empty() }
+    /// One without a certificate, with what is shown meanwhile.
+    pub(super) fn new(names: Names, stand_in: Option<Arc<Site>>) -> Self {
+        Self {
+            names,
+            site: ArcSwapOption::empty(),
+            stand_in: ArcSwapOption::new(stand_in),
+            shown: ArcSwapOption::empty(),
+        }
     }
 
-    /// The certificate, if there is one.
+    /// What clients get: the certificate, or what stands in for it, if there is either.
     pub(crate) fn site(&self) -> Option<Arc<Site>> {
-        self.site.load_full()
+        self.site.load_full().or_else(|| self.stand_in.load_full())
     }
 
-    /// How long it is valid.
+    /// How long the certificate is valid, if there is one; nobody asks that of what stands in for it.
     pub(crate) fn validity(&self) -> Option<Validity> {
-        self.site().map(|site| site.validity())
+        self.site.load().as_ref().map(|site| site.validity())
     }
 
     /// How far its order is; none before somebody has looked.
@@ -70,6 +77,7 @@ impl Slot {
     /// Has it served with from now on.
     pub(crate) fn fill(&self, site: Site) {
         self.site.store(Some(Arc::new(site)));
+        self.stand_in.store(None);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Certificates that are ordered (ACME) from a real authority, pebble, which asks the names that it is to sign.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -252,4 +252,88 @@ fn the_other_node_answers_for_an_order_and_gets_the_certificate_without_one() {
     // It is on the other node's own disk.
     let b = start(1);
     assert_eq!((fetch(&root, NAMES[0], b.address).as_deref(), shown(&b)), (Some("hello"), first));
+}
+
+#[test]
+fn what_the_other_node_cannot_keep_is_taken_once_it_can() {
+    let ips = [own_ip(), own_ip()];
+    let world = World::leading_to(ips[1]);
+    let states = [Folder::new(), Folder::new()];
+    // A file is where a folder is to be.
+    let blocked = states[1].path().join("blocked");
+    fs::write(&blocked, "").unwrap();
+    let folders = [states[0].path().to_owned(), blocked.join("acme")];
+    let targets = ips.map(|ip| Target::named(ip, "hello"));
+    let head = peer::head(ips);
+    let start = |place: usize| {
+        let folder = Folder::new();
+        peer::write_key(&folder, '7');
+        let node = world.node(ips[place], &targets[place]);
+        Lbd::start_with(folder, &world.text(&node, &head, &folders[place]), node.tls, |command| {
+            command.args(["--node", ["a", "b"][place]]);
+        })
+    };
+    let pebble = world.pebble(LONG);
+    let root = pebble.root();
+    let (a, b) = (start(0), start(1));
+    is_served(&root, &a);
+    eventually("it cannot be kept", || count(&b, "failures_total", "{reason=\"local\"}") >= 1);
+    b.says("a certificate of the other node's is not used yet: cannot keep it in");
+    assert_eq!((fetch(&root, NAMES[0], b.address), bundles(&folders[1])), (None, Vec::new()));
+    fs::remove_file(&blocked).unwrap();
+    is_served(&root, &b);
+    assert_eq!((shown(&a), bundles(&folders[1]).len()), (shown(&b), 1));
+    assert_eq!([&a, &b].map(|lbd| count(lbd, "orders_total", "")), [1, 0]);
+    assert_eq!(count(&b, "certificates_received_total", "{result=\"refused\"}"), 0);
+}
+
+#[test]
+fn another_directory_takes_over_from_the_first_one_when_it_has_signed() {
+    let ip = own_ip();
+    let (world, state, target) = (World::leading_to(ip), Folder::new(), Target::named(ip, "hello"));
+    let other = World { http_port: world.http_port, ..World::leading_to(ip) };
+    let node = world.node(ip, &target);
+    let pebble = world.pebble(LONG);
+    let root = pebble.root();
+    let lbd = world.start(&node, state.path());
+    is_served(&root, &lbd);
+    let first = shown(&lbd);
+    let change_to = |world: &World| {
+        lbd.write_config(&world.text(&node, "", state.path()));
+        assert_eq!(lbd.ask("POST", "/v1/reload").0, 200);
+    };
+    // Nobody is there yet, and clients get what there is.
+    change_to(&other);
+    eventually("the other one is asked", || count(&lbd, "failures_total", "{reason=\"directory\"}") >= 1);
+    assert_eq!((fetch(&root, NAMES[0], lbd.address).as_deref(), shown(&lbd)), (Some("hello"), first.clone()));
+    assert_eq!(metric(&lbd, "tandem_lbd_acme_certificates")["{state=\"missing\"}"], 1);
+    let another = other.pebble(LONG);
+    is_served(&another.root(), &lbd);
+    assert_ne!(shown(&lbd), first);
+    assert_eq!((count(&lbd, "orders_total", ""), bundles(state.path()).len()), (2, 2));
+    // What the first one has signed is still there.
+    change_to(&world);
+    is_served(&root, &lbd);
+    assert_eq!((shown(&lbd), count(&lbd, "orders_total", "")), (first, 2));
+}
+
+#[test]
+fn a_directory_that_says_nothing_keeps_a_reload_waiting_no_longer_than_others() {
+    let ip = own_ip();
+    let (world, state, target) = (World::leading_to(ip), Folder::new(), Target::named(ip, "hello"));
+    let node = world.node(ip, &target);
+    // It takes connections, and that is all.
+    let _mute = TcpListener::bind(world.directory).unwrap();
+    let lbd = world.start(&node, state.path());
+    eventually("it is asked", || tls(&lbd)["ordered"]["state"] == "under_way");
+    let [www, shop] = NAMES;
+    let both = format!("acme = [\"{www}\", \"{shop}\"]");
+    let text = world.text(&node, "", state.path()).replace(&both, &format!("acme = [\"{shop}\"]"));
+    lbd.write_config(&text);
+    assert_eq!(lbd.ask("POST", "/v1/reload").0, 200);
+    eventually("what is new is seen while it says nothing", || {
+        let ordered = tls(&lbd)["ordered"].clone();
+        let is_seen = ordered["names"] == serde_json::json!([shop]) && ordered["state"] == "missing";
+        is_seen && count(&lbd, "failures_total", "{reason=\"directory\"}") == 0
+    });
 }

@@ -166,7 +166,7 @@ struct Item {
     unwanted: bool,
 }
 
-/// A failure's message is cut after so many characters: authorities choose parts of it.
+/// A failure's message is cut after so many characters.
 const MESSAGE_CHARS_MAX: usize = 1000;
 
 impl Agenda {
@@ -270,8 +270,7 @@ impl Agenda {
         let Self { items, jitter, .. } = self;
         let Some(item) = items.get_mut(&names) else { return };
         item.failures = item.failures.saturating_add(1);
-        let message = message.chars().take(MESSAGE_CHARS_MAX).collect();
-        item.last_failure = Some(LastFailure { at: now.unix, kind, message });
+        item.last_failure = Some(LastFailure { at: now.unix, kind, message: readable(message) });
         let (first, longest) = kind.pauses(was_placed);
         let doubled = first.saturating_mul(1 << (item.failures - 1).min(16));
         let pause = doubled.min(longest);
@@ -321,6 +320,13 @@ impl Agenda {
         let allowed = free_at(&self.placed, ORDERS_MAX).max(free_at(&item.placed, ORDERS_OF_ONE_MAX));
         Some(wanted.max(item.not_before).max(allowed))
     }
+}
+
+/// A message as terminals and logs may have it: cut, and without control characters. Authorities choose parts of it.
+#[must_use]
+pub fn readable(message: &str) -> String {
+    let plain = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    message.chars().take(MESSAGE_CHARS_MAX).map(plain).collect()
 }
 
 /// When another order fits in, of at most `max`.

@@ -1,18 +1,24 @@
 //! What the authority asks while an order is under way (HTTP-01).
 
 use bincode::{Decode, Encode};
+use common::time::{Duration, Instant};
 
 /// Where it asks. RFC 8555, section 8.3: the path is "/.well-known/acme-challenge/" and the token.
 pub const PATH: &str = "/.well-known/acme-challenge/";
 
-/// The longest token, in bytes. Section 8.3 wants "at least 128 bits of entropy"; authorities have some 43 characters.
-pub const TOKEN_BYTES_MAX: usize = 256;
+/// The longest token, in bytes. Section 8.3 wants "at least 128 bits of entropy"; authorities have some 43 characters. All that may be asked at
+/// a time fits into one note.
+pub const TOKEN_BYTES_MAX: usize = 128;
 
 /// The longest answer, in bytes: a token, a dot, and a hash of the account's key.
 pub const ANSWER_BYTES_MAX: usize = TOKEN_BYTES_MAX + 64;
 
 /// What may be asked at a time of one node's orders: a question for each name of a certificate, of which one is ordered at a time.
 pub const CHALLENGES_MAX: usize = 100;
+
+/// So long what is asked of the other node's orders is answered after that has told of it: longer than an order takes. A node that says nothing
+/// more may be gone for good.
+pub const OTHERS_FOR: Duration = Duration::from_secs(600);
 
 /// A question, and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -46,19 +52,21 @@ impl Challenge {
 pub struct Challenges {
     own: Vec<Challenge>,
     others: Vec<Challenge>,
+    /// Until then those are answered.
+    others_until: Instant,
 }
 
 impl Challenges {
     /// These of this node's orders, in the place of those before. What is not valid, or too much, is left out.
     #[must_use]
     pub fn with_own(&self, own: Vec<Challenge>) -> Self {
-        Self { own: kept(own), others: self.others.clone() }
+        Self { own: kept(own), ..self.clone() }
     }
 
-    /// The same of the other node's.
+    /// The same of the other node's, which has told of them now; they are forgotten after [`OTHERS_FOR`].
     #[must_use]
-    pub fn with_others(&self, others: Vec<Challenge>) -> Self {
-        Self { own: self.own.clone(), others: kept(others) }
+    pub fn with_others(&self, others: Vec<Challenge>, now: Instant) -> Self {
+        Self { own: self.own.clone(), others: kept(others), others_until: now + OTHERS_FOR }
     }
 
     /// This node's.
@@ -69,11 +77,12 @@ impl Challenges {
 
     /// What is to be answered to a request for this host (in lower case) and path, if it is one of the authority's; else it is anybody's.
     #[must_use]
-    pub fn answer(&self, host: &str, path: &str) -> Option<&str> {
+    pub fn answer(&self, host: &str, path: &str, now: Instant) -> Option<&str> {
         let token = path.strip_prefix(PATH)?;
         let host = host.strip_suffix('.').unwrap_or(host);
         let asked = |it: &&Challenge| it.token == token && it.host == host;
-        self.own.iter().chain(&self.others).find(asked).map(|it| it.answer.as_str())
+        let others: &[Challenge] = if now < self.others_until { &self.others } else { &[] };
+        self.own.iter().chain(others).find(asked).map(|it| it.answer.as_str())
     }
 }
 
@@ -94,11 +103,13 @@ mod tests {
     #[test]
     fn only_what_is_pending_for_the_host_is_answered() {
         let own = vec![challenge("a.example", "one"), challenge("b.example", "two")];
-        let all = Challenges::default().with_own(own).with_others(vec![challenge("a.example", "three")]);
+        let (told, end) = (Instant::from_nanos(7), Instant::from_nanos(7) + OTHERS_FOR);
+        let others = vec![challenge("a.example", "three")];
+        let all = Challenges::default().with_own(own).with_others(others, told);
         let path = |token: &str| format!("{PATH}{token}");
-        assert_eq!(all.answer("a.example", &path("one")), Some("one.hash"));
-        assert_eq!(all.answer("a.example.", &path("one")), Some("one.hash"));
-        assert_eq!(all.answer("a.example", &path("three")), Some("three.hash"), "the other node's");
+        assert_eq!(all.answer("a.example", &path("one"), told), Some("one.hash"));
+        assert_eq!(all.answer("a.example.", &path("one"), told), Some("one.hash"));
+        assert_eq!(all.answer("a.example", &path("three"), told), Some("three.hash"), "the other node's");
         for (host, path) in [
             ("a.example", path("two")),
             ("b.example", path("one")),
@@ -108,11 +119,16 @@ mod tests {
             ("a.example", "/one".to_owned()),
             ("", path("one")),
         ] {
-            assert_eq!(all.answer(host, &path), None, "{host} {path}");
+            assert_eq!(all.answer(host, &path, told), None, "{host} {path}");
         }
         let over = all.with_own(Vec::new());
-        assert_eq!((over.answer("a.example", &path("one")), over.own().len()), (None, 0));
-        assert!(over.answer("a.example", &path("three")).is_some());
+        assert_eq!((over.answer("a.example", &path("one"), told), over.own().len()), (None, 0));
+        assert!(over.answer("a.example", &path("three"), told).is_some());
+        // The other node may be gone, and what it had asked for with it.
+        assert_eq!(all.answer("a.example", &path("three"), end), None);
+        assert_eq!(all.answer("a.example", &path("one"), end), Some("one.hash"));
+        let again = all.with_others(vec![challenge("a.example", "three")], end);
+        assert_eq!(again.answer("a.example", &path("three"), end), Some("three.hash"));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //!
 //! # Decisions
 //!
-//! *A certificate is for a set of names*, not for a service: two services with the same names share one.
+//! *A certificate is for a set of names*, not for a service: two services with the same names share one. That of another directory is another one.
 //!
 //! *One node orders*: the one that has the virtual IP, because that is where the authority asks ([`may_order`]). The other one gets
 //! certificate and key from it, and what is to be answered while an order is under way, so that a virtual IP may move meanwhile.
@@ -27,8 +27,11 @@ mod told;
 
 pub use agenda::{
     Agenda, FailureKind, LastFailure, ORDERS_MAX, ORDERS_OF_ONE_MAX, ORDERS_WITHIN, Progress, Validity, View,
+    readable,
 };
-pub use challenge::{ANSWER_BYTES_MAX, CHALLENGES_MAX, Challenge, Challenges, PATH, TOKEN_BYTES_MAX};
+pub use challenge::{
+    ANSWER_BYTES_MAX, CHALLENGES_MAX, Challenge, Challenges, OTHERS_FOR, PATH, TOKEN_BYTES_MAX,
+};
 pub use names::Names;
 pub use standing::{SETTLE, Situation, may_order};
 pub use told::{BUNDLE_MAX, Issued, Told, Untellable};

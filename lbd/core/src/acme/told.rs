@@ -101,6 +101,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::acme::{ANSWER_BYTES_MAX, TOKEN_BYTES_MAX};
 
     fn issued(names: usize, name: usize, bundle: usize) -> Told {
         let names = vec!["n".repeat(name); names];
@@ -122,8 +123,13 @@ mod tests {
             let bytes = encode_within::<{ 2 * NOTE_SIZE_MAX }, Told>(&beyond).unwrap();
             assert!(Told::decode(&bytes).is_err());
         }
-        let challenge = Challenge { host: "h".repeat(253), token: "t".repeat(256), answer: "a".repeat(320) };
-        let full = Told::Challenges(vec![challenge.clone(); 90]);
+        let challenge = Challenge {
+            host: "h".repeat(NAME_BYTES_MAX),
+            token: "t".repeat(TOKEN_BYTES_MAX),
+            answer: "a".repeat(ANSWER_BYTES_MAX),
+        };
+        assert!(challenge.is_valid());
+        let full = Told::Challenges(vec![challenge.clone(); CHALLENGES_MAX]);
         assert_eq!(Told::decode(&full.encode().unwrap()), Ok(full));
         assert!(Told::Challenges(vec![challenge; CHALLENGES_MAX + 1]).encode().is_err());
     }

@@ -90,7 +90,8 @@ pub enum Otherwise {
 /// A target that does so would answer from below a path whose rule lets nobody, or somebody else, in.
 #[must_use]
 pub fn read_otherwise(http: &Http, asked: &Asked<'_>, routed: &Routed<'_>) -> Option<Otherwise> {
-    if http.rules.is_empty() {
+    // Without a rule that looks at paths all readings meet the same one.
+    if http.rules.iter().all(|rule| rule.path().is_none()) {
         return None;
     }
     let Ok(readings) = lenient_readings(asked.path) else { return Some(Otherwise::Unclear) };
@@ -339,6 +340,21 @@ mod tests {
         ] {
             let asked = asked("GET", "any", path);
             assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, 0)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn where_no_rule_looks_at_paths_no_reading_is_unclear() {
+        let path = "/%5C%2F%2F/;aa%2Fb/%5C/;bb%5Ca//aa";
+        let rule = |when: &str| http(&format!("[[service.rule]]\nwhen = {{ {when} }}\nforward = \"api\"\n"));
+        let asked = asked("GET", "api.example", path);
+        for (when, expected) in [
+            ("host = [\"api.example\"]", None),
+            ("method = [\"PUT\"]", None),
+            ("host = [\"api.example\"], path_prefix = \"/a\"", Some(Otherwise::Unclear)),
+        ] {
+            let http = rule(when);
+            assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, 0)), expected, "{when}");
         }
     }
 

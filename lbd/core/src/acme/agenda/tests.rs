@@ -13,7 +13,7 @@ fn at(seconds: u64) -> Now {
 }
 
 fn names(of: &str) -> Names {
-    Names::new([of.to_owned()]).unwrap()
+    Names::new("https://ca.example/dir", [of.to_owned()]).unwrap()
 }
 
 /// An agenda that wants these, and orders all of them.
@@ -165,6 +165,15 @@ fn each_kind_of_failure_has_its_place_and_its_name() {
     let view = agenda.view(at(0), &names("a")).unwrap();
     assert!(view.next.unwrap() >= Duration::from_secs(3600));
     assert_eq!(view.last_failure.unwrap().message.len(), MESSAGE_CHARS_MAX);
+}
+
+#[test]
+fn what_an_authority_writes_cannot_steer_a_terminal() {
+    let mut agenda = agenda(&["a"]);
+    agenda.next(at(0)).unwrap();
+    agenda.failed(at(0), FailureKind::Refused, "no\u{1b}[2J\r\nyes\u{9b}1m é\t\0\u{7f}", true);
+    let message = agenda.view(at(0), &names("a")).unwrap().last_failure.unwrap().message;
+    assert_eq!(message.replace(char::REPLACEMENT_CHARACTER, "?"), "no?[2J??yes?1m é???");
 }
 
 /// Something that happens.
