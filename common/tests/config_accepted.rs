@@ -164,6 +164,15 @@ fn retries_can_be_switched_off() {
     assert!(on.health.is_none());
 }
 
+/// One more is refused: see `config_errors/ranges.toml`.
+#[test]
+fn a_drain_takes_an_hour_at_most() {
+    for longest in ["1h", "3600s"] {
+        let drained = group(&format!("drain_timeout = \"{longest}\"\n"));
+        assert_eq!(drained.drain_timeout, Duration::from_secs(3600), "{longest}");
+    }
+}
+
 /// Plain advertisements are for other software, which mostly wants the pseudo-header in the checksum.
 #[test]
 fn the_checksum_follows_the_signature_unless_told() {

@@ -185,7 +185,7 @@ pub(crate) struct TargetCounters {
     pub(crate) bytes_to_target: Counter,
     /// Bytes for clients.
     pub(crate) bytes_to_client: Counter,
-    /// From a client's acceptance until it was connected here, waiting and failed tries elsewhere included.
+    /// From the start of each connect until the connection was made; what came before and a TLS handshake are no part of it.
     pub(crate) connect_times: Histogram,
     /// From then until the target's first byte.
     pub(crate) first_byte_times: Histogram,
@@ -210,9 +210,11 @@ pub(crate) struct RuleCounters {
     pub(crate) durations: Histogram,
 }
 
-/// What a worker counts for the HTTP requests of a target group, also of targets that have left it.
+/// What a worker counts for a target group: but for the first, HTTP requests only, also those of targets that have left it.
 #[derive(Debug, Default)]
 pub(crate) struct GroupCounters {
+    /// How long those who had to wait for a target with room did so, whatever came of it.
+    pub(crate) queue_times: Histogram,
     /// Requests that one of its targets has answered, by the first digit of the status, from 2 on.
     pub(crate) answers: [Counter; 4],
     /// From a request's head to the end of its answer.

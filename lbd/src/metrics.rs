@@ -23,6 +23,7 @@
 //! | `tandem_lbd_service_connections_queued_total` | counter | `service` | client connections that had to wait for a target with room |
 //! | `tandem_lbd_service_rate_sources_forgotten_total` | counter | `service` | sources whose rate was forgotten because too many were known |
 //! | `tandem_lbd_group_queue_waiting` | gauge | `group` | connections that wait for a target with room now |
+//! | `tandem_lbd_group_queue_seconds` | histogram | `group` | how long those that had to wait for a target with room did so, whatever came of it; only with `queue` |
 //! | `tandem_lbd_group_sticky_entries` | gauge | `group` | clients whose target is remembered |
 //! | `tandem_lbd_group_sticky_forgotten_total` | counter | `group` | clients forgotten before their time because too many were known |
 //! | `tandem_lbd_group_sticky_withheld_total` | counter | `group` | cookies of applications that were not remembered because their client has its share of the table |
@@ -87,7 +88,7 @@
 //! | `tandem_lbd_target_ejections_total` | counter | the same and `result` (`ejected`, `refused`) | ejections, and those that `max_percent` did not allow; a reload keeps them |
 //! | `tandem_lbd_target_connections_open` | gauge | the same | connections open now |
 //! | `tandem_lbd_target_connections_total` | counter | the same | connections made |
-//! | `tandem_lbd_target_connect_seconds` | histogram | the same | from a client's acceptance until it was connected; of a request from when it was known where it goes |
+//! | `tandem_lbd_target_connect_seconds` | histogram | the same | from the start of each connect until the connection was made: no wait before it, no try that failed and no TLS handshake; none for `udp` |
 //! | `tandem_lbd_target_first_byte_seconds` | histogram | the same | from connected until the target's first byte |
 //! | `tandem_lbd_target_connect_failures_total` | counter | the same and `reason` (`error`, `timeout`, `tls`: no handshake) | connects that failed |
 //! | `tandem_lbd_target_connect_retries_total` | counter | the same | of these, failures after which another target was tried |
@@ -482,6 +483,10 @@ fn encode_waiting(out: &mut Out<'_>, groups: &[Arc<Group>]) -> fmt::Result {
     let each = || names.iter().map(|name| vec![("group", name.as_str())]).zip(groups);
     let waiting = each().map(|(labels, group)| (labels, group.shared.queue.waiting() as f64));
     out.gauges("group_queue_waiting", "Connections that wait for a target with room", waiting)?;
+    let queues = each().filter(|(_, group)| group.config.queue.is_some());
+    let waits =
+        queues.map(|(labels, group)| (labels, group.shared.counters.counts(|shard| &shard.queue_times)));
+    out.histograms("group_queue_seconds", "How long was waited for a target with room", waits)?;
     let tables = || each().filter_map(|(labels, group)| Some((labels, &group.sticky.as_ref()?.table)));
     let entries = tables().map(|(labels, table)| (labels, table.len() as f64));
     out.gauges("group_sticky_entries", "Clients whose target is remembered", entries)?;

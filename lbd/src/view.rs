@@ -269,6 +269,9 @@ pub(crate) struct GroupView {
     /// Connections that wait for a target with room.
     #[serde(default)]
     pub(crate) queue_waiting: usize,
+    /// How long those that had to wait did so, whatever came of it; null without a queue.
+    #[serde(default)]
+    pub(crate) queue_time: Option<DurationsView>,
     /// Checks of its targets that failed, by reason, those of targets that have left it included.
     #[serde(default)]
     pub(crate) check_failures: BTreeMap<String, u64>,
@@ -623,6 +626,10 @@ fn group_view(shared: &Shared, group: &Group, totals: &Totals) -> GroupView {
         mode: group.mode().name().to_owned(),
         discovery: shared.discovery.view(&group.config.name, file),
         queue_waiting: group.shared.queue.waiting(),
+        queue_time: group
+            .config
+            .queue
+            .map(|_| group.shared.counters.counts(|shard| &shard.queue_times).into()),
         check_failures: by_reason(&group.shared.check_failures),
         requests: of_http.then(|| requests::of_group(group)),
         targets,

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use figure::Figure;
 pub use proxy::{Proxy, versions};
-pub use row::{Compared, Row, render, render_misses};
+pub use row::{Compared, RESULTS, Row, render, render_misses};
 
 use crate::lab::Result;
 use crate::lab::error::Context;

@@ -96,7 +96,7 @@ impl Proxy {
             ),
             Self::Haproxy => format!(
                 "global\n  maxconn {CONNECTIONS_MAX}\n  nbthread 1\n  maxpipes 500\n  tune.pipesize 1048576\n\
-                 defaults\n  mode tcp\n  \
+                 defaults\n  mode tcp\n  option tcp-smart-accept\n  option tcp-smart-connect\n  \
                  timeout connect 5s\n  timeout client 350s\n  timeout server 350s\n\
                  listen bench\n  bind {listen} backlog 16384\n  option splice-auto\n  server t {target}\n\
                  listen bulk\n  bind {bulk} backlog 16384\n  option splice-request\n  option splice-response\n  \
@@ -179,4 +179,20 @@ pub fn versions() -> String {
             .ok();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each leaves out a packet of a short connection: one that HAProxy sends is one that it is charged for.
+    #[test]
+    fn haproxy_leaves_out_the_acknowledgements_it_can() {
+        let config = Proxy::Haproxy.config("");
+        let (_, defaults) = config.split_once("defaults\n").unwrap();
+        let (defaults, _) = defaults.split_once("listen ").unwrap();
+        for option in ["option tcp-smart-accept", "option tcp-smart-connect"] {
+            assert!(defaults.lines().any(|line| line.trim() == option), "{option}: {config}");
+        }
+    }
 }

@@ -18,6 +18,30 @@ const RESAMPLED_MIN: usize = 50;
 /// How often they are drawn again for that.
 const DRAWS: usize = 1000;
 
+/// By how many hundredths the target may be missed at the worse end of what the ratio lies between for "no difference".
+const NO_DIFFERENCE: f64 = 10.0;
+
+/// How the results are to be read, for people.
+pub const RESULTS: &str = "\
+met: the ratio, to a hundredth, meets the target. Where there are 50 measurements or more they are drawn again 1,000 times (bootstrap),
+which says between what the ratio lies nine times out of ten. no difference: that includes 1.00, and its worse end is at most 1.10 (0.90
+where more is better). undecided: it includes 1.00 but is wider, so that nothing was shown; MISSED: it does not. `--check` fails with
+both of these.
+";
+
+/// What a run says of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Ours is as good as the better one of the others.
+    Met,
+    /// It is not, but may well be, and is not much worse for sure.
+    NoDifference,
+    /// It may be as good, and may be much worse.
+    Undecided,
+    /// It is worse.
+    Missed,
+}
+
 /// A figure that is compared: a line of a table. In the order of the table.
 pub trait Compared: Copy + Ord {
     /// Its name for people, with the unit.
@@ -156,29 +180,45 @@ impl<F: Compared> Row<F> {
     /// Whether ours is at least as good as the better one of the others, to a hundredth.
     #[must_use]
     pub fn met(&self) -> bool {
-        self.is_met_by(self.ratio())
+        self.is_within(self.ratio(), 0.0)
     }
 
-    fn is_met_by(&self, ratio: f64) -> bool {
-        let ratio = (ratio * 100.0).round() / 100.0;
-        if self.figure.more_is_better() { ratio >= 1.0 } else { ratio <= 1.0 }
+    /// Whether `ratio`, to a hundredth, is at most so many hundredths worse than the target.
+    fn is_within(&self, ratio: f64, hundredths: f64) -> bool {
+        let ratio = (ratio * 100.0).round();
+        if self.figure.more_is_better() { ratio >= 100.0 - hundredths } else { ratio <= 100.0 + hundredths }
     }
 
-    /// Whether there may be no difference: its interval has ratios of either kind.
-    fn is_undecided(&self) -> bool {
-        !self.met()
-            && self.interval().is_some_and(|(least, most)| self.is_met_by(least) || self.is_met_by(most))
+    /// What is to be said of the target. That a run was noisy excuses nothing: only one that was quiet enough to rule out a larger
+    /// difference may say that there is none.
+    fn verdict(&self) -> Verdict {
+        if self.met() {
+            return Verdict::Met;
+        }
+        let Some((least, most)) = self.interval() else { return Verdict::Missed };
+        let (best, worst) = if self.figure.more_is_better() { (most, least) } else { (least, most) };
+        match (self.is_within(best, 0.0), self.is_within(worst, NO_DIFFERENCE)) {
+            (true, true) => Verdict::NoDifference,
+            (true, false) => Verdict::Undecided,
+            (false, _) => Verdict::Missed,
+        }
     }
 
-    fn missed(&self) -> bool {
-        self.judged && !self.met() && !self.is_undecided()
+    /// Whether it is judged and the run did not show that ours is as good.
+    fn failed(&self) -> bool {
+        self.judged && matches!(self.verdict(), Verdict::Undecided | Verdict::Missed)
     }
 
     fn result(&self) -> String {
+        let name = match self.verdict() {
+            Verdict::Met => return "met".to_owned(),
+            Verdict::NoDifference => "no difference",
+            Verdict::Undecided => "undecided",
+            Verdict::Missed => "MISSED",
+        };
         match self.interval() {
-            Some((least, most)) if self.is_undecided() => format!("no difference ({least:.2} to {most:.2})"),
-            _ if self.met() => "met".to_owned(),
-            _ => "MISSED".to_owned(),
+            Some((least, most)) => format!("{name} ({least:.2} to {most:.2})"),
+            None => name.to_owned(),
         }
     }
 
@@ -210,11 +250,14 @@ pub fn render<F: Compared>(rows: &[Row<F>]) -> String {
     table.render()
 }
 
-/// What was missed, a line each.
+/// What was missed or stays undecided, a line each.
 #[must_use]
 pub fn render_misses<F: Compared>(rows: &[Row<F>]) -> String {
-    let line = |row: &Row<F>| format!("  {}: {:.2} of the better one's\n", row.figure.title(), row.ratio());
-    rows.iter().filter(|row| row.missed()).map(line).collect()
+    let line = |row: &Row<F>| {
+        let (title, ratio, result) = (row.figure.title(), row.ratio(), row.result());
+        format!("  {title}: {ratio:.2} of the better one's: {result}\n")
+    };
+    rows.iter().filter(|row| row.failed()).map(line).collect()
 }
 
 #[cfg(test)]
@@ -243,7 +286,7 @@ mod tests {
         assert!((row.ratio() - 0.9).abs() < 1e-9 && !row.met());
         assert_eq!(
             render_misses(std::slice::from_ref(row)),
-            "  requests per second: 0.90 of the better one's\n"
+            "  requests per second: 0.90 of the better one's: MISSED\n"
         );
     }
 
@@ -261,12 +304,41 @@ mod tests {
             "{:?}",
             alike.interval()
         );
-        assert_eq!([worse.result(), better.result()], ["MISSED", "met"]);
-        assert!(worse.missed() && !better.missed());
+        assert_eq!(better.result(), "met");
+        assert!(worse.result().starts_with("MISSED (1.") && worse.failed() && !better.failed());
         let mut noisy = alike;
         noisy.sides[0].values.rotate_left(7);
-        assert!(noisy.result().starts_with("no difference (0.9") && !noisy.missed(), "{}", noisy.result());
+        assert!(noisy.result().starts_with("no difference (0.9") && !noisy.failed(), "{}", noisy.result());
         assert_eq!(rows(Figure::AddedLatency, [&[2.0], &[1.0], &[1.0]])[0].interval(), None);
+    }
+
+    #[test]
+    fn a_run_that_is_too_noisy_shows_nothing() {
+        let around = |middle: f64| -> Vec<f64> {
+            (0..200).map(|at| middle + 8.0 * (f64::from(at % 21) - 10.0)).collect()
+        };
+        // Each is a little worse than the better one of the others, with an interval of far more than a tenth to either side.
+        for (figure, ours, other) in [(Figure::AddedLatency, 102.0, 104.0), (Figure::RequestRate, 98.0, 96.0)]
+        {
+            let mut all = rows(figure, [&around(ours), &around(100.0), &around(other)]);
+            let mut row = all.remove(0);
+            row.sides[0].values.rotate_left(7);
+            assert!(row.result().starts_with("undecided (0."), "{}", row.result());
+            let misses = render_misses(std::slice::from_ref(&row));
+            assert!(row.failed() && misses.contains("undecided (0."), "`--check` fails: {misses}");
+            row.judged = false;
+            assert_eq!(render_misses(&[row]), "");
+        }
+    }
+
+    #[test]
+    fn what_is_no_difference_is_bounded_by_what_is_said_of_it() {
+        let row = |figure| rows(figure, [&[1.0], &[1.0], &[1.0]]).remove(0);
+        let (less, more) = (row(Figure::AddedLatency), row(Figure::RequestRate));
+        assert!(less.is_within(1.104, NO_DIFFERENCE) && !less.is_within(1.106, NO_DIFFERENCE));
+        assert!(more.is_within(0.896, NO_DIFFERENCE) && !more.is_within(0.894, NO_DIFFERENCE));
+        assert!(RESULTS.contains("at most 1.10 (0.90") && RESULTS.contains(&format!("{RESAMPLED_MIN} meas")));
+        assert!(RESULTS.contains("1,000 times") && DRAWS == 1000);
     }
 
     #[test]

@@ -346,6 +346,7 @@ fn conclude<F: Compared + Serialize>(
     println!(
         "the proxy's threads, with what the kernel does of a sent packet's way, without interrupts taken elsewhere\n"
     );
+    println!("{}", bench_tcp::RESULTS);
     if rows.iter().any(|row| !row.judged) {
         println!("the load's: Tandem left part of its processor unused, so that the load limits the rate\n");
     }
@@ -353,7 +354,7 @@ fn conclude<F: Compared + Serialize>(
     write_json(json, &serde_json::json!({ "versions": bench_tcp::versions(), "runs": runs, "rows": rows }))?;
     let missed = bench_tcp::render_misses(rows);
     if !missed.is_empty() {
-        println!("targets missed:\n{missed}");
+        println!("targets missed, or undecided:\n{missed}");
     }
     Ok(ExitCode::from(u8::from(check && !missed.is_empty())))
 }

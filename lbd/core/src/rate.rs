@@ -359,6 +359,19 @@ mod tests {
         assert_eq!((buckets.len(), buckets.is_empty(), buckets.forgotten()), (2, false, 0));
     }
 
+    /// As the README says of it, too.
+    #[test]
+    fn a_source_takes_130_bytes() {
+        let buckets = SourceBuckets::new(RateLimit::new(2, Duration::from_secs(3600)), SOURCES_MAX);
+        // More than there is room for, so that each part is full.
+        for number in 0..u32::try_from(2 * SOURCES_MAX).unwrap() {
+            assert!(buckets.admit(IpAddr::from(number.to_be_bytes()), at_ms(1)));
+        }
+        assert_eq!(buckets.len(), SOURCES_MAX);
+        let each = buckets.parts.iter().map(|part| part.bytes()).sum::<usize>() / buckets.len();
+        assert!((125..=135).contains(&each), "{each}");
+    }
+
     #[test]
     fn a_full_table_forgets_full_buckets_first_and_counts_others() {
         let buckets = SourceBuckets::new(RateLimit::new(2, Duration::from_secs(2)), 10);

@@ -45,6 +45,12 @@ impl<K: Hash + Eq + Clone, V> Watched<K, V> {
         Self { table: Recent::new(max), news: VecDeque::new(), lost: 0, bell }
     }
 
+    /// The memory it takes for its entries and its news, in bytes.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.table.bytes() + self.news.capacity() * size_of::<K>()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.table.len()
     }

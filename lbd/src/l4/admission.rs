@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use common::config::Mode;
+use lbd_core::sources::network_of;
 
 use super::refusal::Refusal;
 use crate::counters::ServiceCounters;
@@ -15,7 +16,7 @@ pub(crate) struct Seat {
     pub(crate) worker: Rc<Worker>,
     /// Its service.
     pub(crate) route: Rc<Route>,
-    /// The client that it is counted for, if clients are.
+    /// What it is counted for, if clients are: its client's address, or network of IPv6.
     source: Option<IpAddr>,
 }
 
@@ -52,15 +53,16 @@ impl Seat {
 
     fn limit(&mut self, client: IpAddr) -> Result<(), Refusal> {
         let service = &self.route.service;
+        let source = network_of(client);
         if let Some(max) = service.config.limits.max_connections_per_source {
-            if !service.shared.sources.admit(client, max) {
+            if !service.shared.sources.admit(source, max) {
                 return Err(self.route.refuse(&self.worker, Refusal::MaxConnectionsPerSource));
             }
-            self.source = Some(client);
+            self.source = Some(source);
         }
         // Of `http` requests are counted, not connections.
         let counted = service.guard.has_rate() && service.config.mode != Mode::Http;
-        if counted && !service.guard.within_rate(client, self.worker.clock().at()) {
+        if counted && !service.guard.within_rate(source, self.worker.clock().at()) {
             return Err(self.route.refuse(&self.worker, Refusal::Rate));
         }
         self.counters().admitted.add(1);

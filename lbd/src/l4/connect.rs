@@ -182,7 +182,9 @@ async fn wait(
     });
     let left = end.saturating_duration_since(begin);
     let occupied = wait_in(&place, left, seat, pool, who, gone, tried).await;
-    way.queued = Some(way.queued.unwrap_or_default() + begin.elapsed());
+    let waited = begin.elapsed();
+    pool.group.shared.counters.of(seat.worker.index).queue_times.record(waited);
+    way.queued = Some(way.queued.unwrap_or_default() + waited);
     occupied
 }
 
@@ -236,6 +238,7 @@ pub(crate) async fn connect(
     let service = &seat.route.service.config;
     let counters = target.counters.of(seat.worker.index);
     let address = target.key.address;
+    let begin = Instant::now();
     let source = service.transparent.then_some(ends.client);
     let opened = open(address, source, &service.timeout).and_then(|socket| {
         if speaks {
@@ -251,7 +254,10 @@ pub(crate) async fn connect(
     let executor = &seat.worker.executor;
     let connecting = Socket::connect(executor.reactor(), socket, address);
     match executor.timeout(service.timeout.connect, connecting).await {
-        Some(Ok(stream)) => Ok(stream),
+        Some(Ok(stream)) => {
+            counters.connect_times.record(begin.elapsed());
+            Ok(stream)
+        }
         Some(Err(error)) => {
             let Some(kind) = failure(&error) else { return Err(lack(seat, target, &error)) };
             counters.connect_errors.add(1);

@@ -114,8 +114,8 @@ impl Guard {
         self.rate_of_all.is_some() || self.rate_of_each.is_some()
     }
 
-    /// Whether what comes from `source` comes within the rates: from the client's address, or from what stands for the value of the field
-    /// that the rate counts by.
+    /// Whether what comes from `source` comes within the rates: from what [`stands for`](lbd_core::sources::network_of) the client, or for
+    /// the value of the field that the rate counts by.
     pub(crate) fn within_rate(&self, source: IpAddr, now: Instant) -> bool {
         let of_all = self.rate_of_all.as_ref().map(|limit| &*limit.buckets);
         // What is refused takes no token from anybody: first what only looks, then the source's own, so that one source that asks for

@@ -98,7 +98,7 @@ impl Journal {
         details.target = reached.map(|occupied| &occupied.target).or(way.failed.as_ref()).map(Arc::clone);
     }
 
-    /// Another target goes on with it: how long it took to find the first one says nothing of that.
+    /// Another target goes on with it: when the first one was found says nothing of how soon that answers.
     pub(super) fn moved(&mut self, target: &Arc<Target>) {
         self.connected = None;
         if let Some(details) = &mut self.details {
@@ -119,12 +119,9 @@ impl Journal {
     pub(super) fn ended(self, seat: &Seat, target: &Target, end: &str, relayed: Relayed) {
         let total = self.begin.elapsed();
         seat.counters().durations.record(total);
-        if let Some(connected) = self.connected {
+        if let Some((answered, connected)) = relayed.answered.zip(self.connected) {
             let counters = target.counters.of(seat.worker.index);
-            counters.connect_times.record(connected - self.begin);
-            if let Some(answered) = relayed.answered {
-                counters.first_byte_times.record(answered.saturating_duration_since(connected));
-            }
+            counters.first_byte_times.record(answered.saturating_duration_since(connected));
         }
         self.record(&seat.route, seat.counters(), end, total, relayed);
     }

@@ -179,7 +179,6 @@ impl Journal {
                 answered(&counters.answers);
                 if let Some(connected) = self.connected {
                     counters.request_times.record(now - connected);
-                    counters.connect_times.record(self.sought().unwrap_or_default());
                     if let Some(answered) = self.answered {
                         counters.first_byte_times.record(answered - connected);
                     }

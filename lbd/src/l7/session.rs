@@ -11,6 +11,7 @@ use common::rng::Rng;
 use common::time::Instant;
 use lbd_core::http::bounds;
 use lbd_core::http::framing::{Fault, RequestHead};
+use lbd_core::sources::network_of;
 
 use super::handshake::Encrypted;
 use super::passwords::{Compared, compare};
@@ -171,7 +172,7 @@ impl Session {
     }
 
     /// Whether more came than `rate` allows. One that cannot be understood, or does not say what the rate counts by, counts for the client's
-    /// address.
+    /// address, or its network of IPv6.
     ///
     /// # Errors
     /// That it says more than once what it is counted by.
@@ -191,7 +192,7 @@ impl Session {
                 .map(|value| value.map(|value| tie::key_of(site.hash_key, name, value))),
             _ => Ok(None),
         };
-        let source = value.ok().flatten().unwrap_or_else(|| self.ends.client.ip());
+        let source = value.ok().flatten().unwrap_or_else(|| network_of(self.ends.client.ip()));
         let over = !guard.within_rate(source, now);
         value.map(|_| over)
     }

@@ -64,7 +64,7 @@ pub(super) fn encode_targets(out: &mut Out<'_>, targets: &[Labelled<'_>]) -> fmt
     };
     out.histograms(
         "target_connect_seconds",
-        "From a client's acceptance until it was connected",
+        "From the start of a connect until the connection was made",
         each(|shard| &shard.connect_times),
     )?;
     out.histograms(

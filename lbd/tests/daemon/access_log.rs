@@ -163,7 +163,19 @@ fn waiting_in_the_queue_is_no_part_of_connecting() {
     let logged =
         all.iter().find(|it| it.get("queue_us").is_some() && it["end"] == "done").expect("it waited");
     assert!(logged["queue_us"].as_u64() > Some(0) && logged["connect_us"].is_u64(), "{logged}");
-    assert_eq!(lbd.status()["services"][0]["queued_total"], 2);
+    let status = lbd.status();
+    assert_eq!(status["services"][0]["queued_total"], 2);
+    // Nor in the histograms: one has what connecting took, one the waits, that in vain included.
+    let sum = |key: &str| all.iter().filter_map(|it| it[key].as_u64()).sum::<u64>();
+    let group = &status["target_groups"][0];
+    let connects = &group["targets"][0]["connect_time"];
+    assert_eq!(connects["count"], 2, "{status}");
+    assert!(connects["sum_us"].as_u64() <= Some(sum("connect_us")), "{connects} {all:?}");
+    let waits = &group["queue_time"];
+    assert_eq!((&waits["count"], &waits["sum_us"]), (&2.into(), &sum("queue_us").into()), "{all:?}");
+    let (_, metrics) = lbd.ask("GET", "/metrics");
+    assert_eq!(buckets_shown(waits), buckets_in(&metrics, "group_queue"));
+    assert_eq!(buckets_shown(connects), buckets_in(&metrics, "target_connect"));
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::relay::{CHUNK, CHUNKS, expect_noise, handed_over, send_noise};
-use crate::support::{Config, Lbd, PATIENCE, eventually, finish, own_ip, reset};
+use crate::support::{Config, Lbd, PATIENCE, eventually, finish, own_ip, patient, reset};
 
 /// A daemon, a client's connection, and the target's end of it.
 fn connected(service: &str) -> (Lbd, crate::server::Server, TcpStream, TcpStream) {
@@ -182,4 +183,97 @@ fn a_bulk_connection_that_stalls_is_idle() {
     assert!(metrics.contains("ended_total{service=\"web\",end=\"idle\"} 1"), "{metrics}");
     expect_reset(&mut client);
     expect_reset(&mut target);
+}
+
+/// The most that the kernel lets a buffer of this kind grow to, in bytes.
+fn buffer_max(kind: &str) -> usize {
+    let sizes = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{kind}")).unwrap();
+    sizes.split_whitespace().nth(2).unwrap().parse().unwrap()
+}
+
+/// What a pipe holds is no part of the daemon's own memory: here it is counted from outside, as what the sender has got rid of and the reader
+/// does not take. That is what the sockets hold, and one pipe or buffer between them.
+#[test]
+fn a_reader_that_stops_bounds_what_the_sender_gets_rid_of() {
+    /// Asked for at both ends, so that these buffers do not grow.
+    const FIXED: usize = 128 * 1024;
+    let ip = own_ip();
+    let (server, connections) = handed_over(SocketAddr::from((ip, 0)));
+    let config = Config::new(ip, &[server.address]);
+    for (has_pipes, held) in [(true, 2 << 20), (false, 64 << 10)] {
+        let lbd = Lbd::start(&config);
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(FIXED).unwrap();
+        socket.connect(&lbd.address.into()).unwrap();
+        let mut client = TcpStream::from(socket);
+        patient(&client);
+        let target = connections.recv_timeout(PATIENCE).unwrap();
+        let (sending, receiving) = (socket2::SockRef::from(&target), socket2::SockRef::from(&client));
+        sending.set_send_buffer_size(FIXED).unwrap();
+        let ends = sending.send_buffer_size().unwrap() + receiving.recv_buffer_size().unwrap();
+        // The kernel looks at a bound before it takes a packet, not after.
+        let slack = 4 * CHUNK;
+        let bound = ends + buffer_max("tcp_rmem") + buffer_max("tcp_wmem") + held + slack;
+        if !has_pipes {
+            // Nothing can be opened, as where all pipes of the worker are taken.
+            lbd.limit_files(3);
+        }
+        target.set_nonblocking(true).unwrap();
+        let (bytes, mut got) = (vec![b'!'; CHUNK], vec![0; CHUNK]);
+        let mut under_way = 0;
+        let push = |under_way: &mut usize| {
+            while let Ok(count) = (&target).write(&bytes) {
+                *under_way += count;
+            }
+        };
+        let mut rounds = 0;
+        eventually("bulk is under way", || {
+            for _ in 0..64 {
+                push(&mut under_way);
+                client.read_exact(&mut got).unwrap();
+                under_way -= got.len();
+            }
+            rounds += 1;
+            // Without files there is nobody to be asked.
+            if has_pipes { spliced(&lbd) > 0 } else { rounds == 4 }
+        });
+        let before = lbd.resident_kib();
+        eventually("the sender is held up", || {
+            std::thread::sleep(Duration::from_millis(200));
+            let last = under_way;
+            push(&mut under_way);
+            assert!(under_way <= bound, "{under_way} of {bound} bytes");
+            under_way == last
+        });
+        let grown = lbd.resident_kib().saturating_sub(before);
+        assert!(grown < 1024, "{grown} KiB");
+        lbd.limit_files(4096);
+        assert_eq!(spliced(&lbd) > 0, has_pipes);
+        // All of it is still there.
+        while under_way > 0 {
+            let count = client.read(&mut got).unwrap();
+            assert!(count > 0 && got[..count].iter().all(|byte| *byte == b'!'));
+            under_way -= count;
+        }
+    }
+}
+
+#[test]
+fn bulk_that_no_pipe_is_left_for_is_copied_until_there_is_one() {
+    let (lbd, _server, mut client, mut target) = connected("");
+    let sent = AtomicUsize::new(0);
+    let mut transfer = |seed| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| send_noise(&mut target, seed, &sent));
+            expect_noise(&mut client, seed);
+        });
+    };
+    // Nothing can be opened, as where all pipes of the worker are taken.
+    lbd.limit_files(3);
+    transfer(13);
+    lbd.limit_files(4096);
+    assert_eq!(spliced(&lbd), 0);
+    transfer(17);
+    assert!(spliced(&lbd) > 0);
+    eventually("all is counted", || lbd.service("bytes_to_client") == (2 * CHUNK * CHUNKS) as u64);
 }

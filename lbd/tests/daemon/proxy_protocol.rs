@@ -179,6 +179,38 @@ fn lists_and_limits_are_about_the_client_that_the_header_names() {
     assert!(speak("198.51.100.77").is_ok());
 }
 
+/// Whoever has one address of a network of 64 bits has all.
+#[test]
+fn limits_for_each_client_are_for_each_network_of_ipv6() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    let open = |lbd: &Lbd, client: &str| {
+        let mut stream = lbd.connect();
+        write!(stream, "PROXY TCP6 {client} 2001:db8:ffff::10 51234 443\r\nping").unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).map(|()| stream)
+    };
+    let own = "accept_proxy = [\"127.0.0.0/8\"]\n";
+    config.service = format!("{own}limits = {{ max_connections_per_source = 2 }}");
+    let lbd = Lbd::start(&config);
+    let held =
+        ["2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"].map(|client| open(&lbd, client).unwrap());
+    assert!(open(&lbd, "2001:db8::3:4:5:6").is_err(), "its network has two");
+    let fourth = open(&lbd, "2001:db8:0:1::2").unwrap();
+    assert_eq!(lbd.refused("max_connections_per_source"), 1);
+    drop((held, fourth));
+    eventually("places are free again", || lbd.service("connections_open") == 0);
+    assert!(open(&lbd, "2001:db8::1").is_ok());
+    drop(lbd);
+    config.service = format!("{own}rate = {{ key = \"source_ip\", requests = 2, per = \"1h\" }}");
+    let lbd = Lbd::start(&config);
+    let admitted = ["2001:db8::1", "2001:db8::ffff:2", "2001:db8::3:4:5:6", "2001:db8:0:1::1"]
+        .map(|client| open(&lbd, client).is_ok());
+    assert_eq!(admitted, [true, true, false, true]);
+    assert_eq!(lbd.refused("rate"), 1);
+}
+
 /// HAProxy in front sends each kind of header, and HAProxy behind reads what lbd makes of it.
 #[test]
 fn haproxy_on_both_sides() {

@@ -250,7 +250,7 @@ pub struct Limits {
     /// Connections (sessions with `udp`) at the same time on this node, all workers together; 1 to 10,000,000, by default
     /// 100,000, with `udp` 20,000. More are closed at once and counted.
     pub max_connections: u32,
-    /// The same for one client address; 1 to 10,000,000, none by default.
+    /// The same for one client address, of IPv6 one /64; 1 to 10,000,000, none by default.
     pub max_connections_per_source: Option<u32>,
 }
 
@@ -291,7 +291,7 @@ pub enum RateScope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RateKey {
-    /// Each client address by itself.
+    /// Each client address by itself; of IPv6 each /64, but for `nat` and `dsr`.
     SourceIp,
     /// Each value of the field [`Http::rate_header`](super::Http::rate_header) by itself; `http` only.
     Header,

@@ -81,6 +81,9 @@ fn a_target_s_connections_are_counted_as_they_are_kept_and_used_again() {
         target.address
     );
     assert!(metrics.contains(&kept), "{kept} in {metrics}");
+    // It was connected once: what was sent on a kept connection is no other time that connecting took.
+    let connects = &lbd.status()["target_groups"][0]["targets"][0]["connect_time"];
+    assert_eq!(connects["count"], 1, "{connects}");
     // A target that gets nothing more has none kept.
     let (code, _) =
         lbd.send("PATCH", "/v1/target-groups/pool/targets/t0", &serde_json::json!({ "state": "drain" }));

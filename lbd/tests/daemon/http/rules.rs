@@ -112,6 +112,23 @@ fn more_requests_than_the_rate_are_told_when_to_come_again() {
 }
 
 #[test]
+fn the_rate_of_each_client_is_that_of_its_network_of_ipv6() {
+    let ip = own_ip();
+    let target = Target::named(ip, "x");
+    let mut config = config(ip, &[target.address]);
+    config.service =
+        "accept_proxy = [\"127.0.0.0/8\"]\nrate = { key = \"source_ip\", requests = 2, per = \"1h\" }"
+            .to_owned();
+    let lbd = Lbd::start(&config);
+    let of = |client: &str| {
+        let header = format!("PROXY TCP6 {client} 2001:db8:ffff::10 5000 80\r\n");
+        Client::new(lbd.address).send(format!("{header}{}", get("/"))).answer().status()
+    };
+    let clients = ["2001:db8::1", "2001:db8::ffff:2", "2001:db8::3:4:5:6", "2001:db8:0:1::1"];
+    assert_eq!(clients.map(of), [200, 200, 429, 200]);
+}
+
+#[test]
 fn a_rule_is_for_some_clients_only() {
     let ip = own_ip();
     let target = Target::named(ip, "x");

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use super::{Answering, ask, client, config, dropped, insist, metric};
@@ -96,6 +97,34 @@ fn only_silent_sessions_end() {
     assert_eq!(server.sessions(), 2);
     assert_eq!(ask(&silent, b"back").unwrap(), b"back");
     assert_eq!(server.sessions(), 3, "it came back with another session");
+}
+
+#[test]
+fn a_session_takes_little_memory() {
+    const COUNT: usize = 3000;
+    /// What README says, and as much again for tables that have just become twice as large; the kernel's part of a socket is its own.
+    const BYTES_EACH_MAX: u64 = 800;
+    // Each client is a socket of the test's.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let ip = own_ip();
+    let server = Answering::echo(ip);
+    let lbd = Lbd::start(&config(ip, &[&server]));
+    let open = |count: usize| -> Vec<_> {
+        let open = |_| {
+            let client = client(ip, lbd.address);
+            assert_eq!(ask(&client, b"hello").unwrap(), b"hello");
+            client
+        };
+        (0..count).map(open).collect()
+    };
+    // What the first ones cost, of each worker, is not theirs.
+    let first = open(64);
+    let before = lbd.resident_kib();
+    let _more = open(COUNT);
+    assert_eq!(lbd.service("connections_open"), (first.len() + COUNT) as u64);
+    let each = lbd.resident_kib().saturating_sub(before) * 1024 / COUNT as u64;
+    assert!(each <= BYTES_EACH_MAX, "{each} bytes for each session");
 }
 
 #[test]
