@@ -113,23 +113,6 @@ pub(crate) fn tcp_counters<const COUNT: usize>(host: &Host, names: [&str; COUNT]
     Ok(names.map(value))
 }
 
-/// Makes the program in the driver (XDP) possible on node `a`, whose interface is one end of a veth.
-pub(crate) fn prepare_for_xdp(lab: &Lab) -> Result<()> {
-    // Checksums that somebody else was to fill in are lost on the way through XDP: everybody makes his own.
-    for host in lab.hosts() {
-        host.run("ethtool", &["-K", "eth0", "tx", "off"])?;
-    }
-    // A veth takes what its peer's program sends only if it polls, which GRO has it do.
-    lab.switch().namespace().run("ethtool", &["-K", "a", "gro", "on"])?;
-    // Before the program a veth has room for 256 packets. Once more were on their way, on Linux 6.18 the interface passed nothing at all any
-    // more, the host's own packets included: so there are no more.
-    let receivers = [lab.client()].into_iter().chain(lab.targets().iter().map(|target| &**target));
-    for host in receivers {
-        host.namespace().sysctl(&[("ipv4/tcp_rmem", "4096 32768 65536")])?;
-    }
-    Ok(())
-}
-
 /// Bytes of a large transfer.
 const BULK: usize = 8 << 20;
 
