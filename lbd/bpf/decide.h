@@ -194,8 +194,23 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 	return VERDICT_RETURN;
 }
 
-/* An answer of a target to a client's own address: of the VIPs before this endpoint, which did the client ask? */
-static __always_inline __u32 answer_to_client(struct packet *packet, const struct config *settings, struct endpoint *endpoint)
+/* The number of the VIP of a flow that is not known here and may be one which the other node has begun and not told of yet; 0 if it cannot be.
+ * No answer to a client's own address is for a VIP. */
+static __always_inline __u16 untold_vip(const struct packet *packet, const struct config *settings, struct flow_key *key)
+{
+	if (!(settings->flags & CONFIG_REPLICATED) || packet->flags & PACKET_ICMP)
+		return 0;
+	struct vip *vip = bpf_map_lookup_elem(&vips, &key->destination);
+	struct vip_address *back = vip ? AT(vip_addresses, vip->index) : NULL;
+	if (!back || !back->other_until || reached(packet->now, back->other_until))
+		return 0;
+	return bpf_map_lookup_elem(&vips, &key->source) ? 0 : vip->index;
+}
+
+/* An answer of a target to a client's own address: of the VIPs before this endpoint, which did the client ask? If none that is known here, the
+ * number of one whose flow it may be at the other node goes into `untold`. */
+static __always_inline __u32 answer_to_client(struct packet *packet, const struct config *settings, struct endpoint *endpoint,
+					      __u16 *untold)
 {
 	for (int number = 0; number < CANDIDATES_MAX; number++) {
 		struct candidate *candidate = &endpoint->candidates[number];
@@ -215,8 +230,10 @@ static __always_inline __u32 answer_to_client(struct packet *packet, const struc
 		struct service *service = flow ? AT(services, flow->service) : NULL;
 		if (!target || !service || !same_address(&target->address, &packet->key.source) ||
 		    (target->port ?: key.destination_port) != packet->key.source_port ||
-		    age(packet->now, flow->seen) > time_out(service, flow->state))
+		    age(packet->now, flow->seen) > time_out(service, flow->state)) {
+			*untold = untold_vip(packet, settings, &key) ?: *untold;
 			continue;
+		}
 		if (!may_go_on(service->instance, packet->drained)) {
 			packet->reason = DROP_NOT_ACTIVE;
 			return VERDICT_DROP;
@@ -235,16 +252,22 @@ static __always_inline __u32 answer_to_client(struct packet *packet, const struc
 	return VERDICT_MISS;
 }
 
-static __noinline __u32 answer_from(struct packet *packet, const struct config *settings, struct endpoint *endpoint, __u32 *has_slots,
-				    int any_port)
+/* What is known of endpoints that have no flow for an answer. */
+struct endpoints_seen {
+	__u16 have_slots;
+	__u16 untold;            /* see `answer_to_client` */
+};
+
+static __noinline __u32 answer_from(struct packet *packet, const struct config *settings, struct endpoint *endpoint,
+				    struct endpoints_seen *seen, int any_port)
 {
 	__u32 verdict = VERDICT_MISS;
 	if (endpoint->index) {
-		*has_slots = 1;
+		seen->have_slots = 1;
 		verdict = answer_to_slot(packet, settings, endpoint->index, any_port);
 	}
 	if (verdict == VERDICT_MISS && endpoint->candidates_count)
-		verdict = answer_to_client(packet, settings, endpoint);
+		verdict = answer_to_client(packet, settings, endpoint, &seen->untold);
 	return verdict;
 }
 
@@ -256,17 +279,23 @@ __noinline int answer(struct packet *packet, __u32 service_port)
 		return VERDICT_PASS;
 	struct endpoint_key key = { packet->key.source, packet->key.source_port, packet->key.protocol, 0 };
 	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &key);
-	__u32 has_slots = 0;
-	__u32 verdict = endpoint ? answer_from(packet, settings, endpoint, &has_slots, 0) : VERDICT_MISS;
+	struct endpoints_seen seen = {};
+	__u32 verdict = endpoint ? answer_from(packet, settings, endpoint, &seen, 0) : VERDICT_MISS;
 	/* A target of any port answers from the one that the client asked for. What comes from another one is no answer of it: such a host may be
 	 * a client of other services here. */
 	if (verdict == VERDICT_MISS && settings->flags & CONFIG_HAS_ANY_PORT && is_service_port(packet->key.source_port)) {
 		key.port = 0;
 		endpoint = bpf_map_lookup_elem(&endpoints, &key);
 		if (endpoint)
-			verdict = answer_from(packet, settings, endpoint, &has_slots, 1);
+			verdict = answer_from(packet, settings, endpoint, &seen, 1);
 	}
-	return verdict == VERDICT_MISS && has_slots && !service_port ? to_other_node(packet, settings) : verdict;
+	if (verdict == VERDICT_MISS && seen.have_slots && !service_port)
+		verdict = to_other_node(packet, settings);
+	if (verdict != VERDICT_MISS || !seen.untold)
+		return verdict;
+	packet->vip = seen.untold;
+	packet->reason = DROP_UNKNOWN_FLOW;
+	return VERDICT_MAYBE_OTHER;
 }
 
 /* A flow that is half-open: it becomes a real one with a second packet that does not open it. `preserve`: it is pending; `shared`: it may

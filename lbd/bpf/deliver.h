@@ -36,13 +36,26 @@ static __always_inline int answered(const int xdp, struct packet *packet, __u8 r
 	return transmit(xdp, packet->ifindex, packet->ifindex);
 }
 
+/* Whether a target's packet to somebody's own address, of no flow that is known here, can be of one of the other node's. Not what comes from
+ * there, since that node does not know its flow either: then it is of a connection with the target itself, as is what is for this host, like
+ * the answer to a health check. */
+static __always_inline int may_be_of_other(void *ctx, const int xdp, const struct packet *packet)
+{
+	struct vip_address *vip = AT(vip_addresses, packet->vip);
+	struct ethernet *frame = frame_start(ctx, xdp);
+	if (!vip || (void *)(frame + 1) > frame_end(ctx, xdp) || is_from(frame, vip->other_mac))
+		return 0;
+	return OF_KIND(is_forwarded, packet);
+}
+
 /* To the other node, as it came. What comes from there stops here: that node does not know its flow either. */
 static __always_inline int send_to_other(void *ctx, const int xdp, struct packet *packet)
 {
 	struct vip_address *vip = AT(vip_addresses, packet->vip);
 	__u64 *count = AT(sent_to_other, 0);
 	struct ethernet *frame = frame_start(ctx, xdp);
-	if (!vip || !count || (void *)(frame + 1) > frame_end(ctx, xdp) || is_from(frame, vip->other_mac))
+	if (!vip || !count || !vip->other_ifindex || (void *)(frame + 1) > frame_end(ctx, xdp) ||
+	    is_from(frame, vip->other_mac))
 		return dropped(packet, xdp, packet->reason);
 	*count += 1;
 	sample(packet, VERDICT_OTHER);

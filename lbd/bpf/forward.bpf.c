@@ -30,6 +30,10 @@ static __always_inline int forward_other(void *ctx, const int xdp, struct packet
 		return return_packet(ctx, xdp, packet);
 	case VERDICT_ANSWER:
 		return answered(xdp, packet, packet->reason, OF_KIND(reset, packet));
+	case VERDICT_MAYBE_OTHER:
+		if (!may_be_of_other(ctx, xdp, packet))
+			return pass(xdp);
+		__attribute__((fallthrough));
 	case VERDICT_OTHER:
 		return send_to_other(ctx, xdp, packet);
 	case VERDICT_DROP:

@@ -17,6 +17,7 @@ enum verdict {
 	VERDICT_MISS,            /* within decide.h: nobody's so far */
 	VERDICT_NEW,             /* the same: of no flow in the table */
 	VERDICT_AGAIN,           /* the same: of a flow that is over, or whose target is */
+	VERDICT_MAYBE_OTHER,     /* from a target to somebody's own address: as VERDICT_OTHER, if the stack would forward it */
 };
 
 struct packet {

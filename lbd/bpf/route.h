@@ -18,6 +18,46 @@ static __always_inline __u32 route_index(const struct address *address)
 /* The interface is known, the neighbour there is not. */
 #define ROUTE_UNRESOLVED 2
 
+/* Asks the kernel where it would forward a packet. */
+static __always_inline long look_up_route(void *ctx, const struct packet *packet, struct bpf_fib_lookup *query,
+					  const struct address *source, const struct address *destination)
+{
+	query->family = is_v6(packet) ? AF_INET6 : AF_INET;
+	query->l4_protocol = packet->key.protocol;
+	query->ifindex = packet->ifindex;
+	for (int word = 0; word < 4; word++) {
+		query->source[word] = source->words[word];
+		query->destination[word] = destination->words[word];
+	}
+	if (!is_v6(packet)) {
+		query->source[0] = query->source[3];
+		query->destination[0] = query->destination[3];
+	}
+	/* The shortest there is: whether this packet is too large is not the kernel's to say here, which the way's MTU is. */
+	query->tot_len = 1;
+	return bpf_fib_lookup(ctx, query, sizeof(*query), 0);
+}
+
+/* Whether the kernel would forward a packet as it is: not one to this host itself. */
+static __always_inline int is_forwarded(void *ctx, const struct packet *packet)
+{
+	if (!packet)
+		return 0;
+	struct bpf_fib_lookup query = {};
+	long result = look_up_route(ctx, packet, &query, &packet->key.source, &packet->key.destination);
+	return result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH;
+}
+
+__noinline int is_forwarded_tc(struct __sk_buff *ctx, const struct packet *packet)
+{
+	return is_forwarded(ctx, packet);
+}
+
+__noinline int is_forwarded_xdp(struct xdp_md *ctx, const struct packet *packet)
+{
+	return is_forwarded(ctx, packet);
+}
+
 /* Asks the kernel, as for a packet that it would forward from the VIP. Returns 0 if there is no way, 1 if the cache has it
  * now, or ROUTE_UNRESOLVED. */
 static __always_inline int ask_route(void *ctx, const struct packet *packet)
@@ -26,20 +66,7 @@ static __always_inline int ask_route(void *ctx, const struct packet *packet)
 	if (!route)
 		return 0;
 	struct bpf_fib_lookup query = {};
-	query.family = is_v6(packet) ? AF_INET6 : AF_INET;
-	query.l4_protocol = packet->key.protocol;
-	query.ifindex = packet->ifindex;
-	for (int word = 0; word < 4; word++) {
-		query.source[word] = packet->key.destination.words[word];
-		query.destination[word] = packet->client.words[word];
-	}
-	if (!is_v6(packet)) {
-		query.source[0] = query.source[3];
-		query.destination[0] = query.destination[3];
-	}
-	/* The shortest there is: whether this packet is too large is not the kernel's to say here, which the way's MTU is. */
-	query.tot_len = 1;
-	long result = bpf_fib_lookup(ctx, &query, sizeof(query), 0);
+	long result = look_up_route(ctx, packet, &query, &packet->key.destination, &packet->client);
 	route->until = packet->now;
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return 0;

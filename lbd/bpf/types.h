@@ -71,6 +71,7 @@ struct vip_address {
 	__u8 instance, spare[3];
 	__u32 other_ifindex;
 	__u8 other_mac[6], own_mac[6];
+	__u32 other_until;       /* until then the other node may have begun flows of this VIP that are not known here; 0 for never */
 };
 
 /* listeners: exact address and port -> listening; looked at before the ranges */
@@ -279,7 +280,7 @@ struct event {
 	__u32 ifindex, length;
 	__u16 service, target;
 	__u8 reason;             /* drop_reason */
-	__u8 verdict;            /* 0 passed, 1 forwarded to a target, 2 returned to a client, 3 dropped, 4 answered, 5 sent to the other node */
+	__u8 verdict;            /* 1 forwarded to a target, 2 returned to a client, 3 dropped, 4 answered, 5 sent to the other node */
 	__u8 tcp_flags;
 	__u8 spare;
 };

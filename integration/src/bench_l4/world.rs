@@ -157,7 +157,7 @@ impl World {
         let mut vip = [0; 136];
         put(&mut vip, 0, &index.to_ne_bytes());
         self.hash("vips", octets(address), vip)?;
-        let mut back = [0; 36];
+        let mut back = [0; 40];
         put(&mut back, 0, &octets(address));
         self.array("vip_addresses", index.into(), back)
     }

@@ -286,6 +286,28 @@ impl Lab {
             .chain(&self.gateway)
     }
 
+    /// Makes the program in the driver (XDP) possible on the nodes, whose interfaces are ends of veths.
+    ///
+    /// # Errors
+    /// [`LabError::Command`] when `ethtool` is not there or refuses.
+    pub fn prepare_for_xdp(&self) -> Result<()> {
+        // Checksums that somebody else was to fill in are lost on the way through XDP: everybody makes his own.
+        for host in self.hosts() {
+            host.run("ethtool", &["-K", "eth0", "tx", "off"])?;
+        }
+        // A veth takes what its peer's program sends only if it polls, which GRO has it do.
+        for node in self.nodes() {
+            self.switch.namespace().run("ethtool", &["-K", node.name(), "gro", "on"])?;
+        }
+        // Before the program a veth has room for 256 packets. Once more were on their way, on Linux 6.18 the interface passed nothing at all
+        // any more, the host's own packets included: so there are no more.
+        let receivers = [&self.client].into_iter().chain(self.targets.iter().map(|target| &**target));
+        for host in receivers {
+            host.namespace().sysctl(&[("ipv4/tcp_rmem", "4096 32768 65536")])?;
+        }
+        Ok(())
+    }
+
     /// Where its configuration, logs and captures are.
     #[must_use]
     pub fn dir(&self) -> &Path {

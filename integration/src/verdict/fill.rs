@@ -69,7 +69,7 @@ fn listeners(harness: &Harness, world: &World) {
         harness.table("vips").put(&Bytes::default().address(*address).0, &value.0);
         let (ifindex, mac) = world.other.unwrap_or_default();
         let back = Bytes::default().address(*address).u8(*instance).u8(0).u16(0).u32(ifindex);
-        let back = back.raw(&mac).raw(&OWN);
+        let back = back.raw(&mac).raw(&OWN).u32(world.others_until);
         harness.table("vip_addresses").put(&u32::from(index).to_ne_bytes(), &back.0);
     }
     for listen in &world.listens {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -28,6 +28,11 @@ use super::world::World;
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// The MAC address of the next hop towards clients, from which their packets come too.
 pub const CLIENTS: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
+/// The node's own addresses.
+pub const ADDRESSES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2)),
+];
 
 const TABLES: [&str; 24] = [
     "config",
@@ -558,7 +563,7 @@ fn tick(wanted: u32) -> Result<(u64, u32)> {
     }
 }
 
-/// Two interfaces, and the way to all clients by one of them.
+/// Two interfaces, and the way to all clients by one of them; with [`ADDRESSES`].
 fn interfaces() -> Result<()> {
     for command in [
         "link set lo up",

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use self::reason::Reason;
 
+use super::harness::ADDRESSES;
 use super::icmp;
 use super::packet::{ACK, FIN, ICMP, ICMP6, RST, SYN, TCP, UDP};
 use super::parse::{self, PieceOf, View};
@@ -259,6 +260,8 @@ impl Oracle {
             self.forth(frame, &view, tuple, service, later)
         } else if self.is_of_other_node(&tuple, if later { 0 } else { view.flags(frame) }) {
             Expected::counted(Outcome::Drop, Reason::UnknownFlow)
+        } else if self.may_be_untold(&tuple, if later { 0 } else { view.flags(frame) }) {
+            self.handed_over(frame)
         } else {
             Expected::pass()
         };
@@ -299,6 +302,35 @@ impl Oracle {
             && half != self.world.node
             && self.world.vips.iter().any(|(vip, _)| *vip == to.ip())
             && !asked(to.port())
+    }
+
+    /// Whether it comes from a target that answers to clients' own addresses, leaves this host again, and the other node may have begun flows
+    /// which it has not told of.
+    fn may_be_untold(&self, tuple: &Tuple, flags: u8) -> bool {
+        let (from, to) = (tuple.client, tuple.service.ip());
+        let asked =
+            |port| self.world.listens.iter().any(|listen| (listen.ports.0..=listen.ports.1).contains(&port));
+        let keeping = self.world.services.iter().filter(|service| service.nat && service.preserve);
+        let mut targets = keeping.flat_map(|service| &service.members).map(|member| self.world.at(member.0));
+        let begins = tuple.protocol == TCP && flags & (SYN | ACK) == SYN;
+        let stays = ADDRESSES.contains(&to) || self.world.vips.iter().any(|(vip, _)| *vip == to);
+        self.world.replicated
+            && self.world.now < self.world.others_until
+            && !begins
+            && !stays
+            && targets.any(|target| {
+                let port = if target.port == 0 { asked(from.port()) } else { target.port == from.port() };
+                target.protocol == tuple.protocol && target.address == from.ip() && port
+            })
+    }
+
+    /// To the other node. What that one has sent here is of no flow at all.
+    fn handed_over(&self, frame: &[u8]) -> Expected {
+        match self.world.other {
+            None => Expected::counted(Outcome::Drop, Reason::UnknownFlow),
+            Some((_, other)) if frame[6..12] == other => Expected::pass(),
+            Some((_, other)) => Expected::forward(vec![[&other[..], &self.links.own, &frame[12..]].concat()]),
+        }
     }
 
     /// Some service has this VIP and protocol.

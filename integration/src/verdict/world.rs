@@ -200,6 +200,8 @@ pub struct World {
     pub checks: bool,
     /// Flows are told to another node.
     pub replicated: bool,
+    /// Until this tick the other node may have begun flows that are not known here; 0 for never.
+    pub others_until: u32,
     /// The interface by which the other node is reached, and its Ethernet address.
     pub other: Option<(u32, [u8; 6])>,
 }
@@ -220,6 +222,7 @@ impl World {
             roles: vec![Role::Active, Role::Active],
             checks: false,
             replicated: false,
+            others_until: 0,
             other: None,
         }
     }

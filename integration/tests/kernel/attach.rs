@@ -9,9 +9,7 @@ use integration::lab::clock::{patient, wait_until};
 use integration::lab::{Lab, Result, binary, http};
 use nix::sys::signal::Signal;
 
-use crate::kernel_support::{
-    LIMIT, PATIENCE, answerer, prepare_for_xdp, reload_text, service, start, status, vips,
-};
+use crate::kernel_support::{LIMIT, PATIENCE, answerer, reload_text, service, start, status, vips};
 
 fn text(lab: &Lab, attach: &str, keys: &str) -> String {
     let [interval, timeout] = [100, 90].map(|ms| patient(Duration::from_millis(ms)).as_millis());
@@ -63,7 +61,7 @@ fn attached(lab: &Lab, how: &str) -> bool {
 #[test]
 fn in_the_driver() -> Result<()> {
     let lab = Lab::builder("kernel-xdp").targets(2).build()?;
-    prepare_for_xdp(&lab)?;
+    lab.prepare_for_xdp()?;
     start(&lab, &text(&lab, "xdp", "mode = \"nat\""))?;
     served(&lab)?;
     assert!(attached(&lab, "xdp"), "{}", status(&lab)?["kernel"]);

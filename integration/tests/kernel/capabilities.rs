@@ -8,7 +8,7 @@ use integration::lab::clock::wait_until;
 use integration::lab::{Lab, Result, binary};
 use nix::sys::signal::Signal;
 
-use crate::kernel_support::{LIMIT, answerer, prepare_for_xdp, service, status, vips};
+use crate::kernel_support::{LIMIT, answerer, service, status, vips};
 
 /// CAP_NET_ADMIN (12), CAP_PERFMON (38) and CAP_BPF (39).
 const THREE: &str = "CapEff:\t000000c000001000";
@@ -36,7 +36,7 @@ fn three_capabilities_suffice() -> Result<()> {
     const NAT: &str = "mode = \"nat\"";
     const DSR: &str = "mode = \"dsr\"\ndsr = \"l2\"";
     let lab = Lab::builder("kernel-capabilities").targets(2).build()?;
-    prepare_for_xdp(&lab)?;
+    lab.prepare_for_xdp()?;
     for vip in vips() {
         lab.a().add_address(vip)?;
     }

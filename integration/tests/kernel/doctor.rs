@@ -176,10 +176,20 @@ fn the_doctor_looks_at_the_host_and_its_interface() -> Result<()> {
         "note  eth0: net.ipv4.conf.eth0.forwarding is 0",
         "note  eth0: net.ipv6.conf.eth0.forwarding is 0",
         "note  eth0: rp_filter is strict",
+        "note  this host: what it sends to a virtual IP of nat or dsr itself is forwarded to no target",
     ] {
         assert!(line(&said, begin).starts_with(begin), "{said}");
     }
     line(&said, ", packets of up to 1280 bytes");
+    // In the driver, checksums that were left to it would be lost.
+    assert!(!said.contains("checksum offload"), "{said}");
+    lab.write_config_text(&format!("[kernel]\nattach = \"xdp\"\n{text}"))?;
+    for (offload, told) in [("off", false), ("on", true)] {
+        lab.a().run("ethtool", &["-K", "eth0", "tx", offload])?;
+        let (_, said) = doctor(&lab);
+        assert_eq!(said.contains("note  eth0: tx checksum offload is on"), told, "{said}");
+    }
+    lab.write_config_text(&text)?;
     // The larger number counts, and 2 is loose.
     filters("1", "2")?;
     let (_, said) = doctor(&lab);

@@ -1,8 +1,10 @@
 //! What the tests of kernel forwarding share: a lab in which `lbd` alone forwards on node `a`, and questions of its client.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use common::rng::Rng;
@@ -113,23 +115,6 @@ pub(crate) fn tcp_counters<const COUNT: usize>(host: &Host, names: [&str; COUNT]
     Ok(names.map(value))
 }
 
-/// Makes the program in the driver (XDP) possible on node `a`, whose interface is one end of a veth.
-pub(crate) fn prepare_for_xdp(lab: &Lab) -> Result<()> {
-    // Checksums that somebody else was to fill in are lost on the way through XDP: everybody makes his own.
-    for host in lab.hosts() {
-        host.run("ethtool", &["-K", "eth0", "tx", "off"])?;
-    }
-    // A veth takes what its peer's program sends only if it polls, which GRO has it do.
-    lab.switch().namespace().run("ethtool", &["-K", "a", "gro", "on"])?;
-    // Before the program a veth has room for 256 packets. Once more were on their way, on Linux 6.18 the interface passed nothing at all any
-    // more, the host's own packets included: so there are no more.
-    let receivers = [lab.client()].into_iter().chain(lab.targets().iter().map(|target| &**target));
-    for host in receivers {
-        host.namespace().sysctl(&[("ipv4/tcp_rmem", "4096 32768 65536")])?;
-    }
-    Ok(())
-}
-
 /// Bytes of a large transfer.
 const BULK: usize = 8 << 20;
 
@@ -176,4 +161,41 @@ fn counted(host: &Host) -> Result<(u64, u64)> {
     let links: Value = serde_json::from_str(&text).unwrap_or_default();
     let sent = &links[0]["stats64"]["tx"];
     Ok((sent["bytes"].as_u64().unwrap_or(0), sent["packets"].as_u64().unwrap_or(0)))
+}
+
+/// Datagrams that leave their sender as one packet, and how long each is.
+const SEGMENTS: usize = 8;
+const SEGMENT: usize = 1000;
+
+/// Has datagrams go through UDP port 7 of a VIP to the echo server as one packet, which whoever comes last cuts (UDP_SEGMENT), and each come
+/// back as it was.
+pub(crate) fn segmented(lab: &Lab, vip: IpAddr) -> Result<()> {
+    let features = lab.client().run("ethtool", &["-k", "eth0"])?;
+    assert!(features.contains("tx-udp-segmentation: on"), "{features}");
+    let sent: Vec<u8> = (0..SEGMENTS * SEGMENT).map(|at| u8::try_from(at / SEGMENT).unwrap()).collect();
+    lab.client().namespace().inside(|| {
+        let any: IpAddr = if vip.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
+        let socket = UdpSocket::bind((any, 0)).unwrap();
+        socket.connect((vip, 7)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let length = i32::try_from(SEGMENT).unwrap().to_ne_bytes();
+        // SAFETY: the descriptor is the socket's, and the option's value is four bytes that live during the call.
+        let set = unsafe {
+            let value = length.as_ptr().cast();
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, value, 4)
+        };
+        assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+        wait_until(&format!("each datagram of one packet to come back from {vip}"), LIMIT, || {
+            let (mut came, mut answer) = (BTreeSet::new(), [0; 2 * SEGMENT]);
+            let asked = socket.send(&sent).is_ok_and(|length| length == sent.len());
+            while came.len() < SEGMENTS
+                && let Ok(length) = socket.recv(&mut answer)
+            {
+                let whole = length == SEGMENT && answer[..length].iter().all(|byte| *byte == answer[0]);
+                assert!(whole, "{length} bytes, not all the same, or not {SEGMENT}");
+                came.insert(answer[0]);
+            }
+            asked && came.len() == SEGMENTS
+        })
+    })?
 }

@@ -1,5 +1,5 @@
-//! No packet is lost either where others have filters at the same interface, which stay as they are, nor through tunnels: while `lbd` is
-//! killed, started again, and replaced by one whose maps look different.
+//! No packet is lost either where others have filters at the same interface, which stay as they are, nor in the driver (XDP), nor
+//! through tunnels: while `lbd` is killed, started again, and replaced by one whose maps look different.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -109,6 +109,19 @@ fn as_a_filter_among_those_of_others() -> Result<()> {
 #[test]
 fn as_a_link_in_front_of_filters_of_others() -> Result<()> {
     beside_others("kernel-before", "auto", "tcx")
+}
+
+/// Without what the offloads do, which the driver's program has no use for, and with less to do: before it a veth has little room.
+#[test]
+fn in_the_driver() -> Result<()> {
+    let lab = lab("kernel-in-driver")?;
+    lab.prepare_for_xdp()?;
+    start(&lab, &text_with(&lab, [1, 1], "max_flows = 100000\nattach = \"xdp\""))?;
+    served(&lab, &servers())?;
+    let load = Load::begin_beside(&lab, &servers(), Vec::new())?;
+    lives(&lab, &load, "xdp", || Ok(()))?;
+    load.end(&lab)?;
+    lab.finish()
 }
 
 /// Each with virtual IPs and two targets of its own.

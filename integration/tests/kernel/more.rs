@@ -13,7 +13,9 @@ use integration::lab::clock::{wait_for, wait_until};
 use integration::lab::{Lab, Result};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::kernel_support::{LIMIT, PATIENCE, address, flows, reload_text, service, start, status, vips};
+use crate::kernel_support::{
+    LIMIT, PATIENCE, address, flows, reload_text, segmented, service, start, status, vips,
+};
 
 /// What the client asks a DNS server; each target's has its name as the answer.
 const QUESTION: &str = "who.test";
@@ -269,6 +271,14 @@ fn fragments_follow_the_first_one() -> Result<()> {
             Ok(())
         })??;
     }
+    lab.finish()
+}
+
+#[test]
+fn datagrams_that_are_one_packet_until_the_end_come_as_they_were_sent() -> Result<()> {
+    let lab = Lab::builder("kernel-segments").targets(2).build()?;
+    start(&lab, &service(&lab, "echo", "mode = \"nat\"", &["7/udp"], 7, ""))?;
+    vips().into_iter().try_for_each(|vip| segmented(&lab, vip))?;
     lab.finish()
 }
 

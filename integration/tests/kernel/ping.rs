@@ -8,7 +8,7 @@ use integration::lab::config::PairConfig;
 use integration::lab::{Host, Lab, Node, Result};
 use nix::sys::signal::Signal;
 
-use crate::kernel_support::{LIMIT, address, prepare_for_xdp, vips};
+use crate::kernel_support::{LIMIT, address, vips};
 
 /// Pings of each size.
 const COUNT: u64 = 20;
@@ -103,8 +103,7 @@ fn goes_on_without_lbd(lab: &Lab, how: &str) -> Result<()> {
 fn pinged(label: &str, attach: &str, how: &str) -> Result<()> {
     let lab = Lab::builder(label).targets(1).build()?;
     if attach == "xdp" {
-        prepare_for_xdp(&lab)?;
-        lab.switch().namespace().run("ethtool", &["-K", "b", "gro", "on"])?;
+        lab.prepare_for_xdp()?;
     }
     lab.write_config(&config(&lab, attach))?;
     for node in lab.nodes() {

@@ -7,7 +7,7 @@ use integration::lab::clock::wait_until;
 use integration::lab::{Lab, Result, Target};
 use serde_json::Value;
 
-use crate::kernel_support::{LIMIT, answerer, prepare_for_xdp, service, start, status, tcp_counters, vips};
+use crate::kernel_support::{LIMIT, answerer, service, start, status, tcp_counters, vips};
 
 /// iperf3's own.
 const PORT: u16 = 5201;
@@ -23,7 +23,7 @@ fn through(label: &str, attach: &str, keys: &str) -> Result<()> {
     let lab = Lab::builder(label).targets(1).build()?;
     let target = &lab.targets()[0];
     if attach == "xdp" {
-        prepare_for_xdp(&lab)?;
+        lab.prepare_for_xdp()?;
     }
     if keys.contains("dsr") {
         vips().into_iter().try_for_each(|vip| target.accept_vip(vip))?;

@@ -48,8 +48,25 @@ pub(crate) const RINGS: u64 = 12;
 /// How many long-lived connections each family has to each service.
 pub(crate) const CONNECTIONS: usize = 32;
 
+/// What the services have besides what all of them have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keys {
+    /// Those of `dsr`.
+    pub(crate) direct: &'static str,
+    /// Those of `nat`.
+    pub(crate) translated: &'static str,
+    /// At the end of the file: whole tables.
+    pub(crate) tables: &'static str,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { direct: "dsr = \"l2\"", translated: "", tables: "" }
+    }
+}
+
 /// Services of both modes on the VIPs of these instances, in both families. Those of the first are called as [`service`] says.
-pub(crate) fn config(lab: &Lab, instances: Vec<Instance>) -> PairConfig {
+pub(crate) fn config(lab: &Lab, instances: Vec<Instance>, keys: Keys) -> PairConfig {
     let places = instances.iter().enumerate();
     let places =
         places.flat_map(|(place, instance)| instance.vips.clone().into_iter().map(move |vip| (place, vip)));
@@ -70,13 +87,14 @@ pub(crate) fn config(lab: &Lab, instances: Vec<Instance>) -> PairConfig {
         ] {
             let name = service(name, vip, place);
             let listen = format!("{}{suffix}", SocketAddr::new(vip, port));
-            let (targets, extra) = if mode == "dsr" { (direct, "dsr = \"l2\"") } else { (translated, "") };
+            let (targets, extra) =
+                if mode == "dsr" { (direct, keys.direct) } else { (translated, keys.translated) };
             let targets: Vec<SocketAddr> =
                 targets.iter().map(|target| SocketAddr::new(address(target), target_port)).collect();
             config = config.service(&name, mode, &listen, &name, extra).target_group(&name, &targets, "");
         }
     }
-    config
+    config.raw(keys.tables)
 }
 
 /// What a service is called, e.g. `dsr-http4`; on the VIPs of an instance that is not the first one `dsr-http4-1`.
@@ -95,13 +113,24 @@ pub(crate) fn forwarding(label: &str, instance: Instance) -> Result<Lab> {
 
 /// A pair that has just been started, with targets that take the VIPs of these instances.
 pub(crate) fn started(label: &str, instances: Vec<Instance>) -> Result<Lab> {
+    started_with(label, instances, Keys::default(), |_| Ok(()))
+}
+
+/// The same with these keys, after something was done to the lab.
+pub(crate) fn started_with(
+    label: &str,
+    instances: Vec<Instance>,
+    keys: Keys,
+    prepare: impl FnOnce(&Lab) -> Result<()>,
+) -> Result<Lab> {
     let lab = Lab::builder(label).targets(4).build()?;
+    prepare(&lab)?;
     for target in &lab.targets()[..DIRECT_TARGETS] {
         for vip in instances.iter().flat_map(|instance| &instance.vips) {
             target.accept_vip(*vip)?;
         }
     }
-    lab.write_config(&config(&lab, instances))?;
+    lab.write_config(&config(&lab, instances, keys))?;
     for node in lab.nodes() {
         node.start_lbd()?;
         node.start_vrrpd()?;

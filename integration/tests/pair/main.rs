@@ -21,6 +21,7 @@ mod kernel_pair;
 mod kernel_pair_support;
 mod kernel_replication;
 mod kernel_rings;
+mod kernel_ways;
 mod links;
 mod pair_support;
 mod power;

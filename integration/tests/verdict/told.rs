@@ -1,9 +1,9 @@
 //! What the program tells of its flows for the other node, and what it makes of the other node's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use integration::verdict::compare::Pair;
-use integration::verdict::harness::{Entry, Verdict};
+use integration::verdict::harness::{ADDRESSES, Entry, Verdict};
 use integration::verdict::oracle::reason::Reason;
 use integration::verdict::oracle::{Expected, Outcome, Tuple};
 use integration::verdict::packet::{ACK, FIN, Packet, RST, SYN, TCP, UDP};
@@ -154,6 +154,58 @@ fn an_answer_for_a_flow_that_the_other_node_has_not_told_of_is_not_reset() {
             world.replicated = false;
         });
         pair.does(&answer(&sent[0], ACK).frame(), &Expected::pass());
+    });
+}
+
+/// An answer to a client's own address looks like any packet of the target's: the node that knows the flow is to say what it is.
+#[test]
+fn an_answer_to_a_client_s_own_address_leaves_by_the_node_that_has_begun_its_flow() {
+    let preserving = nats().into_iter().filter(|path| path.preserve).collect();
+    each(preserving, |path, pair| {
+        pair.tell(|world| {
+            world.replicated = true;
+            world.others_until = world.now + 100;
+        });
+        // One of a service's ports, too: nobody asks for a service at a client's address.
+        let mut sent = vec![pair.sends(&path.tcp(905, SYN).frame()), pair.sends(&path.udp(905).frame())];
+        sent.push(pair.sends(&path.tcp(PORTS.0, SYN).frame()));
+        // The answers come to a node that knows of nothing.
+        pair.harness.forget_flows();
+        pair.oracle.flows.clear();
+        let lost = Expected::counted(Outcome::Drop, Reason::UnknownFlow);
+        for sent in &sent {
+            for flags in [SYN | ACK, ACK, FIN | ACK, RST] {
+                pair.does(&answer(sent, flags).frame(), &lost);
+            }
+        }
+        let other = [2, 0, 0, 0, 0, 0xbb];
+        pair.tell(|world| world.other = Some((1, other)));
+        for sent in &sent {
+            let frame = answer(sent, SYN | ACK).frame();
+            let handed = [&other[..], &OWN, &frame[12..]].concat();
+            assert_eq!(pair.sends(&frame), handed, "all but the frame's addresses is as it came");
+            // That node knows of no flow either: somebody speaks to the target itself.
+            let back = [&frame[..6], &other, &frame[12..]].concat();
+            pair.does(&back, &Expected::pass());
+        }
+        // What is the target's own affair: answers to this host's checks, what it begins itself, and other ports.
+        let target = pair.oracle.world.at(1);
+        let (from, another) =
+            (SocketAddr::new(target.address, target.port), SocketAddr::new(target.address, 22));
+        let own: Vec<IpAddr> =
+            ADDRESSES.into_iter().filter(|it| it.is_ipv4() == path.vip.is_ipv4()).collect();
+        for (from, to, flags) in [
+            (from, SocketAddr::new(own[0], 40_000), SYN | ACK),
+            (from, path.client(905), SYN),
+            (another, path.client(905), ACK),
+        ] {
+            pair.does(&from_target(Packet::tcp(from, to, flags)).frame(), &Expected::pass());
+        }
+        // Nor is anything else the other node's once that has told of all that it had.
+        pair.wait(200);
+        for sent in &sent {
+            pair.does(&answer(sent, SYN | ACK).frame(), &Expected::pass());
+        }
     });
 }
 

@@ -1,15 +1,16 @@
-//! The program where kernels before 6.6 have it, beside the one that forwards.
+//! The program where kernels before 6.6 have it, beside the one that forwards; and where virtual IPs have a device of
+//! their own.
 
 use std::net::{IpAddr, SocketAddr};
 
 use integration::lab::clock::wait_until;
-use integration::lab::config::PairConfig;
+use integration::lab::config::{Instance, PairConfig};
 use integration::lab::probe::{EchoProbe, EchoSettings};
 use integration::lab::{Lab, Node, Result, Target};
 use serde_json::Value;
 
 use super::{ECHO, chance, drains, echoes, end, packets, sends, steady, switch};
-use crate::pair_support::{LIMIT, every, start_all, vips};
+use crate::pair_support::{LIMIT, agreed, caught_up, every, served, start_all, vips, vrrpd};
 
 /// Where the kernel forwards to the echo servers.
 const PASSED: u16 = 77;
@@ -82,5 +83,35 @@ fn as_a_filter_beside_that_of_forwarding() -> Result<()> {
         let filters = node.run("tc", &["filter", "show", "dev", "eth0", "ingress"])?;
         assert!(!filters.contains("handle 0x7b"), "{filters}");
     }
+    lab.finish()
+}
+
+/// What comes to the virtual router's MAC address is sent on to the other node's own.
+#[test]
+fn with_the_virtual_routers_mac_address() -> Result<()> {
+    let lab = Lab::builder("chance vmac").targets(2).build()?;
+    let instance = Instance { extra: "virtual_mac = true".to_owned(), ..every("100ms") };
+    lab.write_config(&super::config(&lab, instance, ""))?;
+    let [a, b] = lab.nodes();
+    for node in [a, b] {
+        node.start_lbd()?;
+        node.start_vrrpd()?;
+    }
+    agreed(&lab, a)?;
+    served(&lab, &vips())?;
+    sends(b)?;
+    let probes = echoes(&lab, CONNECTIONS)?;
+    steady(&probes)?;
+    for from in [a, b, a] {
+        caught_up(&lab)?;
+        let (good, _, complaint) = vrrpd(from, &["switchover", "web"]);
+        assert!(good, "{complaint}");
+        agreed(&lab, lab.peer_of(from))?;
+        served(&lab, &vips())?;
+        steady(&probes)?;
+    }
+    assert!(packets(b, "sent") > 0 && packets(a, "received") > 0, "{} {}", chance(a), chance(b));
+    drains(&lab, a, 2 * CONNECTIONS)?;
+    end(probes)?;
     lab.finish()
 }

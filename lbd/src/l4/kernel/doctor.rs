@@ -126,6 +126,9 @@ fn look(config: &Config, node: &str, running: Option<&Status>, report: &mut Repo
         }
         None => report.add(Level::Note, "lbd", "does not run with this --run-dir, or forwards nothing yet"),
     }
+    let finding = "what it sends to a virtual IP of nat or dsr itself is forwarded to no target: where it has the address its own stack answers, with a \
+                   reset if nothing listens; have it ask the targets";
+    report.add(Level::Note, "this host", finding);
     let mut ways = match Ways::open() {
         Ok(ways) => ways,
         Err(error) => return report.add(Level::Bad, "network", error),

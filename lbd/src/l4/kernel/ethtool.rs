@@ -2,8 +2,10 @@
 
 use std::os::fd::AsRawFd;
 
-/// `SIOCETHTOOL`, the command "get flags", and the flags of taking VLAN tags off and of large receive offload.
+/// `SIOCETHTOOL`, the commands "get the offload of sent checksums" and "get flags", and the flags of taking VLAN tags off and of large
+/// receive offload.
 const REQUEST: libc::Ioctl = 0x8946;
+const GET_SENT_CHECKSUMS: u32 = 0x16;
 const GET_FLAGS: u32 = 0x25;
 const TAKES_TAGS_OFF: u32 = 1 << 8;
 const LARGE_RECEIVE: u32 = 1 << 15;
@@ -24,9 +26,18 @@ pub(super) fn takes_tags_off(interface: &str) -> Option<bool> {
     flags(interface).map(|flags| flags & TAKES_TAGS_OFF != 0)
 }
 
+/// Whether checksums of what it sends are left to its driver; none if it does not say.
+pub(super) fn completes_checksums(interface: &str) -> Option<bool> {
+    ask(interface, GET_SENT_CHECKSUMS).map(|value| value != 0)
+}
+
 fn flags(interface: &str) -> Option<u32> {
+    ask(interface, GET_FLAGS)
+}
+
+fn ask(interface: &str, command: u32) -> Option<u32> {
     let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).ok()?;
-    let mut value = Value { command: GET_FLAGS, data: 0 };
+    let mut value = Value { command, data: 0 };
     // SAFETY: all of it zero is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if interface.len() >= request.ifr_name.len() {

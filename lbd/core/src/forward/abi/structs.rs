@@ -82,6 +82,8 @@ twins! {
         other_mac: [u8; 6],
         /// This node's.
         own_mac: [u8; 6],
+        /// Until this tick the other node may have begun flows of this VIP that are not known here; 0 for never.
+        other_until: u32,
     }
 
     /// Value of `listeners`.

@@ -244,10 +244,8 @@ impl DropReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Verdict {
-    /// Left to the host.
-    Passed,
     /// Sent to a target.
-    Forwarded,
+    Forwarded = 1,
     /// Sent to a client.
     Returned,
     /// Dropped.
@@ -262,16 +260,14 @@ impl Verdict {
     /// The one of this number.
     #[must_use]
     pub fn of(number: u8) -> Option<Self> {
-        let all =
-            [Self::Passed, Self::Forwarded, Self::Returned, Self::Dropped, Self::Answered, Self::SentToOther];
-        all.get(usize::from(number)).copied()
+        let all = [Self::Forwarded, Self::Returned, Self::Dropped, Self::Answered, Self::SentToOther];
+        all.get(usize::from(number).checked_sub(1)?).copied()
     }
 
     /// Its name for people.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Passed => "passed",
             Self::Forwarded => "forwarded",
             Self::Returned => "returned",
             Self::Dropped => "dropped",

@@ -226,6 +226,9 @@ impl<'a> Builder<'a> {
         if let Some(other) = other {
             (back.other_ifindex, back.other_mac, back.own_mac) = (other.ifindex, other.mac, other.own_mac);
         }
+        // What nobody owns both nodes serve all the time, and then the one that is asked is as good as the other.
+        let until = listen.instance.as_ref().and_then(|name| self.input.other_until.get(name));
+        back.other_until = until.map_or(0, |until| until.connections);
         self.out.vip_addresses.insert(u32::from(index), back);
         for port in listen.ports() {
             self.out.service_ports.set(port);

@@ -60,6 +60,8 @@ struct Facts {
     has_vlans: bool,
     /// Whether its driver takes VLAN tags off; none if it does not say.
     takes_tags_off: Option<bool>,
+    /// Whether checksums of what it sends are left to its driver; none if it does not say.
+    completes_checksums: Option<bool>,
     /// `forwarding` of IPv4 and IPv6; none where there is no such family.
     forwarding: [Option<String>; 2],
     /// `rp_filter` of it and of all; empty where it cannot be read.
@@ -81,6 +83,7 @@ impl Facts {
             is_vlan: link.kind == "vlan",
             has_vlans: ways.has_vlans(link.index),
             takes_tags_off: ethtool::takes_tags_off(name),
+            completes_checksums: ethtool::completes_checksums(name),
             forwarding: ["ipv4", "ipv6"]
                 .map(|family| settings::read(&format!("{family}/conf/{name}/forwarding"))),
             filters: [filter(name), filter("all")],
@@ -112,6 +115,13 @@ fn judge(name: &str, facts: &Facts, in_driver: bool, report: &mut Report) {
     }
     if facts.filters_strictly() {
         let finding = "rp_filter is strict. Forwarded packets do not pass it, what goes up the stack does";
+        report.add(Level::Note, name, finding);
+    }
+    // Of the other end, which is the one that counts, nothing can be read from here: whoever has set up one has set up both.
+    if in_driver && facts.kind == "veth" && facts.completes_checksums != Some(false) {
+        let finding = "tx checksum offload is on, as it is at the other end of a veth by default. What is sent there without a checksum, for a device to \
+             complete, loses that on its way through a program in the driver: pings pass, and TCP does not; `ethtool -K … tx off` on each host that \
+             sends through a veth to here, and on this one";
         report.add(Level::Note, name, finding);
     }
     if in_driver && facts.is_vlan {
@@ -184,6 +194,7 @@ mod tests {
             is_vlan: false,
             has_vlans: false,
             takes_tags_off: Some(true),
+            completes_checksums: Some(true),
             forwarding: [Some("1".to_owned()), Some("1".to_owned())],
             filters: ["0".to_owned(), "0".to_owned()],
         }
@@ -217,7 +228,10 @@ mod tests {
         // What a driver does not say is not known, and what matters to the driver's program alone matters to no other.
         let unknown = Facts { has_vlans: true, takes_tags_off: None, large_receive: None, ..eth0() };
         assert_eq!(of(&unknown, true).len(), 1);
-        for facts in [vlan, tagged] {
+        let veth = Facts { kind: "veth".to_owned(), ..eth0() };
+        assert!(only(&veth, true).starts_with("note  eth0: tx checksum offload is on"));
+        assert_eq!(of(&Facts { completes_checksums: Some(false), ..veth.clone() }, true).len(), 1);
+        for facts in [vlan, tagged, veth] {
             assert_eq!(of(&facts, false).len(), 1);
         }
         let without_ipv6 = Facts { forwarding: [Some("1".to_owned()), None], ..eth0() };

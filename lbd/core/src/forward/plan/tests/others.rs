@@ -57,6 +57,25 @@ fn the_other_nodes_ring_is_there_where_it_differs_and_while_it_is_asked_for() {
     assert_eq!(other_places(&empty.plan(&file, &mut indexes)), None);
 }
 
+/// Of virtual IPs that have an owner, whether the rings differ or not.
+#[test]
+fn a_virtual_ip_says_until_when_its_flows_may_be_the_other_nodes() {
+    let (mut file, mut net) = net(&[("t1", 1), ("t2", 1)], None);
+    assert_eq!(file.services[0].listen[0].instance.as_deref(), Some("web"));
+    let until = |contents: &Contents| {
+        let listening = listener(contents, "192.0.2.10", 80, 6);
+        contents.vip_addresses[&u32::from(listening.vip)].other_until
+    };
+    let mut indexes = Indexes::default();
+    let contents = net.plan(&file, &mut indexes);
+    assert_eq!((until(&contents), behind(&contents, "192.0.2.10", 80, 6).1.other_until), (77, 0));
+    net.other_until.clear();
+    assert_eq!(until(&net.plan(&file, &mut indexes)), 0);
+    net.other_until.insert(String::new(), OtherUntil::both(77));
+    file.services[0].listen[0].instance = None;
+    assert_eq!(until(&net.plan(&file, &mut indexes)), 0);
+}
+
 #[test]
 fn what_the_other_node_chooses_from_is_there_before_this_one_chooses_from_something_else() {
     let (file, mut net) = net(&[("t1", 1), ("t2", 1)], None);
