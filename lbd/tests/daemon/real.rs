@@ -329,9 +329,9 @@ impl Pebble {
         Self { management, folder, ca: authority.file(), _process: process }
     }
 
-    /// The file with the certificate that all that it signs leads to.
+    /// The file with the certificate that all that it signs leads to. It stays when the server is gone.
     pub(crate) fn root(&self) -> PathBuf {
-        let file = self.folder.path().join("root.pem");
+        let file = self.ca.with_file_name(format!("root-{}.pem", self.management.port()));
         let mut command = Command::new("curl");
         command.args(["-sS", "--fail", "--noproxy", "*", "--cacert"]).arg(&self.ca).arg("-o").arg(&file);
         let output = command.arg(format!("https://{}/roots/0", self.management)).output().unwrap();

@@ -274,9 +274,13 @@ impl Site<'_> {
         fs::write(&hello, "hello").unwrap();
         let hello = hello.to_str().unwrap();
         assert_eq!(text(&["-d", hello], "/say"), self.said(true), "{what}");
-        // A trailer of a request is nothing to a server that does not look for it.
-        let unmeasured = ["-d", hello, "--no-content-length", "--trailer=x-mine: last"];
+        let unmeasured = ["-d", hello, "--no-content-length"];
         assert_eq!(text(&unmeasured, "/say"), self.said(false), "{what}");
+        // A trailer of a request is nothing to a server that does not look for it; nginx ends a connection of HTTP/2 on which one comes.
+        if self.far.continues() {
+            let trailed = [&unmeasured[..], &["--trailer=x-mine: last"]].concat();
+            assert_eq!(text(&trailed, "/say"), self.said(false), "{what}");
+        }
         if self.far.continues() {
             let answer = text(&["-v", "-d", hello, "--expect-continue"], "/say");
             assert!(answer.contains(":status: 100") && answer.contains(self.said(true)), "{what}: {answer}");
