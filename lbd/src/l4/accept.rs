@@ -1,7 +1,9 @@
 //! Accepting connections on one socket of a worker.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,10 +31,6 @@ const PER_TURN: u32 = 32;
 /// Connections accepted from the queue of a socket that is about to be closed: as many as it holds. More come only during that.
 const LAST_MAX: u32 = 16_384;
 
-/// For so long after a listener got other time-outs there may be connections in its queue that were made before, and have inherited none
-/// or the former ones.
-const QUEUED_MS: u64 = 5000;
-
 /// Accepts on `listener` until `stop` is sent or dropped, then what has been queued by then. The socket is in the worker's
 /// count of listening ones already.
 pub(crate) async fn accept_loop(
@@ -46,8 +44,8 @@ pub(crate) async fn accept_loop(
     let listener = listener;
     // The route as last seen. A reload that removes the address leaves it to what is still in the queue.
     let Some(mut route) = worker.route(Mode::Tcp, address) else { return };
-    set_timeouts(&listener, &route);
-    let mut set_ms = worker.clock().now_ms();
+    // So many of those that come next were made before, and have inherited other time-outs or none.
+    let mut others = set_listener_timeouts(&listener, &route);
     let mut pause = PAUSE_MIN;
     let mut turn = Turn::default();
     let troubles = Complaints::default();
@@ -64,10 +62,11 @@ pub(crate) async fn accept_loop(
                     worker.route(Mode::Tcp, address).filter(|current| !Rc::ptr_eq(current, &route))
                 {
                     route = current;
-                    set_timeouts(&listener, &route);
-                    set_ms = worker.clock().now_ms();
+                    // And this one.
+                    others = set_listener_timeouts(&listener, &route).saturating_add(1);
                 }
-                if worker.clock().now_ms() < set_ms + QUEUED_MS {
+                if others > 0 {
+                    others -= 1;
                     set_timeouts(&client, &route);
                 }
                 admit(&worker, &route, client, peer, address);
@@ -155,7 +154,39 @@ fn admit(worker: &Rc<Worker>, route: &Rc<Route>, client: Socket, peer: SocketAdd
     }
 }
 
-/// Gives a socket the service's time-outs; those accepted on it inherit them.
+/// Gives a listener the service's time-outs, which what it makes from now on inherits. Answers how many connections there are that it
+/// has made before: those in its queue.
+fn set_listener_timeouts(listener: &Socket, route: &Route) -> u32 {
+    set_timeouts(listener, route);
+    // More than its queue holds there are not.
+    queue_length(listener.as_fd()).unwrap_or(LAST_MAX)
+}
+
+/// How many connections wait in a listener's queue. It is said where a connection has what is not acknowledged (`tcp_get_info` in the
+/// kernel's `net/ipv4/tcp.c`).
+fn queue_length(listener: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let Ok(mut length) = libc::socklen_t::try_from(size_of::<libc::tcp_info>()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // SAFETY: The descriptor is open as long as it is borrowed, and the kernel writes at most `length` bytes, which `info` has room for.
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: All of it was zeroed, which is a value of each of its fields, and the kernel has written over that.
+    Ok(unsafe { info.assume_init() }.tcpi_unacked)
+}
+
+/// Gives a socket the service's time-outs.
 fn set_timeouts(socket: &Socket, route: &Route) {
     let (socket, timeouts) = (SockRef::from(socket), &route.service.config.timeout);
     let set = keep_alive(&socket, timeouts).and_then(|()| socket.set_tcp_user_timeout(timeouts.user));
@@ -181,4 +212,25 @@ fn concerns_one_connection(error: &io::Error) -> bool {
                 | libc::ENETUNREACH
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn what_waits_in_a_queue_is_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
+        // The last acknowledgement of a handshake is on its way when its client is connected.
+        while queue_length(listener.as_fd()).unwrap() != 3 {
+            std::thread::yield_now();
+        }
+        let accepted = listener.accept().unwrap();
+        assert_eq!(queue_length(listener.as_fd()).unwrap(), 2);
+        drop((clients, accepted));
+    }
 }

@@ -53,6 +53,8 @@ pub(super) enum Next {
     Request,
     /// The end, once the client has taken what was sent.
     Finish,
+    /// The same, and the client has said that it sends nothing more.
+    Close,
     /// The end, in a way that the client cannot take for a proper one.
     Abort,
     /// No requests any more.
@@ -139,7 +141,10 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
     }
     match end {
         Next::Request | Next::Http2 => {}
-        Next::Finish => connection.finish().await,
+        // RFC 9112, section 9.6: "A client that sends a "close" connection option MUST NOT send further requests on that connection". What
+        // has come all the same would have the kernel reset it; and with TLS the end has to be said.
+        Next::Close if connection.stream.is_quiet_in_clear() => {}
+        Next::Finish | Next::Close => connection.finish().await,
         Next::Abort => reset_on_close(SockRef::from(connection.stream.transport.socket())),
         Next::Tunnel(tunnel) => Box::pin(connection.tunnel(*tunnel)).await,
     }

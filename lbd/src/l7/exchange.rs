@@ -467,7 +467,12 @@ impl Exchange<'_> {
             reached.say_goodbye();
         }
         let kept = afterwards != Afterwards::Closed && up.is_done();
-        Ok(Done { status, next: if kept { Next::Request } else { Next::Finish } })
+        let next = match (kept, plan.is_last && up.is_done()) {
+            (true, _) => Next::Request,
+            (false, true) => Next::Close,
+            (false, false) => Next::Finish,
+        };
+        Ok(Done { status, next })
     }
 
     /// Begins with what goes to the target.

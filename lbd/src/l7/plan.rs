@@ -46,6 +46,8 @@ pub(super) struct Plan {
     pub(super) body: RequestBody,
     /// Whether the client would use the connection again.
     pub(super) keep_alive: bool,
+    /// Whether the client has said that nothing comes behind it, and no body does either.
+    pub(super) is_last: bool,
     /// Whether its method is `HEAD`.
     pub(super) to_head: bool,
     /// Whether it may be asked twice.
@@ -227,6 +229,7 @@ impl Plan {
             version: head.version,
             body: head.body,
             keep_alive: head.keep_alive && !around.closing,
+            is_last: !head.keep_alive && !has_body(head.body),
             to_head: head.method == "HEAD",
             idempotent: is_idempotent(head.method),
             upgrade: head.upgrade.is_some(),

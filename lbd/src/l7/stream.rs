@@ -21,6 +21,13 @@ impl Stream {
         Self { transport, inbound: Inbound::new(bytes, buffers) }
     }
 
+    /// Whether it is in clear text, and nothing has come that was not used, as far as was told.
+    pub(super) fn is_quiet_in_clear(&self) -> bool {
+        matches!(self.transport, Transport::Clear(_))
+            && self.inbound.is_empty()
+            && self.transport.is_quiet(false)
+    }
+
     /// Waits for more and reads it. Answers how many bytes came; 0 is the end.
     ///
     /// # Errors

@@ -449,7 +449,7 @@ fn the_kernels_services_at_the_same_addresses_go_on_as_well() -> Result<()> {
     }
     let targets: Vec<SocketAddr> = lab.targets().iter().map(Target::echo_address).collect();
     const PROXIED: u16 = 7070;
-    let config = crate::kernel_pair_support::config(&lab, vec![every("100ms")])
+    let config = crate::kernel_pair_support::config(&lab, vec![every("100ms")], Default::default())
         .service("proxied", "tcp", &format!("@web:{PROXIED}"), "proxied", "")
         .target_group("proxied", &targets, "");
     lab.write_config(&config)?;
