@@ -46,6 +46,13 @@ mod worker;
 
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
+
+/// What is taken for a request is given back soon, in pieces of up to some KiB. For HTTP/2 that was a twelfth of what the C library's
+/// allocator had of a request's time.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 fn main() -> ExitCode {
     cli::main()
 }

@@ -146,7 +146,7 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
         Next::Close if connection.stream.is_quiet_in_clear() => {}
         Next::Finish | Next::Close => connection.finish().await,
         Next::Abort => reset_on_close(SockRef::from(connection.stream.transport.socket())),
-        Next::Tunnel(tunnel) => Box::pin(connection.tunnel(*tunnel)).await,
+        Next::Tunnel(tunnel) => Box::pin(tunnel::run(connection, *tunnel)).await,
     }
 }
 
@@ -256,10 +256,6 @@ impl Connection {
         }
     }
 
-    async fn tunnel(self, (upstream, occupied): (Upstream, Occupied)) {
-        let leave = self.session.leave();
-        tunnel::run(&self.session.seat, self.stream, upstream, &occupied, &self.watch, leave).await;
-    }
 }
 
 #[cfg(test)]

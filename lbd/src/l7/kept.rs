@@ -1,7 +1,7 @@
 //! Connections to targets that wait for the next request.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::stream::Stream;
@@ -96,7 +96,7 @@ impl Drop for Open {
 #[derive(Default)]
 pub(crate) struct Kept {
     /// By the target's place in memory, which is its own as long as a connection holds it.
-    by_target: RefCell<HashMap<*const Target, Vec<Idle>>>,
+    by_target: RefCell<BTreeMap<*const Target, Vec<Idle>>>,
     now_ms: Cell<u64>,
     looked_ms: Cell<u64>,
 }

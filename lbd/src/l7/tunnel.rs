@@ -6,38 +6,34 @@ use std::sync::Arc;
 
 use common::config::Timeouts;
 
+use super::client::Connection;
 use super::kept::Upstream;
 use super::passage::Passage;
 use super::stream::Stream;
 use super::transport::Transport;
-use super::watch::{Watch, Why};
-use crate::l4::{End, Leave, Occupied, Relay, Seat};
+use super::watch::Why;
+use crate::l4::{End, Occupied, Relay};
 use crate::snapshot::Target;
 
 /// Passes bytes on, both ways, until both ends have finished. What either has sent by now behind its last head goes first.
-pub(super) async fn run(
-    seat: &Seat,
-    client: Stream,
-    upstream: Upstream,
-    occupied: &Occupied,
-    watch: &Watch,
-    leave: Option<Leave>,
-) {
+///
+/// What it is given is used where it is: there are many of them, they last, and what an async function takes apart it has room for twice.
+pub(super) async fn run(client: Connection, far: (Upstream, Occupied)) {
+    let (seat, watch) = (&client.session.seat, &client.watch);
     let service = &seat.route.service.config;
     let Some(http) = &service.http else { return };
-    let target: &Arc<Target> = &occupied.target;
+    let target: &Arc<Target> = &far.1.target;
     let idle_ms = u64::try_from(http.tunnel_timeout.as_millis()).unwrap_or(u64::MAX);
     let worker = Rc::clone(&seat.worker);
-    let entry = worker.connections.enter(Arc::clone(target), leave, idle_ms);
+    let entry = worker.connections.enter(Arc::clone(target), client.session.leave(), idle_ms);
     let timeouts = Timeouts { idle: http.tunnel_timeout, ..service.timeout };
     let at_target = target.counters.of(worker.index);
     seat.counters().http.tunnels.add(1);
-    let Upstream { stream, open: _open, .. } = upstream;
-    let end = match (client.transport, stream.transport) {
+    let end = match (client.stream.transport, far.0.stream.transport) {
         (Transport::Clear(from), Transport::Clear(to)) => {
             let ahead = async {
-                from.write_all(stream.inbound.bytes()).await?;
-                to.write_all(client.inbound.bytes()).await
+                from.write_all(far.0.stream.inbound.bytes()).await?;
+                to.write_all(client.stream.inbound.bytes()).await
             };
             watch.limit(service.timeout.idle);
             let sent: Result<std::io::Result<()>, Why> = watch.wait(ahead).await;
@@ -52,8 +48,8 @@ pub(super) async fn run(
             }
         }
         (from, to) => {
-            let client = Stream { transport: from, inbound: client.inbound };
-            let target = Stream { transport: to, inbound: stream.inbound };
+            let client = Stream { transport: from, inbound: client.stream.inbound };
+            let target = Stream { transport: to, inbound: far.0.stream.inbound };
             let control = &entry.control;
             let mut passage =
                 Passage::new(client, target, &worker, &timeouts, seat.counters(), at_target, control);

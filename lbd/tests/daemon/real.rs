@@ -285,7 +285,7 @@ impl Dns {
 /// An authority that certificates are ordered from (ACME), which asks the names that it is to sign.
 pub(crate) struct Pebble {
     management: SocketAddr,
-    folder: Folder,
+    _folder: Folder,
     ca: PathBuf,
     _process: Process,
 }

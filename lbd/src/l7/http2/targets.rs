@@ -1,7 +1,7 @@
 //! Connections of HTTP/2 to targets, each for many requests at the same time.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -41,7 +41,7 @@ const LOOK_MS: u64 = 1000;
 #[derive(Default)]
 pub(crate) struct Multiplexed {
     /// By the target's place in memory, which is its own as long as an entry holds it.
-    by_target: RefCell<HashMap<*const Target, Lines>>,
+    by_target: RefCell<BTreeMap<*const Target, Lines>>,
     now_ms: Cell<u64>,
     looked_ms: Cell<u64>,
     /// How many have been made.
