@@ -326,7 +326,7 @@ impl Pebble {
         for listening in [address, management] {
             eventually("pebble listens", || listens(listening));
         }
-        Self { management, folder, ca: authority.file(), _process: process }
+        Self { management, _folder: folder, ca: authority.file(), _process: process }
     }
 
     /// The file with the certificate that all that it signs leads to. It stays when the server is gone.
