@@ -365,7 +365,9 @@ fn traffic_class_is_kept_and_copied_out() {
 #[test]
 fn a_packet_to_be_cut_later_may_be_larger() {
     let mut harness = program();
-    for path in paths() {
+    // Tunnels are for the lab: what BPF_PROG_RUN makes has a size to be cut to but no kind, and the kernel gives only TCP's more room
+    // (`bpf_skb_net_grow` in its `net/core/filter.c`).
+    for path in paths().into_iter().filter(|path| !path.tunnel) {
         let mut pair = Pair::new(&mut harness, Program::Tc, path.world.clone());
         pair.sends(&path.tcp(5200, SYN).frame());
         let frame = path.tcp(5200, ACK).carrying(3000).frame();

@@ -126,13 +126,15 @@ impl Trial<'_, '_> {
     }
 }
 
-/// Left to the stack as it came; or dropped and counted: as malformed, or where nobody was to have it.
+/// Left to the stack as it came; or dropped and counted: as malformed, where nobody was to have it, or because the kernel knows no way to
+/// where it was to go. The model has one to everywhere, also to addresses that no packet may have.
 fn harmless(expected: &Outcome, done: &Done, frame: &[u8]) -> bool {
     match done.verdict {
         Verdict::Pass => done.frame == frame || without_priority_tag(frame) == Some(done.frame.clone()),
         Verdict::Drop => {
             let nobody_s = !matches!(expected, Outcome::Forward(_) | Outcome::Pass);
-            matches!(done.drops[..], [(reason, 1)] if nobody_s || reason == Reason::Malformed as u32)
+            let may = [Reason::Malformed, Reason::NoNextHop].map(|reason| reason as u32);
+            matches!(done.drops[..], [(reason, 1)] if nobody_s || may.contains(&reason))
         }
         Verdict::Send | Verdict::Impossible | Verdict::Strange(_) => false,
     }
