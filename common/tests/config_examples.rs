@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::config::{
-    self, Acme, Algorithm, Attach, Auth, Config, Discover, DiscoverSource, Dsr, FlowTimeouts, HashBy, HealthCheck,
-    HttpAuth, Kernel, Method, Mode, OnUnhealthy, Protocol, ProxyVersion, RateKey, StickyBy, TlsVersion,
-    Transport, VrrpVersion,
+    self, Acme, Algorithm, Attach, Auth, Config, Discover, DiscoverSource, Dsr, FlowTimeouts, HashBy,
+    HealthCheck, HttpAuth, Kernel, Method, Mode, OnUnhealthy, Protocol, ProxyVersion, RateKey, StickyBy,
+    TlsVersion, Transport, VrrpVersion,
 };
 
 fn folder() -> PathBuf {

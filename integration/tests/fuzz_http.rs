@@ -174,7 +174,8 @@ fn a_path_has_one_form_that_means_the_same() {
             assert_eq!(&escape[..2], escape[..2].to_uppercase(), "{what}");
         }
         // However lenient a server is, it comes to no other path by dots.
-        for reading in std::iter::once(normal.clone()).chain(lenient_readings(&normal).into_iter().flatten()) {
+        for reading in std::iter::once(normal.clone()).chain(lenient_readings(&normal).into_iter().flatten())
+        {
             assert!(reading.split('/').all(|segment| segment != "." && segment != ".."), "{what}: {reading}");
         }
     });

@@ -185,23 +185,36 @@ fn each_target_s_packets_bytes_and_flows_are_counted() -> Result<()> {
         let mut sums = [0; 4];
         for (target, (tally, (passed, new))) in lab.targets().iter().zip(before) {
             // The ends of connections may still be on their way.
-            wait_until(&format!("{} and node a to agree", target.name()), LIMIT, || {
-                let (Ok(metrics), Ok(own)) = (Metrics::read(&lab), tallied(target, family)) else {
-                    return false;
-                };
-                since(passed, metrics.of_target(family, target).0) == since(tally, own)
-            })?;
+            let at_least = begun.get(&format!("{name}/{}", target.name())).copied().unwrap_or(0);
+            let both = || -> Result<[Passed; 2]> {
+                let counted = since(passed, Metrics::read(&lab)?.of_target(family, target).0);
+                Ok([counted, since(tally, tallied(target, family)?)])
+            };
+            // An answer to what has not proved itself yet is one of its service: a slot does not say which target has it.
+            let agree = |[counted, own]: [Passed; 2]| {
+                let unproved = own[2].checked_sub(counted[2]);
+                counted[..2] == own[..2] && unproved.is_some_and(|first| (1..=2 * at_least).contains(&first))
+            };
+            let waited = wait_until(&format!("{} and node a to agree", target.name()), LIMIT, || {
+                both().is_ok_and(agree)
+            });
+            if waited.is_err() {
+                let [counted, own] = both()?;
+                assert_eq!(counted, own, "what node a and {} have counted of IPv{family}", target.name());
+            }
             let now = Metrics::read(&lab)?.of_target(family, target);
             let those = since(passed, now.0);
-            let at_least = begun.get(&format!("{name}/{}", target.name())).copied().unwrap_or(0);
-            assert_eq!(now.1 - new, at_least, "flows that {} got", target.name());
-            assert!(those.iter().all(|count| *count > at_least), "{those:?}");
+            // Not one for each of ours: one of a port that a datagram had before is known, and one whose packets come by several
+            // processors before it has proved itself is begun by each.
+            assert!(now.1 > new && those.iter().all(|count| *count > 0), "{those:?}");
             assert_eq!(of_api(&lab, family, target)?, now, "of {}", target.name());
             sums.iter_mut().zip(those).for_each(|(sum, count)| *sum += count);
         }
         let now = Metrics::read(&lab)?.of_service(family);
-        assert_eq!(since(of_service.0, now.0), sums, "the service's are its targets'");
-        assert_eq!(now.1 - of_service.1, 2 * FLOWS as u64);
+        let all = since(of_service.0, now.0);
+        assert_eq!(all[..2], sums[..2], "the service's are its targets'");
+        assert!(all[2] > sums[2] && all[2] <= sums[2] + 4 * FLOWS as u64, "{all:?} {sums:?}");
+        assert!(now.1 > of_service.1);
     }
     lab.finish()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::kernel_pair_support::*;
 use crate::pair_support::{LIMIT, agreed, caught_up, every, owned_by, vips, vrrpd};
-use integration::lab::addresses::{client_addresses, mac_text};
+use integration::lab::addresses::client_addresses;
 use integration::lab::clock::wait_until;
 use integration::lab::config::Instance;
 use integration::lab::tunnel::{Tunnel, TunnelEnd};
@@ -89,46 +89,6 @@ fn through_ip_in_ip() -> Result<()> {
         let unwrapped = end.stop()?;
         assert!(unwrapped.packets > 0 && unwrapped.malformed == 0, "{unwrapped:?}");
     }
-    lab.finish()
-}
-
-/// In the driver nobody asks who a neighbour is: the hosts know each other.
-fn in_driver(lab: &Lab) -> Result<()> {
-    lab.prepare_for_xdp()?;
-    let mac = mac_text(lab.client().mac());
-    for node in lab.nodes() {
-        for client in vips().into_iter().flat_map(client_addresses) {
-            node.ip(&format!("neigh replace {client} lladdr {mac} dev eth0 nud permanent"))?;
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn in_the_driver() -> Result<()> {
-    let keys = Keys { tables: "\n[kernel]\nattach = \"xdp\"\n", ..Keys::default() };
-    let lab = started_with("kernel pair xdp", vec![every("100ms")], keys, in_driver)?;
-    settled(&lab, lab.a())?;
-    for node in lab.nodes() {
-        assert_eq!(kernel(node)["interfaces"][0]["attached"], "xdp", "{}", node.name());
-    }
-    // Before the driver's program a veth has little room.
-    let load = Load::begin_at(&lab, &vips()[..1], WITH_ONE_LOST)?;
-    for (from, to) in [(lab.a(), lab.b()), (lab.b(), lab.a())] {
-        switch(from)?;
-        settled(&lab, to)?;
-        load.steady()?;
-    }
-    let death = killed(lab.a())?;
-    lab.b().wait_role("web", "active", LIMIT)?;
-    owned_by(&lab, lab.b())?;
-    load.steady()?;
-    for daemon in ["lbd", "vrrpd"] {
-        lab.a().start_daemon(daemon)?;
-    }
-    settled(&lab, lab.a())?;
-    load.steady()?;
-    load.end_after_deaths(&[death])?;
     lab.finish()
 }
 

@@ -255,7 +255,6 @@ impl Connection {
             }
         }
     }
-
 }
 
 #[cfg(test)]
