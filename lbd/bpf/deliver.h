@@ -48,15 +48,24 @@ static __always_inline int may_be_of_other(void *ctx, const int xdp, const struc
 	return OF_KIND(is_forwarded, packet);
 }
 
-/* To the other node, as it came. What comes from there stops here: that node does not know its flow either. */
-static __always_inline int send_to_other(void *ctx, const int xdp, struct packet *packet)
+/* To the other node, as it came. What comes from there stops here: that node does not know its flow either. What only may be of the other node
+ * has a hop less by then: the nodes may choose different VIPs for it, at different interfaces, and do not know each other's frames there. */
+static __always_inline int send_to_other(void *ctx, const int xdp, struct packet *packet, int maybe)
 {
 	struct vip_address *vip = AT(vip_addresses, packet->vip);
 	__u64 *count = AT(sent_to_other, 0);
 	struct ethernet *frame = frame_start(ctx, xdp);
-	if (!vip || !count || !vip->other_ifindex || (void *)(frame + 1) > frame_end(ctx, xdp) ||
-	    is_from(frame, vip->other_mac))
+	struct ipv4 *ip = (void *)frame + ETHERNET_LENGTH;
+	if (!vip || !count || !vip->other_ifindex || (void *)(ip + 1) > frame_end(ctx, xdp) || is_from(frame, vip->other_mac))
 		return dropped(packet, xdp, packet->reason);
+	if (maybe) {
+		if (packet->hops <= 1)
+			return dropped(packet, xdp, DROP_TTL);
+		if (is_v6(packet))
+			((struct ipv6 *)ip)->hops--;
+		else
+			decrement_v4(ip);
+	}
 	*count += 1;
 	sample(packet, VERDICT_OTHER);
 	set_macs(frame, vip->other_mac, vip->own_mac);

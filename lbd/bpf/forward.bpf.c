@@ -35,7 +35,7 @@ static __always_inline int forward_other(void *ctx, const int xdp, struct packet
 			return pass(xdp);
 		__attribute__((fallthrough));
 	case VERDICT_OTHER:
-		return send_to_other(ctx, xdp, packet);
+		return send_to_other(ctx, xdp, packet, verdict == VERDICT_MAYBE_OTHER);
 	case VERDICT_DROP:
 		return dropped(packet, xdp, packet->reason);
 	default:

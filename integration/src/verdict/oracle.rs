@@ -261,7 +261,7 @@ impl Oracle {
         } else if self.is_of_other_node(&tuple, if later { 0 } else { view.flags(frame) }) {
             Expected::counted(Outcome::Drop, Reason::UnknownFlow)
         } else if self.may_be_untold(&tuple, if later { 0 } else { view.flags(frame) }) {
-            self.handed_over(frame)
+            self.handed_over(frame, &view)
         } else {
             Expected::pass()
         };
@@ -324,12 +324,17 @@ impl Oracle {
             })
     }
 
-    /// To the other node. What that one has sent here is of no flow at all.
-    fn handed_over(&self, frame: &[u8]) -> Expected {
+    /// To the other node, a hop further. What that one has sent here is of no flow at all.
+    fn handed_over(&self, frame: &[u8], view: &View) -> Expected {
         match self.world.other {
-            None => Expected::counted(Outcome::Drop, Reason::UnknownFlow),
             Some((_, other)) if frame[6..12] == other => Expected::pass(),
-            Some((_, other)) => Expected::forward(vec![[&other[..], &self.links.own, &frame[12..]].concat()]),
+            None => Expected::counted(Outcome::Drop, Reason::UnknownFlow),
+            Some(_) if view.ttl <= 1 => Expected::counted(Outcome::Drop, Reason::Ttl),
+            Some((_, other)) => {
+                let mut sent = frame.to_vec();
+                rewrite::hop(&mut sent, view, (other, self.links.own));
+                Expected::forward(vec![sent])
+            }
         }
     }
 

@@ -182,8 +182,14 @@ fn an_answer_to_a_client_s_own_address_leaves_by_the_node_that_has_begun_its_flo
         pair.tell(|world| world.other = Some((1, other)));
         for sent in &sent {
             let frame = answer(sent, SYN | ACK).frame();
-            let handed = [&other[..], &OWN, &frame[12..]].concat();
-            assert_eq!(pair.sends(&frame), handed, "all but the frame's addresses is as it came");
+            let handed = pair.sends(&frame);
+            assert_eq!(handed[..14], [&other[..], &OWN, &frame[12..14]].concat(), "by the other node");
+            let with = Packet { ttl: answer(sent, SYN | ACK).ttl - 1, ..answer(sent, SYN | ACK) };
+            assert_eq!(handed[14..], with.frame()[14..], "a hop further, or it might go round for ever");
+            pair.does(
+                &Packet { ttl: 1, ..answer(sent, SYN | ACK) }.frame(),
+                &Expected::counted(Outcome::Drop, Reason::Ttl),
+            );
             // That node knows of no flow either: somebody speaks to the target itself.
             let back = [&frame[..6], &other, &frame[12..]].concat();
             pair.does(&back, &Expected::pass());
