@@ -306,10 +306,6 @@ fn another_directory_takes_over_from_the_first_one_when_it_has_signed() {
     change_to(&other);
     eventually("the other one is asked", || count(&lbd, "failures_total", "{reason=\"directory\"}") >= 1);
     assert_eq!((fetch(&root, NAMES[0], lbd.address).as_deref(), shown(&lbd)), (Some("hello"), first.clone()));
-    // Between one try and the next; during one it is under way.
-    eventually("it is missing", || {
-        metric(&lbd, "tandem_lbd_acme_certificates").get("{state=\"missing\"}").is_some_and(|it| *it == 1)
-    });
     let another = other.pebble(LONG);
     is_served(&another.root(), &lbd);
     assert_ne!(shown(&lbd), first);
