@@ -43,19 +43,25 @@ static __always_inline int is_denied(const struct packet *packet)
 	return !entry || !entry->allowed;
 }
 
-/* Counts a new flow of the client; returns whether that is too many. */
-static __always_inline int is_too_fast(const struct packet *packet, const struct service *service)
+/* What the client has begun in this window of its rate; NULL if nothing yet: then one is counted. */
+static __always_inline struct source *begun_by(const struct packet *packet, const struct service *service)
 {
 	__u32 length = service->source_rate_ticks;
 	struct source_key key = { packet->key.source, packet->service, 0 };
 	__u32 window = length ? packet->now / length : packet->now;
 	struct source *source = bpf_map_lookup_elem(&sources, &key);
-	if (!source || source->window != window) {
-		struct source first = { window, 1 };
-		bpf_map_update_elem(&sources, &key, &first, BPF_ANY);
-		return !service->source_rate;
-	}
-	return __sync_fetch_and_add(&source->count, 1) >= service->source_rate;
+	if (source && source->window == window)
+		return source;
+	struct source first = { window, 1 };
+	bpf_map_update_elem(&sources, &key, &first, BPF_ANY);
+	return NULL;
+}
+
+/* Counts a new flow of the client; returns whether that is too many. */
+static __always_inline int is_too_fast(const struct packet *packet, const struct service *service)
+{
+	struct source *source = begun_by(packet, service);
+	return source ? __sync_fetch_and_add(&source->count, 1) >= service->source_rate : !service->source_rate;
 }
 
 /* Whether the client may have one more flow in the table that it has not begun with a SYN here: then it is counted. Such a flow may be one that
@@ -66,15 +72,9 @@ __noinline int may_remember(const struct packet *packet)
 	struct service *service = packet ? AT(services, packet->service) : NULL;
 	if (!service || !(service->flags & SERVICE_SOURCE_RATE))
 		return 1;
-	__u32 length = service->source_rate_ticks;
-	struct source_key key = { packet->key.source, packet->service, 0 };
-	__u32 window = length ? packet->now / length : packet->now;
-	struct source *source = bpf_map_lookup_elem(&sources, &key);
-	if (!source || source->window != window) {
-		struct source first = { window, 1 };
-		bpf_map_update_elem(&sources, &key, &first, BPF_ANY);
+	struct source *source = begun_by(packet, service);
+	if (!source)
 		return service->source_rate != 0;
-	}
 	return source->count < service->source_rate && __sync_fetch_and_add(&source->count, 1) < service->source_rate;
 }
 

@@ -154,8 +154,8 @@ fn served(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// It takes a kernel with VLAN devices, which not every one has: `scripts/test` leaves it out where there are none, and says so.
 #[test]
-#[ignore = "takes a kernel with VLAN devices, which not every one has: scripts/test and scripts/kernels run it on those that have"]
 fn virtual_ips_and_targets_may_be_in_vlans_of_one_interface() -> Result<()> {
     let lab = Lab::builder("kernel-vlan").targets(2).build()?;
     for host in [lab.client(), lab.a()] {

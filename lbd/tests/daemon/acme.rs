@@ -306,6 +306,8 @@ fn another_directory_takes_over_from_the_first_one_when_it_has_signed() {
     change_to(&other);
     eventually("the other one is asked", || count(&lbd, "failures_total", "{reason=\"directory\"}") >= 1);
     assert_eq!((fetch(&root, NAMES[0], lbd.address).as_deref(), shown(&lbd)), (Some("hello"), first.clone()));
+    let (_, metrics) = lbd.ask("GET", "/metrics");
+    assert!(metrics.contains("tandem_lbd_acme_certificates{state=\"missing\"} 1"), "what stands in is none");
     let another = other.pebble(LONG);
     is_served(&another.root(), &lbd);
     assert_ne!(shown(&lbd), first);
