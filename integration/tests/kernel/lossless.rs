@@ -16,6 +16,7 @@ use integration::lab::clock::{wait_for, wait_until};
 use integration::lab::probe::{ConnectProbe, ConnectSettings, EchoProbe, EchoSettings};
 use integration::lab::{Host, Lab, Result, binary, http};
 use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
 
 use crate::kernel_support::{LIMIT, PATIENCE, address, reload_text, start, status, tcp_counters, vips};
 
@@ -336,6 +337,9 @@ fn connections_keep_their_ports_where_an_upgrade_keeps_these_in_another_way() ->
 /// What is sent again and again through a connection; a segment that is lost, or comes twice, would move it.
 const BLOCK: usize = 251 * 256;
 
+/// Bytes that a transfer has on its way at most. With as many as TCP likes, queues overflow without any help.
+const WINDOW: usize = 16 * 1024;
+
 /// Blocks that pass between two events.
 const BLOCKS: u64 = 64;
 
@@ -348,7 +352,13 @@ struct Transfer {
 
 impl Transfer {
     fn begin(lab: &Lab, server: SocketAddr) -> Result<Self> {
-        let connect = || TcpStream::connect_timeout(&server, PATIENCE);
+        let connect = || -> io::Result<TcpStream> {
+            let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+            socket.set_send_buffer_size(WINDOW)?;
+            socket.set_recv_buffer_size(WINDOW)?;
+            socket.connect_timeout(&server.into(), PATIENCE)?;
+            Ok(socket.into())
+        };
         let stream = wait_for(&format!("a connection to {server}"), LIMIT, || {
             lab.client().namespace().inside(connect).ok()?.ok()
         })?;

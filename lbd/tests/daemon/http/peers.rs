@@ -263,6 +263,17 @@ impl Target {
         self.shared.ended.load(Ordering::SeqCst)
     }
 
+    /// Whether the kernel holds no connection to it for open (`ESTABLISHED`, include/net/tcp_states.h) at the other end any more. An end
+    /// comes there only when a processor has time for it.
+    pub(crate) fn is_left(&self) -> bool {
+        let (table, port) =
+            (std::fs::read_to_string("/proc/net/tcp").unwrap(), format!(":{:04X}", self.address.port()));
+        !table.lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields[2].ends_with(&port) && fields[3] == "01"
+        })
+    }
+
     /// Requests that broke off.
     pub(crate) fn broken(&self) -> usize {
         self.shared.broken.load(Ordering::SeqCst)
