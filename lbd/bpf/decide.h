@@ -298,6 +298,39 @@ __noinline int answer(struct packet *packet, __u32 service_port)
 	return VERDICT_MAYBE_OTHER;
 }
 
+/* Whether an endpoint stands behind a VIP in whose network the other node has a MAC address. */
+static __noinline int is_behind_other(const struct endpoint *endpoint, __u64 mac)
+{
+	for (int number = 0; number < CANDIDATES_MAX; number++) {
+		if (number >= endpoint->candidates_count)
+			break;
+		struct address address __attribute__((aligned(8))) = endpoint->candidates[number].vip;
+		struct vip *vip = bpf_map_lookup_elem(&vips, &address);
+		struct vip_address *back = vip ? AT(vip_addresses, vip->index) : NULL;
+		if (back && back->other_ifindex && mac_number((const void *)back->other_mac) == mac)
+			return 1;
+	}
+	return 0;
+}
+
+/* Whether a target's packet to somebody's own address comes from the other node, whose MAC address may be another for each of the VIPs that
+ * it can be an answer for: of those the nodes may choose different ones, at different interfaces. */
+__noinline int is_other_node(const struct packet *packet, __u64 mac)
+{
+	struct config *settings = AT(config, 0);
+	if (!packet || !settings)
+		return 0;
+	struct endpoint_key key = { packet->key.source, packet->key.source_port, packet->key.protocol, 0 };
+	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &key);
+	if (endpoint && is_behind_other(endpoint, mac))
+		return 1;
+	if (!(settings->flags & CONFIG_HAS_ANY_PORT) || !is_service_port(packet->key.source_port))
+		return 0;
+	key.port = 0;
+	endpoint = bpf_map_lookup_elem(&endpoints, &key);
+	return endpoint && is_behind_other(endpoint, mac);
+}
+
 /* A flow that is half-open: it becomes a real one with a second packet that does not open it. `preserve`: it is pending; `shared`: it may
  * be. */
 static __always_inline __u32 follow_half_open(struct packet *packet, const struct config *settings, int preserve, int shared)

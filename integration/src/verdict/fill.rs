@@ -67,7 +67,7 @@ fn listeners(harness: &Harness, world: &World) {
             value = value.u16(range.ports.0).u16(range.ports.1).u16(range.service).u8(range.protocol).u8(0);
         }
         harness.table("vips").put(&Bytes::default().address(*address).0, &value.0);
-        let (ifindex, mac) = world.other.unwrap_or_default();
+        let (ifindex, mac) = world.other_of(*address).unwrap_or_default();
         let back = Bytes::default().address(*address).u8(*instance).u8(0).u16(0).u32(ifindex);
         let back = back.raw(&mac).raw(&OWN).u32(world.others_until);
         harness.table("vip_addresses").put(&u32::from(index).to_ne_bytes(), &back.0);

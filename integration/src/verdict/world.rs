@@ -204,6 +204,8 @@ pub struct World {
     pub others_until: u32,
     /// The interface by which the other node is reached, and its Ethernet address.
     pub other: Option<(u32, [u8; 6])>,
+    /// The same in the networks of VIPs where it is another.
+    pub others_of: HashMap<IpAddr, (u32, [u8; 6])>,
 }
 
 impl World {
@@ -224,7 +226,14 @@ impl World {
             replicated: false,
             others_until: 0,
             other: None,
+            others_of: HashMap::new(),
         }
+    }
+
+    /// The other node in the network of a VIP.
+    #[must_use]
+    pub fn other_of(&self, vip: IpAddr) -> Option<(u32, [u8; 6])> {
+        self.others_of.get(&vip).copied().or(self.other)
     }
 
     /// Adds a target of the plain kind, and says its index.

@@ -215,6 +215,41 @@ fn an_answer_to_a_client_s_own_address_leaves_by_the_node_that_has_begun_its_flo
     });
 }
 
+/// The nodes may choose different VIPs for such an answer, at different interfaces. Whatever the other node has sent here stays here.
+#[test]
+fn what_comes_from_the_other_node_by_the_network_of_any_virtual_ip_does_not_go_back() {
+    let preserving = nats().into_iter().filter(|path| path.preserve).collect();
+    each(preserving, |path, pair| {
+        let [one, two, stranger] = [0xbb, 0xcc, 0xdd].map(|last| [2, 0, 0, 0, 0, last]);
+        let second = if path.vip.is_ipv4() { "192.0.2.11" } else { "2001:db8::11" };
+        for any_port in [false, true] {
+            pair.tell(|world| {
+                world.replicated = true;
+                world.others_until = world.now + 100;
+                world.other = Some((1, one));
+                world.others_of.insert(second.parse().unwrap(), (1, two));
+                if any_port {
+                    world.targets.iter_mut().for_each(|target| target.port = 0);
+                } else {
+                    world.listen(second, (PORTS.0, PORTS.0), TCP, 1);
+                }
+            });
+            let sent = pair.sends(&path.tcp(906, SYN).frame());
+            // The answer comes to a node that knows of nothing.
+            pair.harness.forget_flows();
+            pair.oracle.flows.clear();
+            let frame = answer(&sent, SYN | ACK).frame();
+            let from = |mac: [u8; 6]| [&frame[..6], &mac, &frame[12..]].concat();
+            let handed = pair.sends(&frame);
+            assert!([one, two].iter().any(|other| handed[..6] == *other), "{:?}", &handed[..6]);
+            for other in [one, two] {
+                pair.does(&from(other), &Expected::pass());
+            }
+            pair.sends(&from(stranger));
+        }
+    });
+}
+
 /// Has a flow of the other node here: what it was there, with a port of the other node's half for `nat`.
 fn copy(path: &Path, pair: &mut Pair<'_>, tuple: &Tuple) -> (Vec<u8>, Entry) {
     pair.tell(|world| {
