@@ -109,21 +109,25 @@ static __always_inline __u32 follow(struct packet *packet, struct flow *flow, in
 }
 
 /* Where a packet from a target can be for a flow that the other node has begun and not told of yet: to that node, or nowhere, since the
- * stack would reset the connection. The target sends again what is dropped. */
+ * stack would reset the connection. Nowhere either while it can be for one of another layout, whose port is not written down here yet. The
+ * target sends again what is dropped. */
 static __always_inline __u32 to_other_node(struct packet *packet, const struct config *settings)
 {
 	__u32 port = ntohs(packet->key.destination_port);
-	if (!(settings->flags & CONFIG_REPLICATED) || packet->flags & PACKET_ICMP || port < NAT_PORT_FIRST)
+	if (packet->flags & PACKET_ICMP || port < NAT_PORT_FIRST)
 		return VERDICT_MISS;
 	__u32 half = port - NAT_PORT_FIRST >= HALF_PORTS;
+	int of_other = settings->flags & CONFIG_REPLICATED && half != (settings->node & 1);
+	if (!of_other && !(settings->flags & CONFIG_PORTS_MISSING))
+		return VERDICT_MISS;
 	struct address address __attribute__((aligned(8))) = packet->key.destination;
-	struct vip *vip = half == (settings->node & 1) ? NULL : bpf_map_lookup_elem(&vips, &address);
+	struct vip *vip = bpf_map_lookup_elem(&vips, &address);
 	struct vip_address *back = vip ? AT(vip_addresses, vip->index) : NULL;
 	if (!back)
 		return VERDICT_MISS;
 	packet->vip = vip->index;
 	packet->reason = DROP_UNKNOWN_FLOW;
-	return back->other_ifindex ? VERDICT_OTHER : VERDICT_DROP;
+	return of_other && back->other_ifindex ? VERDICT_OTHER : VERDICT_DROP;
 }
 
 /* How often a slot is read that changes under the reader. */

@@ -39,7 +39,8 @@ fn config(harness: &Harness, world: &World) {
         | u32::from(any_access) << 1
         | u32::from(any_nat && any_port) << 2
         | u32::from(world.checks) << 3
-        | u32::from(world.replicated) << 4;
+        | u32::from(world.replicated) << 4
+        | u32::from(world.ports_missing) << 5;
     let bytes = Bytes::default()
         .u64(word(low))
         .u64(word(high))

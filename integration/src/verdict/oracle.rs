@@ -279,7 +279,8 @@ impl Oracle {
         mac == self.links.own || (mac[..4] == [0, 0, 0x5e, 0] && (mac[4] == 1 || mac[4] == 2))
     }
 
-    /// Whether it comes from a target of NAT to a port that only the other node gives to flows: it may not have told of this one yet.
+    /// Whether it comes from a target of NAT to a port that only the other node gives to flows, which may not have told of this one yet, or while
+    /// flows may lack the ports that they had in another layout.
     fn is_of_other_node(&self, tuple: &Tuple, flags: u8) -> bool {
         let (from, to) = (tuple.client, tuple.service);
         let translates = |index: u16| {
@@ -295,11 +296,11 @@ impl Oracle {
         });
         let opens = tuple.protocol == TCP && flags & (SYN | ACK) == SYN;
         let half = u8::from(to.port() >= 1024 + 32_256);
-        self.world.replicated
+        let elsewhere = self.world.replicated && half != self.world.node;
+        (elsewhere || self.world.ports_missing)
             && !opens
             && is_endpoint
             && to.port() >= 1024
-            && half != self.world.node
             && self.world.vips.iter().any(|(vip, _)| *vip == to.ip())
             && !asked(to.port())
     }

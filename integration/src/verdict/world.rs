@@ -200,6 +200,8 @@ pub struct World {
     pub checks: bool,
     /// Flows are told to another node.
     pub replicated: bool,
+    /// Flows of another layout may lack their ports.
+    pub ports_missing: bool,
     /// Until this tick the other node may have begun flows that are not known here; 0 for never.
     pub others_until: u32,
     /// The interface by which the other node is reached, and its Ethernet address.
@@ -224,6 +226,7 @@ impl World {
             roles: vec![Role::Active, Role::Active],
             checks: false,
             replicated: false,
+            ports_missing: false,
             others_until: 0,
             other: None,
             others_of: HashMap::new(),

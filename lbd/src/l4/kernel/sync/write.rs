@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lbd_core::forward::abi::{Abi, CONFIG_HAS_CHECKS, Service, Target, Vip, VipAddress};
+use lbd_core::forward::abi::{
+    Abi, CONFIG_HAS_CHECKS, CONFIG_PORTS_MISSING, Config, Service, Target, Vip, VipAddress,
+};
 use lbd_core::forward::plan::{Change, Contents, changes};
 
 use super::super::KernelError;
@@ -41,6 +43,22 @@ impl Written {
     /// Whether a former life has left services.
     pub(super) fn serves(&self) -> bool {
         !self.0.services.is_empty()
+    }
+
+    /// Whether the program was told that flows may lack their ports.
+    pub(super) const fn lacks_ports(&self) -> bool {
+        self.0.config.flags & CONFIG_PORTS_MISSING != 0
+    }
+
+    /// Tells the program that no flow lacks its port, if it was told otherwise.
+    pub(super) fn write_ports_are_there(&mut self, maps: &Maps) -> Result<(), KernelError> {
+        if self.lacks_ports() {
+            let flags = self.0.config.flags & !CONFIG_PORTS_MISSING;
+            let config = Config { flags, ..self.0.config };
+            maps.config.put(&0, &config)?;
+            self.0.config = config;
+        }
+        Ok(())
     }
 
     /// The targets.
