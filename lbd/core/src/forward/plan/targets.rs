@@ -14,6 +14,7 @@ use crate::forward::abi::{
     Address, Be16, CANDIDATES_MAX, Candidate, ENDPOINTS_MAX, EndpointKey, TARGET_ABSENT, TARGET_DRAINING,
     TARGET_UNHEALTHY, TARGET_UP, Target,
 };
+use crate::forward::path_mtu;
 
 /// The MTU of a way that is not known.
 const MTU: u32 = 1500;
@@ -163,9 +164,12 @@ impl Builder<'_> {
         let number = self.indexes.get(Kind::Target, &name(key, target)).ok_or(FULL)?;
         let hop = self.input.hops.get(&(ip, users.source));
         // With nat what a router says reaches the client, translated. What it says of a tunnel's packet ends at this node.
-        let path = self.input.paths.get(&ip).filter(|_| key.way.is_tunnel()).copied();
+        let overhead = key.way.overhead(ip);
+        let carries_ipv6 = users.services.iter().any(|(_, family)| *family == Family::V6);
+        let least = path_mtu::least(ip, overhead, carries_ipv6);
+        let path = self.input.paths.get(&ip).filter(|_| key.way.is_tunnel()).map(|path| (*path).max(least));
         let mtu = hop.map_or(MTU, |hop| hop.mtu).min(path.unwrap_or(u32::MAX));
-        let mtu = mtu.saturating_sub(key.way.overhead(ip));
+        let mtu = mtu.saturating_sub(overhead);
         let mut made = Target {
             state: match use_now {
                 Use::Up(_) => TARGET_UP,
@@ -185,6 +189,7 @@ impl Builder<'_> {
             (made.source_mac, made.destination_mac) = (hop.source_mac, hop.destination_mac);
         }
         if key.way.is_tunnel() {
+            self.out.least_paths.insert(u32::from(number), least);
             let source = hop.and_then(|hop| hop.source).filter(|source| source.is_ipv4() == ip.is_ipv4());
             made.source = source.map(Address::from).unwrap_or_default();
             if source.is_none() {

@@ -379,6 +379,27 @@ fn a_link_within_a_tunnel_that_takes_less_makes_packets_smaller() {
     }
 }
 
+/// Clients of IPv6 send nothing smaller than every link of IPv6 takes. Those of IPv4 do, where no IPv6 goes to the same target.
+#[test]
+fn no_way_through_a_tunnel_takes_less_than_ipv6_guarantees() {
+    let services = service("i", "dsr", "\"192.0.2.10:81\"", "dsr = \"ipip\"")
+        + &service("g", "dsr", "\"192.0.2.10:83\", \"[2001:db8::10]:83\"", "dsr = \"gre\"");
+    let groups = group("i", "10.0.1.1:81", "") + &group("g", "10.0.1.1:83 [2001:db8:1::1]:83", "");
+    let file = file(&services, &groups);
+    let mut net = Net::of(&file);
+    for far in ["10.0.1.1", "2001:db8:1::1"] {
+        net.paths.insert(far.parse().unwrap(), 700);
+    }
+    let contents = net.plan(&file, &mut Indexes::default());
+    let mut found: Vec<(&str, bool, u16, u32)> = Vec::new();
+    for (number, target) in &contents.targets {
+        let (group, _) = &contents.target_names[&u16::try_from(*number).unwrap()];
+        found.push((group.as_str(), target.address.is_ipv4(), target.mtu, contents.least_paths[number]));
+    }
+    found.sort_unstable();
+    assert_eq!(found, [("g", false, 1280, 1324), ("g", true, 1280, 1304), ("i", true, 680, 68)]);
+}
+
 #[test]
 fn what_does_not_fit_is_left_out_and_said() {
     let services = service("s", "nat", "\"192.0.2.10:80\"", "")

@@ -17,7 +17,7 @@ use common::config::{Attach, Config};
 use common::ipc::Role;
 use lbd_core::forward::abi::{CONFIG_PORTS_MISSING, LINK_OURS, LINK_VIRTUAL_MAC, LINKS_MAX, Link};
 use lbd_core::forward::copies::Places;
-use lbd_core::forward::path_mtu::PathMtus;
+use lbd_core::forward::path_mtu::{PathMtus, Worth};
 use lbd_core::forward::plan::{self, Check, Contents, Gone, Heard, Indexes, Input, OtherUntil, Owners};
 use lbd_core::forward::refill::Refill;
 use lbd_core::forward::switch::{Step, Switch};
@@ -88,6 +88,8 @@ pub(super) struct Sync {
     /// What routers say of packets in tunnels, while there are any.
     errors: Option<Errors>,
     paths: PathMtus,
+    /// What they take at least, by the target's number.
+    least_paths: BTreeMap<u32, u32>,
     written: Written,
     links: BTreeMap<u32, Link>,
     indexes: Indexes,
@@ -155,6 +157,7 @@ impl Sync {
             links: BTreeMap::new(),
             errors: None,
             paths: PathMtus::default(),
+            least_paths: BTreeMap::new(),
             waiting: written.serves() || loaded.has_old(),
             refill: Refill::new(loaded.ports_lost, written.lacks_ports()),
             going: None,
@@ -248,6 +251,7 @@ impl Sync {
         if self.refill.are_missing() {
             contents.config.flags |= CONFIG_PORTS_MISSING;
         }
+        self.least_paths.clone_from(&contents.least_paths);
         self.let_go();
         self.save_indexes()?;
         let left_out = contents.left_out.iter();
@@ -346,9 +350,17 @@ impl Sync {
         let (Some(errors), now) = (&self.errors, self.shared.clock.now().at) else { return false };
         let mut is_news = false;
         errors.take(|told| {
-            if self.paths.learn(&told, self.written.targets(), now) {
-                tracing::info!(to = %told.far, mtu = told.mtu, "a link within the tunnel takes smaller packets only");
-                is_news = true;
+            let least = |(number, target): (u32, _)| Some((target, *self.least_paths.get(&number)?));
+            match self.paths.learn(&told, self.written.targets().filter_map(least), now) {
+                Worth::Nothing => {}
+                Worth::News => {
+                    tracing::info!(to = %told.far, mtu = told.mtu, "a link within the tunnel takes smaller packets only");
+                    is_news = true;
+                }
+                Worth::Refused => {
+                    tracing::debug!(to = %told.far, mtu = told.mtu, "no link takes so little");
+                    self.reader.refused_mtus.fetch_add(1, Ordering::Relaxed);
+                }
             }
         });
         is_news

@@ -61,9 +61,9 @@ impl Written {
         Ok(())
     }
 
-    /// The targets.
-    pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
-        self.0.targets.values()
+    /// The targets by their numbers.
+    pub(super) fn targets(&self) -> impl Iterator<Item = (u32, &Target)> {
+        self.0.targets.iter().map(|(number, target)| (*number, target))
     }
 
     /// Whether there is a ring of this number, whatever is in it.

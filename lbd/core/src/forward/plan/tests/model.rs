@@ -33,6 +33,7 @@ impl Maps {
             it.target_names.clear();
             it.ring_targets.clear();
             it.ring_makes.clear();
+            it.least_paths.clear();
             it.checks.clear();
             it.left_out.clear();
         }
