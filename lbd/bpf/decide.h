@@ -135,10 +135,12 @@ static __always_inline __u32 to_other_node(struct packet *packet, const struct c
 
 /* An answer of a target to a VIP as source: who has the port that it is for? A target of `any_port` answers from the one that its client asked
  * for. */
-static __always_inline __u32 answer_to_slot(struct packet *packet, const struct config *settings, __u16 endpoint, int any_port)
+static __always_inline __u32 answer_to_slot(struct packet *packet, const struct config *settings, const struct endpoint *endpoint,
+					    int any_port)
 {
-	struct slot *slot = slot_of(endpoint, ntohs(packet->key.destination_port));
-	struct address *address = is_v6(packet) ? client_of(endpoint, ntohs(packet->key.destination_port)) : NULL;
+	__u16 index = endpoint->index;
+	struct slot *slot = slot_of(index, ntohs(packet->key.destination_port));
+	struct address *address = is_v6(packet) ? client_of(index, ntohs(packet->key.destination_port)) : NULL;
 	if (!slot || (is_v6(packet) && !address))
 		return VERDICT_MISS;
 	__u64 control = 0, after = 1;
@@ -175,6 +177,8 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 		return VERDICT_DROP;
 	}
 	packet->service = SLOT_SERVICE(control);
+	/* For the counters: a slot does not say which target it is that has this address. */
+	packet->target = endpoint->target;
 	__u8 state = state_of(packet, STATE_TARGET_FIN), gone = no_longer(packet);
 	int fresh = age(packet->now, SLOT_SEEN(control)) < REFRESH_TICKS;
 	if (packet->flags & PACKET_ICMP)
@@ -268,7 +272,7 @@ static __noinline __u32 answer_from(struct packet *packet, const struct config *
 	__u32 verdict = VERDICT_MISS;
 	if (endpoint->index) {
 		seen->have_slots = 1;
-		verdict = answer_to_slot(packet, settings, endpoint->index, any_port);
+		verdict = answer_to_slot(packet, settings, endpoint, any_port);
 	}
 	if (verdict == VERDICT_MISS && endpoint->candidates_count)
 		verdict = answer_to_client(packet, settings, endpoint, &seen->untold);

@@ -180,6 +180,8 @@ struct candidate { struct address vip; __be16 port; __u16 service; };  /* port 0
 struct endpoint {
 	__u16 index;             /* of its slots; 0 if no service with the VIP as source uses it */
 	__u16 candidates_count;
+	__u16 target;            /* whose answers these are, as long as that is one alone; else 0 */
+	__u16 spare;
 	struct candidate candidates[CANDIDATES_MAX]; /* services with preserved client addresses: reverse look-up in `flows` */
 };
 

@@ -123,7 +123,7 @@
 //! | `tandem_lbd_kernel_service_bytes_total` | counter | `service`, `direction` | bytes forwarded |
 //! | `tandem_lbd_kernel_target_flows` | gauge | `group`, `target` | flows at the last count |
 //! | `tandem_lbd_kernel_target_new_flows_total` | counter | `group`, `target` | flows begun |
-//! | `tandem_lbd_kernel_target_packets_total` | counter | `group`, `target`, `direction` | packets forwarded; of answers through `nat` those of flows that have proved themselves, the others count for the service alone |
+//! | `tandem_lbd_kernel_target_packets_total` | counter | `group`, `target`, `direction` | packets forwarded; where targets of several groups have one address and port, answers through `nat` of flows that have not proved themselves count for the service alone |
 //! | `tandem_lbd_kernel_target_bytes_total` | counter | `group`, `target`, `direction` | bytes forwarded |
 //! | `tandem_lbd_second_chance_running` | gauge | | 1 while proxied connections survive a move of their virtual IPs; this and what follows only where those of a pair are proxied |
 //! | `tandem_lbd_second_chance_draining` | gauge | `instance` | connections, and sessions of datagrams, that this node serves although their virtual IPs have left |

@@ -170,7 +170,7 @@ fn endpoints(harness: &mut Harness, world: &World) {
             continue;
         }
         let count = u16::try_from(candidates.len()).unwrap_or(0);
-        let mut value = Bytes::default().u16(if slotted { number } else { 0 }).u16(count);
+        let mut value = Bytes::default().u16(if slotted { number } else { 0 }).u16(count).u16(number).u16(0);
         for (vip, port, service) in candidates {
             value = value.address(vip).be16(port).u16(service);
         }

@@ -25,6 +25,11 @@ pub(super) fn name(key: &RingKey, target: &TargetInput) -> String {
     format!("{group}/{id} {address} {} {}", key.way.name(), key.protocol.name())
 }
 
+fn endpoint_key(key: &RingKey, target: &TargetInput) -> EndpointKey {
+    let (address, port) = (target.address.ip().into(), Be16(target.address.port()));
+    EndpointKey { address, port, protocol: key.protocol.number(), spare: 0 }
+}
+
 const FULL: &str = "the kernel's tables have no room for more targets";
 const TWIN: &str = "it has no port, and its address is also a target with one of the ports that it is asked for: connections could have the \
     same addresses and ports there; give it its port, too";
@@ -162,6 +167,9 @@ impl Builder<'_> {
         }
         let endpoint = if key.way == Way::Nat { self.add_endpoint(key, users, target)? } else { 0 };
         let number = self.indexes.get(Kind::Target, &name(key, target)).ok_or(FULL)?;
+        if key.way == Way::Nat {
+            self.add_answering(endpoint_key(key, target), number);
+        }
         let hop = self.input.hops.get(&(ip, users.source));
         // With nat what a router says reaches the client, translated. What it says of a tunnel's packet ends at this node.
         let overhead = key.way.overhead(ip);
@@ -205,6 +213,16 @@ impl Builder<'_> {
         Ok((number, mtu, use_now))
     }
 
+    /// Notes that a target answers from an endpoint, as those of other groups may.
+    fn add_answering(&mut self, key: EndpointKey, number: u16) {
+        let one = self.answering.entry(key).or_insert(Some(number));
+        *one = one.filter(|one| *one == number);
+        let target = one.unwrap_or(0);
+        if let Some(endpoint) = self.out.endpoints.get_mut(&key) {
+            endpoint.target = target;
+        }
+    }
+
     /// Where a target's answers are recognised: the number of its slots, or 0.
     fn add_endpoint(
         &mut self,
@@ -213,8 +231,7 @@ impl Builder<'_> {
         target: &TargetInput,
     ) -> Result<u16, &'static str> {
         let (ip, port) = (target.address.ip(), target.address.port());
-        let name =
-            EndpointKey { address: ip.into(), port: Be16(port), protocol: key.protocol.number(), spare: 0 };
+        let name = endpoint_key(key, target);
         let mut endpoint = self.out.endpoints.get(&name).copied().unwrap_or_default();
         for (listen, service) in &users.preserved {
             let asked = if port == 0 { 0 } else { listen.address.port() };

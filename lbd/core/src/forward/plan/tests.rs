@@ -220,6 +220,19 @@ fn keys_of_services_become_flags() {
 }
 
 #[test]
+fn an_endpoint_names_its_target_where_that_is_one_alone() {
+    let services = service("s", "nat", "\"192.0.2.10:80\", \"192.0.2.20:80\"", "")
+        + &service("t", "nat", "\"192.0.2.10:81\"", "");
+    let groups = group("s", "10.0.1.1:80 10.0.1.2:80", "") + &group("t", "10.0.1.2:80 10.0.1.3:80", "");
+    let contents = plan(&file(&services, &groups));
+    let named = |address: &str| {
+        let key = EndpointKey { address: vip(address), port: Be16(80), protocol: 6, spare: 0 };
+        contents.target_names.get(&contents.endpoints[&key].target).map(|(group, _)| group.as_str())
+    };
+    assert_eq!(["10.0.1.1", "10.0.1.2", "10.0.1.3"].map(named), [Some("s"), None, Some("t")]);
+}
+
+#[test]
 fn ranges_are_looked_through_from_the_narrowest() {
     let listen =
         "\"192.0.2.10:*\", \"192.0.2.10:8000-8100\", \"192.0.2.10:8010-8020/udp\", \"192.0.2.10:8050\"";
