@@ -109,21 +109,25 @@ static __always_inline __u32 follow(struct packet *packet, struct flow *flow, in
 }
 
 /* Where a packet from a target can be for a flow that the other node has begun and not told of yet: to that node, or nowhere, since the
- * stack would reset the connection. The target sends again what is dropped. */
+ * stack would reset the connection. Nowhere either while it can be for one of another layout, whose port is not written down here yet. The
+ * target sends again what is dropped. */
 static __always_inline __u32 to_other_node(struct packet *packet, const struct config *settings)
 {
 	__u32 port = ntohs(packet->key.destination_port);
-	if (!(settings->flags & CONFIG_REPLICATED) || packet->flags & PACKET_ICMP || port < NAT_PORT_FIRST)
+	if (packet->flags & PACKET_ICMP || port < NAT_PORT_FIRST)
 		return VERDICT_MISS;
 	__u32 half = port - NAT_PORT_FIRST >= HALF_PORTS;
+	int of_other = settings->flags & CONFIG_REPLICATED && half != (settings->node & 1);
+	if (!of_other && !(settings->flags & CONFIG_PORTS_MISSING))
+		return VERDICT_MISS;
 	struct address address __attribute__((aligned(8))) = packet->key.destination;
-	struct vip *vip = half == (settings->node & 1) ? NULL : bpf_map_lookup_elem(&vips, &address);
+	struct vip *vip = bpf_map_lookup_elem(&vips, &address);
 	struct vip_address *back = vip ? AT(vip_addresses, vip->index) : NULL;
 	if (!back)
 		return VERDICT_MISS;
 	packet->vip = vip->index;
 	packet->reason = DROP_UNKNOWN_FLOW;
-	return back->other_ifindex ? VERDICT_OTHER : VERDICT_DROP;
+	return of_other && back->other_ifindex ? VERDICT_OTHER : VERDICT_DROP;
 }
 
 /* How often a slot is read that changes under the reader. */
@@ -131,10 +135,12 @@ static __always_inline __u32 to_other_node(struct packet *packet, const struct c
 
 /* An answer of a target to a VIP as source: who has the port that it is for? A target of `any_port` answers from the one that its client asked
  * for. */
-static __always_inline __u32 answer_to_slot(struct packet *packet, const struct config *settings, __u16 endpoint, int any_port)
+static __always_inline __u32 answer_to_slot(struct packet *packet, const struct config *settings, const struct endpoint *endpoint,
+					    int any_port)
 {
-	struct slot *slot = slot_of(endpoint, ntohs(packet->key.destination_port));
-	struct address *address = is_v6(packet) ? client_of(endpoint, ntohs(packet->key.destination_port)) : NULL;
+	__u16 index = endpoint->index;
+	struct slot *slot = slot_of(index, ntohs(packet->key.destination_port));
+	struct address *address = is_v6(packet) ? client_of(index, ntohs(packet->key.destination_port)) : NULL;
 	if (!slot || (is_v6(packet) && !address))
 		return VERDICT_MISS;
 	__u64 control = 0, after = 1;
@@ -171,6 +177,8 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 		return VERDICT_DROP;
 	}
 	packet->service = SLOT_SERVICE(control);
+	/* For the counters: a slot does not say which target it is that has this address. */
+	packet->target = endpoint->target;
 	__u8 state = state_of(packet, STATE_TARGET_FIN), gone = no_longer(packet);
 	int fresh = age(packet->now, SLOT_SEEN(control)) < REFRESH_TICKS;
 	if (packet->flags & PACKET_ICMP)
@@ -264,7 +272,7 @@ static __noinline __u32 answer_from(struct packet *packet, const struct config *
 	__u32 verdict = VERDICT_MISS;
 	if (endpoint->index) {
 		seen->have_slots = 1;
-		verdict = answer_to_slot(packet, settings, endpoint->index, any_port);
+		verdict = answer_to_slot(packet, settings, endpoint, any_port);
 	}
 	if (verdict == VERDICT_MISS && endpoint->candidates_count)
 		verdict = answer_to_client(packet, settings, endpoint, &seen->untold);
@@ -296,6 +304,39 @@ __noinline int answer(struct packet *packet, __u32 service_port)
 	packet->vip = seen.untold;
 	packet->reason = DROP_UNKNOWN_FLOW;
 	return VERDICT_MAYBE_OTHER;
+}
+
+/* Whether an endpoint stands behind a VIP in whose network the other node has a MAC address. */
+static __noinline int is_behind_other(const struct endpoint *endpoint, __u64 mac)
+{
+	for (int number = 0; number < CANDIDATES_MAX; number++) {
+		if (number >= endpoint->candidates_count)
+			break;
+		struct address address __attribute__((aligned(8))) = endpoint->candidates[number].vip;
+		struct vip *vip = bpf_map_lookup_elem(&vips, &address);
+		struct vip_address *back = vip ? AT(vip_addresses, vip->index) : NULL;
+		if (back && back->other_ifindex && mac_number((const void *)back->other_mac) == mac)
+			return 1;
+	}
+	return 0;
+}
+
+/* Whether a target's packet to somebody's own address comes from the other node, whose MAC address may be another for each of the VIPs that
+ * it can be an answer for: of those the nodes may choose different ones, at different interfaces. */
+__noinline int is_other_node(const struct packet *packet, __u64 mac)
+{
+	struct config *settings = AT(config, 0);
+	if (!packet || !settings)
+		return 0;
+	struct endpoint_key key = { packet->key.source, packet->key.source_port, packet->key.protocol, 0 };
+	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &key);
+	if (endpoint && is_behind_other(endpoint, mac))
+		return 1;
+	if (!(settings->flags & CONFIG_HAS_ANY_PORT) || !is_service_port(packet->key.source_port))
+		return 0;
+	key.port = 0;
+	endpoint = bpf_map_lookup_elem(&endpoints, &key);
+	return endpoint && is_behind_other(endpoint, mac);
 }
 
 /* A flow that is half-open: it becomes a real one with a second packet that does not open it. `preserve`: it is pending; `shared`: it may

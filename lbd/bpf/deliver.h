@@ -41,15 +41,24 @@ static __always_inline int answered(const int xdp, struct packet *packet, __u8 r
  * the answer to a health check. */
 static __always_inline int may_be_of_other(void *ctx, const int xdp, const struct packet *packet)
 {
-	struct vip_address *vip = AT(vip_addresses, packet->vip);
 	struct ethernet *frame = frame_start(ctx, xdp);
-	if (!vip || (void *)(frame + 1) > frame_end(ctx, xdp) || is_from(frame, vip->other_mac))
+	if (!packet || (void *)(frame + 1) > frame_end(ctx, xdp) || is_other_node(packet, mac_number(frame->source)))
 		return 0;
-	return OF_KIND(is_forwarded, packet);
+	return is_forwarded(ctx, packet);
+}
+
+__noinline int may_be_of_other_tc(struct __sk_buff *ctx, const struct packet *packet)
+{
+	return may_be_of_other(ctx, 0, packet);
+}
+
+__noinline int may_be_of_other_xdp(struct xdp_md *ctx, const struct packet *packet)
+{
+	return may_be_of_other(ctx, 1, packet);
 }
 
 /* To the other node, as it came. What comes from there stops here: that node does not know its flow either. What only may be of the other node
- * has a hop less by then: the nodes may choose different VIPs for it, at different interfaces, and do not know each other's frames there. */
+ * has a hop less by then: the other node's frames are not known where its address has just become another, and nothing may go round for ever. */
 static __always_inline int send_to_other(void *ctx, const int xdp, struct packet *packet, int maybe)
 {
 	struct vip_address *vip = AT(vip_addresses, packet->vip);

@@ -31,7 +31,7 @@ static __always_inline int forward_other(void *ctx, const int xdp, struct packet
 	case VERDICT_ANSWER:
 		return answered(xdp, packet, packet->reason, OF_KIND(reset, packet));
 	case VERDICT_MAYBE_OTHER:
-		if (!may_be_of_other(ctx, xdp, packet))
+		if (!OF_KIND(may_be_of_other, packet))
 			return pass(xdp);
 		__attribute__((fallthrough));
 	case VERDICT_OTHER:

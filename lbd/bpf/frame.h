@@ -13,6 +13,12 @@ static __always_inline int is_from(const struct ethernet *frame, const __u8 sour
 	return !((frame->source[0] ^ mac[0]) | (frame->source[1] ^ mac[1]) | (frame->source[2] ^ mac[2]));
 }
 
+/* A MAC address as a number, to be handed to functions that see no frame. */
+static __always_inline __u64 mac_number(const __u16 mac[3])
+{
+	return (__u64)mac[0] | (__u64)mac[1] << 16 | (__u64)mac[2] << 32;
+}
+
 static __always_inline void set_macs(struct ethernet *frame, const __u8 destination[6], const __u8 source[6])
 {
 	const __u16 *to = (const void *)destination, *from = (const void *)source;

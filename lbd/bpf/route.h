@@ -41,21 +41,9 @@ static __always_inline long look_up_route(void *ctx, const struct packet *packet
 /* Whether the kernel would forward a packet as it is: not one to this host itself. */
 static __always_inline int is_forwarded(void *ctx, const struct packet *packet)
 {
-	if (!packet)
-		return 0;
 	struct bpf_fib_lookup query = {};
 	long result = look_up_route(ctx, packet, &query, &packet->key.source, &packet->key.destination);
 	return result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH;
-}
-
-__noinline int is_forwarded_tc(struct __sk_buff *ctx, const struct packet *packet)
-{
-	return is_forwarded(ctx, packet);
-}
-
-__noinline int is_forwarded_xdp(struct xdp_md *ctx, const struct packet *packet)
-{
-	return is_forwarded(ctx, packet);
 }
 
 /* Asks the kernel, as for a packet that it would forward from the VIP. Returns 0 if there is no way, 1 if the cache has it

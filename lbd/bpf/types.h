@@ -48,6 +48,7 @@ struct config {
 #define CONFIG_HAS_ANY_PORT 4u   /* there are endpoints without a port of their own */
 #define CONFIG_REPLICATED 16u    /* flows are told to another node */
 #define CONFIG_HAS_CHECKS 8u     /* health checks take the way of clients' packets */
+#define CONFIG_PORTS_MISSING 32u /* flows that came from another layout may lack their ports: an answer for a port that nobody has is dropped */
 
 /* instances[index]: until when this node owns the VIPs of a VRRP instance. The owner begins flows and is answered for; a former
  * owner goes on with the flows that it knows until `until + drain_ns`. `vrrpd` has this map in its memory and writes it: one
@@ -179,6 +180,8 @@ struct candidate { struct address vip; __be16 port; __u16 service; };  /* port 0
 struct endpoint {
 	__u16 index;             /* of its slots; 0 if no service with the VIP as source uses it */
 	__u16 candidates_count;
+	__u16 target;            /* whose answers these are, as long as that is one alone; else 0 */
+	__u16 spare;
 	struct candidate candidates[CANDIDATES_MAX]; /* services with preserved client addresses: reverse look-up in `flows` */
 };
 
@@ -260,8 +263,9 @@ enum drop_reason {
 	DROP_HEADROOM,           /* the packet could not be made longer for a tunnel */
 	DROP_SOLICITATION,       /* ARP or ND asked for a VIP that this node does not own: the stack may still have the address */
 	DROP_ANSWER_RATE,        /* would have been answered, but for too many that were in this tick */
-	DROP_UNKNOWN_FLOW,       /* from a target for a flow of the other node, which may not be known here yet, or for a port that became
-				  * somebody else's while it was read: the stack would reset it */
+	DROP_UNKNOWN_FLOW,       /* from a target for a flow of the other node, which may not be known here yet, for one of another layout whose
+				  * port may not be here yet, or for a port that became somebody else's while it was read: the stack would
+				  * reset it */
 	DROP_NOT_CUT,            /* the same as DROP_TOO_BIG of IPv4 without DF, which a router would have cut into fragments */
 	DROP_REASONS
 };

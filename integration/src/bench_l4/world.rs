@@ -294,7 +294,7 @@ impl World {
         put(&mut key, 0, &octets(address));
         put(&mut key, 16, &port.to_be_bytes());
         key[18] = protocol;
-        let mut value = [0; 84];
+        let mut value = [0; 88];
         put(&mut value, 0, &index.to_ne_bytes());
         self.hash("endpoints", key, value)?;
         // Where clients have IPv6 addresses, these are behind the slots of all endpoints.

@@ -39,7 +39,8 @@ fn config(harness: &Harness, world: &World) {
         | u32::from(any_access) << 1
         | u32::from(any_nat && any_port) << 2
         | u32::from(world.checks) << 3
-        | u32::from(world.replicated) << 4;
+        | u32::from(world.replicated) << 4
+        | u32::from(world.ports_missing) << 5;
     let bytes = Bytes::default()
         .u64(word(low))
         .u64(word(high))
@@ -67,7 +68,7 @@ fn listeners(harness: &Harness, world: &World) {
             value = value.u16(range.ports.0).u16(range.ports.1).u16(range.service).u8(range.protocol).u8(0);
         }
         harness.table("vips").put(&Bytes::default().address(*address).0, &value.0);
-        let (ifindex, mac) = world.other.unwrap_or_default();
+        let (ifindex, mac) = world.other_of(*address).unwrap_or_default();
         let back = Bytes::default().address(*address).u8(*instance).u8(0).u16(0).u32(ifindex);
         let back = back.raw(&mac).raw(&OWN).u32(world.others_until);
         harness.table("vip_addresses").put(&u32::from(index).to_ne_bytes(), &back.0);
@@ -169,7 +170,7 @@ fn endpoints(harness: &mut Harness, world: &World) {
             continue;
         }
         let count = u16::try_from(candidates.len()).unwrap_or(0);
-        let mut value = Bytes::default().u16(if slotted { number } else { 0 }).u16(count);
+        let mut value = Bytes::default().u16(if slotted { number } else { 0 }).u16(count).u16(number).u16(0);
         for (vip, port, service) in candidates {
             value = value.address(vip).be16(port).u16(service);
         }

@@ -261,7 +261,7 @@ impl Oracle {
         } else if self.is_of_other_node(&tuple, if later { 0 } else { view.flags(frame) }) {
             Expected::counted(Outcome::Drop, Reason::UnknownFlow)
         } else if self.may_be_untold(&tuple, if later { 0 } else { view.flags(frame) }) {
-            self.handed_over(frame, &view)
+            self.handed_over(frame, &view, &tuple)
         } else {
             Expected::pass()
         };
@@ -279,7 +279,8 @@ impl Oracle {
         mac == self.links.own || (mac[..4] == [0, 0, 0x5e, 0] && (mac[4] == 1 || mac[4] == 2))
     }
 
-    /// Whether it comes from a target of NAT to a port that only the other node gives to flows: it may not have told of this one yet.
+    /// Whether it comes from a target of NAT to a port that only the other node gives to flows, which may not have told of this one yet, or while
+    /// flows may lack the ports that they had in another layout.
     fn is_of_other_node(&self, tuple: &Tuple, flags: u8) -> bool {
         let (from, to) = (tuple.client, tuple.service);
         let translates = |index: u16| {
@@ -295,11 +296,11 @@ impl Oracle {
         });
         let opens = tuple.protocol == TCP && flags & (SYN | ACK) == SYN;
         let half = u8::from(to.port() >= 1024 + 32_256);
-        self.world.replicated
+        let elsewhere = self.world.replicated && half != self.world.node;
+        (elsewhere || self.world.ports_missing)
             && !opens
             && is_endpoint
             && to.port() >= 1024
-            && half != self.world.node
             && self.world.vips.iter().any(|(vip, _)| *vip == to.ip())
             && !asked(to.port())
     }
@@ -307,35 +308,52 @@ impl Oracle {
     /// Whether it comes from a target that answers to clients' own addresses, leaves this host again, and the other node may have begun flows
     /// which it has not told of.
     fn may_be_untold(&self, tuple: &Tuple, flags: u8) -> bool {
-        let (from, to) = (tuple.client, tuple.service.ip());
-        let asked =
-            |port| self.world.listens.iter().any(|listen| (listen.ports.0..=listen.ports.1).contains(&port));
-        let keeping = self.world.services.iter().filter(|service| service.nat && service.preserve);
-        let mut targets = keeping.flat_map(|service| &service.members).map(|member| self.world.at(member.0));
+        let to = tuple.service.ip();
         let begins = tuple.protocol == TCP && flags & (SYN | ACK) == SYN;
         let stays = ADDRESSES.contains(&to) || self.world.vips.iter().any(|(vip, _)| *vip == to);
         self.world.replicated
             && self.world.now < self.world.others_until
             && !begins
             && !stays
-            && targets.any(|target| {
+            && !self.vips_before(tuple).is_empty()
+    }
+
+    /// The VIPs whose clients may get this answer from a target that keeps their addresses.
+    fn vips_before(&self, tuple: &Tuple) -> HashSet<IpAddr> {
+        let from = tuple.client;
+        let asked =
+            |port| self.world.listens.iter().any(|listen| (listen.ports.0..=listen.ports.1).contains(&port));
+        let answers = |service: &Service| {
+            service.members.iter().map(|member| self.world.at(member.0)).any(|target| {
                 let port = if target.port == 0 { asked(from.port()) } else { target.port == from.port() };
                 target.protocol == tuple.protocol && target.address == from.ip() && port
             })
+        };
+        let keeps = |service: &Service| service.nat && service.preserve && answers(service);
+        let listens = self.world.listens.iter().filter(|listen| keeps(self.world.of(listen.service)));
+        listens.map(|listen| listen.vip).collect()
     }
 
-    /// To the other node, a hop further. What that one has sent here is of no flow at all.
-    fn handed_over(&self, frame: &[u8], view: &View) -> Expected {
-        match self.world.other {
-            Some((_, other)) if frame[6..12] == other => Expected::pass(),
-            None => Expected::counted(Outcome::Drop, Reason::UnknownFlow),
-            Some(_) if view.ttl <= 1 => Expected::counted(Outcome::Drop, Reason::Ttl),
-            Some((_, other)) => {
-                let mut sent = frame.to_vec();
-                rewrite::hop(&mut sent, view, (other, self.links.own));
-                Expected::forward(vec![sent])
-            }
+    /// To the other node, a hop further, by the network of one of the VIPs. What that one has sent here, by whichever of them, is of no flow at
+    /// all.
+    fn handed_over(&self, frame: &[u8], view: &View, tuple: &Tuple) -> Expected {
+        let others = self.vips_before(tuple).into_iter().filter_map(|vip| self.world.other_of(vip));
+        let others: HashSet<[u8; 6]> = others.map(|(_, mac)| mac).collect();
+        if others.iter().any(|other| frame[6..12] == *other) {
+            return Expected::pass();
         }
+        if others.is_empty() {
+            return Expected::counted(Outcome::Drop, Reason::UnknownFlow);
+        }
+        if view.ttl <= 1 {
+            return Expected::counted(Outcome::Drop, Reason::Ttl);
+        }
+        let sent = |other: [u8; 6]| {
+            let mut sent = frame.to_vec();
+            rewrite::hop(&mut sent, view, (other, self.links.own));
+            sent
+        };
+        Expected::forward(others.into_iter().map(sent).collect())
     }
 
     /// Some service has this VIP and protocol.

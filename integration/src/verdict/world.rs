@@ -200,10 +200,14 @@ pub struct World {
     pub checks: bool,
     /// Flows are told to another node.
     pub replicated: bool,
+    /// Flows of another layout may lack their ports.
+    pub ports_missing: bool,
     /// Until this tick the other node may have begun flows that are not known here; 0 for never.
     pub others_until: u32,
     /// The interface by which the other node is reached, and its Ethernet address.
     pub other: Option<(u32, [u8; 6])>,
+    /// The same in the networks of VIPs where it is another.
+    pub others_of: HashMap<IpAddr, (u32, [u8; 6])>,
 }
 
 impl World {
@@ -222,9 +226,17 @@ impl World {
             roles: vec![Role::Active, Role::Active],
             checks: false,
             replicated: false,
+            ports_missing: false,
             others_until: 0,
             other: None,
+            others_of: HashMap::new(),
         }
+    }
+
+    /// The other node in the network of a VIP.
+    #[must_use]
+    pub fn other_of(&self, vip: IpAddr) -> Option<(u32, [u8; 6])> {
+        self.others_of.get(&vip).copied().or(self.other)
     }
 
     /// Adds a target of the plain kind, and says its index.

@@ -157,6 +157,36 @@ fn an_answer_for_a_flow_that_the_other_node_has_not_told_of_is_not_reset() {
     });
 }
 
+/// Between two layouts of the maps a flow may have come over, or not even that, while its port is not written down yet.
+#[test]
+fn an_answer_for_a_port_that_is_not_written_down_yet_is_not_reset() {
+    each(nats(), |path, pair| {
+        let sent = [pair.sends(&path.tcp(907, SYN).frame()), pair.sends(&path.udp(907).frame())];
+        pair.harness.forget_flows();
+        pair.harness.forget_slots();
+        pair.oracle.flows.clear();
+        pair.oracle.slots.clear();
+        for (missing, node) in [(true, 0), (true, 1), (false, 0), (true, 0)] {
+            pair.tell(|world| (world.ports_missing, world.node) = (missing, node));
+            for (sent, flags) in sent.iter().flat_map(|sent| [SYN | ACK, ACK, FIN | ACK].map(|it| (sent, it)))
+            {
+                let expected = if missing && !path.preserve {
+                    Expected::counted(Outcome::Drop, Reason::UnknownFlow)
+                } else {
+                    Expected::pass()
+                };
+                pair.does(&answer(sent, flags).frame(), &expected);
+            }
+        }
+        // What begins meanwhile has its port at once; and to whom else the target speaks is none of this.
+        let sent = pair.sends(&path.tcp(908, SYN).frame());
+        pair.sends(&answer(&sent, SYN | ACK).frame());
+        let target = pair.oracle.world.at(1);
+        let from = SocketAddr::new(target.address, target.port);
+        pair.does(&from_target(Packet::tcp(from, path.client(40_000), ACK)).frame(), &Expected::pass());
+    });
+}
+
 /// An answer to a client's own address looks like any packet of the target's: the node that knows the flow is to say what it is.
 #[test]
 fn an_answer_to_a_client_s_own_address_leaves_by_the_node_that_has_begun_its_flow() {
@@ -211,6 +241,41 @@ fn an_answer_to_a_client_s_own_address_leaves_by_the_node_that_has_begun_its_flo
         pair.wait(200);
         for sent in &sent {
             pair.does(&answer(sent, SYN | ACK).frame(), &Expected::pass());
+        }
+    });
+}
+
+/// The nodes may choose different VIPs for such an answer, at different interfaces. Whatever the other node has sent here stays here.
+#[test]
+fn what_comes_from_the_other_node_by_the_network_of_any_virtual_ip_does_not_go_back() {
+    let preserving = nats().into_iter().filter(|path| path.preserve).collect();
+    each(preserving, |path, pair| {
+        let [one, two, stranger] = [0xbb, 0xcc, 0xdd].map(|last| [2, 0, 0, 0, 0, last]);
+        let second = if path.vip.is_ipv4() { "192.0.2.11" } else { "2001:db8::11" };
+        for any_port in [false, true] {
+            pair.tell(|world| {
+                world.replicated = true;
+                world.others_until = world.now + 100;
+                world.other = Some((1, one));
+                world.others_of.insert(second.parse().unwrap(), (1, two));
+                if any_port {
+                    world.targets.iter_mut().for_each(|target| target.port = 0);
+                } else {
+                    world.listen(second, (PORTS.0, PORTS.0), TCP, 1);
+                }
+            });
+            let sent = pair.sends(&path.tcp(906, SYN).frame());
+            // The answer comes to a node that knows of nothing.
+            pair.harness.forget_flows();
+            pair.oracle.flows.clear();
+            let frame = answer(&sent, SYN | ACK).frame();
+            let from = |mac: [u8; 6]| [&frame[..6], &mac, &frame[12..]].concat();
+            let handed = pair.sends(&frame);
+            assert!([one, two].iter().any(|other| handed[..6] == *other), "{:?}", &handed[..6]);
+            for other in [one, two] {
+                pair.does(&from(other), &Expected::pass());
+            }
+            pair.sends(&from(stranger));
         }
     });
 }

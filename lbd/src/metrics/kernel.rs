@@ -21,6 +21,8 @@ pub(super) fn encode(out: &mut Out<'_>, kernel: &Kernel) -> fmt::Result {
     out.gauge("kernel_flows", "Flows at the last count", view.flows as f64)?;
     out.gauge("kernel_flows_max", "Flows that can be remembered", f64::from(view.flows_max))?;
     out.counter("kernel_flows_expired", "Flows deleted because they were over", reader.expired())?;
+    let what = "What routers have said of ways through tunnels and was not believed";
+    out.counter("kernel_path_mtu_refused", what, reader.refused_mtus())?;
     let totals = reader.totals();
     let drops = totals.drops.iter().map(|(reason, count)| (vec![("reason", *reason)], *count));
     out.counters("kernel_drops", "Packets for a service that were not forwarded, or not remembered", drops)?;

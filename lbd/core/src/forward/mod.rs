@@ -9,5 +9,6 @@ pub mod formats;
 pub mod path_mtu;
 pub mod plan;
 pub mod ports;
+pub mod refill;
 pub mod refresh;
 pub mod switch;

@@ -3,7 +3,8 @@
 //! big, and its client hears of it.
 //!
 //! Who may send such a word is known no better than with any tunnel (RFC 2003, 3.1, RFC 8201): it is to quote a packet of this node's to a
-//! target, and lowers nothing below what every host has to take.
+//! target, and lowers nothing below what every host has to take. What says less than there is on any way is refused: clients of IPv6 send
+//! nothing smaller whatever they are told, so that one forged word would keep all that they send from a target.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,8 +17,23 @@ use super::abi::{Target, WAY_GRE, WAY_GUE, WAY_IPIP};
 /// value (10 minutes)"; RFC 8201, 5.3, has the same.
 pub const LEARNED_FOR: Duration = Duration::from_secs(600);
 
-/// What every host has to take: RFC 791, 3.1, and RFC 8200, 5.
-const LEAST: [u32; 2] = [576, 1280];
+/// What every host of IPv4 has to take: RFC 791, 3.1. Nothing is lowered below it.
+const LEAST_V4: u32 = 576;
+
+/// What every link takes of IPv4 (RFC 791, 3.2) and of IPv6 (RFC 8200, 5).
+const LINK_V4: u32 = 68;
+const LINK_V6: u32 = 1280;
+
+/// What the way to the far end of a tunnel takes at least, in bytes with the tunnel's own headers, which are `overhead` of them: what each link
+/// does, and where IPv6 packets go through the tunnel, what those are guaranteed.
+#[must_use]
+pub const fn least(far: IpAddr, overhead: u32, carries_ipv6: bool) -> u32 {
+    match (far.is_ipv6(), carries_ipv6) {
+        (_, true) => LINK_V6 + overhead,
+        (true, false) => LINK_V6,
+        (false, false) => LINK_V4,
+    }
+}
 
 /// RFC 1191, 7.1: what links take, for routers that do not say it.
 const PLATEAUS: [u32; 8] = [32_000, 17_914, 8166, 4352, 2002, 1492, 1006, 508];
@@ -62,7 +78,7 @@ impl TooBig {
         }
         let address = |at: usize| Ipv4Addr::new(quoted[at], quoted[at + 1], quoted[at + 2], quoted[at + 3]);
         let said = u32::from(u16::from_be_bytes([message[6], message[7]]));
-        let guessed = || PLATEAUS.into_iter().find(|plateau| *plateau < number(2)).unwrap_or(LEAST[0]);
+        let guessed = || PLATEAUS.into_iter().find(|plateau| *plateau < number(2)).unwrap_or(LEAST_V4);
         Some(Self {
             near: address(12).into(),
             far: address(16).into(),
@@ -117,6 +133,17 @@ fn sums_up(bytes: &[u8]) -> bool {
     sum == 0xffff
 }
 
+/// What has come of a router's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worth {
+    /// Nothing: it is about no target, or nothing new.
+    Nothing,
+    /// A way takes less than was known.
+    News,
+    /// It was refused: there is no such way.
+    Refused,
+}
+
 /// What is known of ways through tunnels, by their far ends: of no more than there are targets.
 #[derive(Clone, Debug, Default)]
 pub struct PathMtus {
@@ -130,25 +157,29 @@ struct Learned {
 }
 
 impl PathMtus {
-    /// Takes a router's word, if it is about a packet to one of these targets; whether that way takes less than was known.
+    /// Takes a router's word, if it is about a packet to one of these targets, each with the [`least`] that its way takes.
     pub fn learn<'a>(
         &mut self,
         told: &TooBig,
-        targets: impl IntoIterator<Item = &'a Target>,
+        targets: impl IntoIterator<Item = (&'a Target, u32)>,
         now: Instant,
-    ) -> bool {
-        if !targets.into_iter().any(|target| told.is_about(target)) {
-            return false;
+    ) -> Worth {
+        let about = targets.into_iter().filter(|(target, _)| told.is_about(target));
+        let Some(least) = about.map(|(_, least)| least).min() else { return Worth::Nothing };
+        // RFC 8201, 4: "If a node receives a Packet Too Big message reporting a next-hop MTU that is less than the IPv6 minimum link MTU, it must
+        // discard it. A node must not reduce its estimate of the Path MTU below the IPv6 minimum link MTU on receipt of a Packet Too Big message."
+        if told.mtu < least {
+            return Worth::Refused;
         }
-        let mtu = told.mtu.max(LEAST[usize::from(told.far.is_ipv6())]);
+        let mtu = told.mtu.max(LEAST_V4);
         let known = self.learned.get(&told.far).filter(|known| known.until > now);
         // RFC 8201, 4: "A node must not increase its estimate of the Path MTU in response to the contents of a Packet Too Big message."
         if known.is_some_and(|known| known.mtu < mtu) {
-            return false;
+            return Worth::Nothing;
         }
         let is_news = known.is_none_or(|known| known.mtu != mtu);
         self.learned.insert(told.far, Learned { mtu, until: now + LEARNED_FOR });
-        is_news
+        if is_news { Worth::News } else { Worth::Nothing }
     }
 
     /// What holds now: the largest packet on the way to each far end, in bytes.
@@ -239,16 +270,56 @@ mod tests {
             target(WAY_IPIP, "10.0.0.1", "10.9.0.8"),
         ];
         let mut paths = PathMtus::default();
-        assert!(!paths.learn(&told, &others, now(1)));
+        // Nor is what they say refused, however little it is.
+        for mtu in [1400, 3] {
+            let others = others.iter().map(|other| (other, LINK_V4));
+            assert_eq!(paths.learn(&TooBig { mtu, ..told }, others, now(1)), Worth::Nothing);
+        }
         assert!(paths.current(now(1)).is_empty());
-        let fitting = target(WAY_IPIP, "10.0.0.1", "10.9.0.7");
-        for protocol in [IPIP, IPV6] {
-            assert!(PathMtus::default().learn(&TooBig { protocol, ..told }, [&fitting], now(1)));
-        }
-        for (way, protocol) in [(WAY_GRE, GRE), (WAY_GUE, UDP)] {
+        let worth = |way: u8, protocol: u8| {
             let fitting = target(way, "10.0.0.1", "10.9.0.7");
-            assert!(PathMtus::default().learn(&TooBig { protocol, ..told }, [&fitting], now(1)));
+            PathMtus::default().learn(&TooBig { protocol, ..told }, [(&fitting, LINK_V4)], now(1))
+        };
+        for (way, protocol) in [(WAY_IPIP, IPIP), (WAY_IPIP, IPV6), (WAY_GRE, GRE), (WAY_GUE, UDP)] {
+            assert_eq!(worth(way, protocol), Worth::News);
         }
+    }
+
+    #[test]
+    fn less_than_ipv6_guarantees_is_refused() {
+        let [near4, far4, near6, far6] = ["10.0.0.1", "10.9.0.7", "2001:db8::1", "2001:db8::7"];
+        // Headers of IPv4 or IPv6, and with GRE four bytes more: what is left for IPv6 is 1,280 bytes at least, and for IPv4 what each link takes
+        // of the outer packet.
+        for (way, protocol, near, far, overhead, carries_ipv6, least_wanted) in [
+            (WAY_IPIP, IPIP, near4, far4, 20, false, 68),
+            (WAY_IPIP, IPV6, near4, far4, 20, true, 1300),
+            (WAY_GRE, GRE, near4, far4, 24, true, 1304),
+            (WAY_IPIP, IPIP, near6, far6, 40, false, 1280),
+            (WAY_IPIP, IPV6, near6, far6, 40, true, 1320),
+            (WAY_GRE, GRE, near6, far6, 44, true, 1324),
+        ] {
+            let target = target(way, near, far);
+            let [near, far]: [IpAddr; 2] = [near, far].map(|text| text.parse().unwrap());
+            let least = least(far, overhead, carries_ipv6);
+            assert_eq!(least, least_wanted, "{way} {far} {carries_ipv6}");
+            let mut paths = PathMtus::default();
+            let mut learn =
+                |mtu: u32| paths.learn(&TooBig { near, far, protocol, mtu }, [(&target, least)], now(1));
+            assert_eq!([1400, least - 1, 0].map(&mut learn), [Worth::News, Worth::Refused, Worth::Refused]);
+            assert_eq!(learn(least), Worth::News);
+            let known = paths.current(now(1))[&far];
+            assert_eq!(known, least.max(576), "{way} {far} {carries_ipv6}");
+        }
+    }
+
+    /// Targets at the same far end, of which IPv6 goes to one: what the others' way takes is heard.
+    #[test]
+    fn what_only_some_of_a_far_ends_targets_cannot_have_is_heard() {
+        let told = TooBig { mtu: 900, ..TooBig::of_ipv4(&MESSAGE).unwrap() };
+        let target = target(WAY_IPIP, "10.0.0.1", "10.9.0.7");
+        let mut paths = PathMtus::default();
+        assert_eq!(paths.learn(&told, [(&target, 1300), (&target, LINK_V4)], now(1)), Worth::News);
+        assert_eq!(paths.current(now(1)).get(&told.far), Some(&900));
     }
 
     #[test]
@@ -257,14 +328,15 @@ mod tests {
         let target = target(WAY_IPIP, "10.0.0.1", "10.9.0.7");
         let mut paths = PathMtus::default();
         let mut learn = |mtu: u32, at: u64| {
-            let is_news = paths.learn(&TooBig { mtu, ..told }, [&target], now(at));
-            (is_news, paths.current(now(at)).get(&told.far).copied())
+            let worth = paths.learn(&TooBig { mtu, ..told }, [(&target, LINK_V4)], now(at));
+            (worth == Worth::News, paths.current(now(at)).get(&told.far).copied())
         };
         assert_eq!(learn(1400, 0), (true, Some(1400)));
         assert_eq!(learn(1450, 1), (false, Some(1400)), "nobody makes it wider");
         assert_eq!(learn(1400, 300), (false, Some(1400)));
         assert_eq!(learn(1300, 301), (true, Some(1300)));
-        assert_eq!(learn(3, 302), (true, Some(576)), "what every host takes");
+        assert_eq!(learn(3, 302), (false, Some(1300)), "there is no such link");
+        assert_eq!(learn(68, 302), (true, Some(576)), "what every host takes");
         let after = LEARNED_FOR.as_secs() + 303;
         assert_eq!(learn(1400, after), (true, Some(1400)), "the links may be others by now");
         assert_eq!(paths.current(now(after) + LEARNED_FOR), BTreeMap::new());

@@ -1,6 +1,7 @@
 //! `lbd doctor`: what kernel forwarding and the second chance need of this host, its interfaces and its targets, and what they have.
 
 mod checks;
+mod handed;
 mod host;
 mod ports;
 mod second_chance;
@@ -79,7 +80,12 @@ pub(crate) fn doctor(
     host::host(&mut report);
     match config {
         Ok(config) if super::thread::wanted(&config) => look(&config, node, running, &mut report),
-        Ok(_) => report.add(Level::Note, "configuration", "no service has mode nat or dsr"),
+        Ok(config) => {
+            report.add(Level::Note, "configuration", "no service has mode nat or dsr");
+            for (name, handed) in handed::by_interface(&config, node) {
+                host::filter(&name, handed, &mut report);
+            }
+        }
         Err(error) => report.add(Level::Bad, "configuration", format!("{error:#}")),
     }
     if let Some(status) = running {
@@ -139,8 +145,10 @@ fn look(config: &Config, node: &str, running: Option<&Status>, report: &mut Repo
     }
     names.extend(config.kernel.interfaces_of(node).iter().cloned());
     names.extend(targets::ways_of(&mut ways, config, report));
+    let handed = handed::by_interface(config, node);
     for name in &names {
-        host::interface(&ways, name, config.kernel.attach == Attach::Xdp, report);
+        let handed = handed.get(name).copied().unwrap_or_default();
+        host::interface(&ways, name, config.kernel.attach == Attach::Xdp, handed, report);
     }
     if let Some(clash) = ports::clash(config, node) {
         report.add(Level::Note, "ports", clash);

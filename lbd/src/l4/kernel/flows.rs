@@ -52,6 +52,8 @@ pub(crate) struct Reader {
     pub(super) places: ArcSwap<Places>,
     pub(super) census: ArcSwap<Census>,
     pub(super) expired: AtomicU64,
+    /// Words of routers on ways through tunnels that were refused.
+    pub(super) refused_mtus: AtomicU64,
     /// Whether the maps hold the services: before that nobody can say which flows are over.
     pub(super) written: AtomicBool,
     /// Numbers that have stood for nothing for some time: their flows are deleted with the next walk, which then takes this away.
@@ -138,6 +140,7 @@ impl Reader {
             places: ArcSwap::default(),
             census: ArcSwap::default(),
             expired: AtomicU64::new(0),
+            refused_mtus: AtomicU64::new(0),
             written: AtomicBool::new(false),
             gone: ArcSwapOption::empty(),
             reports: ArcSwapOption::empty(),
@@ -163,6 +166,11 @@ impl Reader {
     /// Flows deleted because they were over.
     pub(crate) fn expired(&self) -> u64 {
         self.expired.load(Ordering::Relaxed)
+    }
+
+    /// Words of routers on ways through tunnels that were refused: no way takes so little.
+    pub(crate) fn refused_mtus(&self) -> u64 {
+        self.refused_mtus.load(Ordering::Relaxed)
     }
 
     /// Lists flows, at most `max`. Reads the whole table if need be, about half a second for a million flows: not for the control

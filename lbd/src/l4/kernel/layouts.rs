@@ -50,28 +50,42 @@ fn version(folder: &Path, format: &Format) -> u32 {
     format.version_of(names(folder).iter().map(String::as_str))
 }
 
-/// Pins maps of another layout here too, where they look the same and none is here yet. Answers how many arrays of ports are now here.
-pub(super) fn take_over(other: &Path, folder: &Path, wanted: &BTreeMap<String, Shape>) -> usize {
+/// Arrays of ports of another layout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct PortArrays {
+    /// Those that are now here.
+    pub(super) taken: usize,
+    /// Those that could not be taken over.
+    pub(super) left: usize,
+}
+
+/// Pins maps of another layout here too, where they look the same and none is here yet. Answers what became of arrays of ports.
+pub(super) fn take_over(other: &Path, folder: &Path, wanted: &BTreeMap<String, Shape>) -> PortArrays {
     let differs = |format: &&Format| version(other, format) != format.version;
     let others: Vec<&str> = FORMATS.iter().filter(differs).map(|format| format.table).collect();
     let slots = names(other).into_iter().filter(|name| name.starts_with(SLOTS_PREFIX));
-    let mut ports = 0;
+    let mut ports = PortArrays::default();
     for name in TAKEN_OVER.into_iter().map(str::to_owned).chain(slots) {
         let (from, to) = (other.join(&name), folder.join(&name));
         if to.exists() || others.contains(&name.as_str()) {
             continue;
         }
-        let Ok(map) = Map::open(&from) else { continue };
+        let of_ports = usize::from(name.starts_with(SLOTS_PREFIX));
         let shape = wanted.get(&name).copied().unwrap_or_else(slots_shape);
-        if !object::same_shape(map.shape(), shape) {
+        let looks_the_same = |map: &Map| object::same_shape(map.shape(), shape);
+        let Some(map) = Map::open(&from).ok().filter(looks_the_same) else {
+            ports.left += of_ports;
             continue;
-        }
+        };
         match bpf::pin(map.as_fd(), &to) {
             Ok(()) => {
-                ports += usize::from(name.starts_with(SLOTS_PREFIX));
+                ports.taken += of_ports;
                 tracing::info!(map = name, "taken over from another layout");
             }
-            Err(error) => tracing::warn!(map = name, %error, "cannot be taken over from another layout"),
+            Err(error) => {
+                ports.left += of_ports;
+                tracing::warn!(map = name, %error, "cannot be taken over from another layout");
+            }
         }
     }
     ports
@@ -267,6 +281,19 @@ mod tests {
             copy_tables(old, new, &second);
             assert_eq!(to.get(&key(1).to_bytes()).unwrap(), None, "{value_size} {version}");
         }
+    }
+
+    #[test]
+    fn ports_that_are_written_down_in_another_way_are_counted() {
+        let folders = Folders::new("ports");
+        let [old, new] = &folders.0;
+        for (index, max_entries) in [(1, slots_shape().max_entries), (2, 16)] {
+            let map = Map::new_of("test", Shape { max_entries, ..slots_shape() }).unwrap();
+            bpf::pin(map.as_fd(), &old.join(format!("{SLOTS_PREFIX}{index}"))).unwrap();
+        }
+        assert_eq!(take_over(old, new, &BTreeMap::new()), PortArrays { taken: 1, left: 1 });
+        // What a former life has taken over is here.
+        assert_eq!(take_over(old, new, &BTreeMap::new()), PortArrays { taken: 0, left: 1 });
     }
 
     #[test]

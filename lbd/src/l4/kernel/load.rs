@@ -38,7 +38,7 @@ pub(super) struct Loaded {
     pub(super) old: Vec<PathBuf>,
     /// Their tables have been copied once.
     copied: bool,
-    /// None of the ports that flows have there could be taken over.
+    /// Ports that flows have there could not be taken over.
     pub(super) ports_lost: bool,
 }
 
@@ -56,9 +56,11 @@ pub(super) fn load(run_dir: &Path, sizes: Sizes) -> Result<Loaded, KernelError> 
     }
     let old = other_layouts(&node_folder, &folder);
     let wanted = object::shapes(sizes)?;
-    let mut ports = 0;
+    let mut ports = layouts::PortArrays::default();
     for other in &old {
-        ports += layouts::take_over(other, &folder, &wanted);
+        let of_other = layouts::take_over(other, &folder, &wanted);
+        ports.taken += of_other.taken;
+        ports.left += of_other.left;
     }
     check_pins(&folder, &wanted)?;
     let ebpf = load_object(&folder, sizes, &wanted)?;
@@ -70,7 +72,7 @@ pub(super) fn load(run_dir: &Path, sizes: Sizes) -> Result<Loaded, KernelError> 
     for other in &old {
         layouts::copy_config(other, &maps);
     }
-    let ports_lost = !old.is_empty() && ports == 0;
+    let ports_lost = !old.is_empty() && (ports.taken == 0 || ports.left > 0);
     Ok(Loaded { ebpf, maps, folder, node_folder, old, copied: false, ports_lost })
 }
 

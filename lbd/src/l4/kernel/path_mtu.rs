@@ -19,10 +19,12 @@ const FILTER: libc::c_int = 1;
 /// What is made of a message.
 type Reading = fn(&[u8]) -> Option<TooBig>;
 
-/// The sockets, of IPv4 and of IPv6.
+/// The sockets.
 #[derive(Debug)]
 pub(super) struct Errors {
-    sockets: [Socket; 2],
+    ipv4: Socket,
+    /// None on a host without IPv6.
+    ipv6: Option<Socket>,
 }
 
 impl Errors {
@@ -33,15 +35,16 @@ impl Errors {
         // "Packet too big", which is 2.
         let mut blocked = [u32::MAX; 8];
         blocked[0] = !(1 << 2);
-        let ipv6 = socket(Domain::IPV6, Protocol::ICMPV6, libc::SOL_ICMPV6, &blocked)?;
-        Ok(Self { sockets: [ipv4, ipv6] })
+        let ipv6 = if_supported(socket(Domain::IPV6, Protocol::ICMPV6, libc::SOL_ICMPV6, &blocked))?;
+        Ok(Self { ipv4, ipv6 })
     }
 
     /// Hands out what has come since the last call.
     pub(super) fn take(&self, mut each: impl FnMut(TooBig)) {
-        let [ipv4, ipv6] = &self.sockets;
-        let sockets: [(&Socket, Reading); 2] = [(ipv4, TooBig::of_ipv4), (ipv6, TooBig::of_ipv6)];
-        for (mut socket, reading) in sockets {
+        let sockets: [(Option<&Socket>, Reading); 2] =
+            [(Some(&self.ipv4), TooBig::of_ipv4), (self.ipv6.as_ref(), TooBig::of_ipv6)];
+        for (socket, reading) in sockets {
+            let Some(mut socket) = socket else { continue };
             for _ in 0..TAKEN_MAX {
                 let mut message = [0; MESSAGE_BYTES];
                 // Without anything there, or after an error, there is nothing to be done before the next time.
@@ -49,6 +52,14 @@ impl Errors {
                 message.get(..length).and_then(reading).into_iter().for_each(&mut each);
             }
         }
+    }
+}
+
+/// What was opened, or nothing where this kernel runs without the family: then nobody says anything in it.
+fn if_supported<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(None),
+        opened => opened.map(Some),
     }
 }
 
@@ -68,6 +79,14 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+
+    #[test]
+    fn a_host_without_ipv6_hears_what_is_said_in_ipv4() {
+        let failed = |errno| if_supported::<()>(Err(io::Error::from_raw_os_error(errno)));
+        assert!(matches!(failed(libc::EAFNOSUPPORT), Ok(None)));
+        assert!(failed(libc::EPERM).is_err_and(|error| error.raw_os_error() == Some(libc::EPERM)));
+        assert!(matches!(if_supported(Ok(7)), Ok(Some(7))));
+    }
 
     #[test]
     fn only_words_on_what_is_too_big_are_taken() {

@@ -70,6 +70,8 @@ constants! {
     CONFIG_REPLICATED: u32 = 16;
     /// [`Config::flags`]: health checks take the way of clients' packets.
     CONFIG_HAS_CHECKS: u32 = 8;
+    /// [`Config::flags`]: flows that came from another layout may lack their ports.
+    CONFIG_PORTS_MISSING: u32 = 32;
     /// The upper half of the mark that the sockets of such checks have; the lower one is the target's index.
     CHECK_MARK: u32 = 0x7a6c_0000;
     /// Which bits of a mark tell such sockets apart.

@@ -252,6 +252,10 @@ twins! {
         index: u16,
         /// How many of `candidates` count.
         candidates_count: u16,
+        /// Index of the target that answers from here; 0 if there are several.
+        target: u16,
+        /// Zero.
+        spare: u16,
         /// For services that leave the client's address.
         candidates: [Candidate; CANDIDATES_MAX],
     }

@@ -13,7 +13,7 @@ use super::twins::Twins;
 use super::{Contents, Indexes, Input, LeftOut, origin};
 use crate::forward::abi::{
     Acl, AclKey, Address, Be16, CONFIG_HAS_ACL, CONFIG_HAS_ANY_PORT, CONFIG_HAS_NAT, CONFIG_REPLICATED,
-    Listener, Listening, MODE_DSR, MODE_NAT, RANGES_MAX, Range, SERVICE_ACL, SERVICE_AFFINITY,
+    EndpointKey, Listener, Listening, MODE_DSR, MODE_NAT, RANGES_MAX, Range, SERVICE_ACL, SERVICE_AFFINITY,
     SERVICE_HASH_SOURCE, SERVICE_PRESERVE_CLIENT, SERVICE_RESET_UNHEALTHY, SERVICE_SOURCE_RATE, Service,
     Ticks, VipAddress, ticks_multiplier, ticks_of,
 };
@@ -57,6 +57,8 @@ pub(super) struct Builder<'a> {
     ranges: BTreeMap<Address, Vec<Range>>,
     left_out: BTreeSet<LeftOut>,
     pub(super) twins: Twins,
+    /// The target that answers from an endpoint; none if there are several.
+    pub(super) answering: BTreeMap<EndpointKey, Option<u16>>,
 }
 
 impl<'a> Builder<'a> {
@@ -79,7 +81,8 @@ impl<'a> Builder<'a> {
             }
         }
         let (rings, ranges, left_out) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { input, indexes, out, rings, ranges, left_out, twins: Twins::default() }
+        let (twins, answering) = (Twins::default(), BTreeMap::new());
+        Self { input, indexes, out, rings, ranges, left_out, twins, answering }
     }
 
     pub(super) fn leave_out(&mut self, what: impl Into<String>, why: &'static str) {

@@ -164,6 +164,8 @@ pub struct Contents {
     pub target_names: BTreeMap<u16, (String, String)>,
     /// The number of a target by its ring's and its id.
     pub ring_targets: BTreeMap<u16, BTreeMap<String, u16>>,
+    /// What the way to a target in a tunnel takes at least, in bytes ([`least`](super::path_mtu::least)), by the target's number.
+    pub least_paths: BTreeMap<u32, u32>,
     /// How each target is checked that is to be checked through a virtual IP.
     pub checks: BTreeMap<TargetKey, Check>,
     /// What could not be taken, for people; each target once.

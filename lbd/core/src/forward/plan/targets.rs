@@ -14,6 +14,7 @@ use crate::forward::abi::{
     Address, Be16, CANDIDATES_MAX, Candidate, ENDPOINTS_MAX, EndpointKey, TARGET_ABSENT, TARGET_DRAINING,
     TARGET_UNHEALTHY, TARGET_UP, Target,
 };
+use crate::forward::path_mtu;
 
 /// The MTU of a way that is not known.
 const MTU: u32 = 1500;
@@ -22,6 +23,11 @@ const MTU: u32 = 1500;
 pub(super) fn name(key: &RingKey, target: &TargetInput) -> String {
     let (group, id, address) = (&key.group, &target.id, target.address);
     format!("{group}/{id} {address} {} {}", key.way.name(), key.protocol.name())
+}
+
+fn endpoint_key(key: &RingKey, target: &TargetInput) -> EndpointKey {
+    let (address, port) = (target.address.ip().into(), Be16(target.address.port()));
+    EndpointKey { address, port, protocol: key.protocol.number(), spare: 0 }
 }
 
 const FULL: &str = "the kernel's tables have no room for more targets";
@@ -161,11 +167,17 @@ impl Builder<'_> {
         }
         let endpoint = if key.way == Way::Nat { self.add_endpoint(key, users, target)? } else { 0 };
         let number = self.indexes.get(Kind::Target, &name(key, target)).ok_or(FULL)?;
+        if key.way == Way::Nat {
+            self.add_answering(endpoint_key(key, target), number);
+        }
         let hop = self.input.hops.get(&(ip, users.source));
         // With nat what a router says reaches the client, translated. What it says of a tunnel's packet ends at this node.
-        let path = self.input.paths.get(&ip).filter(|_| key.way.is_tunnel()).copied();
+        let overhead = key.way.overhead(ip);
+        let carries_ipv6 = users.services.iter().any(|(_, family)| *family == Family::V6);
+        let least = path_mtu::least(ip, overhead, carries_ipv6);
+        let path = self.input.paths.get(&ip).filter(|_| key.way.is_tunnel()).map(|path| (*path).max(least));
         let mtu = hop.map_or(MTU, |hop| hop.mtu).min(path.unwrap_or(u32::MAX));
-        let mtu = mtu.saturating_sub(key.way.overhead(ip));
+        let mtu = mtu.saturating_sub(overhead);
         let mut made = Target {
             state: match use_now {
                 Use::Up(_) => TARGET_UP,
@@ -185,6 +197,7 @@ impl Builder<'_> {
             (made.source_mac, made.destination_mac) = (hop.source_mac, hop.destination_mac);
         }
         if key.way.is_tunnel() {
+            self.out.least_paths.insert(u32::from(number), least);
             let source = hop.and_then(|hop| hop.source).filter(|source| source.is_ipv4() == ip.is_ipv4());
             made.source = source.map(Address::from).unwrap_or_default();
             if source.is_none() {
@@ -200,6 +213,16 @@ impl Builder<'_> {
         Ok((number, mtu, use_now))
     }
 
+    /// Notes that a target answers from an endpoint, as those of other groups may.
+    fn add_answering(&mut self, key: EndpointKey, number: u16) {
+        let one = self.answering.entry(key).or_insert(Some(number));
+        *one = one.filter(|one| *one == number);
+        let target = one.unwrap_or(0);
+        if let Some(endpoint) = self.out.endpoints.get_mut(&key) {
+            endpoint.target = target;
+        }
+    }
+
     /// Where a target's answers are recognised: the number of its slots, or 0.
     fn add_endpoint(
         &mut self,
@@ -208,8 +231,7 @@ impl Builder<'_> {
         target: &TargetInput,
     ) -> Result<u16, &'static str> {
         let (ip, port) = (target.address.ip(), target.address.port());
-        let name =
-            EndpointKey { address: ip.into(), port: Be16(port), protocol: key.protocol.number(), spare: 0 };
+        let name = endpoint_key(key, target);
         let mut endpoint = self.out.endpoints.get(&name).copied().unwrap_or_default();
         for (listen, service) in &users.preserved {
             let asked = if port == 0 { 0 } else { listen.address.port() };

@@ -220,6 +220,19 @@ fn keys_of_services_become_flags() {
 }
 
 #[test]
+fn an_endpoint_names_its_target_where_that_is_one_alone() {
+    let services = service("s", "nat", "\"192.0.2.10:80\", \"192.0.2.20:80\"", "")
+        + &service("t", "nat", "\"192.0.2.10:81\"", "");
+    let groups = group("s", "10.0.1.1:80 10.0.1.2:80", "") + &group("t", "10.0.1.2:80 10.0.1.3:80", "");
+    let contents = plan(&file(&services, &groups));
+    let named = |address: &str| {
+        let key = EndpointKey { address: vip(address), port: Be16(80), protocol: 6, spare: 0 };
+        contents.target_names.get(&contents.endpoints[&key].target).map(|(group, _)| group.as_str())
+    };
+    assert_eq!(["10.0.1.1", "10.0.1.2", "10.0.1.3"].map(named), [Some("s"), None, Some("t")]);
+}
+
+#[test]
 fn ranges_are_looked_through_from_the_narrowest() {
     let listen =
         "\"192.0.2.10:*\", \"192.0.2.10:8000-8100\", \"192.0.2.10:8010-8020/udp\", \"192.0.2.10:8050\"";
@@ -377,6 +390,27 @@ fn a_link_within_a_tunnel_that_takes_less_makes_packets_smaller() {
             [("n", "10.0.1.1"), ("i", "10.0.1.1"), ("i", "10.0.1.2"), ("l", "10.0.1.1"), ("g", "10.0.1.1")];
         assert_eq!(found.map(|(group, address)| mtu(group, address)), expected, "{path}");
     }
+}
+
+/// Clients of IPv6 send nothing smaller than every link of IPv6 takes. Those of IPv4 do, where no IPv6 goes to the same target.
+#[test]
+fn no_way_through_a_tunnel_takes_less_than_ipv6_guarantees() {
+    let services = service("i", "dsr", "\"192.0.2.10:81\"", "dsr = \"ipip\"")
+        + &service("g", "dsr", "\"192.0.2.10:83\", \"[2001:db8::10]:83\"", "dsr = \"gre\"");
+    let groups = group("i", "10.0.1.1:81", "") + &group("g", "10.0.1.1:83 [2001:db8:1::1]:83", "");
+    let file = file(&services, &groups);
+    let mut net = Net::of(&file);
+    for far in ["10.0.1.1", "2001:db8:1::1"] {
+        net.paths.insert(far.parse().unwrap(), 700);
+    }
+    let contents = net.plan(&file, &mut Indexes::default());
+    let mut found: Vec<(&str, bool, u16, u32)> = Vec::new();
+    for (number, target) in &contents.targets {
+        let (group, _) = &contents.target_names[&u16::try_from(*number).unwrap()];
+        found.push((group.as_str(), target.address.is_ipv4(), target.mtu, contents.least_paths[number]));
+    }
+    found.sort_unstable();
+    assert_eq!(found, [("g", false, 1280, 1324), ("g", true, 1280, 1304), ("i", true, 680, 68)]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the doctor says of this host and its interfaces: what they are is read, what to say of it decided apart from that.
 
+use super::handed::HandedOver;
 use super::{Level, Report};
 use crate::l4::kernel::features::{BPFFS, Features};
 use crate::l4::kernel::ways::Ways;
@@ -39,11 +40,43 @@ fn judge_host(features: &Features, report: &mut Report) {
 }
 
 /// An interface; `in_driver` is whether the program is to be in its driver.
-pub(super) fn interface(ways: &Ways, name: &str, in_driver: bool, report: &mut Report) {
+pub(super) fn interface(ways: &Ways, name: &str, in_driver: bool, handed: HandedOver, report: &mut Report) {
     match Facts::read(ways, name) {
-        Some(facts) => judge(name, &facts, in_driver, report),
+        Some(facts) => judge(name, &facts, in_driver, handed, report),
         None => report.add(Level::Bad, name, "there is no such interface"),
     }
+}
+
+/// The filter of an interface on which the program is not to be.
+pub(super) fn filter(name: &str, handed: HandedOver, report: &mut Report) {
+    judge_filter(name, &filters(name), handed, report);
+}
+
+/// `rp_filter` of an interface and of all; empty where it cannot be read.
+fn filters(name: &str) -> [String; 2] {
+    [name, "all"].map(|of| settings::read(&format!("ipv4/conf/{of}/rp_filter")).unwrap_or_default())
+}
+
+/// Whether what comes from an address is taken only by the interface of the way there: the larger number of the two counts, and 2 is less
+/// strict than 1 (Documentation/networking/ip-sysctl.rst).
+fn are_strict(filters: &[String; 2]) -> bool {
+    let number = |text: &String| text.parse::<u8>().unwrap_or(0);
+    filters.iter().map(number).max() == Some(1)
+}
+
+fn judge_filter(name: &str, filters: &[String; 2], handed: HandedOver, report: &mut Report) {
+    if !are_strict(filters) {
+        return;
+    }
+    let mut finding =
+        "rp_filter is strict. Forwarded packets do not pass it, what goes up the stack does".to_owned();
+    if let Some(what) = handed.words() {
+        finding = format!(
+            "{finding}: of what the other node hands over here it drops {what} where the way back to who has sent them is by another \
+             interface; `sysctl -w net/ipv4/conf/{name}/rp_filter=2` makes it loose"
+        );
+    }
+    report.add(Level::Note, name, finding);
 }
 
 /// What an interface is like.
@@ -74,7 +107,6 @@ impl Facts {
         let link = ways.link(name)?;
         let driver = std::fs::read_link(format!("/sys/class/net/{name}/device/driver")).ok();
         let driver = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-        let filter = |of: &str| settings::read(&format!("ipv4/conf/{of}/rp_filter")).unwrap_or_default();
         Some(Self {
             up: link.up,
             kind: driver.unwrap_or_else(|| link.kind.clone()),
@@ -86,19 +118,12 @@ impl Facts {
             completes_checksums: ethtool::completes_checksums(name),
             forwarding: ["ipv4", "ipv6"]
                 .map(|family| settings::read(&format!("{family}/conf/{name}/forwarding"))),
-            filters: [filter(name), filter("all")],
+            filters: filters(name),
         })
-    }
-
-    /// Whether what comes from an address is taken only by the interface of the way there: the larger number of the two counts, and 2 is
-    /// less strict than 1 (Documentation/networking/ip-sysctl.rst).
-    fn filters_strictly(&self) -> bool {
-        let number = |text: &String| text.parse::<u8>().unwrap_or(0);
-        self.filters.iter().map(number).max() == Some(1)
     }
 }
 
-fn judge(name: &str, facts: &Facts, in_driver: bool, report: &mut Report) {
+fn judge(name: &str, facts: &Facts, in_driver: bool, handed: HandedOver, report: &mut Report) {
     let state = if facts.up { "up" } else { "down" };
     let level = if facts.up { Level::Good } else { Level::Bad };
     report.add(level, name, format!("{state}, {}, MTU {}", facts.kind, facts.mtu));
@@ -113,10 +138,7 @@ fn judge(name: &str, facts: &Facts, in_driver: bool, report: &mut Report) {
             report.add(Level::Note, name, finding);
         }
     }
-    if facts.filters_strictly() {
-        let finding = "rp_filter is strict. Forwarded packets do not pass it, what goes up the stack does";
-        report.add(Level::Note, name, finding);
-    }
+    judge_filter(name, &facts.filters, handed, report);
     // Of the other end, which is the one that counts, nothing can be read from here: whoever has set up one has set up both.
     if in_driver && facts.kind == "veth" && facts.completes_checksums != Some(false) {
         let finding = "tx checksum offload is on, as it is at the other end of a veth by default. What is sent there without a checksum, for a device to \
@@ -202,7 +224,7 @@ mod tests {
 
     fn of(facts: &Facts, in_driver: bool) -> Vec<String> {
         let mut report = Report::default();
-        judge("eth0", facts, in_driver, &mut report);
+        judge("eth0", facts, in_driver, HandedOver::default(), &mut report);
         report.text.lines().map(str::to_owned).collect()
     }
 
@@ -254,10 +276,33 @@ mod tests {
             ("", "", false),
         ] {
             let facts = Facts { filters: [own.to_owned(), all.to_owned()], ..eth0() };
-            assert_eq!(facts.filters_strictly(), strict, "{own} and {all}");
+            assert_eq!(are_strict(&facts.filters), strict, "{own} and {all}");
             let said =
                 of(&facts, false).iter().any(|line| line.starts_with("note  eth0: rp_filter is strict"));
             assert_eq!(said, strict);
         }
+    }
+
+    #[test]
+    fn a_strict_filter_where_the_other_node_hands_packets_over_is_told_of_with_the_remedy() {
+        let said = |own: &str, of_clients: bool, of_targets: bool| {
+            let mut report = Report::default();
+            let filters = [own.to_owned(), "0".to_owned()];
+            judge_filter("eth0.7", &filters, HandedOver { of_clients, of_targets }, &mut report);
+            assert_eq!(report.bad, 0);
+            report.text
+        };
+        let remedy = "`sysctl -w net/ipv4/conf/eth0.7/rp_filter=2`";
+        for (of_clients, of_targets, parts) in [
+            (true, false, &["the second chance"][..]),
+            (false, true, &["preserve_client_ip"]),
+            (true, true, &["the second chance", "preserve_client_ip"]),
+        ] {
+            let told = said("1", of_clients, of_targets);
+            assert!(told.starts_with("note  eth0.7: rp_filter is strict") && told.contains(remedy), "{told}");
+            assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+            assert_eq!(said("2", of_clients, of_targets), "");
+        }
+        assert!(!said("1", false, false).contains(remedy), "nothing is handed over");
     }
 }

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use common::config::{Attach, Config};
 use common::ipc::Role;
-use lbd_core::forward::abi::{LINK_OURS, LINK_VIRTUAL_MAC, LINKS_MAX, Link};
+use lbd_core::forward::abi::{CONFIG_PORTS_MISSING, LINK_OURS, LINK_VIRTUAL_MAC, LINKS_MAX, Link};
 use lbd_core::forward::copies::Places;
-use lbd_core::forward::path_mtu::PathMtus;
+use lbd_core::forward::path_mtu::{PathMtus, Worth};
 use lbd_core::forward::plan::{self, Check, Contents, Gone, Heard, Indexes, Input, OtherUntil, Owners};
+use lbd_core::forward::refill::Refill;
 use lbd_core::forward::switch::{Step, Switch};
 use lbd_core::health::HealthState;
 use lbd_core::target::TargetKey;
@@ -57,6 +58,9 @@ const LOOK: Duration = Duration::from_secs(10);
 /// each.
 const LOOK_AT_PLACES: Duration = Duration::from_secs(1);
 
+/// What is said to fail where flows that came from another layout cannot be given their ports.
+const PORTS: &str = "ports of another layout's flows";
+
 /// The loopback interface, in every network namespace.
 const LOOPBACK: u32 = 1;
 
@@ -84,6 +88,8 @@ pub(super) struct Sync {
     /// What routers say of packets in tunnels, while there are any.
     errors: Option<Errors>,
     paths: PathMtus,
+    /// What they take at least, by the target's number.
+    least_paths: BTreeMap<u32, u32>,
     written: Written,
     links: BTreeMap<u32, Link>,
     indexes: Indexes,
@@ -92,6 +98,8 @@ pub(super) struct Sync {
     going: Option<Gone>,
     /// A former life's choices, in this layout or another, stand still.
     waiting: bool,
+    /// Flows of another layout that lack their ports.
+    refill: Refill,
     /// Other rings wait for the other node until then.
     switching: Option<Instant>,
     switch: Switch,
@@ -149,7 +157,9 @@ impl Sync {
             links: BTreeMap::new(),
             errors: None,
             paths: PathMtus::default(),
+            least_paths: BTreeMap::new(),
             waiting: written.serves() || loaded.has_old(),
+            refill: Refill::new(loaded.ports_lost, written.lacks_ports()),
             going: None,
             switching: None,
             switch: Switch::default(),
@@ -237,7 +247,11 @@ impl Sync {
             other_rings: &other_rings,
             other_until: &other_until,
         };
-        let contents = plan::contents(&input, &mut self.indexes);
+        let mut contents = plan::contents(&input, &mut self.indexes);
+        if self.refill.are_missing() {
+            contents.config.flags |= CONFIG_PORTS_MISSING;
+        }
+        self.least_paths.clone_from(&contents.least_paths);
         self.let_go();
         self.save_indexes()?;
         let left_out = contents.left_out.iter();
@@ -253,11 +267,15 @@ impl Sync {
             self.reader.written.store(true, Ordering::Release);
             self.place(&contents);
             if self.loaded.copy_old() {
-                self.refill_ports();
+                self.refill.copied(false);
             }
+            self.refill_ports(troubles);
         }
         let translates = [false, true].map(|ipv6| gather::translates(config, ipv6));
         self.attach(&wanted, translates, gather::checks_through_vips(config), troubles)?;
+        if !self.refill.are_missing() {
+            self.written.write_ports_are_there(&self.maps)?;
+        }
         self.tell_checks(contents.checks, troubles);
         Ok(())
     }
@@ -332,9 +350,17 @@ impl Sync {
         let (Some(errors), now) = (&self.errors, self.shared.clock.now().at) else { return false };
         let mut is_news = false;
         errors.take(|told| {
-            if self.paths.learn(&told, self.written.targets(), now) {
-                tracing::info!(to = %told.far, mtu = told.mtu, "a link within the tunnel takes smaller packets only");
-                is_news = true;
+            let least = |(number, target): (u32, _)| Some((target, *self.least_paths.get(&number)?));
+            match self.paths.learn(&told, self.written.targets().filter_map(least), now) {
+                Worth::Nothing => {}
+                Worth::News => {
+                    tracing::info!(to = %told.far, mtu = told.mtu, "a link within the tunnel takes smaller packets only");
+                    is_news = true;
+                }
+                Worth::Refused => {
+                    tracing::debug!(to = %told.far, mtu = told.mtu, "no link takes so little");
+                    self.reader.refused_mtus.fetch_add(1, Ordering::Relaxed);
+                }
             }
         });
         is_news
@@ -395,15 +421,24 @@ impl Sync {
         }
     }
 
-    /// Flows of another layout keep their ports where these are written down in another way than before: each follows from its flow.
-    fn refill_ports(&self) {
-        if !self.loaded.ports_lost {
+    /// Flows of another layout keep their ports where these are written down in another way than before: each follows from its flow, now that it
+    /// is known where flows belong.
+    fn refill_ports(&mut self, troubles: &mut Vec<TroubleView>) {
+        if !self.refill.is_due() {
             return;
         }
+        troubles.retain(|trouble| trouble.what != PORTS);
         let tables = FlowTables::open(&self.loaded.folder, Arc::clone(&self.reader));
         match tables.and_then(|mut tables| tables.refill_ports()) {
-            Ok(ports) => tracing::info!(ports, "ports of another layout's flows written anew"),
-            Err(error) => tracing::warn!(%error, "ports of another layout's flows are left behind"),
+            Ok(ports) => {
+                self.refill.done();
+                tracing::info!(ports, "ports of another layout's flows written anew");
+            }
+            Err(error) => {
+                self.failures += 1;
+                let why = format!("{error}; until then these flows get no answers; trying again");
+                troubles.push(TroubleView { what: PORTS.to_owned(), why });
+            }
         }
     }
 
@@ -416,8 +451,9 @@ impl Sync {
         checks: bool,
         troubles: &mut Vec<TroubleView>,
     ) -> Result<(), KernelError> {
-        // Programs of another layout go on until these know as much.
-        let held = (self.waiting && self.loaded.has_old()).then_some(Part::Forward);
+        // Programs of another layout go on until these know as much, and have the flows.
+        let knows_all = self.reader.written.load(Ordering::Acquire);
+        let held = (self.loaded.has_old() && !knows_all).then_some(Part::Forward);
         let mut interfaces = BTreeMap::new();
         let mut places: BTreeMap<Place, Wanted> = BTreeMap::new();
         for (&index, (interface, virtual_mac)) in wanted {
@@ -452,12 +488,10 @@ impl Sync {
                 troubles.push(TroubleView { what: link.name.clone(), why });
             }
         }
-        if held.is_none() {
-            self.loaded.copy_old();
-        }
         let failures = self.attachments.sync(&mut self.loaded.ebpf, &places, held.as_slice());
         if failures.is_empty() && held.is_none() && self.loaded.forget_old() {
-            self.refill_ports();
+            self.refill.copied(true);
+            self.refill_ports(troubles);
         }
         for error in failures {
             self.failures += 1;

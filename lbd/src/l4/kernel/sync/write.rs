@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lbd_core::forward::abi::{Abi, CONFIG_HAS_CHECKS, Service, Target, Vip, VipAddress};
+use lbd_core::forward::abi::{
+    Abi, CONFIG_HAS_CHECKS, CONFIG_PORTS_MISSING, Config, Service, Target, Vip, VipAddress,
+};
 use lbd_core::forward::plan::{Change, Contents, changes};
 
 use super::super::KernelError;
@@ -43,9 +45,25 @@ impl Written {
         !self.0.services.is_empty()
     }
 
-    /// The targets.
-    pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
-        self.0.targets.values()
+    /// Whether the program was told that flows may lack their ports.
+    pub(super) const fn lacks_ports(&self) -> bool {
+        self.0.config.flags & CONFIG_PORTS_MISSING != 0
+    }
+
+    /// Tells the program that no flow lacks its port, if it was told otherwise.
+    pub(super) fn write_ports_are_there(&mut self, maps: &Maps) -> Result<(), KernelError> {
+        if self.lacks_ports() {
+            let flags = self.0.config.flags & !CONFIG_PORTS_MISSING;
+            let config = Config { flags, ..self.0.config };
+            maps.config.put(&0, &config)?;
+            self.0.config = config;
+        }
+        Ok(())
+    }
+
+    /// The targets by their numbers.
+    pub(super) fn targets(&self) -> impl Iterator<Item = (u32, &Target)> {
+        self.0.targets.iter().map(|(number, target)| (*number, target))
     }
 
     /// Whether there is a ring of this number, whatever is in it.

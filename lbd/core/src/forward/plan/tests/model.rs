@@ -33,6 +33,7 @@ impl Maps {
             it.target_names.clear();
             it.ring_targets.clear();
             it.ring_makes.clear();
+            it.least_paths.clear();
             it.checks.clear();
             it.left_out.clear();
         }
@@ -82,6 +83,7 @@ pub(super) fn assert_whole(maps: &Maps) {
     for (key, endpoint) in &maps.endpoints {
         let index = u32::from(endpoint.index);
         assert!(index == 0 || maps.slots.contains(&index));
+        assert!(endpoint.target == 0 || maps.targets.contains_key(&u32::from(endpoint.target)));
         assert!(index == 0 || key.address.is_ipv4() || maps.slots.contains(&(ENDPOINTS_MAX + index)));
         for candidate in &endpoint.candidates[..usize::from(endpoint.candidates_count)] {
             assert!(has_service(candidate.service), "{candidate:?}");
