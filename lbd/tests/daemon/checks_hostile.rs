@@ -115,6 +115,9 @@ fn http_checks_end() {
         assert!(failures(&lbd, reason) > 0, "{reason}");
     }
     assert_eq!(failures(&lbd, "local"), 0);
+    for reason in ["the answer is not HTTP/1", large, "answer larger than 524288 bytes"] {
+        lbd.says(&format!("failure=\"{reason}\""));
+    }
     each_is_counted_for_its_target(&lbd);
     bounded(&lbd, &garbage, &[&garbage_sent, &head_sent, &body_sent, &padded_sent]);
 }
