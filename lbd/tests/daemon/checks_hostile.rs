@@ -267,7 +267,7 @@ fn udp_checks_end() {
     rounds(50);
     let after = lbd.resident_kib();
     assert!(after < before + 8 * 1024, "grew from {before} to {after} KiB");
-    assert!(failures(&lbd, "answer") >= 60);
+    assert!(failures(&lbd, "answer") >= 30);
 }
 
 #[test]
