@@ -1,10 +1,11 @@
 //! What a target sees of the client with `transparent`, with the routing that it takes; and what becomes of a connection
-//! whose target is cut off (`timeout.user`), or whose client is (`timeout.keepalive`).
+//! whose target is cut off (`timeout.user`), or whose client is (`timeout.keepalive`). And where answers come from.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use integration::lab::addresses::{vip4, vip6};
 use integration::lab::clock::{wait_for, wait_until};
 use integration::lab::fault::Fault;
 use integration::lab::{Lab, Result};
@@ -13,6 +14,8 @@ use serde_json::Value;
 const LIMIT: Duration = Duration::from_secs(20);
 const SERVICE_PORT: u16 = 8000;
 const TARGET_PORT: u16 = 9000;
+/// Where targets echo.
+const ECHO_PORT: u16 = 7;
 
 /// A service on node `a` that forwards to these targets.
 fn service(name: &str, listen: SocketAddr, targets: &[SocketAddr], extra: &str) -> String {
@@ -195,6 +198,40 @@ fn the_target_sees_who_sent_a_datagram_in_both_families() -> Result<()> {
             let length = client.recv(&mut answer).expect("the answer arrives, from where it was sent to");
             assert_eq!(answer[..length], [number; 700]);
         }
+    }
+    lab.finish()
+}
+
+/// Where a service listens on all addresses, routing would have answers come from the first one of a family.
+#[test]
+fn datagrams_are_answered_from_the_address_that_was_asked_in_both_families() -> Result<()> {
+    let lab = Lab::builder("wildcard-udp").targets(1).build()?;
+    let (node, target) = (lab.a(), &lab.targets()[0]);
+    node.add_address(vip4(0))?;
+    node.add_address(vip6(0))?;
+    let mut text = String::new();
+    for (name, any, to) in [
+        ("four", IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(target.v4())),
+        ("six", Ipv6Addr::UNSPECIFIED.into(), target.v6().into()),
+    ] {
+        let (listen, to) = (SocketAddr::new(any, SERVICE_PORT), SocketAddr::new(to, ECHO_PORT));
+        text.push_str(&service_of("udp", name, listen, &[to], ""));
+    }
+    lab.write_config_text(&text)?;
+    node.start_lbd()?;
+    let of_node: [IpAddr; 2] = [node.v4().into(), node.v6().into()];
+    for asked in of_node.into_iter().chain([vip4(0).into(), vip6(0).into()]) {
+        let heard = lab.client().namespace().inside(|| {
+            let any = if asked.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any).expect("there is a port");
+            socket.connect((asked, SERVICE_PORT)).expect("there is a way");
+            socket.set_read_timeout(Some(LIMIT)).expect("a socket takes a time-out");
+            socket.send(b"ping").expect("the client can send");
+            let mut answer = [0; 16];
+            // A connected socket hears nobody else.
+            socket.recv(&mut answer).map(|length| answer[..length].to_vec())
+        })?;
+        assert_eq!(heard.expect("the answer comes from there"), b"ping", "{asked}");
     }
     lab.finish()
 }

@@ -13,17 +13,15 @@ use common::ipc::Role;
 use lbd_core::check::Reason;
 use lbd_core::group::{Admin, Origin, Standing, View};
 use lbd_core::health::HealthState;
-use lbd_core::http::framing::Fault;
 use lbd_core::udp_sessions::{DatagramDrop, SessionEnd};
 use serde::{Deserialize, Serialize};
 
 use crate::access_log::Sink;
 use crate::clock::unix_now;
-use crate::counters::{Counter, HttpCounters, ServiceCounters, Sharded, UdpCounters};
+use crate::counters::{Counter, ServiceCounters, Sharded, UdpCounters};
 use crate::discover::DiscoveryView;
 use crate::l4::kernel::{ChanceView, KernelView, Sum, Totals};
 use crate::l4::{End, Refusal};
-use crate::l7::Cut;
 use crate::metrics::tls::{KINDS, VERSIONS};
 use crate::peer::ReplicationView;
 use crate::process::release;
@@ -33,7 +31,7 @@ use crate::snapshot::{Group, Service, Target};
 use crate::summary;
 use crate::tls::{EXPIRES_SOON_SECONDS, Failure, Termination};
 use durations::DurationsView;
-use requests::{GroupRequestsView, RuleView, TargetRequestsView};
+use requests::{GroupRequestsView, RequestsView, TargetRequestsView};
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -121,10 +119,19 @@ pub(crate) struct ServiceView {
     /// Connects that failed because this host had no file, port or memory for them: no target's fault.
     #[serde(default)]
     pub(crate) connect_local_errors: u64,
+    /// Connects while the group was in panic.
+    #[serde(default)]
+    pub(crate) unhealthy_tries: u64,
+    /// Sources whose rate was forgotten because too many were known.
+    #[serde(default)]
+    pub(crate) rate_sources_forgotten: u64,
     /// Bytes from clients to targets.
     pub(crate) bytes_to_target: u64,
     /// Bytes from targets to clients.
     pub(crate) bytes_to_client: u64,
+    /// Of both, bytes that stayed in the kernel.
+    #[serde(default)]
+    pub(crate) bytes_spliced: u64,
     /// Certificates and handshakes; null without TLS.
     #[serde(default)]
     pub(crate) tls: Option<TlsView>,
@@ -204,38 +211,6 @@ pub(crate) struct CertificateView {
     pub(crate) ocsp_until_unix_ms: Option<u64>,
 }
 
-/// What an `http` service has beside its connections.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct RequestsView {
-    /// Answered since the start, by the first digit of the status: `2xx` to `5xx`.
-    pub(crate) answered: BTreeMap<String, u64>,
-    /// Of these, answers that no target gave.
-    pub(crate) own_answers: u64,
-    /// Refused for what they are like.
-    pub(crate) malformed: u64,
-    /// Whose answer did not come to its end.
-    pub(crate) cut: u64,
-    /// Over the rate.
-    pub(crate) over_rate: u64,
-    /// Sent to a target again.
-    pub(crate) resent: u64,
-    /// Sent on a kept connection.
-    pub(crate) reused_connections: u64,
-    /// Connections that became tunnels.
-    pub(crate) tunnels: u64,
-    /// Whose answers were compressed.
-    #[serde(default)]
-    pub(crate) compressed: u64,
-    /// Whose answers were not because too many were.
-    #[serde(default)]
-    pub(crate) compressions_refused: u64,
-    /// From a request's head to its answer's end.
-    pub(crate) duration: DurationsView,
-    /// The same of the requests that meet no rule, and of those of each rule in the file's order.
-    #[serde(default)]
-    pub(crate) rules: Vec<RuleView>,
-}
-
 /// What a `udp` service has beside what connections and sessions have in common.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct DatagramsView {
@@ -272,6 +247,9 @@ pub(crate) struct GroupView {
     /// How long those that had to wait did so, whatever came of it; null without a queue.
     #[serde(default)]
     pub(crate) queue_time: Option<DurationsView>,
+    /// Clients whose target is remembered; null without `sticky`.
+    #[serde(default)]
+    pub(crate) sticky: Option<StickyTableView>,
     /// Checks of its targets that failed, by reason, those of targets that have left it included.
     #[serde(default)]
     pub(crate) check_failures: BTreeMap<String, u64>,
@@ -280,6 +258,17 @@ pub(crate) struct GroupView {
     pub(crate) requests: Option<GroupRequestsView>,
     /// Its targets.
     pub(crate) targets: Vec<TargetView>,
+}
+
+/// The table of a group's clients.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StickyTableView {
+    /// Clients whose target is remembered.
+    pub(crate) entries: usize,
+    /// Those that were forgotten before their time because too many were known.
+    pub(crate) forgotten: u64,
+    /// Cookies of applications that were not remembered because their client has its share of the table.
+    pub(crate) withheld: u64,
 }
 
 /// A target.
@@ -303,6 +292,12 @@ pub(crate) struct TargetView {
     /// Why: `in_use`, `panic` or `starting` (in use although not known to be healthy), `drain`, `maint`, `weight_zero`,
     /// `undecided`, `unhealthy`, `ejected`, `stands_by` (a backup that is not needed), `other_zone`, or `removed`.
     pub(crate) reason: String,
+    /// Whether new connections may go there: its share is more than nothing.
+    #[serde(default)]
+    pub(crate) serving: bool,
+    /// Whether it is ready, of a weight above 0, healthy and not ejected.
+    #[serde(default)]
+    pub(crate) usable: bool,
     /// How far its slow start has come, 0 to 99; null outside of one.
     pub(crate) slow_start_percent: Option<u8>,
     /// Used only when no other target is usable.
@@ -375,7 +370,7 @@ pub(crate) struct TargetView {
     /// Bytes for clients.
     #[serde(default)]
     pub(crate) bytes_to_client: u64,
-    /// From a client's acceptance until it was connected here.
+    /// From the start of each connect until the connection was made.
     pub(crate) connect_time: DurationsView,
     /// From then until the target's first byte.
     pub(crate) first_byte_time: DurationsView,
@@ -484,27 +479,6 @@ fn datagrams_view(counters: &Sharded<ServiceCounters>) -> DatagramsView {
     }
 }
 
-fn requests_view(service: &Service) -> RequestsView {
-    let counters = &service.shared.counters;
-    let sum = |pick: fn(&HttpCounters) -> &Counter| counters.sum(|shard| pick(&shard.http));
-    let faults = |it: Fault| counters.sum(|shard| &shard.http.faults[it.index()]);
-    let cuts = |it: Cut| counters.sum(|shard| &shard.http.cuts[it.index()]);
-    RequestsView {
-        answered: requests::by_class(counters, |shard| &shard.http.answers),
-        own_answers: sum(|http| &http.own_answers),
-        malformed: Fault::ALL.into_iter().map(faults).sum(),
-        cut: Cut::ALL.into_iter().map(cuts).sum(),
-        over_rate: sum(|http| &http.over_rate),
-        resent: sum(|http| &http.resent),
-        reused_connections: sum(|http| &http.reused),
-        tunnels: sum(|http| &http.tunnels),
-        compressed: sum(|http| &http.compressed),
-        compressions_refused: sum(|http| &http.compressions_refused),
-        duration: counters.counts(|shard| &shard.http.durations).into(),
-        rules: requests::rules(service),
-    }
-}
-
 fn tls_view(tls: &Termination, counters: &Sharded<ServiceCounters>) -> TlsView {
     let count = |version: usize, kind: usize| {
         let count = counters.sum(|shard| &shard.http.tls.handshakes[version][kind]);
@@ -562,10 +536,13 @@ fn service_view(service: &Service) -> ServiceView {
         queued_total: counters.sum(|shard| &shard.queued),
         connect_retries: counters.sum(|shard| &shard.retries),
         connect_local_errors: counters.sum(|shard| &shard.local_errors),
+        unhealthy_tries: counters.sum(|shard| &shard.unhealthy_tries),
+        rate_sources_forgotten: service.guard.rate_sources_forgotten(),
         bytes_to_target: counters.sum(|shard| &shard.bytes_to_target),
         bytes_to_client: counters.sum(|shard| &shard.bytes_to_client),
+        bytes_spliced: counters.sum(|shard| &shard.bytes_spliced),
         datagrams: (service.config.mode == Mode::Udp).then(|| datagrams_view(counters)),
-        requests: (service.config.mode == Mode::Http).then(|| requests_view(service)),
+        requests: (service.config.mode == Mode::Http).then(|| requests::of_service(service)),
         tls: service.tls.as_ref().map(|tls| tls_view(tls, counters)),
         kernel: None,
         duration: counters.counts(|shard| &shard.durations).into(),
@@ -630,6 +607,11 @@ fn group_view(shared: &Shared, group: &Group, totals: &Totals) -> GroupView {
             .config
             .queue
             .map(|_| group.shared.counters.counts(|shard| &shard.queue_times).into()),
+        sticky: group.sticky.as_ref().map(|sticky| StickyTableView {
+            entries: sticky.table.len(),
+            forgotten: sticky.table.forgotten(),
+            withheld: sticky.table.withheld(),
+        }),
         check_failures: by_reason(&group.shared.check_failures),
         requests: of_http.then(|| requests::of_group(group)),
         targets,
@@ -659,6 +641,8 @@ fn target_view(shared: &Shared, target: &Target, view: Option<View>) -> TargetVi
         weight_overridden: view.is_some_and(|view| view.weight_overridden),
         share: view.map_or(0, |view| view.share),
         reason: name(view.map_or(Standing::InUse, |view| view.standing).name()),
+        serving: view.is_some() && target.serving(),
+        usable: view.is_some_and(|view| view.usable),
         slow_start_percent: view.and_then(|view| view.slow_start_percent),
         backup: false,
         zone: None,

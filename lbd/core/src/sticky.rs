@@ -19,8 +19,8 @@ use crate::watched::{self, Place, Watched};
 /// The clients of a target group, or the sessions of a service, by `K`. All workers share it.
 ///
 /// An entry lasts for `ttl` after its last use. In a full table the one unused for the longest makes room, which is counted;
-/// its client gets a target like a new one when it comes back. About 150 bytes for each entry, and its key once more while it waits
-/// to be told.
+/// its client gets a target like a new one when it comes back. What an entry takes, the README says; its key takes room once more
+/// while it waits to be told.
 ///
 /// What is new is told to whoever listens to the table's [`Bell`]: entries that came or went, other targets, that another node has what is
 /// behind an entry, and that an entry lasts longer than was told, once that is an eighth of `ttl` or more.
@@ -506,6 +506,19 @@ mod tests {
             id("b"),
             "an expired entry does not count"
         );
+    }
+
+    /// As the README says of it.
+    #[test]
+    fn a_client_takes_160_bytes() {
+        let table = StickyTable::new(100_000, TTL, &Arc::default());
+        let target = id("a");
+        // More than there is room for, so that each part is full.
+        for number in 0..200_000_u32 {
+            table.enter(&IpAddr::from(number.to_be_bytes()), &target, None, at(0));
+        }
+        let each = table.parts.iter().map(|part| part.bytes()).sum::<usize>() / table.len();
+        assert!((150..=170).contains(&each), "{each}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::config::{Config, Discover, DiscoverSource, Target};
-use lbd_core::discover::{Answer, Discovery, Failure, Pace, shadowed};
+use lbd_core::discover::{Answer, Discovery, Failure, FailureKind, Pace, shadowed};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -329,6 +329,15 @@ pub(crate) struct DiscoveryView {
     pub(crate) changes: u64,
     /// Failures since the start.
     pub(crate) failures: u64,
+    /// The same by what came of asking: `unreachable`, `invalid` or `empty`.
+    #[serde(default)]
+    pub(crate) failures_by_reason: BTreeMap<String, u64>,
+    /// Entries of all good answers that were beyond `max_targets`.
+    #[serde(default)]
+    pub(crate) over_limit_total: u64,
+    /// Entries of all good answers that could not be used.
+    #[serde(default)]
+    pub(crate) unusable_total: u64,
 }
 
 /// A failure to find targets.
@@ -361,6 +370,13 @@ impl DiscoveryView {
             answers: status.counts.answers,
             changes: status.counts.changes,
             failures: status.counts.failures.iter().sum(),
+            failures_by_reason: FailureKind::ALL
+                .map(|kind| kind.name().to_owned())
+                .into_iter()
+                .zip(status.counts.failures)
+                .collect(),
+            over_limit_total: status.counts.over_limit,
+            unusable_total: status.counts.unusable,
         }
     }
 }

@@ -23,7 +23,7 @@ use super::plan::{ForClient, ForTarget, Own, Plan, Step, has_body};
 use super::session::Session;
 use super::site::{Site, response_changes, with_page};
 use super::stream::Stream;
-use super::target::{Answered, Reached};
+use super::target::{Answered, Need, Reached};
 use super::tie::Bond;
 use super::watch::Watch;
 use crate::clock::Clock;
@@ -86,6 +86,15 @@ impl Trip<'_> {
     /// Whether the target is asked for a tunnel through a stream.
     pub(super) fn opens_tunnel(&self) -> bool {
         self.head.opens_tunnel()
+    }
+
+    /// Whether it most likely could be sent once more after so many tries, should a kept connection turn out to be closed.
+    fn could_resend(&self, retry: Retry, tries: u32) -> bool {
+        self.plan.idempotent
+            && !has_body(self.plan.body)
+            && retry.stale_connection
+            && tries < retry.attempts
+            && self.route.http.as_ref().is_some_and(Site::could_resend)
     }
 }
 
@@ -249,13 +258,13 @@ impl Exchange<'_> {
             };
             let retry = pool.group.config.retry;
             let tries = journal.way().tries;
-            let again = plan.idempotent
-                && !has_body(plan.body)
-                && retry.stale_connection
-                && tries < retry.attempts
-                && route.http.as_ref().is_some_and(Site::could_resend);
-            let reached =
-                Reached::get(self.session, &occupied, (trip.head, plan.alone, !again), newer_than).await;
+            let need = Need {
+                head: trip.head,
+                alone: plan.alone,
+                once: matches!(trip.head, ForTarget::Http1(_)) && !trip.could_resend(retry, tries),
+                newer_than,
+            };
+            let reached = Reached::get(self.session, &occupied, need).await;
             if reached.is_err() {
                 journal.way().failed = Some(Arc::clone(&occupied.target));
             }

@@ -43,6 +43,18 @@ pub(super) enum Reached {
     Http2(Box<TargetStream>),
 }
 
+/// What there is to know of a request on the way to its target.
+pub(super) struct Need<'r> {
+    /// How it begins there.
+    pub(super) head: &'r ForTarget,
+    /// It shares its connection with no other one, which it may authenticate.
+    pub(super) alone: bool,
+    /// It could not be sent on another connection if a kept one turned out to be closed. Only over HTTP/1 is that asked.
+    pub(super) once: bool,
+    /// Of connections that many requests share, one made later than this is wanted; of those that are one request's, a new one.
+    pub(super) newer_than: Option<u64>,
+}
+
 /// An answer whose head is there.
 pub(super) struct Answered {
     /// Its status.
@@ -155,18 +167,13 @@ impl Heads<'_> {
 }
 
 impl Reached {
-    /// A way to the target: one that is there already, or a new one. Of those that many requests share, one made later than
-    /// `newer_than`; of those that are one request's, a new one if that is given. One that is to be `alone` shares none: it may authenticate
-    /// the connection. What may be sent `once` only gets one that the kernel says is still there.
+    /// A way to the target: one that is there already, or a new one. What may be sent once only gets one that the kernel says is still
+    /// there.
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) async fn get(
-        session: &Session,
-        occupied: &Occupied,
-        (head, alone, once): (&ForTarget, bool, bool),
-        newer_than: Option<u64>,
-    ) -> Result<Self, Refusal> {
+    pub(super) async fn get(session: &Session, occupied: &Occupied, need: Need<'_>) -> Result<Self, Refusal> {
+        let Need { head, alone, once, newer_than } = need;
         let worker = &session.seat.worker;
         let group = &occupied.pool.group;
         // A PROXY header names one client, so such a connection is no other one's.
@@ -200,7 +207,7 @@ impl Reached {
         }
     }
 
-    /// When it was made, as far as that matters: see [`Self::get`].
+    /// When it was made, as far as that matters: see [`Need::newer_than`].
     pub(super) fn age(&self) -> u64 {
         match self {
             Self::Http1(_) => 0,

@@ -3,12 +3,75 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lbd_core::http::auth::Denied;
+use lbd_core::http::conduct::Offence;
+use lbd_core::http::framing::Fault;
 use serde::{Deserialize, Serialize};
 
 use super::DurationsView;
-use crate::counters::{Counter, RuleCounters, Sharded, TargetCounters};
+use crate::counters::{Counter, HttpCounters, RuleCounters, Sharded, TargetCounters};
+use crate::l7::{Cut, Rejected};
 use crate::metrics::http::rule_name;
 use crate::snapshot::{Group, Service, Target};
+
+/// What an `http` service has beside its connections.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RequestsView {
+    /// Answered since the start, by the first digit of the status: `2xx` to `5xx`.
+    pub(crate) answered: BTreeMap<String, u64>,
+    /// Of these, answers that no target gave.
+    pub(crate) own_answers: u64,
+    /// Refused for what they are like.
+    pub(crate) malformed: u64,
+    /// The same by reason.
+    #[serde(default)]
+    pub(crate) malformed_by_reason: BTreeMap<String, u64>,
+    /// Whose answer did not come to its end.
+    pub(crate) cut: u64,
+    /// The same by reason.
+    #[serde(default)]
+    pub(crate) cut_by_reason: BTreeMap<String, u64>,
+    /// Not let in by `auth` or `access`, by reason.
+    #[serde(default)]
+    pub(crate) denied: BTreeMap<String, u64>,
+    /// Over the rate.
+    pub(crate) over_rate: u64,
+    /// Sent to a target again.
+    pub(crate) resent: u64,
+    /// Not sent again because too many had been.
+    #[serde(default)]
+    pub(crate) resends_refused: u64,
+    /// Cookies of Tandem's own that did not count, by reason.
+    #[serde(default)]
+    pub(crate) sticky_cookies_rejected: BTreeMap<String, u64>,
+    /// Sent on a kept connection.
+    pub(crate) reused_connections: u64,
+    /// Connections that became tunnels.
+    pub(crate) tunnels: u64,
+    /// Whose answers were compressed.
+    #[serde(default)]
+    pub(crate) compressed: u64,
+    /// Whose answers were not because too many were.
+    #[serde(default)]
+    pub(crate) compressions_refused: u64,
+    /// Bytes of those that were, before.
+    #[serde(default)]
+    pub(crate) compressed_bytes_before: u64,
+    /// The same bytes afterwards.
+    #[serde(default)]
+    pub(crate) compressed_bytes_after: u64,
+    /// Clients' connections of HTTP/2.
+    #[serde(default)]
+    pub(crate) http2_connections: u64,
+    /// Those of them that were closed for what their clients did, by reason.
+    #[serde(default)]
+    pub(crate) http2_connections_expelled: BTreeMap<String, u64>,
+    /// From a request's head to its answer's end.
+    pub(crate) duration: DurationsView,
+    /// The same of the requests that meet no rule, and of those of each rule in the file's order.
+    #[serde(default)]
+    pub(crate) rules: Vec<RuleView>,
+}
 
 /// The requests that meet a rule of an `http` service, or none.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,8 +110,42 @@ pub(crate) struct TargetRequestsView {
     pub(crate) duration: DurationsView,
 }
 
+/// The requests of a service.
+pub(super) fn of_service(service: &Service) -> RequestsView {
+    let counters = &service.shared.counters;
+    let sum = |pick: fn(&HttpCounters) -> &Counter| counters.sum(|shard| pick(&shard.http));
+    let fault = |it: Fault| counters.sum(|shard| &shard.http.faults[it.index()]);
+    let cut = |it: Cut| counters.sum(|shard| &shard.http.cuts[it.index()]);
+    let denied = |it: Denied| counters.sum(|shard| &shard.http.denied[it.index()]);
+    let rejected = |it: Rejected| counters.sum(|shard| &shard.http.cookies[it.index()]);
+    let expelled = |it: Offence| counters.sum(|shard| &shard.http.http2_offences[it.index()]);
+    RequestsView {
+        answered: by_class(counters, |shard| &shard.http.answers),
+        own_answers: sum(|http| &http.own_answers),
+        malformed: Fault::ALL.into_iter().map(fault).sum(),
+        malformed_by_reason: Fault::ALL.map(|it| (it.name().to_owned(), fault(it))).into(),
+        cut: Cut::ALL.into_iter().map(cut).sum(),
+        cut_by_reason: Cut::ALL.map(|it| (it.name().to_owned(), cut(it))).into(),
+        denied: Denied::ALL.map(|it| (it.name().to_owned(), denied(it))).into(),
+        over_rate: sum(|http| &http.over_rate),
+        resent: sum(|http| &http.resent),
+        resends_refused: sum(|http| &http.resends_refused),
+        sticky_cookies_rejected: Rejected::ALL.map(|it| (it.name().to_owned(), rejected(it))).into(),
+        reused_connections: sum(|http| &http.reused),
+        tunnels: sum(|http| &http.tunnels),
+        compressed: sum(|http| &http.compressed),
+        compressions_refused: sum(|http| &http.compressions_refused),
+        compressed_bytes_before: sum(|http| &http.compressed_bytes[0]),
+        compressed_bytes_after: sum(|http| &http.compressed_bytes[1]),
+        http2_connections: sum(|http| &http.http2_connections),
+        http2_connections_expelled: Offence::ALL.map(|it| (it.name().to_owned(), expelled(it))).into(),
+        duration: counters.counts(|shard| &shard.http.durations).into(),
+        rules: rules(service),
+    }
+}
+
 /// The requests of a service by its rules.
-pub(super) fn rules(service: &Service) -> Vec<RuleView> {
+fn rules(service: &Service) -> Vec<RuleView> {
     let view = |(place, counters): (usize, &Arc<Sharded<RuleCounters>>)| RuleView {
         rule: rule_name(place),
         answered: by_class(counters, |shard| &shard.answers),

@@ -5,8 +5,9 @@ use std::io::Write;
 
 use nix::sys::signal::Signal;
 
+use crate::clients::{handed_over, next};
 use crate::server::Server;
-use crate::support::{Config, Folder, Lbd, eventually, finish, own_ip, ping, records};
+use crate::support::{Config, Folder, Lbd, eventually, finish, free, own_ip, ping, records, reset};
 
 #[test]
 fn a_connection_is_logged_with_its_phases_and_why_it_ended() {
@@ -176,6 +177,58 @@ fn waiting_in_the_queue_is_no_part_of_connecting() {
     let (_, metrics) = lbd.ask("GET", "/metrics");
     assert_eq!(buckets_shown(waits), buckets_in(&metrics, "group_queue"));
     assert_eq!(buckets_shown(connects), buckets_in(&metrics, "target_connect"));
+}
+
+#[test]
+fn the_log_tells_ends_apart() {
+    let ip = own_ip();
+    let (server, connections) = handed_over(ip);
+    let folder = Folder::new();
+    let path = folder.path().join("access.log");
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = format!(
+        "access_log = {{ format = \"json\", file = \"{}\" }}\ntimeout = {{ idle = \"3s\" }}",
+        path.display()
+    );
+    let mut lbd = Lbd::start_in(folder, &config);
+    let connected = |lbd: &Lbd| (lbd.connect(), next(&connections));
+    let set = |lbd: &Lbd, state: &str| {
+        assert!(lbd.command(&["set", "pool/t0", "--state", state]).status.success());
+    };
+    // Each has ended before the next one begins.
+    let mut count = 0;
+    let mut ended = |end: &str| {
+        count += 1;
+        let last = records(&path, count).swap_remove(count - 1);
+        let target = if end == "no_target" { serde_json::Value::Null } else { "t0".into() };
+        assert_eq!((&last["end"], &last["target"]), (&end.into(), &target), "{last}");
+    };
+    let (client, _target) = connected(&lbd);
+    reset(client);
+    ended("client_reset");
+    let (_client, target) = connected(&lbd);
+    reset(target);
+    ended("target_reset");
+    let _silent = connected(&lbd);
+    ended("idle");
+    let _held = connected(&lbd);
+    set(&lbd, "maint");
+    ended("drained");
+    assert!(lbd.fetch().is_err());
+    ended("no_target");
+    set(&lbd, "ready");
+    config.targets[0].1 = free(ip);
+    assert_eq!(lbd.reload(&config).0, 200);
+    assert!(lbd.fetch().is_err());
+    ended("connect_failed");
+    config.targets[0].1 = server.address;
+    assert_eq!(lbd.reload(&config).0, 200);
+    let _open = connected(&lbd);
+    lbd.signal(Signal::SIGTERM);
+    lbd.says("waiting for open connections");
+    lbd.signal(Signal::SIGTERM);
+    assert!(lbd.wait().success());
+    ended("stopped");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! no memory with it.
 
 use std::io::{Read as _, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -115,6 +115,9 @@ fn http_checks_end() {
         assert!(failures(&lbd, reason) > 0, "{reason}");
     }
     assert_eq!(failures(&lbd, "local"), 0);
+    for reason in ["the answer is not HTTP/1", large, "answer larger than 524288 bytes"] {
+        lbd.says(&format!("failure=\"{reason}\""));
+    }
     each_is_counted_for_its_target(&lbd);
     bounded(&lbd, &garbage, &[&garbage_sent, &head_sent, &body_sent, &padded_sent]);
 }
@@ -233,6 +236,38 @@ fn grpc_checks_end() {
         eventually("ended", || ended.contains(&result(&lbd, target).as_str()));
     }
     bounded(&lbd, &garbage, &[&sent]);
+}
+
+/// A server that answers each question with many large datagrams, none of them the one that is waited for.
+#[test]
+fn udp_checks_end() {
+    let socket = UdpSocket::bind((own_ip(), 0)).unwrap();
+    let address = socket.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        while let Ok((_, from)) = socket.recv_from(&mut [0; 64]) {
+            count.fetch_add(1, Ordering::SeqCst);
+            for _ in 0..200 {
+                // Who asked has gone after the first one.
+                drop(socket.send_to(&[b'x'; 9000], from));
+            }
+        }
+    });
+    let (lbd, _) = checking("udp = \"ping\", expect = \"pong\"", &[address]);
+    let other = "answered something else than expected";
+    expect(&lbd, &[other]);
+    lbd.says(&format!("failure=\"{other}\""));
+    let rounds = |more: usize| {
+        let before = asked.load(Ordering::SeqCst);
+        eventually("more checks", || asked.load(Ordering::SeqCst) >= before + more);
+    };
+    rounds(10);
+    let before = lbd.resident_kib();
+    rounds(50);
+    let after = lbd.resident_kib();
+    assert!(after < before + 8 * 1024, "grew from {before} to {after} KiB");
+    assert!(failures(&lbd, "answer") >= 30);
 }
 
 #[test]

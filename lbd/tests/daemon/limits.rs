@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::net::TcpStream;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::clients::{beside, connect_from, fetch_from};
 use crate::server::Server;
-use crate::support::{Config, Lbd, end_of, eventually, own_ip, ping};
+use crate::support::{Config, Lbd, end_of, eventually, own_ip, patient, ping};
 
 #[test]
 fn connections_over_the_limit_are_closed_at_once() {
@@ -94,6 +98,51 @@ fn only_silent_connections_time_out() {
     assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert!(begin.elapsed() >= Duration::from_millis(900), "{:?}", begin.elapsed());
     assert_eq!(ping(&mut busy, "z").unwrap(), "z");
+}
+
+/// Connections that have a target, and on which neither end says anything: a small and stated amount of memory each, and an end in time.
+#[test]
+fn silent_connections_with_a_target_cost_little_and_end_in_time() {
+    const COUNT: usize = 4000;
+    /// What README says; the kernel's part of two sockets is its own.
+    const BYTES_EACH_MAX: u64 = 4096;
+    const IDLE: Duration = Duration::from_secs(6);
+    // Both ends of each are sockets of the test's.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let ip = own_ip();
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let holding = Arc::clone(&held);
+    let server = Server::start((ip, 0).into(), move |stream| holding.lock().unwrap().push(stream));
+    let mut config = Config::new(ip, &[server.address]);
+    config.service = "timeout = { idle = \"6s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let open = |count: usize| -> Vec<TcpStream> { (0..count).map(|_| lbd.connect()).collect() };
+    let at_target = || {
+        let open = &lbd.status()["target_groups"][0]["targets"][0]["connections_open"];
+        open.as_u64().and_then(|open| usize::try_from(open).ok()).unwrap()
+    };
+    // What the first ones cost, of each worker, is not theirs.
+    let first = open(64);
+    eventually("the first ones are there", || at_target() == first.len());
+    let before = lbd.resident_kib();
+    let begin = Instant::now();
+    let mut silent = open(COUNT);
+    eventually("all are there", || at_target() >= COUNT);
+    let all_there = begin.elapsed();
+    assert!(all_there < IDLE, "too slow a machine for this test: {all_there:?}");
+    let each = lbd.resident_kib().saturating_sub(before) * 1024 / COUNT as u64;
+    assert!(each <= BYTES_EACH_MAX, "{each} bytes for each silent connection");
+    let idle = || lbd.status()["services"][0]["ended"]["idle"].as_u64();
+    eventually("all are closed", || idle() == Some((first.len() + COUNT) as u64));
+    let closed = begin.elapsed();
+    assert!(closed >= IDLE && closed < IDLE + all_there + Duration::from_secs(2), "{closed:?}");
+    assert_eq!(end_of(&mut silent[0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let mut held = held.lock().unwrap();
+    assert_eq!(held.len(), first.len() + COUNT, "each had one to the target");
+    patient(&held[0]);
+    assert!(matches!(end_of(&mut held[0]), Ok(0) | Err(_)));
+    eventually("nobody is left", || lbd.service("connections_open") == 0);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod access;
 mod access_log;
 mod acme;
 mod algorithms;
+mod alike;
 mod alone;
 mod api;
 mod balancing;

@@ -354,6 +354,32 @@ fn unfinished_headers_cost_what_was_sent_and_end_in_time() {
     }
 }
 
+/// The time is one for all of it: who sends a byte now and then gets no more.
+#[test]
+fn a_header_that_comes_in_drops_has_no_more_time() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    let proxied = "accept_proxy = [\"127.0.0.0/8\"]\n";
+    let sni = "[[service.rule]]\nwhen = { sni = [\"a.example\"] }\nforward = \"pool\"\n";
+    let hello = crate::sni::hello("a.example");
+    for (service, bytes) in [(proxied, V1), (proxied, V2), (sni, &hello[..])] {
+        config.service = format!("timeout = {{ header = \"1s\" }}\n{service}");
+        let lbd = Lbd::start(&config);
+        let mut client = lbd.connect();
+        // All of it would take 3 s or more.
+        let sent = bytes.iter().take_while(|byte| {
+            std::thread::sleep(Duration::from_millis(110));
+            client.write_all(&[**byte]).is_ok()
+        });
+        let sent = sent.count();
+        assert!(sent < bytes.len(), "it had time for all {sent} bytes");
+        eventually("it is counted", || lbd.refused("header_timeout") == 1);
+        eventually("its place is free", || lbd.service("connections_open") == 0);
+    }
+    assert_eq!(server.accepted(), 0);
+}
+
 fn open_many(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let open = |_| {
         let stream = TcpStream::connect(address).unwrap();

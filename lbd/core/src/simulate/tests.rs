@@ -349,6 +349,25 @@ fn rows<'t>(text: &'t str, title: &str) -> Vec<Vec<&'t str>> {
     lines.take_while(|line| !line.is_empty()).map(cells).collect()
 }
 
+/// Each target has a bar as long as its share, beside which that stands.
+fn check_bars(drawn: &str, shares: &[&str], outcome: &super::Outcome) {
+    let width = |bar: &str| -> f64 {
+        bar.split_once("width=\"").unwrap().1.split('"').next().unwrap().parse().unwrap()
+    };
+    let bars: Vec<f64> = drawn.split("<rect ").filter(|rect| rect.contains("fill=\"#")).map(width).collect();
+    assert_eq!(bars.len(), outcome.targets.len());
+    let (longest, most) = (
+        bars.iter().copied().fold(0.0, f64::max),
+        outcome.targets.iter().map(|target| target.share).fold(0.0, f64::max),
+    );
+    for (bar, target) in bars.iter().zip(&outcome.targets) {
+        assert!((bar / longest - target.share / most).abs() < 0.01, "{bar} of {longest}");
+    }
+    for share in shares {
+        assert!(drawn.contains(&format!(">{share}</text>")), "{share}");
+    }
+}
+
 /// What is printed and drawn is what came out, column by column.
 #[test]
 fn the_table_and_the_drawing_say_what_came_out() {
@@ -404,13 +423,15 @@ fn the_table_and_the_drawing_say_what_came_out() {
                 near(busy[place + 1][index + 1], target.busy * 100.0, 1.0);
             }
             // The drawing's words are the table's.
+            let drawn = drawing.split("<g transform").nth(place + 1).unwrap();
             for fact in [
                 format!("most load {}", row[2]),
                 format!("{} waited, mean {}, longest {}", row[3], row[4], row[6]),
                 format!("{told} lost"),
             ] {
-                assert!(drawing.contains(&fact), "{fact}");
+                assert!(drawn.contains(&fact), "{fact}");
             }
+            check_bars(drawn, &shares[place + 2][1..], outcome);
         }
         let drawn = |class: &str| drawing.matches(&format!("class=\"{class}\"")).count();
         let targets = report.workload.targets.len() * report.outcomes.len();
@@ -431,6 +452,10 @@ fn the_table_and_the_drawing_say_what_came_out() {
                 assert_eq!([row[0], row[1]], [outcome.algorithm.name(), &clients.to_string()]);
                 near(row[2], part(u64::from(moves.moved), clients), 0.1);
                 near(row[3], part(u64::from(moves.needless), clients), 0.1);
+                let when = if moves.up { "return" } else { "failure" };
+                let fact = format!("{when}: {} of clients changed target, {} without need", row[2], row[3]);
+                // There is room for two of them.
+                assert!(number >= 2 || drawing.contains(&fact), "{fact}");
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{Answering, ask, client, config, dropped, hear, metric};
 use crate::server::Server;
@@ -28,6 +29,30 @@ fn every_size_passes_whole_both_ways() {
     let target = &lbd.status()["target_groups"][0]["targets"][0];
     for key in ["bytes_to_target", "bytes_to_client"] {
         assert_eq!(target[key].as_u64(), Some(lbd.service(key)), "{key}: {target}");
+    }
+}
+
+/// A sender has the kernel cut up what it hands over (UDP_SEGMENT), which the kernel leaves for last: with nobody who would take them
+/// together (UDP_GRO), what comes are the datagrams, and what goes on are they.
+#[test]
+fn datagrams_that_are_handed_over_as_one_arrive_one_by_one() {
+    let ip = own_ip();
+    let server = Answering::echo(ip);
+    let lbd = Lbd::start(&config(ip, &[&server]));
+    let client = client(ip, lbd.address);
+    assert_eq!(ask(&client, b"first").unwrap(), b"first");
+    setsockopt(&client, sockopt::UdpGsoSegment, &1000).unwrap();
+    // More than are received with one call, and the last one is shorter.
+    let all: Vec<u8> = (0..40_500_u32).map(|index| index.to_le_bytes()[1] ^ index.to_le_bytes()[0]).collect();
+    client.send(&all).unwrap();
+    for (number, sent) in (1..).zip(all.chunks(1000)) {
+        assert!(hear(&client).unwrap() == sent, "datagram {number} is another one");
+    }
+    assert_eq!(server.seen(), 42);
+    for direction in ["to_target", "to_client"] {
+        eventually("each is counted", || {
+            metric(&lbd, "service_datagrams_total", &format!("direction=\"{direction}\"")) == 42
+        });
     }
 }
 
