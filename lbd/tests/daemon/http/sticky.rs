@@ -176,6 +176,9 @@ fn a_target_that_is_only_full_keeps_its_clients() {
         given(&answer).filter(|_| answer.text() == "t0")
     });
     let cookie = cookie.expect("each of two gets some");
+    // A client has its answer before the place it had at the target is free again.
+    let kept = || lbd.status()["target_groups"][0]["targets"][0]["requests"]["connections_kept"].clone();
+    eventually("its connection waits for another request", || kept() == 1);
     let mut busy = Client::new(lbd.address);
     busy.send(format!("GET /slow HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"));
     eventually("it is busy", || waiting.load(Ordering::SeqCst) == 1);
