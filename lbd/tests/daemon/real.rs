@@ -59,9 +59,21 @@ impl Authority {
 
     /// The same with a key of another kind, of which `key` are openssl's words.
     pub(crate) fn sign_with(&self, key: &str, name: &str, names: &str, days: i32) -> String {
+        self.sign_extended(key, name, names, days, "")
+    }
+
+    /// The same with further extensions, as openssl has them in its files, each with the end of its line.
+    pub(crate) fn sign_extended(
+        &self,
+        key: &str,
+        name: &str,
+        names: &str,
+        days: i32,
+        extensions: &str,
+    ) -> String {
         let path = |suffix: &str| self.path(&format!("{name}.{suffix}"));
-        fs::write(path("ext"), format!("subjectAltName={names}\nbasicConstraints=critical,CA:FALSE\n"))
-            .unwrap();
+        let text = format!("subjectAltName={names}\nbasicConstraints=critical,CA:FALSE\n{extensions}");
+        fs::write(path("ext"), text).unwrap();
         self.openssl(&format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
         self.openssl(&format!(
             "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} -extfile {name}.ext -out {name}.pem"
@@ -148,7 +160,8 @@ pub(crate) fn seconds_from_now(seconds: i64, format: &str) -> String {
 /// openssl's words for a new RSA key.
 pub(crate) const RSA_KEY: &str = "-newkey rsa:2048 -nodes";
 
-const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+/// The same for a new key on the curve P-256.
+pub(crate) const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
 
 /// An nginx.
 pub(crate) struct Nginx {
