@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::Ordering;
 
-use crate::pair_support::{LIMIT, agreed, every, owned_by, start_all, vips, vrrpd};
+use crate::pair_support::{LIMIT, agreed, caught_up, every, owned_by, start_all, vips, vrrpd};
 use integration::lab::clock::wait_until;
-use integration::lab::config::PairConfig;
+use integration::lab::config::{Instance, PairConfig};
 use integration::lab::netns::Worker;
 use integration::lab::{Lab, Node, Result, Target, certificate, load};
 use nix::sys::signal::{Signal, kill};
@@ -16,6 +16,12 @@ use serde_json::Value;
 
 /// Planned moves under load, there and back, and as many reloads.
 const MOVES: usize = 20;
+
+/// Stops of `lbd` under load, on either node in turn.
+const STOPS: usize = 4;
+
+/// A rule that most requests of the load meet, in one of two configurations that take turns.
+const RULE: &str = "[[service.rule]]\nwhen = { path = \"/health\" }\nforward = \"beside\"\nrequest_headers = { set = { X-Beside = \"yes\" } }";
 
 /// A pair that serves HTTP with the targets' nginx and further keys of the group: `a` is active, and `b` sends on what it does not know.
 fn serving(label: &str, group: &str) -> Result<Lab> {
@@ -27,9 +33,48 @@ fn serving(label: &str, group: &str) -> Result<Lab> {
 /// Starts a pair with the targets' nginx as the group `web`: `a` is active, and `b` sends on what it does not know.
 pub(crate) fn begin(lab: &Lab, config: PairConfig, group: &str) -> Result<()> {
     let targets: Vec<SocketAddr> = lab.targets().iter().map(Target::http_address).collect();
-    lab.write_config(&config.target_group("web", &targets, group))?;
+    begin_with(lab, &config.target_group("web", &targets, group))
+}
+
+/// The same with groups of the configuration's own.
+fn begin_with(lab: &Lab, config: &PairConfig) -> Result<()> {
+    lab.write_config(config)?;
     start_all(lab)?;
     sends(lab, lab.b())
+}
+
+/// Two configurations, for HTTP with TLS and without, between which everything changes that belongs to requests: the targets of a group, a
+/// group and the rule that leads to it, fields, and the certificate.
+fn turns(lab: &Lab) -> Result<[PairConfig; 2]> {
+    let group = |name: &str, members: [usize; 2]| {
+        let member = |member: usize| {
+            let target = &lab.targets()[member];
+            format!("{{ id = \"{}\", address = \"{}\" }}", target.name(), target.http_address())
+        };
+        let list = members.map(member).join(", ");
+        format!("\n[[target_group]]\nname = {name:?}\ntargets = [{list}]\n")
+    };
+    let turn = |number: usize, rule: &str, groups: &str| -> Result<PairConfig> {
+        let folder = lab.dir().join(format!("turn{number}"));
+        std::fs::create_dir_all(&folder).expect("the lab's directory can be written to");
+        let tls = format!("tls = {{ certificates = [{:?}] }}", certificate::create(&folder)?);
+        let rest = format!("response_headers = {{ set = {{ X-Turn = \"{number}\" }} }}\n{rule}");
+        Ok(PairConfig::new(vec![every("100ms")])
+            .service("web", "http", "@web:443", "web", &format!("{tls}\n{rest}"))
+            .service("clear", "http", "@web:80", "web", &rest)
+            .raw(groups))
+    };
+    let first = turn(0, "", &group("web", [0, 1]))?;
+    let second = turn(1, RULE, &[group("web", [1, 2]), group("beside", [0, 2])].concat())?;
+    Ok([first, second])
+}
+
+/// A pair that serves the first of two configurations, which are to take turns.
+fn taking_turns(label: &str) -> Result<(Lab, [PairConfig; 2])> {
+    let lab = Lab::builder(label).targets(3).build()?;
+    let turns = turns(&lab)?;
+    begin_with(&lab, &turns[0])?;
+    Ok((lab, turns))
 }
 
 /// Waits until a node would send on to the other one what it does not know.
@@ -56,9 +101,17 @@ struct Load(Child);
 
 impl Load {
     fn start(lab: &Lab, vip: IpAddr) -> Self {
-        let url = format!("http://{}/health", SocketAddr::new(vip, 80));
+        Self::of(lab, &format!("http://{}/health", SocketAddr::new(vip, 80)))
+    }
+
+    /// The same with TLS. When it is told to make another connection, it goes on with its session.
+    fn start_tls(lab: &Lab, vip: IpAddr) -> Self {
+        Self::of(lab, &format!("https://{}/health", SocketAddr::new(vip, 443)))
+    }
+
+    fn of(lab: &Lab, url: &str) -> Self {
         let mut command = lab.client().command("wrk");
-        command.args(["-t1", "-c16", "-d300s", "--timeout", "10s", &url]).stdout(Stdio::piped());
+        command.args(["-t1", "-c16", "-d300s", "--timeout", "10s", url]).stdout(Stdio::piped());
         Self(command.spawn().expect("wrk can be run"))
     }
 
@@ -144,11 +197,16 @@ fn taken(file: &Path) -> String {
     text
 }
 
-/// Requests that a node's `lbd` has answered.
-fn answered(node: &Node) -> u64 {
+/// A node's services.
+fn services(node: &Node) -> Vec<Value> {
     let services: Value =
         node.get("lbd", "/v1/services").ok().and_then(|it| it.json().ok()).unwrap_or_default();
-    services[0]["requests"]["answered"]["2xx"].as_u64().unwrap_or(0)
+    services.as_array().cloned().unwrap_or_default()
+}
+
+/// Requests that a node's `lbd` has answered.
+fn answered(node: &Node) -> u64 {
+    services(node).iter().filter_map(|service| service["requests"]["answered"]["2xx"].as_u64()).sum()
 }
 
 /// Waits until a node has answered some more.
@@ -157,26 +215,62 @@ fn busy(node: &Node) -> Result<()> {
     wait_until(&format!("{} to answer requests", node.name()), LIMIT, || answered(node) > before + 50)
 }
 
-/// Moves the virtual IPs there and back under load, and has each node that gets them read its configuration again.
-fn move_and_reload(lab: &Lab) -> Result<()> {
+/// Has both nodes read the configuration whose turn it is, the active one first, and looks whether it is in force.
+fn reload(lab: &Lab, active: &Node, turns: &[PairConfig; 2], turn: usize) -> Result<()> {
+    lab.write_config(&turns[turn])?;
+    for node in [active, lab.peer_of(active)] {
+        let answer = node.send("lbd", "POST", "/v1/reload", "")?;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let shown =
+            services(node)[0]["tls"]["certificates"][0]["file"].as_str().unwrap_or_default().to_owned();
+        assert!(shown.contains(&format!("/turn{turn}/")), "{} shows {shown}", node.name());
+    }
+    let field = format!("x-turn: {turn}\r\n");
+    for vip in vips() {
+        let url = format!("https://{}/health", SocketAddr::new(vip, 443));
+        wait_until(&format!("clients to be answered as in turn {turn}"), LIMIT, || {
+            let words = ["-sS", "--fail", "-k", "-m", "10", "-o", "/dev/null", "-D", "-", &url];
+            let head = lab.client().run("curl", &words).expect("it is answered");
+            head.to_ascii_lowercase().contains(&field)
+        })?;
+    }
+    Ok(())
+}
+
+/// Moves the virtual IPs there and back under load, and has the nodes read another configuration each time.
+fn move_and_reload(lab: &Lab, turns: &[PairConfig; 2]) -> Result<()> {
     let mut active = lab.a();
     busy(active)?;
-    for _ in 0..MOVES {
+    for number in 1..=MOVES {
+        caught_up(lab)?;
         switch(lab, active)?;
         active = lab.peer_of(active);
         busy(active)?;
-        let answer = active.send("lbd", "POST", "/v1/reload", "")?;
-        assert_eq!(answer.status, 200, "{}", answer.body);
+        let turn = number % 2;
+        reload(lab, active, turns, turn)?;
         busy(active)?;
+        let by_rule = active.counted("tandem_lbd_target_http_answers_total", "group=\"beside\"")?;
+        assert!(turn == 0 || by_rule > 0, "no request went by the rule");
     }
     Ok(())
 }
 
 #[test]
 fn planned_moves_and_reloads_lose_no_request() -> Result<()> {
-    let lab = serving("http moves", "")?;
+    let (lab, turns) = taking_turns("http moves")?;
     let loads: Vec<Load> = vips().into_iter().map(|vip| Load::start(&lab, vip)).collect();
-    move_and_reload(&lab)?;
+    move_and_reload(&lab, &turns)?;
+    for load in loads {
+        assert!(load.stop() > 500);
+    }
+    lab.finish()
+}
+
+#[test]
+fn planned_moves_and_reloads_lose_no_request_over_tls() -> Result<()> {
+    let (lab, turns) = taking_turns("https moves")?;
+    let loads: Vec<Load> = vips().into_iter().map(|vip| Load::start_tls(&lab, vip)).collect();
+    move_and_reload(&lab, &turns)?;
     for load in loads {
         assert!(load.stop() > 500);
     }
@@ -185,20 +279,55 @@ fn planned_moves_and_reloads_lose_no_request() -> Result<()> {
 
 #[test]
 fn planned_moves_and_reloads_lose_no_request_of_http2() -> Result<()> {
-    let lab = Lab::builder("http2 moves").targets(2).build()?;
-    let tls = format!("tls = {{ certificates = [{:?}] }}", certificate::create(lab.dir())?);
-    let config = PairConfig::new(vec![every("100ms")])
-        .service("web", "http", "@web:443", "web", &tls)
-        // By which it is seen that clients are served at all.
-        .service("clear", "http", "@web:80", "web", "");
-    begin(&lab, config, "")?;
+    let (lab, turns) = taking_turns("http2 moves")?;
     let mut loads = Vec::new();
     for vip in vips() {
         loads.extend([Rounds::curl(&lab, vip)?, Rounds::h2load(&lab, vip)?]);
     }
-    move_and_reload(&lab)?;
+    move_and_reload(&lab, &turns)?;
     for load in loads {
         assert!(load.stop()? > 500);
+    }
+    lab.finish()
+}
+
+/// As for another release: `lbd` is stopped where the clients are, who go to the other node, ends once they have gone, and is started again.
+#[test]
+fn stops_of_lbd_lose_no_request() -> Result<()> {
+    let lab = Lab::builder("http stops").targets(2).build()?;
+    let tls = format!("tls = {{ certificates = [{:?}] }}", certificate::create(lab.dir())?);
+    // Whoever comes back waits for its turn.
+    let instance = Instance { preempt: false, ..every("100ms") };
+    let config = PairConfig::new(vec![instance])
+        .service("web", "http", "@web:443", "web", &tls)
+        .service("clear", "http", "@web:80", "web", "");
+    begin(&lab, config, "")?;
+    let (mut loads, mut rounds) = (Vec::new(), Vec::new());
+    for vip in vips() {
+        loads.extend([Load::start(&lab, vip), Load::start_tls(&lab, vip)]);
+        rounds.push(Rounds::h2load(&lab, vip)?);
+    }
+    let mut active = lab.a();
+    busy(active)?;
+    for _ in 0..STOPS {
+        let next = lab.peer_of(active);
+        active.signal("lbd", Signal::SIGTERM)?;
+        agreed(&lab, next)?;
+        owned_by(&lab, next)?;
+        busy(next)?;
+        let ended = active.wait_end("lbd", LIMIT)?;
+        assert!(ended.success(), "{ended}");
+        active.start_lbd()?;
+        caught_up(&lab)?;
+        sends(&lab, active)?;
+        sends(&lab, next)?;
+        active = next;
+    }
+    for load in loads {
+        assert!(load.stop() > 500);
+    }
+    for round in rounds {
+        assert!(round.stop()? > 500);
     }
     lab.finish()
 }

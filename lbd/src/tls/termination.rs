@@ -103,7 +103,7 @@ impl Termination {
         if tls.min_version == TlsVersion::V12 {
             versions.push(&TLS12);
         }
-        let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+        let builder = ServerConfig::builder_with_provider(Arc::new(in_order(provider)))
             .with_protocol_versions(&versions)
             .expect("the provider has cipher suites for TLS 1.2 and 1.3");
         let verifier = clients.as_ref().map(|(verifier, _)| Arc::clone(verifier));
@@ -116,6 +116,7 @@ impl Termination {
         config.alpn_protocols = offered.iter().map(|protocol| protocol.alpn().to_vec()).collect();
         // Some clients name what they are about to speak exactly, and take no other.
         config.alpn_protocols.push(b"http/1.0".to_vec());
+        config.ignore_client_order = true;
         // Tickets are all that is needed to go on with a session, on either node.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         match Tickets::new(secret.clone(), service.to_owned(), policy) {
@@ -152,6 +153,27 @@ impl Termination {
             return false;
         };
         verifier.verify_client_cert(certificate, intermediates, UnixTime::now()).is_ok()
+    }
+}
+
+/// The provider with its cipher suites in the order in which clients that take several get one.
+fn in_order(provider: &CryptoProvider) -> CryptoProvider {
+    let mut provider = provider.clone();
+    provider.cipher_suites.sort_by_key(|suite| rank(suite.suite()));
+    provider
+}
+
+/// The place of a cipher suite in that order. All are good; AES with 128 bits is the one that every client of TLS 1.3 has (RFC 8446, section
+/// 9.1), as strong as the key exchange, and costs a processor with instructions for it least.
+const fn rank(suite: CipherSuite) -> u8 {
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 0,
+        CipherSuite::TLS13_AES_256_GCM_SHA384
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => 1,
+        _ => 2,
     }
 }
 
@@ -272,6 +294,34 @@ mod tests {
         assert_eq!(Protocol::agreed(None), Protocol::Http1);
         assert_eq!(Protocol::agreed(Some(b"http/1.1")), Protocol::Http1);
         assert_eq!(Protocol::agreed(Some(b"h2")), Protocol::Http2);
+    }
+
+    #[test]
+    fn the_cheapest_suite_of_each_version_and_key_comes_first_and_none_is_lost() {
+        let before = super::super::provider();
+        let ordered = in_order(&before);
+        assert_eq!(ordered.cipher_suites.len(), before.cipher_suites.len());
+        let suites: Vec<CipherSuite> = ordered.cipher_suites.iter().map(|suite| suite.suite()).collect();
+        let place = |suite| suites.iter().position(|it| *it == suite).unwrap();
+        for [first, second, third] in [
+            [
+                CipherSuite::TLS13_AES_128_GCM_SHA256,
+                CipherSuite::TLS13_AES_256_GCM_SHA384,
+                CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+            ],
+            [
+                CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+                CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+                CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            ],
+            [
+                CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+                CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+                CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+            ],
+        ] {
+            assert!(place(first) < place(second) && place(second) < place(third));
+        }
     }
 
     #[test]

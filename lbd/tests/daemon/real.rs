@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::{Folder, eventually, free};
 
@@ -58,9 +59,21 @@ impl Authority {
 
     /// The same with a key of another kind, of which `key` are openssl's words.
     pub(crate) fn sign_with(&self, key: &str, name: &str, names: &str, days: i32) -> String {
+        self.sign_extended(key, name, names, days, "")
+    }
+
+    /// The same with further extensions, as openssl has them in its files, each with the end of its line.
+    pub(crate) fn sign_extended(
+        &self,
+        key: &str,
+        name: &str,
+        names: &str,
+        days: i32,
+        extensions: &str,
+    ) -> String {
         let path = |suffix: &str| self.path(&format!("{name}.{suffix}"));
-        fs::write(path("ext"), format!("subjectAltName={names}\nbasicConstraints=critical,CA:FALSE\n"))
-            .unwrap();
+        let text = format!("subjectAltName={names}\nbasicConstraints=critical,CA:FALSE\n{extensions}");
+        fs::write(path("ext"), text).unwrap();
         self.openssl(&format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
         self.openssl(&format!(
             "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} -extfile {name}.ext -out {name}.pem"
@@ -69,15 +82,8 @@ impl Authority {
     }
 
     /// A certificate like those of [`Self::sign`] that is good for so many seconds from now on.
-    pub(crate) fn sign_for_seconds(&self, name: &str, seconds: u64) {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        let at = |time: u64| {
-            let output = Command::new("date")
-                .args(["-u", "-d", &format!("@{time}"), "+%y%m%d%H%M%SZ"])
-                .output()
-                .unwrap();
-            String::from_utf8(output.stdout).unwrap().trim().to_owned()
-        };
+    pub(crate) fn sign_for_seconds(&self, name: &str, seconds: i64) {
+        let at = |seconds: i64| seconds_from_now(seconds, "%y%m%d%H%M%SZ");
         let config = "[ca]\ndefault_ca = own\n[own]\ndatabase = index.txt\nserial = numbers\nnew_certs_dir = .\n\
                       certificate = ca.pem\nprivate_key = ca.key\ndefault_md = sha256\npolicy = any\n\
                       x509_extensions = leaf\n[any]\ncommonName = supplied\n[leaf]\nbasicConstraints = CA:FALSE\n";
@@ -85,7 +91,7 @@ impl Authority {
         fs::write(self.path("index.txt"), "").unwrap();
         fs::write(self.path("numbers"), "77\n").unwrap();
         self.openssl(&format!("req {KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
-        let (begin, end) = (at(now - 60), at(now + seconds));
+        let (begin, end) = (at(-60), at(seconds));
         self.openssl(&format!(
             "ca -batch -notext -config ca.cnf -in {name}.csr -out {name}.pem -startdate {begin} -enddate {end}"
         ));
@@ -105,19 +111,57 @@ impl Authority {
         self.folder.path().join(file)
     }
 
+    /// Says of a certificate that was signed that it is good, or that it is revoked (OCSP), which holds for so many days from now on; answers
+    /// the file with that, in DER, which is `name.ocsp` each time.
+    pub(crate) fn vouch(&self, name: &str, good: bool, days: u32) -> PathBuf {
+        let serial = self.said(&format!("x509 -noout -serial -in {name}.pem"));
+        let serial = serial.trim().strip_prefix("serial=").expect("its number");
+        let (state, since) = if good { ("V", "") } else { ("R", "250101000000Z") };
+        let line = format!("{state}\t491231235959Z\t{since}\t{serial}\tunknown\t/CN={name}\n");
+        fs::write(self.path(&format!("{name}.states")), line).unwrap();
+        self.openssl(&format!(
+            "ocsp -index {name}.states -CA ca.pem -rsigner ca.pem -rkey ca.key -issuer ca.pem -cert {name}.pem -no_nonce -ndays {days} \
+             -respout {name}.ocsp"
+        ));
+        self.path(&format!("{name}.ocsp"))
+    }
+
+    /// A certificate that was signed, and the authority's own behind it, in one file.
+    pub(crate) fn chain(&self, name: &str) -> PathBuf {
+        let read = |file: &str| fs::read(self.path(file)).unwrap();
+        let path = self.path(&format!("{name}.chain.pem"));
+        fs::write(&path, [read(&format!("{name}.pem")), read("ca.pem")].concat()).unwrap();
+        path
+    }
+
     /// Runs openssl in its folder.
     pub(crate) fn openssl(&self, arguments: &str) {
+        self.said(arguments);
+    }
+
+    /// The same; answers what it prints.
+    pub(crate) fn said(&self, arguments: &str) -> String {
         let mut command = Command::new("openssl");
         command.args(arguments.split(' ')).current_dir(self.folder.path());
         let output = command.output().expect("openssl runs");
         assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
+}
+
+/// The time in so many seconds, as `date` writes it in this format.
+pub(crate) fn seconds_from_now(seconds: i64, format: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let at = format!("@{}", now.checked_add_signed(seconds).unwrap());
+    let output = Command::new("date").args(["-u", "-d", &at, &format!("+{format}")]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// openssl's words for a new RSA key.
 pub(crate) const RSA_KEY: &str = "-newkey rsa:2048 -nodes";
 
-const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+/// The same for a new key on the curve P-256.
+pub(crate) const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
 
 /// An nginx.
 pub(crate) struct Nginx {

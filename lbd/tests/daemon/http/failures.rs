@@ -255,6 +255,70 @@ fn a_target_that_answers_with_5xx_is_ejected() {
     assert_eq!(answers[&labels], failed as u64);
 }
 
+/// Says nothing until the other end has had enough.
+fn keep_silent(stream: &mut BufReader<TcpStream>) -> std::io::Result<bool> {
+    Ok(stream.read(&mut [0; 16])? > 0)
+}
+
+/// It takes connections and reads what it is asked: nothing but the time says that it is ill.
+#[test]
+fn a_target_that_never_answers_is_ejected() {
+    const FAILURES: u64 = 3;
+    let ip = own_ip();
+    let silent = Target::with(ip, |_, stream| keep_silent(stream));
+    let well = Target::named(ip, "well");
+    let mut config = config(ip, &[silent.address, well.address]);
+    config.service = "timeout = { response = \"200ms\" }".to_owned();
+    config.group = format!("eject = {{ consecutive_failures = {FAILURES}, base = \"60s\" }}");
+    let lbd = Lbd::start(&config);
+    let shown = || lbd.status()["target_groups"][0]["targets"][0].clone();
+    let mut failed = 0;
+    eventually("the silent one is ejected", || {
+        failed += u64::from(ask(lbd.address, &get("/")).status() == 504);
+        let reason = shown()["reason"].clone();
+        assert!(failed >= FAILURES || reason == "in_use", "{reason} after {failed}");
+        reason == "ejected"
+    });
+    // Some more may have gone there until the ejection was in force.
+    assert!(failed <= FAILURES + 2, "{failed}");
+    assert_eq!(cut(&lbd, "no_answer"), failed);
+    let status = shown();
+    assert_eq!((&status["ejections"], &status["connect_failures"]), (&1.into(), &0.into()), "{status}");
+    assert!(status["ejected_for_ms"].as_u64().is_some_and(|ms| ms > 0 && ms <= 60_000), "{status}");
+    let labels =
+        format!("{{group=\"pool\",target=\"t0\",address=\"{}\",result=\"ejected\"}}", silent.address);
+    assert_eq!(metric(&lbd, "tandem_lbd_target_ejections_total")[&labels], 1);
+    let table = String::from_utf8(lbd.command(&["status"]).stdout).unwrap();
+    let row = table.lines().find(|line| line.contains(" t0 ")).unwrap();
+    assert!(row.contains("ejected until 2"), "{row}");
+    lbd.says("failure=\"timeout\"");
+    assert!((0..10).all(|_| ask(lbd.address, &get("/")).text() == "well"));
+    assert_eq!(silent.seen().len() as u64, failed);
+}
+
+#[test]
+fn a_target_that_answers_now_and_then_stays() {
+    let ip = own_ip();
+    let count = AtomicUsize::new(0);
+    // Never three times in a row without an answer.
+    let slow = Target::with(ip, move |_, stream| match count.fetch_add(1, Ordering::SeqCst) % 3 {
+        2 => answer(stream, "at last"),
+        _ => keep_silent(stream),
+    });
+    let well = Target::named(ip, "well");
+    let mut config = config(ip, &[slow.address, well.address]);
+    config.service = "timeout = { response = \"200ms\" }".to_owned();
+    config.group = "eject = { consecutive_failures = 3, base = \"60s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    eventually("it was asked often enough", || {
+        ask(lbd.address, &get("/"));
+        slow.seen().len() >= 12
+    });
+    let status = lbd.status()["target_groups"][0]["targets"][0].clone();
+    assert_eq!((&status["reason"], &status["ejections"]), (&"in_use".into(), &0.into()), "{status}");
+    assert!(cut(&lbd, "no_answer") >= 8);
+}
+
 #[test]
 fn what_a_client_asks_for_ejects_nobody() {
     let ip = own_ip();

@@ -20,7 +20,7 @@ mod sticky;
 pub(crate) mod tls;
 mod traces;
 
-pub(crate) use peers::{Client, Target, answer, ask, get, write};
+pub(crate) use peers::{Client, Message, Target, answer, ask, get, write};
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -105,7 +105,7 @@ pub(super) fn head<'h>(
 }
 
 /// The status that a block begins with: one of RFC 7541's table, or three digits in plain letters or its code.
-fn status(block: &[u8]) -> u16 {
+pub(super) fn status(block: &[u8]) -> u16 {
     // Behind a change of the table's size.
     let block = if block.first().is_some_and(|byte| byte & 0xe0 == 0x20) { &block[1..] } else { block };
     match block {

@@ -1,5 +1,6 @@
 //! HTTP/2 on either side: frames written by hand, and real programs.
 
+mod apart;
 mod floods;
 mod frames;
 mod grpc;

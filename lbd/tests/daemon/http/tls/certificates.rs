@@ -97,6 +97,28 @@ fn what_is_spoken_is_agreed_on() {
 }
 
 #[test]
+fn of_the_cipher_suites_that_a_client_takes_the_service_chooses() {
+    let ip = own_ip();
+    let (authority, target) = (shop(), Target::named(ip, "hello"));
+    let lbd = Lbd::start(&config(ip, &[target.address], &[&authority.bundle("shop")]));
+    let ordered = [
+        ("AES_128_GCM_SHA256", "AES128-GCM-SHA256"),
+        ("AES_256_GCM_SHA384", "AES256-GCM-SHA384"),
+        ("CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305"),
+    ];
+    // Clients would rather have them the other way round.
+    for (place, (tls13, tls12)) in ordered.into_iter().enumerate() {
+        let offered = || ordered[place..].iter().rev();
+        let suites = offered().map(|(name, _)| format!("TLS_{name}")).collect::<Vec<_>>().join(":");
+        let text = s_client(lbd.address, &format!("-tls1_3 -ciphersuites {suites}"), LAST);
+        assert!(text.contains(&format!("TLSv1.3, Cipher is TLS_{tls13}")), "{suites}: {text}");
+        let suites = offered().map(|(_, name)| format!("ECDHE-ECDSA-{name}")).collect::<Vec<_>>().join(":");
+        let text = s_client(lbd.address, &format!("-tls1_2 -cipher {suites}"), LAST);
+        assert!(text.contains(&format!("TLSv1.2, Cipher is ECDHE-ECDSA-{tls12}")), "{suites}: {text}");
+    }
+}
+
+#[test]
 fn an_old_version_is_refused_where_it_is() {
     let ip = own_ip();
     let (authority, target) = (shop(), Target::named(ip, "hello"));

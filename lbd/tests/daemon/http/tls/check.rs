@@ -8,7 +8,7 @@ use crate::real::RSA_KEY;
 use crate::support::{Folder, Lbd, command, own_ip};
 
 /// What `lbd check` prints of a configuration with these entries for `certificates`.
-fn check(entries: &str) -> (bool, String) {
+pub(super) fn check(entries: &str) -> (bool, String) {
     let ip = own_ip();
     let folder = Folder::new();
     let mut config = super::super::config(ip, &["192.0.2.1:80".parse().unwrap()]);

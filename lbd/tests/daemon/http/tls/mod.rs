@@ -9,6 +9,7 @@ mod real;
 mod reload;
 mod resume;
 mod scanned;
+mod stapled;
 mod streams;
 mod targets;
 
