@@ -212,7 +212,7 @@ impl Exchange<'_> {
     fn note(&self, route: &Rc<Route>, journal: &Journal, by: Option<&Target>, status: u16, end: &str) {
         let seat = &self.session.seat;
         let worker = (seat.worker.index, seat.counters());
-        journal.ended(route, worker, &self.session.ends, by, status, end);
+        journal.ended(route, worker, self.session, by, status, end);
     }
 
     /// Has a target of the group answer, or says why none does.
@@ -230,7 +230,7 @@ impl Exchange<'_> {
             plan,
             head: &head,
             bond: None,
-            client: self.session.ends.client.ip(),
+            client: plan.client.ip(),
             seat,
             clock: seat.worker.clock(),
             patience: RefCell::new(Patience::new(&route.service.config)),
@@ -254,8 +254,9 @@ impl Exchange<'_> {
                 && retry.stale_connection
                 && tries < retry.attempts
                 && route.http.as_ref().is_some_and(Site::could_resend);
+            let how = (trip.head, plan.alone, !again);
             let reached =
-                Reached::get(self.session, &occupied, (trip.head, plan.alone, !again), newer_than).await;
+                Reached::get(self.session, &plan.ends(self.session), &occupied, how, newer_than).await;
             if reached.is_err() {
                 journal.way().failed = Some(Arc::clone(&occupied.target));
             }
@@ -309,10 +310,10 @@ impl Exchange<'_> {
         journal: &mut Journal,
     ) -> Result<Occupied, Refusal> {
         let seat = &self.session.seat;
+        let ends = plan.ends(self.session);
         let client = &mut self.client;
         let mut gone = |context: &mut Context<'_>| client.poll_gone(context);
-        let placed =
-            place(seat, pool, (&self.session.ends, &plan.tied.tie), &mut gone, tried, journal.way()).await?;
+        let placed = place(seat, pool, (&ends, &plan.tied.tie), &mut gone, tried, journal.way()).await?;
         let occupied = placed.ok_or_else(|| seat.refuse(last))?;
         journal.way().tries += 1;
         if pool.group.panics() {
@@ -477,7 +478,7 @@ impl Exchange<'_> {
 
     /// Begins with what goes to the target.
     fn begin(&mut self, trip: &Trip<'_>, reached: &mut Reached, occupied: &Occupied) -> Result<Flow, Failed> {
-        let (plan, ends) = (trip.plan, &self.session.ends);
+        let (plan, ends) = (trip.plan, trip.plan.ends(self.session));
         let mut reader = BodyReader::of_request(plan.body);
         if plan.drops_trailers {
             reader = reader.without_trailers();
@@ -494,7 +495,7 @@ impl Exchange<'_> {
         };
         match (trip.head, reached) {
             (ForTarget::Http1(head), Reached::Http1(upstream)) => {
-                let head = upstream.opening(&occupied.pool.group.config, ends, head);
+                let head = upstream.opening(&occupied.pool.group.config, &ends, head);
                 let chunked = plan.body == RequestBody::Chunked;
                 let encoding = if chunked { Encoding::Chunked } else { Encoding::Plain };
                 begin(head, encoding)

@@ -12,9 +12,10 @@ use lbd_core::http::trace::Trace;
 use lbd_core::otlp::{Span, shortened};
 
 use super::plan::Plan;
+use super::session::Session;
 use crate::clock::unix_now;
 use crate::counters::{Counter, ServiceCounters};
-use crate::l4::{Ends, Pool, Way};
+use crate::l4::{Pool, Way};
 use crate::snapshot::Target;
 use crate::worker::Route;
 
@@ -47,6 +48,8 @@ impl Asking {
 /// A request's story so far.
 pub(super) struct Journal {
     at: Option<UnixTime>,
+    /// Whom it is from, once its head has come; until then it is whoever has connected.
+    client: Option<SocketAddr>,
     /// When its first byte was there.
     begin: Instant,
     /// When its head was.
@@ -78,6 +81,7 @@ impl Journal {
     pub(super) fn begin(route: &Route, begin: Instant) -> Self {
         Self {
             at: route.service.access_log.is_some().then(unix_now),
+            client: None,
             begin,
             read: Instant::now(),
             connected: None,
@@ -98,6 +102,7 @@ impl Journal {
     /// It is known what becomes of it.
     pub(super) fn decided(&mut self, plan: &mut Plan) {
         self.decided = Some(Instant::now());
+        self.client = Some(plan.client);
         self.denied = plan.denied.is_some() || plan.over_rate;
         self.rule = plan.rule;
         self.asking = plan.asking.take();
@@ -146,7 +151,7 @@ impl Journal {
         &self,
         route: &Route,
         (worker, counters): (usize, &ServiceCounters),
-        ends: &Ends,
+        session: &Session,
         by: Option<&Target>,
         status: u16,
         end: &str,
@@ -185,12 +190,13 @@ impl Journal {
                 }
             }
         }
-        self.tell(route, ends, now, status, end);
-        self.record(route, counters, ends, now, status, end);
+        let client = self.client.unwrap_or(session.ends.client);
+        self.tell(route, client, now, status, end);
+        self.record(route, counters, (session, client), now, status, end);
     }
 
     /// Tells of the request, if it is to be told of.
-    fn tell(&self, route: &Route, ends: &Ends, now: Instant, status: u16, end: &str) {
+    fn tell(&self, route: &Route, client: SocketAddr, now: Instant, status: u16, end: &str) {
         let (Some(tracer), Some(trace)) = (&route.service.tracer, &self.trace) else { return };
         let Some(asking) = self.asking.as_deref().filter(|_| trace.sampled) else { return };
         let now_unix = unix_now();
@@ -213,7 +219,7 @@ impl Journal {
             },
             host: shortened(&asking.host),
             path: shortened(&asking.path),
-            client: ends.client,
+            client,
             status,
             ended: end.to_owned(),
             service: route.service.config.name.clone(),
@@ -260,7 +266,7 @@ impl Journal {
         &self,
         route: &Route,
         counters: &ServiceCounters,
-        ends: &Ends,
+        (session, client): (&Session, SocketAddr),
         now: Instant,
         status: u16,
         end: &str,
@@ -292,10 +298,10 @@ impl Journal {
         let record = Record {
             at,
             service: &route.service.config.name,
-            client: ends.client,
-            proxy: None::<SocketAddr>,
-            listen: ends.local,
-            tag: route.service.guard.tag(self.rule, ends.client.ip()),
+            client,
+            proxy: (session.peer != client).then_some(session.peer),
+            listen: session.ends.local,
+            tag: route.service.guard.tag(self.rule, client.ip()),
             sni: self.asking.as_ref().and_then(|asking| asking.server_name.as_deref()),
             group: self.pool.as_ref().map_or("-", |pool| pool.group.config.name.as_str()),
             target: target.map(|target| target.key.id.as_str()),

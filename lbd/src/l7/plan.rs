@@ -1,6 +1,6 @@
 //! What becomes of a request, decided from its head alone, before anything of it is sent anywhere.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use super::handshake::Encrypted;
 use super::http2::Map;
 use super::journal::Asking;
 use super::passwords::{Compared, Comparison};
+use super::session::Session;
 use super::site::{Site, request_changes, response_changes, with_page};
 use super::tie::{self, Tied};
 use super::websocket;
@@ -38,6 +39,8 @@ use crate::worker::Route;
 pub(super) struct Plan {
     /// What is done.
     pub(super) step: Step,
+    /// Whom it is from.
+    pub(super) client: SocketAddr,
     /// The rule that it met.
     pub(super) rule: Option<usize>,
     /// The client's version.
@@ -162,8 +165,10 @@ pub(super) struct Circumstances<'c> {
     pub(super) route: &'c Route,
     /// Both ends of the client's connection.
     pub(super) ends: &'c Ends,
-    /// Who speaks: a proxy in front, or the client itself.
+    /// Who is at the other end of the connection: a proxy in front, or the client itself.
     pub(super) peer: IpAddr,
+    /// Whom the request is from: the client's end of the connection, or whom a proxy there names whose word is taken.
+    pub(super) client: SocketAddr,
     /// A number for a request that has none, and for a trace that begins with it.
     pub(super) request_id: u128,
     /// A number for its span.
@@ -182,6 +187,15 @@ pub(super) struct Circumstances<'c> {
     pub(super) closing: bool,
     /// What it gets because it is the authority that a certificate is ordered from, whatever the rules say.
     pub(super) challenge: Option<&'c str>,
+}
+
+impl Circumstances<'_> {
+    /// Whether what the request says of its client and of how it came is taken for true: it comes from a proxy that is trusted, which may
+    /// be one whose connection another one passes on (by the PROXY protocol).
+    fn trusted(&self) -> bool {
+        let guard = &self.route.service.guard;
+        guard.trusts_word(self.peer) || guard.trusts_word(self.ends.client.ip())
+    }
 }
 
 impl Plan {
@@ -206,7 +220,7 @@ impl Plan {
             path: &head.path,
             query: head.query.as_deref(),
             fields: &head.fields,
-            client: around.ends.client.ip(),
+            client: around.client.ip(),
         };
         let hash = site.hash_key.source(asked.client);
         let routed = route(http, &asked, hash);
@@ -218,13 +232,13 @@ impl Plan {
         let rule = routed.rule.map(|(index, _)| index).filter(|_| around.challenge.is_none());
         let service = &around.route.service;
         let trace = service.tracer.as_ref().map(|tracer| {
-            let (trusted, ids) =
-                (service.guard.trusts_word(around.peer), (around.request_id, around.span_id));
-            Box::new(Trace::begin(&head.fields, trusted, tracer.sample, ids))
+            let ids = (around.request_id, around.span_id);
+            Box::new(Trace::begin(&head.fields, around.trusted(), tracer.sample, ids))
         });
         let is_told = service.access_log.is_some() || trace.as_ref().is_some_and(|trace| trace.sampled);
         let mut plan = Self {
             step: Step::nothing(),
+            client: around.client,
             rule,
             version: head.version,
             body: head.body,
@@ -340,8 +354,8 @@ impl Plan {
         };
         let passing = Passing {
             path: new_path.as_deref().unwrap_or(&head.path),
-            client: asked.client,
-            trusted: around.route.service.guard.trusts_word(around.peer),
+            client: around.ends.client.ip(),
+            trusted: around.trusted(),
             arrival,
             pseudonym: &site.pseudonym,
             request_id: around.request_id,
@@ -366,8 +380,14 @@ impl Plan {
             pass_on::request(head, &passing, &mut out)?;
             ForTarget::Http1(out)
         };
-        self.tied = Tied::of(&pool, asked, &passing);
+        let many = around.route.service.guard.trusts_word(asked.client);
+        self.tied = Tied::of(&pool, asked, &passing, many);
         Ok(Step::Forward(pool, written))
+    }
+
+    /// Both ends of the request's way here: its client, and the address that was come to.
+    pub(super) fn ends(&self, session: &Session) -> Ends {
+        Ends { client: self.client, ..session.ends }
     }
 
     /// Takes the comparison that has to be made first, if one has to be.

@@ -155,7 +155,7 @@ impl Heads<'_> {
 }
 
 impl Reached {
-    /// A way to the target: one that is there already, or a new one. Of those that many requests share, one made later than
+    /// A way to the target: one that is there already, or a new one, on which the target may be told of the client's `ends`. Of those that many requests share, one made later than
     /// `newer_than`; of those that are one request's, a new one if that is given. One that is to be `alone` shares none: it may authenticate
     /// the connection. What may be sent `once` only gets one that the kernel says is still there.
     ///
@@ -163,6 +163,7 @@ impl Reached {
     /// Why there is none.
     pub(super) async fn get(
         session: &Session,
+        ends: &Ends,
         occupied: &Occupied,
         (head, alone, once): (&ForTarget, bool, bool),
         newer_than: Option<u64>,
@@ -175,7 +176,7 @@ impl Reached {
             let lease = if shared && !alone && !head.opens_tunnel() {
                 http2::lease(session, occupied, newer_than).await?
             } else {
-                http2::exclusive(session, occupied, head.opens_tunnel()).await?
+                http2::exclusive(session, ends, occupied, head.opens_tunnel()).await?
             };
             return Ok(Self::Http2(Box::new(TargetStream::new(lease))));
         }
@@ -188,7 +189,7 @@ impl Reached {
             occupied.target.counters.of(worker.index).reused.add(1);
             return Ok(Self::Http1(kept));
         }
-        let stream = Stream::new(connected(session, occupied).await?, Vec::new(), &worker.buffers);
+        let stream = Stream::new(connected(session, ends, occupied).await?, Vec::new(), &worker.buffers);
         Ok(Self::Http1(Upstream::new(worker, stream, &occupied.target, origin.map(Arc::clone))))
     }
 

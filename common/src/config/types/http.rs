@@ -21,7 +21,7 @@ pub struct Http {
     /// What is changed in every answer of a target, before the changes of the rule.
     pub response_headers: HeaderChanges,
     /// The proxies in front, whose `X-Forwarded-*`, `Forwarded` and `X-Request-ID` fields are taken for true; from anywhere
-    /// else those are replaced.
+    /// else those are replaced. Whom they name is the client.
     pub trust_forwarded: Vec<IpNet>,
     /// How long a target may take from the request's end until its answer begins; 1 ms to 1 day, 30 s by default.
     pub response_timeout: Duration,

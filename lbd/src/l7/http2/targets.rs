@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::wire::Wire;
 use super::{CONNECTION_WINDOW_BYTES, Incoming, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, size};
-use crate::l4::{Occupied, Refusal};
+use crate::l4::{Ends, Occupied, Refusal};
 use crate::l7::flow::{Flow, Sink, Source};
 use crate::l7::kept::{Open, is_same};
 use crate::l7::session::Session;
@@ -185,7 +185,7 @@ pub(in crate::l7) async fn lease(
             }
             Place::Dial(dial) => {
                 let mut dialler = Dialler { table, target, dial, end: Err(Refusal::ConnectFailed) };
-                match dial_up(session, occupied, false).await {
+                match dial_up(session, &session.ends, occupied, false).await {
                     Ok((line, _)) => {
                         dialler.end = Ok(());
                         // Before the others, who might leave no room on it.
@@ -210,11 +210,12 @@ pub(in crate::l7) async fn lease(
 /// Why there is none.
 pub(in crate::l7) async fn exclusive(
     session: &Session,
+    ends: &Ends,
     occupied: &Occupied,
     opens_tunnel: bool,
 ) -> Result<Lease, Refusal> {
     let worker = &session.seat.worker;
-    let (line, pings) = dial_up(session, occupied, opens_tunnel).await?;
+    let (line, pings) = dial_up(session, ends, occupied, opens_tunnel).await?;
     if let Some(mut pings) = pings {
         // What a target takes it says first of all (RFC 9113, section 3.4), so that is known once it has answered anything.
         let timeout = session.seat.route.service.config.timeout.connect;
@@ -230,17 +231,18 @@ pub(in crate::l7) async fn exclusive(
 /// Makes a connection, and takes what it can be asked with whether it is there, if that `asks`.
 async fn dial_up(
     session: &Session,
+    ends: &Ends,
     occupied: &Occupied,
     asks: bool,
 ) -> Result<(Rc<Line>, Option<PingPong>), Refusal> {
     let worker = &session.seat.worker;
     let group = &occupied.pool.group;
-    let transport = connected(session, occupied).await?;
+    let transport = connected(session, ends, occupied).await?;
     let open = Rc::new(Open::new(worker, &occupied.target));
     let mut header = Vec::new();
     // On an encrypted connection it has gone before the handshake.
     if let Some(version) = group.config.send_proxy.filter(|_| group.tls.is_none()) {
-        introduce(version, &session.ends, &mut header);
+        introduce(version, ends, &mut header);
     }
     let handshake = async {
         transport.write_all(&header).await.map_err(|_| ())?;
