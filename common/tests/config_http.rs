@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::config::{
-    self, Action, Compressible, Condition, Config, Http, HttpAuth, Mode, PathPattern, SameSite, SampleShare,
-    StickyBy, StickyCookie,
+    self, Action, Compressible, Condition, Config, Forwarded, Http, HttpAuth, Mode, PathPattern, SameSite,
+    SampleShare, StickyBy, StickyCookie,
 };
 
 fn parse(rules: &str) -> Result<Config, config::Diagnostics> {
@@ -37,6 +37,11 @@ fn the_defaults_and_the_bounds() {
     );
     assert_eq!(http.header_bytes_max, 32 * 1024);
     assert!(http.rules.is_empty() && http.request_headers.is_empty() && http.trust_forwarded.is_empty());
+    assert_eq!(http.forwarded, Forwarded::XForwarded);
+    for way in Forwarded::ALL {
+        let name = way.name();
+        assert_eq!(accept(&format!("forward = \"g\"\nforwarded = \"{name}\"")).forwarded, way);
+    }
     let bounds =
         |size: &str| accept(&format!("forward = \"g\"\nlimits = {{ max_header_bytes = \"{size}\" }}"));
     assert_eq!(bounds("1KiB").header_bytes_max, 1024);

@@ -47,7 +47,8 @@ pub(crate) fn explain(file: &Path, question: &Question<'_>) -> anyhow::Result<St
         let address = address.to_canonical();
         http.trust_forwarded.iter().any(|network| network.contains(&address))
     };
-    let client = origin::client_of(SocketAddr::new(question.source, 0), &head.fields, trusts).ip();
+    let connected = SocketAddr::new(question.source, 0);
+    let client = origin::client_of(connected, &head.fields, http.forwarded, trusts).ip();
     let asked = Asked {
         method: head.method,
         host: head.authority.host(),

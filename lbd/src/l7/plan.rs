@@ -356,6 +356,7 @@ impl Plan {
             path: new_path.as_deref().unwrap_or(&head.path),
             client: around.ends.client.ip(),
             trusted: around.trusted(),
+            forwarded: http.forwarded,
             arrival,
             pseudonym: &site.pseudonym,
             request_id: around.request_id,

@@ -118,9 +118,13 @@ impl Session {
     /// Whom a request is from: who has connected, or whom a proxy that is trusted names.
     fn client_of(&self, route: &Route, head: Option<&RequestHead<'_>>) -> SocketAddr {
         let guard = &route.service.guard;
-        head.map_or(self.ends.client, |head| {
-            origin::client_of(self.ends.client, &head.fields, |address| guard.trusts_word(address))
-        })
+        match (head, &route.service.config.http) {
+            (Some(head), Some(http)) => {
+                let trusts = |address| guard.trusts_word(address);
+                origin::client_of(self.ends.client, &head.fields, http.forwarded, trusts)
+            }
+            _ => self.ends.client,
+        }
     }
 
     /// Decides what becomes of a request, which may have to wait for a password to be compared, unless its client is `gone` before. One that

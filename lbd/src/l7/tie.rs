@@ -9,6 +9,7 @@ use common::time::Instant;
 use lbd_core::http::affinity::Reading;
 use lbd_core::http::cookie;
 use lbd_core::http::framing::Field;
+use lbd_core::http::origin;
 use lbd_core::http::pass_on::Passing;
 use lbd_core::http::route::{Asked, Routed};
 
@@ -135,9 +136,8 @@ fn hashed(pool: &Pool, asked: &Asked<'_>) -> Option<u64> {
 
 /// Whether the client has come by TLS: to Tandem, or as a proxy in front says whose word is taken.
 fn is_secure(asked: &Asked<'_>, passing: &Passing<'_>) -> bool {
-    let says =
-        |field: &Field<'_>| field.is("x-forwarded-proto") && field.value.eq_ignore_ascii_case(b"https");
-    passing.arrival.scheme == "https" || (passing.trusted && asked.fields.iter().any(says))
+    passing.arrival.scheme == "https"
+        || (passing.trusted && origin::says_https(asked.fields, passing.forwarded))
 }
 
 /// What stands for the first cookie of this name in tables whose keys are addresses: a keyed hash, so that what proves who somebody is lies

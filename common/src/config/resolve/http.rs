@@ -333,6 +333,7 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
         request_headers: http.request_headers.changes.clone(),
         response_headers: http.response_headers.changes.clone(),
         trust_forwarded: http.trust_forwarded.iter().map(network).collect(),
+        forwarded: http.forwarded,
         response_timeout: seconds(&raw.timeout.response, 30),
         tunnel_timeout: seconds(&raw.timeout.tunnel, 3600),
         header_bytes_max: http.header_bytes_max.unwrap_or(HEADER_BYTES_DEFAULT),

@@ -23,6 +23,8 @@ pub struct Http {
     /// The proxies in front, whose `X-Forwarded-*`, `Forwarded` and `X-Request-ID` fields are taken for true; from anywhere
     /// else those are replaced. Whom they name is the client.
     pub trust_forwarded: Vec<IpNet>,
+    /// The fields that say whom a request is from and how it came.
+    pub forwarded: Forwarded,
     /// How long a target may take from the request's end until its answer begins; 1 ms to 1 day, 30 s by default.
     pub response_timeout: Duration,
     /// How long an upgraded connection (WebSocket) may be silent; 1 s to 7 days, 1 h by default.
@@ -82,6 +84,35 @@ impl Http {
             Action::Redirect(_) | Action::Respond(_) => None,
         });
         self.forward.iter().chain(of_rules).flat_map(|split| &split.shares).map(|share| share.group.as_str())
+    }
+}
+
+crate::named! {
+    /// `forwarded`: the fields that targets are told in whom a request is from and how it came, and that proxies in front are looked at for.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum Forwarded {
+        /// `X-Forwarded-For`, `-Proto` and `-Host`. A trusted proxy's `Forwarded` is added to, and says who the client is where it has not
+        /// said that in the former.
+        #[default]
+        XForwarded => "x-forwarded",
+        /// `Forwarded` (RFC 7239), and the others are neither passed on nor looked at.
+        Rfc7239 => "rfc7239",
+        /// Both; who the client is is taken from the former where it is there.
+        Both => "both",
+    }
+}
+
+impl Forwarded {
+    /// Whether `X-Forwarded-For` and the like have a meaning.
+    #[must_use]
+    pub const fn has_lists(self) -> bool {
+        !matches!(self, Self::Rfc7239)
+    }
+
+    /// Whether `Forwarded` is written into every request.
+    #[must_use]
+    pub const fn has_elements(self) -> bool {
+        !matches!(self, Self::XForwarded)
     }
 }
 

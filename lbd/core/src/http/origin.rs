@@ -1,10 +1,12 @@
-//! Whom a request is from, where proxies in front say so: `X-Forwarded-For`, or `Forwarded` (RFC 7239).
+//! Whom a request is from, where proxies in front say so: `X-Forwarded-For`, or `Forwarded` (RFC 7239); and what is added to the latter.
 //!
 //! Each proxy adds the one that it was asked by at the right end of the list. So it is read from there, and only as far as whoever has
 //! written an entry is trusted: what stands to the left of that may be made up by anybody.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use common::config::Forwarded;
 
 use super::framing::Field;
 
@@ -15,21 +17,22 @@ const HOPS_MAX: usize = 32;
 /// `trusts` knows. Where such an entry names nobody (`unknown`, a name of the proxy's own, or what is no address), that is the proxy that
 /// has written it. The port is 0 unless the entry says it.
 ///
-/// A request with `X-Forwarded-For` is looked at for that alone, and one without for `Forwarded`: the two are not in step where a proxy
-/// knows only one of them.
+/// A request with `X-Forwarded-For` is looked at for that alone, if that has a meaning, and one without for `Forwarded`: the two are not in
+/// step where a proxy knows only one of them.
 #[must_use]
-pub fn client_of(connected: SocketAddr, fields: &[Field<'_>], trusts: impl Fn(IpAddr) -> bool) -> SocketAddr {
+pub fn client_of(
+    connected: SocketAddr,
+    fields: &[Field<'_>],
+    forwarded: Forwarded,
+    trusts: impl Fn(IpAddr) -> bool,
+) -> SocketAddr {
     if !trusts(connected.ip()) {
         return connected;
     }
-    let has_list = fields.iter().any(|field| field.is("x-forwarded-for"));
-    let (name, list) =
-        if has_list { ("x-forwarded-for", List::Plain) } else { ("forwarded", List::Elements) };
-    // RFC 9110, section 5.2: what stands in several fields of a name is one list, in their order; no entry goes from one into the next.
-    let values = fields.iter().rev().filter(|field| field.is(name)).map(|field| field.value);
-    let entries = values.flat_map(|value| FromRight { rest: Some(value), separator: b',', list });
+    let has_list = forwarded.has_lists() && fields.iter().any(|field| field.is("x-forwarded-for"));
+    let list = if has_list { List::Plain } else { List::Elements };
     let mut client = connected;
-    for entry in entries.map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()).take(HOPS_MAX) {
+    for entry in entries(fields, list) {
         let Some(named) = named(entry, list) else { break };
         client = named;
         if !trusts(client.ip()) {
@@ -37,6 +40,65 @@ pub fn client_of(connected: SocketAddr, fields: &[Field<'_>], trusts: impl Fn(Ip
         }
     }
     client
+}
+
+/// Whether proxies in front say that the client has come by TLS. Where they tell it in both ways, `X-Forwarded-Proto` is what counts.
+#[must_use]
+pub fn says_https(fields: &[Field<'_>], forwarded: Forwarded) -> bool {
+    let mut said = fields.iter().filter(|field| forwarded.has_lists() && field.is("x-forwarded-proto"));
+    if let Some(first) = said.next() {
+        return std::iter::once(first).chain(said).any(|field| field.value.eq_ignore_ascii_case(b"https"));
+    }
+    entries(fields, List::Elements)
+        .filter_map(|element| parameter(element, b"proto"))
+        .any(|scheme| scheme.eq_ignore_ascii_case(b"https"))
+}
+
+/// What a proxy adds to `Forwarded` (RFC 7239, section 4): whom a request is from, the host that it is for, how it came and where to.
+#[must_use]
+pub fn element(client: IpAddr, host: &str, scheme: &str, local: IpAddr) -> String {
+    format!("for={};host={};proto={scheme};by={}", shown(client), value(host), shown(local))
+}
+
+/// What `X-Forwarded-For` says of a request without `Forwarded`, as elements of that (section 7.4): the last entries of it.
+#[must_use]
+pub fn elements_of_list(fields: &[Field<'_>]) -> Vec<String> {
+    let element = |entry: &[u8]| match named(entry, List::Plain) {
+        Some(named) => format!("for={}", shown(named.ip())),
+        None => "for=unknown".to_owned(),
+    };
+    let mut elements: Vec<String> = entries(fields, List::Plain).map(element).collect();
+    elements.reverse();
+    elements
+}
+
+/// Section 6: "an IPv6 address is always enclosed in square brackets", and what has those is in quotes.
+fn shown(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("\"[{address}]\""),
+    }
+}
+
+/// A value, in quotes if it is no token.
+fn value(text: &str) -> Cow<'_, str> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_token) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")))
+}
+
+/// The last entries of a list, the last one first.
+fn entries<'f>(fields: &'f [Field<'f>], list: List) -> impl Iterator<Item = &'f [u8]> {
+    let name = match list {
+        List::Plain => "x-forwarded-for",
+        List::Elements => "forwarded",
+    };
+    // RFC 9110, section 5.2: what stands in several fields of a name is one list, in their order; no entry goes from one into the next.
+    let values = fields.iter().rev().filter(move |field| field.is(name)).map(|field| field.value);
+    let entries = values.flat_map(move |value| FromRight { rest: Some(value), separator: b',', list });
+    entries.map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty()).take(HOPS_MAX)
 }
 
 /// What an entry is like.
@@ -161,12 +223,12 @@ mod tests {
         }
     }
 
+    fn read<'t>(fields: &[(&'t str, &'t str)]) -> Vec<Field<'t>> {
+        fields.iter().map(|(name, value)| Field { name: name.as_bytes(), value: value.as_bytes() }).collect()
+    }
+
     fn asked_from(connected: &str, fields: &[(&str, &str)]) -> String {
-        let mut read = Vec::new();
-        for (name, value) in fields {
-            read.push(Field { name: name.as_bytes(), value: value.as_bytes() });
-        }
-        client_of(connected.parse().unwrap(), &read, trusts).to_string()
+        client_of(connected.parse().unwrap(), &read(fields), Forwarded::Both, trusts).to_string()
     }
 
     #[test]
@@ -276,6 +338,58 @@ mod tests {
         ] {
             assert_eq!(asked_from(PROXY, &[("Forwarded", value)]), client, "{value}");
         }
+    }
+
+    #[test]
+    fn of_two_ways_to_say_it_the_one_that_has_a_meaning_counts() {
+        let both = [
+            ("X-Forwarded-For", "203.0.113.5"),
+            ("X-Forwarded-Proto", "http"),
+            ("Forwarded", "for=203.0.113.6;proto=https"),
+        ];
+        for (way, client, https) in [
+            (Forwarded::XForwarded, "203.0.113.5:0", false),
+            (Forwarded::Both, "203.0.113.5:0", false),
+            (Forwarded::Rfc7239, "203.0.113.6:0", true),
+        ] {
+            let fields = read(&both);
+            let got = client_of(PROXY.parse().unwrap(), &fields, way, trusts).to_string();
+            assert_eq!((got.as_str(), says_https(&fields, way)), (client, https), "{way:?}");
+            let fields = read(&both[2..]);
+            let got = client_of(PROXY.parse().unwrap(), &fields, way, trusts).to_string();
+            assert_eq!((got.as_str(), says_https(&fields, way)), ("203.0.113.6:0", true), "{way:?}");
+        }
+        let fields = read(&both[..1]);
+        let got = client_of(PROXY.parse().unwrap(), &fields, Forwarded::Rfc7239, trusts).to_string();
+        assert_eq!(got, PROXY, "it may be anybody's");
+        assert!(says_https(&read(&[("x-forwarded-proto", "HTTPS")]), Forwarded::XForwarded));
+        assert!(says_https(&read(&[("forwarded", "for=a;Proto=\"https\"")]), Forwarded::XForwarded));
+        assert!(!says_https(&read(&[("forwarded", "for=https")]), Forwarded::Both));
+    }
+
+    /// The forms of RFC 7239, sections 4 and 6.
+    #[test]
+    fn what_is_added_is_quoted_where_it_is_no_token() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (four, six) = (address("203.0.113.5"), address("2001:db8::5"));
+        assert_eq!(
+            element(four, "shop.example", "https", address("192.0.2.10")),
+            "for=203.0.113.5;host=shop.example;proto=https;by=192.0.2.10"
+        );
+        assert_eq!(
+            element(six, "[2001:db8::1]:8080", "http", address("::ffff:192.0.2.10")),
+            "for=\"[2001:db8::5]\";host=\"[2001:db8::1]:8080\";proto=http;by=192.0.2.10"
+        );
+        assert_eq!(value("a\"\\b"), "\"a\\\"\\\\b\"");
+        for host in ["shop.example", "shop.example:80", "", "a, for=1.2.3.4", "a\"; for=1.2.3.4;x=\"", "a\\"]
+        {
+            let list = element(six, host, "http", four);
+            assert_eq!(asked_from(PROXY, &[("Forwarded", &list)]), "[2001:db8::5]:0", "{list}");
+        }
+        let fields = [("X-Forwarded-For", "x, 203.0.113.5:80"), ("X-Forwarded-For", "2001:db8::5")];
+        let expected = ["for=unknown", "for=203.0.113.5", "for=\"[2001:db8::5]\""];
+        assert_eq!(elements_of_list(&read(&fields)), expected);
+        assert_eq!(elements_of_list(&read(&[("X-Forwarded-For", &"a,".repeat(1000))])).len(), HOPS_MAX);
     }
 
     #[test]

@@ -159,6 +159,35 @@ fn the_log_has_the_proxy_that_names_a_connection_s_client() {
 }
 
 #[test]
+fn targets_are_told_in_forwarded_where_that_is_wanted() {
+    let target = Target::named(own_ip(), "x");
+    let mut config = serving(&target, "");
+    config.service = "forwarded = \"both\"\n".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    let from = client.stream().local_addr().unwrap().ip().to_string();
+    let own = format!("for={from};host=shop.example;proto=http;by={}", lbd.address.ip());
+    let fields = list("203.0.113.6") + "Forwarded: for=203.0.113.5\r\n";
+    assert_eq!(client.send(with("/", &fields)).answer().status(), 200);
+    let seen = target.last();
+    assert_eq!(
+        (seen.field("forwarded"), seen.field("x-forwarded-for")),
+        (Some(own.as_str()), Some(from.as_str()))
+    );
+    // A proxy that speaks it alone passes on what its clients make up in the other.
+    config.service = format!(
+        "{TRUST}forwarded = \"rfc7239\"\nrate = {{ key = \"source_ip\", requests = 1, per = \"1h\" }}"
+    );
+    assert_eq!(lbd.reload(&config).0, 200);
+    assert_eq!(ask(lbd.address, &with("/", &fields)).status(), 200);
+    let seen = target.last();
+    assert_eq!(seen.all("forwarded"), ["for=203.0.113.5", own.as_str()]);
+    assert_eq!((seen.field("x-forwarded-for"), seen.field("x-forwarded-proto")), (None, None));
+    let other = list("203.0.113.7") + "Forwarded: for=203.0.113.5\r\n";
+    assert_eq!(ask(lbd.address, &with("/", &other)).status(), 429);
+}
+
+#[test]
 fn a_target_is_told_of_the_client_by_the_proxy_protocol_too() {
     let target = Target::named(own_ip(), "x");
     let mut config = serving(&target, "");
