@@ -195,7 +195,8 @@ impl Connection {
     }
 
     const fn exchange(&mut self) -> Exchange<'_> {
-        Exchange { session: &self.session, watch: &self.watch, client: Client::Http1(&mut self.stream) }
+        let client = Client::Http1(&mut self.stream);
+        Exchange { session: &self.session, watch: &self.watch, client, filled: None }
     }
 
     /// Waits for a head. Answers where in what was read it is, and when its first byte came.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use common::config::Retry;
+use common::config::{HeaderChanges, Retry};
 use lbd_core::http::answer::Answer;
 use lbd_core::http::bounds::Quota;
 use lbd_core::http::framing::{BodyReader, Fault, RequestBody, Version};
@@ -130,12 +130,15 @@ pub(super) struct Exchange<'e> {
     pub(super) watch: &'e Watch,
     /// Who is answered.
     pub(super) client: Client<'e>,
+    /// What is changed in answers, where that depends on the request and it was understood.
+    pub(super) filled: Option<Rc<[HeaderChanges; 2]>>,
 }
 
 impl Exchange<'_> {
     /// Does what was decided.
     pub(super) async fn perform(mut self, route: &Rc<Route>, plan: &mut Plan, journal: &mut Journal) -> Next {
         journal.decided(plan);
+        self.filled.clone_from(&plan.filled);
         match std::mem::replace(&mut plan.step, Step::nothing()) {
             Step::Forward(pool, head) => self.forward(route, plan, pool, head, journal).await,
             // Nothing is left to be compared.
@@ -167,8 +170,10 @@ impl Exchange<'_> {
         // There may be room, or a target, in a moment.
         let soon = [("Retry-After", "1".to_owned())];
         let fields = if status == 503 { &soon[..] } else { &[] };
-        let (answer, changes) = (Answer { fields, ..Answer::plain(status) }, response_changes(http, None));
-        let answer = with_page(&route.service, &answer);
+        let [of_service, of_rule] = response_changes(http);
+        // Which rule it met makes no difference to what becomes of a request that failed.
+        let changes = [self.filled.as_ref().map_or(of_service, |filled| &filled[0]), of_rule];
+        let answer = with_page(&route.service, &Answer { fields, ..Answer::plain(status) });
         let own = Own::write(&answer, self.client.version(), false, Afterwards::Closed, changes);
         // Rare, so not a part of every request's task.
         Box::pin(self.own_answer(route, journal, own, end, false)).await

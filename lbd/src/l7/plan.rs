@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use common::config::{HeaderChanges, Http};
+use common::config::{HeaderChanges, HeaderTemplates, Http};
 use common::time::Instant;
 use h2::ext::Protocol;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -18,7 +18,8 @@ use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version};
 use lbd_core::http::hops;
 use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
 use lbd_core::http::route::{
-    Arrival, Asked, Otherwise, Outcome, Routed, location, read_otherwise, rewritten, route,
+    Arrival, Asked, Background, Otherwise, Outcome, Routed, changes, location, read_otherwise, rewritten,
+    route,
 };
 use lbd_core::http::trace::Trace;
 
@@ -28,7 +29,7 @@ use super::http2::Map;
 use super::journal::Asking;
 use super::passwords::{Compared, Comparison};
 use super::session::Session;
-use super::site::{Site, request_changes, response_changes, with_page};
+use super::site::{Site, request_templates, response_templates, with_page};
 use super::tie::{self, Tied};
 use super::websocket;
 use crate::clock::unix_now;
@@ -74,6 +75,8 @@ pub(super) struct Plan {
     pub(super) denied: Option<Denied>,
     /// More came than `rate` allows.
     pub(super) over_rate: bool,
+    /// What service and rule change in answers, where their values have variables.
+    pub(super) filled: Option<Rc<[HeaderChanges; 2]>>,
     /// The trace that it belongs to, if somebody is told of traces.
     pub(super) trace: Option<Box<Trace>>,
     /// For the access log and for who is told of the trace, if there is either.
@@ -196,6 +199,28 @@ impl Circumstances<'_> {
         let guard = &self.route.service.guard;
         guard.trusts_word(self.peer) || guard.trusts_word(self.ends.client.ip())
     }
+
+    /// What a service and a rule change, if any of the values has variables.
+    fn fill(
+        &self,
+        templates: [&HeaderTemplates; 2],
+        head: &RequestHead<'_>,
+        asked: &Asked<'_>,
+        (routed, arrival): (&Routed<'_>, Arrival),
+    ) -> Option<Rc<[HeaderChanges; 2]>> {
+        if !templates.iter().any(|templates| templates.has_variables()) {
+            return None;
+        }
+        let request_id = pass_on::request_id(head, self.trusted(), self.request_id);
+        let background = Background {
+            request_id: &request_id,
+            tls_version: self.encrypted.map_or("", |encrypted| encrypted.version),
+            server_name: self.encrypted.and_then(Encrypted::server_name).unwrap_or_default(),
+            certificate: self.encrypted.map_or(Shown::NotAsked, Encrypted::shown),
+        };
+        let rule = routed.rule.map(|(_, rule)| rule);
+        Some(Rc::new(templates.map(|templates| changes(templates, rule, asked, arrival, background))))
+    }
 }
 
 impl Plan {
@@ -262,6 +287,7 @@ impl Plan {
             tied: Tied::default(),
             denied: None,
             over_rate: around.over_rate && around.challenge.is_none(),
+            filled: around.fill(response_templates(http, rule), head, &asked, (&routed, arrival)),
             trace,
             asking: is_told.then(|| {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
@@ -352,6 +378,8 @@ impl Plan {
             Some((rule, rewrite)) => Some(rewritten(rewrite, rule, asked, arrival).map_err(|_| Fault::Path)?),
             None => None,
         };
+        let templates = request_templates(http, self.rule);
+        let filled = around.fill(templates, head, asked, (routed, arrival));
         let passing = Passing {
             path: new_path.as_deref().unwrap_or(&head.path),
             client: around.ends.client.ip(),
@@ -361,7 +389,7 @@ impl Plan {
             pseudonym: &site.pseudonym,
             request_id: around.request_id,
             certificate: around.encrypted.map_or(Shown::NotAsked, Encrypted::shown),
-            changes: request_changes(http, self.rule),
+            changes: with_values(templates, filled.as_deref()),
             hidden_cookies: &site.hidden_cookies,
             told,
             told_in: &site.told_in,
@@ -384,6 +412,11 @@ impl Plan {
         let many = around.route.service.guard.trusts_word(asked.client);
         self.tied = Tied::of(&pool, asked, &passing, many);
         Ok(Step::Forward(pool, written))
+    }
+
+    /// What the service and the rule change in its answer.
+    pub(super) fn response_changes<'p>(&'p self, http: &'p Http) -> [&'p HeaderChanges; 2] {
+        with_values(response_templates(http, self.rule), self.filled.as_deref())
     }
 
     /// Both ends of the request's way here: its client, and the address that was come to.
@@ -419,9 +452,17 @@ impl Plan {
     fn answer(&self, around: &Circumstances<'_>, answer: &Answer<'_>) -> Step {
         let service = &around.route.service;
         let Some(http) = &service.config.http else { return Step::nothing() };
-        let (page, changes) = (with_page(service, answer), response_changes(http, self.rule));
+        let (page, changes) = (with_page(service, answer), self.response_changes(http));
         Step::Answer(Own::write(&page, self.version, self.to_head, self.afterwards(), changes))
     }
+}
+
+/// What is changed: with values that were `filled` in, where some have variables.
+fn with_values<'c>(
+    templates: [&'c HeaderTemplates; 2],
+    filled: Option<&'c [HeaderChanges; 2]>,
+) -> [&'c HeaderChanges; 2] {
+    filled.map_or_else(|| templates.map(HeaderTemplates::fixed), <[_; 2]>::each_ref)
 }
 
 impl Step {

@@ -25,7 +25,6 @@ use super::kept::Upstream;
 use super::plan::{ForClient, ForTarget, response};
 use super::press::Press;
 use super::session::Session;
-use super::site::response_changes;
 use super::stream::{Inbound, Stream};
 use super::transport::Transport;
 use super::upstream::{connected, introduce};
@@ -332,7 +331,7 @@ fn sent(
         return tunnel(&answer, trip);
     }
     let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
-    let changes = response_changes(http, plan.rule);
+    let changes = plan.response_changes(http);
     let (coding, press) = coding(&answer, trip);
     let more = coding.fields(&answer, changes);
     let added = added(&answer, trip);
@@ -377,7 +376,7 @@ fn coding(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> (Coding, Option<Box<Pre
     let Some((http, kinds)) = http.and_then(|http| Some((http, http.compress_of(plan.rule)?))) else {
         return (Coding::AsSent, None);
     };
-    let coding = Coding::of(answer, kinds, response_changes(http, plan.rule), plan.takes_gzip);
+    let coding = Coding::of(answer, kinds, plan.response_changes(http), plan.takes_gzip);
     if coding != Coding::Gzip {
         return (coding, None);
     }
@@ -399,7 +398,7 @@ fn added<'t>(answer: &ResponseHead<'_>, trip: &'t Trip<'_>) -> &'t [(&'static st
 /// Writes the head of an answer after which a stream, on either side, is a tunnel.
 fn tunnel(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> Result<Sent, Cut> {
     let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
-    let (changes, added) = (response_changes(http, trip.plan.rule), added(answer, trip));
+    let (changes, added) = (trip.plan.response_changes(http), added(answer, trip));
     let (head, encoding) = if trip.plan.version == Version::Http2 {
         let mut map = Map::default();
         pass_on::http2_tunnel(answer, changes, added, &mut map);

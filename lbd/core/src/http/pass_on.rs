@@ -282,6 +282,13 @@ fn identify(head: &RequestHead<'_>, host: &str, passing: &Passing<'_>, out: &mut
     field(out, "Via", [version, " ", passing.pseudonym].concat().as_bytes());
 }
 
+/// What targets know a request by: what a proxy in front that is `trusted` says, or else this number.
+#[must_use]
+pub fn request_id(head: &RequestHead<'_>, trusted: bool, number: u128) -> String {
+    let said = head.values("x-request-id").next().filter(|_| trusted);
+    String::from_utf8_lossy(said.unwrap_or(&hexadecimal(number))).into_owned()
+}
+
 /// All digits of a number, without the library's formatting, which shows in what a request costs.
 fn hexadecimal(number: u128) -> [u8; 32] {
     std::array::from_fn(|index| {

@@ -95,6 +95,21 @@ fn targets_are_told_in_the_fields_that_they_want() {
 }
 
 #[test]
+fn a_request_has_the_id_that_targets_are_told() {
+    for (fields, trusted, expected) in [
+        ("", true, "00000000000000000000000000000abc"),
+        ("X-Request-ID: mine\r\n", true, "mine"),
+        ("X-Request-ID: mine\r\n", false, "00000000000000000000000000000abc"),
+    ] {
+        let text = format!("GET /path HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let head = parse_request(text.as_bytes()).unwrap();
+        assert_eq!(request_id(&head, trusted, 0xabc), expected);
+        let passed = passed_on(&text, &passing(trusted)).unwrap();
+        assert!(passed.contains(&format!("\r\nX-Request-ID: {expected}\r\n")), "{passed}");
+    }
+}
+
+#[test]
 fn nobody_but_a_trusted_proxy_says_how_a_request_came() {
     let text = "GET /path HTTP/1.1\r\nHost: a\r\nX-Real-IP: 10.0.0.1\r\nx-forwarded-port: 443\r\nX-Forwarded-Prefix: /x\r\n\
                 Proxy: http://10.0.0.1/\r\nX-Forward: 1\r\n\r\n";
