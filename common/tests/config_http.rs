@@ -127,6 +127,22 @@ fn an_answer_s_status_and_type_have_defaults() {
 }
 
 #[test]
+fn a_group_says_which_connections_it_keeps() {
+    let kept = |keys: &str| {
+        let text = format!(
+            "[[service]]\nname = \"s\"\nmode = \"http\"\nlisten = [\"127.0.0.1:80\"]\nforward = \"g\"\n\
+             [[target_group]]\nname = \"g\"\ntargets = [{{ address = \"10.0.1.1:80\" }}]\nkeep_alive = {{ {keys} }}\n"
+        );
+        let config = config::parse(&text, Path::new("pair.toml")).unwrap_or_else(|errors| panic!("{errors}"));
+        (config.target_groups[0].keep_alive.idle, config.target_groups[0].keep_alive.max)
+    };
+    let secs = Duration::from_secs;
+    assert_eq!(kept(""), (secs(50), 256));
+    assert_eq!(kept("idle = \"1s\", max = 0"), (secs(1), 0));
+    assert_eq!(kept("idle = \"1h\", max = 10000"), (secs(3600), 10_000));
+}
+
+#[test]
 fn requests_have_bounds() {
     let http = accept(
         "forward = \"g\"\nlimits = { max_uri_bytes = \"1KiB\", max_body_bytes = \"1024GiB\", min_body_bytes_per_second = 500 }\n\

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use common::config::KeepAlive;
 use h2::client::{self, Builder, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, SendStream};
 use http::{Method, Request};
@@ -16,7 +17,7 @@ use super::wire::Wire;
 use super::{CONNECTION_WINDOW_BYTES, Incoming, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, size};
 use crate::l4::{Ends, Occupied, Refusal};
 use crate::l7::flow::{Flow, Sink, Source};
-use crate::l7::kept::{Open, is_same};
+use crate::l7::kept::{Open, is_same, millis};
 use crate::l7::session::Session;
 use crate::l7::stream::Stream;
 use crate::l7::target::{ANSWER_BYTES_MAX, Heads};
@@ -31,10 +32,7 @@ const STREAMS_MAX: usize = 100;
 /// More connections to a target than this a worker does not have; requests beyond that are refused.
 const PER_TARGET_MAX: usize = 64;
 
-/// A connection without a request for so long is closed: see the kept ones of HTTP/1.
-const IDLE_MS_MAX: u64 = 50_000;
-
-/// How often that is looked at.
+/// How often it is looked which of them are of no use any more.
 const LOOK_MS: u64 = 1000;
 
 /// The connections of a worker.
@@ -70,6 +68,8 @@ struct Line {
     origin: Option<Arc<Origin>>,
     /// Since when there is none.
     free_since_ms: Cell<u64>,
+    /// How long it may wait for one, as its group wanted when it had the last one.
+    keep_alive: Cell<KeepAlive>,
     /// It has ended.
     gone: Rc<Cell<bool>>,
     /// Its place at the target, as long as it has not ended.
@@ -265,6 +265,7 @@ async fn dial_up(
         used: Cell::new(false),
         origin: group.tls.clone(),
         free_since_ms: Cell::new(worker.multiplexed.now_ms.get()),
+        keep_alive: Cell::new(group.config.keep_alive),
         gone,
         open: place,
     };
@@ -309,6 +310,7 @@ impl Multiplexed {
             } else if line.is_over() || !is_same(line.origin.as_ref(), origin) {
                 lines.open.remove(index);
             } else {
+                line.keep_alive.set(occupied.pool.group.config.keep_alive);
                 return Place::Taken(Lease::new(line, worker));
             }
         }
@@ -340,11 +342,14 @@ impl Multiplexed {
         }
         self.looked_ms.set(now_ms);
         self.by_target.borrow_mut().retain(|_, lines| {
-            let gets_more = lines.target.share() > 0;
+            let (gets_more, mut free) = (lines.target.share() > 0, 0);
             lines.open.retain(|line| {
-                let unused = line.streams.get() == 0
-                    && (!gets_more || now_ms >= line.free_since_ms.get() + IDLE_MS_MAX);
-                !unused && !line.is_over()
+                let (keep_alive, is_free) = (line.keep_alive.get(), line.streams.get() == 0);
+                let waited_ms = now_ms.saturating_sub(line.free_since_ms.get());
+                let waits = gets_more && waited_ms < millis(keep_alive) && free < keep_alive.max;
+                let stays = (!is_free || waits) && !line.is_over();
+                free += u32::from(stays && is_free);
+                stays
             });
             !lines.open.is_empty() || lines.dial.is_some()
         });

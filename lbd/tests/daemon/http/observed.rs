@@ -92,6 +92,28 @@ fn a_target_s_connections_are_counted_as_they_are_kept_and_used_again() {
 }
 
 #[test]
+fn a_group_says_how_long_and_how_many_connections_are_kept() {
+    let ip = own_ip();
+    let target = Target::named(ip, "ok");
+    let mut config = config(ip, &[target.address]);
+    config.group = "keep_alive = { idle = \"1s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    assert_eq!([client.send(get("/")).answer().status(), client.send(get("/")).answer().status()], [200; 2]);
+    assert_eq!(target.connections(), 1);
+    eventually("it has waited for long enough", || target.ended() == 1);
+    config.group = "keep_alive = { max = 0 }".to_owned();
+    assert_eq!(lbd.reload(&config).0, 200);
+    for _ in 0..3 {
+        assert_eq!(client.send(get("/")).answer().status(), 200);
+    }
+    assert_eq!(target.connections(), 4, "each request has one of its own");
+    eventually("none is left", || target.ended() == 4);
+    let kept = metric(&lbd, "tandem_lbd_target_http_connections_kept");
+    assert_eq!(kept.values().sum::<u64>(), 0);
+}
+
+#[test]
 fn a_group_s_requests_are_counted_also_of_targets_that_have_left_and_of_none() {
     let ip = own_ip();
     let (one, two) = (Target::named(ip, "one"), Target::named(ip, "two"));
