@@ -27,9 +27,13 @@
 //! | `tandem_lbd_group_sticky_entries` | gauge | `group` | clients whose target is remembered |
 //! | `tandem_lbd_group_sticky_forgotten_total` | counter | `group` | clients forgotten before their time because too many were known |
 //! | `tandem_lbd_group_sticky_withheld_total` | counter | `group` | cookies of applications that were not remembered because their client has its share of the table |
-//! | `tandem_lbd_group_http_requests_total` | counter | `group`, `class` | requests answered by the group's targets, those that have left it included; this and the next two only for groups of `http` services |
+//! | `tandem_lbd_group_http_requests_total` | counter | `group`, `class` | requests answered by the group's targets, those that have left it included; this and the next six only for groups of `http` services |
 //! | `tandem_lbd_group_http_requests_unserved_total` | counter | `group` | requests for which it had no target, or none with room |
 //! | `tandem_lbd_group_http_request_duration_seconds` | histogram | `group` | from a request's head to its answer's end, of those that one of its targets has answered |
+//! | `tandem_lbd_group_http_bytes_total` | counter | `group`, `direction` (`to_target`, `to_client`) | bytes of requests for the group, further tries included, and of what was answered to them, counted when they end; without what goes through tunnels between two connections of HTTP/1 |
+//! | `tandem_lbd_group_http_retries_total` | counter | `group`, `reason` (`connect`: its target could not be connected, `resent`: the target ended the connection before an answer came, or had done nothing with it) | further tries of requests for the group |
+//! | `tandem_lbd_group_http_reused_connections_total` | counter | `group` | requests sent on a connection that had served others |
+//! | `tandem_lbd_group_http_connections_kept` | gauge | `group` | connections to its targets that wait for the next request |
 //! | `tandem_lbd_service_connections_ended_total` | counter | `service`, `end` (`done`, `client_reset`, `target_reset`, `client_vanished`, `target_vanished`, `idle`, `drained`, `stopped`) | relayed connections by how they ended |
 //! | `tandem_lbd_service_connect_retries_total` | counter | `service` | connects tried again on another target |
 //! | `tandem_lbd_service_connect_local_errors_total` | counter | `service` | connects that failed because this host had no file, port or memory for them; no target is blamed |
@@ -56,6 +60,8 @@
 //! | `tandem_lbd_service_http_request_duration_seconds` | histogram | `service` | from a request's head to its answer's end |
 //! | `tandem_lbd_service_http_rule_requests_total` | counter | `service`, `rule` (its place in the file, from 1 on; `none`: met none, or was not understood), `class` | requests answered, by the rule that they met; the counters of a place go on after a reload, whatever rule is there then |
 //! | `tandem_lbd_service_http_rule_request_duration_seconds` | histogram | `service`, `rule` | from a request's head to its answer's end, by the rule that it met |
+//! | `tandem_lbd_service_http_rule_bytes_total` | counter | `service`, `rule`, `direction` (`to_target`, `to_client`) | bytes of requests and answers, as of a group, by the rule that the requests met; answers that no target gave included |
+//! | `tandem_lbd_service_http_rule_retries_total` | counter | `service`, `rule`, `reason` (as of a group) | further tries of requests, by the rule that they met |
 //! | `tandem_lbd_service_tls_handshakes_total` | counter | `service`, `version` (`1.2`, `1.3`), `kind` (`full`, `resumed`) | TLS handshakes with clients; this and what follows for services with `tls` only |
 //! | `tandem_lbd_service_tls_handshakes_failed_total` | counter | `service`, `reason` (`plain_http`, `not_tls`, `version`, `nothing_in_common`, `protocol`, `client_certificate`, `refused`: by the client, `closed`: by the client, `timeout`, `too_long`, `misbehaved`, `local`: this end has not what it takes, `no_certificate`: the one that is ordered is not there yet) | TLS handshakes with clients that came to nothing |
 //! | `tandem_lbd_service_tls_certificate_expiry_time_seconds` | gauge | `service`, `file`, `name` (its first) | when a certificate expires, Unix time |

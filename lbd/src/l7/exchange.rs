@@ -27,6 +27,7 @@ use super::target::{Answered, Reached};
 use super::tie::Bond;
 use super::watch::Watch;
 use crate::clock::Clock;
+use crate::counters::Again;
 use crate::l4::{Occupied, Pool, Refusal, Seat, place};
 use crate::snapshot::{FailureKind, Target};
 use crate::worker::Route;
@@ -273,6 +274,7 @@ impl Exchange<'_> {
                 }
                 Err(refusal) => {
                     seat.retried(&occupied.target);
+                    journal.again(Again::Connect);
                     last = refusal;
                     tried.push(Arc::clone(&occupied.target));
                     // That took a while: the targets may be others by now.
@@ -294,6 +296,7 @@ impl Exchange<'_> {
             if !self.may_resend(route, &failed, &target, (reused, tries), retry) {
                 return self.failed(route, journal, &target, failed).await;
             }
+            journal.again(Again::Resent);
             if reused || matches!(failed, Failed::Cut { refused: true, .. }) {
                 // It has closed what it kept open, or takes no more on it, and is there all the same as far as anybody knows.
                 seat.worker.kept.forget(&target);

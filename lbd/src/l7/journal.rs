@@ -14,7 +14,7 @@ use lbd_core::otlp::{Span, shortened};
 use super::plan::Plan;
 use super::session::Session;
 use crate::clock::unix_now;
-use crate::counters::{Counter, ServiceCounters};
+use crate::counters::{Again, Counter, ServiceCounters};
 use crate::l4::{Pool, Way};
 use crate::snapshot::Target;
 use crate::worker::Route;
@@ -63,6 +63,10 @@ pub(super) struct Journal {
     /// The group that is to serve it.
     pool: Option<Rc<Pool>>,
     reused: bool,
+    /// Tries on connections that had served others.
+    reuses: u64,
+    /// Further tries, by [`Again`].
+    again: [u64; Again::COUNT],
     /// The rule that it met.
     rule: Option<usize>,
     /// When it was known what becomes of it, once its head has come and says what is asked for. A password may have been compared before.
@@ -90,6 +94,8 @@ impl Journal {
             target: None,
             pool: None,
             reused: false,
+            reuses: 0,
+            again: [0; Again::COUNT],
             rule: None,
             decided: None,
             denied: false,
@@ -118,9 +124,15 @@ impl Journal {
     pub(super) fn connected(&mut self, target: &Arc<Target>, reused: bool) {
         self.connected = Some(Instant::now());
         self.reused = reused;
+        self.reuses += u64::from(reused);
         if self.asking.is_some() {
             self.target = Some(Arc::clone(target));
         }
+    }
+
+    /// It is tried once more.
+    pub(super) const fn again(&mut self, why: Again) {
+        self.again[why.index()] += 1;
     }
 
     /// No target of the group was to be had.
@@ -170,7 +182,13 @@ impl Journal {
         if let Some(rule) = route.service.by_rule.get(self.rule.map_or(0, |index| index + 1)) {
             let rule = rule.of(worker);
             rule.durations.record(took);
+            rule.effort.add(self.bytes, self.again);
             answered(&rule.answers);
+        }
+        if let Some(pool) = &self.pool {
+            let group = pool.group.shared.counters.of(worker);
+            group.effort.add(self.bytes, self.again);
+            group.reused.add(self.reuses);
         }
         match by {
             None => http.own_answers.add(u64::from(status != 0)),
