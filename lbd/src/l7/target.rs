@@ -154,7 +154,7 @@ impl Heads<'_> {
 }
 
 impl Reached {
-    /// A way to the target: one that is there already, or a new one, on which the target may be told of the client's `ends`. Of those that many requests share, one made later than
+    /// A way to the target: one that is there already, or a new one, on which it may be told of `ends`. Of those that many requests share, one made later than
     /// `newer_than`; of those that are one request's, a new one if that is given. One that is to be `alone` shares none: it may authenticate
     /// the connection. What may be sent `once` only gets one that the kernel says is still there.
     ///

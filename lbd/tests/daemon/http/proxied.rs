@@ -42,7 +42,7 @@ fn a_rate_is_each_client_s_that_a_proxy_names() {
     // HTTP/2 is no way around it, nor is another field.
     let url = format!("http://{}/", lbd.address);
     let by_http2 = ["--http2-prior-knowledge", "-H", "X-Forwarded-For: 203.0.113.5", "-w", "%{http_code}"];
-    assert!(curl(&[&by_http2[..], &[&url]].concat()).ends_with("429"));
+    assert!(curl(&[&by_http2[..], &[url.as_str()]].concat()).ends_with("429"));
     assert_eq!(asked(&(list("203.0.113.5") + "Forwarded: for=203.0.113.8\r\n")), 429);
     let six = "Forwarded: for=192.0.2.1, for=\"[2001:db8::5]:4711\";proto=https\r\n";
     assert_eq!([asked(six), asked(six), asked(six)], [200, 200, 429]);
