@@ -118,6 +118,7 @@ fn a_group_without_more_has_the_defaults() {
     assert!(group.discover.is_none() && group.health.is_none() && group.eject.is_none());
     assert!(group.sticky.is_none() && group.queue.is_none() && group.send_proxy.is_none());
     assert_eq!((group.slow_start, group.drain_timeout, group.cross_zone), (Duration::ZERO, secs(300), true));
+    assert_eq!((group.keep_alive.idle, group.keep_alive.max), (secs(50), 256));
     let target = &group.targets[0];
     assert_eq!((target.weight, target.backup), (1, false));
     assert!(target.zone.is_none() && target.max_connections.is_none());

@@ -190,7 +190,9 @@ fn full_has_every_key_of_services() {
     assert_eq!(media.forwarding.unwrap().timeout, FlowTimeouts::default());
     let http = site.http.as_ref().unwrap();
     assert_eq!((http.rules.len(), http.rules[0].when.len(), site.forward.as_str()), (3, 6, "shop"));
-    assert_eq!((http.request_headers.remove.len(), http.response_headers.remove.len()), (1, 1));
+    assert!(http.request_headers.has_variables() && !http.response_headers.has_variables());
+    let [of_requests, of_answers] = [&http.request_headers, &http.response_headers].map(|it| it.fixed());
+    assert_eq!((of_requests.remove.len(), of_answers.remove.len()), (2, 1), "one has nothing to say here");
     assert_eq!(http.rules[0].rewrite.as_ref().unwrap().to_string(), "/v2/{rest}");
 }
 
@@ -238,6 +240,7 @@ fn full_has_every_key_of_groups() {
     assert_eq!(group.eject.unwrap().max, Duration::from_secs(300));
     assert_eq!(group.sticky.as_ref().unwrap().max_entries, 100_000);
     assert_eq!(group.queue.unwrap().max, 1000);
+    assert_eq!((group.keep_alive.idle, group.keep_alive.max), (Duration::from_secs(50), 256));
     assert_eq!(group.hash_by, HashBy::SourceIp);
     let internal = config.target_group("internal").unwrap();
     assert_eq!(
@@ -266,7 +269,7 @@ const KEYS: &str = "zone accept_proxy transparent connect idle header keepalive 
     on_unhealthy half_open closing max_flows new_flows_per_second attach interfaces drain_timeout \
     trace_every gue_port http2 max_streams protocol sample otlp endpoint \
     service_name compress types min_bytes algorithms acme directory accept_terms contact roots renew_before \
-    http_port folder";
+    http_port folder trust_forwarded forwarded keep_alive request_headers response_headers";
 
 /// In an example or in a comment.
 #[test]

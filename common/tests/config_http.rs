@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::config::{
-    self, Action, Compressible, Condition, Config, Http, HttpAuth, Mode, PathPattern, SameSite, SampleShare,
-    StickyBy, StickyCookie,
+    self, Action, Compressible, Condition, Config, Forwarded, Http, HttpAuth, Mode, PathPattern, SameSite,
+    SampleShare, StickyBy, StickyCookie,
 };
 
 fn parse(rules: &str) -> Result<Config, config::Diagnostics> {
@@ -37,6 +37,11 @@ fn the_defaults_and_the_bounds() {
     );
     assert_eq!(http.header_bytes_max, 32 * 1024);
     assert!(http.rules.is_empty() && http.request_headers.is_empty() && http.trust_forwarded.is_empty());
+    assert_eq!(http.forwarded, Forwarded::XForwarded);
+    for way in Forwarded::ALL {
+        let name = way.name();
+        assert_eq!(accept(&format!("forward = \"g\"\nforwarded = \"{name}\"")).forwarded, way);
+    }
     let bounds =
         |size: &str| accept(&format!("forward = \"g\"\nlimits = {{ max_header_bytes = \"{size}\" }}"));
     assert_eq!(bounds("1KiB").header_bytes_max, 1024);
@@ -119,6 +124,22 @@ fn an_answer_s_status_and_type_have_defaults() {
     assert!(matches!(&http.rules[0].action, Action::Redirect(redirect) if redirect.status == 302));
     let Action::Respond(respond) = &http.rules[1].action else { panic!("it responds") };
     assert_eq!(respond.content_type, "text/plain; charset=utf-8");
+}
+
+#[test]
+fn a_group_says_which_connections_it_keeps() {
+    let kept = |keys: &str| {
+        let text = format!(
+            "[[service]]\nname = \"s\"\nmode = \"http\"\nlisten = [\"127.0.0.1:80\"]\nforward = \"g\"\n\
+             [[target_group]]\nname = \"g\"\ntargets = [{{ address = \"10.0.1.1:80\" }}]\nkeep_alive = {{ {keys} }}\n"
+        );
+        let config = config::parse(&text, Path::new("pair.toml")).unwrap_or_else(|errors| panic!("{errors}"));
+        (config.target_groups[0].keep_alive.idle, config.target_groups[0].keep_alive.max)
+    };
+    let secs = Duration::from_secs;
+    assert_eq!(kept(""), (secs(50), 256));
+    assert_eq!(kept("idle = \"1s\", max = 0"), (secs(1), 0));
+    assert_eq!(kept("idle = \"1h\", max = 10000"), (secs(3600), 10_000));
 }
 
 #[test]

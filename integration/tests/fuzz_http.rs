@@ -4,9 +4,12 @@
 //! Whatever is let in has one reading, here and behind. `TANDEM_FUZZ_ROUNDS` sets the number of inputs, `TANDEM_FUZZ_SEED` where they start;
 //! a failure names the input's seed.
 
-use common::config::HeaderChanges;
+use std::net::{IpAddr, SocketAddr};
+
+use common::config::{Forwarded, HeaderChanges};
 use common::rng::Rng;
 use lbd_core::http::framing::{Fault, Field, Pseudo, RequestHead, Scanner, http2_request, parse_request};
+use lbd_core::http::origin;
 use lbd_core::http::pass_on::{self, Passing, Shown};
 use lbd_core::http::path::{is_normal, lenient_readings, normalise};
 use lbd_core::http::route::Arrival;
@@ -193,6 +196,7 @@ fn passing<'p>(
         path,
         client: CLIENT.parse().unwrap(),
         trusted,
+        forwarded: Forwarded::XForwarded,
         arrival: Arrival { scheme: "https", local: "192.0.2.10:443".parse().unwrap() },
         pseudonym: "tandem-1",
         request_id: 1,
@@ -304,9 +308,55 @@ fn trusted_word_is_added_to(head: &RequestHead<'_>, again: &RequestHead<'_>, wha
     }
     let mut forwarded = values(head, "forwarded");
     if !forwarded.is_empty() {
-        forwarded.push(format!("for={CLIENT};proto=https"));
+        forwarded.push(format!("for={CLIENT};host=shop.example;proto=https;by=192.0.2.10"));
     }
     assert_eq!(values(again, "forwarded"), forwarded, "{what}");
+}
+
+/// Whoever is asked by somebody, and is a trusted proxy, has said whom: nothing that stands before it is taken for that, however it is
+/// written, nor does anything of it bring the reader out of step.
+#[test]
+fn the_client_is_whom_a_trusted_proxy_names() {
+    const PROXY: &str = "10.0.9.1";
+    let trusts = |address: IpAddr| address.to_string() == PROXY;
+    let proxy = SocketAddr::new(PROXY.parse().unwrap(), 40000);
+    let stranger: SocketAddr = "192.0.2.9:1".parse().unwrap();
+    rounds(|seed, rng| {
+        let mut made_up = String::new();
+        for _ in 0..rng.below(5) {
+            made_up.push_str(rng.pick(VALUES));
+            made_up.push_str(rng.pick(&["", ", ", ",", ";", "\"", "\\", "for=", PROXY, " "]));
+        }
+        let client: SocketAddr = format!("203.0.113.{}:0", rng.below(256)).parse().unwrap();
+        let by = *rng.pick(&Forwarded::ALL);
+        let (name, other) = match by {
+            Forwarded::Rfc7239 => ("Forwarded", "X-Forwarded-For"),
+            Forwarded::XForwarded | Forwarded::Both => ("X-Forwarded-For", "Forwarded"),
+        };
+        let own = match by {
+            Forwarded::Rfc7239 => origin::element(client.ip(), rng.pick(VALUES), "http", proxy.ip()),
+            Forwarded::XForwarded | Forwarded::Both => client.ip().to_string(),
+        };
+        let lists = match seed % 3 {
+            0 => vec![own],
+            1 => vec![format!("{made_up}, {own}")],
+            _ => vec![made_up, own],
+        };
+        let mut all: Vec<(&str, String)> = lists.into_iter().map(|list| (name, list)).collect();
+        all.insert(index(rng, all.len()), (other, "for=192.0.2.1".to_owned()));
+        let fields: Vec<Field<'_>> = all
+            .iter()
+            .map(|(name, value)| Field { name: name.as_bytes(), value: value.as_bytes() })
+            .collect();
+        assert_eq!(origin::client_of(proxy, &fields, by, trusts), client, "seed {seed}: {by:?} {all:?}");
+        assert_eq!(origin::client_of(stranger, &fields, by, trusts), stranger, "seed {seed}");
+        // Whatever it says, and whatever it is read as.
+        let by_tls = origin::says_https(&fields, Forwarded::Rfc7239);
+        assert!(!by_tls || all.iter().any(|(_, value)| value.contains("https")), "seed {seed}: {all:?}");
+        for element in origin::elements_of_list(&fields) {
+            assert!(element.bytes().all(|byte| byte.is_ascii_graphic()), "seed {seed}: {element}");
+        }
+    });
 }
 
 const METHODS: &[&str] =

@@ -201,11 +201,42 @@ pub(crate) struct TargetCounters {
     pub(crate) resent: Counter,
 }
 
+common::named! {
+    /// Why a request was tried once more.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Again {
+        /// The target could not be connected.
+        Connect => "connect",
+        /// It has ended the connection before an answer came, or done nothing with the request.
+        Resent => "resent",
+    }
+}
+
+/// What requests have moved, and how often they were tried again.
+#[derive(Debug, Default)]
+pub(crate) struct Effort {
+    /// Bytes to targets and to clients.
+    pub(crate) bytes: [Counter; 2],
+    /// Further tries, by [`Again`].
+    pub(crate) again: [Counter; Again::COUNT],
+}
+
+impl Effort {
+    /// Adds what one request has come to.
+    pub(crate) fn add(&self, bytes: [u64; 2], again: [u64; Again::COUNT]) {
+        for (counter, count) in self.bytes.iter().zip(bytes).chain(self.again.iter().zip(again)) {
+            counter.add(count);
+        }
+    }
+}
+
 /// What a worker counts for the requests of an `http` service that meet one of its rules, or none.
 #[derive(Debug, Default)]
 pub(crate) struct RuleCounters {
     /// Requests answered, by the first digit of the status, from 2 on.
     pub(crate) answers: [Counter; 4],
+    /// What they have moved, also those that were not answered.
+    pub(crate) effort: Effort,
     /// From a request's head to the end of its answer.
     pub(crate) durations: Histogram,
 }
@@ -217,6 +248,10 @@ pub(crate) struct GroupCounters {
     pub(crate) queue_times: Histogram,
     /// Requests that one of its targets has answered, by the first digit of the status, from 2 on.
     pub(crate) answers: [Counter; 4],
+    /// What the requests for it have moved, also those that were not answered.
+    pub(crate) effort: Effort,
+    /// Requests sent on a connection that had served others.
+    pub(crate) reused: Counter,
     /// From a request's head to the end of its answer.
     pub(crate) durations: Histogram,
     /// Requests for which no target was to be had.

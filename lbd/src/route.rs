@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use common::config::{self, Action, Config, Http, HttpAuth, HttpRule, Mode, Service};
 use common::hash::HashKey;
 use lbd_core::http::framing::{Fault, RequestHead, parse_request};
+use lbd_core::http::origin;
 use lbd_core::http::route::{
     Arrival, Asked, Otherwise, Outcome, location, obstacle, read_otherwise, rewritten, route,
 };
@@ -42,16 +43,25 @@ pub(crate) fn explain(file: &Path, question: &Question<'_>) -> anyhow::Result<St
     let local = service.listen.first().map_or_else(|| SocketAddr::from(([0, 0, 0, 0], 80)), |it| it.address);
     let key = config::load_key(&config.pair).ok().flatten().map(|key| HashKey::of_pair(&key));
     let scheme = if http.tls.is_some() { "https" } else { "http" };
+    let trusts = |address: IpAddr| {
+        let address = address.to_canonical();
+        http.trust_forwarded.iter().any(|network| network.contains(&address))
+    };
+    let connected = SocketAddr::new(question.source, 0);
+    let client = origin::client_of(connected, &head.fields, http.forwarded, trusts).ip();
     let asked = Asked {
         method: head.method,
         host: head.authority.host(),
         path: &head.path,
         query: head.query.as_deref(),
         fields: &head.fields,
-        client: question.source,
+        client,
     };
     let mut out = String::new();
     describe(&mut out, &head, &service.name, question.source);
+    if client != question.source {
+        line(&mut out, format_args!("the client is {client}, as the proxy that is trusted says"));
+    }
     tell(&mut out, http, &asked, Arrival { scheme, local }, key);
     Ok(out)
 }

@@ -14,9 +14,10 @@ pub struct Record<'a> {
     pub at: UnixTime,
     /// The service.
     pub service: &'a str,
-    /// Who connected; with a PROXY header, whom that names.
+    /// Who connected; with a PROXY header, whom that names, and with `http` whom a trusted proxy does (then with the port 0, unless it says
+    /// that, too).
     pub client: SocketAddr,
-    /// Who sent the PROXY header, if there was one.
+    /// Who connected, where that is not the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<SocketAddr>,
     /// The address it came to.

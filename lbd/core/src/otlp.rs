@@ -136,11 +136,14 @@ impl Span {
             text("url.path", &self.path),
             text("network.protocol.version", self.version),
             text("client.address", &self.client.ip().to_canonical().to_string()),
-            number("client.port", self.client.port()),
             text("tandem.service", &self.service),
             text("tandem.end", &self.ended),
             number("tandem.tries", self.tries),
         ];
+        // A proxy in front may not have said it.
+        if self.client.port() > 0 {
+            all.push(number("client.port", self.client.port()));
+        }
         if !known {
             all.push(text("http.request.method_original", &self.method));
         }
@@ -282,6 +285,7 @@ mod tests {
             state: String::new(),
             method: "BREW".to_owned(),
             host: String::new(),
+            client: "203.0.113.5:0".parse().unwrap(),
             status: 0,
             rule: None,
             group: None,
@@ -294,9 +298,15 @@ mod tests {
         assert_eq!(span["name"], "HTTP");
         assert_eq!(attribute(span, "http.request.method").as_deref(), Some("_OTHER"));
         assert_eq!(attribute(span, "http.request.method_original").as_deref(), Some("BREW"));
-        for key in
-            ["server.address", "server.port", "http.response.status_code", "tandem.rule", "tandem.group"]
-        {
+        assert_eq!(attribute(span, "client.address").as_deref(), Some("203.0.113.5"));
+        for key in [
+            "client.port",
+            "server.address",
+            "server.port",
+            "http.response.status_code",
+            "tandem.rule",
+            "tandem.group",
+        ] {
             assert_eq!(attribute(span, key), None, "{key}");
         }
     }

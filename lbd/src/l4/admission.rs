@@ -24,7 +24,7 @@ impl Seat {
     /// Lets `client` in, or says (and counts) why not.
     pub(crate) fn take(worker: &Rc<Worker>, route: &Rc<Route>, client: IpAddr) -> Result<Self, Refusal> {
         // Who may not connect at all takes nobody's place.
-        if !route.service.guard.allows(client) {
+        if !route.service.guard.lets_connect(client) {
             return Err(route.refuse(worker, Refusal::Access));
         }
         let mut seat = Self::enter(worker, route)?;
@@ -45,7 +45,7 @@ impl Seat {
 
     /// Says who the client is.
     pub(crate) fn identify(&mut self, client: IpAddr) -> Result<(), Refusal> {
-        if !self.route.service.guard.allows(client) {
+        if !self.route.service.guard.lets_connect(client) {
             return Err(self.route.refuse(&self.worker, Refusal::Access));
         }
         self.limit(client)

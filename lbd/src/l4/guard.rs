@@ -89,7 +89,13 @@ impl Guard {
         rates.map(|rate| rate.per.as_secs() / u64::from(rate.requests)).max().unwrap_or_default().max(1)
     }
 
-    /// Whether `client` may connect at all.
+    /// Whether `address` may connect. A proxy whose word is taken is nobody's client: its requests are looked at, each for the client that
+    /// it names.
+    pub(crate) fn lets_connect(&self, address: IpAddr) -> bool {
+        self.allows(address) || self.trusts_word(address)
+    }
+
+    /// Whether `client` is let in at all.
     pub(crate) fn allows(&self, client: IpAddr) -> bool {
         self.access.as_ref().is_none_or(|list| list.check(client).allowed)
     }

@@ -107,7 +107,7 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
         }
     }
     let worker = Rc::clone(&seat.worker);
-    let mut session = Session::new(seat, ends, peer.ip(), listen);
+    let mut session = Session::new(seat, ends, peer, listen);
     let watch = worker.watches.enter(session.leave());
     let known = session.known();
     let (transport, ahead) = match known.service.tls.as_deref() {
@@ -195,7 +195,8 @@ impl Connection {
     }
 
     const fn exchange(&mut self) -> Exchange<'_> {
-        Exchange { session: &self.session, watch: &self.watch, client: Client::Http1(&mut self.stream) }
+        let client = Client::Http1(&mut self.stream);
+        Exchange { session: &self.session, watch: &self.watch, client, filled: None }
     }
 
     /// Waits for a head. Answers where in what was read it is, and when its first byte came.

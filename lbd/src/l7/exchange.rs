@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use common::config::Retry;
+use common::config::{HeaderChanges, Retry};
 use lbd_core::http::answer::Answer;
 use lbd_core::http::bounds::Quota;
 use lbd_core::http::framing::{BodyReader, Fault, RequestBody, Version};
@@ -27,6 +27,7 @@ use super::target::{Answered, Need, Reached};
 use super::tie::Bond;
 use super::watch::Watch;
 use crate::clock::Clock;
+use crate::counters::Again;
 use crate::l4::{Occupied, Pool, Refusal, Seat, place};
 use crate::snapshot::{FailureKind, Target};
 use crate::worker::Route;
@@ -139,12 +140,15 @@ pub(super) struct Exchange<'e> {
     pub(super) watch: &'e Watch,
     /// Who is answered.
     pub(super) client: Client<'e>,
+    /// What is changed in answers, where that depends on the request and it was understood.
+    pub(super) filled: Option<Rc<[HeaderChanges; 2]>>,
 }
 
 impl Exchange<'_> {
     /// Does what was decided.
     pub(super) async fn perform(mut self, route: &Rc<Route>, plan: &mut Plan, journal: &mut Journal) -> Next {
         journal.decided(plan);
+        self.filled.clone_from(&plan.filled);
         match std::mem::replace(&mut plan.step, Step::nothing()) {
             Step::Forward(pool, head) => self.forward(route, plan, pool, head, journal).await,
             // Nothing is left to be compared.
@@ -176,8 +180,10 @@ impl Exchange<'_> {
         // There may be room, or a target, in a moment.
         let soon = [("Retry-After", "1".to_owned())];
         let fields = if status == 503 { &soon[..] } else { &[] };
-        let (answer, changes) = (Answer { fields, ..Answer::plain(status) }, response_changes(http, None));
-        let answer = with_page(&route.service, &answer);
+        let [of_service, of_rule] = response_changes(http);
+        // Which rule it met makes no difference to what becomes of a request that failed.
+        let changes = [self.filled.as_ref().map_or(of_service, |filled| &filled[0]), of_rule];
+        let answer = with_page(&route.service, &Answer { fields, ..Answer::plain(status) });
         let own = Own::write(&answer, self.client.version(), false, Afterwards::Closed, changes);
         // Rare, so not a part of every request's task.
         Box::pin(self.own_answer(route, journal, own, end, false)).await
@@ -221,7 +227,7 @@ impl Exchange<'_> {
     fn note(&self, route: &Rc<Route>, journal: &Journal, by: Option<&Target>, status: u16, end: &str) {
         let seat = &self.session.seat;
         let worker = (seat.worker.index, seat.counters());
-        journal.ended(route, worker, &self.session.ends, by, status, end);
+        journal.ended(route, worker, self.session, by, status, end);
     }
 
     /// Has a target of the group answer, or says why none does.
@@ -239,7 +245,7 @@ impl Exchange<'_> {
             plan,
             head: &head,
             bond: None,
-            client: self.session.ends.client.ip(),
+            client: plan.client.ip(),
             seat,
             clock: seat.worker.clock(),
             patience: RefCell::new(Patience::new(&route.service.config)),
@@ -264,7 +270,7 @@ impl Exchange<'_> {
                 once: matches!(trip.head, ForTarget::Http1(_)) && !trip.could_resend(retry, tries),
                 newer_than,
             };
-            let reached = Reached::get(self.session, &occupied, need).await;
+            let reached = Reached::get(self.session, &plan.ends(self.session), &occupied, need).await;
             if reached.is_err() {
                 journal.way().failed = Some(Arc::clone(&occupied.target));
             }
@@ -276,6 +282,7 @@ impl Exchange<'_> {
                 }
                 Err(refusal) => {
                     seat.retried(&occupied.target);
+                    journal.again(Again::Connect);
                     last = refusal;
                     tried.push(Arc::clone(&occupied.target));
                     // That took a while: the targets may be others by now.
@@ -297,6 +304,7 @@ impl Exchange<'_> {
             if !self.may_resend(route, &failed, &target, (reused, tries), retry) {
                 return self.failed(route, journal, &target, failed).await;
             }
+            journal.again(Again::Resent);
             if reused || matches!(failed, Failed::Cut { refused: true, .. }) {
                 // It has closed what it kept open, or takes no more on it, and is there all the same as far as anybody knows.
                 seat.worker.kept.forget(&target);
@@ -318,10 +326,10 @@ impl Exchange<'_> {
         journal: &mut Journal,
     ) -> Result<Occupied, Refusal> {
         let seat = &self.session.seat;
+        let ends = plan.ends(self.session);
         let client = &mut self.client;
         let mut gone = |context: &mut Context<'_>| client.poll_gone(context);
-        let placed =
-            place(seat, pool, (&self.session.ends, &plan.tied.tie), &mut gone, tried, journal.way()).await?;
+        let placed = place(seat, pool, (&ends, &plan.tied.tie), &mut gone, tried, journal.way()).await?;
         let occupied = placed.ok_or_else(|| seat.refuse(last))?;
         journal.way().tries += 1;
         if pool.group.panics() {
@@ -471,7 +479,7 @@ impl Exchange<'_> {
             return Ok(Done { status, next: Next::Tunnel(Box::new((upstream, occupied))) });
         }
         if keep_alive && taken && !plan.alone && occupied.pool.group.config.send_proxy.is_none() {
-            reached.keep(&self.session.seat.worker);
+            reached.keep(&self.session.seat.worker, occupied.pool.group.config.keep_alive);
         } else {
             reached.say_goodbye();
         }
@@ -486,7 +494,7 @@ impl Exchange<'_> {
 
     /// Begins with what goes to the target.
     fn begin(&mut self, trip: &Trip<'_>, reached: &mut Reached, occupied: &Occupied) -> Result<Flow, Failed> {
-        let (plan, ends) = (trip.plan, &self.session.ends);
+        let (plan, ends) = (trip.plan, trip.plan.ends(self.session));
         let mut reader = BodyReader::of_request(plan.body);
         if plan.drops_trailers {
             reader = reader.without_trailers();
@@ -503,7 +511,7 @@ impl Exchange<'_> {
         };
         match (trip.head, reached) {
             (ForTarget::Http1(head), Reached::Http1(upstream)) => {
-                let head = upstream.opening(&occupied.pool.group.config, ends, head);
+                let head = upstream.opening(&occupied.pool.group.config, &ends, head);
                 let chunked = plan.body == RequestBody::Chunked;
                 let encoding = if chunked { Encoding::Chunked } else { Encoding::Plain };
                 begin(head, encoding)

@@ -35,6 +35,8 @@ pub(super) struct Encrypted {
     client: Identity,
     /// What was agreed on to be spoken.
     pub(super) protocol: Protocol,
+    /// The version of TLS.
+    pub(super) version: &'static str,
 }
 
 /// Who the client has shown to be.
@@ -108,6 +110,10 @@ pub(super) async fn accept(
                 chosen: choice,
                 client: identity(&secure, termination),
                 protocol: secure.with(|state| Protocol::agreed(state.alpn_protocol())),
+                version: secure.with(|state| match state.protocol_version() {
+                    Some(ProtocolVersion::TLSv1_3) => "1.3",
+                    _ => "1.2",
+                }),
             };
             count(seat, &secure);
             return Some((Transport::Tls(Box::new(secure)), encrypted));
@@ -188,7 +194,7 @@ async fn refuse(
         let mut bytes = Vec::new();
         let body = "400 Bad Request\nThis port speaks TLS only: ask for https:// instead of http://.\n";
         let answer = Answer { body, ..Answer::plain(400) };
-        answer.write(false, Afterwards::Closed, response_changes(http, None), unix_now(), &mut bytes);
+        answer.write(false, Afterwards::Closed, response_changes(http), unix_now(), &mut bytes);
         // A new connection has room for it, as good as always.
         drop(socket.try_write(&bytes, true));
     }

@@ -12,9 +12,10 @@ use lbd_core::http::trace::Trace;
 use lbd_core::otlp::{Span, shortened};
 
 use super::plan::Plan;
+use super::session::Session;
 use crate::clock::unix_now;
-use crate::counters::{Counter, ServiceCounters};
-use crate::l4::{Ends, Pool, Way};
+use crate::counters::{Again, Counter, ServiceCounters};
+use crate::l4::{Pool, Way};
 use crate::snapshot::Target;
 use crate::worker::Route;
 
@@ -47,6 +48,8 @@ impl Asking {
 /// A request's story so far.
 pub(super) struct Journal {
     at: Option<UnixTime>,
+    /// Whom it is from, once its head has come; until then it is whoever has connected.
+    client: Option<SocketAddr>,
     /// When its first byte was there.
     begin: Instant,
     /// When its head was.
@@ -60,6 +63,10 @@ pub(super) struct Journal {
     /// The group that is to serve it.
     pool: Option<Rc<Pool>>,
     reused: bool,
+    /// Tries on connections that had served others.
+    reuses: u64,
+    /// Further tries, by [`Again`].
+    again: [u64; Again::COUNT],
     /// The rule that it met.
     rule: Option<usize>,
     /// When it was known what becomes of it, once its head has come and says what is asked for. A password may have been compared before.
@@ -78,6 +85,7 @@ impl Journal {
     pub(super) fn begin(route: &Route, begin: Instant) -> Self {
         Self {
             at: route.service.access_log.is_some().then(unix_now),
+            client: None,
             begin,
             read: Instant::now(),
             connected: None,
@@ -86,6 +94,8 @@ impl Journal {
             target: None,
             pool: None,
             reused: false,
+            reuses: 0,
+            again: [0; Again::COUNT],
             rule: None,
             decided: None,
             denied: false,
@@ -98,6 +108,7 @@ impl Journal {
     /// It is known what becomes of it.
     pub(super) fn decided(&mut self, plan: &mut Plan) {
         self.decided = Some(Instant::now());
+        self.client = Some(plan.client);
         self.denied = plan.denied.is_some() || plan.over_rate;
         self.rule = plan.rule;
         self.asking = plan.asking.take();
@@ -113,9 +124,15 @@ impl Journal {
     pub(super) fn connected(&mut self, target: &Arc<Target>, reused: bool) {
         self.connected = Some(Instant::now());
         self.reused = reused;
+        self.reuses += u64::from(reused);
         if self.asking.is_some() {
             self.target = Some(Arc::clone(target));
         }
+    }
+
+    /// It is tried once more.
+    pub(super) const fn again(&mut self, why: Again) {
+        self.again[why.index()] += 1;
     }
 
     /// No target of the group was to be had.
@@ -146,7 +163,7 @@ impl Journal {
         &self,
         route: &Route,
         (worker, counters): (usize, &ServiceCounters),
-        ends: &Ends,
+        session: &Session,
         by: Option<&Target>,
         status: u16,
         end: &str,
@@ -165,7 +182,13 @@ impl Journal {
         if let Some(rule) = route.service.by_rule.get(self.rule.map_or(0, |index| index + 1)) {
             let rule = rule.of(worker);
             rule.durations.record(took);
+            rule.effort.add(self.bytes, self.again);
             answered(&rule.answers);
+        }
+        if let Some(pool) = &self.pool {
+            let group = pool.group.shared.counters.of(worker);
+            group.effort.add(self.bytes, self.again);
+            group.reused.add(self.reuses);
         }
         match by {
             None => http.own_answers.add(u64::from(status != 0)),
@@ -185,12 +208,13 @@ impl Journal {
                 }
             }
         }
-        self.tell(route, ends, now, status, end);
-        self.record(route, counters, ends, now, status, end);
+        let client = self.client.unwrap_or(session.ends.client);
+        self.tell(route, client, now, status, end);
+        self.record(route, counters, (session, client), now, status, end);
     }
 
     /// Tells of the request, if it is to be told of.
-    fn tell(&self, route: &Route, ends: &Ends, now: Instant, status: u16, end: &str) {
+    fn tell(&self, route: &Route, client: SocketAddr, now: Instant, status: u16, end: &str) {
         let (Some(tracer), Some(trace)) = (&route.service.tracer, &self.trace) else { return };
         let Some(asking) = self.asking.as_deref().filter(|_| trace.sampled) else { return };
         let now_unix = unix_now();
@@ -213,7 +237,7 @@ impl Journal {
             },
             host: shortened(&asking.host),
             path: shortened(&asking.path),
-            client: ends.client,
+            client,
             status,
             ended: end.to_owned(),
             service: route.service.config.name.clone(),
@@ -260,7 +284,7 @@ impl Journal {
         &self,
         route: &Route,
         counters: &ServiceCounters,
-        ends: &Ends,
+        (session, client): (&Session, SocketAddr),
         now: Instant,
         status: u16,
         end: &str,
@@ -292,10 +316,10 @@ impl Journal {
         let record = Record {
             at,
             service: &route.service.config.name,
-            client: ends.client,
-            proxy: None::<SocketAddr>,
-            listen: ends.local,
-            tag: route.service.guard.tag(self.rule, ends.client.ip()),
+            client,
+            proxy: (session.peer != client).then_some(session.peer),
+            listen: session.ends.local,
+            tag: route.service.guard.tag(self.rule, client.ip()),
             sni: self.asking.as_ref().and_then(|asking| asking.server_name.as_deref()),
             group: self.pool.as_ref().map_or("-", |pool| pool.group.config.name.as_str()),
             target: target.map(|target| target.key.id.as_str()),

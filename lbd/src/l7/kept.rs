@@ -4,17 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use common::config::KeepAlive;
+
 use super::stream::Stream;
 use crate::snapshot::Target;
 use crate::tls::Origin;
 use crate::worker::Worker;
-
-/// More connections to a target than this a worker does not keep.
-const PER_TARGET_MAX: usize = 256;
-
-/// A connection that was not used for so long is closed. Less than most servers wait, so that it is not they who close it just when it
-/// is used again.
-const IDLE_MS_MAX: u64 = 50_000;
 
 /// How often the kept connections are looked at.
 const LOOK_MS: u64 = 1000;
@@ -103,7 +98,8 @@ pub(crate) struct Kept {
 
 struct Idle {
     upstream: Upstream,
-    since_ms: u64,
+    /// When it has waited for long enough.
+    until_ms: u64,
     /// How often the kernel had told all events by then.
     round: u64,
 }
@@ -132,8 +128,8 @@ impl Kept {
         None
     }
 
-    /// Keeps a connection on which nothing is under way, in this `round` of events.
-    pub(super) fn put(&self, upstream: Upstream, round: u64) {
+    /// Keeps a connection on which nothing is under way, in this `round` of events, as long as its group wants.
+    pub(super) fn put(&self, upstream: Upstream, round: u64, keep_alive: KeepAlive) {
         // A target that gets nothing more needs none.
         let stream = &upstream.stream;
         if upstream.open.target.share() == 0 || !stream.inbound.is_empty() || !stream.transport.is_idle() {
@@ -142,10 +138,13 @@ impl Kept {
         }
         let mut by_target = self.by_target.borrow_mut();
         let kept = by_target.entry(Arc::as_ptr(&upstream.open.target)).or_default();
-        if kept.len() < PER_TARGET_MAX {
-            upstream.open.set_kept(true);
-            kept.push(Idle { upstream, since_ms: self.now_ms.get(), round });
+        if kept.len() >= keep_alive.max as usize {
+            stream.transport.say_goodbye();
+            return;
         }
+        upstream.open.set_kept(true);
+        let until_ms = self.now_ms.get().saturating_add(millis(keep_alive));
+        kept.push(Idle { upstream, until_ms, round });
     }
 
     /// Closes all to a target: one was found dead, and the others were made when it was.
@@ -163,7 +162,7 @@ impl Kept {
         self.by_target.borrow_mut().retain(|_, kept| {
             kept.retain(|idle| {
                 let upstream = &idle.upstream;
-                let kept = now_ms < idle.since_ms + IDLE_MS_MAX
+                let kept = now_ms < idle.until_ms
                     && upstream.open.target.share() > 0
                     && upstream.stream.transport.is_quiet(false);
                 if !kept {
@@ -179,6 +178,11 @@ impl Kept {
     pub(crate) fn close_all(&self) {
         self.by_target.borrow_mut().clear();
     }
+}
+
+/// How long a connection waits, on a worker's clock.
+pub(super) fn millis(keep_alive: KeepAlive) -> u64 {
+    u64::try_from(keep_alive.idle.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl std::fmt::Debug for Kept {

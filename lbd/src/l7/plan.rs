@@ -1,10 +1,10 @@
 //! What becomes of a request, decided from its head alone, before anything of it is sent anywhere.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use common::config::{HeaderChanges, Http};
+use common::config::{HeaderChanges, HeaderTemplates, Http};
 use common::time::Instant;
 use h2::ext::Protocol;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -18,7 +18,8 @@ use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version};
 use lbd_core::http::hops;
 use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
 use lbd_core::http::route::{
-    Arrival, Asked, Otherwise, Outcome, Routed, location, read_otherwise, rewritten, route,
+    Arrival, Asked, Background, Otherwise, Outcome, Routed, changes, location, read_otherwise, rewritten,
+    route,
 };
 use lbd_core::http::trace::Trace;
 
@@ -27,7 +28,8 @@ use super::handshake::Encrypted;
 use super::http2::Map;
 use super::journal::Asking;
 use super::passwords::{Compared, Comparison};
-use super::site::{Site, request_changes, response_changes, with_page};
+use super::session::Session;
+use super::site::{Site, request_templates, response_templates, with_page};
 use super::tie::{self, Tied};
 use super::websocket;
 use crate::clock::unix_now;
@@ -38,6 +40,8 @@ use crate::worker::Route;
 pub(super) struct Plan {
     /// What is done.
     pub(super) step: Step,
+    /// Whom it is from.
+    pub(super) client: SocketAddr,
     /// The rule that it met.
     pub(super) rule: Option<usize>,
     /// The client's version.
@@ -71,6 +75,8 @@ pub(super) struct Plan {
     pub(super) denied: Option<Denied>,
     /// More came than `rate` allows.
     pub(super) over_rate: bool,
+    /// What service and rule change in answers, where their values have variables.
+    pub(super) filled: Option<Rc<[HeaderChanges; 2]>>,
     /// The trace that it belongs to, if somebody is told of traces.
     pub(super) trace: Option<Box<Trace>>,
     /// For the access log and for who is told of the trace, if there is either.
@@ -162,8 +168,10 @@ pub(super) struct Circumstances<'c> {
     pub(super) route: &'c Route,
     /// Both ends of the client's connection.
     pub(super) ends: &'c Ends,
-    /// Who speaks: a proxy in front, or the client itself.
+    /// Who is at the other end of the connection: a proxy in front, or the client itself.
     pub(super) peer: IpAddr,
+    /// Whom the request is from: the client's end of the connection, or whom a proxy there names whose word is taken.
+    pub(super) client: SocketAddr,
     /// A number for a request that has none, and for a trace that begins with it.
     pub(super) request_id: u128,
     /// A number for its span.
@@ -182,6 +190,37 @@ pub(super) struct Circumstances<'c> {
     pub(super) closing: bool,
     /// What it gets because it is the authority that a certificate is ordered from, whatever the rules say.
     pub(super) challenge: Option<&'c str>,
+}
+
+impl Circumstances<'_> {
+    /// Whether what the request says of its client and of how it came is taken for true: it comes from a proxy that is trusted, which may
+    /// be one whose connection another one passes on (by the PROXY protocol).
+    fn trusted(&self) -> bool {
+        let guard = &self.route.service.guard;
+        guard.trusts_word(self.peer) || guard.trusts_word(self.ends.client.ip())
+    }
+
+    /// What a service and a rule change, if any of the values has variables.
+    fn fill(
+        &self,
+        templates: [&HeaderTemplates; 2],
+        head: &RequestHead<'_>,
+        asked: &Asked<'_>,
+        (routed, arrival): (&Routed<'_>, Arrival),
+    ) -> Option<Rc<[HeaderChanges; 2]>> {
+        if !templates.iter().any(|templates| templates.has_variables()) {
+            return None;
+        }
+        let request_id = pass_on::request_id(head, self.trusted(), self.request_id);
+        let background = Background {
+            request_id: &request_id,
+            tls_version: self.encrypted.map_or("", |encrypted| encrypted.version),
+            server_name: self.encrypted.and_then(Encrypted::server_name).unwrap_or_default(),
+            certificate: self.encrypted.map_or(Shown::NotAsked, Encrypted::shown),
+        };
+        let rule = routed.rule.map(|(_, rule)| rule);
+        Some(Rc::new(templates.map(|templates| changes(templates, rule, asked, arrival, background))))
+    }
 }
 
 impl Plan {
@@ -206,7 +245,7 @@ impl Plan {
             path: &head.path,
             query: head.query.as_deref(),
             fields: &head.fields,
-            client: around.ends.client.ip(),
+            client: around.client.ip(),
         };
         let hash = site.hash_key.source(asked.client);
         let routed = route(http, &asked, hash);
@@ -218,13 +257,13 @@ impl Plan {
         let rule = routed.rule.map(|(index, _)| index).filter(|_| around.challenge.is_none());
         let service = &around.route.service;
         let trace = service.tracer.as_ref().map(|tracer| {
-            let (trusted, ids) =
-                (service.guard.trusts_word(around.peer), (around.request_id, around.span_id));
-            Box::new(Trace::begin(&head.fields, trusted, tracer.sample, ids))
+            let ids = (around.request_id, around.span_id);
+            Box::new(Trace::begin(&head.fields, around.trusted(), tracer.sample, ids))
         });
         let is_told = service.access_log.is_some() || trace.as_ref().is_some_and(|trace| trace.sampled);
         let mut plan = Self {
             step: Step::nothing(),
+            client: around.client,
             rule,
             version: head.version,
             body: head.body,
@@ -248,6 +287,7 @@ impl Plan {
             tied: Tied::default(),
             denied: None,
             over_rate: around.over_rate && around.challenge.is_none(),
+            filled: around.fill(response_templates(http, rule), head, &asked, (&routed, arrival)),
             trace,
             asking: is_told.then(|| {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
@@ -338,15 +378,18 @@ impl Plan {
             Some((rule, rewrite)) => Some(rewritten(rewrite, rule, asked, arrival).map_err(|_| Fault::Path)?),
             None => None,
         };
+        let templates = request_templates(http, self.rule);
+        let filled = around.fill(templates, head, asked, (routed, arrival));
         let passing = Passing {
             path: new_path.as_deref().unwrap_or(&head.path),
-            client: asked.client,
-            trusted: around.route.service.guard.trusts_word(around.peer),
+            client: around.ends.client.ip(),
+            trusted: around.trusted(),
+            forwarded: http.forwarded,
             arrival,
             pseudonym: &site.pseudonym,
             request_id: around.request_id,
             certificate: around.encrypted.map_or(Shown::NotAsked, Encrypted::shown),
-            changes: request_changes(http, self.rule),
+            changes: with_values(templates, filled.as_deref()),
             hidden_cookies: &site.hidden_cookies,
             told,
             told_in: &site.told_in,
@@ -366,8 +409,19 @@ impl Plan {
             pass_on::request(head, &passing, &mut out)?;
             ForTarget::Http1(out)
         };
-        self.tied = Tied::of(&pool, asked, &passing);
+        let many = around.route.service.guard.trusts_word(asked.client);
+        self.tied = Tied::of(&pool, asked, &passing, many);
         Ok(Step::Forward(pool, written))
+    }
+
+    /// What the service and the rule change in its answer.
+    pub(super) fn response_changes<'p>(&'p self, http: &'p Http) -> [&'p HeaderChanges; 2] {
+        with_values(response_templates(http, self.rule), self.filled.as_deref())
+    }
+
+    /// Both ends of the request's way here: its client, and the address that was come to.
+    pub(super) fn ends(&self, session: &Session) -> Ends {
+        Ends { client: self.client, ..session.ends }
     }
 
     /// Takes the comparison that has to be made first, if one has to be.
@@ -398,9 +452,17 @@ impl Plan {
     fn answer(&self, around: &Circumstances<'_>, answer: &Answer<'_>) -> Step {
         let service = &around.route.service;
         let Some(http) = &service.config.http else { return Step::nothing() };
-        let (page, changes) = (with_page(service, answer), response_changes(http, self.rule));
+        let (page, changes) = (with_page(service, answer), self.response_changes(http));
         Step::Answer(Own::write(&page, self.version, self.to_head, self.afterwards(), changes))
     }
+}
+
+/// What is changed: with values that were `filled` in, where some have variables.
+fn with_values<'c>(
+    templates: [&'c HeaderTemplates; 2],
+    filled: Option<&'c [HeaderChanges; 2]>,
+) -> [&'c HeaderChanges; 2] {
+    filled.map_or_else(|| templates.map(HeaderTemplates::fixed), <[_; 2]>::each_ref)
 }
 
 impl Step {

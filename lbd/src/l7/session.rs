@@ -11,6 +11,7 @@ use common::rng::Rng;
 use common::time::Instant;
 use lbd_core::http::bounds;
 use lbd_core::http::framing::{Fault, RequestHead};
+use lbd_core::http::origin;
 use lbd_core::sources::network_of;
 
 use super::handshake::Encrypted;
@@ -36,7 +37,7 @@ pub(super) struct Session {
     /// What there is to know of its encryption, if it is encrypted.
     pub(super) encrypted: Option<Box<Encrypted>>,
     /// Who is at the other end: the client, or a proxy in front of it.
-    peer: IpAddr,
+    pub(super) peer: SocketAddr,
     /// The listener's address.
     listen: SocketAddr,
     departure: Option<Rc<Departure>>,
@@ -48,7 +49,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Of a connection from `peer` to `listen`, in clear text so far.
-    pub(super) fn new(seat: Seat, ends: Ends, peer: IpAddr, listen: SocketAddr) -> Self {
+    pub(super) fn new(seat: Seat, ends: Ends, peer: SocketAddr, listen: SocketAddr) -> Self {
         let departure = seat.worker.departure(ends.local.ip());
         let known = RefCell::new(Rc::clone(&seat.route));
         Self { seat, ends, encrypted: None, peer, listen, departure, known, latest: RefCell::default() }
@@ -100,12 +101,30 @@ impl Session {
     pub(super) fn closing(&self) -> bool {
         self.seat.worker.is_stopping()
             || self.departure.as_ref().is_some_and(|departure| departure.is_away())
-            || self.current().is_none_or(|route| !self.is_let_in(&route))
+            || self.current().is_none_or(|route| !self.may_stay(&route))
     }
 
-    /// Whether the lists of the service let the client in: they may be others by now than when it came.
-    fn is_let_in(&self, route: &Rc<Route>) -> bool {
-        Rc::ptr_eq(route, &self.seat.route) || route.service.guard.allows(self.ends.client.ip())
+    /// Whether the lists of the service let the connection in: they may be others by now than when it came.
+    fn may_stay(&self, route: &Rc<Route>) -> bool {
+        Rc::ptr_eq(route, &self.seat.route) || route.service.guard.lets_connect(self.ends.client.ip())
+    }
+
+    /// Whether they let a request of this client in.
+    fn is_let_in(&self, route: &Rc<Route>, client: IpAddr) -> bool {
+        let guard = &route.service.guard;
+        if guard.trusts_word(self.ends.client.ip()) { guard.allows(client) } else { self.may_stay(route) }
+    }
+
+    /// Whom a request is from: who has connected, or whom a proxy that is trusted names.
+    fn client_of(&self, route: &Route, head: Option<&RequestHead<'_>>) -> SocketAddr {
+        let guard = &route.service.guard;
+        match (head, &route.service.config.http) {
+            (Some(head), Some(http)) => {
+                let trusts = |address| guard.trusts_word(address);
+                origin::client_of(self.ends.client, &head.fields, http.forwarded, trusts)
+            }
+            _ => self.ends.client,
+        }
     }
 
     /// Decides what becomes of a request, which may have to wait for a password to be compared, unless its client is `gone` before. One that
@@ -124,8 +143,9 @@ impl Session {
             site.earn();
         }
         let now = self.seat.worker.clock().at();
+        let client = self.client_of(route, head.as_ref().ok());
         // Once, also if a password has to be compared.
-        let over_rate = self.is_over_rate(route, head.as_ref().ok(), now);
+        let over_rate = self.is_over_rate(route, head.as_ref().ok(), client.ip(), now);
         let head = head?;
         let over_rate = over_rate?;
         let challenge = self.seat.worker.challenge(head.method, head.authority.host(), &head.path);
@@ -133,14 +153,15 @@ impl Session {
             challenge: challenge.as_deref(),
             route,
             ends: &self.ends,
-            peer: self.peer,
+            peer: self.peer.ip(),
+            client,
             request_id: REQUEST_IDS
                 .with_borrow_mut(|ids| u128::from(ids.next_u64()) << 64 | u128::from(ids.next_u64())),
             span_id: REQUEST_IDS.with_borrow_mut(Rng::next_u64),
             compared: None,
             now,
             over_rate,
-            let_in: self.is_let_in(route),
+            let_in: self.is_let_in(route, client.ip()),
             encrypted: self.encrypted.as_deref(),
             closing: self.closing(),
         };
@@ -148,7 +169,7 @@ impl Session {
         if let Some(comparison) = plan.take_comparison() {
             watch.limit(route.service.config.timeout.idle);
             // Rare and large, so not a part of every connection's task.
-            let mut comparing = Box::pin(compare(comparison, self.ends.client.ip(), now));
+            let mut comparing = Box::pin(compare(comparison, client.ip(), now));
             let compared = poll_fn(|context| match comparing.as_mut().poll(context) {
                 Poll::Ready(compared) => Poll::Ready(Some(compared)),
                 Poll::Pending => gone(context).map(|()| None),
@@ -180,6 +201,7 @@ impl Session {
         &self,
         route: &Route,
         head: Option<&RequestHead<'_>>,
+        client: IpAddr,
         now: Instant,
     ) -> Result<bool, Fault> {
         let guard = &route.service.guard;
@@ -192,7 +214,7 @@ impl Session {
                 .map(|value| value.map(|value| tie::key_of(site.hash_key, name, value))),
             _ => Ok(None),
         };
-        let source = value.ok().flatten().unwrap_or_else(|| network_of(self.ends.client.ip()));
+        let source = value.ok().flatten().unwrap_or_else(|| network_of(client));
         let over = !guard.within_rate(source, now);
         value.map(|_| over)
     }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use common::config::{HeaderChanges, Http};
+use common::config::{HeaderChanges, HeaderTemplates, Http};
 use common::hash::HashKey;
 use common::time::Instant;
 use lbd_core::http::answer::Answer;
@@ -32,7 +32,7 @@ pub(crate) struct Site {
 }
 
 /// A service that changes nothing.
-const UNCHANGED: &HeaderChanges = &HeaderChanges { remove: Vec::new(), set: Vec::new(), add: Vec::new() };
+const UNCHANGED: &HeaderTemplates = &HeaderTemplates::NONE;
 
 impl Site {
     /// The site of a service, whose groups are those that `find` knows.
@@ -81,14 +81,19 @@ impl Site {
     }
 }
 
+/// What the service changes in answers to requests of which nothing is known, and nothing of a rule.
+pub(super) fn response_changes(http: &Http) -> [&HeaderChanges; 2] {
+    [http.response_headers.fixed(), UNCHANGED.fixed()]
+}
+
 /// What the service and a rule of it change in answers.
-pub(super) fn response_changes(http: &Http, rule: Option<usize>) -> [&HeaderChanges; 2] {
+pub(super) fn response_templates(http: &Http, rule: Option<usize>) -> [&HeaderTemplates; 2] {
     let rule = rule.and_then(|index| http.rules.get(index));
     [&http.response_headers, rule.map_or(UNCHANGED, |rule| &rule.response_headers)]
 }
 
 /// The same in requests.
-pub(super) fn request_changes(http: &Http, rule: Option<usize>) -> [&HeaderChanges; 2] {
+pub(super) fn request_templates(http: &Http, rule: Option<usize>) -> [&HeaderTemplates; 2] {
     let rule = rule.and_then(|index| http.rules.get(index));
     [&http.request_headers, rule.map_or(UNCHANGED, |rule| &rule.request_headers)]
 }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use common::config::TargetGroup;
+use common::config::{KeepAlive, TargetGroup};
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
 use http::Response;
@@ -25,7 +25,6 @@ use super::kept::Upstream;
 use super::plan::{ForClient, ForTarget, response};
 use super::press::Press;
 use super::session::Session;
-use super::site::response_changes;
 use super::stream::{Inbound, Stream};
 use super::transport::Transport;
 use super::upstream::{connected, introduce};
@@ -167,12 +166,17 @@ impl Heads<'_> {
 }
 
 impl Reached {
-    /// A way to the target: one that is there already, or a new one. What may be sent once only gets one that the kernel says is still
-    /// there.
+    /// A way to the target: one that is there already, or a new one, on which it may be told of `ends`. What may be sent once only gets one
+    /// that the kernel says is still there.
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) async fn get(session: &Session, occupied: &Occupied, need: Need<'_>) -> Result<Self, Refusal> {
+    pub(super) async fn get(
+        session: &Session,
+        ends: &Ends,
+        occupied: &Occupied,
+        need: Need<'_>,
+    ) -> Result<Self, Refusal> {
         let Need { head, alone, once, newer_than } = need;
         let worker = &session.seat.worker;
         let group = &occupied.pool.group;
@@ -182,7 +186,7 @@ impl Reached {
             let lease = if shared && !alone && !head.opens_tunnel() {
                 http2::lease(session, occupied, newer_than).await?
             } else {
-                http2::exclusive(session, occupied, head.opens_tunnel()).await?
+                http2::exclusive(session, ends, occupied, head.opens_tunnel()).await?
             };
             return Ok(Self::Http2(Box::new(TargetStream::new(lease))));
         }
@@ -195,7 +199,7 @@ impl Reached {
             occupied.target.counters.of(worker.index).reused.add(1);
             return Ok(Self::Http1(kept));
         }
-        let stream = Stream::new(connected(session, occupied).await?, Vec::new(), &worker.buffers);
+        let stream = Stream::new(connected(session, ends, occupied).await?, Vec::new(), &worker.buffers);
         Ok(Self::Http1(Upstream::new(worker, stream, &occupied.target, origin.map(Arc::clone))))
     }
 
@@ -251,9 +255,9 @@ impl Reached {
     }
 
     /// Keeps a connection on which nothing is under way for the next request.
-    pub(super) fn keep(self, worker: &Worker) {
+    pub(super) fn keep(self, worker: &Worker, keep_alive: KeepAlive) {
         if let Self::Http1(upstream) = self {
-            worker.kept.put(upstream, worker.round());
+            worker.kept.put(upstream, worker.round(), keep_alive);
         }
     }
 
@@ -338,7 +342,7 @@ fn sent(
         return tunnel(&answer, trip);
     }
     let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
-    let changes = response_changes(http, plan.rule);
+    let changes = plan.response_changes(http);
     let (coding, press) = coding(&answer, trip);
     let more = coding.fields(&answer, changes);
     let added = added(&answer, trip);
@@ -383,7 +387,7 @@ fn coding(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> (Coding, Option<Box<Pre
     let Some((http, kinds)) = http.and_then(|http| Some((http, http.compress_of(plan.rule)?))) else {
         return (Coding::AsSent, None);
     };
-    let coding = Coding::of(answer, kinds, response_changes(http, plan.rule), plan.takes_gzip);
+    let coding = Coding::of(answer, kinds, plan.response_changes(http), plan.takes_gzip);
     if coding != Coding::Gzip {
         return (coding, None);
     }
@@ -405,7 +409,7 @@ fn added<'t>(answer: &ResponseHead<'_>, trip: &'t Trip<'_>) -> &'t [(&'static st
 /// Writes the head of an answer after which a stream, on either side, is a tunnel.
 fn tunnel(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> Result<Sent, Cut> {
     let Some(http) = &trip.route.service.config.http else { return Err(Cut::BadAnswer) };
-    let (changes, added) = (response_changes(http, trip.plan.rule), added(answer, trip));
+    let (changes, added) = (trip.plan.response_changes(http), added(answer, trip));
     let (head, encoding) = if trip.plan.version == Version::Http2 {
         let mut map = Map::default();
         pass_on::http2_tunnel(answer, changes, added, &mut map);

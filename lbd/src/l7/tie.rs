@@ -9,6 +9,7 @@ use common::time::Instant;
 use lbd_core::http::affinity::Reading;
 use lbd_core::http::cookie;
 use lbd_core::http::framing::Field;
+use lbd_core::http::origin;
 use lbd_core::http::pass_on::Passing;
 use lbd_core::http::route::{Asked, Routed};
 
@@ -40,7 +41,7 @@ pub(super) struct Tied {
     secure: bool,
     /// Whether there was a cookie for each reason of [`Rejected::ALL`].
     rejected: [bool; Rejected::COUNT],
-    /// The client that what its target gives to it is counted for; nobody for a proxy in front, which stands for many.
+    /// The client that what its target gives to it is counted for; nobody for a proxy in front that names none, for it stands for many.
     client: Option<IpAddr>,
 }
 
@@ -85,20 +86,20 @@ pub(super) fn home_group<'h>(
 }
 
 impl Tied {
-    /// What a request says to the targets of a group.
-    pub(super) fn of(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>) -> Self {
-        let tied = Self::by_cookies(pool, asked, passing);
+    /// What a request says to the targets of a group. Who asks may be `many`: a proxy that names nobody.
+    pub(super) fn of(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>, many: bool) -> Self {
+        let tied = Self::by_cookies(pool, asked, passing, many);
         Self { tie: Tie { hash: hashed(pool, asked), ..tied.tie }, ..tied }
     }
 
     /// What its cookies say of a target that it had before.
-    fn by_cookies(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>) -> Self {
+    fn by_cookies(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>, many: bool) -> Self {
         let group = &pool.group;
         match group.sticky.as_ref().map(|sticky| &sticky.by) {
             None | Some(KnownBy::Source) => Self::default(),
             Some(KnownBy::AppCookie(name)) => {
                 let session = session(pool.hash_key(), asked.fields, name);
-                let client = (!passing.trusted).then_some(asked.client);
+                let client = (!many).then_some(asked.client);
                 Self { tie: Tie { session, ..Tie::default() }, client, ..Self::default() }
             }
             Some(KnownBy::Cookie(seal)) => {
@@ -135,9 +136,8 @@ fn hashed(pool: &Pool, asked: &Asked<'_>) -> Option<u64> {
 
 /// Whether the client has come by TLS: to Tandem, or as a proxy in front says whose word is taken.
 fn is_secure(asked: &Asked<'_>, passing: &Passing<'_>) -> bool {
-    let says =
-        |field: &Field<'_>| field.is("x-forwarded-proto") && field.value.eq_ignore_ascii_case(b"https");
-    passing.arrival.scheme == "https" || (passing.trusted && asked.fields.iter().any(says))
+    passing.arrival.scheme == "https"
+        || (passing.trusted && origin::says_https(asked.fields, passing.forwarded))
 }
 
 /// What stands for the first cookie of this name in tables whose keys are addresses: a keyed hash, so that what proves who somebody is lies

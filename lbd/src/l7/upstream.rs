@@ -33,15 +33,19 @@ pub(super) fn introduce(version: ProxyVersion, ends: &Ends, out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// Why there is none.
-pub(super) async fn connected(session: &Session, occupied: &Occupied) -> Result<Transport, Refusal> {
+pub(super) async fn connected(
+    session: &Session,
+    ends: &Ends,
+    occupied: &Occupied,
+) -> Result<Transport, Refusal> {
     let group = &occupied.pool.group;
-    let socket = connect(&session.seat, &occupied.target, &session.ends, true).await?;
+    let socket = connect(&session.seat, &occupied.target, ends, true).await?;
     match &group.tls {
         // As with certificates: nothing goes in clear text that is not meant to.
         None if group.config.tls.is_some() => Err(Refusal::ConnectFailed),
         None => Ok(Transport::Clear(socket)),
         // Rare and large, so not a part of every connection's task.
-        Some(origin) => Box::pin(encrypted(session, socket, occupied, origin)).await,
+        Some(origin) => Box::pin(encrypted(session, ends, socket, occupied, origin)).await,
     }
 }
 
@@ -49,6 +53,7 @@ pub(super) async fn connected(session: &Session, occupied: &Occupied) -> Result<
 /// to be connected.
 async fn encrypted(
     session: &Session,
+    ends: &Ends,
     socket: Socket,
     occupied: &Occupied,
     origin: &Origin,
@@ -60,7 +65,7 @@ async fn encrypted(
     let made = UnbufferedClientConnection::new(Arc::clone(&origin.config), name);
     let mut header = Vec::new();
     if let Some(version) = group.send_proxy {
-        introduce(version, &session.ends, &mut header);
+        introduce(version, ends, &mut header);
     }
     let handshake = async {
         socket.write_all(&header).await.map_err(|_| Broken::Closed)?;

@@ -9,10 +9,13 @@ use lbd_core::http::auth::Denied;
 use lbd_core::http::conduct::Offence;
 use lbd_core::http::framing::Fault;
 
-use super::{Labelled, Out};
-use crate::counters::{Counter, ServiceCounters, TargetCounters};
+use super::{Labelled, Labels, Out};
+use crate::counters::{Again, Counter, Effort, ServiceCounters, Sharded, TargetCounters};
 use crate::l7::{Cut, Rejected};
 use crate::snapshot::{Group, Service};
+
+/// Which way bytes go.
+const DIRECTIONS: [&str; 2] = ["to_target", "to_client"];
 
 /// By the first digit of a status, from 2 on.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
@@ -160,7 +163,41 @@ fn encode_rules(out: &mut Out<'_>, services: &[&Arc<Service>]) -> fmt::Result {
         "service_http_rule_request_duration_seconds",
         "From a request's head to its answer's end, by the rule that it met",
         each().map(|(labels, counters)| (labels, counters.counts(|shard| &shard.durations))),
+    )?;
+    out.counters(
+        "service_http_rule_bytes",
+        "Bytes of requests and answers, by the rule that was met",
+        each().flat_map(|(labels, counters)| bytes(labels, counters, |shard| &shard.effort)),
+    )?;
+    out.counters(
+        "service_http_rule_retries",
+        "Further tries of requests, by the rule that was met",
+        each().flat_map(|(labels, counters)| retries(labels, counters, |shard| &shard.effort)),
     )
+}
+
+/// What was moved, each way.
+fn bytes<'l, T: Default>(
+    labels: Labels<'l>,
+    counters: &Sharded<T>,
+    effort: fn(&T) -> &Effort,
+) -> [(Labels<'l>, u64); 2] {
+    std::array::from_fn(|index| {
+        let labels = [&labels[..], &[("direction", DIRECTIONS[index])]].concat();
+        (labels, counters.sum(|shard| &effort(shard).bytes[index]))
+    })
+}
+
+/// What was tried again, for each reason.
+fn retries<'l, T: Default>(
+    labels: Labels<'l>,
+    counters: &Sharded<T>,
+    effort: fn(&T) -> &Effort,
+) -> [(Labels<'l>, u64); Again::COUNT] {
+    Again::ALL.map(|why| {
+        let labels = [&labels[..], &[("reason", why.name())]].concat();
+        (labels, counters.sum(|shard| &effort(shard).again[why.index()]))
+    })
 }
 
 /// What the place of a service's counters for a rule is called: `none` for requests that meet no rule, else the rule's place in the file.
@@ -196,6 +233,29 @@ pub(super) fn encode_groups(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt
         "group_http_request_duration_seconds",
         "From a request's head to its answer's end, of those that a target of the group has answered",
         each().map(|(name, counters)| (vec![("group", name)], counters.counts(|shard| &shard.durations))),
+    )?;
+    out.counters(
+        "group_http_bytes",
+        "Bytes of requests for a group and of their answers",
+        each().flat_map(|(name, counters)| bytes(vec![("group", name)], counters, |shard| &shard.effort)),
+    )?;
+    out.counters(
+        "group_http_retries",
+        "Further tries of requests for a group",
+        each().flat_map(|(name, counters)| retries(vec![("group", name)], counters, |shard| &shard.effort)),
+    )?;
+    out.counters(
+        "group_http_reused_connections",
+        "Requests sent on a kept connection",
+        each().map(|(name, counters)| (vec![("group", name)], counters.sum(|shard| &shard.reused))),
+    )?;
+    let kept = |group: &Group| {
+        group.targets.iter().map(|target| target.counters.sum(|shard| &shard.kept)).sum::<u64>() as f64
+    };
+    out.gauges(
+        "group_http_connections_kept",
+        "Connections to the group's targets that wait for the next request",
+        groups.iter().map(|(name, group)| (vec![("group", *name)], kept(group))),
     )
 }
 

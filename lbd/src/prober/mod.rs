@@ -7,6 +7,7 @@
 mod client;
 mod grpc;
 mod http;
+mod http2;
 mod probe;
 mod stream;
 mod tls;
@@ -18,7 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::config::{Config, Health, HealthCheck, ProxyVersion};
+use common::config::{Config, Health, HealthCheck, ProxyVersion, TargetGroup};
 use lbd_core::check::{Failure, Reason, Schedule};
 use lbd_core::target::TargetKey;
 use rustls::ClientConfig;
@@ -61,10 +62,25 @@ pub(crate) struct Prober {
 #[derive(Debug)]
 struct Check {
     health: Health,
-    /// What connections to the targets begin with.
-    send_proxy: Option<ProxyVersion>,
+    manner: Manner,
     /// For TLS: how, and the CA file that was read for it.
     tls: Option<(Arc<ClientConfig>, Option<Vec<u8>>)>,
+}
+
+/// How a group's targets expect to be spoken to. Another port may well belong to another program, which expects none of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Manner {
+    /// What connections begin with.
+    send_proxy: Option<ProxyVersion>,
+    /// Whether HTTP/2 is spoken.
+    http2: bool,
+}
+
+impl Manner {
+    fn of(group: &TargetGroup, health: &Health) -> Self {
+        let own_port = health.port.is_none();
+        Self { send_proxy: group.send_proxy.filter(|_| own_port), http2: group.http2 && own_port }
+    }
 }
 
 #[derive(Debug)]
@@ -102,18 +118,23 @@ pub(crate) fn check_config(config: &Config) -> Result<(), UnusableCheck> {
 
 /// The same, and all that cannot.
 pub(crate) fn problems(config: &Config) -> impl Iterator<Item = UnusableCheck> {
-    let checks = config.target_groups.iter().filter_map(|group| group.health.as_ref());
-    checks.filter_map(|health| is_usable(health).err())
+    let checks = config.target_groups.iter().filter_map(|group| Some((group, group.health.as_ref()?)));
+    checks.filter_map(|(group, health)| is_usable(health, Manner::of(group, health)).err())
 }
 
-fn is_usable(health: &Health) -> Result<(), UnusableCheck> {
-    Check::new(health, None)?;
+fn is_usable(health: &Health, manner: Manner) -> Result<(), UnusableCheck> {
+    Check::new(health, manner)?;
+    if let HealthCheck::Http { tls, path, host, .. } = &health.check
+        && manner.http2
+    {
+        http2::uri(host.as_deref().unwrap_or("localhost"), *tls, path)?;
+    }
     match &health.check {
         HealthCheck::Tls { host: Some(host), .. } | HealthCheck::Http { tls: true, host: Some(host), .. } => {
             tls::server_name(host)?;
         }
         HealthCheck::Grpc { tls, host: Some(host), .. } => {
-            grpc::uri(host, *tls)?;
+            http2::uri(host, *tls, lbd_core::check::grpc::PATH)?;
             if *tls {
                 tls::server_name(host)?;
             }
@@ -133,7 +154,7 @@ impl Prober {
         for group in &snapshot.groups {
             let Some(health) = &group.config.health else { continue };
             let before = checks_before.remove(&group.config.name);
-            let check = Check::current(health, group.config.send_proxy, before, reread);
+            let check = Check::current(health, Manner::of(&group.config, health), before, reread);
             for target in &group.targets {
                 let through = snapshot.config.checked_through(&group.config, target.key.address);
                 let vip = through.map(|(_, listen)| listen.address.ip());
@@ -164,34 +185,30 @@ impl Prober {
 }
 
 impl Check {
-    fn new(health: &Health, send_proxy: Option<ProxyVersion>) -> Result<Self, UnusableCheck> {
+    fn new(health: &Health, manner: Manner) -> Result<Self, UnusableCheck> {
         let (ca_file, alpn) = match &health.check {
             HealthCheck::Tls { ca_file, .. } => (ca_file, None),
+            HealthCheck::Http { tls: true, ca_file, .. } if manner.http2 => (ca_file, Some("h2")),
             HealthCheck::Http { tls: true, ca_file, .. } => (ca_file, Some("http/1.1")),
             HealthCheck::Grpc { tls: true, ca_file, .. } => (ca_file, Some("h2")),
-            _ => return Ok(Self { health: health.clone(), send_proxy, tls: None }),
+            _ => return Ok(Self { health: health.clone(), manner, tls: None }),
         };
         let ca = ca_file.as_deref().map(tls::read).transpose()?;
         let config = match (&ca, ca_file) {
             (Some(pem), Some(path)) => tls::config_with_ca(pem, path, alpn)?,
             _ => tls::config_without_ca(alpn),
         };
-        Ok(Self { health: health.clone(), send_proxy, tls: Some((config, ca)) })
+        Ok(Self { health: health.clone(), manner, tls: Some((config, ca)) })
     }
 
     /// The check of a group: the one of before as long as nothing about it has changed, its CA file included.
-    fn current(
-        health: &Health,
-        send_proxy: Option<ProxyVersion>,
-        before: Option<Arc<Self>>,
-        reread: bool,
-    ) -> Arc<Self> {
-        let same = |before: &Arc<Self>| before.health == *health && before.send_proxy == send_proxy;
+    fn current(health: &Health, manner: Manner, before: Option<Arc<Self>>, reread: bool) -> Arc<Self> {
+        let same = |before: &Arc<Self>| before.health == *health && before.manner == manner;
         let before = match before.filter(same) {
             Some(before) if !reread => return before,
             before => before,
         };
-        match (Self::new(health, send_proxy), before) {
+        match (Self::new(health, manner), before) {
             (Ok(new), Some(before)) if new.ca() == before.ca() => before,
             (Ok(new), _) => Arc::new(new),
             // A configuration whose files cannot be used is refused, so it has become unusable since.
@@ -201,7 +218,7 @@ impl Check {
             }
             (Err(error), None) => {
                 tracing::error!(%error, "targets cannot be checked");
-                Arc::new(Self { health: health.clone(), send_proxy, tls: None })
+                Arc::new(Self { health: health.clone(), manner, tls: None })
             }
         }
     }

@@ -51,7 +51,8 @@ impl Probe {
             HealthCheck::Tls { host, .. } => How::Tls(tls(host.as_deref())),
             HealthCheck::Http { tls: over_tls, path, host, expect, body, .. } => {
                 let tls = over_tls.then(|| tls(host.as_deref()));
-                How::Http(http::Http::new(path, &or_address(host), expect, body.as_deref(), tls))
+                let request = http::Request::new(check.manner.http2, path, &or_address(host), *over_tls);
+                How::Http(http::Http::new(request, expect, body.as_deref(), tls))
             }
             HealthCheck::Grpc { tls: over_tls, service, host, .. } => {
                 let tls = over_tls.then(|| tls(host.as_deref()));
@@ -61,9 +62,7 @@ impl Probe {
                 How::Udp(udp::Udp { payload: payload.clone(), expect: expect.clone() })
             }
         };
-        // Another port may well belong to another program, which does not expect a header.
-        let send_proxy = check.send_proxy.filter(|_| health.port.is_none());
-        let own = Destination { address, through: None, send_proxy };
+        let own = Destination { address, through: None, send_proxy: check.manner.send_proxy };
         Self { own, client, limit: health.timeout, how }
     }
 

@@ -34,7 +34,16 @@ fn another_port_is_checked_if_asked_for() {
         port: Some(81),
         via: Via::Target,
     };
-    let check = Check::new(&health, None).unwrap();
+    let group = common::config::parse(
+        "[[service]]\nname = \"s\"\nmode = \"http\"\nlisten = [\"127.0.0.1:80\"]\nforward = \"g\"\n\
+         [[target_group]]\nname = \"g\"\ntargets = [{ address = \"10.0.1.1:80\" }]\nprotocol = \"http2\"\nsend_proxy = \"v1\"\n",
+        std::path::Path::new("pair.toml"),
+    );
+    let group = group.unwrap().target_groups.remove(0);
+    let own = Health { port: None, ..health.clone() };
+    assert_eq!(Manner::of(&group, &own), Manner { send_proxy: Some(ProxyVersion::V1), http2: true });
+    assert_eq!(Manner::of(&group, &health), Manner::default(), "whoever listens there");
+    let check = Check::new(&health, Manner::default()).unwrap();
     let probe = Probe::new(&check, "[2001:db8::1]:80".parse().unwrap(), None);
     assert_eq!(probe.own.address, "[2001:db8::1]:81".parse().unwrap());
 }

@@ -22,6 +22,11 @@ pub(crate) enum UnusableCheck {
     /// Its host cannot be asked for.
     #[error("the host {host:?} of a health check cannot be {what}: give it a name, such as \"shop.example\"")]
     Host { host: String, what: &'static str },
+    /// Its path cannot be asked for.
+    #[error(
+        "the path {path:?} of a health check cannot be a :path of HTTP/2: write what is no character of an address as %XX"
+    )]
+    Path { path: String },
     /// Its CA file cannot be read.
     #[error("cannot read the ca_file {path} of a health check: {source}")]
     Read { path: PathBuf, source: io::Error },

@@ -169,6 +169,7 @@ impl Group {
             drain_timeout: NOBODY_DRAIN_TIMEOUT,
             retry: config::Retry::NEVER,
             queue: None,
+            keep_alive: config::KeepAlive::default(),
             send_proxy: None,
             cross_zone: true,
             tls: None,

@@ -9,7 +9,7 @@ use lbd_core::http::framing::Fault;
 use serde::{Deserialize, Serialize};
 
 use super::DurationsView;
-use crate::counters::{Counter, HttpCounters, RuleCounters, Sharded, TargetCounters};
+use crate::counters::{Again, Counter, Effort, HttpCounters, RuleCounters, Sharded, TargetCounters};
 use crate::l7::{Cut, Rejected};
 use crate::metrics::http::rule_name;
 use crate::snapshot::{Group, Service, Target};
@@ -80,8 +80,22 @@ pub(crate) struct RuleView {
     pub(crate) rule: String,
     /// Answered since the start, by the first digit of the status.
     pub(crate) answered: BTreeMap<String, u64>,
+    /// What they have moved and how often they were tried again.
+    #[serde(flatten)]
+    pub(crate) effort: EffortView,
     /// From a request's head to its answer's end.
     pub(crate) duration: DurationsView,
+}
+
+/// What requests have moved, and how often they were tried again.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct EffortView {
+    /// Bytes to targets, since the start.
+    pub(crate) bytes_to_target: u64,
+    /// Bytes to clients.
+    pub(crate) bytes_to_client: u64,
+    /// Further tries, by why they were made.
+    pub(crate) retries: BTreeMap<String, u64>,
 }
 
 /// The requests of a group, those that targets have answered which have left it included.
@@ -91,6 +105,11 @@ pub(crate) struct GroupRequestsView {
     pub(crate) answered: BTreeMap<String, u64>,
     /// For which it had no target, or none with room.
     pub(crate) unserved: u64,
+    /// What they have moved and how often they were tried again.
+    #[serde(flatten)]
+    pub(crate) effort: EffortView,
+    /// Sent on a connection that had served others.
+    pub(crate) reused_connections: u64,
     /// From a request's head to its answer's end, of those answered.
     pub(crate) duration: DurationsView,
 }
@@ -149,6 +168,7 @@ fn rules(service: &Service) -> Vec<RuleView> {
     let view = |(place, counters): (usize, &Arc<Sharded<RuleCounters>>)| RuleView {
         rule: rule_name(place),
         answered: by_class(counters, |shard| &shard.answers),
+        effort: effort(counters, |shard| &shard.effort),
         duration: counters.counts(|shard| &shard.durations).into(),
     };
     service.by_rule.iter().enumerate().map(view).collect()
@@ -166,6 +186,8 @@ pub(super) fn of_group(group: &Group) -> GroupRequestsView {
     GroupRequestsView {
         answered: by_class(counters, |shard| &shard.answers),
         unserved: counters.sum(|shard| &shard.unserved),
+        effort: effort(counters, |shard| &shard.effort),
+        reused_connections: counters.sum(|shard| &shard.reused),
         duration: counters.counts(|shard| &shard.durations).into(),
     }
 }
@@ -181,6 +203,15 @@ pub(super) fn of_target(target: &Target) -> TargetRequestsView {
         connections_kept: sum(|shard| &shard.kept),
         duration: counters.counts(|shard| &shard.request_times).into(),
     }
+}
+
+/// What requests have moved.
+fn effort<T: Default>(counters: &Sharded<T>, pick: fn(&T) -> &Effort) -> EffortView {
+    let again = |why: Again| counters.sum(|shard| &pick(shard).again[why.index()]);
+    let [bytes_to_target, bytes_to_client] =
+        [0, 1].map(|way: usize| counters.sum(|shard| &pick(shard).bytes[way]));
+    let retries = Again::ALL.into_iter().map(|why| (why.name().to_owned(), again(why))).collect();
+    EffortView { bytes_to_target, bytes_to_client, retries }
 }
 
 /// Answers by the first digit of their status: `2xx` to `5xx`.

@@ -208,6 +208,61 @@ fn bodies_are_searched() {
 }
 
 #[test]
+fn targets_that_speak_http2_are_asked_in_it() {
+    let ip = own_ip();
+    let listen: Vec<SocketAddr> = (0..4).map(|_| free(ip)).collect();
+    let [file, old, busy, starting] = [0, 1, 2, 3].map(|index| listen[index]);
+    // In clear text a server block of nginx speaks the one or the other.
+    let servers = format!(
+        "server {{ listen {file} http2; }}\n\
+         server {{ listen {old}; location / {{ return 200 \"ready\"; }} }}\n\
+         server {{ listen {busy} http2; location / {{ return 503 \"ready\"; }} }}\n\
+         server {{ listen {starting} http2; location / {{ return 200 \"starting\"; }} }}\n"
+    );
+    let nginx = Nginx::start(&servers, &listen);
+    // Up to its last byte that is looked at, which is more than a window of HTTP/2.
+    fs::write(nginx.root().join("health"), format!("{}ready", "x".repeat(64 * 1024 - 5))).unwrap();
+    let mut config = Config::new(own_ip(), &listen);
+    config.mode = "http".to_owned();
+    let check = |more: &str| format!("protocol = \"http2\"\nhealth = {{ {more}, {QUICK} }}");
+    config.group = check("http = \"/health\", body = \"ready\"");
+    let lbd = Lbd::start(&config);
+    let (no, not) = ("no \"ready\" in the body", "the answer is not HTTP/2");
+    expect(&lbd, &["ok", not, "answered 503", no]);
+    fs::write(nginx.root().join("health"), format!("{}ready", "x".repeat(64 * 1024 - 4))).unwrap();
+    expect(&lbd, &[no, not, "answered 503", no]);
+    // Another port is that of another program.
+    config.group = check(&format!("http = \"/health\", port = {}", old.port()));
+    assert_eq!(lbd.reload(&config).0, 200);
+    expect(&lbd, &["ok"; 4]);
+    config.group = check("http = \"/health\", host = \"a/b\"");
+    let (code, body) = lbd.reload(&config);
+    assert_eq!((code, body.contains("cannot be an :authority of HTTP/2")), (422, true), "{body}");
+}
+
+#[test]
+fn targets_that_speak_http2_are_asked_in_it_over_tls() {
+    let ip = own_ip();
+    let authority = Authority::new();
+    let good = authority.sign("good", "DNS:shop.example", 2);
+    let listen = [free(ip), free(ip)];
+    let server = |(address, more): (&SocketAddr, &str)| {
+        format!(
+            "server {{ listen {address} ssl {more}; {good} location / {{ return 200 \"$server_protocol\"; }} }}\n"
+        )
+    };
+    let _nginx = Nginx::start(&listen.iter().zip(["http2", ""]).map(server).collect::<String>(), &listen);
+    let mut config = Config::new(own_ip(), &listen);
+    config.mode = "http".to_owned();
+    config.group = format!(
+        "protocol = \"http2\"\nhealth = {{ https = \"/\", body = \"HTTP/2.0\", host = \"shop.example\", ca_file = \"{}\", {QUICK} }}",
+        authority.file().display()
+    );
+    let lbd = Lbd::start(&config);
+    expect(&lbd, &["ok", "TLS: refused by the target: NoApplicationProtocol"]);
+}
+
+#[test]
 fn grpc_health_is_asked_for() {
     let ip = own_ip();
     let mut grpc = Grpc::start(ip);

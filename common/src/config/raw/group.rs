@@ -11,8 +11,8 @@ use super::value::is_name;
 use crate::config::diag::{Problems, Span};
 use crate::config::problem::Problem;
 use crate::config::types::{
-    Algorithm, Discover, Eject, HashBy, Health, ProxyVersion, Queue, Retry, SameSite, Sticky, StickyBy,
-    StickyCookie, Via,
+    Algorithm, Discover, Eject, HashBy, Health, KeepAlive, ProxyVersion, Queue, Retry, SameSite, Sticky,
+    StickyBy, StickyCookie, Via,
 };
 use crate::time::Duration;
 
@@ -41,6 +41,7 @@ pub(crate) struct RawGroup {
     pub(crate) drain_timeout: Duration,
     pub(crate) retry: Retry,
     pub(crate) queue: Option<At<Queue>>,
+    pub(crate) keep_alive: Option<At<KeepAlive>>,
     pub(crate) send_proxy: Option<At<ProxyVersion>>,
     pub(crate) cross_zone: Option<At<bool>>,
     pub(crate) tls: Option<RawTargetTls>,
@@ -127,6 +128,7 @@ pub(super) fn read(mut table: Table<'_>, out: &mut Problems) -> RawGroup {
             .map_or(300 * SECOND, At::into_inner),
         retry: retry(table.get("retry").as_ref(), out),
         queue: table.get("queue").and_then(|c| queue(&c, out)),
+        keep_alive: table.get("keep_alive").and_then(|c| keep_alive(&c, out)),
         send_proxy: table.get("send_proxy").and_then(|c| c.word(PROXY_VERSIONS, out)),
         cross_zone: table.get("cross_zone").and_then(|c| c.boolean(out).map(|value| at(&c.span(), value))),
         tls: table.get("tls").and_then(|c| tls::targets(&c, out)),
@@ -248,6 +250,15 @@ fn sticky(cursor: &Cursor<'_>, group: Option<&At<String>>, out: &mut Problems) -
     };
     let sticky = Sticky { by, ttl: ttl.map_or(HOUR, At::into_inner), max_entries };
     Some(at(&way.as_ref().map_or_else(|| cursor.span(), Cursor::span), sticky))
+}
+
+fn keep_alive(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<KeepAlive>> {
+    let mut table = cursor.table(out)?;
+    let usual = KeepAlive::default();
+    let idle = table.get("idle").and_then(|c| c.duration(SECOND, HOUR, out));
+    let max = table.get("max").and_then(|c| c.integer(0_u32, 10_000, out)).unwrap_or(usual.max);
+    table.finish(out);
+    Some(at(&cursor.span(), KeepAlive { idle: idle.map_or(usual.idle, At::into_inner), max }))
 }
 
 fn queue(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<Queue>> {

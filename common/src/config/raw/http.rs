@@ -9,8 +9,8 @@ use super::{References, name, text};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::types::{
-    Action, Compress, Condition, Glob, HeaderChanges, HostPattern, PathPattern, Redirect, Regex, Respond,
-    Share, Split, Template, Variable,
+    Action, Compress, Condition, Glob, HeaderTemplates, HostPattern, PathPattern, Purpose, Redirect, Regex,
+    Respond, Share, Split, Template, Variable,
 };
 use crate::path;
 
@@ -33,9 +33,11 @@ pub(crate) struct RawHttpRule {
 /// `request_headers` or `response_headers`.
 #[derive(Default)]
 pub(crate) struct RawChanges {
-    pub(crate) changes: HeaderChanges,
+    pub(crate) changes: HeaderTemplates,
     /// The names of the fields that are set or added, each with the key that it is in.
     pub(crate) given: Vec<(String, At<String>)>,
+    /// Their values that have variables, each with its key.
+    pub(crate) variable: Vec<(String, At<Template>)>,
 }
 
 /// The longest body of an answer that a rule gives, in bytes.
@@ -388,7 +390,7 @@ fn rewrite(cursor: &Cursor<'_>, out: &mut Problems) -> Option<At<Template>> {
 /// A template whose texts an address can hold.
 fn template(cursor: &Cursor<'_>, out: &mut Problems) -> Option<Template> {
     let text = text(cursor, out)?.into_inner();
-    let reason = match Template::parse(&text) {
+    let reason = match Template::parse(&text, Purpose::Address) {
         Ok(template) if template.texts().all(is_address_text) => return Some(template),
         Ok(_) => {
             "an address holds no spaces, quotes, '<', '>', '\\', '^', '`', '|', and only ASCII".to_owned()
@@ -466,30 +468,36 @@ impl Message {
 fn changes(cursor: &Cursor<'_>, message: Message, out: &mut Problems) -> Option<RawChanges> {
     let mut table = cursor.table(out)?;
     let before = out.count();
-    let RawChanges { mut changes, mut given } = RawChanges::default();
+    let RawChanges { mut given, mut variable, .. } = RawChanges::default();
+    let mut remove = Vec::new();
     if let Some(cursor) = table.get("remove") {
         let entries = not_empty(&cursor, "a list of names such as [\"Server\"]", out).unwrap_or_default();
         for entry in entries {
             let Some(name) = entry.string(out) else { continue };
             if is_field(&name, &entry.key(), message, out) && !is_the_host(&name, &entry.key(), message, out)
             {
-                changes.remove.push(name.get_ref().to_ascii_lowercase());
+                remove.push(name.get_ref().to_ascii_lowercase());
             }
         }
     }
-    let mut list = |key, is_once, out: &mut Problems| -> Option<Vec<(String, String)>> {
+    let mut list = |key, is_once, out: &mut Problems| -> Option<Vec<(String, Template)>> {
         let cursor = table.get(key)?;
         let fields = fields(&cursor, message, is_once, out);
         given.extend(fields.iter().map(|(name, _)| (cursor.key(), name.clone())));
-        Some(fields.into_iter().map(|(name, value)| (name.into_inner(), value)).collect())
+        let open = fields.iter().filter(|(_, value)| value.get_ref().variables().next().is_some());
+        variable.extend(
+            open.map(|(name, value)| (format!("{}.{}", cursor.key(), name.get_ref()), value.clone())),
+        );
+        Some(fields.into_iter().map(|(name, value)| (name.into_inner(), value.into_inner())).collect())
     };
-    changes.set = list("set", true, out).unwrap_or_default();
-    changes.add = list("add", false, out).unwrap_or_default();
+    let set = list("set", true, out).unwrap_or_default();
+    let add = list("add", false, out).unwrap_or_default();
     table.finish(out);
+    let changes = HeaderTemplates::new(remove, set, add);
     if out.count() == before && changes.is_empty() {
         out.add(cursor.span(), Problem::Empty { key: cursor.key() });
     }
-    Some(RawChanges { changes, given })
+    Some(RawChanges { changes, given, variable })
 }
 
 /// The entries of a table `{ NAME = "VALUE" }`, which the fields have as their only value, or as one more.
@@ -498,9 +506,9 @@ fn fields(
     message: Message,
     is_once: bool,
     out: &mut Problems,
-) -> Vec<(At<String>, String)> {
+) -> Vec<(At<String>, At<Template>)> {
     let Some(table) = cursor.table(out) else { return Vec::new() };
-    let mut fields: Vec<(At<String>, String)> = Vec::new();
+    let mut fields: Vec<(At<String>, At<Template>)> = Vec::new();
     for (name, value) in table.entries() {
         let known = is_field(&name, &cursor.key(), message, out)
             && (is_once || !is_the_host(&name, &cursor.key(), message, out));
@@ -508,14 +516,29 @@ fn fields(
             let (key, value) = (cursor.key(), quoted(name.get_ref()));
             out.add(name.span(), Problem::DuplicateEntry { key, value });
         }
-        let problem = |key, value| Problem::BadFieldValue { key, value };
         let names_host = name.get_ref().eq_ignore_ascii_case("host");
-        let fits = |text: &str| is_field_value(text) && (!names_host || is_host_value(text));
-        if let Some(value) = value.string_that(fits, problem, out).filter(|_| known) {
-            fields.push((name, value.into_inner()));
+        let value = field_template(&value, names_host, out);
+        if let Some(value) = value.filter(|_| known) {
+            fields.push((name, value));
         }
     }
     fields
+}
+
+/// A value that a field can have once its variables are filled in; a `Host` knows those only that are a part of one.
+fn field_template(cursor: &Cursor<'_>, names_host: bool, out: &mut Problems) -> Option<At<Template>> {
+    let problem = |key, value| Problem::BadFieldValue { key, value };
+    let is_host = |text: &str| is_host_value(&text.replace("{host}", "h").replace("{port}", "1"));
+    let fits = |text: &str| is_field_value(text) && (!names_host || is_host(text));
+    let text = cursor.string_that(fits, problem, out)?.into_inner();
+    match Template::parse(&text, Purpose::Header) {
+        Ok(template) => Some(at(&cursor.span(), template)),
+        Err(error) => {
+            let (key, value, reason) = (cursor.key(), quoted(&text), error.to_string());
+            out.add(cursor.span(), Problem::BadTemplate { key, value, reason });
+            None
+        }
+    }
 }
 
 /// Whether this is a name of a field that may be changed; notes why not.

@@ -16,8 +16,8 @@ use super::{name, text};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::types::{
-    AccessLog, AccessLogFormat, Compress, Dsr, Limits, OnUnhealthy, Rate, RateKey, RateScope, SampleShare,
-    Split,
+    AccessLog, AccessLogFormat, Compress, Dsr, Forwarded, Limits, OnUnhealthy, Rate, RateKey, RateScope,
+    SampleShare, Split,
 };
 use crate::time::Duration;
 
@@ -54,6 +54,7 @@ pub(crate) struct RawHttp {
     pub(crate) request_headers: RawChanges,
     pub(crate) response_headers: RawChanges,
     pub(crate) trust_forwarded: Vec<At<ipnet::IpNet>>,
+    pub(crate) forwarded: Forwarded,
     pub(crate) header_bytes_max: Option<usize>,
     pub(crate) http2: Option<bool>,
     pub(crate) streams_max: Option<u32>,
@@ -84,10 +85,11 @@ pub(crate) struct RawTimeouts {
 const MODES: &[(&str, &str)] =
     &[("nat", "nat"), ("dsr", "dsr"), ("tcp", "tcp"), ("udp", "udp"), ("http", "http")];
 /// What only services of `mode = "http"` have.
-const HTTP_KEYS: [&str; 9] = [
+const HTTP_KEYS: [&str; 10] = [
     "request_headers",
     "response_headers",
     "trust_forwarded",
+    "forwarded",
     "tls",
     "http2",
     "auth",
@@ -170,6 +172,9 @@ fn read_http(table: &mut Table<'_>, mode: Option<&str>, http: &mut RawHttp, out:
     if let Some(trusted) = table.get("trust_forwarded").and_then(|cursor| networks(&cursor, out)) {
         http.trust_forwarded = trusted.into_inner();
     }
+    let ways = Forwarded::ALL.map(|way| (way.name(), way));
+    let forwarded = table.get("forwarded").and_then(|cursor| cursor.word(&ways, out));
+    http.forwarded = forwarded.map(At::into_inner).unwrap_or_default();
     http.http2 = table.get("http2").and_then(|cursor| cursor.boolean(out));
     http.auth = table.get("auth").and_then(|cursor| auth::read(&cursor, false, out));
     http.error_pages = table.get("error_pages").map(|cursor| pages::read(&cursor, out)).unwrap_or_default();

@@ -121,6 +121,7 @@ pub(super) fn build(raw: &RawGroup, in_kernel: &InKernel<'_>, folder: &Path) -> 
         drain_timeout: raw.drain_timeout,
         retry: raw.retry,
         queue: raw.queue.as_ref().map(|queue| *queue.get_ref()),
+        keep_alive: raw.keep_alive.as_ref().map(|keep_alive| *keep_alive.get_ref()).unwrap_or_default(),
         send_proxy: raw.send_proxy.as_ref().map(|version| *version.get_ref()),
         cross_zone: raw.cross_zone.as_ref().is_none_or(|cross_zone| *cross_zone.get_ref()),
         tls: raw.tls.as_ref().map(|raw| tls::of_targets(raw, folder)),

@@ -33,6 +33,10 @@ pub(super) fn check(service: &RawService, out: &mut Problems) {
     }
     let rules = &service.rules.http;
     check_told(service, out);
+    let http = &service.http;
+    for (key, template) in http.request_headers.variable.iter().chain(&http.response_headers.variable) {
+        check_template(None, key, template.get_ref(), template.span(), out);
+    }
     for (index, rule) in rules.iter().enumerate() {
         let before = out.count();
         check_templates(rule, out);
@@ -86,31 +90,43 @@ fn path_of(rule: &RawHttpRule) -> Option<&PathPattern> {
 
 /// Notes variables that nothing gives a value.
 fn check_templates(rule: &RawHttpRule, out: &mut Problems) {
-    let mut check = |key: &str, template: &Template, span: std::ops::Range<usize>| {
-        for variable in template.variables() {
-            let needs = match (variable, path_of(rule)) {
-                (Variable::Rest, Some(PathPattern::Prefix(_))) => continue,
-                (Variable::Rest, _) => "path_prefix".to_owned(),
-                (Variable::Capture(number), Some(PathPattern::Regex(regex))) => {
-                    if usize::from(number) <= regex.groups() {
-                        continue;
-                    }
-                    format!("as many groups in path_regex, which has {}", regex.groups())
-                }
-                (Variable::Capture(_), _) => "path_regex".to_owned(),
-                _ => continue,
-            };
-            let key = format!("{key}: {variable}");
-            out.add(span.clone(), Problem::KeyWithout { key, needs });
-        }
-    };
+    let path = path_of(rule);
     if let Some(rewrite) = &rule.rewrite {
-        check("service.rule.rewrite", rewrite.get_ref(), rewrite.span());
+        check_template(path, "service.rule.rewrite", rewrite.get_ref(), rewrite.span(), out);
     }
     if let Some(action) = &rule.action
         && let Action::Redirect(redirect) = action.get_ref()
     {
-        check("service.rule.redirect.to", &redirect.to, action.span());
+        check_template(path, "service.rule.redirect.to", &redirect.to, action.span(), out);
+    }
+    for (key, template) in rule.request_headers.variable.iter().chain(&rule.response_headers.variable) {
+        check_template(path, key, template.get_ref(), template.span(), out);
+    }
+}
+
+/// Notes those of one template, of a rule with this condition for the path, or of a service.
+fn check_template(
+    path: Option<&PathPattern>,
+    key: &str,
+    template: &Template,
+    span: std::ops::Range<usize>,
+    out: &mut Problems,
+) {
+    for variable in template.variables() {
+        let needs = match (variable, path) {
+            (Variable::Rest, Some(PathPattern::Prefix(_))) => continue,
+            (Variable::Rest, _) => "path_prefix".to_owned(),
+            (Variable::Capture(number), Some(PathPattern::Regex(regex))) => {
+                if usize::from(number) <= regex.groups() {
+                    continue;
+                }
+                format!("as many groups in path_regex, which has {}", regex.groups())
+            }
+            (Variable::Capture(_), _) => "path_regex".to_owned(),
+            _ => continue,
+        };
+        let key = format!("{key}: {variable}");
+        out.add(span.clone(), Problem::KeyWithout { key, needs });
     }
 }
 
@@ -249,7 +265,8 @@ impl Loop<'_> {
                 };
                 out.push_str(path.strip_prefix(prefix).unwrap_or_default().trim_start_matches('/'));
             }
-            Variable::Query | Variable::Capture(_) => {}
+            // What stands in no address, and what is not known here.
+            _ => {}
         });
         to
     }
@@ -333,6 +350,7 @@ pub(super) fn build(raw: &RawService, folder: &Path) -> Option<Http> {
         request_headers: http.request_headers.changes.clone(),
         response_headers: http.response_headers.changes.clone(),
         trust_forwarded: http.trust_forwarded.iter().map(network).collect(),
+        forwarded: http.forwarded,
         response_timeout: seconds(&raw.timeout.response, 30),
         tunnel_timeout: seconds(&raw.timeout.tunnel, 3600),
         header_bytes_max: http.header_bytes_max.unwrap_or(HEADER_BYTES_DEFAULT),

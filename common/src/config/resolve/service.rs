@@ -123,23 +123,33 @@ fn check_proxy_headers(raw: &RawFile, out: &mut Problems) {
     }
 }
 
-/// Notes groups with a protocol that some service which forwards there does not speak.
+/// Notes groups with a protocol that some service which forwards there does not speak, and those with what is about requests where none come.
 fn check_protocols(raw: &RawFile, out: &mut Problems) {
-    let mut others = BTreeMap::new();
-    for service in raw.services.iter().filter(|s| s.mode.as_ref().is_some_and(|m| *m.get_ref() != "http")) {
+    let (mut others, mut of_http) = (BTreeMap::new(), BTreeSet::new());
+    for service in &raw.services {
+        // A mode that could not be read may be any.
+        let other = service.mode.as_ref().is_some_and(|mode| *mode.get_ref() != "http");
         for (_, group) in &service.references {
-            others.entry(group.get_ref().as_str()).or_insert_with(|| group.span());
+            if other {
+                others.entry(group.get_ref().as_str()).or_insert_with(|| group.span());
+            } else {
+                of_http.insert(group.get_ref().as_str());
+            }
         }
     }
-    for RawGroup { name, http2, .. } in &raw.groups {
+    for RawGroup { name, http2, keep_alive, .. } in &raw.groups {
+        let Some(name) = name.as_ref().map(|name| name.get_ref().as_str()) else { continue };
+        let Some(first) = others.get(name) else { continue };
         // The other one is what is spoken anyway, and nothing to most modes.
-        let (Some(name), Some(protocol)) = (name, http2.as_ref().filter(|http2| *http2.get_ref())) else {
-            continue;
-        };
-        let Some(first) = others.get(name.get_ref().as_str()) else { continue };
-        let (key, needs) = ("target_group.protocol = \"http2\"".to_owned(), "mode = \"http\"".to_owned());
-        out.add(protocol.span(), Problem::KeyWithout { key, needs })
-            .related(first.clone(), "a service of another mode forwards here");
+        let protocol = http2.as_ref().filter(|http2| *http2.get_ref()).map(At::span);
+        let kept = keep_alive.as_ref().filter(|_| !of_http.contains(name));
+        let keys = [("protocol = \"http2\"", protocol), ("keep_alive", kept.map(At::span))];
+        for (key, span) in keys {
+            let Some(span) = span else { continue };
+            let (key, needs) = (format!("target_group.{key}"), "mode = \"http\"".to_owned());
+            out.add(span, Problem::KeyWithout { key, needs })
+                .related(first.clone(), "a service of another mode forwards here");
+        }
     }
 }
 

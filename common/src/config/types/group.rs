@@ -38,6 +38,8 @@ pub struct TargetGroup {
     pub retry: Retry,
     /// Where connections wait while every target has its `max_connections`; none for nowhere.
     pub queue: Option<Queue>,
+    /// The connections to targets that wait for the next request. `http` only.
+    pub keep_alive: KeepAlive,
     /// The PROXY protocol header that connections to targets begin with; none by default.
     pub send_proxy: Option<ProxyVersion>,
     /// Whether targets of all zones are used alike; true by default. Otherwise those of the node's own zone come first.
@@ -340,6 +342,22 @@ pub struct Queue {
     pub max: u32,
     /// How long one waits before it is refused; 1 ms to 5 min, 5 s by default.
     pub timeout: Duration,
+}
+
+/// `keep_alive` of a target group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// How long a connection waits for the next request before it is closed; 1 s to 1 h, 50 s by default: less than most servers wait, so
+    /// that it is not they who close it just when it is used again.
+    pub idle: Duration,
+    /// How many of them wait for each target and worker; 0 to 10,000, 256 by default. More are closed.
+    pub max: u32,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(50), max: 256 }
+    }
 }
 
 /// A version of the PROXY protocol.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::{Access, Compress, Compressible, FileAt, HttpAuth, Otlp, Template, Tls};
+use super::{Access, Compress, Compressible, FileAt, HttpAuth, Otlp, Template, Tls, Variable};
 use crate::time::Duration;
 
 /// The keys of a service of `mode = "http"` that no other one has.
@@ -17,12 +17,14 @@ pub struct Http {
     /// Where requests go that meet no rule; none for an answer of 404.
     pub forward: Option<Split>,
     /// What is changed in every request to a target, before the changes of the rule.
-    pub request_headers: HeaderChanges,
+    pub request_headers: HeaderTemplates,
     /// What is changed in every answer of a target, before the changes of the rule.
-    pub response_headers: HeaderChanges,
+    pub response_headers: HeaderTemplates,
     /// The proxies in front, whose `X-Forwarded-*`, `Forwarded` and `X-Request-ID` fields are taken for true; from anywhere
-    /// else those are replaced.
+    /// else those are replaced. Whom they name is the client.
     pub trust_forwarded: Vec<IpNet>,
+    /// The fields that say whom a request is from and how it came.
+    pub forwarded: Forwarded,
     /// How long a target may take from the request's end until its answer begins; 1 ms to 1 day, 30 s by default.
     pub response_timeout: Duration,
     /// How long an upgraded connection (WebSocket) may be silent; 1 s to 7 days, 1 h by default.
@@ -85,6 +87,35 @@ impl Http {
     }
 }
 
+crate::named! {
+    /// `forwarded`: the fields that targets are told in whom a request is from and how it came, and that proxies in front are looked at for.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum Forwarded {
+        /// `X-Forwarded-For`, `-Proto` and `-Host`. A trusted proxy's `Forwarded` is added to, and says who the client is where it has not
+        /// said that in the former.
+        #[default]
+        XForwarded => "x-forwarded",
+        /// `Forwarded` (RFC 7239), and the others are neither passed on nor looked at.
+        Rfc7239 => "rfc7239",
+        /// Both; who the client is is taken from the former where it is there.
+        Both => "both",
+    }
+}
+
+impl Forwarded {
+    /// Whether `X-Forwarded-For` and the like have a meaning.
+    #[must_use]
+    pub const fn has_lists(self) -> bool {
+        !matches!(self, Self::Rfc7239)
+    }
+
+    /// Whether `Forwarded` is written into every request.
+    #[must_use]
+    pub const fn has_elements(self) -> bool {
+        !matches!(self, Self::XForwarded)
+    }
+}
+
 /// `[[service.rule]]` of an `http` service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpRule {
@@ -101,9 +132,9 @@ pub struct HttpRule {
     /// Which answers of targets are compressed, if it is not as with the service.
     pub compress: Option<Compress>,
     /// What is changed in requests to targets.
-    pub request_headers: HeaderChanges,
+    pub request_headers: HeaderTemplates,
     /// What is changed in targets' answers.
-    pub response_headers: HeaderChanges,
+    pub response_headers: HeaderTemplates,
 }
 
 impl HttpRule {
@@ -249,7 +280,96 @@ pub struct Respond {
     pub content_type: String,
 }
 
-/// `request_headers` and `response_headers`: first what is removed, then what is set, then what is added.
+/// `request_headers` and `response_headers` as they are written: values may have variables in them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderTemplates {
+    remove: Vec<String>,
+    set: Vec<(String, Template)>,
+    add: Vec<(String, Template)>,
+    fixed: HeaderChanges,
+}
+
+/// A value that is longer than this when it is filled in has no place in a head, in bytes.
+pub const FILLED_BYTES_MAX: usize = 8 * 1024;
+
+impl HeaderTemplates {
+    /// Nothing is changed.
+    pub const NONE: Self = Self {
+        remove: Vec::new(),
+        set: Vec::new(),
+        add: Vec::new(),
+        fixed: HeaderChanges { remove: Vec::new(), set: Vec::new(), add: Vec::new() },
+    };
+
+    /// Names that are removed, in lower case, and names as written with the values that are set and added.
+    #[must_use]
+    pub fn new(remove: Vec<String>, set: Vec<(String, Template)>, add: Vec<(String, Template)>) -> Self {
+        let mut templates = Self { remove, set, add, fixed: HeaderChanges::default() };
+        templates.fixed = templates.made_by(|_| None);
+        templates
+    }
+
+    /// Whether nothing is changed.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// All values.
+    pub fn values(&self) -> impl Iterator<Item = &Template> {
+        self.set.iter().chain(&self.add).map(|(_, value)| value)
+    }
+
+    /// Whether any value has a variable in it.
+    #[must_use]
+    pub fn has_variables(&self) -> bool {
+        self.values().any(|value| value.variables().next().is_some())
+    }
+
+    /// What is changed where nothing is known of a request: what would be set to a value with variables is removed.
+    #[must_use]
+    pub const fn fixed(&self) -> &HeaderChanges {
+        &self.fixed
+    }
+
+    /// What is changed with what `write` appends for each variable. Of that only visible ASCII and the spaces between are left; a field
+    /// whose value comes to nothing, or to more than [`FILLED_BYTES_MAX`], is removed where it would be set, and not added.
+    #[must_use]
+    pub fn filled(&self, mut write: impl FnMut(Variable, &mut String)) -> HeaderChanges {
+        self.made_by(|template| {
+            let mut text = String::new();
+            template.expand(&mut text, &mut write);
+            text.retain(|character| character.is_ascii_graphic() || character == ' ');
+            let text = text.trim();
+            (!text.is_empty() && text.len() <= FILLED_BYTES_MAX).then(|| text.to_owned())
+        })
+    }
+
+    /// The changes with what `fill` makes of each value that has variables.
+    fn made_by(&self, mut fill: impl FnMut(&Template) -> Option<String>) -> HeaderChanges {
+        let mut value = |template: &Template| {
+            if template.variables().next().is_some() {
+                return fill(template);
+            }
+            let mut text = String::new();
+            template.expand(&mut text, |_, _| {});
+            Some(text)
+        };
+        let mut changes = HeaderChanges { remove: self.remove.clone(), ..HeaderChanges::default() };
+        for (name, template) in &self.set {
+            match value(template) {
+                Some(value) => changes.set.push((name.clone(), value)),
+                None => changes.remove.push(name.to_ascii_lowercase()),
+            }
+        }
+        for (name, template) in &self.add {
+            changes.add.extend(value(template).map(|value| (name.clone(), value)));
+        }
+        changes
+    }
+}
+
+/// The same as it is done: first what is removed, then what is set, then what is added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderChanges {
     /// Names in lower case.
@@ -500,6 +620,46 @@ mod tests {
         for name in ["X-More", "XAuthUser", "X-Auth-User2", "X-Auth"] {
             assert!(!changes.replaces(name.as_bytes()), "{name}");
         }
+    }
+
+    #[test]
+    fn values_are_filled_in_and_have_no_line_ends() {
+        use super::super::Purpose;
+        let named =
+            |name: &str, value: &str| (name.to_owned(), Template::parse(value, Purpose::Header).unwrap());
+        let plain = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let set =
+            vec![named("X-A", "a"), named("X-SNI", "{tls_sni}"), named("X-Path", "{method} {path}{query}")];
+        let add = vec![named("X-B", "{tls_sni}"), named("X-C", "c={client_ip}")];
+        let templates = HeaderTemplates::new(vec!["server".to_owned()], set, add);
+        assert!(templates.has_variables() && !templates.is_empty());
+        let filled = templates.filled(|variable, out| match variable {
+            Variable::TlsSni => out.push_str(" \r\n"),
+            Variable::Path => out.push_str("/\u{e9}\r\nX: y\0"),
+            Variable::Query => {}
+            other => out.push_str(&other.to_string()),
+        });
+        let expected = HeaderChanges {
+            remove: vec!["server".to_owned(), "x-sni".to_owned()],
+            set: vec![plain("X-A", "a"), plain("X-Path", "{method} /X: y")],
+            add: vec![plain("X-C", "c={client_ip}")],
+        };
+        assert_eq!(filled, expected);
+        let fixed = HeaderChanges {
+            remove: ["server", "x-sni", "x-path"].map(str::to_owned).to_vec(),
+            set: vec![plain("X-A", "a")],
+            add: Vec::new(),
+        };
+        assert_eq!(templates.fixed(), &fixed, "of no request");
+        let long = |length: usize| {
+            let filled = templates.filled(|_, out| out.push_str(&"x".repeat(length)));
+            filled.set.iter().any(|(name, _)| name == "X-SNI")
+        };
+        assert!(long(FILLED_BYTES_MAX) && !long(FILLED_BYTES_MAX + 1));
+        let constant = HeaderTemplates::new(Vec::new(), vec![named("X-A", "{{a}}")], Vec::new());
+        assert!(!constant.has_variables());
+        assert_eq!(constant.fixed().set, [plain("X-A", "{a}")]);
+        assert_eq!(HeaderTemplates::NONE, HeaderTemplates::default());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Texts with variables, of which redirects and rewritten paths are made.
+//! Texts with variables, of which redirects, rewritten paths and values of header fields are made.
 
 use std::fmt;
 
@@ -29,8 +29,77 @@ pub enum Variable {
     Rest,
     /// `{query}`: the query with its `?`, or nothing.
     Query,
+    /// `{client_ip}`: the client's address, as a trusted proxy in front names it if one does. This and what follows is for header fields
+    /// only, for not all of it can stand in an address.
+    ClientIp,
+    /// `{method}`: the method.
+    Method,
+    /// `{request_id}`: what `X-Request-ID` tells targets.
+    RequestId,
+    /// `{tls_version}`: `1.2` or `1.3`, or nothing in clear text.
+    TlsVersion,
+    /// `{tls_sni}`: the name that the client asked for in its TLS handshake, or nothing.
+    TlsSni,
+    /// `{client_cert_subject}`: whose the client's certificate is (RFC 4514), or nothing.
+    ClientCertSubject,
+    /// `{client_cert_sha256}`: the SHA-256 of the client's certificate in hexadecimal, or nothing.
+    ClientCertSha256,
     /// `{0}` to `{9}`: what `path_regex` found: all of it, and its groups.
     Capture(u8),
+}
+
+/// Those that have a name; first the ones that may stand in addresses.
+static NAMED: [(&str, Variable); 13] = [
+    ("scheme", Variable::Scheme),
+    ("host", Variable::Host),
+    ("port", Variable::Port),
+    ("path", Variable::Path),
+    ("rest", Variable::Rest),
+    ("query", Variable::Query),
+    ("client_ip", Variable::ClientIp),
+    ("method", Variable::Method),
+    ("request_id", Variable::RequestId),
+    ("tls_version", Variable::TlsVersion),
+    ("tls_sni", Variable::TlsSni),
+    ("client_cert_subject", Variable::ClientCertSubject),
+    ("client_cert_sha256", Variable::ClientCertSha256),
+];
+const OF_ADDRESSES: usize = 6;
+
+/// What a text is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// An address or a path.
+    Address,
+    /// The value of a header field.
+    Header,
+}
+
+impl Purpose {
+    fn named(self) -> &'static [(&'static str, Variable)] {
+        match self {
+            Self::Address => &NAMED[..OF_ADDRESSES],
+            Self::Header => &NAMED,
+        }
+    }
+
+    fn find(self, name: &str) -> Option<Variable> {
+        match name.as_bytes() {
+            [digit @ b'0'..=b'9'] => Some(Variable::Capture(digit - b'0')),
+            _ => self.named().iter().find(|(its, _)| *its == name).map(|(_, variable)| *variable),
+        }
+    }
+
+    /// All that there is, for people.
+    fn all(self) -> String {
+        let names = self.named().iter().map(|(name, _)| format!("{{{name}}}"));
+        let names = names.collect::<Vec<_>>().join(", ");
+        let literal = match self {
+            Self::Address => "",
+            Self::Header => "; write \"{{\" for the character itself",
+        };
+        format!("{names} and {{0}} to {{9}}{literal}")
+    }
 }
 
 /// Why a text is no template.
@@ -43,41 +112,24 @@ pub enum TemplateError {
     #[error("a '}}' closes nothing; write \"}}}}\" for the character itself")]
     Closed,
     /// Another name.
-    #[error(
-        "there is no {{{0}}}; there are {{scheme}}, {{host}}, {{port}}, {{path}}, {{rest}}, {{query}} and {{0}} to {{9}}"
-    )]
-    Unknown(String),
-}
-
-impl Variable {
-    fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "scheme" => Self::Scheme,
-            "host" => Self::Host,
-            "port" => Self::Port,
-            "path" => Self::Path,
-            "rest" => Self::Rest,
-            "query" => Self::Query,
-            _ => match name.as_bytes() {
-                [digit @ b'0'..=b'9'] => Self::Capture(digit - b'0'),
-                _ => return None,
-            },
-        })
-    }
+    #[error("there is no {{{name}}}; there are {known}")]
+    Unknown {
+        /// What was written.
+        name: String,
+        /// What could have been.
+        known: String,
+    },
 }
 
 impl fmt::Display for Variable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self {
-            Self::Scheme => "scheme",
-            Self::Host => "host",
-            Self::Port => "port",
-            Self::Path => "path",
-            Self::Rest => "rest",
-            Self::Query => "query",
-            Self::Capture(number) => return write!(f, "{{{number}}}"),
-        };
-        write!(f, "{{{name}}}")
+        match self {
+            Self::Capture(number) => write!(f, "{{{number}}}"),
+            other => {
+                let named = NAMED.iter().find(|(_, variable)| variable == other);
+                write!(f, "{{{}}}", named.map_or("", |(name, _)| *name))
+            }
+        }
     }
 }
 
@@ -87,7 +139,7 @@ impl Template {
     /// # Errors
     ///
     /// Why the text is none.
-    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+    pub fn parse(text: &str, purpose: Purpose) -> Result<Self, TemplateError> {
         let (mut parts, mut plain) = (Vec::new(), String::new());
         let mut rest = text;
         while let Some(at) = rest.find(['{', '}']) {
@@ -100,8 +152,10 @@ impl Template {
             }
             let inside = found.strip_prefix('{').ok_or(TemplateError::Closed)?;
             let (name, after) = inside.split_once('}').ok_or(TemplateError::Open)?;
-            let variable = Variable::parse(name)
-                .ok_or_else(|| TemplateError::Unknown(name.escape_debug().to_string()))?;
+            let variable = purpose.find(name).ok_or_else(|| TemplateError::Unknown {
+                name: name.escape_debug().to_string(),
+                known: purpose.all(),
+            })?;
             if !plain.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut plain)));
             }
@@ -168,9 +222,13 @@ impl fmt::Display for Template {
 mod tests {
     use super::*;
 
+    fn parsed(text: &str) -> Template {
+        Template::parse(text, Purpose::Address).unwrap()
+    }
+
     fn expanded(text: &str) -> String {
         let mut out = String::new();
-        Template::parse(text).unwrap().expand(&mut out, |variable, out| match variable {
+        parsed(text).expand(&mut out, |variable, out| match variable {
             Variable::Host => out.push_str("shop.example"),
             Variable::Capture(number) => out.push_str(&number.to_string().repeat(2)),
             other => out.push_str(&other.to_string()),
@@ -185,25 +243,42 @@ mod tests {
         assert_eq!(expanded("/{{host}}/{path}{query}"), "/{host}/{path}{query}");
         assert_eq!(expanded(""), "");
         for text in ["/a/{rest}{{x}}", "{scheme}://{host}:{port}{path}", "plain"] {
-            assert_eq!(Template::parse(text).unwrap().to_string(), text);
+            assert_eq!(parsed(text).to_string(), text);
         }
     }
 
     #[test]
     fn what_is_no_template_says_why() {
-        let error = |text: &str| Template::parse(text).unwrap_err().to_string();
+        let error = |text: &str| Template::parse(text, Purpose::Address).unwrap_err().to_string();
         assert_eq!(error("/{host"), "a '{' is never closed; write \"{{\" for the character itself");
         assert_eq!(error("/host}"), "a '}' closes nothing; write \"}}\" for the character itself");
         assert!(error("/{hots}").starts_with("there is no {hots}; there are {scheme}, {host}"));
         assert!(error("/{10}").starts_with("there is no {10}"));
+        assert!(error("/{client_ip}").ends_with(" {query} and {0} to {9}"));
+    }
+
+    #[test]
+    fn header_fields_know_more_than_addresses() {
+        for (name, variable) in NAMED {
+            let template = Template::parse(&format!("a {{{name}}}"), Purpose::Header).unwrap();
+            assert_eq!(template.variables().collect::<Vec<_>>(), [variable]);
+            assert_eq!(template.to_string(), format!("a {{{name}}}"));
+            let of_addresses = Template::parse(&format!("{{{name}}}"), Purpose::Address).is_ok();
+            assert_eq!(of_addresses, NAMED[..OF_ADDRESSES].contains(&(name, variable)), "{name}");
+        }
+        let error = Template::parse("{\"group\":1}", Purpose::Header).unwrap_err().to_string();
+        assert!(
+            error.ends_with("{client_cert_sha256} and {0} to {9}; write \"{{\" for the character itself")
+        );
+        assert_eq!(Template::parse("{{\"group\":1}}", Purpose::Header).unwrap().begin(), "{\"group\":1}");
     }
 
     #[test]
     fn it_tells_what_is_in_it() {
-        let template = Template::parse("/x/{rest}?{1}").unwrap();
+        let template = parsed("/x/{rest}?{1}");
         assert_eq!(template.begin(), "/x/");
         assert_eq!(template.variables().collect::<Vec<_>>(), [Variable::Rest, Variable::Capture(1)]);
         assert_eq!(template.texts().collect::<Vec<_>>(), ["/x/", "?"]);
-        assert_eq!(Template::parse("{path}").unwrap().begin(), "");
+        assert_eq!(parsed("{path}").begin(), "");
     }
 }

@@ -1,4 +1,4 @@
-//! The HTTP check: one GET over HTTP/1.1, and the verdict on what comes back.
+//! The HTTP check: one GET over HTTP/1.1 or HTTP/2, and the verdict on what comes back.
 
 use std::fmt::Write as _;
 
@@ -127,6 +127,45 @@ impl<'a> Answer<'a> {
             Ok(framing) => Head::Followed(end, framing),
             Err(failure) => Head::Decided(Err(failure)),
         }
+    }
+}
+
+/// An answer of HTTP/2, whose status and body come apart.
+#[derive(Debug)]
+pub struct Http2Answer<'a> {
+    expect: &'a [(u16, u16)],
+    body: Option<Body<'a>>,
+}
+
+impl<'a> Http2Answer<'a> {
+    /// Nothing read yet; see [`Answer::new`].
+    #[must_use]
+    pub fn new(expect: &'a [(u16, u16)], pattern: Option<&'a Pattern>) -> Self {
+        let body =
+            pattern.map(|pattern| Body { framing: Framing::UntilClose, search: pattern.search(), seen: 0 });
+        Self { expect, body }
+    }
+
+    /// Takes the status. The verdict if that is all there is to say.
+    #[must_use]
+    pub fn head(&self, status: u16) -> Option<Verdict> {
+        if !self.expect.iter().any(|&(low, high)| (low..=high).contains(&status)) {
+            return Some(Err(Failure::Status(status)));
+        }
+        self.body.is_none().then_some(Ok(()))
+    }
+
+    /// Takes the next bytes of the body. The verdict, once there is one.
+    pub fn push(&mut self, bytes: &[u8]) -> Option<Verdict> {
+        self.body.as_mut()?.push(bytes)
+    }
+
+    /// The verdict when nothing will follow.
+    ///
+    /// # Errors
+    /// [`Failure::NoMatch`] where a text was looked for.
+    pub fn end(self) -> Verdict {
+        self.body.map_or(Ok(()), |body| Err(no_match(&body.search)))
     }
 }
 

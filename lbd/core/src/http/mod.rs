@@ -17,6 +17,7 @@ pub mod cookie;
 pub mod fields;
 pub mod framing;
 pub mod hops;
+pub mod origin;
 pub mod pace;
 pub mod pass_on;
 pub mod route;

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
-use common::config::HeaderChanges;
+use common::config::{Forwarded, HeaderChanges};
 
 use super::compress::strong_tags;
 use super::cookie;
 use super::fields::{Known, is_client_certificate, is_proxy, is_word_of_a_proxy, may_trail};
 use super::framing::{Fault, Field, RequestBody, RequestHead, ResponseBody, ResponseHead, Version};
 use super::hops::{self, MAX_FORWARDS};
+use super::origin;
 use super::route::{Arrival, host_of};
 use super::trace::Trace;
 
@@ -34,6 +35,8 @@ pub struct Passing<'p> {
     pub client: IpAddr,
     /// Whether whoever asks is a proxy whose word on its clients is taken.
     pub trusted: bool,
+    /// The fields in which targets are told that.
+    pub forwarded: Forwarded,
     /// How it came.
     pub arrival: Arrival,
     /// The name that Tandem has in `Via`: of this service of this pair, and of no other.
@@ -160,8 +163,10 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
             None => !is_proxy(its.name) && (passing.trusted || !is_word_of_a_proxy(its.name)),
             // They are written below.
             Some(Known::Host | Known::Expect | Known::ForwardedFor) => false,
-            Some(Known::Forwarded | Known::ForwardedHost | Known::ForwardedProto | Known::RequestId) => {
-                passing.trusted
+            Some(Known::Forwarded | Known::RequestId) => passing.trusted,
+            // Where they are not written they would say of an earlier hop what is told of this one elsewhere.
+            Some(Known::ForwardedHost | Known::ForwardedProto) => {
+                passing.trusted && passing.forwarded.has_lists()
             }
             Some(known) => !known.is_for_one_hop(),
         };
@@ -225,31 +230,33 @@ fn came_through(head: &RequestHead<'_>, pseudonym: &str) -> bool {
 
 /// Writes whom the request is from, and through whom it came.
 fn identify(head: &RequestHead<'_>, host: &str, passing: &Passing<'_>, out: &mut impl Fields) {
-    let client = passing.client.to_canonical().to_string();
-    if passing.trusted {
-        let mut all = Vec::with_capacity(64);
-        for earlier in head.values("x-forwarded-for").filter(|value| !value.is_empty()) {
-            write(&mut all, &[earlier, b", "]);
-        }
-        all.extend_from_slice(client.as_bytes());
-        out.add(b"X-Forwarded-For", &all);
-    } else {
-        field(out, "X-Forwarded-For", client.as_bytes());
-    }
     let has = |name| passing.trusted && head.values(name).next().is_some();
-    if !has("x-forwarded-proto") {
-        field(out, "X-Forwarded-Proto", passing.arrival.scheme.as_bytes());
+    if passing.forwarded.has_lists() {
+        let client = passing.client.to_canonical().to_string();
+        if passing.trusted {
+            let mut all = Vec::with_capacity(64);
+            for earlier in head.values("x-forwarded-for").filter(|value| !value.is_empty()) {
+                write(&mut all, &[earlier, b", "]);
+            }
+            all.extend_from_slice(client.as_bytes());
+            out.add(b"X-Forwarded-For", &all);
+        } else {
+            field(out, "X-Forwarded-For", client.as_bytes());
+        }
+        if !has("x-forwarded-proto") {
+            field(out, "X-Forwarded-Proto", passing.arrival.scheme.as_bytes());
+        }
+        if !has("x-forwarded-host") {
+            field(out, "X-Forwarded-Host", host.as_bytes());
+        }
     }
-    if !has("x-forwarded-host") {
-        field(out, "X-Forwarded-Host", host.as_bytes());
-    }
-    if has("forwarded") {
-        // RFC 7239, section 4: each proxy adds its own; an IPv6 address stands in brackets and quotes.
-        let node = match passing.client.to_canonical() {
-            IpAddr::V4(address) => address.to_string(),
-            IpAddr::V6(address) => format!("\"[{address}]\""),
-        };
-        field(out, "Forwarded", format!("for={node};proto={}", passing.arrival.scheme).as_bytes());
+    if passing.forwarded.has_elements() || has("forwarded") {
+        // RFC 7239, section 4: each proxy adds its own.
+        let Arrival { scheme, local } = passing.arrival;
+        let translates = passing.forwarded == Forwarded::Both && passing.trusted && !has("forwarded");
+        let mut all = if translates { origin::elements_of_list(&head.fields) } else { Vec::new() };
+        all.push(origin::element(passing.client, host, scheme, local.ip()));
+        field(out, "Forwarded", all.join(", ").as_bytes());
     }
     if !has("x-request-id") {
         field(out, "X-Request-ID", &hexadecimal(passing.request_id));
@@ -273,6 +280,13 @@ fn identify(head: &RequestHead<'_>, host: &str, passing: &Passing<'_>, out: &mut
         Version::Http2 => "2.0",
     };
     field(out, "Via", [version, " ", passing.pseudonym].concat().as_bytes());
+}
+
+/// What targets know a request by: what a proxy in front that is `trusted` says, or else this number.
+#[must_use]
+pub fn request_id(head: &RequestHead<'_>, trusted: bool, number: u128) -> String {
+    let said = head.values("x-request-id").next().filter(|_| trusted);
+    String::from_utf8_lossy(said.unwrap_or(&hexadecimal(number))).into_owned()
 }
 
 /// All digits of a number, without the library's formatting, which shows in what a request costs.

@@ -3,12 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use common::config::{
-    Action, Condition, Http, HttpRule, PathPattern, Redirect, Respond, Split, Template, Variable,
+    Action, Condition, HeaderChanges, HeaderTemplates, Http, HttpRule, PathPattern, Redirect, Respond, Split,
+    Template, Variable,
 };
 use common::hash::mix;
 use common::path::{PathError, lenient_readings, normalise, query_value};
 
 use super::framing::Field;
+use super::pass_on::Shown;
 
 /// What rules look at.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,19 @@ pub struct Arrival {
     pub scheme: &'static str,
     /// The address that the client came to.
     pub local: SocketAddr,
+}
+
+/// What else is known of a request, for the values of header fields.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Background<'r> {
+    /// What targets know it by.
+    pub request_id: &'r str,
+    /// The version of TLS that it came by; empty without.
+    pub tls_version: &'r str,
+    /// The name that the client asked for in its handshake; empty if none.
+    pub server_name: &'r str,
+    /// Who the client has shown to be.
+    pub certificate: Shown<'r>,
 }
 
 /// What becomes of a request.
@@ -172,37 +187,91 @@ pub fn rewritten(
 }
 
 fn filled(template: &Template, rule: &HttpRule, asked: &Asked<'_>, arrival: Arrival) -> String {
-    let captures = match rule.path() {
-        Some(PathPattern::Regex(regex))
-            if template.variables().any(|it| matches!(it, Variable::Capture(_))) =>
-        {
-            regex.captures(asked.path).unwrap_or_default()
-        }
-        _ => Vec::new(),
-    };
+    let filler = Filler::new(template.variables(), Some(rule), asked, arrival, Background::default());
     let mut out = String::with_capacity(64 + asked.path.len());
-    template.expand(&mut out, |variable, out| match variable {
-        Variable::Scheme => out.push_str(arrival.scheme),
-        Variable::Host if asked.host.is_empty() => out.push_str(&host_of(arrival.local)),
-        Variable::Host => out.push_str(asked.host),
-        Variable::Port => out.push_str(&arrival.local.port().to_string()),
-        Variable::Path => out.push_str(asked.path),
-        Variable::Rest => {
-            let prefix = match rule.path() {
-                Some(PathPattern::Prefix(prefix)) => prefix.as_str(),
-                _ => "",
-            };
-            out.push_str(asked.path.strip_prefix(prefix).unwrap_or_default().trim_start_matches('/'));
+    template.expand(&mut out, |variable, out| filler.write(variable, out));
+    out
+}
+
+/// What a service, or this `rule` of it, changes in the fields of a request or its answer, with its variables filled in.
+#[must_use]
+pub fn changes(
+    templates: &HeaderTemplates,
+    rule: Option<&HttpRule>,
+    asked: &Asked<'_>,
+    arrival: Arrival,
+    background: Background<'_>,
+) -> HeaderChanges {
+    let variables = templates.values().flat_map(Template::variables);
+    let filler = Filler::new(variables, rule, asked, arrival, background);
+    templates.filled(|variable, out| filler.write(variable, out))
+}
+
+/// Writes what stands for variables.
+struct Filler<'f> {
+    prefix: &'f str,
+    captures: Vec<&'f str>,
+    asked: &'f Asked<'f>,
+    arrival: Arrival,
+    background: Background<'f>,
+}
+
+impl<'f> Filler<'f> {
+    fn new(
+        variables: impl Iterator<Item = Variable>,
+        rule: Option<&'f HttpRule>,
+        asked: &'f Asked<'f>,
+        arrival: Arrival,
+        background: Background<'f>,
+    ) -> Self {
+        let (mut prefix, mut captures) = ("", Vec::new());
+        match rule.and_then(HttpRule::path) {
+            Some(PathPattern::Prefix(its)) => prefix = its,
+            // Looked for only if somebody wants to know.
+            Some(PathPattern::Regex(regex)) => {
+                let mut variables = variables;
+                if variables.any(|it| matches!(it, Variable::Capture(_))) {
+                    captures = regex.captures(asked.path).unwrap_or_default();
+                }
+            }
+            Some(PathPattern::Exact(_)) | None => {}
         }
-        Variable::Query => {
-            if let Some(query) = asked.query {
-                out.push('?');
-                out.push_str(query);
+        Self { prefix, captures, asked, arrival, background }
+    }
+
+    fn write(&self, variable: Variable, out: &mut String) {
+        let Self { asked, arrival, background, .. } = self;
+        match variable {
+            Variable::Scheme => out.push_str(arrival.scheme),
+            Variable::Host if asked.host.is_empty() => out.push_str(&host_of(arrival.local)),
+            Variable::Host => out.push_str(asked.host),
+            Variable::Port => out.push_str(&arrival.local.port().to_string()),
+            Variable::Path => out.push_str(asked.path),
+            Variable::Rest => {
+                let rest = asked.path.strip_prefix(self.prefix).unwrap_or_default();
+                out.push_str(rest.trim_start_matches('/'));
+            }
+            Variable::Query => {
+                if let Some(query) = asked.query {
+                    out.push('?');
+                    out.push_str(query);
+                }
+            }
+            Variable::Capture(number) => {
+                out.push_str(self.captures.get(usize::from(number)).unwrap_or(&""));
+            }
+            Variable::ClientIp => out.push_str(&asked.client.to_canonical().to_string()),
+            Variable::Method => out.push_str(asked.method),
+            Variable::RequestId => out.push_str(background.request_id),
+            Variable::TlsVersion => out.push_str(background.tls_version),
+            Variable::TlsSni => out.push_str(background.server_name),
+            Variable::ClientCertSubject | Variable::ClientCertSha256 => {
+                if let Shown::Certificate { subject, sha256 } = background.certificate {
+                    out.push_str(if variable == Variable::ClientCertSubject { subject } else { sha256 });
+                }
             }
         }
-        Variable::Capture(number) => out.push_str(captures.get(usize::from(number)).unwrap_or(&"")),
-    });
-    out
+    }
 }
 
 /// An address as the host of an URL.
@@ -385,6 +454,43 @@ mod tests {
         let (_, rule) = route(&http, &user, 0).rule.unwrap();
         let rewrite = rule.rewrite.as_ref().unwrap();
         assert_eq!(rewritten(rewrite, rule, &user, ARRIVAL).as_deref(), Ok("/users/42/x"));
+    }
+
+    #[test]
+    fn header_fields_are_filled_in_with_what_is_known_of_a_request() {
+        let http = http(
+            "request_headers = { set = { X-Client = \"{client_ip} {method} {tls_version}\", X-SNI = \"{tls_sni}\" }, add = { X-Id = \"{request_id}\" } }\n\
+             [[service.rule]]\nwhen = { path_regex = \"^/user/([0-9]+)$\" }\nforward = \"api\"\n\
+             request_headers = { set = { X-User = \"{1}\", X-Cert = \"{client_cert_subject}/{client_cert_sha256}\" } }\n\
+             response_headers = { add = { Link = \"<{scheme}://{host}:{port}{path}{query}>\" } }\n\
+             [[service.rule]]\nwhen = { path_prefix = \"/a\" }\nforward = \"api\"\nresponse_headers = { set = { X-Rest = \"{rest}\" } }\n",
+        );
+        let asked = Asked {
+            client: "::ffff:198.51.100.9".parse().unwrap(),
+            query: Some("a=1"),
+            ..asked("GET", "shop.example", "/user/42")
+        };
+        let background = Background {
+            request_id: "mine\r\nX: y",
+            tls_version: "1.3",
+            server_name: "",
+            certificate: Shown::Certificate { subject: "CN=ada", sha256: "ab" },
+        };
+        let of = |templates: &HeaderTemplates, rule: Option<usize>, asked: &Asked<'_>| {
+            changes(templates, rule.map(|rule| &http.rules[rule]), asked, ARRIVAL, background)
+        };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let service = of(&http.request_headers, None, &asked);
+        assert_eq!(service.set, [pair("X-Client", "198.51.100.9 GET 1.3")]);
+        assert_eq!(service.remove, ["x-sni"], "the client's own does not pass for it");
+        assert_eq!(service.add, [pair("X-Id", "mineX: y")]);
+        let mut rule = of(&http.rules[0].request_headers, Some(0), &asked);
+        rule.set.sort();
+        assert_eq!(rule.set, [pair("X-Cert", "CN=ada/ab"), pair("X-User", "42")]);
+        let answers = of(&http.rules[0].response_headers, Some(0), &asked);
+        assert_eq!(answers.add, [pair("Link", "<http://shop.example:8080/user/42?a=1>")]);
+        let below = Asked { path: "/a/b/c", ..asked };
+        assert_eq!(of(&http.rules[1].response_headers, Some(1), &below).set, [pair("X-Rest", "b/c")]);
     }
 
     #[test]

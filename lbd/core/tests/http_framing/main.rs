@@ -2,7 +2,7 @@
 
 mod table;
 
-use common::config::HeaderChanges;
+use common::config::{Forwarded, HeaderChanges};
 use common::rng::Rng;
 use lbd_core::http::framing::{BodyReader, Fault, RequestHead, Scanner, parse_request};
 use lbd_core::http::pass_on::{self, Passing};
@@ -149,6 +149,7 @@ fn what_goes_out_is_read_as_what_came_in() {
             path: &head.path,
             client: "198.51.100.7".parse().unwrap(),
             trusted: false,
+            forwarded: Forwarded::Both,
             arrival: Arrival { scheme: "http", local: "192.0.2.10:80".parse().unwrap() },
             pseudonym: "tandem-1",
             request_id: 1,

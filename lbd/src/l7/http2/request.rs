@@ -69,7 +69,8 @@ pub(super) async fn serve(
         Err(_) => None,
     };
     let mut asker = Asker { body: Incoming::new(body, length), respond, answer: None };
-    let exchange = Exchange { session: &session, watch: &watch, client: Client::Http2(&mut asker) };
+    let client = Client::Http2(&mut asker);
+    let exchange = Exchange { session: &session, watch: &watch, client, filled: None };
     let next = match made {
         Ok(mut plan) => exchange.perform(&route, &mut plan, &mut journal).await,
         Err(fault) => exchange.refuse(&route, begin, fault).await,

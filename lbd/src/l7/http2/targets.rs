@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use common::config::KeepAlive;
 use h2::client::{self, Builder, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, SendStream};
 use http::{Method, Request};
@@ -14,9 +15,9 @@ use tokio::sync::Notify;
 
 use super::wire::Wire;
 use super::{CONNECTION_WINDOW_BYTES, Incoming, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, size};
-use crate::l4::{Occupied, Refusal};
+use crate::l4::{Ends, Occupied, Refusal};
 use crate::l7::flow::{Flow, Sink, Source};
-use crate::l7::kept::{Open, is_same};
+use crate::l7::kept::{Open, is_same, millis};
 use crate::l7::session::Session;
 use crate::l7::stream::Stream;
 use crate::l7::target::{ANSWER_BYTES_MAX, Heads};
@@ -31,10 +32,7 @@ const STREAMS_MAX: usize = 100;
 /// More connections to a target than this a worker does not have; requests beyond that are refused.
 const PER_TARGET_MAX: usize = 64;
 
-/// A connection without a request for so long is closed: see the kept ones of HTTP/1.
-const IDLE_MS_MAX: u64 = 50_000;
-
-/// How often that is looked at.
+/// How often it is looked which of them are of no use any more.
 const LOOK_MS: u64 = 1000;
 
 /// The connections of a worker.
@@ -70,6 +68,8 @@ struct Line {
     origin: Option<Arc<Origin>>,
     /// Since when there is none.
     free_since_ms: Cell<u64>,
+    /// How long it may wait for one, as its group wanted when it had the last one.
+    keep_alive: Cell<KeepAlive>,
     /// It has ended.
     gone: Rc<Cell<bool>>,
     /// Its place at the target, as long as it has not ended.
@@ -185,7 +185,7 @@ pub(in crate::l7) async fn lease(
             }
             Place::Dial(dial) => {
                 let mut dialler = Dialler { table, target, dial, end: Err(Refusal::ConnectFailed) };
-                match dial_up(session, occupied, false).await {
+                match dial_up(session, &session.ends, occupied, false).await {
                     Ok((line, _)) => {
                         dialler.end = Ok(());
                         // Before the others, who might leave no room on it.
@@ -210,11 +210,12 @@ pub(in crate::l7) async fn lease(
 /// Why there is none.
 pub(in crate::l7) async fn exclusive(
     session: &Session,
+    ends: &Ends,
     occupied: &Occupied,
     opens_tunnel: bool,
 ) -> Result<Lease, Refusal> {
     let worker = &session.seat.worker;
-    let (line, pings) = dial_up(session, occupied, opens_tunnel).await?;
+    let (line, pings) = dial_up(session, ends, occupied, opens_tunnel).await?;
     if let Some(mut pings) = pings {
         // What a target takes it says first of all (RFC 9113, section 3.4), so that is known once it has answered anything.
         let timeout = session.seat.route.service.config.timeout.connect;
@@ -230,17 +231,18 @@ pub(in crate::l7) async fn exclusive(
 /// Makes a connection, and takes what it can be asked with whether it is there, if that `asks`.
 async fn dial_up(
     session: &Session,
+    ends: &Ends,
     occupied: &Occupied,
     asks: bool,
 ) -> Result<(Rc<Line>, Option<PingPong>), Refusal> {
     let worker = &session.seat.worker;
     let group = &occupied.pool.group;
-    let transport = connected(session, occupied).await?;
+    let transport = connected(session, ends, occupied).await?;
     let open = Rc::new(Open::new(worker, &occupied.target));
     let mut header = Vec::new();
     // On an encrypted connection it has gone before the handshake.
     if let Some(version) = group.config.send_proxy.filter(|_| group.tls.is_none()) {
-        introduce(version, &session.ends, &mut header);
+        introduce(version, ends, &mut header);
     }
     let handshake = async {
         transport.write_all(&header).await.map_err(|_| ())?;
@@ -263,6 +265,7 @@ async fn dial_up(
         used: Cell::new(false),
         origin: group.tls.clone(),
         free_since_ms: Cell::new(worker.multiplexed.now_ms.get()),
+        keep_alive: Cell::new(group.config.keep_alive),
         gone,
         open: place,
     };
@@ -307,6 +310,7 @@ impl Multiplexed {
             } else if line.is_over() || !is_same(line.origin.as_ref(), origin) {
                 lines.open.remove(index);
             } else {
+                line.keep_alive.set(occupied.pool.group.config.keep_alive);
                 return Place::Taken(Lease::new(line, worker));
             }
         }
@@ -338,11 +342,14 @@ impl Multiplexed {
         }
         self.looked_ms.set(now_ms);
         self.by_target.borrow_mut().retain(|_, lines| {
-            let gets_more = lines.target.share() > 0;
+            let (gets_more, mut free) = (lines.target.share() > 0, 0);
             lines.open.retain(|line| {
-                let unused = line.streams.get() == 0
-                    && (!gets_more || now_ms >= line.free_since_ms.get() + IDLE_MS_MAX);
-                !unused && !line.is_over()
+                let (keep_alive, is_free) = (line.keep_alive.get(), line.streams.get() == 0);
+                let waited_ms = now_ms.saturating_sub(line.free_since_ms.get());
+                let waits = gets_more && waited_ms < millis(keep_alive) && free < keep_alive.max;
+                let stays = (!is_free || waits) && !line.is_over();
+                free += u32::from(stays && is_free);
+                stays
             });
             !lines.open.is_empty() || lines.dial.is_some()
         });

@@ -13,6 +13,7 @@ mod limits;
 mod logged;
 mod observed;
 mod peers;
+mod proxied;
 mod real;
 mod route;
 mod rules;

@@ -92,6 +92,27 @@ fn a_target_s_connections_are_counted_as_they_are_kept_and_used_again() {
 }
 
 #[test]
+fn a_group_says_how_long_and_how_many_connections_are_kept() {
+    let ip = own_ip();
+    let target = Target::named(ip, "ok");
+    let mut config = config(ip, &[target.address]);
+    config.group = "keep_alive = { idle = \"1s\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    assert_eq!([client.send(get("/")).answer().status(), client.send(get("/")).answer().status()], [200; 2]);
+    assert_eq!(target.connections(), 1);
+    eventually("it has waited for long enough", || target.ended() == 1);
+    config.group = "keep_alive = { max = 0 }".to_owned();
+    assert_eq!(lbd.reload(&config).0, 200);
+    for _ in 0..3 {
+        assert_eq!(client.send(get("/")).answer().status(), 200);
+    }
+    assert_eq!(target.connections(), 4, "each request has one of its own");
+    eventually("none is left", || target.ended() == 4);
+    assert_eq!(lbd.status()["target_groups"][0]["targets"][0]["requests"]["connections_kept"], 0);
+}
+
+#[test]
 fn a_group_s_requests_are_counted_also_of_targets_that_have_left_and_of_none() {
     let ip = own_ip();
     let (one, two) = (Target::named(ip, "one"), Target::named(ip, "two"));
@@ -133,4 +154,57 @@ fn what_is_sent_again_is_counted_for_the_target_that_has_ended_the_connection() 
     }
     let resent = metric(&lbd, "tandem_lbd_target_http_requests_resent_total");
     assert_eq!(resent.values().sum::<u64>(), 1);
+    let of_group = |name: &str, labels: &str| {
+        metric(&lbd, &format!("tandem_lbd_group_http_{name}"))[&format!("{{group=\"pool\"{labels}}}")]
+    };
+    eventually("it is counted for the group", || of_group("retries_total", ",reason=\"resent\"") == 1);
+    assert_eq!(of_group("retries_total", ",reason=\"connect\""), 0);
+    assert_eq!(of_group("reused_connections_total", ""), 1, "the one that ended");
+    let of_rule = metric(&lbd, "tandem_lbd_service_http_rule_retries_total");
+    assert_eq!(of_rule["{service=\"web\",rule=\"none\",reason=\"resent\"}"], 1);
+    eventually("the new one is kept", || lbd.metric("tandem_lbd_group_http_connections_kept") == 1.0);
+}
+
+#[test]
+fn bytes_are_counted_by_rule_and_group() {
+    let ip = own_ip();
+    let target = Target::named(ip, "answer");
+    let mut config = config(ip, &[target.address]);
+    config.service = RULES.to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    let posted = format!("POST /api HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n{}", "x".repeat(5000));
+    assert_eq!(client.send(posted).answer().status(), 200);
+    let own = client.send(get("/no")).answer();
+    let bytes = |of: &str, labels: &str| {
+        let all = metric(&lbd, &format!("tandem_lbd_{of}_bytes_total"));
+        ["to_target", "to_client"].map(|way| all[&format!("{{{labels},direction=\"{way}\"}}")])
+    };
+    let of_rule = |rule: &str| bytes("service_http_rule", &format!("service=\"web\",rule=\"{rule}\""));
+    eventually("both are counted", || of_rule("2")[1] > 0 && of_rule("1")[1] > 0);
+    let seen = target.last();
+    // Each head ends with an empty line.
+    let sent = (seen.head.len() + 4 + seen.body.len()) as u64;
+    assert_eq!((of_rule("1")[0], of_rule("2")[0], of_rule("none")), (sent, 0, [0, 0]));
+    assert_eq!(of_rule("2")[1], (own.head.len() + 4 + own.body.len()) as u64);
+    assert_eq!(bytes("group_http", "group=\"pool\""), of_rule("1"), "Tandem's own answers are no group's");
+    let status = lbd.status();
+    let rule = &status["services"][0]["requests"]["rules"][1];
+    assert_eq!((&rule["bytes_to_target"], &rule["retries"]["resent"]), (&sent.into(), &0.into()), "{rule}");
+    assert_eq!(status["target_groups"][0]["requests"]["bytes_to_target"], sent, "{status}");
+}
+
+#[test]
+fn a_target_that_cannot_be_connected_is_a_retry_of_its_group() {
+    let ip = own_ip();
+    let target = Target::named(ip, "ok");
+    let lbd = Lbd::start(&config(ip, &[free(ip), target.address]));
+    for _ in 0..4 {
+        assert_eq!(ask(lbd.address, &get("/")).text(), "ok");
+    }
+    let retries =
+        || metric(&lbd, "tandem_lbd_group_http_retries_total")["{group=\"pool\",reason=\"connect\"}"];
+    eventually("it is counted", || retries() > 0);
+    let of_service = || metric(&lbd, "tandem_lbd_service_connect_retries_total")["{service=\"web\"}"];
+    eventually("as for the service", || retries() == of_service());
 }

@@ -24,6 +24,7 @@ redirect = { to = "https://{host}/new/{rest}", status = 308 }
 name = "other"
 mode = "http"
 listen = ["127.0.0.1:81"]
+trust_forwarded = ["10.0.9.0/24"]
 [[service.rule]]
 when = { path = "/x" }
 respond = { status = 403 }
@@ -65,6 +66,11 @@ fn it_says_which_rule_is_met_and_why_the_others_are_not() {
     let (_, text) = route(&["GET", "http://shop.example:81/private"]);
     assert!(text.contains("\nonly for whoever has a name and password of /"), "{text}");
     assert!(text.ends_with("/users\nanswered with 200\n"), "{text}");
+    let for_another = ["--source", "10.0.9.1", "-H", "X-Forwarded-For: 10.0.9.1, 203.0.113.5"];
+    let (_, text) = route(&[&["GET", "http://shop.example:81/x"][..], &for_another].concat());
+    let expected = "GET /x for shop.example from 10.0.9.1, at service other\n\
+        the client is 203.0.113.5, as the proxy that is trusted says\n";
+    assert!(text.starts_with(expected), "{text}");
     let (_, text) = route(&["GET", "http://shop.example/old/a"]);
     assert!(text.contains("rule 3 is not met: source = 10.0.0.0/8\n"), "{text}");
     assert!(text.ends_with("no rule is met\nforwarded to target group shop\n"), "{text}");

@@ -4,6 +4,7 @@ use std::fs;
 
 use super::config;
 use super::peers::{Client, Target, ask, get};
+use super::real::curl;
 use crate::support::{Folder, Lbd, eventually, metric, own_ip};
 
 /// A request to a host.
@@ -46,6 +47,46 @@ fn requests_go_where_rules_say() {
     assert_eq!((got.status(), got.text()), (403, "403 Forbidden\n"));
     assert_eq!(lbd.status()["services"][0]["requests"]["own_answers"], 3);
     assert_eq!((pool.seen().len(), api.seen().len()), (1, 1));
+}
+
+#[test]
+fn values_of_headers_are_made_of_what_is_asked_for() {
+    let ip = own_ip();
+    let pool = Target::named(ip, "pool");
+    let mut config = config(ip, &[pool.address]);
+    config.service = "http2 = true\n\
+        request_headers = { set = { \"X-Client\" = \"{client_ip} {method}\", \"X-TLS\" = \"{tls_version}{tls_sni}\" } }\n\
+        response_headers = { set = { \"X-Request-ID\" = \"{request_id}\", \"X-JSON\" = \"{{\\\"a\\\":1}}\" } }\n\
+        [[service.rule]]\nwhen = { path_regex = \"^/user/([0-9]+)$\" }\nforward = \"pool\"\n\
+        request_headers = { set = { Host = \"{host}:8080\", \"X-User\" = \"{1}\" } }\n\
+        response_headers = { add = { \"X-User\" = \"u{1}{query}\" } }\n\
+        [[service.rule]]\nwhen = { path_prefix = \"/own\" }\nrespond = { status = 200, body = \"own\" }\n\
+        response_headers = { set = { \"X-Rest\" = \"{rest}\" } }\n\
+        [[service.rule]]\nwhen = { path = \"/nobody\" }\nforward = \"empty\"\n"
+        .to_owned();
+    let closed = crate::support::free(ip);
+    config.group = format!("[[target_group]]\nname = \"empty\"\ntargets = [{{ address = \"{closed}\" }}]\n");
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    let from = client.stream().local_addr().unwrap().ip().to_string();
+    let forged = "GET /user/42?a=b HTTP/1.1\r\nHost: shop.example\r\nX-TLS: 1.3\r\nX-User: 1\r\n\r\n";
+    let got = client.send(forged).answer();
+    let seen = pool.last();
+    assert_eq!((seen.field("x-client"), seen.field("x-user")), (Some(&*format!("{from} GET")), Some("42")));
+    assert_eq!((seen.field("host"), seen.field("x-tls")), (Some("shop.example:8080"), None));
+    assert_eq!((got.field("x-user"), got.field("x-json")), (Some("u42?a=b"), Some("{\"a\":1}")));
+    assert_eq!(got.field("x-request-id"), seen.field("x-request-id"));
+    // Answers of Tandem's own have them, too, as far as the request was understood.
+    let got = client.send(get("/own/a/b")).answer();
+    assert_eq!((got.text(), got.field("x-rest")), ("own", Some("a/b")));
+    assert_eq!(got.field("x-request-id").map(str::len), Some(32));
+    let got = ask(lbd.address, &get("/nobody"));
+    assert_eq!((got.status(), got.field("x-request-id").map(str::len)), (503, Some(32)));
+    let got = ask(lbd.address, "GET /\r\n\r\n");
+    assert_eq!((got.status(), got.field("x-request-id"), got.field("x-json").is_some()), (400, None, true));
+    let url = format!("http://{}/user/7", lbd.address);
+    let got = curl(&["--http2-prior-knowledge", "-D", "-", "-o", "/dev/null", &url]);
+    assert!(got.contains("\r\nx-user: u7\r\n") && got.contains("\r\nx-request-id: "), "{got}");
 }
 
 #[test]

@@ -62,6 +62,22 @@ fn requests_share_a_connection_whatever_the_client_speaks() {
 }
 
 #[test]
+fn a_connection_waits_for_requests_as_long_as_its_group_wants() {
+    let ip = own_ip();
+    let target = target(ip, |_, got, wire| answer(wire, got.stream, "served"));
+    let open = |lbd: &Lbd| lbd.metric("tandem_lbd_target_connections_open");
+    for keep_alive in ["idle = \"1s\"", "max = 0"] {
+        let lbd = Lbd::start(&http2(ip, target.address, &format!("keep_alive = {{ {keep_alive} }}")));
+        let mut client = Client::new(lbd.address);
+        let before = target.accepted();
+        assert_eq!(client.send(get("/")).answer().text(), "served");
+        eventually("it has waited for long enough", || open(&lbd) == 0.0);
+        assert_eq!(client.send(get("/")).answer().text(), "served");
+        assert_eq!(target.accepted(), before + 2, "{keep_alive}");
+    }
+}
+
+#[test]
 fn a_request_that_may_authenticate_its_connection_shares_none() {
     let ip = own_ip();
     let target = target(ip, |_, got, wire| answer(wire, got.stream, "served"));

@@ -154,6 +154,26 @@ fn the_text_counts_within_the_first_64_kib_only() {
     assert_eq!(rounds, Some(64));
 }
 
+#[test]
+fn an_answer_of_http2_is_judged_by_the_same_measure() {
+    let pattern = Pattern::new("ready");
+    let judged = |status: u16, body: &[u8], pattern: Option<&Pattern>| {
+        let mut answer = Http2Answer::new(OK, pattern);
+        if let Some(verdict) = answer.head(status) {
+            return verdict;
+        }
+        let verdict = body.chunks(4096).find_map(|piece| answer.push(piece));
+        verdict.unwrap_or_else(|| answer.end())
+    };
+    assert_eq!(judged(200, b"", None), Ok(()));
+    assert_eq!(judged(503, b"ready", Some(&pattern)), Err(Failure::Status(503)));
+    assert_eq!(judged(200, b"is ready.", Some(&pattern)), Ok(()));
+    assert_eq!(judged(200, b"", Some(&pattern)), no("ready"));
+    let late = |before: usize| [&vec![b'x'; before][..], b"ready", &[b'x'; 9000]].concat();
+    assert_eq!(judged(200, &late(BODY_BYTES_MAX - 5), Some(&pattern)), Ok(()));
+    assert_eq!(judged(200, &late(BODY_BYTES_MAX - 4), Some(&pattern)), no("ready"));
+}
+
 proptest! {
     /// Whether the text is found depends on the body alone: not on its framing, nor on where the reads cut it.
     #[test]

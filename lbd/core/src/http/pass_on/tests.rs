@@ -10,6 +10,7 @@ fn passing(trusted: bool) -> Passing<'static> {
         path: "/path",
         client: "198.51.100.7".parse().unwrap(),
         trusted,
+        forwarded: Forwarded::XForwarded,
         arrival: Arrival { scheme: "http", local: "192.0.2.10:80".parse().unwrap() },
         pseudonym: "tandem-1",
         request_id: 0xabc,
@@ -49,11 +50,63 @@ fn a_proxy_s_word_is_taken_and_added_to() {
                 Forwarded: for=10.0.0.1\r\nX-Request-ID: mine\r\n\r\n";
     let expected = "GET /path HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\nForwarded: for=10.0.0.1\r\nX-Request-ID: mine\r\n\
                     X-Forwarded-For: 10.0.0.1, 10.0.0.2, 198.51.100.7\r\nX-Forwarded-Host: a\r\n\
-                    Forwarded: for=198.51.100.7;proto=http\r\nVia: 1.1 tandem-1\r\n\r\n";
+                    Forwarded: for=198.51.100.7;host=a;proto=http;by=192.0.2.10\r\nVia: 1.1 tandem-1\r\n\r\n";
     assert_eq!(passed_on(text, &passing(true)).unwrap(), expected);
     let six = Passing { client: "2001:db8::7".parse().unwrap(), ..passing(true) };
     let text = passed_on(text, &six).unwrap();
-    assert!(text.contains("\r\nForwarded: for=\"[2001:db8::7]\";proto=http\r\n"), "{text}");
+    let own = "\r\nForwarded: for=\"[2001:db8::7]\";host=a;proto=http;by=192.0.2.10\r\n";
+    assert!(text.contains(own), "{text}");
+}
+
+#[test]
+fn targets_are_told_in_the_fields_that_they_want() {
+    let told = |fields: &str, trusted: bool, forwarded: Forwarded| -> Vec<String> {
+        let text = format!("GET /path HTTP/1.1\r\nHost: a:80\r\n{fields}\r\n");
+        let passed = passed_on(&text, &Passing { forwarded, ..passing(trusted) }).unwrap();
+        let lines = passed.lines().filter(|line| line.to_ascii_lowercase().contains("forwarded"));
+        lines.map(str::to_owned).collect()
+    };
+    let lists = ["X-Forwarded-For: 198.51.100.7", "X-Forwarded-Proto: http", "X-Forwarded-Host: a:80"];
+    let element = "for=198.51.100.7;host=\"a:80\";proto=http;by=192.0.2.10";
+    let own = format!("Forwarded: {element}");
+    let own = own.as_str();
+    let (new, both) = (Forwarded::Rfc7239, Forwarded::Both);
+    let forged = "Forwarded: for=10.0.0.1\r\nX-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: b\r\n";
+    for fields in ["", forged] {
+        assert_eq!(told(fields, false, Forwarded::XForwarded), lists);
+        assert_eq!(told(fields, false, new), [own]);
+        assert_eq!(told(fields, false, both), [&lists[..], &[own]].concat());
+    }
+    // A trusted proxy's are added to; of those that are not spoken nothing is left.
+    assert_eq!(told(forged, true, new), ["Forwarded: for=10.0.0.1", own]);
+    let expected = [
+        "Forwarded: for=10.0.0.1",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: b",
+        "X-Forwarded-For: 10.0.0.1, 198.51.100.7",
+        own,
+    ];
+    assert_eq!(told(forged, true, both), expected);
+    let old = "X-Forwarded-For: unknown, 2001:db8::1\r\n";
+    let translated = format!("Forwarded: for=unknown, for=\"[2001:db8::1]\", {element}");
+    assert_eq!(told(old, true, both).last(), Some(&translated), "the chain is whole in both");
+    assert_eq!(told(old, true, new), [own]);
+    assert_eq!(told(old, false, both).last().map(String::as_str), Some(own));
+}
+
+#[test]
+fn a_request_has_the_id_that_targets_are_told() {
+    for (fields, trusted, expected) in [
+        ("", true, "00000000000000000000000000000abc"),
+        ("X-Request-ID: mine\r\n", true, "mine"),
+        ("X-Request-ID: mine\r\n", false, "00000000000000000000000000000abc"),
+    ] {
+        let text = format!("GET /path HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let head = parse_request(text.as_bytes()).unwrap();
+        assert_eq!(request_id(&head, trusted, 0xabc), expected);
+        let passed = passed_on(&text, &passing(trusted)).unwrap();
+        assert!(passed.contains(&format!("\r\nX-Request-ID: {expected}\r\n")), "{passed}");
+    }
 }
 
 #[test]

@@ -11,7 +11,9 @@ fn start(authority: &Authority, clients: &Authority, more: &str) -> (Lbd, Target
     let target = Target::named(ip, "hello");
     let mut config = config(ip, &[target.address], &[&authority.bundle("shop")]);
     let ca = format!(", client_ca_file = \"{}\"{more} }}", clients.file().display());
-    config.service = config.service.replace(" }", &ca);
+    let shown = "{tls_version} {tls_sni} {client_cert_subject} {client_cert_sha256}";
+    let told = format!("\nrequest_headers = {{ set = {{ \"X-Shown\" = \"{shown}\" }} }}");
+    config.service = config.service.replace(" }", &ca) + &told;
     (Lbd::start(&config), target)
 }
 
@@ -49,6 +51,8 @@ fn a_client_without_a_good_certificate_is_refused_and_targets_are_told_of_the_ot
         let expected = String::from_utf8(openssl.stdout).unwrap();
         let expected = expected.trim().rsplit('=').next().unwrap().replace(':', "").to_lowercase();
         assert_eq!(seen.field("x-client-cert-sha256"), Some(expected.as_str()));
+        let shown = format!("{version} shop.example CN=alice {expected}");
+        assert_eq!(seen.field("x-shown"), Some(shown.as_str()));
         for who in [vec![], shows(&strangers, "mallory").to_vec(), shows(&clients, "late").to_vec()] {
             assert!(!ask(&who, &tls[..2]).0, "{version}: {who:?}");
         }
