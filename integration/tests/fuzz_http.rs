@@ -223,7 +223,7 @@ fn nobody_says_of_itself_what_proxies_say() {
     rounds(|seed, rng| {
         let mut text = b"GET /x HTTP/1.1\r\nHost: shop.example\r\n".to_vec();
         for _ in 0..rng.below(7) {
-            let (name, value) = (rng.pick(NAMES), rng.pick(VALUES));
+            let (name, value) = (rng.pick(NAMES), rng.pick::<&str>(VALUES));
             text.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
         }
         text.extend_from_slice(b"\r\n");
@@ -324,8 +324,8 @@ fn the_client_is_whom_a_trusted_proxy_names() {
     rounds(|seed, rng| {
         let mut made_up = String::new();
         for _ in 0..rng.below(5) {
-            made_up.push_str(rng.pick(VALUES));
-            made_up.push_str(rng.pick(&["", ", ", ",", ";", "\"", "\\", "for=", PROXY, " "]));
+            made_up.push_str(rng.pick::<&str>(VALUES));
+            made_up.push_str(rng.pick::<&str>(&["", ", ", ",", ";", "\"", "\\", "for=", PROXY, " "]));
         }
         let client: SocketAddr = format!("203.0.113.{}:0", rng.below(256)).parse().unwrap();
         let by = *rng.pick(&Forwarded::ALL);
@@ -334,7 +334,7 @@ fn the_client_is_whom_a_trusted_proxy_names() {
             Forwarded::XForwarded | Forwarded::Both => ("X-Forwarded-For", "Forwarded"),
         };
         let own = match by {
-            Forwarded::Rfc7239 => origin::element(client.ip(), rng.pick(VALUES), "http", proxy.ip()),
+            Forwarded::Rfc7239 => origin::element(client.ip(), rng.pick::<&str>(VALUES), "http", proxy.ip()),
             Forwarded::XForwarded | Forwarded::Both => client.ip().to_string(),
         };
         let lists = match seed % 3 {
