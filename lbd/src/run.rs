@@ -175,7 +175,10 @@ async fn control(
     tracing::info!("stopping; a second signal stops at once");
     tokio::select! {
         left = stop::gracefully(&shared, &parts.workers) => tracing::info!(connections_closed = left, "stopped"),
-        () = signals.stop() => tracing::warn!(open = shared.open_connections(), "stopping at once"),
+        () = signals.stop() => {
+            tracing::warn!(open = shared.open_connections(), "stopping at once");
+            stop::close(&shared, &parts.workers).await;
+        }
     }
     parts.workers.exit().await;
     shared.acme.stop();

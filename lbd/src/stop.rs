@@ -42,10 +42,15 @@ pub(crate) async fn gracefully(shared: &Shared, workers: &Workers) -> u64 {
     let left = shared.open_connections();
     if left > 0 {
         tracing::warn!(connections = left, "closing the connections that have not ended");
-        workers.send_all(|| Command::CloseAll).await;
-        until(CLOSE_MAX, || shared.open_connections() == 0).await;
+        close(shared, workers).await;
     }
     left
+}
+
+/// Closes all connections, so that the access log has each of them.
+pub(crate) async fn close(shared: &Shared, workers: &Workers) {
+    workers.send_all(|| Command::CloseAll).await;
+    until(CLOSE_MAX, || shared.open_connections() == 0).await;
 }
 
 /// Waits until this node is active for no instance. `vrrpd` has just been told that no worker is left here.

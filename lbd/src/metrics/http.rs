@@ -249,13 +249,10 @@ pub(super) fn encode_groups(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt
         "Requests sent on a kept connection",
         each().map(|(name, counters)| (vec![("group", name)], counters.sum(|shard| &shard.reused))),
     )?;
-    let kept = |group: &Group| {
-        group.targets.iter().map(|target| target.counters.sum(|shard| &shard.kept)).sum::<u64>() as f64
-    };
     out.gauges(
         "group_http_connections_kept",
         "Connections to the group's targets that wait for the next request",
-        groups.iter().map(|(name, group)| (vec![("group", *name)], kept(group))),
+        groups.iter().map(|(name, group)| (vec![("group", *name)], group.kept() as f64)),
     )
 }
 

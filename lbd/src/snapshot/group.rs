@@ -94,6 +94,11 @@ impl Candidates for Group {
 }
 
 impl Group {
+    /// Connections to its targets that wait for the next request.
+    pub(crate) fn kept(&self) -> u64 {
+        self.targets.iter().map(|target| target.counters.sum(|shard| &shard.kept)).sum()
+    }
+
     /// Builds the group of a configuration. Nothing that is in use changes before [`Self::adopt`].
     ///
     /// One that is as before is the one of before: connections hold on to the group they began with, which is large.

@@ -110,6 +110,9 @@ pub(crate) struct GroupRequestsView {
     pub(crate) effort: EffortView,
     /// Sent on a connection that had served others.
     pub(crate) reused_connections: u64,
+    /// Connections to its targets that wait for the next request.
+    #[serde(default)]
+    pub(crate) connections_kept: u64,
     /// From a request's head to its answer's end, of those answered.
     pub(crate) duration: DurationsView,
 }
@@ -188,6 +191,7 @@ pub(super) fn of_group(group: &Group) -> GroupRequestsView {
         unserved: counters.sum(|shard| &shard.unserved),
         effort: effort(counters, |shard| &shard.effort),
         reused_connections: counters.sum(|shard| &shard.reused),
+        connections_kept: group.kept(),
         duration: counters.counts(|shard| &shard.durations).into(),
     }
 }

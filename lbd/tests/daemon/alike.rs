@@ -57,6 +57,8 @@ const PLACES: &[(&str, &str)] = &[
     ("service_http_request_duration_seconds", "/requests/duration"),
     ("service_http_rule_requests_total", "/requests/rules/{rule}/answered/{class}"),
     ("service_http_rule_request_duration_seconds", "/requests/rules/{rule}/duration"),
+    ("service_http_rule_bytes_total", "/requests/rules/{rule}/bytes_{direction}"),
+    ("service_http_rule_retries_total", "/requests/rules/{rule}/retries/{reason}"),
     ("service_tls_handshakes_total", "/tls/handshakes/{version} {kind}"),
     ("service_tls_handshakes_failed_total", "/tls/handshakes_failed/{reason}"),
     ("service_tls_certificate_expiry_time_seconds", "/tls/certificates/0/not_after_unix_ms"),
@@ -72,6 +74,10 @@ const PLACES: &[(&str, &str)] = &[
     ("group_http_requests_total", "/requests/answered/{class}"),
     ("group_http_requests_unserved_total", "/requests/unserved"),
     ("group_http_request_duration_seconds", "/requests/duration"),
+    ("group_http_bytes_total", "/requests/bytes_{direction}"),
+    ("group_http_retries_total", "/requests/retries/{reason}"),
+    ("group_http_reused_connections_total", "/requests/reused_connections"),
+    ("group_http_connections_kept", "/requests/connections_kept"),
     ("discovery_targets", "/discovery/targets"),
     ("discovery_stale", "/discovery/stale"),
     ("discovery_last_success_time_seconds", "/discovery/last_success_unix_ms"),
@@ -301,6 +307,7 @@ fn the_api_says_all_that_the_metrics_say() {
     let [dns, site, safe] = [(); 3].map(|()| free(ip));
     let mut config = Config::new(ip, &[bulk.address]);
     config.service = "access_log = {}".to_owned();
+    config.target_keys = vec!["max_connections = 100".to_owned()];
     let all = ELSE
         .replace("DNS", &dns.to_string())
         .replace("ANSWERING", &answering.address.to_string())
