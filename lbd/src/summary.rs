@@ -10,8 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::shared::Shared;
 use crate::snapshot::{Service, Snapshot};
 
-/// How often the workers are looked at. Changes of targets count at once.
-const PERIOD: Duration = Duration::from_millis(50);
+/// How often the workers are looked at. Changes of targets count at once. Whoever shares a processor with a worker keeps it waiting each
+/// time.
+const PERIOD: Duration = Duration::from_millis(200);
 
 /// A worker that has not run for so long hangs.
 const BEAT_MS_MAX: u64 = 500;

@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::ipc::{HEALTH_INTERVAL, InstanceNumber, SOCKET_NAME, ToLbd, ToVrrpd};
+use common::ipc::{HEALTH_INTERVAL, InstanceNumber, LbdHealth, SOCKET_NAME, ToLbd, ToVrrpd};
 use common::wire::{FrameReader, WireError, frame};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::l4::kernel::Offer;
@@ -22,6 +23,10 @@ use crate::shared::{Shared, VrrpdView};
 
 /// How long to wait before the next try to connect.
 const RECONNECT: Duration = Duration::from_millis(100);
+
+/// The same where the configuration has nothing for `vrrpd` to do, so that most likely it never comes: each try takes some of the
+/// processor that forwards.
+const RECONNECT_ALONE: Duration = Duration::from_secs(1);
 
 /// A link shorter than this was no link: `vrrpd` refuses us, or is not understood. The next pause is then twice as long,
 /// up to the maximum, so that neither log fills up.
@@ -70,7 +75,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
             pause = if begin.elapsed() < SHORT_LINK { (pause * 2).min(RECONNECT_MAX) } else { RECONNECT };
         }
-        tokio::time::sleep(pause).await;
+        let alone = shared.snapshot.load().config.vrrp.is_empty();
+        tokio::time::sleep(if alone { pause.max(RECONNECT_ALONE) } else { pause }).await;
     }
 }
 
@@ -96,23 +102,24 @@ async fn talk(shared: &Shared, mut link: Link) -> Result<(), LinkError> {
     let mut beat = tokio::time::interval(HEALTH_INTERVAL);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
+        let mut replaced = false;
+        let outcome = tokio::select! {
             changed = health.changed() => {
                 // Its sender lives in `shared`.
                 debug_assert!(changed.is_ok());
                 beat.reset();
+                link.report(&mut health).await
             }
-            _ = beat.tick() => {}
+            _ = beat.tick() => link.report(&mut health).await,
             changed = config_hash.changed() => {
                 debug_assert!(changed.is_ok());
                 next = successor(shared).await;
-                continue;
+                Ok(())
             }
             changed = behind.changed() => {
                 debug_assert!(changed.is_ok());
                 let behind = *behind.borrow_and_update();
-                link.send(&ToVrrpd::Replication { behind }).await?;
-                continue;
+                link.send(&ToVrrpd::Replication { behind }).await
             }
             changed = offers.changed() => {
                 debug_assert!(changed.is_ok());
@@ -120,40 +127,30 @@ async fn talk(shared: &Shared, mut link: Link) -> Result<(), LinkError> {
                 // Nothing is said of a map that there never was: `lbd` may be about to find the one of its former life.
                 if offer.is_some() || offered {
                     offered = true;
-                    link.offer(offer.as_ref()).await?;
+                    link.offer(offer.as_ref()).await
+                } else {
+                    Ok(())
                 }
-                continue;
             }
-            heard = link.hear(shared) => {
-                match (heard, next.take()) {
-                    // The successor has just taken its place.
-                    (Err(LinkError::Closed), Some(successor)) => {
-                        link = successor;
-                        offers.mark_changed();
-                        behind.mark_changed();
-                    }
-                    (heard, kept) => {
-                        heard?;
-                        next = kept;
-                    }
-                }
-                continue;
-            }
+            heard = link.hear(shared) => heard,
             heard = hear_from(&mut next, shared) => {
-                match (heard, next.take()) {
-                    (Ok(()), Some(successor)) => {
-                        link = successor;
-                        offers.mark_changed();
-                        behind.mark_changed();
-                    }
-                    (Err(error), _) => tracing::warn!(%error, "vrrpd was not told about the new configuration"),
-                    (Ok(()), None) => {}
+                replaced = heard.is_ok();
+                if let Err(error) = heard {
+                    next = None;
+                    tracing::warn!(%error, "vrrpd was not told about the new configuration");
                 }
-                continue;
+                Ok(())
             }
+        };
+        if outcome.is_ok() && !replaced {
+            continue;
         }
-        let now = health.borrow_and_update().clone();
-        link.send(&ToVrrpd::Health(now)).await?;
+        // The first one ends as soon as the second one has its place, which may be found out by whatever is said or heard next.
+        let Some(successor) = next.take() else { return outcome };
+        link = successor;
+        offers.mark_changed();
+        behind.mark_changed();
+        health.mark_changed();
     }
 }
 
@@ -202,6 +199,12 @@ impl Link {
         self.send(&ToVrrpd::Replication { behind }).await?;
         let health = shared.health.borrow().clone();
         self.send(&ToVrrpd::Health(health)).await
+    }
+
+    /// Says how this node is now.
+    async fn report(&mut self, health: &mut watch::Receiver<LbdHealth>) -> Result<(), LinkError> {
+        let now = health.borrow_and_update().clone();
+        self.send(&ToVrrpd::Health(now)).await
     }
 
     async fn send(&mut self, message: &ToVrrpd) -> Result<(), LinkError> {

@@ -187,6 +187,31 @@ fn nonsense_from_vrrpd_does_no_harm() {
     assert_eq!(ping(&mut lbd.connect(), "hello").unwrap(), "hello");
 }
 
+/// Its end may be found out by reading or by writing, and before the second one has said that it counts.
+#[test]
+fn the_end_of_the_first_connection_is_not_the_second_one_s() {
+    let ip = own_ip();
+    let server = Server::echo((ip, 0).into());
+    let mut config = Config::new(ip, &[server.address]);
+    let lbd = Lbd::start(&config);
+    let vrrpd = Vrrpd::new(&lbd);
+    let mut connection = vrrpd.accept();
+    connection.next();
+    for weight in 2..6 {
+        config.targets[0].2 = weight;
+        assert_eq!(lbd.reload(&config).0, 200);
+        let mut second = vrrpd.accept();
+        let ToVrrpd::Hello { .. } = second.next() else { panic!("no greeting") };
+        // What it has not read is lost, which is an error at the other end.
+        drop(connection);
+        for _ in 0..3 {
+            second.next_health();
+        }
+        connection = second;
+    }
+    assert_eq!(lbd.status()["vrrpd_connected"], true);
+}
+
 #[test]
 fn a_new_configuration_is_told_without_a_gap() {
     let ip = own_ip();
