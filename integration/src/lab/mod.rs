@@ -48,7 +48,7 @@ pub use target::Target;
 
 use addresses::{
     CLIENT_ADDRESSES, CLIENT_FIRST, GATEWAY, LAN_PREFIX_V4, LAN_PREFIX_V6, NODES_MAX, TARGET_FIRST,
-    TARGETS_MAX, WATCHER,
+    TARGETS_MAX, WATCHER, client_addresses, mac_text, vip4, vip6,
 };
 use error::Context;
 use netns::Namespace;
@@ -58,6 +58,12 @@ use registry::Entry;
 const CONFIG: &str = "pair.toml";
 /// The second pair's.
 const SECOND_CONFIG: &str = "pair-2.toml";
+
+/// A program that takes all packets.
+const PASS: &str =
+    "__attribute__((section(\"xdp\"), used)) int pass(void *context) { return 2; /* XDP_PASS */ }
+char terms[] __attribute__((section(\"license\"), used)) = \"Dual MIT/GPL\";
+";
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -295,9 +301,22 @@ impl Lab {
         for host in self.hosts() {
             host.run("ethtool", &["-K", "eth0", "tx", "off"])?;
         }
-        // A veth takes what its peer's program sends only if it polls, which GRO has it do.
+        // What a program sends back lies in the other end's ring until somebody has that read. Sending does so only where the other
+        // end has a program, too (`veth_xdp_flush`, drivers/net/veth.c).
+        let (source, object) = (self.dir().join("pass.c"), self.dir().join("pass.o"));
+        fs::write(&source, PASS).doing(|| format!("writing {}", source.display()))?;
+        let [source, object] = [source, object].map(|path| path.display().to_string());
+        self.switch.namespace().run("clang", &["-O2", "-target", "bpf", "-c", &source, "-o", &object])?;
         for node in self.nodes() {
-            self.switch.namespace().run("ethtool", &["-K", node.name(), "gro", "on"])?;
+            let words = ["link", "set", "dev", node.name(), "xdpdrv", "object", &object, "section", "xdp"];
+            self.switch.namespace().run("ip", &words)?;
+        }
+        // In the driver nobody asks who a neighbour is: the hosts know each other.
+        let client = mac_text(self.client.mac());
+        for node in self.nodes() {
+            for address in [vip4(0).into(), vip6(0).into()].into_iter().flat_map(client_addresses) {
+                node.ip(&format!("neigh replace {address} lladdr {client} dev eth0 nud permanent"))?;
+            }
         }
         // Before the program a veth has room for 256 packets. Once more were on their way, on Linux 6.18 the interface passed nothing at all
         // any more, the host's own packets included: so there are no more.

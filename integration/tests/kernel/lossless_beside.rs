@@ -111,6 +111,19 @@ fn as_a_link_in_front_of_filters_of_others() -> Result<()> {
     beside_others("kernel-before", "auto", "tcx")
 }
 
+/// Without what the offloads do, which the driver's program has no use for, and with less to do: before it a veth has little room.
+#[test]
+fn in_the_driver() -> Result<()> {
+    let lab = lab("kernel-in-driver")?;
+    lab.prepare_for_xdp()?;
+    start(&lab, &text_with(&lab, [1, 1], "max_flows = 100000\nattach = \"xdp\""))?;
+    served(&lab, &servers())?;
+    let load = Load::begin_beside(&lab, &servers()[..1], Vec::new())?;
+    lives(&lab, &load, "xdp", || Ok(()))?;
+    load.end(&lab)?;
+    lab.finish()
+}
+
 /// Each with virtual IPs and two targets of its own.
 const TUNNELS: [(&str, Tunnel); 3] = [("ipip", Tunnel::Ipip), ("gre", Tunnel::Gre), ("gue", Tunnel::Gue)];
 

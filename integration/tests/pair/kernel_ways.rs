@@ -92,6 +92,34 @@ fn through_ip_in_ip() -> Result<()> {
     lab.finish()
 }
 
+#[test]
+fn in_the_driver() -> Result<()> {
+    let keys = Keys { tables: "\n[kernel]\nattach = \"xdp\"\n", ..Keys::default() };
+    let lab = started_with("kernel pair xdp", vec![every("100ms")], keys, Lab::prepare_for_xdp)?;
+    settled(&lab, lab.a())?;
+    for node in lab.nodes() {
+        assert_eq!(kernel(node)["interfaces"][0]["attached"], "xdp", "{}", node.name());
+    }
+    // Before the driver's program a veth has little room.
+    let load = Load::begin_at(&lab, &vips()[..1], WITH_ONE_LOST)?;
+    for (from, to) in [(lab.a(), lab.b()), (lab.b(), lab.a())] {
+        switch(from)?;
+        settled(&lab, to)?;
+        load.steady()?;
+    }
+    let death = killed(lab.a())?;
+    lab.b().wait_role("web", "active", LIMIT)?;
+    owned_by(&lab, lab.b())?;
+    load.steady()?;
+    for daemon in ["lbd", "vrrpd"] {
+        lab.a().start_daemon(daemon)?;
+    }
+    settled(&lab, lab.a())?;
+    load.steady()?;
+    load.end_after_deaths(&[death])?;
+    lab.finish()
+}
+
 /// Waits until this node forwards what comes to the virtual router's MAC address, whose device has the VIPs.
 fn forwards(lab: &Lab, node: &Node) -> Result<()> {
     agreed(lab, node)?;
