@@ -1,6 +1,6 @@
 //! What becomes of a request, decided from its head alone, before anything of it is sent anywhere.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -168,8 +168,6 @@ pub(super) struct Circumstances<'c> {
     pub(super) route: &'c Route,
     /// Both ends of the client's connection.
     pub(super) ends: &'c Ends,
-    /// Who is at the other end of the connection: a proxy in front, or the client itself.
-    pub(super) peer: IpAddr,
     /// Whom the request is from: the client's end of the connection, or whom a proxy there names whose word is taken.
     pub(super) client: SocketAddr,
     /// A number for a request that has none, and for a trace that begins with it.
@@ -193,11 +191,10 @@ pub(super) struct Circumstances<'c> {
 }
 
 impl Circumstances<'_> {
-    /// Whether what the request says of its client and of how it came is taken for true: it comes from a proxy that is trusted, which may
-    /// be one whose connection another one passes on (by the PROXY protocol).
+    /// Whether what the request says of its client and of how it came is taken for true: it comes from a proxy that is trusted. One that
+    /// only says by the PROXY protocol whose connection it passes on has not written the request, so its own address says nothing of that.
     fn trusted(&self) -> bool {
-        let guard = &self.route.service.guard;
-        guard.trusts_word(self.peer) || guard.trusts_word(self.ends.client.ip())
+        self.route.service.guard.trusts_word(self.ends.client.ip())
     }
 
     /// What a service and a rule change, if any of the values has variables.

@@ -153,7 +153,6 @@ impl Session {
             challenge: challenge.as_deref(),
             route,
             ends: &self.ends,
-            peer: self.peer.ip(),
             client,
             request_id: REQUEST_IDS
                 .with_borrow_mut(|ids| u128::from(ids.next_u64()) << 64 | u128::from(ids.next_u64())),

@@ -159,6 +159,32 @@ fn the_log_has_the_proxy_that_names_a_connection_s_client() {
 }
 
 #[test]
+fn whoever_passes_on_a_connection_has_not_written_its_requests() {
+    let target = Target::named(own_ip(), "x");
+    let lbd = Lbd::start(&serving(&target, "accept_proxy = [\"127.0.0.0/8\"]"));
+    let forged = list("192.0.2.5")
+        + "X-Forwarded-Proto: https\r\nForwarded: for=192.0.2.5\r\nX-Real-IP: 192.0.2.5\r\n\
+           X-Request-ID: mine\r\nX-Client-Cert-Verify: SUCCESS\r\n";
+    let told = |named: &str| {
+        let mut proxy = Client::new(lbd.address);
+        proxy.send(format!("PROXY TCP4 {named} 198.51.100.1 5000 80\r\n{}", with("/", &forged)));
+        assert_eq!(proxy.answer().status(), 200);
+        target.last()
+    };
+    let seen = told("203.0.113.9");
+    assert_eq!(seen.all("x-forwarded-for"), ["203.0.113.9"]);
+    assert_eq!(seen.all("x-forwarded-proto"), ["http"]);
+    for name in ["forwarded", "x-real-ip", "x-client-cert-verify"] {
+        assert_eq!(seen.field(name), None, "{name}");
+    }
+    assert_ne!(seen.field("x-request-id"), Some("mine"));
+    // Whom the header names may be such a proxy itself.
+    let seen = told("127.0.0.9");
+    assert_eq!(seen.all("x-forwarded-for"), ["192.0.2.5, 127.0.0.9"]);
+    assert_eq!((seen.field("x-real-ip"), seen.field("x-request-id")), (Some("192.0.2.5"), Some("mine")));
+}
+
+#[test]
 fn targets_are_told_in_forwarded_where_that_is_wanted() {
     let target = Target::named(own_ip(), "x");
     let mut config = serving(&target, "");
