@@ -91,8 +91,8 @@ crate::named! {
     /// `forwarded`: the fields that targets are told in whom a request is from and how it came, and that proxies in front are looked at for.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub enum Forwarded {
-        /// `X-Forwarded-For`, `-Proto` and `-Host`. A trusted proxy's `Forwarded` is added to, and says who the client is where it has not
-        /// said that in the former.
+        /// `X-Forwarded-For`, `-Proto` and `-Host`. A trusted proxy's `Forwarded` is added to, and says who the client is, where it has not
+        /// said that in the former; else it may be anybody's, and is dropped.
         #[default]
         XForwarded => "x-forwarded",
         /// `Forwarded` (RFC 7239), and the others are neither passed on nor looked at.

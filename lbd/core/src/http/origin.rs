@@ -29,8 +29,7 @@ pub fn client_of(
     if !trusts(connected.ip()) {
         return connected;
     }
-    let has_list = forwarded.has_lists() && fields.iter().any(|field| field.is("x-forwarded-for"));
-    let list = if has_list { List::Plain } else { List::Elements };
+    let list = if goes_by_list(fields, forwarded) { List::Plain } else { List::Elements };
     let mut client = connected;
     for entry in entries(fields, list) {
         let Some(named) = named(entry, list) else { break };
@@ -40,6 +39,13 @@ pub fn client_of(
         }
     }
     client
+}
+
+/// Whether it is `X-Forwarded-For` that says whom a request is from. A proxy that writes that leaves `Forwarded` as it comes, so that this may
+/// then be anybody's.
+#[must_use]
+pub fn goes_by_list(fields: &[Field<'_>], forwarded: Forwarded) -> bool {
+    forwarded.has_lists() && fields.iter().any(|field| field.is("x-forwarded-for"))
 }
 
 /// Whether proxies in front say that the client has come by TLS. Where they tell it in both ways, `X-Forwarded-Proto` is what counts.

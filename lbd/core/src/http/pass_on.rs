@@ -154,6 +154,7 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
         field(out, "Host", host.as_bytes());
     }
     let forwards = hops::left(head)?;
+    let takes_elements = passing.trusted && !origin::goes_by_list(&head.fields, passing.forwarded);
     // Where something is asked for they are also about the parts of it that a client has.
     let restores_tags = passing.weakens_tags && !matches!(head.method, "GET" | "HEAD");
     for its in &head.fields {
@@ -163,7 +164,8 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
             None => !is_proxy(its.name) && (passing.trusted || !is_word_of_a_proxy(its.name)),
             // They are written below.
             Some(Known::Host | Known::Expect | Known::ForwardedFor) => false,
-            Some(Known::Forwarded | Known::RequestId) => passing.trusted,
+            Some(Known::Forwarded) => takes_elements,
+            Some(Known::RequestId) => passing.trusted,
             // Where they are not written they would say of an earlier hop what is told of this one elsewhere.
             Some(Known::ForwardedHost | Known::ForwardedProto) => {
                 passing.trusted && passing.forwarded.has_lists()
@@ -198,7 +200,7 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
     {
         field(out, "traceparent", parent.to_string().as_bytes());
     }
-    identify(head, host, passing, out);
+    identify(head, host, passing, takes_elements, out);
     Ok(())
 }
 
@@ -228,8 +230,14 @@ fn came_through(head: &RequestHead<'_>, pseudonym: &str) -> bool {
     words.any(|word| word == pseudonym.as_bytes())
 }
 
-/// Writes whom the request is from, and through whom it came.
-fn identify(head: &RequestHead<'_>, host: &str, passing: &Passing<'_>, out: &mut impl Fields) {
+/// Writes whom the request is from, and through whom it came. Its own `Forwarded` is added to if `takes_elements`.
+fn identify(
+    head: &RequestHead<'_>,
+    host: &str,
+    passing: &Passing<'_>,
+    takes_elements: bool,
+    out: &mut impl Fields,
+) {
     let has = |name| passing.trusted && head.values(name).next().is_some();
     if passing.forwarded.has_lists() {
         let client = passing.client.to_canonical().to_string();
@@ -250,10 +258,11 @@ fn identify(head: &RequestHead<'_>, host: &str, passing: &Passing<'_>, out: &mut
             field(out, "X-Forwarded-Host", host.as_bytes());
         }
     }
-    if passing.forwarded.has_elements() || has("forwarded") {
+    let has_elements = takes_elements && has("forwarded");
+    if passing.forwarded.has_elements() || has_elements {
         // RFC 7239, section 4: each proxy adds its own.
         let Arrival { scheme, local } = passing.arrival;
-        let translates = passing.forwarded == Forwarded::Both && passing.trusted && !has("forwarded");
+        let translates = passing.forwarded == Forwarded::Both && passing.trusted && !has_elements;
         let mut all = if translates { origin::elements_of_list(&head.fields) } else { Vec::new() };
         all.push(origin::element(passing.client, host, scheme, local.ip()));
         field(out, "Forwarded", all.join(", ").as_bytes());

@@ -47,10 +47,18 @@ fn a_request_is_written_anew() {
 #[test]
 fn a_proxy_s_word_is_taken_and_added_to() {
     let text = "GET /path HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.1\r\nX-Forwarded-For: 10.0.0.2\r\nX-Forwarded-Proto: https\r\n\
-                Forwarded: for=10.0.0.1\r\nX-Request-ID: mine\r\n\r\n";
-    let expected = "GET /path HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\nForwarded: for=10.0.0.1\r\nX-Request-ID: mine\r\n\
-                    X-Forwarded-For: 10.0.0.1, 10.0.0.2, 198.51.100.7\r\nX-Forwarded-Host: a\r\n\
-                    Forwarded: for=198.51.100.7;host=a;proto=http;by=192.0.2.10\r\nVia: 1.1 tandem-1\r\n\r\n";
+                X-Request-ID: mine\r\n\r\n";
+    let expected = "GET /path HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\nX-Request-ID: mine\r\n\
+                    X-Forwarded-For: 10.0.0.1, 10.0.0.2, 198.51.100.7\r\nX-Forwarded-Host: a\r\nVia: 1.1 tandem-1\r\n\r\n";
+    assert_eq!(passed_on(text, &passing(true)).unwrap(), expected);
+    // A proxy that writes lists leaves this as its client has it.
+    let forged = text.replace("X-Request-ID", "Forwarded: for=10.0.0.9;proto=https\r\nX-Request-ID");
+    assert_eq!(passed_on(&forged, &passing(true)).unwrap(), expected);
+    let text = "GET /path HTTP/1.1\r\nHost: a\r\nForwarded: for=10.0.0.1\r\n\r\n";
+    let expected = "GET /path HTTP/1.1\r\nHost: a\r\nForwarded: for=10.0.0.1\r\n\
+                    X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a\r\n\
+                    Forwarded: for=198.51.100.7;host=a;proto=http;by=192.0.2.10\r\n\
+                    X-Request-ID: 00000000000000000000000000000abc\r\nVia: 1.1 tandem-1\r\n\r\n";
     assert_eq!(passed_on(text, &passing(true)).unwrap(), expected);
     let six = Passing { client: "2001:db8::7".parse().unwrap(), ..passing(true) };
     let text = passed_on(text, &six).unwrap();
@@ -71,22 +79,24 @@ fn targets_are_told_in_the_fields_that_they_want() {
     let own = format!("Forwarded: {element}");
     let own = own.as_str();
     let (new, both) = (Forwarded::Rfc7239, Forwarded::Both);
-    let forged = "Forwarded: for=10.0.0.1\r\nX-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: b\r\n";
+    let forged = "Forwarded: for=10.0.0.2\r\nX-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: b\r\n";
     for fields in ["", forged] {
         assert_eq!(told(fields, false, Forwarded::XForwarded), lists);
         assert_eq!(told(fields, false, new), [own]);
         assert_eq!(told(fields, false, both), [&lists[..], &[own]].concat());
     }
     // A trusted proxy's are added to; of those that are not spoken nothing is left.
-    assert_eq!(told(forged, true, new), ["Forwarded: for=10.0.0.1", own]);
+    assert_eq!(told(forged, true, new), ["Forwarded: for=10.0.0.2", own]);
+    // Of two ways the one that has not named the client may be anybody's.
+    let chain = format!("Forwarded: for=10.0.0.1, {element}");
     let expected = [
-        "Forwarded: for=10.0.0.1",
         "X-Forwarded-Proto: https",
         "X-Forwarded-Host: b",
         "X-Forwarded-For: 10.0.0.1, 198.51.100.7",
-        own,
+        chain.as_str(),
     ];
     assert_eq!(told(forged, true, both), expected);
+    assert_eq!(told(forged, true, Forwarded::XForwarded), expected[..3]);
     let old = "X-Forwarded-For: unknown, 2001:db8::1\r\n";
     let translated = format!("Forwarded: for=unknown, for=\"[2001:db8::1]\", {element}");
     assert_eq!(told(old, true, both).last(), Some(&translated), "the chain is whole in both");
