@@ -128,9 +128,15 @@ impl Known {
 /// for a proxy whose word is taken.
 #[must_use]
 pub fn is_word_of_a_proxy(name: &[u8]) -> bool {
+    is_beside_lists(name) || is_client_certificate(name)
+}
+
+/// Whether a field says such things beside `X-Forwarded-For`: a proxy that does not write that passes these on as its clients make them up.
+#[must_use]
+pub fn is_beside_lists(name: &[u8]) -> bool {
     const PREFIX: &[u8] = b"x-forwarded-";
     let begins = name.get(..PREFIX.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX));
-    begins || name.eq_ignore_ascii_case(b"x-real-ip") || is_client_certificate(name)
+    begins || name.eq_ignore_ascii_case(b"x-real-ip")
 }
 
 /// Whether a field says which certificate a client has shown: one of those that are written here, or of RFC 9440. Section 3.1 there:
@@ -200,6 +206,17 @@ mod tests {
             Known::looks_like_one(b"Transfer.Encoding") && Known::looks_like_one(b"x~client!cert*verify")
         );
         assert!(!Known::looks_like_one(b"my.field") && !Known::looks_like_one(b"ho.st"));
+    }
+
+    #[test]
+    fn what_stands_beside_lists_is_told_from_certificates() {
+        for name in ["X-Forwarded-Port", "x-forwarded-Server", "X-Real-IP"] {
+            assert!(is_beside_lists(name.as_bytes()) && is_word_of_a_proxy(name.as_bytes()), "{name}");
+        }
+        for name in ["X-Client-Cert-Verify", "Client-Cert"] {
+            assert!(!is_beside_lists(name.as_bytes()) && is_word_of_a_proxy(name.as_bytes()), "{name}");
+        }
+        assert!(!is_word_of_a_proxy(b"X-Forward") && !is_word_of_a_proxy(b"X-Real-IPs"));
     }
 
     #[test]

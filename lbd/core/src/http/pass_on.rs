@@ -6,7 +6,7 @@ use common::config::{Forwarded, HeaderChanges};
 
 use super::compress::strong_tags;
 use super::cookie;
-use super::fields::{Known, is_client_certificate, is_proxy, is_word_of_a_proxy, may_trail};
+use super::fields::{Known, is_beside_lists, is_client_certificate, is_proxy, is_word_of_a_proxy, may_trail};
 use super::framing::{Fault, Field, RequestBody, RequestHead, ResponseBody, ResponseHead, Version};
 use super::hops::{self, MAX_FORWARDS};
 use super::origin;
@@ -161,6 +161,8 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
         let known = Known::of(its.name);
         let kept = match known {
             None if passing.certificate != Shown::NotAsked && is_client_certificate(its.name) => false,
+            // A proxy that does not speak them leaves them as its clients have made them up.
+            None if !passing.forwarded.has_lists() && is_beside_lists(its.name) => false,
             None => !is_proxy(its.name) && (passing.trusted || !is_word_of_a_proxy(its.name)),
             // They are written below.
             Some(Known::Host | Known::Expect | Known::ForwardedFor) => false,

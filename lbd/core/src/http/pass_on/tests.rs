@@ -134,6 +134,13 @@ fn nobody_but_a_trusted_proxy_says_how_a_request_came() {
         "{proxy}"
     );
     assert!(!proxy.contains("\r\nProxy:"), "{proxy}");
+    // One that writes `Forwarded` alone leaves these as its clients have them, but not what it says of their certificates.
+    let text = text.replace("X-Forward: 1", "X-Client-Cert-Verify: SUCCESS");
+    let alone = passed_on(&text, &Passing { forwarded: Forwarded::Rfc7239, ..passing(true) }).unwrap();
+    assert!(alone.contains("\r\nX-Client-Cert-Verify: SUCCESS\r\n"), "{alone}");
+    for name in ["X-Real-IP", "x-forwarded-port", "X-Forwarded-Prefix", "Proxy"] {
+        assert!(!alone.contains(&format!("\r\n{name}:")), "{name} in {alone}");
+    }
 }
 
 #[test]
