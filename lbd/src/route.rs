@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use common::config::{self, Action, Config, Http, HttpAuth, HttpRule, Mode, Service};
@@ -12,6 +13,8 @@ use lbd_core::http::origin;
 use lbd_core::http::route::{
     Arrival, Asked, Otherwise, Outcome, location, obstacle, read_otherwise, rewritten, route,
 };
+
+use crate::l4::Guard;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -43,10 +46,8 @@ pub(crate) fn explain(file: &Path, question: &Question<'_>) -> anyhow::Result<St
     let local = service.listen.first().map_or_else(|| SocketAddr::from(([0, 0, 0, 0], 80)), |it| it.address);
     let key = config::load_key(&config.pair).ok().flatten().map(|key| HashKey::of_pair(&key));
     let scheme = if http.tls.is_some() { "https" } else { "http" };
-    let trusts = |address: IpAddr| {
-        let address = address.to_canonical();
-        http.trust_forwarded.iter().any(|network| network.contains(&address))
-    };
+    let guard = Guard::new(service, None, &Arc::default());
+    let trusts = |address: IpAddr| guard.trusts_word(address);
     let connected = SocketAddr::new(question.source, 0);
     let client = origin::client_of(connected, &head.fields, http.forwarded, trusts).ip();
     let asked = Asked {

@@ -33,6 +33,8 @@ pub struct AccessList {
 pub struct Verdict<'a> {
     /// Whether it may connect.
     pub allowed: bool,
+    /// Whether that is so because of a network that holds it.
+    pub listed: bool,
     /// The tag of the network that decided.
     pub tag: Option<&'a str>,
 }
@@ -54,9 +56,9 @@ impl AccessList {
             IpAddr::V4(address) => self.four.find(u128::from(address.to_bits())),
             IpAddr::V6(address) => self.six.find(address.to_bits()),
         };
-        entry.map_or(Verdict { allowed: self.otherwise, tag: None }, |index| {
+        entry.map_or(Verdict { allowed: self.otherwise, listed: false, tag: None }, |index| {
             let entry = &self.entries[index];
-            Verdict { allowed: entry.allowed, tag: entry.tag.as_deref() }
+            Verdict { allowed: entry.allowed, listed: true, tag: entry.tag.as_deref() }
         })
     }
 }
@@ -189,6 +191,19 @@ mod tests {
         assert_eq!(check(&list(&[], &[]), "::1"), (true, None));
         let both = list(&[("10.0.0.0/8", "yes")], &[("10.0.0.0/8", "no")]);
         assert_eq!(check(&both, "10.0.0.1"), (false, Some("no")));
+    }
+
+    #[test]
+    fn what_a_network_holds_is_told_from_what_none_does() {
+        let list = list(&[("10.0.0.0/8", "")], &[("10.0.9.66/32", "")]);
+        let check = |address: &str| {
+            let verdict = list.check(address.parse().unwrap());
+            (verdict.allowed, verdict.listed)
+        };
+        assert_eq!(check("10.0.9.65"), (true, true));
+        assert_eq!(check("10.0.9.66"), (false, true));
+        assert_eq!(check("::ffff:10.0.9.66"), (false, true));
+        assert_eq!([check("11.0.0.1"), check("2001:db8::1")], [(false, false); 2]);
     }
 
     proptest! {

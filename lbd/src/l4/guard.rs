@@ -77,9 +77,15 @@ impl Guard {
         self.trusted.as_ref().is_some_and(|list| list.check(address).allowed)
     }
 
-    /// Whether what `address` says of the client that it asks for is taken for true.
+    /// Whether what `address` says of the client that it asks for is taken for true. Whom an entry of the service's list denies is
+    /// no such proxy, whatever network of theirs holds him: the entry would mean nothing.
     pub(crate) fn trusts_word(&self, address: IpAddr) -> bool {
+        let may_be_one = |list: &AccessList| {
+            let verdict = list.check(address);
+            verdict.allowed || !verdict.listed
+        };
         self.forwarders.as_ref().is_some_and(|list| list.check(address).allowed)
+            && self.access.as_ref().is_none_or(may_be_one)
     }
 
     /// How long to wait before there is room in the rate again, in whole seconds; at least one.
@@ -89,8 +95,8 @@ impl Guard {
         rates.map(|rate| rate.per.as_secs() / u64::from(rate.requests)).max().unwrap_or_default().max(1)
     }
 
-    /// Whether `address` may connect. A proxy whose word is taken is nobody's client: its requests are looked at, each for the client that
-    /// it names.
+    /// Whether `address` may connect. A proxy whose word is taken is nobody's client, so that it need not be in a list of those who may: its
+    /// requests are looked at, each for the client that it names.
     pub(crate) fn lets_connect(&self, address: IpAddr) -> bool {
         self.allows(address) || self.trusts_word(address)
     }

@@ -86,6 +86,24 @@ fn lists_and_rules_are_about_the_client() {
 }
 
 #[test]
+fn whom_the_list_denies_is_no_proxy() {
+    let target = Target::named(own_ip(), "there");
+    let mut config = serving(&target, "access = { deny = [\"127.255.0.66\"] }");
+    let lbd = Lbd::start(&config);
+    let mut proxy = Client::new(lbd.address);
+    let mut asked = |value: &str| proxy.send(with("/", &list(value))).answer().status();
+    assert_eq!(asked("203.0.113.5, 127.255.0.65"), 200);
+    assert_eq!(asked("203.0.113.5, 127.255.0.66"), 403, "who names him is the one that is denied");
+    config.service = config.service.replace("127.255.0.66", "127.0.0.0/8");
+    assert_eq!(lbd.reload(&config).0, 200);
+    let mut another = Client::new(lbd.address);
+    another.send(with("/", &list("203.0.113.5")));
+    assert!(another.is_at_its_end(), "it does not even connect");
+    assert_eq!(asked("203.0.113.5"), 403, "nor does it ask any more");
+    assert_eq!(target.seen().len(), 1);
+}
+
+#[test]
 fn a_client_behind_a_proxy_comes_back_to_its_target() {
     let ip = own_ip();
     let targets = [Target::named(ip, "a"), Target::named(ip, "b")];

@@ -25,6 +25,7 @@ name = "other"
 mode = "http"
 listen = ["127.0.0.1:81"]
 trust_forwarded = ["10.0.9.0/24"]
+access = { deny = ["10.0.9.66"] }
 [[service.rule]]
 when = { path = "/x" }
 respond = { status = 403 }
@@ -71,6 +72,10 @@ fn it_says_which_rule_is_met_and_why_the_others_are_not() {
     let expected = "GET /x for shop.example from 10.0.9.1, at service other\n\
         the client is 203.0.113.5, as the proxy that is trusted says\n";
     assert!(text.starts_with(expected), "{text}");
+    let by_denied = ["--source", "10.0.9.66", "-H", "X-Forwarded-For: 203.0.113.5"];
+    let (_, text) = route(&[&["GET", "http://shop.example:81/x"][..], &by_denied].concat());
+    assert!(text.starts_with("GET /x for shop.example from 10.0.9.66, at service other\n"), "{text}");
+    assert!(!text.contains("the client is"), "{text}");
     let (_, text) = route(&["GET", "http://shop.example/old/a"]);
     assert!(text.contains("rule 3 is not met: source = 10.0.0.0/8\n"), "{text}");
     assert!(text.ends_with("no rule is met\nforwarded to target group shop\n"), "{text}");
