@@ -8,12 +8,13 @@ use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use common::config::HeaderChanges;
 use h2::SendStream;
 use h2::server::SendResponse;
 use http::HeaderMap;
 use lbd_core::http::bounds::Quota;
 use lbd_core::http::framing::{BodyReader, Fault, http2_trailers};
-use lbd_core::http::pass_on;
+use lbd_core::http::pass_on::{self, trailers_without};
 
 use super::http2::{Incoming, Map, fields};
 use super::press::Press;
@@ -140,6 +141,8 @@ pub(super) struct Flow {
     encoding: Encoding,
     /// How much of the body may still come.
     quota: Quota,
+    /// The fields that do not go on as trailers.
+    withheld: Option<Box<HeaderChanges>>,
     /// What compresses the data, if something does.
     press: Option<Box<Press>>,
     /// What goes out before the data: a head, a chunk's size.
@@ -165,17 +168,18 @@ pub(super) struct Flow {
 
 impl Flow {
     /// Begins with a head, which is empty towards HTTP/2: there it has been sent, or is to be sent, by itself. What has been read of the
-    /// body already goes out with it. Of HTTP/2 `reader` only says whether there is one.
+    /// body already goes out with it. Of HTTP/2 `reader` only says whether there is one. Fields that are `withheld` do not go on as trailers.
     pub(super) fn begin(
         head: Vec<u8>,
         reader: BodyReader,
         encoding: Encoding,
+        withheld: Option<Box<HeaderChanges>>,
         source: &mut Source<'_>,
     ) -> Result<Self, Fault> {
-        Self::pressed(head, reader, encoding, None, source)
+        Self::new(head, reader, encoding, (withheld, None), source)
     }
 
-    /// The same with what compresses the body on its way.
+    /// The same with what compresses the body on its way, and with all trailers.
     pub(super) fn pressed(
         head: Vec<u8>,
         reader: BodyReader,
@@ -183,11 +187,22 @@ impl Flow {
         press: Option<Box<Press>>,
         source: &mut Source<'_>,
     ) -> Result<Self, Fault> {
+        Self::new(head, reader, encoding, (None, press), source)
+    }
+
+    fn new(
+        head: Vec<u8>,
+        reader: BodyReader,
+        encoding: Encoding,
+        (withheld, press): (Option<Box<HeaderChanges>>, Option<Box<Press>>),
+        source: &mut Source<'_>,
+    ) -> Result<Self, Fault> {
         let read_ended = reader.is_ended();
         let mut flow = Self {
             reader,
             encoding,
             quota: Quota::new(None),
+            withheld,
             press,
             before: head,
             data: 0..0,
@@ -390,10 +405,16 @@ impl Flow {
                 self.frame();
                 if self.read_ended {
                     match source {
-                        Source::Http1 { .. } => self.reader.write_last_chunk(&mut self.after)?,
+                        Source::Http1 { .. } => {
+                            let trailers =
+                                trailers_without(self.reader.trailers()?, self.withheld.as_deref());
+                            pass_on::last_chunk(&trailers, &mut self.after);
+                        }
                         Source::Http2(incoming) => {
-                            let trailers = incoming.take_trailers().unwrap_or_default();
-                            pass_on::last_chunk(&http2_trailers(fields(&trailers))?, &mut self.after);
+                            let map = incoming.take_trailers().unwrap_or_default();
+                            let came = http2_trailers(fields(&map))?;
+                            let trailers = trailers_without(came, self.withheld.as_deref());
+                            pass_on::last_chunk(&trailers, &mut self.after);
                         }
                         Source::Nobody => {}
                     }
@@ -403,10 +424,16 @@ impl Flow {
                 if self.read_ended {
                     let mut map = Map::default();
                     match source {
-                        Source::Http1 { .. } => pass_on::write_trailers(&self.reader.trailers()?, &mut map),
+                        Source::Http1 { .. } => {
+                            let trailers =
+                                trailers_without(self.reader.trailers()?, self.withheld.as_deref());
+                            pass_on::write_trailers(&trailers, &mut map);
+                        }
                         Source::Http2(incoming) => {
-                            let trailers = incoming.take_trailers().unwrap_or_default();
-                            pass_on::write_trailers(&http2_trailers(fields(&trailers))?, &mut map);
+                            let came = incoming.take_trailers().unwrap_or_default();
+                            let came = http2_trailers(fields(&came))?;
+                            let trailers = trailers_without(came, self.withheld.as_deref());
+                            pass_on::write_trailers(&trailers, &mut map);
                         }
                         Source::Nobody => {}
                     }

@@ -98,6 +98,16 @@ pub(super) fn request_templates(http: &Http, rule: Option<usize>) -> [&HeaderTem
     [&http.request_headers, rule.map_or(UNCHANGED, |rule| &rule.request_headers)]
 }
 
+/// The fields that are set or removed before a target gets a request that meets this rule, if there are any.
+pub(super) fn withheld(http: &Http, rule: Option<usize>) -> Option<Box<HeaderChanges>> {
+    let fixed = request_templates(http, rule).map(HeaderTemplates::fixed);
+    let names = fixed
+        .into_iter()
+        .flat_map(|changes| changes.remove.iter().chain(changes.set.iter().map(|(name, _)| name)));
+    let remove: Vec<String> = names.cloned().collect();
+    (!remove.is_empty()).then(|| Box::new(HeaderChanges { remove, ..HeaderChanges::default() }))
+}
+
 /// An answer of Tandem's own that says no more than its status, with the page that the service has for that.
 pub(super) fn with_page<'a>(service: &'a Service, answer: &Answer<'a>) -> Answer<'a> {
     let mut pages = service.config.http.iter().flat_map(|http| &http.error_pages);

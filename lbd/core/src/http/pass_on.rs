@@ -485,6 +485,19 @@ pub fn write_trailers(trailers: &[Field<'_>], out: &mut impl Fields) {
     }
 }
 
+/// Those of the trailers of a request whose fields are not `withheld`: what is set or removed before a target gets a head, a client does not
+/// say behind the body either.
+#[must_use]
+pub fn trailers_without<'t>(
+    mut trailers: Vec<Field<'t>>,
+    withheld: Option<&HeaderChanges>,
+) -> Vec<Field<'t>> {
+    if let Some(withheld) = withheld {
+        trailers.retain(|its| !withheld.replaces(its.name));
+    }
+    trailers
+}
+
 fn status_line(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
     write(out, &[b"HTTP/1.1 ", head.status.to_string().as_bytes(), b" ", head.reason, b"\r\n"]);
 }

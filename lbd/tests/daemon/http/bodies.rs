@@ -281,6 +281,27 @@ fn trailers_go_on_without_what_must_not_be_there() {
 }
 
 #[test]
+fn what_targets_are_told_in_a_field_no_trailer_says() {
+    let ip = own_ip();
+    let target = Target::named(ip, "x");
+    let mut config = config(ip, &[target.address]);
+    config.service = "request_headers = { set = { \"X-Client\" = \"{client_ip}\" }, remove = [\"X-Debug\"] }\n\
+        [[service.rule]]\nwhen = { path = \"/rule\" }\nforward = \"pool\"\nrequest_headers = { set = { \"X-Rule\" = \"1\" } }"
+        .to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    for (path, left) in [("/", "X-Rule: eve\nX-Sum: 1"), ("/rule", "X-Sum: 1")] {
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n");
+        let trailers = "X-Client: eve\r\nx_client: eve\r\nX-Debug: eve\r\nX-Rule: eve\r\nX-Sum: 1\r\n\r\n";
+        assert_eq!(client.send(head + trailers).answer().status(), 200);
+        let seen = target.last();
+        assert_eq!((seen.text(), seen.trailers.replace("\r\n", "\n").as_str()), ("ok", left), "{path}");
+        assert!(seen.field("x-client").is_some_and(|value| value.starts_with("127.")), "{path}");
+    }
+}
+
+#[test]
 fn a_tunnel_carries_whatever_it_likes() {
     let ip = own_ip();
     let target = Target::with(ip, |request, stream| {

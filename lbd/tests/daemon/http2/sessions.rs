@@ -41,6 +41,23 @@ fn a_cookie_leads_back_and_stays_here() {
 }
 
 #[test]
+fn what_targets_are_told_in_a_field_no_trailer_says() {
+    let ip = own_ip();
+    let target = Target::named(ip, "x");
+    let mut config = config(ip, &[target.address]);
+    config.service += "request_headers = { set = { \"X-Client\" = \"{client_ip}\" } }\n";
+    let lbd = Lbd::start(&config);
+    let mut wire = Wire::open(lbd.address);
+    wire.ask(1, &head("POST", "/", &[]), false);
+    wire.send(&frame(DATA, 0, 1, b"ok"));
+    let trailers = block(&[("x-client", "eve"), ("x-sum", "1")]);
+    wire.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &trailers));
+    assert_eq!(wire.outcome(1), Outcome::Answer(200, b"x".to_vec()));
+    let seen = target.last();
+    assert_eq!((seen.text(), seen.trailers.as_str()), ("ok", "x-sum: 1"));
+}
+
+#[test]
 fn who_is_let_in_is_told_by_nobody_else() {
     let ip = own_ip();
     let target = Target::named(ip, "inside");

@@ -371,6 +371,17 @@ fn an_answer_is_framed_for_its_client() {
 }
 
 #[test]
+fn no_trailer_says_what_is_said_in_a_field_of_the_head() {
+    let named = |name: &'static str| Field { name: name.as_bytes(), value: b"1" };
+    let trailers = || ["X-Client", "x_client", "x-sum"].map(named).to_vec();
+    let withheld = HeaderChanges { remove: vec!["x-client".to_owned()], ..NONE.clone() };
+    let mut out = Vec::new();
+    last_chunk(&trailers_without(trailers(), Some(&withheld)), &mut out);
+    assert_eq!(String::from_utf8(out).unwrap(), "0\r\nx-sum: 1\r\n\r\n");
+    assert_eq!(trailers_without(trailers(), None).len(), 3);
+}
+
+#[test]
 fn interim_answers_and_trailers_go_on_without_what_is_not_theirs() {
     let head =
         parse_response(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n", false).unwrap();
