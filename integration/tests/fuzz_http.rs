@@ -354,7 +354,7 @@ fn the_client_is_whom_a_trusted_proxy_names() {
         assert_eq!(origin::client_of(proxy, &fields, by, trusts), client, "seed {seed}: {by:?} {all:?}");
         assert_eq!(origin::client_of(stranger, &fields, by, trusts), stranger, "seed {seed}");
         // Whatever it says, and whatever it is read as.
-        let by_tls = origin::says_https(&fields, Forwarded::Rfc7239);
+        let by_tls = origin::says_https(proxy.ip(), &fields, Forwarded::Rfc7239, trusts);
         assert!(!by_tls || all.iter().any(|(_, value)| value.contains("https")), "seed {seed}: {all:?}");
         for element in origin::elements_of_list(&fields) {
             assert!(element.bytes().all(|byte| byte.is_ascii_graphic()), "seed {seed}: {element}");

@@ -406,8 +406,7 @@ impl Plan {
             pass_on::request(head, &passing, &mut out)?;
             ForTarget::Http1(out)
         };
-        let many = around.route.service.guard.trusts_word(asked.client);
-        self.tied = Tied::of(&pool, asked, &passing, many);
+        self.tied = Tied::of(&pool, asked, &passing, &around.route.service.guard);
         Ok(Step::Forward(pool, written))
     }
 

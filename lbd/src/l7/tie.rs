@@ -16,7 +16,7 @@ use lbd_core::http::route::{Asked, Routed};
 use super::site::Site;
 use crate::clock::unix_now;
 use crate::counters::HttpCounters;
-use crate::l4::{Occupied, Pool, Tie};
+use crate::l4::{Guard, Occupied, Pool, Tie};
 use crate::snapshot::KnownBy;
 
 common::named! {
@@ -86,20 +86,21 @@ pub(super) fn home_group<'h>(
 }
 
 impl Tied {
-    /// What a request says to the targets of a group. Who asks may be `many`: a proxy that names nobody.
-    pub(super) fn of(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>, many: bool) -> Self {
-        let tied = Self::by_cookies(pool, asked, passing, many);
+    /// What a request says to the targets of a group. The guard of the service knows whose word is taken.
+    pub(super) fn of(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>, guard: &Guard) -> Self {
+        let tied = Self::by_cookies(pool, asked, passing, guard);
         Self { tie: Tie { hash: hashed(pool, asked), ..tied.tie }, ..tied }
     }
 
     /// What its cookies say of a target that it had before.
-    fn by_cookies(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>, many: bool) -> Self {
+    fn by_cookies(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>, guard: &Guard) -> Self {
         let group = &pool.group;
         match group.sticky.as_ref().map(|sticky| &sticky.by) {
             None | Some(KnownBy::Source) => Self::default(),
             Some(KnownBy::AppCookie(name)) => {
                 let session = session(pool.hash_key(), asked.fields, name);
-                let client = (!many).then_some(asked.client);
+                // A proxy that names nobody is many.
+                let client = (!guard.trusts_word(asked.client)).then_some(asked.client);
                 Self { tie: Tie { session, ..Tie::default() }, client, ..Self::default() }
             }
             Some(KnownBy::Cookie(seal)) => {
@@ -107,7 +108,7 @@ impl Tied {
                 let serves = |index: usize| group.targets[index].serving();
                 let gone = claim.is_some_and(|claim| !seal.index(claim.mark).is_some_and(serves));
                 let tie = Tie { claim, ..Tie::default() };
-                let secure = is_secure(asked, passing);
+                let secure = is_secure(asked, passing, guard);
                 Self { tie, secure, rejected: [forged, stale, gone], client: None }
             }
         }
@@ -135,9 +136,10 @@ fn hashed(pool: &Pool, asked: &Asked<'_>) -> Option<u64> {
 }
 
 /// Whether the client has come by TLS: to Tandem, or as a proxy in front says whose word is taken.
-fn is_secure(asked: &Asked<'_>, passing: &Passing<'_>) -> bool {
+fn is_secure(asked: &Asked<'_>, passing: &Passing<'_>, guard: &Guard) -> bool {
+    let trusts = |address| guard.trusts_word(address);
     passing.arrival.scheme == "https"
-        || (passing.trusted && origin::says_https(asked.fields, passing.forwarded))
+        || origin::says_https(passing.client, asked.fields, passing.forwarded, trusts)
 }
 
 /// What stands for the first cookie of this name in tables whose keys are addresses: a keyed hash, so that what proves who somebody is lies

@@ -26,19 +26,30 @@ pub fn client_of(
     forwarded: Forwarded,
     trusts: impl Fn(IpAddr) -> bool,
 ) -> SocketAddr {
-    if !trusts(connected.ip()) {
-        return connected;
-    }
     let list = if goes_by_list(fields, forwarded) { List::Plain } else { List::Elements };
-    let mut client = connected;
+    last_told(connected, fields, list, trusts).0
+}
+
+/// The client, and the entry about him: the last one, from the right, that somebody has written whom `trusts` knows.
+fn last_told<'f>(
+    connected: SocketAddr,
+    fields: &'f [Field<'f>],
+    list: List,
+    trusts: impl Fn(IpAddr) -> bool,
+) -> (SocketAddr, Option<&'f [u8]>) {
+    let (mut client, mut about) = (connected, None);
+    if !trusts(connected.ip()) {
+        return (client, about);
+    }
     for entry in entries(fields, list) {
+        about = Some(entry);
         let Some(named) = named(entry, list) else { break };
         client = named;
         if !trusts(client.ip()) {
             break;
         }
     }
-    client
+    (client, about)
 }
 
 /// Whether it is `X-Forwarded-For` that says whom a request is from. A proxy that writes that leaves `Forwarded` as it comes, so that this may
@@ -48,16 +59,30 @@ pub fn goes_by_list(fields: &[Field<'_>], forwarded: Forwarded) -> bool {
     forwarded.has_lists() && fields.iter().any(|field| field.is("x-forwarded-for"))
 }
 
-/// Whether proxies in front say that the client has come by TLS. Where they tell it in both ways, `X-Forwarded-Proto` is what counts.
+/// Whether proxies in front that `trusts` knows say that the client has come by TLS, of a request that came from `connected`. Where they
+/// tell it in both ways, `X-Forwarded-Proto` is what counts: the last one, for what stands before that may be anybody's. In `Forwarded` it is
+/// the element about the client.
 #[must_use]
-pub fn says_https(fields: &[Field<'_>], forwarded: Forwarded) -> bool {
-    let mut said = fields.iter().filter(|field| forwarded.has_lists() && field.is("x-forwarded-proto"));
-    if let Some(first) = said.next() {
-        return std::iter::once(first).chain(said).any(|field| field.value.eq_ignore_ascii_case(b"https"));
+pub fn says_https(
+    connected: IpAddr,
+    fields: &[Field<'_>],
+    forwarded: Forwarded,
+    trusts: impl Fn(IpAddr) -> bool,
+) -> bool {
+    if !trusts(connected) {
+        return false;
     }
-    entries(fields, List::Elements)
-        .filter_map(|element| parameter(element, b"proto"))
-        .any(|scheme| scheme.eq_ignore_ascii_case(b"https"))
+    let last = fields.iter().rfind(|field| field.is("x-forwarded-proto"));
+    if let Some(last) = last.filter(|_| forwarded.has_lists()) {
+        return last.value.eq_ignore_ascii_case(b"https");
+    }
+    if goes_by_list(fields, forwarded) {
+        return false;
+    }
+    let (_, about) = last_told(SocketAddr::new(connected, 0), fields, List::Elements, trusts);
+    about
+        .and_then(|element| parameter(element, b"proto"))
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"))
 }
 
 /// What a proxy adds to `Forwarded` (RFC 7239, section 4): whom a request is from, the host that it is for, how it came and where to.
@@ -237,6 +262,10 @@ mod tests {
         client_of(connected.parse().unwrap(), &read(fields), Forwarded::Both, trusts).to_string()
     }
 
+    fn tells_https(connected: &str, fields: &[Field<'_>], forwarded: Forwarded) -> bool {
+        says_https(connected.parse::<SocketAddr>().unwrap().ip(), fields, forwarded, trusts)
+    }
+
     #[test]
     fn the_last_one_that_a_trusted_proxy_names_is_the_client() {
         for (value, client) in [
@@ -360,17 +389,41 @@ mod tests {
         ] {
             let fields = read(&both);
             let got = client_of(PROXY.parse().unwrap(), &fields, way, trusts).to_string();
-            assert_eq!((got.as_str(), says_https(&fields, way)), (client, https), "{way:?}");
+            assert_eq!((got.as_str(), tells_https(PROXY, &fields, way)), (client, https), "{way:?}");
             let fields = read(&both[2..]);
             let got = client_of(PROXY.parse().unwrap(), &fields, way, trusts).to_string();
-            assert_eq!((got.as_str(), says_https(&fields, way)), ("203.0.113.6:0", true), "{way:?}");
+            assert_eq!((got.as_str(), tells_https(PROXY, &fields, way)), ("203.0.113.6:0", true), "{way:?}");
         }
         let fields = read(&both[..1]);
         let got = client_of(PROXY.parse().unwrap(), &fields, Forwarded::Rfc7239, trusts).to_string();
         assert_eq!(got, PROXY, "it may be anybody's");
-        assert!(says_https(&read(&[("x-forwarded-proto", "HTTPS")]), Forwarded::XForwarded));
-        assert!(says_https(&read(&[("forwarded", "for=a;Proto=\"https\"")]), Forwarded::XForwarded));
-        assert!(!says_https(&read(&[("forwarded", "for=https")]), Forwarded::Both));
+    }
+
+    #[test]
+    fn that_a_client_has_come_by_tls_only_a_trusted_proxy_says() {
+        let proto = "X-Forwarded-Proto";
+        let cases: &[(&[(&str, &str)], bool)] = &[
+            (&[(proto, "HTTPS")], true),
+            (&[(proto, "https"), (proto, "http")], false),
+            (&[(proto, "http"), (proto, "https")], true),
+            (&[("Forwarded", "for=a;Proto=\"https\"")], true),
+            (&[("Forwarded", "for=https")], false),
+            // What stands to the left of the client may be made up.
+            (&[("Forwarded", "for=192.0.2.1;proto=https, for=203.0.113.5;proto=http")], false),
+            (&[("Forwarded", "proto=https, for=203.0.113.5")], false),
+            (&[("Forwarded", "for=192.0.2.1;proto=https"), ("Forwarded", "for=203.0.113.5")], false),
+            // What stands to the right of him is about the proxies.
+            (&[("Forwarded", "for=203.0.113.5;proto=https, for=10.0.9.2;proto=http")], true),
+            (&[("Forwarded", "for=203.0.113.5;proto=http, for=10.0.9.2;proto=https")], false),
+            // So may be the whole of it beside a list.
+            (&[("X-Forwarded-For", "203.0.113.5"), ("Forwarded", "for=203.0.113.5;proto=https")], false),
+        ];
+        for &(fields, https) in cases {
+            let read = read(fields);
+            assert_eq!(tells_https(PROXY, &read, Forwarded::Both), https, "{fields:?}");
+            assert_eq!(tells_https(PROXY, &read, Forwarded::XForwarded), https, "{fields:?}");
+            assert!(!tells_https("192.0.2.9:5", &read, Forwarded::Both), "{fields:?}");
+        }
     }
 
     /// The forms of RFC 7239, sections 4 and 6.

@@ -288,6 +288,10 @@ fn a_client_behind_tls_is_told_so() {
     let set = |fields: &str| ask(lbd.address, &with(fields)).field("set-cookie").unwrap().to_owned();
     assert!(set("X-Forwarded-Proto: https\r\n").ends_with("; HttpOnly; SameSite=None; Secure"));
     assert!(set("X-Forwarded-Proto: http\r\n").ends_with("; HttpOnly"));
+    let of_client = "Forwarded: for=203.0.113.5;proto=https, for=127.0.0.9;proto=http\r\n";
+    assert!(set(of_client).ends_with("; HttpOnly; SameSite=None; Secure"));
+    let forged = "Forwarded: for=192.0.2.1;proto=https, for=203.0.113.5;proto=http\r\n";
+    assert!(set(forged).ends_with("; HttpOnly"), "what stands to the left anybody may have written");
     config.service = String::new();
     assert_eq!(lbd.reload(&config).0, 200);
     assert!(set("X-Forwarded-Proto: https\r\n").ends_with("; HttpOnly"), "whoever may say so");
