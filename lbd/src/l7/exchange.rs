@@ -479,7 +479,7 @@ impl Exchange<'_> {
             return Ok(Done { status, next: Next::Tunnel(Box::new((upstream, occupied))) });
         }
         if keep_alive && taken && !plan.alone && occupied.pool.group.config.send_proxy.is_none() {
-            reached.keep(&self.session.seat.worker, occupied.pool.group.config.keep_alive);
+            reached.keep(&self.session.seat.worker);
         } else {
             reached.say_goodbye();
         }

@@ -113,6 +113,27 @@ fn a_group_says_how_long_and_how_many_connections_are_kept() {
 }
 
 #[test]
+fn a_reload_changes_how_connections_are_kept_also_for_those_that_wait() {
+    let ip = own_ip();
+    let target = Target::named(ip, "ok");
+    let mut config = config(ip, &[target.address]);
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    let kept = || lbd.status()["target_groups"][0]["targets"][0]["requests"]["connections_kept"].clone();
+    // Each would have waited for 50 s, or for an hour.
+    for (ended, fewer) in ["max = 0", "idle = \"1s\""].into_iter().enumerate() {
+        config.group = "keep_alive = { idle = \"1h\" }".to_owned();
+        assert_eq!(lbd.reload(&config).0, 200);
+        assert_eq!(client.send(get("/")).answer().status(), 200);
+        eventually("it is kept", || kept() == 1);
+        assert_eq!((target.connections(), target.ended()), (ended + 1, ended));
+        config.group = format!("keep_alive = {{ {fewer} }}");
+        assert_eq!(lbd.reload(&config).0, 200);
+        eventually("it is closed", || kept() == 0 && target.ended() == ended + 1);
+    }
+}
+
+#[test]
 fn a_group_s_requests_are_counted_also_of_targets_that_have_left_and_of_none() {
     let ip = own_ip();
     let (one, two) = (Target::named(ip, "one"), Target::named(ip, "two"));
