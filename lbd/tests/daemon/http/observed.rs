@@ -216,6 +216,31 @@ fn bytes_are_counted_by_rule_and_group() {
 }
 
 #[test]
+fn what_has_no_other_target_is_not_tried_again() {
+    let ip = own_ip();
+    let silent = Target::with(ip, |_, _| Ok(false));
+    let mut nobody = config(ip, &[free(ip)]);
+    nobody.group = "retry = { on = [\"connect\"] }".to_owned();
+    let mut no_answer = config(own_ip(), &[silent.address]);
+    no_answer.group = "retry = { on = [\"no_answer\"] }".to_owned();
+    for config in [nobody, no_answer] {
+        let lbd = Lbd::start(&config);
+        assert_eq!(ask(lbd.address, &get("/")).status(), 503);
+        eventually("it is counted", || answered(&lbd, "none", "5xx") == 1);
+        for name in [
+            "group_http_retries_total",
+            "service_http_rule_retries_total",
+            "service_connect_retries_total",
+            "service_http_requests_resent_total",
+            "target_http_requests_resent_total",
+        ] {
+            let all = metric(&lbd, &format!("tandem_lbd_{name}"));
+            assert!(!all.is_empty() && all.values().all(|count| *count == 0), "{name}: {all:?}");
+        }
+    }
+}
+
+#[test]
 fn a_target_that_cannot_be_connected_is_a_retry_of_its_group() {
     let ip = own_ip();
     let target = Target::named(ip, "ok");
