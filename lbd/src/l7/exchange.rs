@@ -461,10 +461,15 @@ impl Exchange<'_> {
             ForClient::Http1(text) => (text, None),
             ForClient::Http2(head) => (Vec::new(), Some(head)),
         };
+        // The request has gone there, whatever comes of its answer.
+        let mut in_vain = |cut: Cut| {
+            journal.moved(up.moved(), 0);
+            Failed::unanswered(cut)
+        };
         let mut down = Flow::pressed(head.0, reader, encoding, press, &mut reached.source())
-            .map_err(|_| Failed::unanswered(Cut::BadAnswer))?;
+            .map_err(|_| in_vain(Cut::BadAnswer))?;
         if let (Some(head), Client::Http2(asker)) = (head.1, &mut self.client) {
-            asker.answer(*head, &mut down).map_err(|_| Failed::unanswered(Cut::Client))?;
+            asker.answer(*head, &mut down).map_err(|_| in_vain(Cut::Client))?;
             seat.counters().bytes_to_client.add(down.moved());
             at_target.bytes_to_client.add(down.moved());
         }

@@ -216,6 +216,23 @@ fn bytes_are_counted_by_rule_and_group() {
 }
 
 #[test]
+fn bytes_of_a_request_are_counted_also_where_its_answer_is_none() {
+    let ip = own_ip();
+    // It is known from what comes with the head that this cannot be passed on.
+    let target = Target::with(ip, |_, stream| {
+        write(stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")?;
+        Ok(false)
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let posted = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n{}", "x".repeat(5000));
+    assert_eq!(ask(lbd.address, &posted).status(), 502);
+    let seen = target.last();
+    let sent = (seen.head.len() + 4 + seen.body.len()) as u64;
+    let bytes = || metric(&lbd, "tandem_lbd_group_http_bytes_total");
+    eventually("they are counted", || bytes()["{group=\"pool\",direction=\"to_target\"}"] == sent);
+}
+
+#[test]
 fn what_has_no_other_target_is_not_tried_again() {
     let ip = own_ip();
     let silent = Target::with(ip, |_, _| Ok(false));
