@@ -1,5 +1,6 @@
 //! What is counted of requests by rule, group and target, and what goes on to be counted after a reload.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::config;
@@ -131,6 +132,36 @@ fn a_reload_changes_how_connections_are_kept_also_for_those_that_wait() {
         assert_eq!(lbd.reload(&config).0, 200);
         eventually("it is closed", || kept() == 0 && target.ended() == ended + 1);
     }
+}
+
+#[test]
+fn a_reload_closes_connections_that_wait_beyond_its_max() {
+    const COUNT: usize = 6;
+    let ip = own_ip();
+    // None is answered before all have come, each on a connection of its own.
+    let together = Barrier::new(COUNT);
+    let target = Target::with(ip, move |_, stream| {
+        together.wait();
+        answer(stream, "ok")
+    });
+    let mut config = config(ip, &[target.address]);
+    let lbd = Lbd::start(&config);
+    let mut clients: Vec<Client> = (0..COUNT).map(|_| Client::new(lbd.address)).collect();
+    for client in &mut clients {
+        client.send(get("/"));
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().status(), 200);
+    }
+    let kept = || {
+        let kept = &lbd.status()["target_groups"][0]["targets"][0]["requests"]["connections_kept"];
+        kept.as_u64().and_then(|kept| usize::try_from(kept).ok()).unwrap()
+    };
+    eventually("all are kept", || kept() == COUNT);
+    config.group = "keep_alive = { max = 1 }".to_owned();
+    assert_eq!(lbd.reload(&config).0, 200);
+    // There are two workers, of which one may have had no request.
+    eventually("each worker keeps one", || (1..=2).contains(&kept()) && target.ended() + kept() == COUNT);
 }
 
 #[test]
