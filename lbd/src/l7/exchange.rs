@@ -255,6 +255,8 @@ impl Exchange<'_> {
         // Allocates only once a target has failed.
         let mut tried: Vec<Arc<Target>> = Vec::new();
         let mut newer_than = None;
+        // Why and after whom it is tried again, if there is another try.
+        let mut again: Option<(Again, Arc<Target>)> = None;
         // Why there is no target if no further one may be tried.
         let mut last = Refusal::NoTarget;
         loop {
@@ -262,6 +264,9 @@ impl Exchange<'_> {
                 Ok(occupied) => occupied,
                 Err(refusal) => return self.unserved(route, journal, refusal).await,
             };
+            if let Some((why, failed)) = again.take() {
+                self.tried_again(journal, why, &failed);
+            }
             let retry = pool.group.config.retry;
             let tries = journal.way().tries;
             let need = Need {
@@ -281,8 +286,7 @@ impl Exchange<'_> {
                     return self.unserved(route, journal, refusal).await;
                 }
                 Err(refusal) => {
-                    seat.retried(&occupied.target);
-                    journal.again(Again::Connect);
+                    again = Some((Again::Connect, Arc::clone(&occupied.target)));
                     last = refusal;
                     tried.push(Arc::clone(&occupied.target));
                     // That took a while: the targets may be others by now.
@@ -304,7 +308,7 @@ impl Exchange<'_> {
             if !self.may_resend(route, &failed, &target, (reused, tries), retry) {
                 return self.failed(route, journal, &target, failed).await;
             }
-            journal.again(Again::Resent);
+            again = Some((Again::Resent, Arc::clone(&target)));
             if reused || matches!(failed, Failed::Cut { refused: true, .. }) {
                 // It has closed what it kept open, or takes no more on it, and is there all the same as far as anybody knows.
                 seat.worker.kept.forget(&target);
@@ -313,6 +317,19 @@ impl Exchange<'_> {
                 tried.push(target);
             }
             pool = current(self.session, &pool);
+        }
+    }
+
+    /// Counts that it is tried again after a target has failed: once there is one for that, which there need not be.
+    fn tried_again(&self, journal: &mut Journal, why: Again, failed: &Target) {
+        let seat = &self.session.seat;
+        journal.again(why);
+        match why {
+            Again::Connect => seat.retried(failed),
+            Again::Resent => {
+                seat.counters().http.resent.add(1);
+                failed.counters.of(seat.worker.index).resent.add(1);
+            }
         }
     }
 
@@ -359,9 +376,7 @@ impl Exchange<'_> {
         let http = &self.session.seat.counters().http;
         let now = self.session.seat.worker.clock().at();
         let may = *refused || route.http.as_ref().is_some_and(|site| site.may_resend(now));
-        let counter = if may { &http.resent } else { &http.resends_refused };
-        counter.add(1);
-        target.counters.of(self.session.seat.worker.index).resent.add(u64::from(may));
+        http.resends_refused.add(u64::from(!may));
         may
     }
 
@@ -446,10 +461,15 @@ impl Exchange<'_> {
             ForClient::Http1(text) => (text, None),
             ForClient::Http2(head) => (Vec::new(), Some(head)),
         };
+        // The request has gone there, whatever comes of its answer.
+        let mut in_vain = |cut: Cut| {
+            journal.moved(up.moved(), 0);
+            Failed::unanswered(cut)
+        };
         let mut down = Flow::pressed(head.0, reader, encoding, press, &mut reached.source())
-            .map_err(|_| Failed::unanswered(Cut::BadAnswer))?;
+            .map_err(|_| in_vain(Cut::BadAnswer))?;
         if let (Some(head), Client::Http2(asker)) = (head.1, &mut self.client) {
-            asker.answer(*head, &mut down).map_err(|_| Failed::unanswered(Cut::Client))?;
+            asker.answer(*head, &mut down).map_err(|_| in_vain(Cut::Client))?;
             seat.counters().bytes_to_client.add(down.moved());
             at_target.bytes_to_client.add(down.moved());
         }
@@ -479,7 +499,7 @@ impl Exchange<'_> {
             return Ok(Done { status, next: Next::Tunnel(Box::new((upstream, occupied))) });
         }
         if keep_alive && taken && !plan.alone && occupied.pool.group.config.send_proxy.is_none() {
-            reached.keep(&self.session.seat.worker, occupied.pool.group.config.keep_alive);
+            reached.keep(&self.session.seat.worker);
         } else {
             reached.say_goodbye();
         }

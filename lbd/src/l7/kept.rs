@@ -4,8 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::config::KeepAlive;
-
 use super::stream::Stream;
 use crate::snapshot::Target;
 use crate::tls::Origin;
@@ -98,8 +96,8 @@ pub(crate) struct Kept {
 
 struct Idle {
     upstream: Upstream,
-    /// When it has waited for long enough.
-    until_ms: u64,
+    /// Since when it waits.
+    since_ms: u64,
     /// How often the kernel had told all events by then.
     round: u64,
 }
@@ -108,6 +106,7 @@ impl Kept {
     /// A connection to `target` that is still there, and on which nothing has come that would be taken for the next answer. The kernel is
     /// asked where it has told nothing since the connection came here, and for a request that is `once` only: it could not be sent
     /// on another connection if the target closes this one just now. For others it has told enough in the last `round` of events.
+    /// One that waits for longer than its group wants by now is none.
     pub(super) fn take(
         &self,
         target: &Arc<Target>,
@@ -116,10 +115,12 @@ impl Kept {
     ) -> Option<Upstream> {
         let mut by_target = self.by_target.borrow_mut();
         let kept = by_target.get_mut(&Arc::as_ptr(target))?;
+        let now_ms = self.now_ms.get();
         // Those that the target has closed, or sent something to nobody on, are closed here, too.
         while let Some(idle) = kept.pop() {
             let ask = once || idle.round == round;
-            if idle.upstream.is_for(origin) && idle.upstream.stream.transport.is_quiet(ask) {
+            let fits = idle.upstream.is_for(origin) && idle.may_wait(now_ms);
+            if fits && idle.upstream.stream.transport.is_quiet(ask) {
                 idle.upstream.open.set_kept(false);
                 return Some(Upstream { reused: true, ..idle.upstream });
             }
@@ -129,7 +130,7 @@ impl Kept {
     }
 
     /// Keeps a connection on which nothing is under way, in this `round` of events, as long as its group wants.
-    pub(super) fn put(&self, upstream: Upstream, round: u64, keep_alive: KeepAlive) {
+    pub(super) fn put(&self, upstream: Upstream, round: u64) {
         // A target that gets nothing more needs none.
         let stream = &upstream.stream;
         if upstream.open.target.share() == 0 || !stream.inbound.is_empty() || !stream.transport.is_idle() {
@@ -138,13 +139,12 @@ impl Kept {
         }
         let mut by_target = self.by_target.borrow_mut();
         let kept = by_target.entry(Arc::as_ptr(&upstream.open.target)).or_default();
-        if kept.len() >= keep_alive.max as usize {
+        if kept.len() >= upstream.open.target.keep_max() {
             stream.transport.say_goodbye();
             return;
         }
         upstream.open.set_kept(true);
-        let until_ms = self.now_ms.get().saturating_add(millis(keep_alive));
-        kept.push(Idle { upstream, until_ms, round });
+        kept.push(Idle { upstream, since_ms: self.now_ms.get(), round });
     }
 
     /// Closes all to a target: one was found dead, and the others were made when it was.
@@ -152,7 +152,7 @@ impl Kept {
         self.by_target.borrow_mut().remove(&Arc::as_ptr(target));
     }
 
-    /// Takes the time, and now and then closes what has been unused for long or was closed by its target.
+    /// Takes the time, and now and then closes what has been unused for long, was closed by its target or is more than its group wants by now.
     pub(crate) fn tick(&self, now_ms: u64) {
         self.now_ms.set(now_ms);
         if now_ms < self.looked_ms.get() + LOOK_MS {
@@ -160,14 +160,19 @@ impl Kept {
         }
         self.looked_ms.set(now_ms);
         self.by_target.borrow_mut().retain(|_, kept| {
+            let max = kept.first().map_or(0, |idle| idle.upstream.open.target.keep_max());
+            // Those that were used last stay.
+            let mut surplus = kept.len().saturating_sub(max);
             kept.retain(|idle| {
                 let upstream = &idle.upstream;
-                let kept = now_ms < idle.until_ms
+                let kept = surplus == 0
+                    && idle.may_wait(now_ms)
                     && upstream.open.target.share() > 0
                     && upstream.stream.transport.is_quiet(false);
                 if !kept {
                     upstream.stream.transport.say_goodbye();
                 }
+                surplus = surplus.saturating_sub(1);
                 kept
             });
             !kept.is_empty()
@@ -180,9 +185,12 @@ impl Kept {
     }
 }
 
-/// How long a connection waits, on a worker's clock.
-pub(super) fn millis(keep_alive: KeepAlive) -> u64 {
-    u64::try_from(keep_alive.idle.as_millis()).unwrap_or(u64::MAX)
+impl Idle {
+    /// Whether its group still wants it at this time, as the configuration in force says: a reload may have changed that while it waited.
+    fn may_wait(&self, now_ms: u64) -> bool {
+        let target = &self.upstream.open.target;
+        target.keep_max() > 0 && now_ms.saturating_sub(self.since_ms) < target.keep_idle_ms()
+    }
 }
 
 impl std::fmt::Debug for Kept {

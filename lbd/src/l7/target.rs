@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use common::config::{KeepAlive, TargetGroup};
+use common::config::TargetGroup;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
 use http::Response;
@@ -255,9 +255,9 @@ impl Reached {
     }
 
     /// Keeps a connection on which nothing is under way for the next request.
-    pub(super) fn keep(self, worker: &Worker, keep_alive: KeepAlive) {
+    pub(super) fn keep(self, worker: &Worker) {
         if let Self::Http1(upstream) = self {
-            worker.kept.put(upstream, worker.round(), keep_alive);
+            worker.kept.put(upstream, worker.round());
         }
     }
 

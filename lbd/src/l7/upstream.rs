@@ -13,11 +13,7 @@ use super::session::Session;
 use super::transport::Transport;
 use crate::l4::{Ends, Occupied, Refusal, Socket, connect};
 use crate::snapshot::FailureKind;
-use crate::tls::{Origin, Protocol};
-
-/// Why a handshake that is well by itself is of no use.
-const NO_HTTP2: &str =
-    "the target does not agree on HTTP/2 (ALPN h2), which protocol = \"http2\" of its group wants";
+use crate::tls::{NO_HTTP2, Origin, Protocol};
 
 /// Writes the header that names the client.
 pub(super) fn introduce(version: ProxyVersion, ends: &Ends, out: &mut Vec<u8>) {

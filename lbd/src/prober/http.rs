@@ -14,6 +14,7 @@ use super::UnusableCheck;
 use super::http2::{self, failure};
 use super::stream::{self, Destination};
 use super::tls::Client;
+use crate::tls::{NO_HTTP2, Protocol};
 
 /// How much is read at once.
 const READ_BYTES: usize = 4096;
@@ -57,9 +58,9 @@ impl Http {
         let Some(client) = &self.tls else { return self.ask(stream, stage).await };
         let stream = client.handshake(stream, stage).await?;
         // As with requests: who does not agree on it may take what follows for something else (RFC 9113, section 3.2).
-        if matches!(self.request, Request::Http2(_)) && stream.get_ref().1.alpn_protocol() != Some(&b"h2"[..])
-        {
-            return Err(Failure::Tls("the target does not agree on HTTP/2 (ALPN h2)".to_owned()));
+        let agreed = Protocol::agreed(stream.get_ref().1.alpn_protocol());
+        if matches!(self.request, Request::Http2(_)) && agreed != Protocol::Http2 {
+            return Err(Failure::Tls(NO_HTTP2.to_owned()));
         }
         self.ask(stream, stage).await
     }

@@ -190,6 +190,7 @@ impl Group {
         for (index, (target, config)) in self.targets.iter().zip(&self.config.targets).enumerate() {
             target.set_index(index);
             target.set_limits(config.max_connections.unwrap_or(u32::MAX), threshold);
+            target.set_keep_alive(self.config.keep_alive);
             if self.config.health.is_none() {
                 target.set_last_check(None);
             }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use common::config::KeepAlive;
 use common::time::UnixTime;
 use lbd_core::admission::ConnectionCount;
 use lbd_core::check::Reason;
@@ -75,6 +76,10 @@ struct Decided {
     failed: AtomicBool,
     /// Its place in its group's list.
     index: AtomicU32,
+    /// How long a connection to it may wait for the next request.
+    keep_idle_ms: AtomicU64,
+    /// How many of them may wait on each worker.
+    keep_max: AtomicU32,
 }
 
 /// Failures in a row, for passive ejection.
@@ -156,6 +161,8 @@ impl Target {
                 health: AtomicU8::new(1),
                 failed: AtomicBool::new(false),
                 index: AtomicU32::new(0),
+                keep_idle_ms: AtomicU64::new(0),
+                keep_max: AtomicU32::new(0),
             },
             failures: Failures {
                 count: AtomicU32::new(0),
@@ -211,6 +218,17 @@ impl Target {
         if self.close_at_ms() != at_ms {
             self.decided.close_at_ms.store(at_ms, Ordering::Relaxed);
         }
+    }
+
+    /// How long a connection to it may wait for the next request, in milliseconds. Like [`Self::keep_max`] of the configuration in force, also
+    /// for those that wait already.
+    pub(crate) fn keep_idle_ms(&self) -> u64 {
+        self.decided.keep_idle_ms.load(Ordering::Relaxed)
+    }
+
+    /// How many connections to it may wait for the next request on each worker.
+    pub(crate) fn keep_max(&self) -> usize {
+        self.decided.keep_max.load(Ordering::Relaxed) as usize
     }
 
     /// A connection failed. Ejection is asked for each time another `consecutive_failures` in a row have come together, so
@@ -281,6 +299,13 @@ impl Target {
     pub(super) fn set_limits(&self, max_connections: u32, threshold: u32) {
         self.decided.max_connections.store(max_connections, Ordering::Relaxed);
         self.failures.threshold.store(threshold, Ordering::Relaxed);
+    }
+
+    /// Takes how connections to it are kept.
+    pub(super) fn set_keep_alive(&self, keep_alive: KeepAlive) {
+        let idle_ms = u64::try_from(keep_alive.idle.as_millis()).unwrap_or(u64::MAX);
+        self.decided.keep_idle_ms.store(idle_ms, Ordering::Relaxed);
+        self.decided.keep_max.store(keep_alive.max, Ordering::Relaxed);
     }
 
     pub(super) fn set_last_check(&self, check: Option<LastCheck>) {

@@ -24,7 +24,7 @@ pub(crate) use failure::Failure;
 pub(crate) use files::read_file;
 pub(crate) use ordered::{Slot, bundle_path, read_bundle, read_bundle_text};
 pub(crate) use origin::{Origin, TargetVerifier, client_config};
-pub(crate) use termination::{Chosen, Protocol, Termination, chosen, fingerprint};
+pub(crate) use termination::{Chosen, NO_HTTP2, Protocol, Termination, chosen, fingerprint};
 
 /// For so long before its end a certificate is spoken of.
 pub(crate) const EXPIRES_SOON_SECONDS: i64 = 30 * 86_400;

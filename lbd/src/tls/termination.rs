@@ -22,6 +22,10 @@ use super::{Means, Wrong};
 /// So many bytes of authorities' names are told to clients at most.
 const AUTHORITY_NAMES_BYTES_MAX: usize = 8 * 1024;
 
+/// Why a handshake that is well by itself is of no use, for requests to a target and for its checks.
+pub(crate) const NO_HTTP2: &str =
+    "the target does not agree on HTTP/2 (ALPN h2), which protocol = \"http2\" of its group wants";
+
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {

@@ -87,8 +87,9 @@ pub(crate) struct RuleView {
     pub(crate) duration: DurationsView,
 }
 
-/// What requests have moved, and how often they were tried again.
+/// What requests have moved, and how often they were tried again. A daemon of a former version says nothing of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct EffortView {
     /// Bytes to targets, since the start.
     pub(crate) bytes_to_target: u64,
@@ -109,6 +110,7 @@ pub(crate) struct GroupRequestsView {
     #[serde(flatten)]
     pub(crate) effort: EffortView,
     /// Sent on a connection that had served others.
+    #[serde(default)]
     pub(crate) reused_connections: u64,
     /// Connections to its targets that wait for the next request.
     #[serde(default)]
@@ -225,4 +227,37 @@ pub(super) fn by_class<T: Default>(
 ) -> BTreeMap<String, u64> {
     let count = |index: usize| counters.sum(|shard| &pick(shard)[index]);
     (0..4).map(|index| (format!("{}xx", index + 2), count(index))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `lbd status` asks the daemon that runs, which may be of a former version.
+    #[test]
+    fn what_a_former_version_does_not_say_is_nothing() {
+        let duration = r#"{"count":7,"sum_us":900,"p50_us":250,"p99_us":250,"buckets":[]}"#;
+        let of_rule = format!(r#"{{"rule":"1","answered":{{"2xx":7}},"duration":{duration}}}"#);
+        let rule: RuleView = serde_json::from_str(&of_rule).unwrap();
+        assert_eq!((rule.answered["2xx"], rule.duration.count), (7, 7));
+        assert_eq!((rule.effort.bytes_to_target, rule.effort.bytes_to_client), (0, 0));
+        assert!(rule.effort.retries.is_empty());
+        let of_group = format!(r#"{{"answered":{{"2xx":7}},"unserved":3,"duration":{duration}}}"#);
+        let group: GroupRequestsView = serde_json::from_str(&of_group).unwrap();
+        assert_eq!((group.answered["2xx"], group.unserved, group.duration.count), (7, 3, 7));
+        assert_eq!((group.reused_connections, group.connections_kept), (0, 0));
+        assert_eq!((group.effort.bytes_to_target, group.effort.bytes_to_client), (0, 0));
+        assert!(group.effort.retries.is_empty());
+    }
+
+    #[test]
+    fn what_this_version_says_is_read_again() {
+        let of_group = r#"{"answered":{},"unserved":0,"bytes_to_target":1,"bytes_to_client":2,"retries":{"connect":3},
+            "reused_connections":4,"connections_kept":5,
+            "duration":{"count":0,"sum_us":0,"p50_us":null,"p99_us":null,"buckets":[]}}"#;
+        let group: GroupRequestsView = serde_json::from_str(of_group).unwrap();
+        assert_eq!((group.effort.bytes_to_target, group.effort.bytes_to_client), (1, 2));
+        assert_eq!((group.effort.retries["connect"], group.reused_connections), (3, 4));
+        assert_eq!(group.connections_kept, 5);
+    }
 }

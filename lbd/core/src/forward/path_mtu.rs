@@ -4,7 +4,8 @@
 //!
 //! Who may send such a word is known no better than with any tunnel (RFC 2003, 3.1, RFC 8201): it is to quote a packet of this node's to a
 //! target, and lowers nothing below what every host has to take. What says less than there is on any way is refused: clients of IPv6 send
-//! nothing smaller whatever they are told, so that one forged word would keep all that they send from a target.
+//! nothing smaller whatever they are told, so that one forged word would keep all that they send from a target. Old routers say no number; what
+//! is guessed for them is never less than that.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -57,6 +58,8 @@ pub struct TooBig {
     pub protocol: u8,
     /// The largest packet that the next link takes, in bytes.
     pub mtu: u32,
+    /// Whether the router has not said that, so that it is a guess of this node's.
+    pub guessed: bool,
 }
 
 impl TooBig {
@@ -84,6 +87,7 @@ impl TooBig {
             far: address(16).into(),
             protocol: quoted[9],
             mtu: if said == 0 { guessed() } else { said },
+            guessed: said == 0,
         })
     }
 
@@ -102,6 +106,7 @@ impl TooBig {
             far: address(24)?.into(),
             protocol: header[6],
             mtu: u32::from_be_bytes([head[4], head[5], head[6], head[7]]),
+            guessed: false,
         })
     }
 
@@ -168,10 +173,11 @@ impl PathMtus {
         let Some(least) = about.map(|(_, least)| least).min() else { return Worth::Nothing };
         // RFC 8201, 4: "If a node receives a Packet Too Big message reporting a next-hop MTU that is less than the IPv6 minimum link MTU, it must
         // discard it. A node must not reduce its estimate of the Path MTU below the IPv6 minimum link MTU on receipt of a Packet Too Big message."
-        if told.mtu < least {
+        if told.mtu < least && !told.guessed {
             return Worth::Refused;
         }
-        let mtu = told.mtu.max(LEAST_V4);
+        // A guess that is too low says nothing of the router, which has only said that the packet was too big: then the least fits.
+        let mtu = told.mtu.max(least).max(LEAST_V4);
         let known = self.learned.get(&told.far).filter(|known| known.until > now);
         // RFC 8201, 4: "A node must not increase its estimate of the Path MTU in response to the contents of a Packet Too Big message."
         if known.is_some_and(|known| known.mtu < mtu) {
@@ -215,7 +221,10 @@ mod tests {
     fn fragmentation_needed_names_the_ends_and_what_fits() {
         let told = TooBig::of_ipv4(&MESSAGE).unwrap();
         let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
-        assert_eq!(told, TooBig { near: ip("10.0.0.1"), far: ip("10.9.0.7"), protocol: 4, mtu: 1400 });
+        assert_eq!(
+            told,
+            TooBig { near: ip("10.0.0.1"), far: ip("10.9.0.7"), protocol: 4, mtu: 1400, guessed: false }
+        );
         // Nothing of this is read beyond its end, and what is not whole says nothing.
         for length in 0..MESSAGE.len() {
             assert_eq!(TooBig::of_ipv4(&MESSAGE[..length]), None, "{length}");
@@ -234,7 +243,30 @@ mod tests {
         // The sum is larger by what the MTU is missing.
         (message[22], message[23]) = (0xd3, 0x41);
         (message[26], message[27]) = (0, 0);
-        assert_eq!(TooBig::of_ipv4(&message).map(|told| told.mtu), Some(1492));
+        let told = TooBig::of_ipv4(&message).unwrap();
+        assert_eq!((told.mtu, told.guessed), (1492, true));
+    }
+
+    /// Quoted are 1,500 bytes in the message above, and 1,320 here: the next plateau is below what IPv6 is guaranteed.
+    #[test]
+    fn a_guess_is_never_refused_and_never_below_what_there_is_on_any_way() {
+        let target = target(WAY_IPIP, "10.0.0.1", "10.9.0.7");
+        let mut message = MESSAGE;
+        // The sum is larger by what the MTU and the quoted packet's length are missing: cdc9 + 0578 + 00b4.
+        (message[22], message[23]) = (0xd3, 0xf5);
+        (message[26], message[27]) = (0, 0);
+        (message[30], message[31]) = (0x05, 0x28);
+        let told = TooBig::of_ipv4(&message).unwrap();
+        assert_eq!((told.mtu, told.guessed), (1006, true));
+        for (least, known) in [(1300, 1300), (LINK_V4, 1006)] {
+            let mut paths = PathMtus::default();
+            assert_eq!(paths.learn(&told, [(&target, least)], now(1)), Worth::News);
+            assert_eq!(paths.current(now(1)).get(&told.far), Some(&known));
+            // What a router has said is another matter.
+            let said = TooBig { guessed: false, ..told };
+            let worth = PathMtus::default().learn(&said, [(&target, least)], now(1));
+            assert_eq!(worth, if least > 1006 { Worth::Refused } else { Worth::News });
+        }
     }
 
     #[test]
@@ -303,8 +335,9 @@ mod tests {
             let least = least(far, overhead, carries_ipv6);
             assert_eq!(least, least_wanted, "{way} {far} {carries_ipv6}");
             let mut paths = PathMtus::default();
-            let mut learn =
-                |mtu: u32| paths.learn(&TooBig { near, far, protocol, mtu }, [(&target, least)], now(1));
+            let mut learn = |mtu: u32| {
+                paths.learn(&TooBig { near, far, protocol, mtu, guessed: false }, [(&target, least)], now(1))
+            };
             assert_eq!([1400, least - 1, 0].map(&mut learn), [Worth::News, Worth::Refused, Worth::Refused]);
             assert_eq!(learn(least), Worth::News);
             let known = paths.current(now(1))[&far];

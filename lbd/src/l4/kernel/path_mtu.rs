@@ -110,6 +110,9 @@ mod tests {
             errors.take(|told| taken.push(told));
         }
         let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
-        assert_eq!(taken, [TooBig { near: ip("10.0.0.1"), far: ip("10.9.0.7"), protocol: 4, mtu: 1400 }]);
+        assert_eq!(
+            taken,
+            [TooBig { near: ip("10.0.0.1"), far: ip("10.9.0.7"), protocol: 4, mtu: 1400, guessed: false }]
+        );
     }
 }

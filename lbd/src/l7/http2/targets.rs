@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use common::config::KeepAlive;
 use h2::client::{self, Builder, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, SendStream};
 use http::{Method, Request};
@@ -17,7 +16,7 @@ use super::wire::Wire;
 use super::{CONNECTION_WINDOW_BYTES, Incoming, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, size};
 use crate::l4::{Ends, Occupied, Refusal};
 use crate::l7::flow::{Flow, Sink, Source};
-use crate::l7::kept::{Open, is_same, millis};
+use crate::l7::kept::{Open, is_same};
 use crate::l7::session::Session;
 use crate::l7::stream::Stream;
 use crate::l7::target::{ANSWER_BYTES_MAX, Heads};
@@ -68,8 +67,6 @@ struct Line {
     origin: Option<Arc<Origin>>,
     /// Since when there is none.
     free_since_ms: Cell<u64>,
-    /// How long it may wait for one, as its group wanted when it had the last one.
-    keep_alive: Cell<KeepAlive>,
     /// It has ended.
     gone: Rc<Cell<bool>>,
     /// Its place at the target, as long as it has not ended.
@@ -265,7 +262,6 @@ async fn dial_up(
         used: Cell::new(false),
         origin: group.tls.clone(),
         free_since_ms: Cell::new(worker.multiplexed.now_ms.get()),
-        keep_alive: Cell::new(group.config.keep_alive),
         gone,
         open: place,
     };
@@ -310,7 +306,6 @@ impl Multiplexed {
             } else if line.is_over() || !is_same(line.origin.as_ref(), origin) {
                 lines.open.remove(index);
             } else {
-                line.keep_alive.set(occupied.pool.group.config.keep_alive);
                 return Place::Taken(Lease::new(line, worker));
             }
         }
@@ -343,12 +338,14 @@ impl Multiplexed {
         self.looked_ms.set(now_ms);
         self.by_target.borrow_mut().retain(|_, lines| {
             let (gets_more, mut free) = (lines.target.share() > 0, 0);
+            // Of the configuration in force, also for those that wait already.
+            let (idle_ms, max) = (lines.target.keep_idle_ms(), lines.target.keep_max());
             lines.open.retain(|line| {
-                let (keep_alive, is_free) = (line.keep_alive.get(), line.streams.get() == 0);
+                let is_free = line.streams.get() == 0;
                 let waited_ms = now_ms.saturating_sub(line.free_since_ms.get());
-                let waits = gets_more && waited_ms < millis(keep_alive) && free < keep_alive.max;
+                let waits = gets_more && waited_ms < idle_ms && free < max;
                 let stays = (!is_free || waits) && !line.is_over();
-                free += u32::from(stays && is_free);
+                free += usize::from(stays && is_free);
                 stays
             });
             !lines.open.is_empty() || lines.dial.is_some()

@@ -1,5 +1,6 @@
 //! What is counted of requests by rule, group and target, and what goes on to be counted after a reload.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::config;
@@ -113,6 +114,57 @@ fn a_group_says_how_long_and_how_many_connections_are_kept() {
 }
 
 #[test]
+fn a_reload_changes_how_connections_are_kept_also_for_those_that_wait() {
+    let ip = own_ip();
+    let target = Target::named(ip, "ok");
+    let mut config = config(ip, &[target.address]);
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    let kept = || lbd.status()["target_groups"][0]["targets"][0]["requests"]["connections_kept"].clone();
+    // Each would have waited for 50 s, or for an hour.
+    for (ended, fewer) in ["max = 0", "idle = \"1s\""].into_iter().enumerate() {
+        config.group = "keep_alive = { idle = \"1h\" }".to_owned();
+        assert_eq!(lbd.reload(&config).0, 200);
+        assert_eq!(client.send(get("/")).answer().status(), 200);
+        eventually("it is kept", || kept() == 1);
+        assert_eq!((target.connections(), target.ended()), (ended + 1, ended));
+        config.group = format!("keep_alive = {{ {fewer} }}");
+        assert_eq!(lbd.reload(&config).0, 200);
+        eventually("it is closed", || kept() == 0 && target.ended() == ended + 1);
+    }
+}
+
+#[test]
+fn a_reload_closes_connections_that_wait_beyond_its_max() {
+    const COUNT: usize = 6;
+    let ip = own_ip();
+    // None is answered before all have come, each on a connection of its own.
+    let together = Barrier::new(COUNT);
+    let target = Target::with(ip, move |_, stream| {
+        together.wait();
+        answer(stream, "ok")
+    });
+    let mut config = config(ip, &[target.address]);
+    let lbd = Lbd::start(&config);
+    let mut clients: Vec<Client> = (0..COUNT).map(|_| Client::new(lbd.address)).collect();
+    for client in &mut clients {
+        client.send(get("/"));
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().status(), 200);
+    }
+    let kept = || {
+        let kept = &lbd.status()["target_groups"][0]["targets"][0]["requests"]["connections_kept"];
+        kept.as_u64().and_then(|kept| usize::try_from(kept).ok()).unwrap()
+    };
+    eventually("all are kept", || kept() == COUNT);
+    config.group = "keep_alive = { max = 1 }".to_owned();
+    assert_eq!(lbd.reload(&config).0, 200);
+    // There are two workers, of which one may have had no request.
+    eventually("each worker keeps one", || (1..=2).contains(&kept()) && target.ended() + kept() == COUNT);
+}
+
+#[test]
 fn a_group_s_requests_are_counted_also_of_targets_that_have_left_and_of_none() {
     let ip = own_ip();
     let (one, two) = (Target::named(ip, "one"), Target::named(ip, "two"));
@@ -192,6 +244,48 @@ fn bytes_are_counted_by_rule_and_group() {
     let rule = &status["services"][0]["requests"]["rules"][1];
     assert_eq!((&rule["bytes_to_target"], &rule["retries"]["resent"]), (&sent.into(), &0.into()), "{rule}");
     assert_eq!(status["target_groups"][0]["requests"]["bytes_to_target"], sent, "{status}");
+}
+
+#[test]
+fn bytes_of_a_request_are_counted_also_where_its_answer_is_none() {
+    let ip = own_ip();
+    // It is known from what comes with the head that this cannot be passed on.
+    let target = Target::with(ip, |_, stream| {
+        write(stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")?;
+        Ok(false)
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    let posted = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n{}", "x".repeat(5000));
+    assert_eq!(ask(lbd.address, &posted).status(), 502);
+    let seen = target.last();
+    let sent = (seen.head.len() + 4 + seen.body.len()) as u64;
+    let bytes = || metric(&lbd, "tandem_lbd_group_http_bytes_total");
+    eventually("they are counted", || bytes()["{group=\"pool\",direction=\"to_target\"}"] == sent);
+}
+
+#[test]
+fn what_has_no_other_target_is_not_tried_again() {
+    let ip = own_ip();
+    let silent = Target::with(ip, |_, _| Ok(false));
+    let mut nobody = config(ip, &[free(ip)]);
+    nobody.group = "retry = { on = [\"connect\"] }".to_owned();
+    let mut no_answer = config(own_ip(), &[silent.address]);
+    no_answer.group = "retry = { on = [\"no_answer\"] }".to_owned();
+    for config in [nobody, no_answer] {
+        let lbd = Lbd::start(&config);
+        assert_eq!(ask(lbd.address, &get("/")).status(), 503);
+        eventually("it is counted", || answered(&lbd, "none", "5xx") == 1);
+        for name in [
+            "group_http_retries_total",
+            "service_http_rule_retries_total",
+            "service_connect_retries_total",
+            "service_http_requests_resent_total",
+            "target_http_requests_resent_total",
+        ] {
+            let all = metric(&lbd, &format!("tandem_lbd_{name}"));
+            assert!(!all.is_empty() && all.values().all(|count| *count == 0), "{name}: {all:?}");
+        }
+    }
 }
 
 #[test]

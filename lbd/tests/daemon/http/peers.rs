@@ -266,11 +266,14 @@ impl Target {
     /// Whether the kernel holds no connection to it for open (`ESTABLISHED`, include/net/tcp_states.h) at the other end any more. An end
     /// comes there only when a processor has time for it.
     pub(crate) fn is_left(&self) -> bool {
-        let (table, port) =
-            (std::fs::read_to_string("/proc/net/tcp").unwrap(), format!(":{:04X}", self.address.port()));
+        let SocketAddr::V4(address) = self.address else { panic!("{} is in another table", self.address) };
+        // As the kernel prints it: the address in memory as a number of this machine's.
+        let number = u32::from_ne_bytes(address.ip().octets());
+        let remote = format!("{number:08X}:{:04X}", address.port());
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
         !table.lines().any(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            fields[2].ends_with(&port) && fields[3] == "01"
+            fields[2] == remote && fields[3] == "01"
         })
     }
 

@@ -78,6 +78,23 @@ fn a_connection_waits_for_requests_as_long_as_its_group_wants() {
 }
 
 #[test]
+fn a_reload_changes_how_long_a_connection_waits_also_for_those_that_wait() {
+    let ip = own_ip();
+    let target = target(ip, |_, got, wire| answer(wire, got.stream, "served"));
+    for fewer in ["max = 0", "idle = \"1s\""] {
+        let mut config = http2(ip, target.address, "keep_alive = { idle = \"1h\" }");
+        let lbd = Lbd::start(&config);
+        let open = || lbd.metric("tandem_lbd_target_connections_open");
+        assert_eq!(Client::new(lbd.address).send(get("/")).answer().text(), "served");
+        let kept = || lbd.status()["target_groups"][0]["targets"][0]["requests"]["connections_kept"].clone();
+        eventually("it waits", || kept() == 1);
+        config.group = format!("protocol = \"http2\"\nkeep_alive = {{ {fewer} }}");
+        assert_eq!(lbd.reload(&config).0, 200);
+        eventually("it is closed", || kept() == 0 && open() == 0.0);
+    }
+}
+
+#[test]
 fn a_request_that_may_authenticate_its_connection_shares_none() {
     let ip = own_ip();
     let target = target(ip, |_, got, wire| answer(wire, got.stream, "served"));

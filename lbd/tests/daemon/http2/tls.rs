@@ -10,6 +10,7 @@ use rustls::{ClientConnection, StreamOwned};
 
 use super::frames::{DATA, END_STREAM, GOAWAY, HEADERS, Outcome, PREFACE, Wire, frame, head};
 use super::life::{served, told_to_leave, waiting};
+use crate::checks::expect;
 use crate::http::tls::peers::{client_config, curl, target};
 use crate::http::tls::{config, failed, shop};
 use crate::http::{Client, Target, get};
@@ -256,6 +257,12 @@ fn a_target_that_agrees_on_something_else_gets_nothing() {
         let said = target["last_tls_failure"].as_str().unwrap_or_default().to_owned();
         assert!(said.contains("ALPN"), "{said}");
     }
+    // Its checks say the same.
+    let mut config = super::config(own_ip(), &[ignores]);
+    config.group = "protocol = \"http2\"\nhealth = { https = \"/\" }".to_owned();
+    let lbd = Lbd::start(&config);
+    let why = "the target does not agree on HTTP/2 (ALPN h2), which protocol = \"http2\" of its group wants";
+    expect(&lbd, &[&format!("TLS: {why}")]);
 }
 
 #[test]
