@@ -19,7 +19,7 @@ use crate::scenario::lasting::{self, Mode};
 use crate::scenario::{Pair, PairSettings, System, conntrackd, wait};
 
 /// Connections: from one client to one service there are ports for some more.
-const CONNECTIONS: usize = 16_000;
+const CONNECTIONS: usize = 8_000;
 const LIMIT: Duration = Duration::from_secs(120);
 /// They are silent, as far as they can be here.
 const MESSAGE_INTERVAL: Duration = Duration::from_secs(30);
