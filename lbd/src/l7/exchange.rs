@@ -21,7 +21,7 @@ use super::journal::Journal;
 use super::patience::Patience;
 use super::plan::{ForClient, ForTarget, Own, Plan, Step, has_body};
 use super::session::Session;
-use super::site::{Site, response_changes, with_page, withheld};
+use super::site::{Site, response_changes, with_page};
 use super::stream::Stream;
 use super::target::{Answered, Need, Reached};
 use super::tie::Bond;
@@ -525,7 +525,8 @@ impl Exchange<'_> {
         let http = trip.route.service.config.http.as_ref();
         let quota = Quota::new(http.and_then(|http| http.body_bytes_max));
         // Where there is no body no trailers go on.
-        let withheld = http.filter(|_| has_body(plan.body)).and_then(|http| withheld(http, plan.rule));
+        let site = trip.route.http.as_ref().filter(|_| has_body(plan.body));
+        let withheld = site.and_then(|site| site.withheld(plan.rule));
         let (mut source, _) = self.client.halves();
         let begin = |head, encoding| {
             let up = Flow::begin(head, reader, encoding, withheld, &mut source);

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -142,7 +143,7 @@ pub(super) struct Flow {
     /// How much of the body may still come.
     quota: Quota,
     /// The fields that do not go on as trailers.
-    withheld: Option<Box<HeaderChanges>>,
+    withheld: Option<Rc<HeaderChanges>>,
     /// What compresses the data, if something does.
     press: Option<Box<Press>>,
     /// What goes out before the data: a head, a chunk's size.
@@ -173,7 +174,7 @@ impl Flow {
         head: Vec<u8>,
         reader: BodyReader,
         encoding: Encoding,
-        withheld: Option<Box<HeaderChanges>>,
+        withheld: Option<Rc<HeaderChanges>>,
         source: &mut Source<'_>,
     ) -> Result<Self, Fault> {
         Self::new(head, reader, encoding, (withheld, None), source)
@@ -194,7 +195,7 @@ impl Flow {
         head: Vec<u8>,
         reader: BodyReader,
         encoding: Encoding,
-        (withheld, press): (Option<Box<HeaderChanges>>, Option<Box<Press>>),
+        (withheld, press): (Option<Rc<HeaderChanges>>, Option<Box<Press>>),
         source: &mut Source<'_>,
     ) -> Result<Self, Fault> {
         let read_ended = reader.is_ended();
@@ -399,47 +400,33 @@ impl Flow {
         }
         self.quota.take(self.data.len())?;
         self.compress(source)?;
-        match self.encoding {
-            Encoding::Plain => {}
-            Encoding::Chunked => {
-                self.frame();
-                if self.read_ended {
-                    match source {
-                        Source::Http1 { .. } => {
-                            let trailers =
-                                trailers_without(self.reader.trailers()?, self.withheld.as_deref());
-                            pass_on::last_chunk(&trailers, &mut self.after);
-                        }
-                        Source::Http2(incoming) => {
-                            let map = incoming.take_trailers().unwrap_or_default();
-                            let came = http2_trailers(fields(&map))?;
-                            let trailers = trailers_without(came, self.withheld.as_deref());
-                            pass_on::last_chunk(&trailers, &mut self.after);
-                        }
-                        Source::Nobody => {}
-                    }
-                }
+        if matches!(self.encoding, Encoding::Chunked) {
+            self.frame();
+        }
+        if self.read_ended { self.end(source) } else { Ok(()) }
+    }
+
+    /// Takes what stands behind the body, as it goes on.
+    fn end(&mut self, source: &mut Source<'_>) -> Result<(), Fault> {
+        if matches!(self.encoding, Encoding::Plain) {
+            return Ok(());
+        }
+        let map;
+        let came = match source {
+            Source::Http1 { .. } => self.reader.trailers()?,
+            Source::Http2(incoming) => {
+                map = incoming.take_trailers().unwrap_or_default();
+                http2_trailers(fields(&map))?
             }
-            Encoding::Frames => {
-                if self.read_ended {
-                    let mut map = Map::default();
-                    match source {
-                        Source::Http1 { .. } => {
-                            let trailers =
-                                trailers_without(self.reader.trailers()?, self.withheld.as_deref());
-                            pass_on::write_trailers(&trailers, &mut map);
-                        }
-                        Source::Http2(incoming) => {
-                            let came = incoming.take_trailers().unwrap_or_default();
-                            let came = http2_trailers(fields(&came))?;
-                            let trailers = trailers_without(came, self.withheld.as_deref());
-                            pass_on::write_trailers(&trailers, &mut map);
-                        }
-                        Source::Nobody => {}
-                    }
-                    self.trailers = Some(map.into_inner()).filter(|map| !map.is_empty());
-                }
-            }
+            Source::Nobody => return Ok(()),
+        };
+        let trailers = trailers_without(came, self.withheld.as_deref());
+        if matches!(self.encoding, Encoding::Chunked) {
+            pass_on::last_chunk(&trailers, &mut self.after);
+        } else {
+            let mut map = Map::default();
+            pass_on::write_trailers(&trailers, &mut map);
+            self.trailers = Some(map.into_inner()).filter(|map| !map.is_empty());
         }
         Ok(())
     }

@@ -27,6 +27,8 @@ pub(crate) struct Site {
     pub(super) hidden_cookies: Vec<String>,
     /// Where its targets are told whom a request is from, by it or by another service.
     pub(super) told_in: HeaderChanges,
+    /// The fields that are set or removed before a target gets a request: of one that meets no rule, and of each rule.
+    withheld: Vec<Option<Rc<HeaderChanges>>>,
     /// For the choice among weighted groups.
     pub(super) hash_key: HashKey,
 }
@@ -56,6 +58,10 @@ impl Site {
             pseudonym: format!("tandem-{name:016x}"),
             hidden_cookies,
             told_in,
+            withheld: std::iter::once(None)
+                .chain((0..http.rules.len()).map(Some))
+                .map(|rule| withheld(http, rule))
+                .collect(),
             hash_key,
         })
     }
@@ -63,6 +69,11 @@ impl Site {
     /// The group of this name.
     pub(super) fn pool(&self, name: &str) -> Option<Rc<Pool>> {
         self.pools.get(name).map(Rc::clone)
+    }
+
+    /// The fields that are set or removed before a target gets a request that meets this rule, if there are any.
+    pub(super) fn withheld(&self, rule: Option<usize>) -> Option<Rc<HeaderChanges>> {
+        self.withheld.get(rule.map_or(0, |index| index + 1))?.clone()
     }
 
     /// A request has come.
@@ -98,14 +109,13 @@ pub(super) fn request_templates(http: &Http, rule: Option<usize>) -> [&HeaderTem
     [&http.request_headers, rule.map_or(UNCHANGED, |rule| &rule.request_headers)]
 }
 
-/// The fields that are set or removed before a target gets a request that meets this rule, if there are any.
-pub(super) fn withheld(http: &Http, rule: Option<usize>) -> Option<Box<HeaderChanges>> {
+fn withheld(http: &Http, rule: Option<usize>) -> Option<Rc<HeaderChanges>> {
     let fixed = request_templates(http, rule).map(HeaderTemplates::fixed);
     let names = fixed
         .into_iter()
         .flat_map(|changes| changes.remove.iter().chain(changes.set.iter().map(|(name, _)| name)));
     let remove: Vec<String> = names.cloned().collect();
-    (!remove.is_empty()).then(|| Box::new(HeaderChanges { remove, ..HeaderChanges::default() }))
+    (!remove.is_empty()).then(|| Rc::new(HeaderChanges { remove, ..HeaderChanges::default() }))
 }
 
 /// An answer of Tandem's own that says no more than its status, with the page that the service has for that.

@@ -33,7 +33,7 @@ fn read(bytes: &[u8]) -> (Vec<Request>, Result<(), Fault>) {
             Err(fault) => return (requests, Err(fault)),
         };
         let ended = decoded.ended;
-        if ended && let Err(fault) = reader.write_last_chunk(&mut Vec::new()) {
+        if ended && let Err(fault) = reader.trailers() {
             return (requests, Err(fault));
         }
         if !ended {

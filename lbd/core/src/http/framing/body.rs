@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::head::{fields, lines};
 use super::{Fault, Field, RequestBody, ResponseBody};
-use crate::http::pass_on::last_chunk;
 
 /// Trailers may be so long, in bytes.
 const TRAILER_BYTES_MAX: usize = 8 * 1024;
@@ -111,16 +110,6 @@ impl BodyReader {
     pub fn end_of_input(&self) -> Result<(), Fault> {
         let ends = self.is_ended() || matches!(self, Self::UntilClose);
         if ends { Ok(()) } else { Err(Fault::Truncated) }
-    }
-
-    /// Writes what ends a body in chunks, for one that has ended: the last chunk, and those of its trailers that may be passed on.
-    ///
-    /// # Errors
-    ///
-    /// Trailers that are no fields.
-    pub fn write_last_chunk(&self, out: &mut Vec<u8>) -> Result<(), Fault> {
-        last_chunk(&self.trailers()?, out);
-        Ok(())
     }
 
     /// The trailers of one that has ended.
@@ -256,6 +245,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    use crate::http::pass_on::last_chunk;
+
     /// Everything that comes of `bytes`, given in pieces of `step`, and how many of them belong to the body.
     fn read_in_steps(
         mut reader: BodyReader,
@@ -283,7 +274,7 @@ mod tests {
             let mut bytes = b"1\r\nx\r\n0\r\nX-User: eve\r\n\r\n".to_vec();
             assert!(reader.read(&mut bytes).unwrap().ended);
             let mut out = Vec::new();
-            reader.write_last_chunk(&mut out).unwrap();
+            last_chunk(&reader.trailers().unwrap(), &mut out);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(last(chunked()), "0\r\nX-User: eve\r\n\r\n");
@@ -307,7 +298,8 @@ mod tests {
         reader.read(&mut bytes.to_vec()).unwrap();
         let last = |reader: &BodyReader| {
             let mut out = Vec::new();
-            reader.write_last_chunk(&mut out).map(|()| out)
+            last_chunk(&reader.trailers()?, &mut out);
+            Ok::<_, Fault>(out)
         };
         assert_eq!(last(&reader).unwrap(), b"0\r\nX-Sum: 1\r\n\r\n");
         let mut plain = chunked();
