@@ -265,12 +265,17 @@ fn only_frames_for_this_node() {
 #[test]
 fn the_last_hop_is_not_forwarded() {
     each(paths(), |path, pair| {
+        let over = Expected::counted(Outcome::Drop, Reason::Ttl);
         for ttl in [0, 1] {
-            pair.step(&Packet { ttl, ..path.tcp(4800, SYN) }.frame());
-            pair.step(&Packet { ttl, ..path.udp(4800) }.frame());
+            pair.does(&Packet { ttl, ..path.tcp(4800, SYN) }.frame(), &over);
+            pair.does(&Packet { ttl, ..path.udp(4800) }.frame(), &over);
         }
-        pair.sends(&Packet { ttl: 2, ..path.tcp(4801, SYN) }.frame());
+        let sent = pair.sends(&Packet { ttl: 2, ..path.tcp(4801, SYN) }.frame());
         pair.sends(&Packet { ttl: 255, ..path.udp(4801) }.frame());
+        if path.nat {
+            pair.does(&Packet { ttl: 1, ..answer(&sent, SYN | ACK) }.frame(), &over);
+            pair.sends(&Packet { ttl: 2, ..answer(&sent, SYN | ACK) }.frame());
+        }
     });
 }
 
