@@ -411,7 +411,9 @@ fn hop(arguments: &Hop) -> Result<ExitCode> {
         bench_hop::versions(),
         arguments.runs
     );
-    println!("what the whole machine spends more than on that; bulk: one TCP stream\n");
+    println!(
+        "what the whole machine spends more than on that; bulk: one TCP stream, to the target or from it\n"
+    );
     println!("{}", bench_hop::render(&rows));
     write_json(
         arguments.json.as_deref(),
