@@ -379,7 +379,7 @@ fn l4(arguments: &L4) -> Result<ExitCode> {
     let subjects =
         if arguments.only.is_empty() { bench_l4::Subject::ALL.to_vec() } else { arguments.only.clone() };
     let sizes = bench_l4::sizes()?;
-    println!("{}\n", sizes.render());
+    println!("{}", sizes.render());
     println!(
         "packet by packet, ours / the minimal program's: 1, 1,000 and 1,000,000 flows; first and second packet; answers through nat"
     );
