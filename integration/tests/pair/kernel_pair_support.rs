@@ -1,13 +1,14 @@
 //! What the tests of a pair that forwards in the kernel share: the pair with services of both modes, what its nodes say of
 //! themselves, and a client that keeps them busy.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use integration::lab::clock::{Window, now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
-use integration::lab::probe::{Attempt, ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, Failure};
+use integration::lab::probe::{
+    Attempt, ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, Failure, exchange_datagram,
+};
 use integration::lab::{Lab, Node, Result, Target, http};
 use nix::sys::signal::Signal;
 
@@ -195,14 +196,7 @@ pub(crate) fn served(lab: &Lab, vips: &[IpAddr]) -> Result<()> {
 
 /// Sends a datagram from a port of its own, and waits for it to come back.
 pub(crate) fn echo(server: SocketAddr) -> std::io::Result<()> {
-    let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(server)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send(b"hello")?;
-    let mut answer = [0; 16];
-    let length = socket.recv(&mut answer)?;
-    if &answer[..length] == b"hello" { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    exchange_datagram(server, PATIENCE)
 }
 
 /// A counter of a node's kernel, all label sets that have this text together.
