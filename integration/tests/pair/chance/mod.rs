@@ -2,6 +2,7 @@
 
 mod apart;
 mod attach;
+mod both;
 mod datagrams;
 mod segments;
 mod talk;
@@ -54,29 +55,39 @@ fn proxying(label: &str, instance: Instance, group: &str) -> Result<Lab> {
 }
 
 /// What a node's `lbd` says of the second chance.
-fn chance(node: &Node) -> Value {
+pub(crate) fn chance(node: &Node) -> Value {
     node.get("lbd", "/v1/second-chance").ok().and_then(|answer| answer.json().ok()).unwrap_or_default()
 }
 
-fn packets(node: &Node, what: &str) -> u64 {
+pub(crate) fn packets(node: &Node, what: &str) -> u64 {
     chance(node)["packets"][what].as_u64().unwrap_or(0)
 }
 
 /// Waits until a node would send on to the other one what it does not know.
-fn sends(node: &Node) -> Result<()> {
-    wait_until(&format!("{} to send on what it does not know", node.name()), LIMIT, || {
+pub(crate) fn sends(node: &Node) -> Result<()> {
+    sends_of(node, "web")
+}
+
+/// The same of another instance.
+fn sends_of(node: &Node, instance: &str) -> Result<()> {
+    wait_until(&format!("{} to send on what it does not know of {instance}", node.name()), LIMIT, || {
         let chance = chance(node);
         let none = chance["troubles"].as_array().is_some_and(Vec::is_empty);
-        none && chance["instances"]["web"]["sends"] == true
+        none && chance["instances"][instance]["sends"] == true
     })
 }
 
 /// Waits until both say that `node` serves so many connections of virtual IPs that have left it.
 fn drains(lab: &Lab, node: &Node, count: usize) -> Result<()> {
+    drains_of(lab, node, "web", count)
+}
+
+/// The same of another instance.
+fn drains_of(lab: &Lab, node: &Node, instance: &str, count: usize) -> Result<()> {
     let (own, other) = (|| chance(node), || chance(lab.peer_of(node)));
-    wait_until(&format!("{} to drain {count} connections", node.name()), LIMIT, || {
-        own()["instances"]["web"]["draining"] == count
-            && other()["instances"]["web"]["draining_by_peer"] == count
+    wait_until(&format!("{} to drain {count} connections of {instance}", node.name()), LIMIT, || {
+        own()["instances"][instance]["draining"] == count
+            && other()["instances"][instance]["draining_by_peer"] == count
     })
 }
 
