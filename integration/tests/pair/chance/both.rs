@@ -11,15 +11,14 @@ use integration::lab::addresses::{vip4, vip6};
 use integration::lab::clock::wait_until;
 use integration::lab::fault::Fault;
 use integration::lab::probe::{
-    ConnectProbe, ConnectSettings, DownloadProbe, DownloadSettings, EchoProbe, EchoSettings,
-    exchange_datagram, sha256,
+    ConnectProbe, DownloadProbe, DownloadSettings, EchoProbe, EchoSettings, exchange_datagram, sha256,
 };
 use integration::lab::{Lab, Node, Result, http};
 use integration::scenario::lasting::noise;
 
 use super::talk::{Clients, Targets};
-use super::{chance, drains_of, end, packets, sends_of, steady};
-use crate::kernel_pair_support::{DIRECT_TARGETS, PATIENCE, WITHOUT_LOSS, ready, synced};
+use super::{begins, chance, drains_of, end, end_new, packets, sends_of, steady};
+use crate::kernel_pair_support::{DIRECT_TARGETS, PATIENCE, ready, synced};
 use crate::pair_support::{LIMIT, caught_up, vips, vrrpd};
 
 /// The example's instances: `a` is to be active for the first, `b` for the second.
@@ -184,11 +183,7 @@ struct Side {
 
 impl Side {
     fn begin(lab: &Lab, place: usize) -> Result<Self> {
-        let new = |server| {
-            let (interval, deadline) = (Duration::from_millis(10), WITHOUT_LOSS);
-            let settings = ConnectSettings { interval, deadline, ..ConnectSettings::http(server) };
-            ConnectProbe::start(lab.client(), settings)
-        };
+        let new = |server| begins(lab, server);
         let known = |server| {
             let settings = EchoSettings { interval: INTERVAL, ..EchoSettings::new(server, CONNECTIONS) };
             EchoProbe::start(lab.client(), settings)
@@ -240,10 +235,7 @@ fn are_whole(downloads: Vec<DownloadProbe>, sum: &str) -> Result<()> {
 
 /// Fails if a new connection was not served, or reset, or a datagram was lost.
 fn lacks_nothing(new: Vec<ConnectProbe>, datagrams: Clients) -> Result<()> {
-    for probe in new {
-        let report = probe.stop()?;
-        assert_eq!((report.failed(), report.reset_after_answer), (0, 0), "{}", report.summary());
-    }
+    end_new(new)?;
     let (lost, gap) = datagrams.end()?;
     assert_eq!(lost, 0, "the longest wait for an answer was {gap:?}");
     Ok(())

@@ -12,11 +12,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use crate::kernel_pair_support::WITHOUT_LOSS;
 use crate::pair_support::{LIMIT, agreed, caught_up, every, owned_by, start_all, vips, vrrpd};
 use integration::lab::clock::{now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
 use integration::lab::fault::Fault;
-use integration::lab::probe::{EchoProbe, EchoSettings, WatchSettings, Watcher};
+use integration::lab::probe::{
+    ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, WatchSettings, Watcher,
+};
 use integration::lab::{Lab, Node, Result, Target};
 use lbd_core::chance::LEASE;
 use nix::sys::signal::Signal;
@@ -33,6 +36,9 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 /// A download is so often the target's large page, through one connection.
 const PAGES: usize = 12;
+
+/// How often the role moves back and forth.
+const MOVES: usize = 20;
 
 /// HTTP and the echo server, both proxied.
 fn config(lab: &Lab, instance: Instance, group: &str) -> PairConfig {
@@ -124,6 +130,43 @@ fn end(echoes: Vec<EchoProbe>) -> Result<()> {
     Ok(())
 }
 
+/// New connections to a service of HTTP, of which none fails unless a packet of it is lost or refused.
+fn begins(lab: &Lab, server: SocketAddr) -> Result<ConnectProbe> {
+    let (interval, deadline) = (Duration::from_millis(10), WITHOUT_LOSS);
+    let settings = ConnectSettings { interval, deadline, ..ConnectSettings::http(server) };
+    ConnectProbe::start(lab.client(), settings)
+}
+
+/// Ends them, and fails if one was not served, or was reset.
+fn end_new(probes: Vec<ConnectProbe>) -> Result<()> {
+    for probe in probes {
+        let report = probe.stop()?;
+        assert_eq!((report.failed(), report.reset_after_answer), (0, 0), "{}", report.summary());
+    }
+    Ok(())
+}
+
+/// Moves the role back and forth, from `active` on, while connections begin and others last.
+fn move_back_and_forth<'a>(lab: &'a Lab, mut active: &'a Node) -> Result<()> {
+    let new = |vip| begins(lab, SocketAddr::new(vip, 80));
+    let known = |vip| {
+        let settings = EchoSettings::new(SocketAddr::new(vip, ECHO), 20);
+        EchoProbe::start(lab.client(), EchoSettings { interval: Duration::from_millis(50), ..settings })
+    };
+    let new = vips().into_iter().map(new).collect::<Result<Vec<_>>>()?;
+    let known = vips().into_iter().map(known).collect::<Result<Vec<_>>>()?;
+    for _ in 0..MOVES {
+        new.iter().try_for_each(|probe| probe.wait_steady(20, LIMIT))?;
+        steady(&known)?;
+        switch(lab, active)?;
+        active = lab.peer_of(active);
+    }
+    new.iter().try_for_each(|probe| probe.wait_steady(20, LIMIT))?;
+    steady(&known)?;
+    end_new(new)?;
+    end(known)
+}
+
 /// A download for each family, slowly.
 fn downloads(lab: &Lab) -> Vec<Child> {
     let download = |vip| {
@@ -185,6 +228,8 @@ fn connections_survive_switchovers_there_and_back() -> Result<()> {
     // What has ended is drained by nobody.
     drains(&lab, a, 0)?;
     wait_until("b to send nothing more to a", LIMIT, || chance(b)["instances"]["web"]["sends"] == false)?;
+    // And so often that some begin and end in the middle of it.
+    move_back_and_forth(&lab, b)?;
     lab.finish()
 }
 
