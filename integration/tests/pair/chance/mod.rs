@@ -4,6 +4,7 @@ mod apart;
 mod attach;
 mod both;
 mod datagrams;
+mod lan;
 mod segments;
 mod talk;
 
@@ -17,9 +18,7 @@ use crate::pair_support::{LIMIT, agreed, caught_up, every, owned_by, start_all, 
 use integration::lab::clock::{now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
 use integration::lab::fault::Fault;
-use integration::lab::probe::{
-    ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, WatchSettings, Watcher,
-};
+use integration::lab::probe::{ConnectProbe, ConnectSettings, EchoProbe, EchoSettings};
 use integration::lab::{Lab, Node, Result, Target};
 use lbd_core::chance::LEASE;
 use nix::sys::signal::Signal;
@@ -54,10 +53,15 @@ fn config(lab: &Lab, instance: Instance, group: &str) -> PairConfig {
 /// A pair that proxies: `a` is active, and `b` knows what it has.
 fn proxying(label: &str, instance: Instance, group: &str) -> Result<Lab> {
     let lab = Lab::builder(label).targets(2).build()?;
-    lab.write_config(&config(&lab, instance, group))?;
-    start_all(&lab)?;
-    sends(lab.b())?;
+    proxy(&lab, instance, group)?;
     Ok(lab)
+}
+
+/// Starts it in a lab.
+fn proxy(lab: &Lab, instance: Instance, group: &str) -> Result<()> {
+    lab.write_config(&config(lab, instance, group))?;
+    start_all(lab)?;
+    sends(lab.b())
 }
 
 /// What a node's `lbd` says of the second chance.
@@ -230,27 +234,6 @@ fn connections_survive_switchovers_there_and_back() -> Result<()> {
     wait_until("b to send nothing more to a", LIMIT, || chance(b)["instances"]["web"]["sends"] == false)?;
     // And so often that some begin and end in the middle of it.
     move_back_and_forth(&lab, b)?;
-    lab.finish()
-}
-
-#[test]
-fn who_drains_claims_nothing() -> Result<()> {
-    let lab = proxying("chance claims", every("100ms"), "")?;
-    let a = lab.a();
-    let probes = echoes(&lab, 20)?;
-    steady(&probes)?;
-    switch(&lab, a)?;
-    let (moved, watcher) = (now(), Watcher::start(&lab, WatchSettings::new(&vips()))?);
-    // It has to find the client anew, for packets whose source is a virtual IP that it has no longer.
-    for family in ["-4", "-6"] {
-        a.run("ip", &[family, "neigh", "flush", "dev", "eth0"])?;
-    }
-    steady(&probes)?;
-    let seen = watcher.stop()?;
-    let claims: Vec<_> = seen.sightings.iter().filter(|it| it.at > moved && it.mac == a.mac()).collect();
-    assert!(claims.is_empty(), "a claims what it no longer has: {claims:?}");
-    assert!(!seen.sightings.is_empty(), "nobody has answered for them");
-    end(probes)?;
     lab.finish()
 }
 
