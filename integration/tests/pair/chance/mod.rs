@@ -65,7 +65,7 @@ fn proxy(lab: &Lab, instance: Instance, group: &str) -> Result<()> {
 }
 
 /// What a node's `lbd` says of the second chance.
-pub(crate) fn chance(node: &Node) -> Value {
+fn chance(node: &Node) -> Value {
     node.get("lbd", "/v1/second-chance").ok().and_then(|answer| answer.json().ok()).unwrap_or_default()
 }
 
