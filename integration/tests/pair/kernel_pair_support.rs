@@ -2,14 +2,15 @@
 //! themselves, and a client that keeps them busy.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use integration::lab::clock::{Window, now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
 use integration::lab::fault::Fault;
-use integration::lab::probe::{Attempt, ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, Failure};
+use integration::lab::probe::{
+    Attempt, ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, Failure, exchange_datagram,
+};
 use integration::lab::{Lab, Node, Result, Target, http};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -197,12 +198,7 @@ pub(crate) fn served(lab: &Lab, vips: &[IpAddr]) -> Result<()> {
 
 /// Sends a datagram from a port of its own, and waits for it to come back.
 pub(crate) fn echo(server: SocketAddr) -> std::io::Result<()> {
-    let socket = talker(server)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send(b"hello")?;
-    let mut answer = [0; 16];
-    let length = socket.recv(&mut answer)?;
-    if &answer[..length] == b"hello" { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    exchange_datagram(server, PATIENCE)
 }
 
 /// A socket that sends to a server, and waits a moment for each answer.
