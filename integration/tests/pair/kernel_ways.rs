@@ -95,7 +95,10 @@ fn through_ip_in_ip() -> Result<()> {
 #[test]
 fn in_the_driver() -> Result<()> {
     let keys = Keys { tables: "\n[kernel]\nattach = \"xdp\"\n", ..Keys::default() };
-    let lab = started_with("kernel pair xdp", vec![every("100ms")], keys, Lab::prepare_for_xdp)?;
+    let lab = started_with("kernel pair xdp", vec![every("100ms")], keys, |lab| {
+        lab.prepare_for_xdp()?;
+        lab.introduce_client()
+    })?;
     settled(&lab, lab.a())?;
     for node in lab.nodes() {
         assert_eq!(kernel(node)["interfaces"][0]["attached"], "xdp", "{}", node.name());
