@@ -114,7 +114,10 @@ const PROXIED: u16 = 7070;
 #[test]
 fn in_the_driver() -> Result<()> {
     let keys = Keys { tables: IN_THE_DRIVER, ..Keys::default() };
-    let lab = started_with("kernel pair xdp", vec![every("100ms")], keys, Lab::prepare_for_xdp)?;
+    let lab = started_with("kernel pair xdp", vec![every("100ms")], keys, |lab| {
+        lab.prepare_for_xdp()?;
+        lab.introduce_client()
+    })?;
     settled(&lab, lab.a())?;
     for node in lab.nodes() {
         assert_eq!(kernel(node)["interfaces"][0]["attached"], "xdp", "{}", node.name());

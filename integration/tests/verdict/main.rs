@@ -5,6 +5,7 @@ mod checks;
 mod checksums;
 mod icmp;
 mod limits;
+mod next_hops;
 mod others;
 mod ownership;
 mod paths;
