@@ -25,6 +25,7 @@ use super::site::{Site, response_changes, with_page};
 use super::stream::Stream;
 use super::target::{Answered, Need, Reached};
 use super::tie::Bond;
+use super::tunnel::Far;
 use super::watch::Watch;
 use crate::clock::Clock;
 use crate::counters::Again;
@@ -481,6 +482,7 @@ impl Exchange<'_> {
         }
         let relayed = self.relay(trip, &mut up, &mut down, &mut reached, &occupied.target, tunnel).await;
         journal.moved(up.moved(), down.moved());
+        journal.carried(up.content(), down.content());
         for (counter, bytes) in
             seat.counters().http.compressed_bytes.iter().zip(down.compressed().into_iter().flatten())
         {
@@ -496,7 +498,8 @@ impl Exchange<'_> {
         })?;
         judge(&occupied.target, status);
         if connection && let Reached::Http1(upstream) = reached {
-            return Ok(Done { status, next: Next::Tunnel(Box::new((upstream, occupied))) });
+            let by_rule = trip.route.service.counters_of(plan.rule).map(Arc::clone);
+            return Ok(Done { status, next: Next::Tunnel(Box::new(Far { upstream, occupied, by_rule })) });
         }
         if keep_alive && taken && !plan.alone && occupied.pool.group.config.send_proxy.is_none() {
             reached.keep(&self.session.seat.worker);
