@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use common::config::{HeaderChanges, HeaderTemplates, Http};
+use common::config::{HeaderChanges, HeaderTemplates, Http, Template, Variable};
 use common::time::Instant;
 use h2::ext::Protocol;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -209,14 +209,28 @@ impl Circumstances<'_> {
             return None;
         }
         let request_id = pass_on::request_id(head, self.trusted(), self.request_id);
-        let background = Background {
-            request_id: &request_id,
+        let background = self.background(&request_id);
+        let rule = routed.rule.map(|(_, rule)| rule);
+        Some(Rc::new(templates.map(|templates| changes(templates, rule, asked, arrival, background))))
+    }
+
+    /// What is known of a request, which has this id.
+    fn background<'b>(&'b self, request_id: &'b str) -> Background<'b> {
+        Background {
+            request_id,
             tls_version: self.encrypted.map_or("", |encrypted| encrypted.version),
             server_name: self.encrypted.and_then(Encrypted::server_name).unwrap_or_default(),
             certificate: self.encrypted.map_or(Shown::NotAsked, Encrypted::shown),
-        };
-        let rule = routed.rule.map(|(_, rule)| rule);
-        Some(Rc::new(templates.map(|templates| changes(templates, rule, asked, arrival, background))))
+        }
+    }
+
+    /// The id of a request, if an address is made with it.
+    fn id_for(&self, template: &Template, head: &RequestHead<'_>) -> String {
+        if template.variables().any(|variable| variable == Variable::RequestId) {
+            pass_on::request_id(head, self.trusted(), self.request_id)
+        } else {
+            String::new()
+        }
     }
 }
 
@@ -358,7 +372,8 @@ impl Plan {
                 tie::home_group(http, routed, site, asked, around.now).unwrap_or(group)
             }
             (Outcome::Redirect(redirect), Some(rule)) => {
-                let to = location(redirect, rule, asked, arrival);
+                let request_id = around.id_for(&redirect.to, head);
+                let to = location(redirect, rule, asked, arrival, around.background(&request_id));
                 let answer = Answer { fields: &[("Location", to)], ..Answer::plain(redirect.status) };
                 return Ok(self.answer(around, &answer));
             }
@@ -372,7 +387,11 @@ impl Plan {
             }
         };
         let new_path = match rule.and_then(|rule| Some((rule, rule.rewrite.as_ref()?))) {
-            Some((rule, rewrite)) => Some(rewritten(rewrite, rule, asked, arrival).map_err(|_| Fault::Path)?),
+            Some((rule, rewrite)) => {
+                let request_id = around.id_for(rewrite, head);
+                let path = rewritten(rewrite, rule, asked, arrival, around.background(&request_id));
+                Some(path.map_err(|_| Fault::Path)?)
+            }
             None => None,
         };
         let templates = request_templates(http, self.rule);
