@@ -453,7 +453,7 @@ impl Exchange<'_> {
             }
         };
         journal.answered();
-        let Answered { status, head, body, encoding, press, afterwards, keep_alive } = answered;
+        let Answered { status, head, body, encoding, press, withheld, afterwards, keep_alive } = answered;
         // Where both speak HTTP/1 it is the connections that become a tunnel, not the answer.
         let tunnel = status == 101;
         let connection = tunnel && matches!((&self.client, &reached), (Client::Http1(_), Reached::Http1(_)));
@@ -467,7 +467,7 @@ impl Exchange<'_> {
             journal.moved(up.moved(), 0);
             Failed::unanswered(cut)
         };
-        let mut down = Flow::pressed(head.0, reader, encoding, press, &mut reached.source())
+        let mut down = Flow::pressed(head.0, reader, encoding, (withheld, press), &mut reached.source())
             .map_err(|_| in_vain(Cut::BadAnswer))?;
         if let (Some(head), Client::Http2(asker)) = (head.1, &mut self.client) {
             asker.answer(*head, &mut down).map_err(|_| in_vain(Cut::Client))?;
@@ -527,9 +527,7 @@ impl Exchange<'_> {
         }
         let http = trip.route.service.config.http.as_ref();
         let quota = Quota::new(http.and_then(|http| http.body_bytes_max));
-        // Where there is no body no trailers go on.
-        let site = trip.route.http.as_ref().filter(|_| has_body(plan.body));
-        let withheld = site.and_then(|site| site.withheld(plan.rule));
+        let withheld = plan.withheld.clone();
         let (mut source, _) = self.client.halves();
         let begin = |head, encoding| {
             let up = Flow::begin(head, reader, encoding, withheld, &mut source);

@@ -179,21 +179,11 @@ impl Flow {
         withheld: Option<Rc<HeaderChanges>>,
         source: &mut Source<'_>,
     ) -> Result<Self, Fault> {
-        Self::new(head, reader, encoding, (withheld, None), source)
+        Self::pressed(head, reader, encoding, (withheld, None), source)
     }
 
-    /// The same with what compresses the body on its way, and with all trailers.
+    /// The same with what compresses the body on its way.
     pub(super) fn pressed(
-        head: Vec<u8>,
-        reader: BodyReader,
-        encoding: Encoding,
-        press: Option<Box<Press>>,
-        source: &mut Source<'_>,
-    ) -> Result<Self, Fault> {
-        Self::new(head, reader, encoding, (None, press), source)
-    }
-
-    fn new(
         head: Vec<u8>,
         reader: BodyReader,
         encoding: Encoding,

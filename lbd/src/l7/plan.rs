@@ -69,6 +69,8 @@ pub(super) struct Plan {
     pub(super) alone: bool,
     /// Whether its trailers stay here: targets are told in fields who it is from.
     pub(super) drops_trailers: bool,
+    /// The fields that do not go on as trailers, if there may be some.
+    pub(super) withheld: Option<Rc<HeaderChanges>>,
     /// What it says about its target.
     pub(super) tied: Tied,
     /// Why it is not let in.
@@ -295,6 +297,7 @@ impl Plan {
             alone: authenticates_connection(&head.fields)
                 || (has_body(head.body) && wants_no_body(head.method)),
             drops_trailers: !site.told_in.is_empty(),
+            withheld: None,
             tied: Tied::default(),
             denied: None,
             over_rate: around.over_rate && around.challenge.is_none(),
@@ -425,6 +428,10 @@ impl Plan {
             pass_on::request(head, &passing, &mut out)?;
             ForTarget::Http1(out)
         };
+        if has_body(head.body) {
+            let for_one_hop = pass_on::trailers_for_one_hop(&head.for_one_hop);
+            self.withheld = site.withheld_from_targets(self.rule, for_one_hop);
+        }
         self.tied = Tied::of(&pool, asked, &passing, &around.route.service.guard);
         Ok(Step::Forward(pool, written))
     }

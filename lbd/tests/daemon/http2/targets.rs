@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::config;
 use super::frames::{
-    ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Outcome, PING, RST_STREAM, Wire, frame, head,
+    ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Outcome, PING, RST_STREAM, Wire, block,
+    frame, head,
 };
 use crate::http::{Client, ask, get};
 use crate::server::Server;
@@ -144,6 +145,30 @@ fn what_a_target_has_not_begun_is_sent_again() {
         metric(&lbd, "tandem_lbd_service_http_requests_resent_total")["{service=\"web\",result=\"sent\"}"]
             > 5
     );
+}
+
+#[test]
+fn no_trailer_of_a_target_s_says_what_its_head_may_not() {
+    let ip = own_ip();
+    let target = target(ip, |_, got, wire| {
+        wire.send(&frame(HEADERS, END_HEADERS, got.stream, &[0x88]));
+        wire.send(&frame(DATA, 0, got.stream, b"ok"));
+        let passing =
+            [("x-sum", "1"), ("x-debug", "1"), ("set-cookie", "a=b"), ("host", "b"), ("content-length", "3")];
+        // The second one is no trailer section at all (RFC 9113, section 8.2.2).
+        let broken = [("x-sum", "1"), ("transfer-encoding", "chunked")];
+        let trailers = if got.stream == 1 { block(&passing) } else { block(&broken) };
+        wire.send(&frame(HEADERS, END_HEADERS | END_STREAM, got.stream, &trailers));
+    });
+    let mut config = http2(ip, target.address, "");
+    config.service += "response_headers = { remove = [\"X-Debug\"] }\n";
+    let lbd = Lbd::start(&config);
+    // All of one client, so that one worker has them.
+    let mut client = Client::new(lbd.address);
+    let got = client.send(get("/")).answer();
+    assert_eq!((got.text(), got.trailers.as_str()), ("ok", "x-sum: 1"));
+    client.send(get("/"));
+    assert!(!client.try_answer(false).is_ok_and(|answer| answer.is_some()), "it comes to no end");
 }
 
 #[test]
