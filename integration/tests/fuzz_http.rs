@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use common::config::{Forwarded, HeaderChanges};
 use common::rng::Rng;
 use lbd_core::http::framing::{Fault, Field, Pseudo, RequestHead, Scanner, http2_request, parse_request};
-use lbd_core::http::origin;
+use lbd_core::http::origin::{self, Origin};
 use lbd_core::http::pass_on::{self, Passing, Shown};
 use lbd_core::http::path::{is_normal, lenient_readings, normalise};
 use lbd_core::http::route::Arrival;
@@ -351,10 +351,12 @@ fn the_client_is_whom_a_trusted_proxy_names() {
             .iter()
             .map(|(name, value)| Field { name: name.as_bytes(), value: value.as_bytes() })
             .collect();
-        assert_eq!(origin::client_of(proxy, &fields, by, trusts), client, "seed {seed}: {by:?} {all:?}");
-        assert_eq!(origin::client_of(stranger, &fields, by, trusts), stranger, "seed {seed}");
+        let of = |connected, by| Origin::of(connected, &fields, by, trusts);
+        assert_eq!(of(proxy, by).client, client, "seed {seed}: {by:?} {all:?}");
+        assert_eq!(of(stranger, by).client, stranger, "seed {seed}");
+        assert!(!of(proxy, by).is_proxy && !of(stranger, by).trusted, "seed {seed}");
         // Whatever it says, and whatever it is read as.
-        let by_tls = origin::says_https(proxy.ip(), &fields, Forwarded::Rfc7239, trusts);
+        let by_tls = of(proxy, Forwarded::Rfc7239).says_https(&fields, Forwarded::Rfc7239);
         assert!(!by_tls || all.iter().any(|(_, value)| value.contains("https")), "seed {seed}: {all:?}");
         for element in origin::elements_of_list(&fields) {
             assert!(element.bytes().all(|byte| byte.is_ascii_graphic()), "seed {seed}: {element}");

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use common::config::{self, Action, Config, Http, HttpAuth, HttpRule, Mode, Service};
 use common::hash::HashKey;
 use lbd_core::http::framing::{Fault, RequestHead, parse_request};
-use lbd_core::http::origin;
+use lbd_core::http::origin::Origin;
 use lbd_core::http::pass_on::{Shown, request_id};
 use lbd_core::http::route::{
     Arrival, Asked, Background, Otherwise, Outcome, location, obstacle, read_otherwise, rewritten, route,
@@ -50,7 +50,8 @@ pub(crate) fn explain(file: &Path, question: &Question<'_>) -> anyhow::Result<St
     let guard = Guard::new(service, None, &Arc::default());
     let trusts = |address: IpAddr| guard.trusts_word(address);
     let connected = SocketAddr::new(question.source, 0);
-    let client = origin::client_of(connected, &head.fields, http.forwarded, trusts).ip();
+    let origin = Origin::of(connected, &head.fields, http.forwarded, trusts);
+    let client = origin.client.ip();
     let asked = Asked {
         method: head.method,
         host: head.authority.host(),
@@ -64,7 +65,7 @@ pub(crate) fn explain(file: &Path, question: &Question<'_>) -> anyhow::Result<St
     if client != question.source {
         line(&mut out, format_args!("the client is {client}, as the proxy that is trusted says"));
     }
-    let id = request_id(&head, guard.trusts_word(question.source), 0);
+    let id = request_id(&head, origin.trusted, 0);
     // With TLS the client is one of today, which says whom it asks for.
     let encrypted = http.tls.is_some();
     let background = Background {

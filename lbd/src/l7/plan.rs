@@ -16,6 +16,7 @@ use lbd_core::http::compress::takes_gzip;
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version};
 use lbd_core::http::hops;
+use lbd_core::http::origin::Origin;
 use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
 use lbd_core::http::route::{
     Arrival, Asked, Background, Otherwise, Outcome, Routed, changes, location, read_otherwise, rewritten,
@@ -170,8 +171,8 @@ pub(super) struct Circumstances<'c> {
     pub(super) route: &'c Route,
     /// Both ends of the client's connection.
     pub(super) ends: &'c Ends,
-    /// Whom the request is from: the client's end of the connection, or whom a proxy there names whose word is taken.
-    pub(super) client: SocketAddr,
+    /// Whom the request is from.
+    pub(super) origin: &'c Origin<'c>,
     /// A number for a request that has none, and for a trace that begins with it.
     pub(super) request_id: u128,
     /// A number for its span.
@@ -193,12 +194,6 @@ pub(super) struct Circumstances<'c> {
 }
 
 impl Circumstances<'_> {
-    /// Whether what the request says of its client and of how it came is taken for true: it comes from a proxy that is trusted. One that
-    /// only says by the PROXY protocol whose connection it passes on has not written the request, so its own address says nothing of that.
-    fn trusted(&self) -> bool {
-        self.route.service.guard.trusts_word(self.ends.client.ip())
-    }
-
     /// What a service and a rule change, if any of the values has variables.
     fn fill(
         &self,
@@ -210,7 +205,7 @@ impl Circumstances<'_> {
         if !templates.iter().any(|templates| templates.has_variables()) {
             return None;
         }
-        let request_id = pass_on::request_id(head, self.trusted(), self.request_id);
+        let request_id = pass_on::request_id(head, self.origin.trusted, self.request_id);
         let background = self.background(&request_id);
         let rule = routed.rule.map(|(_, rule)| rule);
         Some(Rc::new(templates.map(|templates| changes(templates, rule, asked, arrival, background))))
@@ -229,7 +224,7 @@ impl Circumstances<'_> {
     /// The id of a request, if an address is made with it.
     fn id_for(&self, template: &Template, head: &RequestHead<'_>) -> String {
         if template.variables().any(|variable| variable == Variable::RequestId) {
-            pass_on::request_id(head, self.trusted(), self.request_id)
+            pass_on::request_id(head, self.origin.trusted, self.request_id)
         } else {
             String::new()
         }
@@ -258,7 +253,7 @@ impl Plan {
             path: &head.path,
             query: head.query.as_deref(),
             fields: &head.fields,
-            client: around.client.ip(),
+            client: around.origin.client.ip(),
         };
         let hash = site.hash_key.source(asked.client);
         let routed = route(http, &asked, hash);
@@ -271,12 +266,12 @@ impl Plan {
         let service = &around.route.service;
         let trace = service.tracer.as_ref().map(|tracer| {
             let ids = (around.request_id, around.span_id);
-            Box::new(Trace::begin(&head.fields, around.trusted(), tracer.sample, ids))
+            Box::new(Trace::begin(&head.fields, around.origin.trusted, tracer.sample, ids))
         });
         let is_told = service.access_log.is_some() || trace.as_ref().is_some_and(|trace| trace.sampled);
         let mut plan = Self {
             step: Step::nothing(),
-            client: around.client,
+            client: around.origin.client,
             rule,
             version: head.version,
             body: head.body,
@@ -402,7 +397,7 @@ impl Plan {
         let passing = Passing {
             path: new_path.as_deref().unwrap_or(&head.path),
             client: around.ends.client.ip(),
-            trusted: around.trusted(),
+            trusted: around.origin.trusted,
             forwarded: http.forwarded,
             arrival,
             pseudonym: &site.pseudonym,
@@ -432,7 +427,7 @@ impl Plan {
             let for_one_hop = pass_on::trailers_for_one_hop(&head.for_one_hop);
             self.withheld = site.withheld_from_targets(self.rule, for_one_hop);
         }
-        self.tied = Tied::of(&pool, asked, &passing, &around.route.service.guard);
+        self.tied = Tied::of(&pool, asked, &passing, around.origin);
         Ok(Step::Forward(pool, written))
     }
 
