@@ -296,7 +296,7 @@ impl Exchange<'_> {
                 }
             };
             let (target, reused) = (Arc::clone(&occupied.target), reached.is_reused());
-            let age = reached.age();
+            let (age, requests) = (reached.age(), reached.requests());
             self.watch.set_target(Some(Arc::clone(&target)));
             journal.connected(&target, reused);
             let failed = match self.exchange(&trip, reached, occupied, journal).await {
@@ -306,11 +306,13 @@ impl Exchange<'_> {
                 }
                 Err(failed) => failed,
             };
-            if !self.may_resend(route, &failed, &target, (reused, tries), retry) {
+            // What ends a connection may be another one's request, also if that has come later.
+            let stale = reused || requests.is_some_and(|requests| requests.get() > 1);
+            if !self.may_resend(route, &failed, &target, (stale, tries), retry) {
                 return self.failed(route, journal, &target, failed).await;
             }
             again = Some((Again::Resent, Arc::clone(&target)));
-            if reused || matches!(failed, Failed::Cut { refused: true, .. }) {
+            if stale || matches!(failed, Failed::Cut { refused: true, .. }) {
                 // It has closed what it kept open, or takes no more on it, and is there all the same as far as anybody knows.
                 seat.worker.kept.forget(&target);
                 newer_than = Some(age);
@@ -363,12 +365,12 @@ impl Exchange<'_> {
         route: &Rc<Route>,
         failed: &Failed,
         target: &Target,
-        (reused, tries): (bool, u32),
+        (stale, tries): (bool, u32),
         retry: Retry,
     ) -> bool {
         let Failed::Cut { cut, silent, whole, refused, .. } = failed else { return false };
-        blame(target, *cut, *refused || (reused && *silent));
-        let wanted = retry.no_answer || ((reused || *refused) && retry.stale_connection);
+        blame(target, *cut, *refused || (stale && *silent));
+        let wanted = retry.no_answer || ((stale || *refused) && retry.stale_connection);
         // It costs a target nothing to refuse, and with many requests on a connection that ends all of them are refused at once.
         let attempts = if *refused { retry.attempts.saturating_add(UNTOUCHED_MORE) } else { retry.attempts };
         if !whole || !wanted || tries >= attempts {

@@ -66,9 +66,9 @@ pub(super) struct Plan {
     /// What a client of HTTP/1 is told if its tunnel leads through a stream of HTTP/2.
     pub(super) accept: Option<String>,
     /// Whether the connection to the target is nobody else's after it. It may authenticate that connection, or have a body where many do not
-    /// look for one: a target that leaves it would take it for the next request.
+    /// look for one: a target that leaves it would take it for the next request. Or its trailers may end a connection of HTTP/2.
     pub(super) alone: bool,
-    /// Whether its trailers stay here: targets are told in fields who it is from.
+    /// Whether its trailers stay here: targets are told in fields who it is from, or might end a connection that it shares.
     pub(super) drops_trailers: bool,
     /// The fields that do not go on as trailers, if there may be some.
     pub(super) withheld: Option<Rc<HeaderChanges>>,
@@ -423,6 +423,12 @@ impl Plan {
             pass_on::request(head, &passing, &mut out)?;
             ForTarget::Http1(out)
         };
+        // Servers may end the whole connection at trailers that they do not look for, and with it the requests of others. So who says that
+        // some come has one for himself, and what comes unsaid stays here.
+        if pool.group.config.http2 && pool.group.config.send_proxy.is_none() && has_body(head.body) {
+            self.alone |= !self.drops_trailers && head.values("trailer").next().is_some();
+            self.drops_trailers |= !self.alone;
+        }
         if has_body(head.body) {
             let for_one_hop = pass_on::trailers_for_one_hop(&head.for_one_hop);
             self.withheld = site.withheld_from_targets(self.rule, for_one_hop);

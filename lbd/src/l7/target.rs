@@ -1,6 +1,7 @@
 //! The target's side of a request: a connection of HTTP/1 that is this request's for now, or a stream of HTTP/2.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -211,6 +212,14 @@ impl Reached {
         match self {
             Self::Http1(upstream) => upstream.reused,
             Self::Http2(stream) => stream.is_reused(),
+        }
+    }
+
+    /// How many requests the connection has had, now and later on, if it is one for many at the same time.
+    pub(super) fn requests(&self) -> Option<Rc<Cell<u64>>> {
+        match self {
+            Self::Http1(_) => None,
+            Self::Http2(stream) => Some(stream.requests()),
         }
     }
 
