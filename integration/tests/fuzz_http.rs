@@ -89,6 +89,11 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// Whether a few inputs are only tried again, among which need not be some of each kind.
+fn is_replay() -> bool {
+    number("TANDEM_FUZZ_ROUNDS", ROUNDS_DEFAULT) < 10_000
+}
+
 /// Runs `round` with the seeds of this run.
 fn rounds(mut round: impl FnMut(u64, &mut Rng)) {
     let start = number("TANDEM_FUZZ_SEED", 1);
@@ -182,7 +187,7 @@ fn a_path_has_one_form_that_means_the_same() {
             assert!(reading.split('/').all(|segment| segment != "." && segment != ".."), "{what}: {reading}");
         }
     });
-    assert!(read > 0 && refused > 0, "{read} {refused}");
+    assert!(is_replay() || (read > 0 && refused > 0), "{read} {refused}");
 }
 
 /// What is known of a request that comes to us over TLS.
@@ -268,7 +273,7 @@ fn nobody_says_of_itself_what_proxies_say() {
         let round = passing(&again.path, trusted, certificate, &unchanged);
         assert_eq!(pass_on::request(&again, &round, &mut Vec::new()), Err(Fault::Loop), "{what}");
     });
-    assert!(passed > 0 && refused > 0 && looped > 0, "{passed} {refused} {looped}");
+    assert!(is_replay() || (passed > 0 && refused > 0 && looped > 0), "{passed} {refused} {looped}");
 }
 
 /// Nothing of what such a client says is left, under no name that programs take for the same.
@@ -478,7 +483,7 @@ fn what_comes_by_http2_goes_down_as_one_request() {
         assert!(framing <= 1 && again.values("cookie").count() <= 1, "{what}");
         assert_eq!(values(&again, "x-forwarded-for"), [CLIENT], "{what}");
     });
-    assert!(passed > 0 && refused > 0, "{passed} {refused}");
+    assert!(is_replay() || (passed > 0 && refused > 0), "{passed} {refused}");
 }
 
 /// A place in a list of this length.
