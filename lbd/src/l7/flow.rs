@@ -165,6 +165,8 @@ pub(super) struct Flow {
     begun: bool,
     done: bool,
     moved: u64,
+    /// How much of the body has come.
+    content: u64,
 }
 
 impl Flow {
@@ -177,21 +179,11 @@ impl Flow {
         withheld: Option<Rc<HeaderChanges>>,
         source: &mut Source<'_>,
     ) -> Result<Self, Fault> {
-        Self::new(head, reader, encoding, (withheld, None), source)
+        Self::pressed(head, reader, encoding, (withheld, None), source)
     }
 
-    /// The same with what compresses the body on its way, and with all trailers.
+    /// The same with what compresses the body on its way.
     pub(super) fn pressed(
-        head: Vec<u8>,
-        reader: BodyReader,
-        encoding: Encoding,
-        press: Option<Box<Press>>,
-        source: &mut Source<'_>,
-    ) -> Result<Self, Fault> {
-        Self::new(head, reader, encoding, (None, press), source)
-    }
-
-    fn new(
         head: Vec<u8>,
         reader: BodyReader,
         encoding: Encoding,
@@ -216,6 +208,7 @@ impl Flow {
             begun: false,
             done: false,
             moved: 0,
+            content: 0,
         };
         if !read_ended && source.has_something() {
             flow.decode(source)?;
@@ -262,6 +255,11 @@ impl Flow {
     /// Bytes written so far.
     pub(super) const fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// Bytes of the body that have come so far: without framing, and before they were compressed.
+    pub(super) const fn content(&self) -> u64 {
+        self.content
     }
 
     /// Bytes that were compressed so far, and what they have become, if they were.
@@ -398,6 +396,7 @@ impl Flow {
             }
             Source::Nobody => {}
         }
+        self.content += self.data.len() as u64;
         self.quota.take(self.data.len())?;
         self.compress(source)?;
         if matches!(self.encoding, Encoding::Chunked) {
