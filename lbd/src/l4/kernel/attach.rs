@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
@@ -31,11 +32,17 @@ use super::KernelError;
 use super::bpf;
 use super::netlink::Netlink;
 
-/// Where our filter is among those of an interface: early, and always in the same place.
+/// Where our filters are among those of an interface: early, and always in the same place. What is nothing to forward is looked at for the
+/// second chance.
 const PRIORITY: u16 = 7;
+const PRIORITY_CHANCE: u16 = 8;
 const HANDLE: TcHandle = TcHandle::new(0, 0x7a);
 const HANDLE_CHANCE: TcHandle = TcHandle::new(0, 0x7b);
 const HANDLE_CHANCE_LINK: TcHandle = TcHandle::new(0, 0x7c);
+
+/// Programs at one interface are attached by two threads, and the one that forwards has to be asked before the second chance: the answer of a
+/// target may be for a port of a virtual IP that is a proxied service's, too, and is of no connection that the other node could have.
+static TCX_ORDER: Mutex<()> = Mutex::new(());
 
 /// The programs' names in the object.
 pub(super) const TC_PROGRAM: &str = "forward_tc";
@@ -92,6 +99,14 @@ impl Part {
             Self::Chance => "chance_",
             Self::ChanceIn => "chance_in_",
             Self::ChanceLink => "chance_link_",
+        }
+    }
+
+    /// Where its filter of clsact is among those of the interface.
+    const fn priority(self) -> u16 {
+        match self {
+            Self::Forward | Self::CheckOut | Self::CheckIn | Self::ChanceIn => PRIORITY,
+            Self::Chance | Self::ChanceLink => PRIORITY_CHANCE,
         }
     }
 
@@ -172,6 +187,8 @@ pub(crate) struct Attached {
 #[derive(Debug)]
 pub(super) struct Attachments {
     folder: PathBuf,
+    /// Where the second chance has its pins.
+    chance: PathBuf,
     tcx: bool,
     present: BTreeMap<Place, Attached>,
     /// To look for filters; none before it is needed.
@@ -182,10 +199,11 @@ pub(super) struct Attachments {
 }
 
 impl Attachments {
-    /// Pins go to `folder`.
-    pub(super) fn new(folder: &Path, tcx: bool) -> Self {
+    /// Pins go to `folder`; those of the second chance are in `chance`.
+    pub(super) fn new(folder: &Path, chance: &Path, tcx: bool) -> Self {
         Self {
             folder: folder.to_owned(),
+            chance: chance.to_owned(),
             tcx,
             present: BTreeMap::new(),
             filters: None,
@@ -237,7 +255,7 @@ impl Attachments {
             none => none.insert(Netlink::open().map_err(text)?),
         };
         let egress = part.side() == TcAttachType::Egress;
-        socket.filter(index, egress, PRIORITY, part.handle().into()).map_err(text)
+        socket.filter(index, egress, part.priority(), part.handle().into()).map_err(text)
     }
 
     /// Where it is now.
@@ -343,11 +361,12 @@ impl Attachments {
     }
 
     /// Where the pin of a part is.
-    fn path(&self, (part, index): Place, how: How) -> PathBuf {
-        self.folder.join(format!("{}{}{index}", part.prefix(), how.prefix()))
+    fn path(&self, place: Place, how: How) -> PathBuf {
+        pin_path(&self.folder, place, how)
     }
 
     fn attach_tcx(&self, program: &mut SchedClassifier, place: Place, name: &str) -> Result<(), String> {
+        let _order = TCX_ORDER.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.path(place, How::Tcx);
         if path.exists() {
             match replace_tcx(program, &path) {
@@ -357,11 +376,26 @@ impl Attachments {
             }
             fs::remove_file(&path).map_err(|error| format!("removing {}: {error}", path.display()))?;
         }
-        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let second = self.second(place)?;
+        let order = match &second {
+            Some(second) => LinkOrder::before_link(second).map_err(text)?,
+            None => LinkOrder::last(),
+        };
+        let options = TcAttachOptions::TcxOrder(order);
         let id = program.attach_with_options(name, place.0.side(), options).map_err(text)?;
         let link = FdLink::try_from(program.take_link(id).map_err(text)?).map_err(text)?;
         drop(link.pin(&path).map_err(text)?);
         Ok(())
+    }
+
+    /// The link of what is to be asked after the program at this place.
+    fn second(&self, (part, index): Place) -> Result<Option<SchedClassifierLink>, String> {
+        let path = pin_path(&self.chance, (Part::Chance, index), How::Tcx);
+        if part != Part::Forward || !path.exists() {
+            return Ok(None);
+        }
+        let link = FdLink::from(PinnedLink::from_pin(&path).map_err(text)?);
+        link.try_into().map(Some).map_err(text)
     }
 
     fn attach_clsact(&self, program: &mut SchedClassifier, place: Place, name: &str) -> Result<(), String> {
@@ -371,13 +405,14 @@ impl Attachments {
             Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
             Err(error) => return Err(text(error)),
         }
-        let there =
-            SchedClassifierLink::attached(name, side, PRIORITY, place.0.handle(), None).map_err(text)?;
+        let there = SchedClassifierLink::attached(name, side, place.0.priority(), place.0.handle(), None)
+            .map_err(text)?;
         // Replaced if it is there from a former life, else made.
         let id = match program.attach_to_link(there) {
             Ok(id) => id,
             Err(_) => {
-                let options = NlOptions { priority: PRIORITY, handle: place.0.handle(), classid: None };
+                let options =
+                    NlOptions { priority: place.0.priority(), handle: place.0.handle(), classid: None };
                 let options = TcAttachOptions::Netlink(options);
                 program.attach_with_options(name, side, options).map_err(text)?
             }
@@ -474,7 +509,8 @@ impl Pin {
         if *how == How::Clsact
             && let Some(name) = interface_name(*index)
         {
-            let link = SchedClassifierLink::attached(&name, part.side(), PRIORITY, part.handle(), None);
+            let link =
+                SchedClassifierLink::attached(&name, part.side(), part.priority(), part.handle(), None);
             // A filter that is gone already needs no removing; dropping the link removes it.
             drop(link);
         }
@@ -488,6 +524,10 @@ impl Pin {
             }
         }
     }
+}
+
+fn pin_path(folder: &Path, (part, index): Place, how: How) -> PathBuf {
+    folder.join(format!("{}{}{index}", part.prefix(), how.prefix()))
 }
 
 fn interface_name(index: u32) -> Option<String> {
@@ -536,7 +576,7 @@ mod tests {
 
     #[test]
     fn a_pins_name_says_what_it_is() {
-        let attachments = Attachments::new(Path::new("/pins"), true);
+        let attachments = Attachments::new(Path::new("/pins"), Path::new("/pins_chance"), true);
         for part in Part::ALL {
             for how in How::ALL {
                 let path = attachments.path((part, 12), how);

@@ -146,6 +146,12 @@ pub(super) fn node_folder(run_dir: &Path) -> PathBuf {
     Path::new(BPFFS).join("tandem").join(format!("{name}_{:08x}", hash >> 32))
 }
 
+/// Where what is attached for the second chance is pinned: beside a node's own folder.
+pub(super) fn chance_folder(node: &Path) -> PathBuf {
+    let name = node.file_name().unwrap_or_default().to_string_lossy();
+    node.with_file_name(format!("{name}_chance"))
+}
+
 fn layout_folder(node_folder: &Path, sizes: Sizes) -> PathBuf {
     let name = node_folder.file_name().unwrap_or_default().to_string_lossy();
     node_folder.with_file_name(format!("{name}-{:016x}", object::layout(sizes)))

@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use super::KernelError;
 use super::attach;
 use super::features::Features;
-use super::load::node_folder;
+use super::load::{chance_folder, node_folder};
 use super::thread::Signal;
 use crate::shared::Shared;
 use maps::Counted;
@@ -210,9 +210,7 @@ impl Chance {
 
 /// Where what is attached is pinned.
 fn folder(run_dir: &Path) -> PathBuf {
-    let node = node_folder(run_dir);
-    let name = node.file_name().unwrap_or_default().to_string_lossy();
-    node.with_file_name(format!("{name}_chance"))
+    chance_folder(&node_folder(run_dir))
 }
 
 /// Takes the program off all interfaces. Answers what was removed.

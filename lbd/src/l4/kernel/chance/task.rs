@@ -101,7 +101,7 @@ impl Task {
             maps,
             ways: Ways::open()?,
             sockets: Sockets::open()?,
-            attachments: Attachments::new(&folder, features.tcx()),
+            attachments: Attachments::new(&folder, &folder, features.tcx()),
             own: Own::default(),
             local: BTreeMap::new(),
             owned: BTreeSet::new(),

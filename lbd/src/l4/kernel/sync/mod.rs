@@ -32,7 +32,7 @@ use super::copies::FlowTables;
 use super::features::Features;
 use super::flows::{Names, Reader};
 use super::instances::{Instances, Offers};
-use super::load::Loaded;
+use super::load::{Loaded, chance_folder};
 use super::maps::Maps;
 use super::next_hops::NextHops;
 use super::path_mtu::Errors;
@@ -156,7 +156,11 @@ impl Sync {
         let Parts { loaded, maps, ways, features, instances, reader, written, next_hops } = parts;
         let saved_indexes = maps.load_indexes().unwrap_or_default();
         Self {
-            attachments: Attachments::new(&loaded.node_folder, features.tcx()),
+            attachments: Attachments::new(
+                &loaded.node_folder,
+                &chance_folder(&loaded.node_folder),
+                features.tcx(),
+            ),
             settings: Settings::open(&shared.run_dir),
             indexes: Indexes::from_bytes(&saved_indexes),
             kernel: features.version.to_string(),
