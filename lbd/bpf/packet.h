@@ -23,17 +23,23 @@ enum verdict {
 struct packet {
 	struct flow_key key;     /* as it arrives; of an ICMP error: of a packet against the quoted one */
 	struct address client;   /* VERDICT_RETURN: whom it is for */
-	__u64 hash;              /* of the key, where somebody needed it */
+	/* Never both: fragments are known by the time that `decide_new` is asked, and what it decides about is no answer. What calls it has no room on
+	 * the stack for more. */
+	union {
+		__u64 hash;      /* of the key */
+		struct {
+			__be32 identification; /* of a fragment's datagram */
+			__be16 vip_port;       /* VERDICT_RETURN */
+		};
+	};
 	__s64 drained;           /* what this node owned after this time it forwards still; see time.h */
 	__u32 length;            /* of the IP packet, or of the longest that offloads will cut it into */
 	__u32 total;             /* of the IP packet, or of all that it will be cut into */
 	__u32 now;
 	__u32 ifindex;
-	__be32 identification;   /* of a fragment's datagram */
 	__u16 l4;                /* offset in the frame; IP is right behind Ethernet: what has a tag is of another interface */
 	__u16 service, target, vip;
 	__be16 port;             /* VERDICT_FORWARD: nat's source port, or 0; VERDICT_RETURN: the client's port */
-	__be16 vip_port;         /* VERDICT_RETURN */
 	__u8 tcp_flags;
 	__u8 flags;              /* PACKET_* */
 	__u8 reason;
