@@ -82,6 +82,18 @@ static __always_inline int is_syn(const struct packet *packet)
 	return packet->key.protocol == PROTOCOL_TCP && (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
+/* An IPv4 address as `struct address` has it, behind 8 bytes of zeros. The other half is stored as a whole, because as a whole it is read next,
+ * which would have to wait for stores of its parts. */
+static __always_inline void put_v4(struct address *address, __be32 v4)
+{
+	__u64 *half = (__u64 *)address + 1;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	*half = (__u64)v4 << 32 | htonl(0xffff);
+#else
+	*half = (__u64)0xffff << 32 | v4;
+#endif
+}
+
 static __always_inline int same_address(const struct address *a, const struct address *b)
 {
 	return !((a->words[0] ^ b->words[0]) | (a->words[1] ^ b->words[1]) | (a->words[2] ^ b->words[2]) |
