@@ -19,6 +19,7 @@ static __always_inline int is_service_port(__be16 port)
 #define QUICKLY_NOT 0
 #define QUICKLY_DONE 1
 #define QUICKLY_UNKNOWN 2 /* there is no such flow in the table */
+#define QUICKLY_NO_SERVICE 3 /* nor can there be: nobody listens on its port */
 
 /* A known, established flow, forwarded here, with a healthy target: QUICKLY_DONE, with its service and target in `service_of` and
  * `target_of`. */
@@ -130,8 +131,57 @@ static __always_inline __u32 to_other_node(struct packet *packet, const struct c
 	return of_other && back->other_ifindex ? VERDICT_OTHER : VERDICT_DROP;
 }
 
+/* Whose answers come from where a packet comes from; `port` is that, or 0 for targets without one of their own. */
+static __always_inline struct endpoint *find_endpoint(const struct packet *packet, __be16 port)
+{
+	struct endpoint_key key __attribute__((aligned(8)));
+	const __u64 *source = (const void *)&packet->key.source;
+	__u64 *words = (void *)&key;
+	__u32 *last = (void *)&key.port;
+	words[0] = source[0];
+	words[1] = source[1];
+	/* As a whole, because as a whole it is read next, which would have to wait for stores of its parts. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	*last = (__u32)packet->key.protocol << 16 | port;
+#else
+	*last = (__u32)port << 16 | (__u32)packet->key.protocol << 8;
+#endif
+	return bpf_map_lookup_elem(&endpoints, &key);
+}
+
+/* The same of targets that answer from whichever port the client has asked for. What comes from a port that nobody asks for is no answer of them:
+ * such a host may be a client of other services here. */
+static __always_inline struct endpoint *find_portless(const struct packet *packet, const struct config *settings)
+{
+	if (!(settings->flags & CONFIG_HAS_ANY_PORT) || !is_service_port(packet->key.source_port))
+		return NULL;
+	return find_endpoint(packet, 0);
+}
+
 /* How often a slot is read that changes under the reader. */
 #define SLOT_READS 3
+
+/* For whom the answers to a slot's port are: into the packet. `client` is an IPv6 client's address. What is in it is one flow's if the control
+ * word was the same before and after, for somebody else may take a slot that was free or over: returns whether it was. */
+static __always_inline int read_slot(struct packet *packet, const struct slot *slot, const struct address *client, __u64 *control)
+{
+	*control = slot_control(slot);
+	if (client) {
+		packet->client = *client;
+	} else {
+		packet->client.words[0] = packet->client.words[1] = 0;
+		put_v4(&packet->client, slot->client);
+	}
+	packet->port = slot->client_port;
+	packet->vip_port = slot->vip_port;
+	return slot_control(slot) == *control;
+}
+
+/* Whether a slot's flow has asked for what an answer comes from: its VIP and, where the target answers from any port, that port. */
+static __always_inline int is_answer_to(const struct packet *packet, const struct vip_address *vip, int any_port)
+{
+	return same_address(&vip->address, &packet->key.destination) && (!any_port || packet->vip_port == packet->key.source_port);
+}
 
 /* An answer of a target to a VIP as source: who has the port that it is for? A target of `any_port` answers from the one that its client asked
  * for. */
@@ -143,23 +193,13 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 	struct address *address = is_v6(packet) ? client_of(index, ntohs(packet->key.destination_port)) : NULL;
 	if (!slot || (is_v6(packet) && !address))
 		return VERDICT_MISS;
-	__u64 control = 0, after = 1;
-	/* What is in it is one flow's if the control word was the same before and after: somebody else may take a slot that was free or over. Else
-	 * it says nothing, not even that the packet is for nobody: the target sends again what is dropped, if it was for a VIP at all. */
-	for (int number = 0; number < SLOT_READS && after != control; number++) {
-		control = slot_control(slot);
-		if (address) {
-			packet->client = *address;
-		} else {
-			packet->client.words[0] = packet->client.words[1] = 0;
-			packet->client.words[2] = htonl(0xffff);
-			packet->client.words[3] = slot->client;
-		}
-		packet->port = slot->client_port;
-		packet->vip_port = slot->vip_port;
-		after = slot_control(slot);
-	}
-	if (unlikely(after != control)) {
+	__u64 control = 0;
+	int same = 0;
+	/* A slot that changes all the time says nothing, not even that the packet is for nobody: the target sends again what is dropped, if it was
+	 * for a VIP at all. */
+	for (int number = 0; number < SLOT_READS && !same; number++)
+		same = read_slot(packet, slot, address, &control);
+	if (unlikely(!same)) {
 		struct address vip __attribute__((aligned(8))) = packet->key.destination;
 		if (!bpf_map_lookup_elem(&vips, &vip))
 			return VERDICT_MISS;
@@ -168,9 +208,9 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 	}
 	packet->vip = SLOT_VIP(control);
 	struct vip_address *vip = AT(vip_addresses, packet->vip);
-	if (SLOT_LOCKED(control) || slot_is_free(control, packet->now) || !vip ||
-	    (any_port && packet->vip_port != packet->key.source_port) ||
-	    !same_address(&vip->address, &packet->key.destination))
+	struct service *service = AT(services, SLOT_SERVICE(control));
+	if (SLOT_LOCKED(control) || slot_is_free(control, packet->now) || !vip || !service ||
+	    !is_answer_to(packet, vip, any_port))
 		return VERDICT_MISS;
 	if (!may_go_on(vip->instance, packet->drained)) {
 		packet->reason = DROP_NOT_ACTIVE;
@@ -179,10 +219,11 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 	packet->service = SLOT_SERVICE(control);
 	/* For the counters: a slot does not say which target it is that has this address. */
 	packet->target = endpoint->target;
-	__u8 state = state_of(packet, STATE_TARGET_FIN), gone = no_longer(packet);
-	int fresh = age(packet->now, SLOT_SEEN(control)) < REFRESH_TICKS;
 	if (packet->flags & PACKET_ICMP)
 		return VERDICT_RETURN;
+	__u8 state = state_of(packet, STATE_TARGET_FIN), gone = no_longer(packet);
+	int noted = !state && !(SLOT_STATE(control) & gone) &&
+		    is_noted(service, SLOT_STATE(control), age(packet->now, SLOT_SEEN(control)));
 	struct flow_key key __attribute__((aligned(8))) = {};
 	key.source = packet->client;
 	key.destination = packet->key.destination;
@@ -190,16 +231,43 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 	key.destination_port = packet->vip_port;
 	key.protocol = packet->key.protocol;
 	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
-	if (flow) {
+	/* What is written down for one of the two is for both: so a flow was seen as late as its slot was, and has nothing to be written down while
+	 * that has not. A slot may be one that the flow had before it got another. */
+	if (flow && flow->port == packet->key.destination_port) {
 		packet->target = flow->target;
-		int stale = age(packet->now, flow->seen) >= REFRESH_TICKS;
 		__u8 next = (flow->state & ~gone) | state;
-		if ((stale || next != flow->state) && flow_touch(flow, stale ? packet->now : flow->seen, next))
+		noted = noted && next == flow->state && is_noted(service, next, age(packet->now, flow->seen));
+		if (!noted && flow_touch(flow, packet->now, next))
 			tell(settings, &key, flow);
 	}
-	if (!fresh || state || SLOT_STATE(control) & gone)
+	if (!noted)
 		slot_touch(slot, control, packet->now, state, gone);
 	return VERDICT_RETURN;
+}
+
+/* Whether a packet that comes from an endpoint is an answer for which nothing has to be written down, and nobody but its slot be asked, as nearly
+ * all of them are. */
+static __always_inline int answer_quickly(struct packet *packet, const struct endpoint *endpoint, int any_port)
+{
+	if (unlikely(!is_plain(packet) || packet->tcp_flags & (TCP_FIN | TCP_RST)))
+		return 0;
+	/* Whose answers these are is counted, and may be for the flow to say. */
+	packet->target = endpoint->target;
+	__u16 index = endpoint->index, port = ntohs(packet->key.destination_port);
+	struct slot *slot = packet->target && index ? slot_of(index, port) : NULL;
+	struct address *client = is_v6(packet) ? client_of(index, port) : NULL;
+	__u64 control;
+	if (!slot || (is_v6(packet) && !client) || !read_slot(packet, slot, client, &control))
+		return 0;
+	packet->service = SLOT_SERVICE(control);
+	if (!control || SLOT_LOCKED(control) || SLOT_STATE(control) & STATE_RESET)
+		return 0;
+	struct vip_address *vip = AT(vip_addresses, SLOT_VIP(control));
+	if (!vip || !is_answer_to(packet, vip, any_port) || !may_go_on(vip->instance, packet->drained))
+		return 0;
+	/* If nothing has to be written down for it, neither is it free: that takes longer. */
+	struct service *service = AT(services, packet->service);
+	return service && is_noted(service, SLOT_STATE(control), age(packet->now, SLOT_SEEN(control)));
 }
 
 /* The number of the VIP of a flow that is not known here and may be one which the other node has begun and not told of yet; 0 if it cannot be.
@@ -279,23 +347,19 @@ static __noinline __u32 answer_from(struct packet *packet, const struct config *
 	return verdict;
 }
 
-/* Whether a packet is an answer from a target, and for whom. A target may be one of a port for some services and of any for others. */
-__noinline int answer(struct packet *packet, __u32 service_port)
+/* Whether a packet is an answer from a target, and for whom. `endpoint` is that of its very port, if there is one: a target may be one of a port for
+ * some services and of any for others. */
+__noinline int answer(struct packet *packet, __u32 service_port, struct endpoint *endpoint)
 {
 	struct config *settings = AT(config, 0);
 	if (!packet || !settings)
 		return VERDICT_PASS;
-	struct endpoint_key key = { packet->key.source, packet->key.source_port, packet->key.protocol, 0 };
-	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &key);
 	struct endpoints_seen seen = {};
 	__u32 verdict = endpoint ? answer_from(packet, settings, endpoint, &seen, 0) : VERDICT_MISS;
-	/* A target of any port answers from the one that the client asked for. What comes from another one is no answer of it: such a host may be
-	 * a client of other services here. */
-	if (verdict == VERDICT_MISS && settings->flags & CONFIG_HAS_ANY_PORT && is_service_port(packet->key.source_port)) {
-		key.port = 0;
-		endpoint = bpf_map_lookup_elem(&endpoints, &key);
-		if (endpoint)
-			verdict = answer_from(packet, settings, endpoint, &seen, 1);
+	if (verdict == VERDICT_MISS) {
+		struct endpoint *portless = find_portless(packet, settings);
+		if (portless)
+			verdict = answer_from(packet, settings, portless, &seen, 1);
 	}
 	if (verdict == VERDICT_MISS && seen.have_slots && !service_port)
 		verdict = to_other_node(packet, settings);
@@ -328,14 +392,10 @@ __noinline int is_other_node(const struct packet *packet, __u64 mac)
 	struct config *settings = AT(config, 0);
 	if (!packet || !settings)
 		return 0;
-	struct endpoint_key key = { packet->key.source, packet->key.source_port, packet->key.protocol, 0 };
-	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &key);
+	struct endpoint *endpoint = find_endpoint(packet, packet->key.source_port);
 	if (endpoint && is_behind_other(endpoint, mac))
 		return 1;
-	if (!(settings->flags & CONFIG_HAS_ANY_PORT) || !is_service_port(packet->key.source_port))
-		return 0;
-	key.port = 0;
-	endpoint = bpf_map_lookup_elem(&endpoints, &key);
+	endpoint = find_portless(packet, settings);
 	return endpoint && is_behind_other(endpoint, mac);
 }
 
@@ -464,33 +524,18 @@ __noinline int decide_new(struct packet *packet, __u32 reuse)
 	return VERDICT_FORWARD;
 }
 
-/* Everything but the quick case, and what `decide_new` does: for that it returns VERDICT_NEW or VERDICT_AGAIN. `unknown`: there is no such
- * flow in the table. */
-__noinline int decide(struct packet *packet, __u32 service_port, __u32 unknown)
+/* A packet of a flow in the table that is not decided quickly. VERDICT_NEW: there is no such flow; VERDICT_AGAIN: it is over, or its target is. */
+__noinline int decide(struct packet *packet)
 {
 	struct config *settings = AT(config, 0);
 	if (!packet || !settings)
 		return VERDICT_PASS;
-	__u32 reuse = 0;
-	if (service_port && !unknown) {
-		struct flow_key key __attribute__((aligned(8))) = packet->key;
-		struct flow *flow = bpf_map_lookup_elem(&flows, &key);
-		if (flow) {
-			__u32 verdict = follow(packet, flow, !is_syn(packet), settings);
-			if (verdict != VERDICT_MISS)
-				return verdict;
-			reuse = 1;
-		}
-	}
-	/* A target opens no connection towards a port that it was asked from. */
-	if (!reuse && settings->flags & CONFIG_HAS_NAT && !is_syn(packet)) {
-		__u32 verdict = answer(packet, service_port);
-		if (verdict != VERDICT_MISS)
-			return verdict;
-	}
-	if (!service_port)
-		return VERDICT_MISS;
-	return reuse ? VERDICT_AGAIN : VERDICT_NEW;
+	struct flow_key key __attribute__((aligned(8))) = packet->key;
+	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
+	if (!flow)
+		return VERDICT_NEW;
+	__u32 verdict = follow(packet, flow, !is_syn(packet), settings);
+	return verdict == VERDICT_MISS ? VERDICT_AGAIN : verdict;
 }
 
 #endif

@@ -35,6 +35,17 @@ static __always_inline __u32 silent_most(const struct service *service, __u8 sta
 	return state & STATE_UDP ? service->udp_ticks : service->established_ticks;
 }
 
+/* Whether a packet of a flow in a state has nothing to be written down for, after so long a silence. While a flow is not established yet, or ends,
+ * its port may be taken from it within seconds, so that then each second is written down. */
+static __always_inline int is_noted(const struct service *service, __u8 state, __u32 silent)
+{
+	if (likely(silent < REFRESH_TICKS))
+		return 1;
+	if ((state & ~STATE_UDP) != STATE_ESTABLISHED)
+		return 0;
+	return !is_refresh_due(silent, state & STATE_UDP ? service->udp_ticks : service->established_ticks);
+}
+
 /* The age of `seen` beyond which a flow in a state is given up. */
 static __always_inline __u32 time_out(const struct service *service, __u8 state)
 {

@@ -8,18 +8,41 @@
 #include "parse.h"
 #include "solicit.h"
 
+/* What no flow in the table is of, and does not begin one: whether it is an answer from a target, and for whom. */
+static __always_inline int decide_answer(struct packet *packet, const struct config *settings, __u32 service_port)
+{
+	struct endpoint *exact = find_endpoint(packet, packet->key.source_port);
+	struct endpoint *endpoint = likely(exact) ? exact : find_portless(packet, settings);
+	if (!endpoint)
+		return VERDICT_MISS;
+	if (likely(answer_quickly(packet, endpoint, !exact)))
+		return VERDICT_RETURN;
+	return answer(packet, service_port, exact);
+}
+
 /* What is not known quickly. `unknown`: it was looked for in the table, and is not there. */
-static __always_inline int forward_other(void *ctx, const int xdp, struct packet *packet, const struct config *settings,
-					 __u32 service_port, int unknown)
+static __always_inline int decide_slowly(struct packet *packet, const struct config *settings, __u32 service_port, int unknown)
 {
 	/* Before it is known whose it is: the answer of a target may be turned round by then. */
 	if (unlikely(packet->flags & PACKET_FIRST_FRAGMENT))
 		fragment_store(packet);
+	int verdict = service_port && !unknown ? decide(packet) : VERDICT_NEW;
 	/* A target opens no connection towards a port that it was asked from. */
-	int begins = unknown && (is_syn(packet) || !(settings->flags & CONFIG_HAS_NAT));
-	int verdict = begins ? VERDICT_NEW : decide(packet, service_port, unknown);
+	if (verdict == VERDICT_NEW && settings->flags & CONFIG_HAS_NAT && !is_syn(packet)) {
+		int back = decide_answer(packet, settings, service_port);
+		if (back != VERDICT_MISS)
+			return back;
+	}
+	if (verdict == VERDICT_NEW && !service_port)
+		return VERDICT_MISS;
 	if (verdict == VERDICT_NEW || verdict == VERDICT_AGAIN)
-		verdict = decide_new(packet, verdict == VERDICT_AGAIN);
+		return decide_new(packet, verdict == VERDICT_AGAIN);
+	return verdict;
+}
+
+/* Does what was decided. */
+static __always_inline int carry_out(void *ctx, const int xdp, struct packet *packet, const struct config *settings, int verdict)
+{
 	/* A call costs as much as a helper's. */
 	if (unlikely(settings->trace_every) && (verdict == VERDICT_FORWARD || verdict == VERDICT_RETURN))
 		sample(packet, verdict);
@@ -63,12 +86,12 @@ static __always_inline int forward(void *ctx, const int xdp)
 	__u64 jiffies = bpf_jiffies64();
 	packet.now = ticks(settings, jiffies);
 	packet.drained = drained(settings, jiffies);
-	int service_port = is_service_port(packet.key.destination_port), quickly = QUICKLY_NOT;
+	int quickly = QUICKLY_NOT;
 	if (likely(is_plain(&packet) && !settings->trace_every)) {
 		struct service *service;
 		struct target *target;
-		if (likely(service_port))
-			quickly = decide_quickly(&packet, &service, &target);
+		quickly = likely(is_service_port(packet.key.destination_port)) ? decide_quickly(&packet, &service, &target) :
+										 QUICKLY_NO_SERVICE;
 		if (likely(quickly == QUICKLY_DONE))
 			return forward_packet(ctx, xdp, &packet, service, target);
 	} else if (packet.flags & PACKET_ICMP_TYPE) {
@@ -79,7 +102,9 @@ static __always_inline int forward(void *ctx, const int xdp)
 		if (verdict != VERDICT_MISS)
 			return verdict == VERDICT_DROP ? dropped(&packet, xdp, packet.reason) : pass(xdp);
 	}
-	return forward_other(ctx, xdp, &packet, settings, is_service_port(packet.key.destination_port), quickly == QUICKLY_UNKNOWN);
+	int service_port = quickly != QUICKLY_NO_SERVICE && is_service_port(packet.key.destination_port);
+	int verdict = decide_slowly(&packet, settings, service_port, quickly == QUICKLY_UNKNOWN);
+	return carry_out(ctx, xdp, &packet, settings, verdict);
 }
 
 SEC("classifier") int forward_tc(struct __sk_buff *ctx)

@@ -277,7 +277,10 @@ __noinline int take_port(struct packet *packet, __u32 endpoint, __u32 establishe
 	if (!slot)
 		return 0;
 	packet->port = htons(port);
-	__u8 state = (packet->key.protocol == PROTOCOL_UDP ? STATE_UDP : 0) | (established ? STATE_ESTABLISHED : 0);
+	__u8 state = packet->key.protocol == PROTOCOL_UDP ? STATE_UDP : 0;
+	/* As `store` has it for the flow: of what a flow is in, answers look at the slot alone. */
+	if (established)
+		state |= STATE_ESTABLISHED | state_of(packet, STATE_CLIENT_FIN);
 	if (found.own)
 		return keep_port(slot, packet, endpoint, port, state);
 	__u64 control = slot_control(slot);

@@ -23,17 +23,23 @@ enum verdict {
 struct packet {
 	struct flow_key key;     /* as it arrives; of an ICMP error: of a packet against the quoted one */
 	struct address client;   /* VERDICT_RETURN: whom it is for */
-	__u64 hash;              /* of the key, where somebody needed it */
+	/* Never both: fragments are known by the time that `decide_new` is asked, and what it decides about is no answer. What calls it has no room on
+	 * the stack for more. */
+	union {
+		__u64 hash;      /* of the key */
+		struct {
+			__be32 identification; /* of a fragment's datagram */
+			__be16 vip_port;       /* VERDICT_RETURN */
+		};
+	};
 	__s64 drained;           /* what this node owned after this time it forwards still; see time.h */
 	__u32 length;            /* of the IP packet, or of the longest that offloads will cut it into */
 	__u32 total;             /* of the IP packet, or of all that it will be cut into */
 	__u32 now;
 	__u32 ifindex;
-	__be32 identification;   /* of a fragment's datagram */
 	__u16 l4;                /* offset in the frame; IP is right behind Ethernet: what has a tag is of another interface */
 	__u16 service, target, vip;
 	__be16 port;             /* VERDICT_FORWARD: nat's source port, or 0; VERDICT_RETURN: the client's port */
-	__be16 vip_port;         /* VERDICT_RETURN */
 	__u8 tcp_flags;
 	__u8 flags;              /* PACKET_* */
 	__u8 reason;
@@ -74,6 +80,18 @@ static __always_inline int is_plain(const struct packet *packet)
 static __always_inline int is_syn(const struct packet *packet)
 {
 	return packet->key.protocol == PROTOCOL_TCP && (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* An IPv4 address as `struct address` has it, behind 8 bytes of zeros. The other half is stored as a whole, because as a whole it is read next,
+ * which would have to wait for stores of its parts. */
+static __always_inline void put_v4(struct address *address, __be32 v4)
+{
+	__u64 *half = (__u64 *)address + 1;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	*half = (__u64)v4 << 32 | htonl(0xffff);
+#else
+	*half = (__u64)0xffff << 32 | v4;
+#endif
 }
 
 static __always_inline int same_address(const struct address *a, const struct address *b)

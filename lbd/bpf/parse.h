@@ -89,9 +89,8 @@ static __always_inline int parse_v4(void *ctx, const int xdp, struct packet *pac
 		total = there;
 	if (total < sizeof(*ip) || total > there)
 		return 0;
-	packet->key.source.words[2] = packet->key.destination.words[2] = htonl(0xffff);
-	packet->key.source.words[3] = ip->source;
-	packet->key.destination.words[3] = ip->destination;
+	put_v4(&packet->key.source, ip->source);
+	put_v4(&packet->key.destination, ip->destination);
 	packet->key.protocol = ip->protocol;
 	packet->hops = ip->hops;
 	packet->length = packet->total = total;

@@ -20,6 +20,7 @@ static __always_inline int asked_by_arp(const void *start, const void *end, stru
 	    arp->hardware_length != 6 || arp->protocol_length != 4 || arp->operation != ARP_REQUEST ||
 	    (arp->sender[0] == arp->target[0] && arp->sender[1] == arp->target[1]))
 		return 0;
+	asked->words[0] = asked->words[1] = 0;
 	asked->words[2] = htonl(0xffff);
 	__builtin_memcpy(&asked->words[3], arp->target, 4);
 	return 1;
@@ -37,7 +38,7 @@ static __always_inline int asked_by_nd(const void *start, const void *end, struc
 	return !is_mapped(asked);
 }
 
-/* Whether a frame that is nothing to forward is such a question; `packet` then says about what. */
+/* Whether a frame that is nothing to forward is such a question; about what, `packet` says then, which nobody looks at otherwise. */
 static __always_inline int asks_in_vain(void *ctx, const int xdp, struct packet *packet)
 {
 	struct link *link = AT(links, packet->ifindex);
@@ -56,15 +57,12 @@ static __always_inline int asks_in_vain(void *ctx, const int xdp, struct packet 
 		type = inner[1];
 		offset += 4;
 	}
-	struct address asked = {};
-	if (type == ETHERTYPE_ARP ? !asked_by_arp(start + (offset & 31), end, &asked) :
-				    type != ETHERTYPE_IPV6 || !asked_by_nd(start + (offset & 31), end, &asked))
+	struct address *asked = &packet->key.destination;
+	if (type == ETHERTYPE_ARP ? !asked_by_arp(start + (offset & 31), end, asked) :
+				    type != ETHERTYPE_IPV6 || !asked_by_nd(start + (offset & 31), end, asked))
 		return 0;
-	struct vip *vip = bpf_map_lookup_elem(&vips, &asked);
-	if (!vip || owns(vip->instance))
-		return 0;
-	packet->key.destination = asked;
-	return 1;
+	struct vip *vip = bpf_map_lookup_elem(&vips, asked);
+	return vip && !owns(vip->instance);
 }
 
 #endif

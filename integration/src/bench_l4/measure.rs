@@ -2,14 +2,14 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use anyhow::{Context, Result, ensure};
-use aya::maps::{Array, PerCpuArray, ProgramArray};
+use anyhow::{Result, ensure};
+use aya::maps::{Array, HashMap, MapError, PerCpuArray, ProgramArray};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_gettime};
 
-use super::object::{Kind, MINIMAL, XDP_TX};
+use super::object::{Kind, MINIMAL};
 use super::world::{MAC, World};
 
 /// TCP's flags
@@ -81,8 +81,28 @@ pub const fn client(number: u32) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(first, second, third, fourth), u16::from_be_bytes([high, low]))
 }
 
+/// Where a target is, by its number.
+#[must_use]
+pub fn target(number: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from_bits(0x0a63_0000 | u32::from(number)), VIP.port())
+}
+
+/// The key of a client's TCP flow to a service in the table.
+#[must_use]
+pub fn key(client: SocketAddrV4, service: SocketAddrV4) -> [u8; 40] {
+    let mut key = [0; 40];
+    key[..16].copy_from_slice(&client.ip().to_ipv6_mapped().octets());
+    key[16..32].copy_from_slice(&service.ip().to_ipv6_mapped().octets());
+    key[32..34].copy_from_slice(&client.port().to_be_bytes());
+    key[34..36].copy_from_slice(&service.port().to_be_bytes());
+    key[36] = 6;
+    key
+}
+
 /// The largest segment that clients say they take.
 pub const MSS: u16 = 1460;
+/// Where TCP's flags are in a frame.
+const FLAGS_PLACE: usize = 47;
 
 /// A TCP packet of a flow to a service, by way of a host, with a largest segment as a SYN has one: in others nothing looks for it.
 fn frame(number: u32, host: [u8; 6], service: SocketAddrV4) -> [u8; FRAME_LENGTH] {
@@ -101,15 +121,22 @@ fn frame(number: u32, host: [u8; 6], service: SocketAddrV4) -> [u8; FRAME_LENGTH
     bytes
 }
 
-/// What comes back to the host from where a frame has gone.
-fn answered(sent: &[u8; FRAME_LENGTH]) -> [u8; FRAME_LENGTH] {
-    let mut bytes = *sent;
-    bytes[..6].copy_from_slice(&MAC);
-    bytes[6..12].copy_from_slice(&sent[..6]);
-    bytes[22] = 64;
-    for (to, from) in [(26..30, 30..34), (30..34, 26..30), (34..36, 36..38), (36..38, 34..36)] {
-        bytes[to].copy_from_slice(&sent[from]);
-    }
+/// A packet of a flow to [`VIP`] with these flags.
+#[must_use]
+pub fn packet(number: u32, flags: u32) -> [u8; FRAME_LENGTH] {
+    let mut bytes = frame(number, MAC, VIP);
+    bytes[FLAGS_PLACE] = flags.to_le_bytes()[0];
+    bytes
+}
+
+/// What a target sends back on a packet of a flow to [`VIP`], which came to it from this port of that address.
+#[must_use]
+pub fn answer(target: SocketAddrV4, port: u16, flags: u32) -> [u8; FRAME_LENGTH] {
+    let mut bytes = packet(0, flags);
+    bytes[26..30].copy_from_slice(&target.ip().octets());
+    bytes[30..34].copy_from_slice(&VIP.ip().octets());
+    bytes[34..36].copy_from_slice(&target.port().to_be_bytes());
+    bytes[36..38].copy_from_slice(&port.to_be_bytes());
     bytes
 }
 
@@ -140,18 +167,43 @@ impl Meter {
         Ok(Self { object })
     }
 
-    /// Has the frame of a flow to [`VIP`] be its target's answer from now on. The flow is known.
+    /// Has the frames of so many flows to [`VIP`] be their targets' answers from now on, which the minimal program then knows instead of what it
+    /// knew. The first flow has to be in the table; one of the few that are not has the answer of another one.
     ///
     /// # Errors
-    /// What the kernel said, or that the flow's packets are not forwarded.
-    pub fn answer(&mut self, world: &World, number: u32) -> Result<()> {
-        let outcome = Kind::Xdp.run(&world.object, &frame(number, MAC, VIP))?;
-        ensure!(outcome.verdict == XDP_TX, "the verdict on a flow's packet is {}", outcome.verdict);
-        let sent =
-            <&[u8; FRAME_LENGTH]>::try_from(outcome.packet.as_slice()).context("it has another length")?;
+    /// What the kernel said, or that the first flow is not known.
+    pub fn answers(&mut self, world: &World, flows: u32) -> Result<()> {
+        let table: HashMap<_, [u8; 40], [u8; 16]> =
+            world.object.map("flows").context("no map flows")?.try_into()?;
         let map = self.object.map_mut("frames").context("no map frames")?;
         let mut frames: Array<_, [u8; FRAME_LENGTH]> = map.try_into()?;
-        Ok(frames.set(number, answered(sent), 0)?)
+        let mut bytes = None;
+        for number in 0..flows {
+            match table.get(&key(client(number), VIP), 0) {
+                Ok([_, _, _, _, low, high, _, _, first, second, ..]) => {
+                    let (target, port) =
+                        (target(u16::from_ne_bytes([low, high])), u16::from_be_bytes([first, second]));
+                    bytes = Some(answer(target, port, ACK));
+                }
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+            frames.set(number, bytes.context("the first flow is not in the table")?, 0)?;
+        }
+        self.forget()?;
+        self.minimal(Minimal::New, Packets::once(0, flows, ACK))?;
+        Ok(())
+    }
+
+    /// Has the minimal program know no flow.
+    fn forget(&mut self) -> Result<()> {
+        let map = self.object.map_mut("known").context("no map known")?;
+        let mut known: HashMap<_, [u8; 16], [u8; 16]> = map.try_into()?;
+        let keys: Vec<[u8; 16]> = known.keys().collect::<Result<_, _>>()?;
+        for key in &keys {
+            known.remove(key)?;
+        }
+        Ok(())
     }
 
     /// Has the shim at an interface of the calling thread's network, which nothing comes to. The kernel knows it then as a program that
@@ -225,14 +277,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_have_a_largest_segment_and_answers_their_ends_the_other_way_round() {
-        let sent = frame(7, MAC, VIP);
+    fn frames_have_a_largest_segment_and_answers_the_ends_of_what_came_to_the_target() {
+        let sent = packet(7, SYN);
         // 14 of Ethernet, 20 of IP, and six words of TCP, of which the last is the option.
-        assert_eq!((sent[46] >> 4, &sent[54..58]), (6, &[2, 4, 0x05, 0xb4][..]));
-        let back = answered(&sent);
-        let ends = |bytes: &[u8]| (bytes[26..30].to_vec(), bytes[34..36].to_vec());
-        let others = |bytes: &[u8]| (bytes[30..34].to_vec(), bytes[36..38].to_vec());
-        assert_eq!((ends(&back), others(&back)), (others(&sent), ends(&sent)));
-        assert_eq!((&back[..6], &back[6..12]), (&MAC[..], &sent[..6]));
+        assert_eq!((sent[46] >> 4, sent[47], &sent[54..58]), (6, 2, &[2, 4, 0x05, 0xb4][..]));
+        let back = answer(target(3), 0x1234, ACK);
+        assert_eq!((&back[26..30], &back[34..36]), (&[10, 99, 0, 3][..], &[0, 80][..]));
+        assert_eq!((&back[30..34], &back[36..38]), (&[192, 0, 2, 10][..], &[0x12, 0x34][..]));
+        assert_eq!((&back[..6], back[47]), (&MAC[..], 16));
+        assert_eq!(back[46], sent[46]);
     }
 }

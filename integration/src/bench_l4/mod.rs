@@ -1,14 +1,15 @@
 //! What the forwarding program costs for each packet, beside the least that forwards: one look-up of the 5-tuple and a MAC
 //! rewrite. Both are run by the kernel (`BPF_PROG_RUN`) in one thread, so only their ratio says something.
 
-pub mod calls;
 pub mod expiry;
+pub mod machine;
 pub mod measure;
 pub mod memory;
+pub mod network;
 pub mod object;
 pub mod world;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::Xdp;
@@ -16,9 +17,9 @@ use serde::Serialize;
 
 use crate::bench_tcp::load::stay_on;
 use crate::report::table::{Align, Table};
-use calls::Calls;
+use machine::{Machine, Taken};
 use measure::{ACK, MSS, Meter, Minimal, Packets, SYN, VIP, client};
-use object::{Kind, load};
+use object::{FORWARD, Kind, XDP_REDIRECT, XDP_TX, load};
 use world::{Mode, Service, Target, Way, World};
 
 /// Flows in the table when it is full.
@@ -62,6 +63,8 @@ pub enum Case {
     Second,
     /// Answers of one flow's target, where they pass here.
     Answer,
+    /// Answers of a million flows' targets, to nearly as many addresses: the kernel is asked for the way to each.
+    AnswerMillion,
 }
 
 impl Subject {
@@ -81,12 +84,20 @@ impl Subject {
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Hot, Self::Thousand, Self::Million, Self::First, Self::Second, Self::Answer];
+    pub const ALL: [Self; 7] = [
+        Self::Hot,
+        Self::Thousand,
+        Self::Million,
+        Self::First,
+        Self::Second,
+        Self::Answer,
+        Self::AnswerMillion,
+    ];
 
     /// Those that there are of a subject, in the same order.
     pub fn of(subject: Subject) -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(move |case| *case != Self::Answer || subject == Subject::Nat)
+        let answers = |case: &Self| matches!(case, Self::Answer | Self::AnswerMillion);
+        Self::ALL.into_iter().filter(move |case| !answers(case) || subject == Subject::Nat)
     }
 
     /// Its name.
@@ -99,6 +110,7 @@ impl Case {
             Self::First => "new flow, first packet",
             Self::Second => "new flow, second packet",
             Self::Answer => "1 flow, answers",
+            Self::AnswerMillion => "1,000,000 flows, answers",
         }
     }
 
@@ -106,10 +118,10 @@ impl Case {
     #[must_use]
     pub const fn ratio_max(self, subject: Subject) -> Option<f64> {
         match (self, subject) {
-            (Self::Hot, Subject::L2) | (Self::Million, Subject::Nat) => Some(2.0),
+            (Self::Hot, Subject::L2) | (Self::Million | Self::AnswerMillion, Subject::Nat) => Some(2.0),
             (Self::Million, Subject::L2) => Some(1.3),
             (Self::Hot, Subject::Ipip) => Some(3.3),
-            (Self::Hot, Subject::Nat) => Some(3.0),
+            (Self::Hot | Self::Answer, Subject::Nat) => Some(3.0),
             (Self::First, Subject::L2 | Subject::Ipip) => Some(1.5),
             (Self::First, Subject::Nat) => Some(2.5),
             _ => None,
@@ -120,7 +132,7 @@ impl Case {
         match self {
             Self::Hot | Self::Answer => 1,
             Self::Thousand => 1000,
-            Self::Million | Self::First | Self::Second => FLOWS,
+            Self::Million | Self::First | Self::Second | Self::AnswerMillion => FLOWS,
         }
     }
 }
@@ -138,9 +150,8 @@ pub struct Row {
     pub minimal_ns: f64,
     /// The median of the runs' ratios.
     pub ratio: f64,
-    /// Calls of the kernel's functions for a packet, counted in a run without a clock; none where the kernel lets nobody
-    /// watch its functions.
-    pub calls: Option<f64>,
+    /// What a packet takes besides time.
+    pub taken: Taken,
     /// Whether it is what it has to be.
     pub met: bool,
 }
@@ -162,7 +173,7 @@ pub fn scene(subject: Subject) -> Result<World> {
     world.ring(1, &targets)?;
     for index in targets {
         let last = u8::try_from(index).context("there are at most 255 targets")?;
-        let address = IpAddr::V4(Ipv4Addr::new(10, 99, 0, last));
+        let address = IpAddr::V4(*measure::target(index).ip());
         let way = if subject == Subject::Ipip { Way::Ipip } else { Way::Plain };
         let target = Target {
             state: 1,
@@ -215,52 +226,52 @@ fn measure_subject(meter: &mut Meter, subject: Subject, world: &World, new: &New
             Case::First => (first - new.nothing, of_new),
             Case::Second => (second, of_new),
             Case::Answer => {
-                meter.answer(world, 0)?;
-                // For the minimal program it is just another flow.
-                meter.minimal(Minimal::New, Packets::once(0, 1, ACK))?;
+                // For the minimal program these are just other flows.
+                meter.answers(world, FLOWS)?;
                 known(meter, case)?
             }
-            Case::Hot | Case::Thousand | Case::Million => known(meter, case)?,
+            Case::Hot | Case::Thousand | Case::Million | Case::AnswerMillion => known(meter, case)?,
         });
     }
     Ok(pairs)
 }
 
-/// Calls of the kernel for a packet in each case; how many flows there are makes no difference to them.
-fn count_calls(subject: Subject) -> Result<Vec<f64>> {
-    let (world, mut meter, calls) = (scene(subject)?, Meter::new(TOGETHER)?, Calls::watch()?);
-    let count = |meter: &mut Meter, packets: Packets, ours: bool| -> Result<u64> {
-        let before = calls.so_far(PROCESSOR)?;
-        match ours {
-            true => meter.forwarding(&world, packets)?,
-            false => meter.minimal(Minimal::Nothing, packets)?,
-        };
-        Ok(calls.so_far(PROCESSOR)? - before)
+/// What a packet takes in each case of a subject besides time; how many flows there are makes no difference to that. Needs root: the maps that are
+/// filled are the kernel's, too.
+///
+/// # Errors
+/// What the kernel said, or that a packet is not forwarded.
+pub fn taken(subject: Subject) -> Result<Vec<(Case, Taken)>> {
+    let world = scene(subject)?;
+    let mut machine = Machine::new(FORWARD, Kind::Xdp.program())?;
+    world.written().iter().try_for_each(|written| machine.write(written))?;
+    let mut forward = |packet: &[u8]| -> Result<(Vec<u8>, Taken)> {
+        let (outcome, taken) = machine.run(packet)?;
+        ensure!([XDP_TX, XDP_REDIRECT].contains(&outcome.verdict), "the verdict is {}", outcome.verdict);
+        Ok((outcome.packet, taken))
     };
-    let shim = count(&mut meter, Packets::once(0, TOGETHER, ACK), false)?;
-    // A packet that was made longer is cut by the shim again, which is a call too; but the first.
-    let cuts = if subject == Subject::Ipip { u64::from(TOGETHER) - 1 } else { 0 };
-    let of = |meter: &mut Meter, end: u32, flags: u32| -> Result<f64> {
-        let packets = Packets { first: 0, end, flags, repeat: TOGETHER };
-        let counted = count(meter, packets, true)?;
-        Ok((counted as f64 - shim as f64 - cuts as f64) / f64::from(TOGETHER))
+    // The way to the first one's client is known, and that to the other's is not.
+    let (_, first) = forward(&measure::packet(0, SYN))?;
+    let (_, second) = forward(&measure::packet(0, ACK))?;
+    let (sent, hot) = forward(&measure::packet(0, ACK))?;
+    forward(&measure::packet(1, SYN))?;
+    let (sent_of_other, _) = forward(&measure::packet(1, ACK))?;
+    let mut answered = |sent: &[u8]| -> Result<Taken> {
+        let [a, b, c, d, high, low]: [u8; 6] = sent.get(30..36).context("a short packet")?.try_into()?;
+        let target = SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), VIP.port());
+        Ok(forward(&measure::answer(target, u16::from_be_bytes([high, low]), ACK))?.1)
     };
-    let (first, second) = (of(&mut meter, TOGETHER, SYN)?, of(&mut meter, TOGETHER, ACK)?);
-    // The few whose half-open entry was pushed out.
-    of(&mut meter, TOGETHER, ACK)?;
-    of(&mut meter, TOGETHER, ACK)?;
-    let mut calls = Vec::new();
-    for case in Case::of(subject) {
-        if case == Case::Answer {
-            meter.answer(&world, 0)?;
-        }
-        calls.push(match case {
+    let of = |case: Case| -> Result<(Case, Taken)> {
+        let taken = match case {
             Case::First => first,
             Case::Second => second,
-            _ => of(&mut meter, case.flows().min(TOGETHER), ACK)?,
-        });
-    }
-    Ok(calls)
+            Case::Hot | Case::Thousand | Case::Million => hot,
+            Case::Answer => answered(&sent)?,
+            Case::AnswerMillion => answered(&sent_of_other)?,
+        };
+        Ok((case, taken))
+    };
+    Case::of(subject).map(of).collect()
 }
 
 /// What new flows cost the minimal program and nothing but the shim, in one long run and in short ones.
@@ -298,8 +309,13 @@ fn median(mut values: Vec<f64>) -> f64 {
 ///
 /// # Errors
 /// What the kernel said, or that packets were not forwarded.
-pub fn run(subjects: &[Subject], runs: u32, mut progress: impl FnMut(&str)) -> Result<Vec<Row>> {
+pub fn run(subjects: &[Subject], runs: u32, progress: impl FnMut(&str) + Send) -> Result<Vec<Row>> {
     stay_on(PROCESSOR).context("choosing a processor")?;
+    network::with_clients(|| run_inside(subjects, runs, progress))?
+}
+
+/// The same where the kernel knows the way to clients.
+fn run_inside(subjects: &[Subject], runs: u32, mut progress: impl FnMut(&str)) -> Result<Vec<Row>> {
     let mut measured: Vec<Vec<Vec<Pair>>> = vec![Vec::new(); subjects.len()];
     for number in 1..=runs {
         for (subject, all) in subjects.iter().zip(&mut measured) {
@@ -315,25 +331,17 @@ pub fn run(subjects: &[Subject], runs: u32, mut progress: impl FnMut(&str)) -> R
     }
     let mut rows = Vec::new();
     for (subject, all) in subjects.iter().zip(&measured) {
-        let calls = match count_calls(*subject) {
-            Ok(calls) => Some(calls),
-            Err(error) => {
-                progress(&format!("{}: calls are not counted: {error:#}", subject.name()));
-                None
-            }
-        };
-        for (place, case) in Case::of(*subject).enumerate() {
+        for (place, (case, taken)) in taken(*subject)?.into_iter().enumerate() {
             let of = |value: fn(Pair) -> f64| median(all.iter().map(|run| value(run[place])).collect());
             let ratio = of(|(ours, minimal)| ours / minimal);
-            let met = case.ratio_max(*subject).is_none_or(|most| ratio <= most);
             rows.push(Row {
                 subject: *subject,
                 case,
                 ns: of(|(ours, _)| ours),
                 minimal_ns: of(|(_, minimal)| minimal),
                 ratio,
-                calls: calls.as_ref().map(|calls| calls[place]),
-                met,
+                taken,
+                met: case.ratio_max(*subject).is_none_or(|most| ratio <= most),
             });
         }
     }
@@ -387,7 +395,8 @@ pub fn sizes() -> Result<Sizes> {
 #[must_use]
 pub fn render(rows: &[Row]) -> String {
     let mut columns = vec![("", Align::Left), ("", Align::Left)];
-    columns.extend(["ns", "minimal", "ratio", "at most", "calls", ""].map(|name| (name, Align::Right)));
+    let numbers = ["ns", "minimal", "ratio", "at most", "instructions", "calls", "own calls", ""];
+    columns.extend(numbers.map(|name| (name, Align::Right)));
     let mut table = Table::new(&columns);
     for row in rows {
         let most = row.case.ratio_max(row.subject);
@@ -398,7 +407,9 @@ pub fn render(rows: &[Row]) -> String {
             format!("{:.0}", row.minimal_ns),
             format!("{:.2}", row.ratio),
             most.map(|most| format!("{most:.1}")).unwrap_or_default(),
-            row.calls.map_or_else(|| "-".to_owned(), |calls| format!("{calls:.2}")),
+            row.taken.instructions.to_string(),
+            row.taken.calls.to_string(),
+            row.taken.functions.to_string(),
             if row.met { "" } else { "missed" }.to_owned(),
         ]);
     }
@@ -455,7 +466,7 @@ mod tests {
             ns,
             minimal_ns: 30.0,
             ratio: ns / 30.0,
-            calls: Some(1.0),
+            taken: Taken { instructions: 300, calls: 1, functions: 0 },
             met: false,
         }
     }

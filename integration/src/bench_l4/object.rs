@@ -8,6 +8,9 @@ use aya::{Ebpf, EbpfLoader};
 /// The forwarding programs, as they are committed.
 pub const FORWARD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../lbd/bpf/forward.bpf.o");
 
+/// The programs of the second chance, as they are committed.
+pub const CHANCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../lbd/bpf/chance.bpf.o");
+
 /// The minimal program and the shim for measuring.
 pub const MINIMAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bench_l4/minimal.bpf.o");
 
@@ -36,6 +39,8 @@ pub struct Outcome {
 pub const XDP_PASS: u32 = 2;
 /// `XDP_TX`
 pub const XDP_TX: u32 = 3;
+/// `XDP_REDIRECT`
+pub const XDP_REDIRECT: u32 = 4;
 /// `TC_ACT_UNSPEC`
 pub const TC_PASS: u32 = u32::MAX;
 /// `TC_ACT_SHOT`

@@ -93,10 +93,36 @@ fn put<const N: usize>(bytes: &mut [u8; N], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
+/// What was written into a map.
+#[derive(Clone, Debug)]
+pub enum Written {
+    /// An element of a map.
+    Element {
+        /// The map's name.
+        map: String,
+        /// The element's key,
+        key: Vec<u8>,
+        /// and its value.
+        value: Vec<u8>,
+    },
+    /// An array, into a map of these.
+    Array {
+        /// The map's name.
+        map: String,
+        /// Where in it.
+        index: u32,
+        /// How many elements the array has.
+        elements: u32,
+        /// Its first element; the others are all zeros.
+        first: Vec<u8>,
+    },
+}
+
 /// The maps of a loaded object.
 pub struct World {
     /// The object.
     pub object: Ebpf,
+    written: Vec<Written>,
 }
 
 impl World {
@@ -105,7 +131,7 @@ impl World {
     /// # Errors
     /// What the kernel said.
     pub fn new(object: Ebpf, new_flows_per_tick: u32) -> Result<Self> {
-        let mut world = Self { object };
+        let mut world = Self { object, written: Vec::new() };
         let mut config = [0; 64];
         put(&mut config, 0, &HASH_KEY);
         // 250 jiffies a second; how fast the clock goes matters little here.
@@ -125,6 +151,17 @@ impl World {
         Ok(world)
     }
 
+    /// All that was written so far, for who has maps of his own.
+    #[must_use]
+    pub fn written(&self) -> &[Written] {
+        &self.written
+    }
+
+    fn note(&mut self, map: &str, key: &[u8], value: &[u8]) {
+        let (map, key, value) = (map.to_owned(), key.to_vec(), value.to_vec());
+        self.written.push(Written::Element { map, key, value });
+    }
+
     /// Sets an element of an array.
     ///
     /// # Errors
@@ -132,7 +169,16 @@ impl World {
     pub fn array<const N: usize>(&mut self, name: &str, index: u32, value: [u8; N]) -> Result<()> {
         let map = self.object.map_mut(name).with_context(|| format!("no map {name}"))?;
         let mut map: Array<_, [u8; N]> = map.try_into()?;
-        Ok(map.set(index, value, 0)?)
+        map.set(index, value, 0)?;
+        self.note(name, &index.to_ne_bytes(), &value);
+        Ok(())
+    }
+
+    /// An element of an array.
+    fn element<const N: usize>(&self, name: &str, index: u32) -> Result<[u8; N]> {
+        let map = self.object.map(name).with_context(|| format!("no map {name}"))?;
+        let map: Array<_, [u8; N]> = map.try_into()?;
+        Ok(map.get(&index, 0)?)
     }
 
     /// Sets an entry of a hash.
@@ -147,7 +193,9 @@ impl World {
     ) -> Result<()> {
         let map = self.object.map_mut(name).with_context(|| format!("no map {name}"))?;
         let mut map: HashMap<_, [u8; K], [u8; V]> = map.try_into()?;
-        Ok(map.insert(key, value, 0)?)
+        map.insert(key, value, 0)?;
+        self.note(name, &key, &value);
+        Ok(())
     }
 
     /// A VIP without ranges, of instance 0.
@@ -181,7 +229,9 @@ impl World {
         let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
         let map = self.object.map_mut("routes").context("no map routes")?;
         let mut map: PerCpuArray<_, [u8; 40]> = map.try_into()?;
-        Ok(map.set(place, PerCpuValues::try_from(vec![bytes; processors])?, 0)?)
+        map.set(place, PerCpuValues::try_from(vec![bytes; processors])?, 0)?;
+        self.note("routes", &place.to_ne_bytes(), &bytes);
+        Ok(())
     }
 
     /// A listener of a service on a VIP.
@@ -197,11 +247,11 @@ impl World {
         put(&mut value, 0, &service.to_ne_bytes());
         put(&mut value, 2, &vip.0.to_ne_bytes());
         self.hash("listeners", key, value)?;
-        let map = self.object.map_mut("service_ports").context("no map service_ports")?;
-        let mut map: Array<_, [u64; 1024]> = map.try_into()?;
-        let mut words = map.get(&0, 0)?;
-        words[usize::from(port / 64)] |= 1 << (port % 64);
-        Ok(map.set(0, words, 0)?)
+        let mut ports: [u8; 8192] = self.element("service_ports", 0)?;
+        let (words, _) = ports.as_chunks_mut::<8>();
+        let word = &mut words[usize::from(port / 64)];
+        *word = (u64::from_ne_bytes(*word) | 1 << (port % 64)).to_ne_bytes();
+        self.array("service_ports", 0, ports)
     }
 
     /// A service.
@@ -251,11 +301,9 @@ impl World {
     /// # Errors
     /// What the kernel said.
     pub fn source_of_tunnel(&mut self, index: u16, source: IpAddr) -> Result<()> {
-        let map = self.object.map_mut("targets").context("no map targets")?;
-        let mut map: Array<_, [u8; 60]> = map.try_into()?;
-        let mut bytes = map.get(&index.into(), 0)?;
+        let mut bytes: [u8; 60] = self.element("targets", index.into())?;
         put(&mut bytes, 40, &octets(source));
-        Ok(map.set(index.into(), bytes, 0)?)
+        self.array("targets", index.into(), bytes)
     }
 
     /// The flags of a service.
@@ -263,11 +311,9 @@ impl World {
     /// # Errors
     /// What the kernel said.
     pub fn service_flags(&mut self, index: u16, flags: u32) -> Result<()> {
-        let map = self.object.map_mut("services").context("no map services")?;
-        let mut map: Array<_, [u8; 48]> = map.try_into()?;
-        let mut bytes = map.get(&index.into(), 0)?;
+        let mut bytes: [u8; 48] = self.element("services", index.into())?;
         put(&mut bytes, 4, &flags.to_ne_bytes());
-        Ok(map.set(index.into(), bytes, 0)?)
+        self.array("services", index.into(), bytes)
     }
 
     /// A ring whose places go round the targets.
@@ -283,10 +329,14 @@ impl World {
         ring.set(0, places, 0)?;
         let map = self.object.map_mut("rings").context("no map rings")?;
         let mut map: ArrayOfMaps<_, Array<MapData, [u16; RING_SLOTS + 3]>> = map.try_into()?;
-        Ok(map.set(index.into(), &ring, 0)?)
+        map.set(index.into(), &ring, 0)?;
+        let first = places.iter().flat_map(|place| place.to_ne_bytes()).collect();
+        let (map, index) = ("rings".to_owned(), index.into());
+        self.written.push(Written::Array { map, index, elements: 1, first });
+        Ok(())
     }
 
-    /// An endpoint with slots of its own.
+    /// An endpoint with slots of its own: that of the target of its number alone.
     ///
     /// # Errors
     /// What the kernel said.
@@ -297,6 +347,7 @@ impl World {
         key[18] = protocol;
         let mut value = [0; 88];
         put(&mut value, 0, &index.to_ne_bytes());
+        put(&mut value, 4, &index.to_ne_bytes());
         self.hash("endpoints", key, value)?;
         // Where clients have IPv6 addresses, these are behind the slots of all endpoints.
         let arrays = [Some(u32::from(index)), address.is_ipv6().then_some(ENDPOINTS_MAX + u32::from(index))];
@@ -305,6 +356,8 @@ impl World {
             let map = self.object.map_mut("slots").context("no map slots")?;
             let mut map: ArrayOfMaps<_, Array<MapData, [u8; 16]>> = map.try_into()?;
             map.set(place, &slots, 0)?;
+            let (map, index, first) = ("slots".to_owned(), place, vec![0; 16]);
+            self.written.push(Written::Array { map, index, elements: NAT_PORTS, first });
         }
         Ok(())
     }

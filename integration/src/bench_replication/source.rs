@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_gettime};
 
 use super::network::{LIMIT, service};
-use crate::bench_l4::measure::{ACK, Meter, Packets, SYN, client};
+use crate::bench_l4::measure::{self, ACK, Meter, Packets, SYN, client};
 use crate::bench_l4::object::{FORWARD, Kind};
 use crate::bench_l4::world::INTERFACE;
 use crate::lab::clock::wait_until;
@@ -83,14 +83,7 @@ impl Source {
 
     /// The key of a flow in the table.
     pub(super) fn key(number: u32) -> [u8; 40] {
-        let (client, service) = (client(number), service());
-        let mut key = [0; 40];
-        key[..16].copy_from_slice(&client.ip().to_ipv6_mapped().octets());
-        key[16..32].copy_from_slice(&service.ip().to_ipv6_mapped().octets());
-        key[32..34].copy_from_slice(&client.port().to_be_bytes());
-        key[34..36].copy_from_slice(&service.port().to_be_bytes());
-        key[36] = 6;
-        key
+        measure::key(client(number), service())
     }
 }
 

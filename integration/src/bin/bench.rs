@@ -385,10 +385,10 @@ fn l4(arguments: &L4) -> Result<ExitCode> {
     );
     let rows = bench_l4::run(&subjects, arguments.runs, |line| println!("{line}"))?;
     println!(
-        "\nXDP, TCP over IPv4, medians of {} runs; calls: of functions of the kernel for a packet, counted in a",
+        "\nXDP, TCP over IPv4, medians of {} runs; what one packet takes besides: instructions of the program, calls of",
         arguments.runs
     );
-    println!("run that is not timed (look-ups in arrays are none)\n");
+    println!("the kernel's functions (look-ups in arrays are none) and of its own\n");
     println!("{}", bench_l4::render(&rows));
     println!("{}", bench_l4::render_new(&rows));
     let expiry = bench_l4::expiry::run(arguments.runs.min(3))?;

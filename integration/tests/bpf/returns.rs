@@ -1,14 +1,13 @@
 //! Answers of targets, ICMP errors on their way to whom they concern, and fragments.
 
 use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
-use std::thread;
 
+use integration::bench_l4::machine::Taken;
 use integration::bench_l4::measure::{self, Meter, Packets};
-use integration::bench_l4::object::Kind;
+use integration::bench_l4::network::with_clients;
+use integration::bench_l4::object::{Kind, XDP_REDIRECT};
 use integration::bench_l4::world::{Mode, Way, World};
-use integration::bench_l4::{self, Subject};
-use nix::sched::{CloneFlags, unshare};
+use integration::bench_l4::{self, Case, Subject};
 use pnet_packet::Packet;
 use pnet_packet::icmp::{self, IcmpPacket};
 use pnet_packet::icmpv6::{self, Icmpv6Packet};
@@ -16,31 +15,6 @@ use pnet_packet::ipv4::{self, Ipv4Packet, MutableIpv4Packet};
 use pnet_packet::ipv6::{Ipv6Packet, MutableIpv6Packet};
 
 use crate::support::{ACK, MAC_OF_CLIENT, SCENES, SYN, Scene, answer_of_icmp, ends, frame, scene, world};
-
-const XDP_REDIRECT: u32 = 4;
-
-/// In a network of its own, in which the clients are behind an interface.
-fn with_clients(test: impl FnOnce() + Send + 'static) {
-    let commands = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-        ip link set lo up
-        ip link add v0 type veth peer name v1
-        ip link set v0 up
-        ip link set v1 up
-        ip address add 198.51.100.1/24 dev v0
-        ip -6 address add 2001:db8:5::1/64 dev v0 nodad
-        ip neighbour add 198.51.100.7 lladdr 02:00:00:00:05:07 dev v0 nud permanent
-        ip neighbour add 2001:db8:5::7 lladdr 02:00:00:00:05:07 dev v0 nud permanent";
-    let inside = move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("these tests run as root");
-        for line in commands.lines() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let status = Command::new(words[0]).args(&words[1..]).status().unwrap();
-            assert!(status.success(), "{line}");
-        }
-        test();
-    };
-    thread::spawn(inside).join().unwrap();
-}
 
 const fn out_elsewhere(kind: Kind) -> u32 {
     match kind {
@@ -75,21 +49,43 @@ fn answers_come_from_the_vip() {
                 assert_eq!((outcome.verdict, outcome.packet), (kind.passed(), sent));
             }
         }
-    });
+    })
+    .unwrap();
 }
 
-/// What the benchmark takes for answers are some: each is sent on to the client, without the kernel being asked for the way.
+/// What the benchmark takes for answers are some: each is sent on to the client, whose way is known or asked for.
 #[test]
 fn the_benchmark_measures_answers() {
-    let (world, mut meter) = (bench_l4::scene(Subject::Nat).unwrap(), Meter::new(1).unwrap());
-    let packets = |flags| Packets { first: 0, end: 1, flags, repeat: 4 };
-    for flags in [measure::SYN, measure::ACK] {
-        meter.forwarding(&world, packets(flags)).unwrap();
+    with_clients(|| {
+        let (world, mut meter) = (bench_l4::scene(Subject::Nat).unwrap(), Meter::new(2).unwrap());
+        let packets = |flags| Packets { first: 0, end: 2, flags, repeat: 4 };
+        for flags in [measure::SYN, measure::ACK] {
+            meter.forwarding(&world, packets(flags)).unwrap();
+        }
+        assert_eq!(world.flows().unwrap(), 2);
+        meter.answers(&world, 2).unwrap();
+        meter.forwarding(&world, packets(measure::ACK)).unwrap();
+        assert!(world.all_drops().unwrap().is_empty());
+    })
+    .unwrap();
+}
+
+/// Most of what a packet costs are the calls. One of a known flow makes one, for which its flow is found, and so does its answer.
+#[test]
+fn an_answer_makes_no_more_calls_than_a_request() {
+    for subject in Subject::ALL {
+        for (case, Taken { calls, functions, .. }) in bench_l4::taken(subject).unwrap() {
+            let expected = match case {
+                Case::First | Case::Second => continue,
+                // The way is asked for, and it is by another interface.
+                Case::AnswerMillion => (3, 1),
+                // What is put into a tunnel has to be made longer.
+                _ if subject == Subject::Ipip => (2, 1),
+                _ => (1, 0),
+            };
+            assert_eq!((calls, functions), expected, "{subject:?} {case:?}");
+        }
     }
-    assert_eq!(world.flows().unwrap(), 1);
-    meter.answer(&world, 0).unwrap();
-    meter.forwarding(&world, packets(measure::ACK)).unwrap();
-    assert!(world.all_drops().unwrap().is_empty());
 }
 
 /// An ICMP error from `router` to whom a packet came from, quoting it.
@@ -165,7 +161,8 @@ fn errors_find_whom_they_concern() {
                 assert_eq!(ends(&quoted), (scene.client, scene.vip));
             }
         }
-    });
+    })
+    .unwrap();
 }
 
 /// A packet one hop later.

@@ -60,22 +60,28 @@ fn no_flow_is_given_up_before_it_was_silent_for_its_time_out() {
 fn answers_keep_a_flow_as_long_as_its_client_s_packets() {
     each(nats(), |path, pair| {
         only_first(pair);
-        let sent: Vec<Vec<u8>> = (5310..5312)
+        let sent: Vec<Vec<u8>> = (5310..5313)
             .map(|port| {
                 let sent = pair.sends(&path.tcp(port, SYN).frame());
                 pair.sends(&path.tcp(port, ACK).frame());
                 sent
             })
             .collect();
-        begin(path, pair, 5312..5313);
+        begin(path, pair, 5313..5314);
         pair.sends(&path.tcp(5311, FIN | ACK).frame());
         pair.wait(UNNOTED_LEAST);
         pair.sends(&answer(&sent[0], ACK).frame());
         pair.sends(&answer(&sent[1], FIN | ACK).frame());
-        pair.wait(CLOSING_TICKS - CLOCK);
+        // Too early to be noted, as a client's packet would be.
+        let later = UNNOTED_ESTABLISHED - UNNOTED_LEAST - CLOCK;
+        pair.wait(later);
+        pair.sends(&answer(&sent[2], ACK).frame());
+        pair.wait(CLOSING_TICKS - later - 2 * CLOCK);
         pair.sends(&path.tcp(5311, ACK).frame());
         pair.wait(ESTABLISHED_TICKS - CLOSING_TICKS - CLOCK);
         pair.sends(&path.tcp(5310, ACK).frame());
+        pair.wait(later - CLOCK);
+        pair.sends(&path.tcp(5312, ACK).frame());
     });
 }
 

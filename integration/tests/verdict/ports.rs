@@ -85,6 +85,50 @@ fn a_connection_that_was_refused_at_first_keeps_its_port() {
     });
 }
 
+/// A segment that is of no connection any more may be of one that goes on: until that is known, its port is what it is itself.
+#[test]
+fn a_port_is_in_the_state_of_a_flow_that_begins_with_its_end() {
+    each(nats(), |path, pair| {
+        if path.preserve {
+            return;
+        }
+        for (port, end) in [(753, ACK), (754, FIN | ACK), (755, RST)] {
+            pair.sends(&path.tcp(port, SYN).frame());
+            pair.sends(&path.tcp(port, ACK).frame());
+            pair.wait(ESTABLISHED_TICKS + 600);
+            let done = pair.harness.run(pair.program, &path.tcp(port, end).frame());
+            assert_eq!((done.verdict, done.drops), (Verdict::Send, Vec::new()));
+            let tuple = Tuple { protocol: TCP, client: path.client(port), service: path.web() };
+            let flow = pair.harness.flow(&tuple).expect("it was in the table before");
+            let slot = pair.harness.slot(flow.target, flow.port).expect("it has a port");
+            assert_eq!((slot.1, slot.2), (flow.state, tuple.client), "{end:#x}");
+        }
+    });
+}
+
+/// The port that a client's last connection had is its own for a while, and the target may still have something to say there.
+#[test]
+fn an_answer_to_the_port_that_a_flow_had_before_says_nothing_of_the_flow() {
+    each(nats(), |path, pair| {
+        if path.preserve {
+            return;
+        }
+        pair.tell(|world| world.node = 1);
+        let before = pair.sends(&path.tcp(756, SYN).frame());
+        pair.sends(&path.tcp(756, ACK).frame());
+        pair.sends(&path.tcp(756, FIN | ACK).frame());
+        pair.sends(&answer(&before, FIN | ACK).frame());
+        pair.tell(|world| world.node = 0);
+        assert_ne!(pair.sends(&path.tcp(756, SYN).frame()), before, "from a port of this node's half");
+        pair.sends(&path.tcp(756, ACK).frame());
+        let tuple = Tuple { protocol: TCP, client: path.client(756), service: path.web() };
+        let flow = pair.harness.flow(&tuple);
+        assert_eq!(flow.map(|flow| flow.state), Some(1));
+        pair.harness.run_quietly(pair.program, &answer(&before, RST | ACK).frame());
+        assert_eq!(pair.harness.flow(&tuple), flow);
+    });
+}
+
 #[test]
 fn each_node_has_its_own_half_of_the_ports() {
     each(nats(), |path, pair| {
