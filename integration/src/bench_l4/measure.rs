@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, MapError, PerCpuArray, ProgramArray};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
