@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 /// Tells both daemons of both nodes to read the file, and waits until `vrrpd` has it in force.
-fn reload_everywhere(lab: &Lab) -> Result<()> {
+pub(crate) fn reload_everywhere(lab: &Lab) -> Result<()> {
     for node in lab.nodes() {
         let known = last_event(node)?;
         node.signal("lbd", Signal::SIGHUP)?;

@@ -13,8 +13,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use crate::kernel_pair_support::WITHOUT_LOSS;
+use crate::kernel_pair_support::{
+    self, DIRECT_TARGETS, Load, WITH_ONE_LOST, WITHOUT_LOSS, flows, service, settled, takes_new_ones,
+};
 use crate::pair_support::{LIMIT, agreed, caught_up, every, owned_by, start_all, vips, vrrpd};
+use crate::reload::reload_everywhere;
 use integration::lab::clock::{now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
 use integration::lab::fault::Fault;
@@ -478,37 +481,77 @@ fn handshakes_by_cookie_end_where_they_began() -> Result<()> {
     lab.finish()
 }
 
+/// Services of a proxy at these ports of the virtual IPs, and the kernel's at others.
+fn beside(lab: &Lab, ports: &[u16]) -> PairConfig {
+    let config = kernel_pair_support::config(lab, vec![every("100ms")], Default::default());
+    ports.iter().fold(config, |config, &port| proxied(lab, config, port))
+}
+
+/// One of them.
+fn proxied(lab: &Lab, config: PairConfig, port: u16) -> PairConfig {
+    let targets: Vec<SocketAddr> = lab.targets().iter().map(Target::echo_address).collect();
+    let name = format!("proxied-{port}");
+    config.service(&name, "tcp", &format!("@web:{port}"), &name, "").target_group(&name, &targets, "")
+}
+
+/// Has both nodes do what the file says, which has so many services.
+fn reload(lab: &Lab, services: usize) -> Result<()> {
+    reload_everywhere(lab)?;
+    for node in lab.nodes() {
+        wait_until(&format!("{} to have {services} services", node.name()), LIMIT, || {
+            let there = node.get("lbd", "/v1/services").ok().and_then(|answer| answer.json::<Value>().ok());
+            there.is_some_and(|there| there.as_array().is_some_and(|all| all.len() == services))
+        })?;
+    }
+    Ok(())
+}
+
 #[test]
 fn the_kernels_services_at_the_same_addresses_go_on_as_well() -> Result<()> {
+    const PROXIED: u16 = 7070;
     let lab = Lab::builder("chance beside").targets(4).build()?;
-    for target in &lab.targets()[..crate::kernel_pair_support::DIRECT_TARGETS] {
+    for target in &lab.targets()[..DIRECT_TARGETS] {
         for vip in vips() {
             target.accept_vip(vip)?;
         }
     }
-    let targets: Vec<SocketAddr> = lab.targets().iter().map(Target::echo_address).collect();
-    const PROXIED: u16 = 7070;
-    let config = crate::kernel_pair_support::config(&lab, vec![every("100ms")], Default::default())
-        .service("proxied", "tcp", &format!("@web:{PROXIED}"), "proxied", "")
-        .target_group("proxied", &targets, "");
-    lab.write_config(&config)?;
-    for node in lab.nodes() {
-        node.start_lbd()?;
-        node.start_vrrpd()?;
-    }
-    crate::kernel_pair_support::settled(&lab, lab.a())?;
+    // Its program is at the interfaces before the one that forwards, which is to be asked first all the same.
+    lab.write_config(&proxied(&lab, PairConfig::new(vec![every("100ms")]), PROXIED))?;
+    start_all(&lab)?;
     sends(lab.b())?;
-    let load = crate::kernel_pair_support::Load::begin(&lab, crate::kernel_pair_support::WITH_ONE_LOST)?;
+    lab.write_config(&beside(&lab, &[PROXIED]))?;
+    // Of each family six of the kernel's.
+    reload(&lab, 13)?;
+    settled(&lab, lab.a())?;
+    let load = Load::begin(&lab, WITH_ONE_LOST)?;
     let probe = |vip| EchoProbe::start(lab.client(), EchoSettings::new(SocketAddr::new(vip, PROXIED), 32));
     let probes = vips().into_iter().map(probe).collect::<Result<Vec<_>>>()?;
     for (from, to) in [(lab.a(), lab.b()), (lab.b(), lab.a())] {
         switch(&lab, from)?;
-        crate::kernel_pair_support::settled(&lab, to)?;
+        settled(&lab, to)?;
         load.steady()?;
         steady(&probes)?;
     }
     assert!(packets(lab.b(), "sent") > 0);
-    load.end()?;
     end(probes)?;
+
+    // Then a port that a connection of `nat` has at the virtual IP is one of a proxied service, too. It is not the other node's for that.
+    let flows = flows(lab.a(), &service("nat-echo", vips()[0], 0));
+    let port = flows.values().find_map(|(_, port)| *port).and_then(|port| u16::try_from(port).ok());
+    let port = port.expect("a port of nat");
+    lab.write_config(&beside(&lab, &[PROXIED, port]))?;
+    reload(&lab, 14)?;
+    load.steady()?;
+    load.nat_known.iter().for_each(|probe| drop(probe.forget_stalls()));
+    let death = lab.inject(&Fault::power_loss("a"))?;
+    lab.b().wait_role("web", "active", LIMIT)?;
+    takes_new_ones(lab.b())?;
+    load.steady()?;
+    for probe in &load.nat_known {
+        let report = probe.snapshot();
+        // TCP repeats itself after 0.2, 0.6, 1.4 and 3 seconds; by the third the other node is there.
+        assert!(report.worst_stall() < Duration::from_millis(2900), "{port}: {}", report.summary());
+    }
+    load.end_after_deaths(&[death])?;
     lab.finish()
 }
