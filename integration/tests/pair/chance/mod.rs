@@ -499,7 +499,8 @@ fn reload(lab: &Lab, services: usize) -> Result<()> {
     reload_everywhere(lab)?;
     for node in lab.nodes() {
         wait_until(&format!("{} to have {services} services", node.name()), LIMIT, || {
-            let there = node.get("lbd", "/v1/services").ok().and_then(|answer| answer.json::<Value>().ok());
+            let there: Option<Value> =
+                node.get("lbd", "/v1/services").ok().and_then(|answer| answer.json().ok());
             there.is_some_and(|there| there.as_array().is_some_and(|all| all.len() == services))
         })?;
     }
