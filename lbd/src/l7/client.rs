@@ -146,7 +146,7 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
         Next::Close if connection.stream.is_quiet_in_clear() => {}
         Next::Finish | Next::Close => connection.finish().await,
         Next::Abort => reset_on_close(SockRef::from(connection.stream.transport.socket())),
-        Next::Tunnel(tunnel) => Box::pin(tunnel::run(connection, *tunnel)).await,
+        Next::Tunnel(tunnel) => tunnel::begin(connection, *tunnel),
     }
 }
 
