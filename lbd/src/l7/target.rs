@@ -186,7 +186,8 @@ impl Reached {
             let lease = if shared && !alone && !head.opens_tunnel() {
                 http2::lease(session, occupied, newer_than).await?
             } else {
-                http2::exclusive(session, ends, occupied, head.opens_tunnel()).await?
+                // As below.
+                Box::pin(http2::exclusive(session, ends, occupied, head.opens_tunnel())).await?
             };
             return Ok(Self::Http2(Box::new(TargetStream::new(lease))));
         }
@@ -199,7 +200,9 @@ impl Reached {
             occupied.target.counters.of(worker.index).reused.add(1);
             return Ok(Self::Http1(kept));
         }
-        let stream = Stream::new(connected(session, ends, occupied).await?, Vec::new(), &worker.buffers);
+        // Rare and large, so not a part of every request's task.
+        let transport = Box::pin(connected(session, ends, occupied)).await?;
+        let stream = Stream::new(transport, Vec::new(), &worker.buffers);
         Ok(Self::Http1(Upstream::new(worker, stream, &occupied.target, origin.map(Arc::clone))))
     }
 

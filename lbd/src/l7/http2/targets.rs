@@ -182,7 +182,8 @@ pub(in crate::l7) async fn lease(
             }
             Place::Dial(dial) => {
                 let mut dialler = Dialler { table, target, dial, end: Err(Refusal::ConnectFailed) };
-                match dial_up(session, &session.ends, occupied, false).await {
+                // Rare and large, so not a part of every request's task.
+                match Box::pin(dial_up(session, &session.ends, occupied, false)).await {
                     Ok((line, _)) => {
                         dialler.end = Ok(());
                         // Before the others, who might leave no room on it.
