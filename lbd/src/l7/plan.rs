@@ -221,11 +221,11 @@ impl Circumstances<'_> {
 }
 
 impl Plan {
-    /// Looks at a head.
+    /// Looks at a head. It is handed on several times, so it stays where it is.
     ///
     /// # Errors
     /// Why the request is refused.
-    pub(super) fn make(head: &RequestHead<'_>, around: &Circumstances<'_>) -> Result<Self, Fault> {
+    pub(super) fn make(head: &RequestHead<'_>, around: &Circumstances<'_>) -> Result<Box<Self>, Fault> {
         let (Some(http), Some(site)) = (&around.route.service.config.http, &around.route.http) else {
             return Err(Fault::Target);
         };
@@ -258,7 +258,7 @@ impl Plan {
             Box::new(Trace::begin(&head.fields, around.trusted(), tracer.sample, ids))
         });
         let is_told = service.access_log.is_some() || trace.as_ref().is_some_and(|trace| trace.sampled);
-        let mut plan = Self {
+        let mut plan = Box::new(Self {
             step: Step::nothing(),
             client: around.client,
             rule,
@@ -290,7 +290,7 @@ impl Plan {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
                 Box::new(Asking::of(head, scheme, server_name))
             }),
-        };
+        });
         plan.step = if let Some(body) = around.challenge {
             let content_type = "application/octet-stream";
             plan.answer(around, &Answer { body, content_type, ..Answer::plain(200) })

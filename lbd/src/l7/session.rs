@@ -138,7 +138,7 @@ impl Session {
         head: Result<RequestHead<'_>, Fault>,
         watch: &Watch,
         mut gone: impl FnMut(&mut Context<'_>) -> Poll<()>,
-    ) -> Result<Plan, Fault> {
+    ) -> Result<Box<Plan>, Fault> {
         if let Some(site) = &route.http {
             site.earn();
         }
