@@ -170,7 +170,7 @@ impl Connection {
     async fn request(&mut self) -> Next {
         self.watch.set_target(None);
         let route = self.session.known();
-        let (head, begin) = match self.read_head(&route).await {
+        let (head, begin, read) = match self.read_head(&route).await {
             Ok(found) => found,
             Err(NoHead::Over) => return Next::Finish,
             Err(NoHead::Http2) => return Next::Http2,
@@ -180,11 +180,11 @@ impl Connection {
         self.watch.set_busy();
         // Whoever waited may find another configuration.
         let route = self.session.refreshed();
-        let mut journal = Journal::begin(&route, begin);
+        let mut journal = Journal::begin(&route, begin, read);
         let Stream { transport, inbound } = &self.stream;
         let (parsed, mut client) = (parse_request(&inbound.bytes()[head.clone()]), Sink::Http1(transport));
         let gone = |context: &mut Context<'_>| client.poll_gone(context);
-        let made = self.session.plan(&route, parsed, &self.watch, gone).await;
+        let made = self.session.plan(&route, parsed, read, &self.watch, gone).await;
         match made {
             Ok(mut plan) => {
                 self.stream.inbound.consume(head.end);
@@ -199,8 +199,8 @@ impl Connection {
         Exchange { session: &self.session, watch: &self.watch, client, filled: None }
     }
 
-    /// Waits for a head. Answers where in what was read it is, and when its first byte came.
-    async fn read_head(&mut self, route: &Route) -> Result<(Range<usize>, Instant), NoHead> {
+    /// Waits for a head. Answers where in what was read it is, and when its first byte and all of it came.
+    async fn read_head(&mut self, route: &Route) -> Result<(Range<usize>, Instant, Instant), NoHead> {
         let timeouts = &route.service.config.timeout;
         let http = route.service.config.http.as_ref();
         // A head that fills the buffer leaves no room to find out that it is too long.
@@ -220,12 +220,15 @@ impl Connection {
                 Preface::Begun if http2 => None,
                 _ => scanner.scan(bytes, max).map_err(NoHead::Fault)?,
             };
-            if !scanner.is_new() && begin.is_none() {
+            let has_begun = begin.is_some();
+            if !scanner.is_new() && !has_begun {
                 begin = Some(Instant::now());
                 self.watch.limit(timeouts.header);
             }
             if let Some(head) = found {
-                return Ok((head, begin.unwrap_or_else(Instant::now)));
+                // Most come as a whole.
+                let read = begin.filter(|_| !has_begun).unwrap_or_else(Instant::now);
+                return Ok((head, begin.unwrap_or(read), read));
             }
             self.stream.inbound.settle();
             match self.watch.wait(self.stream.fill()).await {

@@ -164,13 +164,14 @@ impl Exchange<'_> {
     /// Answers a request that is refused, and has nothing more read.
     pub(super) async fn refuse(mut self, route: &Rc<Route>, begin: Instant, fault: Fault) -> Next {
         self.session.complain(route, fault);
-        let mut journal = Journal::begin(route, begin);
+        let mut journal = Journal::begin(route, begin, Instant::now());
         self.plain(route, &mut journal, fault.status(), fault.name()).await
     }
 
     /// A client that began a request has not ended its head in time.
     pub(super) async fn late(mut self, route: &Rc<Route>) -> Next {
-        let mut journal = Journal::begin(route, Instant::now());
+        let now = Instant::now();
+        let mut journal = Journal::begin(route, now, now);
         self.plain(route, &mut journal, 408, "header_timeout").await
     }
 
@@ -297,7 +298,7 @@ impl Exchange<'_> {
             let (target, reused) = (Arc::clone(&occupied.target), reached.is_reused());
             let age = reached.age();
             self.watch.set_target(Some(Arc::clone(&target)));
-            journal.connected(&target, reused);
+            journal.connected(&target, reused, reached.was_there());
             let failed = match self.exchange(&trip, reached, occupied, journal).await {
                 Ok(done) => {
                     self.note(route, journal, Some(&target), done.status, "done");

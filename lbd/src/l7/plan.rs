@@ -71,6 +71,8 @@ pub(super) struct Plan {
     pub(super) drops_trailers: bool,
     /// What it says about its target.
     pub(super) tied: Tied,
+    /// When a password had been compared for it, if one was.
+    pub(super) compared: Option<std::time::Instant>,
     /// Why it is not let in.
     pub(super) denied: Option<Denied>,
     /// More came than `rate` allows.
@@ -282,6 +284,7 @@ impl Plan {
                 || (has_body(head.body) && wants_no_body(head.method)),
             drops_trailers: !site.told_in.is_empty(),
             tied: Tied::default(),
+            compared: None,
             denied: None,
             over_rate: around.over_rate && around.challenge.is_none(),
             filled: around.fill(response_templates(http, rule), head, &asked, (&routed, arrival)),

@@ -127,8 +127,8 @@ impl Session {
         }
     }
 
-    /// Decides what becomes of a request, which may have to wait for a password to be compared, unless its client is `gone` before. One that
-    /// cannot be understood counts, too.
+    /// Decides what becomes of a request whose head was there at `read`, which may have to wait for a password to be compared, unless its
+    /// client is `gone` before. One that cannot be understood counts, too.
     ///
     /// # Errors
     /// Why it is refused.
@@ -136,13 +136,14 @@ impl Session {
         &self,
         route: &Rc<Route>,
         head: Result<RequestHead<'_>, Fault>,
+        read: std::time::Instant,
         watch: &Watch,
         mut gone: impl FnMut(&mut Context<'_>) -> Poll<()>,
     ) -> Result<Box<Plan>, Fault> {
         if let Some(site) = &route.http {
             site.earn();
         }
-        let now = self.seat.worker.clock().at();
+        let now = self.seat.worker.clock().of(read);
         let client = self.client_of(route, head.as_ref().ok());
         // Once, also if a password has to be compared.
         let over_rate = self.is_over_rate(route, head.as_ref().ok(), client.ip(), now);
@@ -180,6 +181,7 @@ impl Session {
                     plan = Plan::make(&head, &around)?;
                 }
             }
+            plan.compared = Some(std::time::Instant::now());
         }
         if plan.over_rate {
             self.seat.counters().http.over_rate.add(1);

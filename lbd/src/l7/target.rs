@@ -214,6 +214,15 @@ impl Reached {
         }
     }
 
+    /// Whether it was there, without a wait.
+    pub(super) const fn was_there(&self) -> bool {
+        match self {
+            Self::Http1(upstream) => upstream.reused,
+            // Others may be making it.
+            Self::Http2(_) => false,
+        }
+    }
+
     /// When it was made, as far as that matters: see [`Need::newer_than`].
     pub(super) fn age(&self) -> u64 {
         match self {
