@@ -16,6 +16,7 @@ use http::HeaderMap;
 use lbd_core::http::bounds::Quota;
 use lbd_core::http::framing::{BodyReader, Fault, http2_trailers};
 use lbd_core::http::pass_on::{self, trailers_without};
+use lbd_core::http::short::Short;
 
 use super::http2::{Incoming, Map, fields};
 use super::press::Press;
@@ -377,7 +378,8 @@ impl Flow {
     /// Makes the data a chunk, if there is any.
     fn frame(&mut self) {
         if !self.data.is_empty() {
-            self.before.extend_from_slice(format!("{:x}\r\n", self.data.len()).as_bytes());
+            self.before.extend_from_slice(Short::hexadecimal(self.data.len() as u64).as_bytes());
+            self.before.extend_from_slice(b"\r\n");
             self.after.extend_from_slice(b"\r\n");
         }
     }
