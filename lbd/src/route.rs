@@ -124,7 +124,7 @@ fn describe(out: &mut String, head: &RequestHead<'_>, service: &str, source: IpA
 
 /// Tells of each rule up to the one that decides, and what that does.
 fn tell(out: &mut String, http: &Http, asked: &Asked<'_>, arrival: Arrival, key: Option<HashKey>) {
-    let routed = route(http, asked, key.map_or(0, |key| key.source(asked.client)));
+    let routed = route(http, asked, || key.map_or(0, |key| key.source(asked.client)));
     let met = routed.rule.map(|(index, _)| index);
     for (index, rule) in http.rules.iter().enumerate().take(met.map_or(usize::MAX, |met| met + 1)) {
         match obstacle(rule, asked) {

@@ -246,8 +246,7 @@ impl Plan {
             fields: &head.fields,
             client: around.client.ip(),
         };
-        let hash = site.hash_key.source(asked.client);
-        let routed = route(http, &asked, hash);
+        let routed = route(http, &asked, || site.hash_key.source(asked.client));
         match read_otherwise(http, &asked, &routed).filter(|_| around.challenge.is_none()) {
             None => {}
             Some(Otherwise::Rule(_)) => return Err(Fault::OtherRule),
