@@ -1,5 +1,6 @@
 //! One request: a place at a target, a connection to it, and the way there and back, whatever either side speaks.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -467,7 +468,7 @@ impl Exchange<'_> {
             journal.moved(up.moved(), 0);
             Failed::unanswered(cut)
         };
-        let mut down = Flow::pressed(head.0, reader, encoding, press, &mut reached.source())
+        let mut down = Flow::pressed(Cow::Owned(head.0), reader, encoding, press, &mut reached.source())
             .map_err(|_| in_vain(Cut::BadAnswer))?;
         if let (Some(head), Client::Http2(asker)) = (head.1, &mut self.client) {
             asker.answer(*head, &mut down).map_err(|_| in_vain(Cut::Client))?;
@@ -514,7 +515,12 @@ impl Exchange<'_> {
     }
 
     /// Begins with what goes to the target.
-    fn begin(&mut self, trip: &Trip<'_>, reached: &mut Reached, occupied: &Occupied) -> Result<Flow, Failed> {
+    fn begin<'h>(
+        &mut self,
+        trip: &Trip<'h>,
+        reached: &mut Reached,
+        occupied: &Occupied,
+    ) -> Result<Flow<'h>, Failed> {
         let (plan, ends) = (trip.plan, trip.plan.ends(self.session));
         let mut reader = BodyReader::of_request(plan.body);
         if plan.drops_trailers {
@@ -547,7 +553,7 @@ impl Exchange<'_> {
                 Err(Failed::Fault(Fault::Connect))
             }
             (ForTarget::Http2(head), Reached::Http2(stream)) => {
-                let mut up = begin(Vec::new(), Encoding::Frames)?;
+                let mut up = begin(Cow::Borrowed(&[]), Encoding::Frames)?;
                 // That it could not be sent is no more than a connection which has gone since the last look.
                 stream.ask(head, &mut up).map_err(|_| Failed::Cut {
                     cut: Cut::Target,

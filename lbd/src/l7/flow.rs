@@ -3,6 +3,7 @@
 //! While the other side takes nothing, nothing more is read, and TCP or the window of the stream slows the sender down. Towards HTTP/1 a
 //! head and what is there of the body go out in one call, and so do a chunk's size, its data and its end.
 
+use std::borrow::Cow;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
@@ -138,7 +139,7 @@ impl Sink<'_> {
 
 /// A direction.
 #[derive(Debug)]
-pub(super) struct Flow {
+pub(super) struct Flow<'h> {
     reader: BodyReader,
     encoding: Encoding,
     /// How much of the body may still come.
@@ -148,7 +149,7 @@ pub(super) struct Flow {
     /// What compresses the data, if something does.
     press: Option<Box<Press>>,
     /// What goes out before the data: a head, a chunk's size.
-    before: Vec<u8>,
+    before: Cow<'h, [u8]>,
     /// The data, as a part of what has been read, or of what has come out of the press.
     data: Range<usize>,
     /// What goes out behind it.
@@ -168,11 +169,11 @@ pub(super) struct Flow {
     moved: u64,
 }
 
-impl Flow {
+impl<'h> Flow<'h> {
     /// Begins with a head, which is empty towards HTTP/2: there it has been sent, or is to be sent, by itself. What has been read of the
     /// body already goes out with it. Of HTTP/2 `reader` only says whether there is one. Fields that are `withheld` do not go on as trailers.
     pub(super) fn begin(
-        head: Vec<u8>,
+        head: Cow<'h, [u8]>,
         reader: BodyReader,
         encoding: Encoding,
         withheld: Option<Rc<HeaderChanges>>,
@@ -183,7 +184,7 @@ impl Flow {
 
     /// The same with what compresses the body on its way, and with all trailers.
     pub(super) fn pressed(
-        head: Vec<u8>,
+        head: Cow<'h, [u8]>,
         reader: BodyReader,
         encoding: Encoding,
         press: Option<Box<Press>>,
@@ -193,7 +194,7 @@ impl Flow {
     }
 
     fn new(
-        head: Vec<u8>,
+        head: Cow<'h, [u8]>,
         reader: BodyReader,
         encoding: Encoding,
         (withheld, press): (Option<Rc<HeaderChanges>>, Option<Box<Press>>),
@@ -256,7 +257,7 @@ impl Flow {
     }
 
     /// Whether something waits for the receiver to take it, or is encrypted and not written.
-    pub(super) const fn is_writing(&self) -> bool {
+    pub(super) fn is_writing(&self) -> bool {
         self.before.len() + (self.data.end - self.data.start) + self.after.len() > 0
     }
 
@@ -378,8 +379,9 @@ impl Flow {
     /// Makes the data a chunk, if there is any.
     fn frame(&mut self) {
         if !self.data.is_empty() {
-            self.before.extend_from_slice(Short::hexadecimal(self.data.len() as u64).as_bytes());
-            self.before.extend_from_slice(b"\r\n");
+            let before = self.before.to_mut();
+            before.extend_from_slice(Short::hexadecimal(self.data.len() as u64).as_bytes());
+            before.extend_from_slice(b"\r\n");
             self.after.extend_from_slice(b"\r\n");
         }
     }
@@ -468,7 +470,10 @@ impl Flow {
     }
 
     fn let_go(&mut self) {
-        self.before.clear();
+        match &mut self.before {
+            Cow::Owned(text) => text.clear(),
+            Cow::Borrowed(text) => *text = &[],
+        }
         self.after.clear();
         if let Some(press) = &mut self.press {
             press.taken();

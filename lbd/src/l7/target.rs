@@ -445,13 +445,14 @@ fn tunnel(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> Result<Sent, Cut> {
 
 impl Upstream {
     /// What a request begins with on this connection: its head, in clear text behind the PROXY protocol's if the group wants one.
-    pub(super) fn opening(&self, group: &TargetGroup, ends: &Ends, head: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(head.len() + 64);
+    pub(super) fn opening<'h>(&self, group: &TargetGroup, ends: &Ends, head: &'h [u8]) -> Cow<'h, [u8]> {
         // On an encrypted connection it has gone before the handshake.
-        if let Some(version) = group.send_proxy.filter(|_| self.origin.is_none()) {
-            introduce(version, ends, &mut out);
-        }
+        let Some(version) = group.send_proxy.filter(|_| self.origin.is_none()) else {
+            return Cow::Borrowed(head);
+        };
+        let mut out = Vec::with_capacity(head.len() + 64);
+        introduce(version, ends, &mut out);
         out.extend_from_slice(head);
-        out
+        Cow::Owned(out)
     }
 }

@@ -105,7 +105,7 @@ impl Asker {
     ///
     /// # Errors
     /// The stream is gone.
-    pub(in crate::l7) fn answer(&mut self, head: Response<()>, down: &mut Flow) -> Result<(), h2::Error> {
+    pub(in crate::l7) fn answer(&mut self, head: Response<()>, down: &mut Flow<'_>) -> Result<(), h2::Error> {
         let bytes = size(head.headers());
         self.answer = Some(self.respond.send_response(head, down.is_empty())?);
         down.head_sent(bytes);

@@ -406,7 +406,7 @@ impl TargetStream {
     ///
     /// # Errors
     /// The connection takes no more requests.
-    pub(in crate::l7) fn ask(&mut self, head: &Request<()>, up: &mut Flow) -> Result<(), h2::Error> {
+    pub(in crate::l7) fn ask(&mut self, head: &Request<()>, up: &mut Flow<'_>) -> Result<(), h2::Error> {
         // Kept for another try.
         let head = head.clone();
         let bytes = size(head.headers()) + head.uri().path().len();
