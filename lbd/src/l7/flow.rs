@@ -1,7 +1,8 @@
 //! One direction of a message: from its head to the end of its body, and never more of it than a buffer at a time.
 //!
 //! While the other side takes nothing, nothing more is read, and TCP or the window of the stream slows the sender down. Towards HTTP/1 a
-//! head and what is there of the body go out in one call, and so do a chunk's size, its data and its end.
+//! head and what is there of the body go out in one call, and so do a chunk's size, its data and its end; a short body as one piece with its
+//! head.
 
 use std::borrow::Cow;
 use std::io;
@@ -28,6 +29,9 @@ use crate::executor::Ready;
 /// After so many buffers the worker's other connections get their turn; after one that was compressed, which takes as long as many others.
 const BUFFERS_PER_TURN: usize = 4;
 const PRESSED_PER_TURN: usize = 1;
+
+/// Data of up to so many bytes is copied behind the head: that costs less than what the kernel has to do more for several pieces.
+const JOINED_BYTES_MAX: usize = 1024;
 
 /// How the body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -284,6 +288,7 @@ impl<'h> Flow<'h> {
         if !self.begun {
             self.begun = true;
             self.join_head(context, source)?;
+            self.join_data(source);
         }
         let buffers = if self.press.is_some() { PRESSED_PER_TURN } else { BUFFERS_PER_TURN };
         for _ in 0..buffers {
@@ -318,6 +323,28 @@ impl<'h> Flow<'h> {
             Poll::Ready(Err(_)) => Err(Broken::From),
             Poll::Pending => Ok(()),
         }
+    }
+
+    /// Puts what is there of the body right behind the head if it is short.
+    fn join_data(&mut self, source: &mut Source<'_>) {
+        let Source::Http1 { inbound, .. } = source else { return };
+        let count = self.data.len() + self.after.len();
+        if self.press.is_some() || self.before.is_empty() || !(1..=JOINED_BYTES_MAX).contains(&count) {
+            return;
+        }
+        let mut joined = match std::mem::take(&mut self.before) {
+            Cow::Owned(head) => head,
+            Cow::Borrowed(head) => {
+                let mut copy = Vec::with_capacity(head.len() + count);
+                copy.extend_from_slice(head);
+                copy
+            }
+        };
+        joined.extend_from_slice(&inbound.bytes()[self.data.clone()]);
+        joined.append(&mut self.after);
+        self.before = Cow::Owned(joined);
+        inbound.consume(self.consumed);
+        (self.data, self.consumed) = (0..0, 0);
     }
 
     /// Reads more.

@@ -369,8 +369,9 @@ pub fn response(
     added: &[(&str, String)],
     out: &mut Vec<u8>,
 ) {
+    // Also for a short body, which goes behind it.
     out.reserve(
-        128 + head.fields.iter().map(|field| field.name.len() + field.value.len() + 4).sum::<usize>(),
+        512 + head.fields.iter().map(|field| field.name.len() + field.value.len() + 4).sum::<usize>(),
     );
     status_line(head, out);
     for_client(head, ending, changes, added, out);
