@@ -46,11 +46,25 @@ pub struct Counts {
     pub sum_us: u64,
 }
 
+/// A duration as it is counted: found out once for several histograms.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    micros: u64,
+    bucket: usize,
+}
+
+impl From<Duration> for Sample {
+    fn from(span: Duration) -> Self {
+        // As `as_micros`, but for the 128 bits that no duration here needs.
+        let micros = span.as_secs().saturating_mul(1_000_000).saturating_add(span.subsec_micros().into());
+        Self { micros, bucket: BOUNDS_US.partition_point(|&bound| bound < micros) }
+    }
+}
+
 impl Histogram {
     /// Counts a duration.
-    pub fn record(&self, span: Duration) {
-        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS_US.partition_point(|&bound| bound < micros);
+    pub fn record(&self, span: impl Into<Sample>) {
+        let Sample { micros, bucket } = span.into();
         // Its only writer: no other addition can get lost between the two.
         let add = |to: &AtomicU64, value| {
             to.store(to.load(Ordering::Relaxed).wrapping_add(value), Ordering::Relaxed);

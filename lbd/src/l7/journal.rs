@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::time::UnixTime;
 use lbd_core::access_log::{Phases, Record, Request, Stage, Termination, Times, TraceId};
+use lbd_core::histogram::Sample;
 use lbd_core::http::framing::{RequestHead, Version};
 use lbd_core::http::trace::Trace;
 use lbd_core::otlp::{Span, shortened};
@@ -171,7 +172,7 @@ impl Journal {
         end: &str,
     ) {
         let now = Instant::now();
-        let (http, took) = (&counters.http, now - self.read);
+        let (http, took) = (&counters.http, Sample::from(now - self.read));
         let class = class(status);
         let answered = |answers: &[Counter; 4]| {
             if let Some(class) = class {
