@@ -296,27 +296,29 @@ impl Exchange<'_> {
                     continue;
                 }
             };
-            let (target, reused) = (Arc::clone(&occupied.target), reached.is_reused());
+            // By its place: what counts its holders is all workers', and so dear.
+            let (there, reused) = ((Rc::clone(&occupied.pool), occupied.index), reached.is_reused());
+            let target = &there.0.group.targets[there.1];
             let age = reached.age();
-            self.watch.set_target(Some(Arc::clone(&target)));
-            journal.connected(&target, reused, reached.was_there());
+            self.watch.set_target(Some(there.clone()));
+            journal.connected(target, reused, reached.was_there());
             let failed = match self.exchange(&trip, reached, occupied, journal).await {
                 Ok(done) => {
-                    self.note(route, journal, Some(&target), done.status, "done");
+                    self.note(route, journal, Some(target), done.status, "done");
                     return done.next;
                 }
                 Err(failed) => failed,
             };
-            if !self.may_resend(route, &failed, &target, (reused, tries), retry) {
-                return self.failed(route, journal, &target, failed).await;
+            if !self.may_resend(route, &failed, target, (reused, tries), retry) {
+                return self.failed(route, journal, target, failed).await;
             }
-            again = Some((Again::Resent, Arc::clone(&target)));
+            again = Some((Again::Resent, Arc::clone(target)));
             if reused || matches!(failed, Failed::Cut { refused: true, .. }) {
                 // It has closed what it kept open, or takes no more on it, and is there all the same as far as anybody knows.
-                seat.worker.kept.forget(&target);
+                seat.worker.kept.forget(target);
                 newer_than = Some(age);
             } else {
-                tried.push(target);
+                tried.push(Arc::clone(target));
             }
             pool = current(self.session, &pool);
         }
