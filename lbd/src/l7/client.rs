@@ -242,7 +242,7 @@ impl Connection {
     }
 
     /// Closes the connection so that what was sent last arrives, whatever the client still sends.
-    async fn finish(mut self) {
+    async fn finish(&mut self) {
         self.watch.limit(LINGER);
         // Also where the client has finished: what it has sent and nobody has read would have the kernel reset the connection.
         if !matches!(self.watch.wait(self.stream.transport.finish()).await, Ok(Ok(()))) {
