@@ -90,8 +90,8 @@ fn normalise_segments(relative: &[u8], out: &mut String) -> Result<(), PathError
 ///
 /// Why it has none.
 pub fn normalise_query(query: &[u8], out: &mut String) -> Result<(), PathError> {
-    let stays = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
-    if query.iter().all(stays)
+    let is_left = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
+    if query.iter().all(is_left)
         && let Ok(text) = std::str::from_utf8(query)
     {
         out.push_str(text);

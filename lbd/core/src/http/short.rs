@@ -1,6 +1,6 @@
 //! Numbers and addresses as text, without the library's formatting and without memory of their own: both show in what a request costs.
 
-use std::io::Write;
+use std::io::Write as _;
 use std::net::IpAddr;
 
 /// As long as the longest: all of IPv6's eight groups, with colons between them.
