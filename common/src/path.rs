@@ -26,6 +26,9 @@ pub enum PathError {
     /// More `..` than segments before them.
     #[error("\"..\" leads above the root")]
     AboveRoot,
+    /// A segment that stands for another one, where none is resolved.
+    #[error("one of its segments is \".\" or \"..\"")]
+    DotSegment,
     /// What becomes `..` for servers that resolve `%2F`, or cut off what follows `;`.
     #[error("\".\" or \"..\" stands beside an escaped slash or backslash, or before ';'")]
     HiddenDots,
@@ -106,6 +109,18 @@ pub fn normalise_query(query: &[u8], out: &mut String) -> Result<(), PathError> 
         }
     }
     Ok(())
+}
+
+/// Appends a text as a part of a segment, or of a query, with nothing in it that has a meaning there: but for letters, digits, `-`, `.`, `_`,
+/// `~` and `:` all is escaped.
+pub fn push_escaped(text: &str, out: &mut String) {
+    for byte in text.bytes() {
+        if is_unreserved(byte) || byte == b':' {
+            out.push(char::from(byte));
+        } else {
+            push_escape(byte, out);
+        }
+    }
 }
 
 /// More readings of a path than this nobody looks at.

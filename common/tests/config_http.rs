@@ -100,9 +100,17 @@ fn what_is_no_loop_and_no_shadow_is_taken() {
         ("path_prefix = \"/\", query = { a = \"1\" }", "{path}"),
         ("path_prefix = \"/\", method = [\"POST\"]", "{path}"),
         ("path_regex = \"^/(.*)/$\"", "/{1}"),
+        ("path = \"/a/\"", "/a/{client_ip}"),
+        (
+            "path_prefix = \"/a\"",
+            "https://{host}/{client_ip}/{method}/{request_id}?{tls_sni}{client_cert_subject}",
+        ),
     ] {
         accept(&rule(when, &format!("redirect = {{ to = \"{to}\" }}")));
     }
+    let tls = "tls = { certificates = [\"a.pem\"], client_ca_file = \"ca.pem\" }\n";
+    let rewritten = "forward = \"g\"\nrewrite = \"/{tls_version}/{client_cert_sha256}/{rest}\"";
+    accept(&format!("{tls}{}", rule("path_prefix = \"/a\"", rewritten)));
     for (first, second) in [
         ("path_prefix = \"/a\"", "path_prefix = \"/ab\""),
         ("path_prefix = \"/a\", method = [\"GET\"]", "path_prefix = \"/a\""),

@@ -22,6 +22,11 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// Whether a few inputs are only tried again, among which need not be some of each kind.
+fn is_replay() -> bool {
+    number("TANDEM_FUZZ_ROUNDS", ROUNDS_DEFAULT) < 10_000
+}
+
 fn below(rng: &mut Rng, bound: usize) -> usize {
     usize::try_from(rng.below(bound.max(1) as u64)).unwrap()
 }
@@ -79,7 +84,7 @@ fn a_mangled_cookie_counts_for_nothing() {
         assert_eq!(cookie::values(&left, "LB").count(), 0, "seed {seed}");
         assert!(cookie::set(left[0].value).is_none_or(|(name, _)| !name.is_empty()));
     });
-    assert!(counted > 0 && refused > 0 && hidden > 0, "{counted} {refused} {hidden}");
+    assert!(is_replay() || (counted > 0 && refused > 0 && hidden > 0), "{counted} {refused} {hidden}");
 }
 
 /// Tokens for the shop of these issuers, of which one claim is told.
@@ -122,7 +127,10 @@ fn mangled_passwords_and_tokens_are_refused_or_read() {
         read += u32::from(Users::parse(&text(mangle(rng, users.clone()))).is_ok());
         read += u32::from(parse_set(&text(mangle(rng, keys.clone()))).is_ok());
     });
-    assert!(logins > 0 && tokens > 0 && let_in > 0 && read > 0, "{logins} {tokens} {let_in} {read}");
+    assert!(
+        is_replay() || (logins > 0 && tokens > 0 && let_in > 0 && read > 0),
+        "{logins} {tokens} {let_in} {read}"
+    );
 }
 
 /// Some of these, in any order.
@@ -160,7 +168,7 @@ fn a_cookie_that_is_hidden_is_all_that_is_hidden() {
             assert!(cookie::values(&said, name).eq(cookie::values(&left, name)), "{what}: {name}");
         }
     });
-    assert!(changed > 0 && left_alone > 0, "{changed} {left_alone}");
+    assert!(is_replay() || (changed > 0 && left_alone > 0), "{changed} {left_alone}");
 }
 
 /// RFC 4648, section 5, without padding.
@@ -304,5 +312,8 @@ fn a_token_means_one_thing() {
             assert!(!text.contains(char::is_control) && text.trim() == text && !text.is_empty(), "{what}");
         }
     });
-    assert!(read > 0 && refused > 0 && let_in > 0 && told_of > 0, "{read} {refused} {let_in} {told_of}");
+    assert!(
+        is_replay() || (read > 0 && refused > 0 && let_in > 0 && told_of > 0),
+        "{read} {refused} {let_in} {told_of}"
+    );
 }

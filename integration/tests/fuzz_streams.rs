@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use common::rng::Rng;
 use lbd_core::client_hello::{HELLO_BYTES_MAX, HelloReader};
 use lbd_core::proxy_protocol::{self, Parsed, V2_BYTES_MAX, Version};
+use lbd_core::tls::prefers_chacha20;
 
 const ROUNDS_DEFAULT: u64 = 400_000;
 
@@ -82,6 +83,8 @@ fn read(bytes: &[u8], rng: &mut Rng) {
     assert_ne!(whole, Ok(Parsed::Incomplete));
     let told = HelloReader::default().read(&padded);
     assert_ne!(told, Ok(None));
+    let favourite = prefers_chacha20(&padded);
+    assert_ne!(favourite, None);
     let (mut header, mut hello, mut reader) = (None, None, HelloReader::default());
     let mut end = 0;
     while end < padded.len() && (header.is_none() || hello.is_none()) {
@@ -89,6 +92,8 @@ fn read(bytes: &[u8], rng: &mut Rng) {
         if header.is_none() {
             header = Some(proxy_protocol::parse(&padded[..end])).filter(|it| *it != Ok(Parsed::Incomplete));
         }
+        let so_far = prefers_chacha20(&padded[..end]);
+        assert!(so_far.is_none() || so_far == favourite, "{so_far:?} and then {favourite:?}");
         if hello.is_none() {
             hello = Some(reader.read(&padded[..end])).filter(|it| *it != Ok(None));
         }

@@ -143,7 +143,7 @@ static __always_inline int return_packet(void *ctx, const int xdp, struct packet
 		return dropped(packet, xdp, DROP_TTL);
 	int unresolved;
 	struct route *route = find_route(ctx, xdp, packet, &unresolved);
-	/* XDP cannot ask who the neighbour is. */
+	/* XDP cannot ask who the neighbour is: `lbd` has been told, and the sender sends again. */
 	if (!service || !route || (xdp && unresolved))
 		return dropped(packet, xdp, DROP_NO_NEXT_HOP);
 	if (unlikely(packet->length > route->mtu))

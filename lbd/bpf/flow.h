@@ -120,6 +120,7 @@ static __always_inline struct processor *processor_now(__u32 now)
 		processor->new_flows = 0;
 		processor->answers = 0;
 		processor->searches = 0;
+		processor->next_hops = 0;
 	}
 	return processor;
 }

@@ -31,6 +31,7 @@ MAP(target_stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct target_stats, TARGETS
 MAP(check_stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct check_stats, 1);
 MAP(sent_to_other, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, 1); /* packets, by VERDICT_OTHER */
 MAP(short_searches, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, 1); /* searches for ports that ended at NAT_TRIES_SHORT */
+MAP(untold_hops, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, 1); /* next hops that `next_hops` had no room for, or that were too many in a tick */
 MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, DROP_REASONS);
 
 struct {
@@ -58,6 +59,11 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4194304);
 } flow_events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} next_hops SEC(".maps");
 
 /* Sizes in place of types: clang leaves out what is in types that only an inner map names. */
 struct ring_array {

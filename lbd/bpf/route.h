@@ -6,8 +6,7 @@
 #define TANDEM_ROUTE_H
 
 #include "context.h"
-#include "packet.h"
-#include "time.h"
+#include "flow.h"
 
 static __always_inline __u32 route_index(const struct address *address)
 {
@@ -46,9 +45,34 @@ static __always_inline int is_forwarded(void *ctx, const struct packet *packet)
 	return result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH;
 }
 
+/* Tells `lbd` of the next hop that the kernel has no neighbour for, so many times in a tick; the others are counted, and told of with a later
+ * packet. */
+static __always_inline void tell_next_hop(const struct bpf_fib_lookup *query, __u32 now)
+{
+	struct next_hop hop = {};
+	/* A router of IPv6 may be on the way of IPv4. */
+	if (query->family == AF_INET6) {
+		for (int word = 0; word < 4; word++)
+			hop.address.words[word] = query->destination[word];
+	} else {
+		hop.address.words[2] = htonl(0xffff);
+		hop.address.words[3] = query->destination[0];
+	}
+	hop.ifindex = query->ifindex;
+	struct processor *processor = processor_now(now);
+	if (processor && processor->next_hops < NEXT_HOPS_PER_TICK) {
+		processor->next_hops++;
+		if (!bpf_ringbuf_output(&next_hops, &hop, sizeof(hop), 0))
+			return;
+	}
+	__u64 *untold = AT(untold_hops, 0);
+	if (untold)
+		*untold += 1;
+}
+
 /* Asks the kernel, as for a packet that it would forward from the VIP. Returns 0 if there is no way, 1 if the cache has it
  * now, or ROUTE_UNRESOLVED. */
-static __always_inline int ask_route(void *ctx, const struct packet *packet)
+static __always_inline int ask_route(void *ctx, const int xdp, const struct packet *packet)
 {
 	struct route *route = packet ? AT(routes, route_index(&packet->client)) : NULL;
 	if (!route)
@@ -58,14 +82,24 @@ static __always_inline int ask_route(void *ctx, const struct packet *packet)
 	route->until = packet->now;
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return 0;
-	route->address = packet->client;
+	if (!same_address(&route->address, &packet->client)) {
+		route->address = packet->client;
+		route->told = 0;
+	}
 	route->ifindex = query.ifindex;
 	__builtin_memcpy(route->destination_mac, query.destination_mac, 6);
 	__builtin_memcpy(route->source_mac, query.source_mac, 6);
 	struct link *link = AT(links, query.ifindex);
 	route->mtu = link && link->mtu ? link->mtu : 1500;
-	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
+	if (result == BPF_FIB_LKUP_RET_NO_NEIGH) {
+		/* Once a second, as often as the kernel asks for one. In TC it does by itself, for the packet that is sent. */
+		if (xdp && (!route->told || age(packet->now, route->told) >= TICKS_PER_SECOND)) {
+			route->told = packet->now;
+			tell_next_hop(&query, packet->now);
+		}
 		return ROUTE_UNRESOLVED;
+	}
+	route->told = 0;
 	if (query.tot_len > 1)
 		route->mtu = query.tot_len;
 	route->until = packet->now + ROUTE_TICKS;
@@ -74,12 +108,12 @@ static __always_inline int ask_route(void *ctx, const struct packet *packet)
 
 __noinline int ask_route_tc(struct __sk_buff *ctx, const struct packet *packet)
 {
-	return ask_route(ctx, packet);
+	return ask_route(ctx, 0, packet);
 }
 
 __noinline int ask_route_xdp(struct xdp_md *ctx, const struct packet *packet)
 {
-	return ask_route(ctx, packet);
+	return ask_route(ctx, 1, packet);
 }
 
 /* The way to the client; `unresolved` is set where only the interface of it is known. */

@@ -222,11 +222,13 @@ struct processor {
 	__u32 tick, new_flows;   /* new flows stored in this tick */
 	__u32 packets;           /* until the next sample */
 	__u32 answers;           /* packets made in this tick: resets, and ICMP for what is too big */
-	__u32 searches, spare;   /* searches for ports in this tick that went beyond NAT_TRIES_SHORT */
+	__u32 searches;          /* searches for ports in this tick that went beyond NAT_TRIES_SHORT */
+	__u32 next_hops;         /* of which `lbd` was told in this tick */
 	__u64 untold;            /* flows that `flow_events` had no room for; whoever walks through all flows finds them */
 };
 #define ANSWERS_PER_TICK 256
 #define SEARCHES_PER_TICK 1024
+#define NEXT_HOPS_PER_TICK 64
 
 /* routes: per-CPU cache of the way to clients, by a hash of the address; a second old at most */
 #define ROUTES 1024
@@ -237,6 +239,15 @@ struct route {
 	__u32 ifindex;
 	__u8 destination_mac[6], source_mac[6];
 	__u32 mtu;
+	__u32 told;              /* `lbd` was told in this tick that the next hop there is not known; 0 for never */
+};
+
+/* next_hops: the next hop on the way to a client, a gateway or the client itself, which is not known. In the driver nobody else has it looked
+ * for. */
+struct next_hop {
+	struct address address;
+	__u32 ifindex;
+	__u32 spare;
 };
 
 /* statistics, per CPU */
@@ -251,7 +262,7 @@ enum drop_reason {
 	DROP_DENIED,             /* access list */
 	DROP_SOURCE_RATE,
 	DROP_NO_TARGET,          /* the ring is empty */
-	DROP_NO_NEXT_HOP,        /* no MAC address of the target yet */
+	DROP_NO_NEXT_HOP,        /* no MAC address of the target yet; in the driver, none of the next hop to the client */
 	DROP_NO_PORT,            /* no free port towards the endpoint among the candidates: reset to the client */
 	DROP_FLOWS_FULL,         /* no room for an entry: forwarded all the same, and not remembered */
 	DROP_FRAGMENT,           /* a later fragment whose first one was not seen */

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lbd_core::histogram::{Counts, Histogram};
+use lbd_core::histogram::{Counts, Durations, Histogram, SizeSample, Sizes};
 use lbd_core::http::auth::Denied;
 use lbd_core::http::conduct::Offence;
 use lbd_core::http::framing::Fault;
@@ -57,7 +57,10 @@ impl<T: Default> Sharded<T> {
     }
 
     /// All workers' counts of the histogram that `pick` names.
-    pub(crate) fn counts(&self, pick: impl Fn(&T) -> &Histogram) -> Counts {
+    pub(crate) fn counts<const BUCKETS: usize>(
+        &self,
+        pick: impl Fn(&T) -> &Histogram<BUCKETS>,
+    ) -> Counts<BUCKETS> {
         self.0.iter().fold(Counts::default(), |sum, shard| sum.with(&pick(&shard.0).counts()))
     }
 }
@@ -86,7 +89,7 @@ pub(crate) struct ServiceCounters {
     /// How relayed connections ended, by [`crate::l4::End`].
     pub(crate) ends: [Counter; crate::l4::End::COUNT],
     /// From acceptance to the end, of connections that had a target.
-    pub(crate) durations: Histogram,
+    pub(crate) durations: Durations,
     /// Records that were not in the access log's sample.
     pub(crate) log_left_out: Counter,
     /// What only a `udp` service has.
@@ -131,7 +134,9 @@ pub(crate) struct HttpCounters {
     /// Those of them that were closed for what their clients did, by [`Offence`].
     pub(crate) http2_offences: [Counter; Offence::COUNT],
     /// From a request's head to the end of its answer.
-    pub(crate) durations: Histogram,
+    pub(crate) durations: Durations,
+    /// What those had in them that a target has answered.
+    pub(crate) bodies: BodySizes,
     /// What only one with TLS has.
     pub(crate) tls: TlsCounters,
 }
@@ -186,13 +191,15 @@ pub(crate) struct TargetCounters {
     /// Bytes for clients.
     pub(crate) bytes_to_client: Counter,
     /// From the start of each connect until the connection was made; what came before and a TLS handshake are no part of it.
-    pub(crate) connect_times: Histogram,
+    pub(crate) connect_times: Durations,
     /// From then until the target's first byte.
-    pub(crate) first_byte_times: Histogram,
+    pub(crate) first_byte_times: Durations,
     /// Requests that it answered, by the first digit of the status, from 2 on.
     pub(crate) answers: [Counter; 4],
     /// From a request's connection to the end of its answer.
-    pub(crate) request_times: Histogram,
+    pub(crate) request_times: Durations,
+    /// What the requests that it answered had in them.
+    pub(crate) bodies: BodySizes,
     /// Connections without a request that wait for the next one.
     pub(crate) kept: Counter,
     /// Requests sent on a connection that had served others.
@@ -230,6 +237,20 @@ impl Effort {
     }
 }
 
+/// How long the bodies of requests that a target has answered were, and those of the answers, each as it came: without heads and framing, and
+/// before it was compressed. What goes through a tunnel is no body.
+#[derive(Debug, Default)]
+pub(crate) struct BodySizes(pub(crate) [Sizes; 2]);
+
+impl BodySizes {
+    /// Counts those of one request: what went to the target, and to the client.
+    pub(crate) fn record(&self, sizes: [SizeSample; 2]) {
+        for (histogram, size) in self.0.iter().zip(sizes) {
+            histogram.record(size);
+        }
+    }
+}
+
 /// What a worker counts for the requests of an `http` service that meet one of its rules, or none.
 #[derive(Debug, Default)]
 pub(crate) struct RuleCounters {
@@ -238,14 +259,16 @@ pub(crate) struct RuleCounters {
     /// What they have moved, also those that were not answered.
     pub(crate) effort: Effort,
     /// From a request's head to the end of its answer.
-    pub(crate) durations: Histogram,
+    pub(crate) durations: Durations,
+    /// What those had in them that a target has answered.
+    pub(crate) bodies: BodySizes,
 }
 
 /// What a worker counts for a target group: but for the first, HTTP requests only, also those of targets that have left it.
 #[derive(Debug, Default)]
 pub(crate) struct GroupCounters {
     /// How long those who had to wait for a target with room did so, whatever came of it.
-    pub(crate) queue_times: Histogram,
+    pub(crate) queue_times: Durations,
     /// Requests that one of its targets has answered, by the first digit of the status, from 2 on.
     pub(crate) answers: [Counter; 4],
     /// What the requests for it have moved, also those that were not answered.
@@ -253,7 +276,9 @@ pub(crate) struct GroupCounters {
     /// Requests sent on a connection that had served others.
     pub(crate) reused: Counter,
     /// From a request's head to the end of its answer.
-    pub(crate) durations: Histogram,
+    pub(crate) durations: Durations,
+    /// What those had in them that one of its targets has answered.
+    pub(crate) bodies: BodySizes,
     /// Requests for which no target was to be had.
     pub(crate) unserved: Counter,
 }

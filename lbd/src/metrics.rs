@@ -27,10 +27,11 @@
 //! | `tandem_lbd_group_sticky_entries` | gauge | `group` | clients whose target is remembered |
 //! | `tandem_lbd_group_sticky_forgotten_total` | counter | `group` | clients forgotten before their time because too many were known |
 //! | `tandem_lbd_group_sticky_withheld_total` | counter | `group` | cookies of applications that were not remembered because their client has its share of the table |
-//! | `tandem_lbd_group_http_requests_total` | counter | `group`, `class` | requests answered by the group's targets, those that have left it included; this and the next six only for groups of `http` services |
+//! | `tandem_lbd_group_http_requests_total` | counter | `group`, `class` | requests answered by the group's targets, those that have left it included; this and the next seven only for groups of `http` services |
 //! | `tandem_lbd_group_http_requests_unserved_total` | counter | `group` | requests for which it had no target, or none with room |
 //! | `tandem_lbd_group_http_request_duration_seconds` | histogram | `group` | from a request's head to its answer's end, of those that one of its targets has answered |
-//! | `tandem_lbd_group_http_bytes_total` | counter | `group`, `direction` (`to_target`, `to_client`) | bytes of requests for the group, further tries included, and of what was answered to them, counted when they end; without what goes through tunnels between two connections of HTTP/1 |
+//! | `tandem_lbd_group_http_body_bytes` | histogram | `group`, `direction` (`to_target`, `to_client`) | how long the bodies of requests were that its targets have answered, and those of the answers, as they came: without heads and framing, before compression; those of no byte included, tunnels not |
+//! | `tandem_lbd_group_http_bytes_total` | counter | `group`, `direction` (`to_target`, `to_client`) | bytes of requests for the group, further tries included, and of what was answered to them, and of what went through tunnels, counted when they end |
 //! | `tandem_lbd_group_http_retries_total` | counter | `group`, `reason` (`connect`: its target could not be connected, `resent`: the target ended the connection before an answer came, or had done nothing with it) | further tries of requests for the group |
 //! | `tandem_lbd_group_http_reused_connections_total` | counter | `group` | requests sent on a connection that had served others |
 //! | `tandem_lbd_group_http_connections_kept` | gauge | `group` | connections to its targets that wait for the next request |
@@ -58,8 +59,10 @@
 //! | `tandem_lbd_service_http2_connections_total` | counter | `service` | clients' connections of HTTP/2 |
 //! | `tandem_lbd_service_http2_connections_expelled_total` | counter | `service`, `reason` (`reset`, `provoked_reset`, `continuation`, `settings`, `empty_data`, `ping`, `refused`, `window_update`, `other`; `decoder`: what it has had enough of, `protocol`: errors) | of these, connections closed for floods of such frames, or for errors of HTTP/2 |
 //! | `tandem_lbd_service_http_request_duration_seconds` | histogram | `service` | from a request's head to its answer's end |
+//! | `tandem_lbd_service_http_body_bytes` | histogram | `service`, `direction` (`to_target`, `to_client`) | how long bodies were of requests that targets have answered, and of the answers, as of a group |
 //! | `tandem_lbd_service_http_rule_requests_total` | counter | `service`, `rule` (its place in the file, from 1 on; `none`: met none, or was not understood), `class` | requests answered, by the rule that they met; the counters of a place go on after a reload, whatever rule is there then |
 //! | `tandem_lbd_service_http_rule_request_duration_seconds` | histogram | `service`, `rule` | from a request's head to its answer's end, by the rule that it met |
+//! | `tandem_lbd_service_http_rule_body_bytes` | histogram | `service`, `rule`, `direction` (`to_target`, `to_client`) | how long bodies were, as of a group, by the rule that the requests met |
 //! | `tandem_lbd_service_http_rule_bytes_total` | counter | `service`, `rule`, `direction` (`to_target`, `to_client`) | bytes of requests and answers, as of a group, by the rule that the requests met; answers that no target gave included |
 //! | `tandem_lbd_service_http_rule_retries_total` | counter | `service`, `rule`, `reason` (as of a group) | further tries of requests, by the rule that they met |
 //! | `tandem_lbd_service_tls_handshakes_total` | counter | `service`, `version` (`1.2`, `1.3`), `kind` (`full`, `resumed`) | TLS handshakes with clients; this and what follows for services with `tls` only |
@@ -103,6 +106,7 @@
 //! | `tandem_lbd_target_bytes_total` | counter | the same and `direction` (`to_target`, `to_client`) | bytes relayed |
 //! | `tandem_lbd_target_http_answers_total` | counter | the same and `class` | answers to HTTP requests, by status |
 //! | `tandem_lbd_target_http_request_duration_seconds` | histogram | the same | from a request's connection to its answer's end |
+//! | `tandem_lbd_target_http_body_bytes` | histogram | the same and `direction` (`to_target`, `to_client`) | how long bodies were of requests that it has answered, and of the answers, as of a group |
 //! | `tandem_lbd_target_http_connections_kept` | gauge | the same | connections that wait for the next request |
 //! | `tandem_lbd_target_http_reused_connections_total` | counter | the same | requests sent on a connection that had served others |
 //! | `tandem_lbd_target_http_requests_resent_total` | counter | the same | requests sent again, here or to another one, because it ended the connection before an answer came |
@@ -118,6 +122,7 @@
 //! | `tandem_lbd_kernel_flows_max` | gauge | | flows that can be remembered |
 //! | `tandem_lbd_kernel_flows_expired_total` | counter | | flows deleted because they were over |
 //! | `tandem_lbd_kernel_path_mtu_refused_total` | counter | | words of routers (ICMP) that the way through a tunnel takes less than any does, or less than IPv6 guarantees to the clients whose packets are in it: not believed |
+//! | `tandem_lbd_kernel_next_hops_total` | counter | `what` (`looked_for`: the kernel was asked to look for them, or after them, `put_off`: more than 256 that are not known within a second, `left_out`: flows of clients on this host's own networks beyond 1,024 of these, in each walk through the flows, `untold`: the program had no room to tell of them) | clients, and gateways on the ways to them, that the program in the driver sends answers of `nat` to, which has the kernel's table of neighbours and no other |
 //! | `tandem_lbd_kernel_drops_total` | counter | `reason` (`malformed`, `not_active`, `denied`, `source_rate`, `no_target`, `no_next_hop`, `no_port`, `flows_full`: forwarded, but not remembered, `fragment`, `too_big`, `unhealthy`, `ttl`, `clash`, `icmp_inner`: an ICMP error about none of the flows, left to the host, `headroom`, `solicitation`: an ARP or neighbour request for a VIP that this node does not own, `answer_rate`, `unknown_flow`: from a target, for a flow of the other node that it has not told of yet, for a port that an upgrade to other maps has not written down yet, or for one that changed hands in that moment, `not_cut`: as `too_big`, but of a sender that lets routers cut it) | packets for a service that were not forwarded, but for the two that say otherwise; like all that follow counted by the kernel, on over restarts |
 //! | `tandem_lbd_kernel_check_packets_total` | counter | `what` (`sent`, `returned`, `dropped`: for want of a way) | packets of health checks through virtual IPs, which count for no service |
 //! | `tandem_lbd_kernel_sent_to_other_total` | counter | | answers of targets sent on to the other node, which has begun their flows |

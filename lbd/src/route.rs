@@ -9,9 +9,10 @@ use anyhow::{Context, bail};
 use common::config::{self, Action, Config, Http, HttpAuth, HttpRule, Mode, Service};
 use common::hash::HashKey;
 use lbd_core::http::framing::{Fault, RequestHead, parse_request};
-use lbd_core::http::origin;
+use lbd_core::http::origin::Origin;
+use lbd_core::http::pass_on::{Shown, request_id};
 use lbd_core::http::route::{
-    Arrival, Asked, Otherwise, Outcome, location, obstacle, read_otherwise, rewritten, route,
+    Arrival, Asked, Background, Otherwise, Outcome, location, obstacle, read_otherwise, rewritten, route,
 };
 
 use crate::l4::Guard;
@@ -49,7 +50,8 @@ pub(crate) fn explain(file: &Path, question: &Question<'_>) -> anyhow::Result<St
     let guard = Guard::new(service, None, &Arc::default());
     let trusts = |address: IpAddr| guard.trusts_word(address);
     let connected = SocketAddr::new(question.source, 0);
-    let client = origin::client_of(connected, &head.fields, http.forwarded, trusts).ip();
+    let origin = Origin::of(connected, &head.fields, http.forwarded, trusts);
+    let client = origin.client.ip();
     let asked = Asked {
         method: head.method,
         host: head.authority.host(),
@@ -63,7 +65,16 @@ pub(crate) fn explain(file: &Path, question: &Question<'_>) -> anyhow::Result<St
     if client != question.source {
         line(&mut out, format_args!("the client is {client}, as the proxy that is trusted says"));
     }
-    tell(&mut out, http, &asked, Arrival { scheme, local }, key);
+    let id = request_id(&head, origin.trusted, 0);
+    // With TLS the client is one of today, which says whom it asks for.
+    let encrypted = http.tls.is_some();
+    let background = Background {
+        request_id: &id,
+        tls_version: if encrypted { "1.3" } else { "" },
+        server_name: if encrypted { head.authority.host() } else { "" },
+        certificate: Shown::NotAsked,
+    };
+    tell(&mut out, http, &asked, (Arrival { scheme, local }, background), key);
     Ok(out)
 }
 
@@ -123,7 +134,13 @@ fn describe(out: &mut String, head: &RequestHead<'_>, service: &str, source: IpA
 }
 
 /// Tells of each rule up to the one that decides, and what that does.
-fn tell(out: &mut String, http: &Http, asked: &Asked<'_>, arrival: Arrival, key: Option<HashKey>) {
+fn tell(
+    out: &mut String,
+    http: &Http,
+    asked: &Asked<'_>,
+    (arrival, background): (Arrival, Background<'_>),
+    key: Option<HashKey>,
+) {
     let routed = route(http, asked, || key.map_or(0, |key| key.source(asked.client)));
     let met = routed.rule.map(|(index, _)| index);
     for (index, rule) in http.rules.iter().enumerate().take(met.map_or(usize::MAX, |met| met + 1)) {
@@ -177,15 +194,15 @@ fn tell(out: &mut String, http: &Http, asked: &Asked<'_>, arrival: Arrival, key:
         Outcome::Nothing => line(out, format_args!("answered with 404: the service has no `forward`")),
         Outcome::Respond(respond) => line(out, format_args!("answered with {}", respond.status)),
         Outcome::Redirect(redirect) => {
-            let to =
-                routed.rule.map(|(_, rule)| location(redirect, rule, asked, arrival)).unwrap_or_default();
+            let to = routed.rule.map(|(_, rule)| location(redirect, rule, asked, arrival, background));
+            let to = to.unwrap_or_default();
             line(out, format_args!("redirected with {} to {to}", redirect.status));
         }
     }
     if let (Outcome::Forward(_), Some((_, rule))) = (routed.outcome, routed.rule)
         && let Some(rewrite) = &rule.rewrite
     {
-        match rewritten(rewrite, rule, asked, arrival) {
+        match rewritten(rewrite, rule, asked, arrival, background) {
             Ok(path) => line(out, format_args!("the target gets the path {path}")),
             Err(error) => {
                 line(out, format_args!("answered with 400: the rewritten path cannot be used: {error}"));

@@ -95,6 +95,11 @@ impl Service {
         let default = self.config.http.is_none().then_some(&self.group);
         default.into_iter().chain(self.rules.iter().map(|(_, group)| group)).chain(&self.http_groups)
     }
+
+    /// What is counted of the requests that meet this rule, or none; nothing without `http`.
+    pub(crate) fn counters_of(&self, rule: Option<usize>) -> Option<&Arc<Sharded<RuleCounters>>> {
+        self.by_rule.get(rule.map_or(0, |index| index + 1))
+    }
 }
 
 /// The part of a service that reloads keep.

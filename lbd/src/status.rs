@@ -1,5 +1,6 @@
 //! `lbd status`, `lbd set` and `lbd reload`: asking the running daemon over its Unix socket.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -285,6 +286,9 @@ fn write_orders(out: &mut String, status: &Status) -> std::fmt::Result {
 /// Changes that wait for so long are said: in a session they are sent within a few milliseconds.
 const LAG_SHOWN_MS: u64 = 1000;
 
+/// How sessions with the other node end where nothing is wrong with them, or what is wrong is said otherwise.
+const ENDS_IN_ORDER: [&str; 4] = ["closed", "dropped", "replaced", "stopped"];
+
 /// The link to the other node, and what is wrong with it.
 fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
     let at = |ms: u64| UnixTime::from_nanos(ms.saturating_mul(1_000_000));
@@ -344,15 +348,8 @@ fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
             let (other, own) = (state.peer_version.as_deref().unwrap_or_default(), &status.version);
             writeln!(out, "          the other node runs another release, {other}, this one {own}")?;
         }
-        let refused =
-            state.ended.iter().filter(|(reason, count)| **count > 0 && reason.as_str() != "disconnected");
-        let refused: Vec<String> = refused.map(|(reason, count)| format!("{count} {reason}")).collect();
-        if !refused.is_empty() {
-            writeln!(
-                out,
-                "          sessions that ended for what was said or not said: {}",
-                refused.join(", ")
-            )?;
+        if let Some(refused) = counts_but(&state.ended, &["disconnected"]) {
+            writeln!(out, "          sessions that ended for what was said or not said: {refused}")?;
         }
         if let Some(trouble) = &state.trouble {
             writeln!(out, "          flows are not replicated: {trouble}")?;
@@ -360,6 +357,15 @@ fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
     }
     if let Some(error) = &link.listen_error {
         writeln!(out, "          {error}")?;
+    }
+    if let Some(broken) = counts_but(&link.ended, &ENDS_IN_ORDER) {
+        write!(out, "          sessions that broke: {broken}")?;
+        match &link.last_end {
+            Some(last) => {
+                writeln!(out, "; the last session ended at {}: {}", at(last.unix_ms), last.message)?
+            }
+            None => writeln!(out)?,
+        }
     }
     if let Some(last) = &link.last_refusal {
         let refused: u64 = link.refused.values().sum();
@@ -371,6 +377,13 @@ fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// The counts that are not zero, with their names, but for some of them; none if there are no others.
+fn counts_but(counts: &BTreeMap<String, u64>, but: &[&str]) -> Option<String> {
+    let counts = counts.iter().filter(|(name, count)| **count > 0 && !but.contains(&name.as_str()));
+    let counts: Vec<String> = counts.map(|(name, count)| format!("{count} {name}")).collect();
+    (!counts.is_empty()).then(|| counts.join(", "))
 }
 
 /// What becomes of proxied connections when their virtual IPs move.

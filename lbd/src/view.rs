@@ -2,6 +2,7 @@
 
 mod durations;
 mod requests;
+mod sizes;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -71,19 +71,22 @@ pub enum Load {
     /// `wrk` with 64 connections.
     Requests,
     /// One TCP stream of iperf3 to the target.
-    Bulk,
+    Upload,
+    /// The same from the target: with dsr the hop sees nothing of it but acknowledgements.
+    Download,
 }
 
 impl Load {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Requests, Self::Bulk];
+    pub const ALL: [Self; 3] = [Self::Requests, Self::Upload, Self::Download];
 
     /// Its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
-            Self::Bulk => "bulk",
+            Self::Upload => "upload",
+            Self::Download => "download",
         }
     }
 }

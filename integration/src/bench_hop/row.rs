@@ -16,14 +16,25 @@ pub enum Figure {
     RequestRate,
     /// Processor time of the machine for a request, in microseconds.
     RequestBusy,
-    /// Gigabits a second.
-    BulkRate,
-    /// Processor time of the machine for a gigabyte (10^9 bytes), in milliseconds.
-    BulkBusy,
+    /// Gigabits a second to the target.
+    UploadRate,
+    /// Processor time of the machine for a gigabyte (10^9 bytes) of that, in milliseconds.
+    UploadBusy,
+    /// Gigabits a second from the target.
+    DownloadRate,
+    /// Processor time of the machine for a gigabyte of that, in milliseconds.
+    DownloadBusy,
 }
 
 impl Figure {
-    const ALL: [Self; 4] = [Self::RequestRate, Self::RequestBusy, Self::BulkRate, Self::BulkBusy];
+    const ALL: [Self; 6] = [
+        Self::RequestRate,
+        Self::RequestBusy,
+        Self::UploadRate,
+        Self::UploadBusy,
+        Self::DownloadRate,
+        Self::DownloadBusy,
+    ];
 
     /// Its name for people, with the unit.
     #[must_use]
@@ -31,19 +42,22 @@ impl Figure {
         match self {
             Self::RequestRate => "requests per second",
             Self::RequestBusy => "CPU per request, µs",
-            Self::BulkRate => "bulk transfer, Gbit/s",
-            Self::BulkBusy => "CPU per gigabyte, ms",
+            Self::UploadRate => "bulk upload, Gbit/s",
+            Self::UploadBusy => "CPU per gigabyte up, ms",
+            Self::DownloadRate => "bulk download, Gbit/s",
+            Self::DownloadBusy => "CPU per gigabyte down, ms",
         }
     }
 
     const fn is_rate(self) -> bool {
-        matches!(self, Self::RequestRate | Self::BulkRate)
+        matches!(self, Self::RequestRate | Self::UploadRate | Self::DownloadRate)
     }
 
     const fn load(self) -> Load {
         match self {
             Self::RequestRate | Self::RequestBusy => Load::Requests,
-            Self::BulkRate | Self::BulkBusy => Load::Bulk,
+            Self::UploadRate | Self::UploadBusy => Load::Upload,
+            Self::DownloadRate | Self::DownloadBusy => Load::Download,
         }
     }
 
@@ -51,9 +65,9 @@ impl Figure {
         match self {
             Self::RequestRate => stretch.per_second(),
             Self::RequestBusy => stretch.busy_ns() / 1e3,
-            Self::BulkRate => stretch.per_second() * 8.0 / 1e9,
+            Self::UploadRate | Self::DownloadRate => stretch.per_second() * 8.0 / 1e9,
             // Nanoseconds for a byte are seconds for a gigabyte.
-            Self::BulkBusy => stretch.busy_ns() * 1e3,
+            Self::UploadBusy | Self::DownloadBusy => stretch.busy_ns() * 1e3,
         }
     }
 
@@ -62,7 +76,7 @@ impl Figure {
         match (self, way) {
             (Self::RequestRate, Way::DsrL2) => Some(0.85),
             (Self::RequestRate, Way::Nat) => Some(0.80),
-            (Self::BulkRate, Way::DsrL2 | Way::Nat) => Some(0.90),
+            (Self::UploadRate | Self::DownloadRate, Way::DsrL2 | Way::Nat) => Some(0.90),
             _ => None,
         }
     }
@@ -173,7 +187,7 @@ impl Row {
     const fn decimals(&self) -> usize {
         match self.figure {
             Figure::RequestRate => 0,
-            Figure::BulkRate | Figure::BulkBusy => 1,
+            Figure::UploadRate | Figure::UploadBusy | Figure::DownloadRate | Figure::DownloadBusy => 1,
             Figure::RequestBusy => 2,
         }
     }
@@ -204,14 +218,19 @@ mod tests {
     use super::*;
 
     fn rows(rates: [f64; 5]) -> Vec<Row> {
+        rows_of(Load::Requests, rates)
+    }
+
+    /// The rows of a load, with so many of what it makes in a second on each way.
+    fn rows_of(load: Load, rates: [f64; 5]) -> Vec<Row> {
         let mut samples = Samples::default();
         for (way, count) in Way::ALL.into_iter().zip(rates) {
             for count in [count / 2.0, count, count * 3.0] {
                 let (wall, busy) = (Duration::from_secs(1), Duration::from_secs(2));
-                samples.add(Load::Requests, way, Stretch { count, wall, busy });
+                samples.add(load, way, Stretch { count, wall, busy });
             }
         }
-        samples.rows().into_iter().filter(|row| row.figure.load() == Load::Requests).collect()
+        samples.rows().into_iter().filter(|row| row.figure.load() == load).collect()
     }
 
     #[test]
@@ -222,6 +241,18 @@ mod tests {
             text,
             "  requests per second: dsr l2 reaches 0.84 of direct, not 0.85\n  requests per second: nat reaches 1.14 of nftables, not 1.15\n"
         );
+    }
+
+    #[test]
+    fn bulk_is_judged_in_either_direction() {
+        for (load, title) in [(Load::Upload, "bulk upload"), (Load::Download, "bulk download")] {
+            assert_eq!(render_misses(&rows_of(load, [4e9, 3.6e9, 3.6e9, 1.0, 1.0])), "");
+            let text = render_misses(&rows_of(load, [4e9, 3.6e9, 3.5e9, 1.0, 1.0]));
+            assert_eq!(text, format!("  {title}, Gbit/s: nat reaches 0.88 of direct, not 0.90\n"));
+        }
+        // What was not measured has not been reached.
+        let unmeasured = render_misses(&Samples::default().rows());
+        assert!(unmeasured.contains("bulk download, Gbit/s: dsr l2 reaches 0.00"), "{unmeasured}");
     }
 
     #[test]

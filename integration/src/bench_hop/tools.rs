@@ -73,7 +73,9 @@ pub(super) fn measure(network: &Network, load: Load, way: Way, time: Duration) -
     let address = network.address(way);
     let arguments = match load {
         Load::Requests => wrk(address, time),
-        Load::Bulk => iperf(address, time),
+        Load::Upload => iperf(address, time),
+        // The target sends, and what the client has got is told.
+        Load::Download => [iperf(address, time), vec!["--reverse".to_owned()]].concat(),
     };
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let doing = || "reading how busy the machine is".to_owned();
@@ -82,7 +84,7 @@ pub(super) fn measure(network: &Network, load: Load, way: Way, time: Duration) -
     let (wall, busy) = (begun.elapsed(), busy().doing(doing)?.saturating_sub(before));
     let (count, own_wall) = match load {
         Load::Requests => load::wrk(&text).map(|done| (done.requests as f64, None)),
-        Load::Bulk => iperf_bytes(&text).map(|(bytes, seconds)| (bytes, Some(seconds))),
+        Load::Upload | Load::Download => iperf_bytes(&text).map(|(bytes, seconds)| (bytes, Some(seconds))),
     }
     .ok_or_else(|| LabError::Answer {
         asked: format!("{} on the way {:?}", load.name(), way.name()),

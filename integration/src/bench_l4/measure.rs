@@ -1,17 +1,16 @@
 //! Nanoseconds for a packet: a shim restores the packet and calls what is measured; what it takes itself is subtracted.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd};
 
-use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Array, ArrayOfMaps, Map, MapData, PerCpuArray, ProgramArray};
+use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, PerCpuArray, ProgramArray};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_gettime};
 
 use super::object::{Kind, MINIMAL, XDP_TX};
-use super::world::{MAC, NAT_PORTS, World};
+use super::world::{MAC, World};
 
 /// TCP's flags
 pub const SYN: u32 = 2;
@@ -219,24 +218,6 @@ fn forwarded(world: &World) -> Result<u64> {
     let map = world.object.map("service_stats").context("no map service_stats")?;
     let stats: PerCpuArray<_, [u64; 6]> = map.try_into()?;
     Ok(stats.get(&1, 0)?.iter().map(|of_processor| of_processor[0] + of_processor[2]).sum())
-}
-
-/// Bytes of memory that a map takes, from its `fdinfo`.
-fn memory_of(map: &MapData) -> Result<f64> {
-    let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock")?;
-    Ok(line.trim().parse::<f64>()?)
-}
-
-/// Bytes of maps for a flow: its entry among so many, and its slot.
-///
-/// # Errors
-/// What the kernel said.
-pub fn bytes_per_flow(world: &World, flows: u32) -> Result<(f64, f64)> {
-    let Some(Map::HashMap(data)) = world.object.map("flows") else { bail!("flows is no hash map") };
-    let slots: ArrayOfMaps<_, MapData> = world.object.map("slots").context("no map slots")?.try_into()?;
-    Ok((memory_of(data)? / f64::from(flows), memory_of(&slots.get(&1, 0)?)? / f64::from(NAT_PORTS)))
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const DROP_REASONS: u32 = 20;
 const RING_SLOTS: usize = 65_537;
 const ROUTES: u32 = 1024;
-const ENDPOINTS_MAX: u32 = 4096;
+/// Endpoints, at most; the arrays of so many later ones hold their clients' IPv6 addresses.
+pub const ENDPOINTS_MAX: u32 = 4096;
 /// Ports of an endpoint.
 pub const NAT_PORTS: u32 = 64_512;
 /// The arrays of ports can be mapped into memory.

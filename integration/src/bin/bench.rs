@@ -379,7 +379,7 @@ fn l4(arguments: &L4) -> Result<ExitCode> {
     let subjects =
         if arguments.only.is_empty() { bench_l4::Subject::ALL.to_vec() } else { arguments.only.clone() };
     let sizes = bench_l4::sizes()?;
-    println!("{}\n", sizes.render());
+    println!("{}", sizes.render());
     println!(
         "packet by packet, ours / the minimal program's: 1, 1,000 and 1,000,000 flows; first and second packet; answers through nat"
     );
@@ -411,7 +411,9 @@ fn hop(arguments: &Hop) -> Result<ExitCode> {
         bench_hop::versions(),
         arguments.runs
     );
-    println!("what the whole machine spends more than on that; bulk: one TCP stream\n");
+    println!(
+        "what the whole machine spends more than on that; bulk: one TCP stream, to the target or from it\n"
+    );
     println!("{}", bench_hop::render(&rows));
     write_json(
         arguments.json.as_deref(),

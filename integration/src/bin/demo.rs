@@ -1,6 +1,6 @@
 //! A pair in namespaces, load, a planned switchover, a power loss, and the node's return: `scripts/demo` runs this. In a second act
-//! there are long-lived connections and downloads through each mode, while the role moves and while a node dies. It fails if what it shows
-//! is not as it should be.
+//! there are long-lived connections, downloads and clients with datagrams through each mode, while the role moves and while a node dies. It
+//! fails if what it shows is not as it should be.
 #![expect(clippy::print_stdout, reason = "a command for people, who read its standard output")]
 
 use std::collections::BTreeMap;
@@ -18,9 +18,11 @@ use common::time::Instant;
 use integration::lab::addresses::{Mac, vip4, vip6};
 use integration::lab::clock::{Window, now};
 use integration::lab::fault::Fault;
-use integration::lab::probe::{DownloadProbe, EchoProbe, EchoSettings, RoleWatcher, Seen};
+use integration::lab::probe::{
+    DatagramProbe, DatagramSettings, DownloadProbe, EchoProbe, EchoSettings, RoleWatcher, Seen,
+};
 use integration::lab::timeline::{EventKind, Timeline};
-use integration::lab::{Node, binary};
+use integration::lab::{LabError, Node, binary};
 use integration::report::page::{self, Act, After, Chapter, Lasting};
 use integration::report::promises;
 use integration::report::statistics::ms;
@@ -33,9 +35,12 @@ use nix::sys::signal::{SigSet, Signal};
 const LIMIT: Duration = Duration::from_secs(20);
 /// Connections served in a row before the next thing happens: a second of them.
 const STEADY: usize = 1000;
-/// Of the second act: connections through each mode, and the time between two messages of one of them.
+/// Of the second act: connections through each mode, clients of each with datagrams, and the time between two messages of one of them.
 const CONNECTIONS: usize = 200;
+const CLIENTS: usize = 20;
 const MESSAGE_INTERVAL: Duration = Duration::from_millis(100);
+/// Messages that have to come back before the first event, and after each.
+const ANSWERS: u64 = 5;
 /// What each download has got before the first event, and has to get after each.
 const PIECE: u64 = 2 << 20;
 const ROLE_INTERVAL: Duration = Duration::from_millis(5);
@@ -208,7 +213,7 @@ fn second_act(
     say(
         begun,
         &format!(
-            "{CONNECTIONS} long-lived connections and a download of {} MiB through each mode",
+            "{CONNECTIONS} long-lived connections, a download of {} MiB and {CLIENTS} clients with datagrams through each mode",
             lasting::FILE_MIB
         ),
     );
@@ -219,17 +224,21 @@ fn second_act(
         Ok(Lines { mode: *mode, connections, download: bulk.download(lab, *mode)? })
     };
     let lines: Vec<Lines> = Mode::ALL.iter().map(start).collect::<Result<_>>()?;
+    let servers = Mode::ALL.map(Mode::echo_server);
+    let settings =
+        DatagramSettings { interval: MESSAGE_INTERVAL, ..DatagramSettings::new(&servers, CLIENTS) };
+    let datagrams = DatagramProbe::start(lab.client(), settings)?;
     let mut after = vec![Vec::new(); lines.len()];
     let act_begun = now();
-    go_on(&lines)?;
+    go_on(&lines, &datagrams)?;
 
     let event = move_role(observer, a, b, begun)?;
-    for (all, one) in after.iter_mut().zip(go_on(&lines)?) {
+    for (all, one) in after.iter_mut().zip(go_on(&lines, &datagrams)?) {
         all.push(one);
     }
     steps.push(Step {
         name: "with connections that last: planned switchover, a to b",
-        description: "The same as before, now with hundreds of connections and downloads in progress.",
+        description: "The same as before, now with hundreds of connections, downloads in progress and datagrams.",
         host: a.name().to_owned(),
         kind: EventKind::Action,
         event,
@@ -241,28 +250,31 @@ fn second_act(
     observer.wait_announced(a.mac(), event.before, LIMIT)?;
     observer.wait_role(a.name(), "active", LIMIT)?;
     observer.wait_steady(STEADY)?;
-    for (all, one) in after.iter_mut().zip(go_on(&lines)?) {
+    for (all, one) in after.iter_mut().zip(go_on(&lines, &datagrams)?) {
         all.push(one);
     }
     steps.push(Step {
         name: "with connections that last: power loss of the active node",
-        description: "a knows the connections of nat and dsr and goes on with them. What b had in its own sockets is gone with b.",
+        description: "a knows what goes through nat and dsr and goes on with it; what goes through its proxies it has had in its own sockets all the \
+                      time. (What had begun at those of b would be gone with b.)",
         host: b.name().to_owned(),
         kind: EventKind::Fault,
         event,
         over: now(),
     });
     let ended = now();
+    datagrams.stop()?;
     let end = |(line, after): (Lines, Vec<After>)| {
         let download = line.download.finish(LIMIT)?;
         Ok(Lasting {
             name: line.mode.name().to_owned(),
             description: line.mode.description().to_owned(),
-            outlives_node: line.mode.outlives_node(),
             after,
             echo: line.connections.stop()?,
             whole: download.is_whole(&bulk.sha256),
             download,
+            datagrams_by: line.mode.of_datagrams().to_owned(),
+            clients: CLIENTS,
         })
     };
     let lasting = lines.into_iter().zip(after).map(end).collect::<Result<_>>()?;
@@ -270,17 +282,31 @@ fn second_act(
 }
 
 /// Waits until everything that lasts has gone on, or is broken; what there is then of each mode.
-fn go_on(lines: &[Lines]) -> Result<Vec<After>> {
+fn go_on(lines: &[Lines], datagrams: &DatagramProbe) -> Result<Vec<After>> {
+    let before = datagrams.snapshot();
     for line in lines {
-        line.connections.wait_exchanges(5, LIMIT)?;
+        line.connections.wait_exchanges(ANSWERS, LIMIT)?;
         line.download.wait_bytes(PIECE, LIMIT)?;
     }
-    let after = |line: &Lines| After {
-        alive: CONNECTIONS - line.connections.broken(),
-        worst_stall: line.connections.forget_stalls(),
-        downloads: !line.download.is_over(),
+    match datagrams.wait_answers(ANSWERS, LIMIT) {
+        // Who is not answered is shown as that.
+        Ok(()) | Err(LabError::Timeout { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let report = datagrams.snapshot();
+    datagrams.forget_silence();
+    let after = |(place, line): (usize, &Lines)| {
+        let own = report.of_destination(place, CLIENTS);
+        After {
+            alive: CONNECTIONS - line.connections.broken(),
+            worst_stall: line.connections.forget_stalls(),
+            downloads: !line.download.is_over(),
+            answered: own.ahead_of(&before.of_destination(place, CLIENTS), ANSWERS),
+            lost_so_far: own.lost(),
+            silence: own.silence(),
+        }
     };
-    Ok(lines.iter().map(after).collect())
+    Ok(lines.iter().enumerate().map(after).collect())
 }
 
 /// Has a node hand over, and waits until the other one serves alone.
@@ -406,6 +432,9 @@ fn print_lasting(chapters: &[Chapter], act: &Act) {
             format!("{} of {}{stall}", after.alive, one.connections())
         };
         table.row(std::iter::once(chapter.name.clone()).chain(act.lasting.iter().map(cell)).collect());
+        let label = format!("  datagrams by {}: clients answered again, longest wait", act.datagrams_by());
+        let datagrams = act.lasting.iter().map(|one| one.datagrams_text(index));
+        table.row(std::iter::once(label).chain(datagrams).collect());
     }
     let downloads = act.lasting.iter().map(Lasting::download_text);
     table.row(std::iter::once("the download".to_owned()).chain(downloads).collect());

@@ -48,7 +48,7 @@ pub use target::Target;
 
 use addresses::{
     CLIENT_ADDRESSES, CLIENT_FIRST, GATEWAY, LAN_PREFIX_V4, LAN_PREFIX_V6, NODES_MAX, TARGET_FIRST,
-    TARGETS_MAX, WATCHER, client_addresses, mac_text, vip4, vip6,
+    TARGETS_MAX, WATCHER, client_addresses,
 };
 use error::Context;
 use netns::Namespace;
@@ -311,11 +311,21 @@ impl Lab {
             let words = ["link", "set", "dev", node.name(), "xdpdrv", "object", &object, "section", "xdp"];
             self.switch.namespace().run("ip", &words)?;
         }
-        // In the driver nobody asks who a neighbour is: the hosts know each other.
-        let client = mac_text(self.client.mac());
+        Ok(())
+    }
+
+    /// Has the nodes know each of the client's addresses, as hosts do that have talked to each other. In the driver a packet is lost where that
+    /// is not so.
+    ///
+    /// # Errors
+    /// [`LabError::Command`] when a node does not answer.
+    pub fn introduce_client(&self) -> Result<()> {
         for node in self.nodes() {
-            for address in [vip4(0).into(), vip6(0).into()].into_iter().flat_map(client_addresses) {
-                node.ip(&format!("neigh replace {address} lladdr {client} dev eth0 nud permanent"))?;
+            for to in [IpAddr::from(node.v4()), node.v6().into()] {
+                for from in client_addresses(to) {
+                    let (to, from) = (to.to_string(), from.to_string());
+                    self.client.run("ping", &["-n", "-q", "-c", "1", "-W", "2", "-I", &from, &to])?;
+                }
             }
         }
         Ok(())

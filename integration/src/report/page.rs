@@ -33,7 +33,7 @@ pub struct Chapter {
     pub names: BTreeMap<Mac, String>,
 }
 
-/// What lasted, or did not, while roles moved: connections and a download through each mode.
+/// What lasted, or did not, while roles moved: connections, a download and clients with datagrams through each mode.
 #[derive(Clone, Debug)]
 pub struct Act {
     /// Which chapter is the first of it; all later ones are too.
@@ -46,15 +46,14 @@ pub struct Act {
     pub lasting: Vec<Lasting>,
 }
 
-/// Connections and a download through a service, all there before the first event of the act.
+/// Connections, a download and clients with datagrams through services of a mode, all there before the first event of the act. All of it is to
+/// go on through each: what a proxy has in its sockets is on the node that is not lost.
 #[derive(Clone, Debug)]
 pub struct Lasting {
     /// The service.
     pub name: String,
     /// How it forwards, and what that means for them.
     pub description: String,
-    /// Whether they are to go on when the node is lost that they go through.
-    pub outlives_node: bool,
     /// What came of them after each event.
     pub after: Vec<After>,
     /// The connections, as they were in the end.
@@ -63,6 +62,10 @@ pub struct Lasting {
     pub download: DownloadReport,
     /// Whether that is the whole file, with the right sum.
     pub whole: bool,
+    /// The mode of the service for datagrams.
+    pub datagrams_by: String,
+    /// How many clients talk by datagrams.
+    pub clients: usize,
 }
 
 /// What was left after an event.
@@ -74,6 +77,20 @@ pub struct After {
     pub worst_stall: Duration,
     /// Whether the download went on.
     pub downloads: bool,
+    /// Clients whose datagrams came back again.
+    pub answered: usize,
+    /// Datagrams that had not come back, from the beginning on, although later ones of the same client had.
+    pub lost_so_far: u64,
+    /// The longest time that one of these clients was without an answer.
+    pub silence: Duration,
+}
+
+impl Act {
+    /// The modes of the services for datagrams, e.g. `udp, nat, dsr`.
+    #[must_use]
+    pub fn datagrams_by(&self) -> String {
+        self.lasting.iter().map(|one| one.datagrams_by.as_str()).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Lasting {
@@ -81,6 +98,21 @@ impl Lasting {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.echo.connections.len()
+    }
+
+    /// How many datagrams were lost with an event of the act, or since the one before.
+    #[must_use]
+    pub fn lost(&self, place: usize) -> u64 {
+        let so_far = |place: usize| self.after.get(place).map_or(0, |after| after.lost_so_far);
+        so_far(place).saturating_sub(place.checked_sub(1).map_or(0, so_far))
+    }
+
+    /// What became of clients with datagrams in an event of the act, in a few words.
+    #[must_use]
+    pub fn datagrams_text(&self, place: usize) -> String {
+        let Some(after) = self.after.get(place) else { return String::new() };
+        let (answered, lost) = (after.answered, self.lost(place));
+        format!("{answered} of {}, {lost} lost, {} ms", self.clients, ms(after.silence))
     }
 
     /// What became of the download, in a few words.
@@ -191,9 +223,12 @@ fn results(chapters: &[Chapter]) -> String {
 fn second_act(observation: &Observation, chapters: &[Chapter], act: &Act) -> String {
     let own = chapters.get(act.first..).unwrap_or_default();
     let connections = act.lasting.first().map_or(0, Lasting::connections);
+    let clients = act.lasting.first().map_or(0, |one| one.clients);
     let mut text = format!(
-        "<h2>What lasts</h2>\n<p>Through each mode {connections} connections, each with a message every 100 ms that has to come back, and a \
-         download in progress. All were there before event {}.</p>\n<ul>\n",
+        "<h2>What lasts</h2>\n<p>Through each mode {connections} connections, each with a message every 100 ms that has to come back, a \
+         download in progress, and {clients} clients that send a datagram as often, each from one port, to a service of {}. All were there \
+         before event {}.</p>\n<ul>\n",
+        escaped(&act.datagrams_by()),
         act.first + 1
     );
     for one in &act.lasting {
@@ -208,6 +243,15 @@ fn second_act(observation: &Observation, chapters: &[Chapter], act: &Act) -> Str
         write!(text, "<tr><td>{} · {}</td>", act.first + index + 1, escaped(&chapter.name)).ok();
         for one in &act.lasting {
             let cell = one.after.get(index).map_or_else(String::new, |after| survivors(one, *after));
+            write!(text, "<td class=\"number\">{cell}</td>").ok();
+        }
+        text.push_str(
+            "</tr>\n<tr><td class=\"soft\">its datagrams: clients answered again, the longest wait</td>",
+        );
+        for one in &act.lasting {
+            let gone = one.after.get(index).is_some_and(|after| after.answered < one.clients);
+            let cell = one.datagrams_text(index);
+            let cell = if gone { format!("<b class=\"gone\">{cell}</b>") } else { cell };
             write!(text, "<td class=\"number\">{cell}</td>").ok();
         }
         text.push_str("</tr>\n");
@@ -323,18 +367,29 @@ mod tests {
         let lasting = Lasting {
             name: "nat <1>".to_owned(),
             description: "rewrites".to_owned(),
-            outlives_node: true,
-            after: vec![After { alive: 31, worst_stall: Duration::from_millis(420), downloads: true }],
+            after: vec![After {
+                alive: 31,
+                worst_stall: Duration::from_millis(420),
+                downloads: true,
+                answered: 19,
+                lost_so_far: 3,
+                silence: Duration::from_millis(104),
+            }],
             echo: EchoReport { connections, ..EchoReport::default() },
             download,
             whole: true,
+            datagrams_by: "udp".to_owned(),
+            clients: 20,
         };
         let act = Act { first: 0, begun: at(100), ended: at(1900), lasting: vec![lasting] };
         let page = render(&timeline, &observation, &[chapter], &act);
 
         assert!(page.contains("2000 new connections through 10.77.0.50 to nginx"), "{page}");
         assert!(page.contains("7 failed."));
-        for shown in ["31 of 32</b>, 420 ms", "nat &lt;1&gt;", "3 MiB, sum right"] {
+        let datagrams = "<b class=\"gone\">19 of 20, 3 lost, 104 ms</b>";
+        for shown in
+            ["31 of 32</b>, 420 ms", "nat &lt;1&gt;", "3 MiB, sum right", datagrams, "service of udp."]
+        {
             assert!(page.contains(shown), "{shown}: {page}");
         }
         assert!(page.contains("power &lt;off&gt;") && !page.contains("<off>"));

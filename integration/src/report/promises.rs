@@ -33,22 +33,52 @@ pub fn broken(chapters: &[Chapter], act: &Act, interval: Duration) -> Vec<String
             let (overlap, max) = (ms(measured.overlap), ms(overlap_max));
             broken.push(format!("{name}: both nodes answered for {overlap} ms, at most {max} ms"));
         }
-        let place = index.checked_sub(act.first);
-        let went_on = act.lasting.iter().filter_map(|one| place.and_then(|place| lost(one, place, is_loss)));
-        broken.extend(went_on.map(|what| format!("{name}: {what}")));
+        let Some(place) = index.checked_sub(act.first) else { continue };
+        let lost = act.lasting.iter().flat_map(|one| lost(one, place, is_loss));
+        broken.extend(lost.map(|what| format!("{name}: {what}")));
     }
+    let spoiled = act.lasting.iter().flat_map(spoiled);
+    broken.extend(spoiled.map(|what| format!("in the end: {what}")));
     broken
 }
 
-/// What of one mode did not outlast an event of the act that it should have.
-fn lost(one: &Lasting, place: usize, is_loss: bool) -> Option<String> {
-    let after = one.after.get(place).filter(|_| one.outlives_node || !is_loss)?;
-    let (mode, all) = (&one.name, one.connections());
+/// What of one mode did not outlast an event of the act.
+fn lost(one: &Lasting, place: usize, is_loss: bool) -> Vec<String> {
+    let Some(after) = one.after.get(place) else { return Vec::new() };
+    let (mode, all, mut lost) = (&one.name, one.connections(), Vec::new());
     if after.alive < all {
-        return Some(format!("of {all} connections through {mode} only {} went on", after.alive));
+        lost.push(format!("of {all} connections through {mode} only {} went on", after.alive));
     }
     // One that has come to its end by then need not go on.
-    (!after.downloads && !one.whole).then(|| format!("the download through {mode} did not go on"))
+    if !after.downloads && !one.whole {
+        lost.push(format!("the download through {mode} did not go on"));
+    }
+    let (by, clients, datagrams) = (&one.datagrams_by, one.clients, one.lost(place));
+    if after.answered < clients {
+        let answered = after.answered;
+        lost.push(format!(
+            "of {clients} clients with datagrams through {by} only {answered} were answered again"
+        ));
+    }
+    // Nobody repeats what is on its way when a node is lost.
+    if datagrams > 0 && !is_loss {
+        lost.push(format!("{datagrams} datagrams through {by} were lost"));
+    }
+    lost
+}
+
+/// What of one mode is not as it should be when all is over.
+fn spoiled(one: &Lasting) -> Vec<String> {
+    let (mode, mut spoiled) = (&one.name, Vec::new());
+    let left = one.connections() - one.echo.broken();
+    let last = one.after.last().map_or(one.connections(), |after| after.alive);
+    if left < last {
+        spoiled.push(format!("of {last} connections through {mode} only {left} were left"));
+    }
+    if !one.whole {
+        spoiled.push(format!("the download through {mode}: {}", one.download_text()));
+    }
+    spoiled
 }
 
 #[cfg(test)]
@@ -60,7 +90,7 @@ mod tests {
     use super::super::page::After;
     use super::*;
     use crate::lab::clock::Window;
-    use crate::lab::probe::{DownloadReport, EchoConnection, EchoReport};
+    use crate::lab::probe::{DownloadReport, EchoConnection, EchoReport, Failure};
     use crate::scenario::Measured;
 
     fn chapter(kind: EventKind, failed: usize, gap_ms: u64) -> Chapter {
@@ -88,21 +118,25 @@ mod tests {
         }
     }
 
-    fn lasting(name: &str, outlives_node: bool, alive: [usize; 2], downloads: [bool; 2]) -> Lasting {
+    fn lasting(name: &str, alive: [usize; 2], downloads: [bool; 2]) -> Lasting {
         let after = [0, 1].map(|place| After {
             alive: alive[place],
             worst_stall: Duration::ZERO,
             downloads: downloads[place],
+            answered: 5,
+            lost_so_far: 0,
+            silence: Duration::ZERO,
         });
         let connections = vec![EchoConnection::default(); 10];
         Lasting {
             name: name.to_owned(),
             description: String::new(),
-            outlives_node,
             after: after.to_vec(),
             echo: EchoReport { connections, ..EchoReport::default() },
             download: DownloadReport::default(),
-            whole: false,
+            whole: true,
+            datagrams_by: name.replace("tcp", "udp"),
+            clients: 5,
         }
     }
 
@@ -120,11 +154,10 @@ mod tests {
             chapter(EventKind::Action, 0, 2),
             chapter(EventKind::Fault, 361, 370),
         ];
-        // What a proxy had in its sockets is gone with its node.
-        let act = act(vec![
-            lasting("tcp", false, [10, 0], [true, false]),
-            lasting("nat", true, [10, 10], [true, true]),
-        ]);
+        // A datagram that is on its way when a node is lost is lost with it; and a download may come to its end.
+        let mut udp = lasting("tcp", [10, 10], [true, false]);
+        udp.after[1].lost_so_far = 8;
+        let act = act(vec![udp, lasting("nat", [10, 10], [true, true])]);
         assert_eq!(broken(&chapters, &act, INTERVAL), [""; 0]);
     }
 
@@ -136,21 +169,45 @@ mod tests {
             chapter(EventKind::Fault, 900, 1200),
         ];
         chapters[1].measured.overlap = Duration::from_millis(103);
-        let act = act(vec![
-            lasting("tcp", false, [9, 0], [true, false]),
-            lasting("nat", true, [10, 10], [false, false]),
-            lasting("dsr", true, [10, 8], [true, true]),
-        ]);
+        let mut tcp = lasting("tcp", [9, 9], [true, true]);
+        tcp.after[0].lost_so_far = 2;
+        let mut nat = lasting("nat", [10, 10], [false, false]);
+        (nat.whole, nat.after[1].answered) = (false, 4);
+        let dsr = lasting("dsr", [10, 8], [true, true]);
+        let act = act(vec![tcp, nat, dsr]);
         assert_eq!(
             broken(&chapters, &act, INTERVAL),
             [
                 "an event: 1 of 1000 new connections failed (1 reset)",
                 "an event: both nodes answered for 103 ms, at most 102 ms",
                 "an event: of 10 connections through tcp only 9 went on",
+                "an event: 2 datagrams through udp were lost",
                 "an event: the download through nat did not go on",
                 "an event: no new connection was served for 1200 ms, at most 502 ms",
+                "an event: of 10 connections through tcp only 9 went on",
                 "an event: the download through nat did not go on",
+                "an event: of 5 clients with datagrams through nat only 4 were answered again",
                 "an event: of 10 connections through dsr only 8 went on",
+                "in the end: the download through nat: 0 MiB, WRONG SUM",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_breaks_after_the_last_event_is_said_and_a_download_that_went_on_to_a_wrong_sum() {
+        let chapters = [
+            chapter(EventKind::Heal, 0, 5),
+            chapter(EventKind::Action, 0, 2),
+            chapter(EventKind::Fault, 361, 370),
+        ];
+        let mut dsr = lasting("dsr", [10, 10], [true, true]);
+        dsr.whole = false;
+        dsr.echo.connections[3].broken = Some((Instant::from_nanos(2), Failure::Reset));
+        assert_eq!(
+            broken(&chapters, &act(vec![dsr]), INTERVAL),
+            [
+                "in the end: of 10 connections through dsr only 9 were left",
+                "in the end: the download through dsr: 0 MiB, WRONG SUM",
             ]
         );
     }

@@ -1,5 +1,5 @@
-//! What lasts while roles move: connections that keep talking and downloads in progress, through services of each mode, and which
-//! of them go on.
+//! What lasts while roles move: connections that keep talking, downloads in progress and clients with datagrams, through services of each
+//! mode.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ use crate::lab::addresses::vip4;
 use crate::lab::clock::wait_until;
 use crate::lab::config::PairConfig;
 use crate::lab::error::Context;
-use crate::lab::probe::{DownloadProbe, DownloadSettings, sha256};
+use crate::lab::probe::{DownloadProbe, DownloadSettings, exchange_datagram, sha256};
 use crate::lab::{Lab, Result, Target};
 
 /// Until the services are there.
@@ -72,16 +72,16 @@ impl Mode {
         }
     }
 
-    /// Whether connections go on when the node is lost that they go through.
+    /// The mode of the service that datagrams go through, as in the configuration.
     #[must_use]
-    pub const fn outlives_node(self) -> bool {
+    pub const fn of_datagrams(self) -> &'static str {
         match self {
-            Self::Tcp => false,
-            Self::Nat | Self::Dsr => true,
+            Self::Tcp => "udp",
+            Self::Nat | Self::Dsr => self.name(),
         }
     }
 
-    /// The echo service: `dsr` leaves the port as it is.
+    /// The echo service, of connections and of datagrams: `dsr` leaves the port as it is.
     #[must_use]
     pub fn echo_server(self) -> SocketAddr {
         let port = match self {
@@ -134,16 +134,18 @@ impl Mode {
 pub fn add_services(lab: &Lab, mut config: PairConfig) -> PairConfig {
     for mode in Mode::ALL {
         let keys = if mode == Mode::Dsr { "dsr = \"l2\"" } else { "" };
-        let mut add = |what: &str, listen: SocketAddr, targets: Vec<SocketAddr>| {
+        let mut add = |what: &str, way: &str, listen: &str, address: fn(&Target) -> SocketAddr| {
             let name = format!("{}-{what}", mode.name());
-            let with_service =
-                std::mem::take(&mut config).service(&name, mode.name(), &listen.to_string(), &name, keys);
+            let targets: Vec<SocketAddr> = mode.targets(lab).iter().map(address).collect();
+            let with_service = std::mem::take(&mut config).service(&name, way, listen, &name, keys);
             config = with_service.target_group(&name, &targets, "");
         };
-        add("echo", mode.echo_server(), mode.targets(lab).iter().map(|it| it.echo_address()).collect());
+        let echo = mode.echo_server();
+        add("echo", mode.name(), &echo.to_string(), Target::echo_address);
+        add("datagrams", mode.of_datagrams(), &format!("{echo}/udp"), Target::echo_address);
         // The pair serves this one already.
         if mode != Mode::Tcp {
-            add("http", mode.http_server(), mode.targets(lab).iter().map(|it| it.http_address()).collect());
+            add("http", mode.name(), &mode.http_server().to_string(), Target::http_address);
         }
     }
     config
@@ -190,6 +192,14 @@ pub fn prepare(pair: &Pair) -> Result<Bulk> {
             let connects = || TcpStream::connect_timeout(&server, PATIENCE).is_ok();
             wait_until(&format!("{server} to be forwarded"), LIMIT, || {
                 lab.client().namespace().inside(connects).unwrap_or(false)
+            })?;
+        }
+        // The others forward connections alone.
+        if pair.settings().system == System::Tandem {
+            let server = mode.echo_server();
+            let comes_back = || exchange_datagram(server, PATIENCE).is_ok();
+            wait_until(&format!("datagrams for {server} to be forwarded"), LIMIT, || {
+                lab.client().namespace().inside(comes_back).unwrap_or(false)
             })?;
         }
     }

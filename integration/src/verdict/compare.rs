@@ -108,10 +108,9 @@ pub fn agree(expected: &Expected, done: &Done, frame: &[u8]) -> Result<(), Strin
     let original = untagged.as_deref().unwrap_or(frame);
     match (&expected.outcome, done.verdict) {
         (_, Verdict::Strange(value)) => return Err(format!("an unknown verdict: {value}")),
-        (Outcome::Pass | Outcome::Expire, Verdict::Pass) if done.frame == frame || done.frame == original => {
-        }
+        (Outcome::Pass, Verdict::Pass) if done.frame == frame || done.frame == original => {}
         (Outcome::Pass, Verdict::Pass) => return Err("passed, but changed".to_owned()),
-        (Outcome::Drop | Outcome::Expire, Verdict::Drop) => {}
+        (Outcome::Drop, Verdict::Drop) => {}
         (Outcome::Forward(frames), Verdict::Send) => {
             let fits = frames.iter().any(|wanted| same_but_free(wanted, &done.frame));
             if !fits {
@@ -121,8 +120,7 @@ pub fn agree(expected: &Expected, done: &Done, frame: &[u8]) -> Result<(), Strin
             checksums(&done.frame, original)?;
         }
         (Outcome::Reset, Verdict::Send) => reset(&done.frame, original)?,
-        (Outcome::TooBig(mtu), Verdict::Send) => error(&done.frame, original, Some(*mtu))?,
-        (Outcome::Expire, Verdict::Send) => error(&done.frame, original, None)?,
+        (Outcome::TooBig(mtu), Verdict::Send) => too_big(&done.frame, original, *mtu)?,
         (_, verdict) => return Err(format!("the verdict is {verdict:?}")),
     }
     if counted { Ok(()) } else { Err(format!("counted {:?}", done.drops)) }
@@ -224,6 +222,9 @@ pub fn right(frame: &[u8], view: &View) -> Result<(), String> {
     if sum == 0xffff { Ok(()) } else { Err(format!("the checksum of protocol {} is wrong", view.protocol)) }
 }
 
+/// Of packets that the node makes itself: what RFC 1700 recommends.
+const OWN_HOPS: u8 = 64;
+
 fn answered(frame: &[u8], original: &[u8]) -> Result<(View, View), String> {
     let asked = View::of(original).ok_or("an answer to no IP packet")?;
     let view = View::of(frame).ok_or("the answer is no IP packet")?;
@@ -233,8 +234,8 @@ fn answered(frame: &[u8], original: &[u8]) -> Result<(View, View), String> {
     if view.source != asked.destination || view.destination != asked.source {
         return Err(format!("the answer goes from {} to {}", view.source, view.destination));
     }
-    if view.ttl < 32 {
-        return Err(format!("the answer has {} hops to live", view.ttl));
+    if view.ttl != OWN_HOPS {
+        return Err(format!("the answer has {} hops to live, not {OWN_HOPS}", view.ttl));
     }
     right(frame, &view)?;
     Ok((view, asked))
@@ -273,22 +274,20 @@ fn reset(frame: &[u8], original: &[u8]) -> Result<(), String> {
     if fits { Ok(()) } else { Err(format!("acknowledges {acknowledged:x}, not {wanted:x}")) }
 }
 
-/// An ICMP error that quotes the packet: too big, or with no hops left.
-fn error(frame: &[u8], original: &[u8], mtu: Option<u16>) -> Result<(), String> {
+/// An ICMP error that quotes the packet, which is longer than the way takes.
+fn too_big(frame: &[u8], original: &[u8], mtu: u16) -> Result<(), String> {
     let (view, asked) = answered(frame, original)?;
     let message = &frame[view.transport..view.end];
-    let wanted: (u8, u8, u8) = match (view.source, mtu.is_some()) {
-        (IpAddr::V4(_), true) => (ICMP, 3, 4),
-        (IpAddr::V4(_), false) => (ICMP, 11, 0),
-        (IpAddr::V6(_), true) => (ICMP6, 2, 0),
-        (IpAddr::V6(_), false) => (ICMP6, 3, 0),
+    let wanted: (u8, u8, u8) = match view.source {
+        IpAddr::V4(_) => (ICMP, 3, 4),
+        IpAddr::V6(_) => (ICMP6, 2, 0),
     };
     if message.len() < 8 || (view.protocol, message[0], message[1]) != wanted {
         return Err(format!("protocol {}, kind {:?}, not {wanted:?}", view.protocol, message.get(..2)));
     }
     let told = u32::from_be_bytes(message[4..8].try_into().unwrap_or([0; 4]));
-    if told != mtu.map_or(0, u32::from) {
-        return Err(format!("tells {told}, not {mtu:?}"));
+    if told != u32::from(mtu) {
+        return Err(format!("tells {told}, not {mtu}"));
     }
     // RFC 792 asks for 8 bytes behind the header, RFC 4443 for as much as fits into 1280 bytes, RFC 1812 for 576.
     let quote = &message[8..];

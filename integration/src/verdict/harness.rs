@@ -34,7 +34,7 @@ pub const ADDRESSES: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2)),
 ];
 
-const TABLES: [&str; 24] = [
+const TABLES: [&str; 25] = [
     "config",
     "instances",
     "vips",
@@ -59,6 +59,7 @@ const TABLES: [&str; 24] = [
     "check_stats",
     "sent_to_other",
     "short_searches",
+    "untold_hops",
 ];
 const STATE: [&str; 4] = ["processors", "routes", "service_stats", "target_stats"];
 const CLEARED: [&str; 9] =
@@ -69,7 +70,7 @@ const QUIET_JIFFIES: u64 = 50;
 /// A tick, in nanoseconds.
 pub(super) const TICK_NS: u64 = 62_500_000;
 /// Arrays, and how many of their elements the tests use at most.
-const ZEROED: [(&str, u32); 12] = [
+const ZEROED: [(&str, u32); 13] = [
     ("half_open", 4096),
     ("routes", 1024),
     ("services", 64),
@@ -81,6 +82,7 @@ const ZEROED: [(&str, u32); 12] = [
     ("check_stats", 1),
     ("sent_to_other", 1),
     ("short_searches", 1),
+    ("untold_hops", 1),
     ("processors", 1),
 ];
 
@@ -465,6 +467,29 @@ impl Harness {
         told
     }
 
+    /// The next hops that the program has told of since the last call, all of them by the interface that packets come from.
+    ///
+    /// # Panics
+    /// If one is behind another interface, or the ring cannot be read.
+    pub fn unknown_next_hops(&mut self) -> Vec<IpAddr> {
+        let map = self.programs.map_mut("next_hops").expect("the program's ring");
+        let mut ring = aya::maps::RingBuf::try_from(map).expect("a ring");
+        let mut told = Vec::new();
+        while let Some(hop) = ring.next() {
+            let address = <[u8; 16]>::try_from(&hop[..16]).expect("16 bytes");
+            assert_eq!(hop[16..], [self.ifindex.to_ne_bytes(), [0; 4]].concat()[..]);
+            told.push(Ipv6Addr::from(address).to_canonical());
+        }
+        told
+    }
+
+    /// How many more there were.
+    #[must_use]
+    pub fn untold_next_hops(&self) -> u64 {
+        let value = self.table("untold_hops").get(&0_u32.to_ne_bytes()).unwrap_or_default();
+        counters(&value).iter().sum()
+    }
+
     /// How many flows are stored.
     #[must_use]
     pub fn flows(&self) -> usize {
@@ -563,7 +588,8 @@ fn tick(wanted: u32) -> Result<(u64, u32)> {
     }
 }
 
-/// Two interfaces, and the way to all clients by one of them; with [`ADDRESSES`].
+/// Two interfaces, and the way to all clients by one of them; with [`ADDRESSES`]. Nobody knows the router before 198.18.0.0/15 and
+/// 2001:db8:dead::/48, nor any other host of its own networks than the one before all else.
 fn interfaces() -> Result<()> {
     for command in [
         "link set lo up",
@@ -579,6 +605,8 @@ fn interfaces() -> Result<()> {
         "neighbour add 2001:db8:ffff::1 lladdr 02:00:00:00:00:aa dev front nud permanent",
         "route add default via 198.51.100.1",
         "-6 route add default via 2001:db8:ffff::1",
+        "route add 198.18.0.0/15 via 198.51.100.9",
+        "-6 route add 2001:db8:dead::/48 via 2001:db8:ffff::9",
     ] {
         let output = Command::new("ip").args(command.split(' ')).output().context("running ip")?;
         ensure!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));

@@ -74,7 +74,7 @@ fn to_target(
         return Expected::counted(Outcome::Drop, Reason::NotActive);
     }
     if view.ttl <= 1 {
-        return Expected::counted(Outcome::Expire, Reason::Ttl);
+        return Expected::counted(Outcome::Drop, Reason::Ttl);
     }
     let target = oracle.world.at(flow.target);
     let macs = (target.mac, oracle.links.own);
@@ -103,7 +103,7 @@ fn to_client(oracle: &Oracle, frame: &[u8], view: &View, quote: &View, owner: &T
         return Expected::counted(Outcome::Drop, Reason::NotActive);
     }
     if view.ttl <= 1 {
-        return Expected::counted(Outcome::Expire, Reason::Ttl);
+        return Expected::counted(Outcome::Drop, Reason::Ttl);
     }
     let mut out = frame.to_vec();
     rewrite::hop(&mut out, view, (oracle.links.clients, oracle.links.own));

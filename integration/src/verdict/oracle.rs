@@ -88,8 +88,6 @@ pub enum Outcome {
     Reset,
     /// An ICMP error to the client with this MTU, which quotes its packet.
     TooBig(u16),
-    /// Any of nothing, an ICMP error, or the untouched packet: nowhere written.
-    Expire,
 }
 
 impl Outcome {
@@ -102,7 +100,6 @@ impl Outcome {
             Self::Forward(_) => "forward",
             Self::Reset => "a RST",
             Self::TooBig(_) => "too big",
-            Self::Expire => "no hops left",
         }
     }
 }
@@ -458,7 +455,7 @@ impl Oracle {
         };
         let target = *self.world.at(flow.target);
         if view.ttl <= 1 {
-            return Expected::counted(Outcome::Expire, Reason::Ttl);
+            return Expected::counted(Outcome::Drop, Reason::Ttl);
         }
         if view.length() > usize::from(target.mtu) {
             return too_long(view, target.mtu, later);
@@ -711,7 +708,7 @@ impl Oracle {
             return Expected::counted(Outcome::Drop, Reason::NotActive);
         }
         if view.ttl <= 1 {
-            return Expected::counted(Outcome::Expire, Reason::Ttl);
+            return Expected::counted(Outcome::Drop, Reason::Ttl);
         }
         let flags = if later { 0 } else { view.flags(frame) };
         flow.seen = self.world.now;

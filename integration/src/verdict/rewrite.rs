@@ -123,22 +123,19 @@ pub fn clamp(frame: &mut [u8], view: &View, most: u16) {
     }
 }
 
-/// The frames that a tunnel may make of one: with the inner TTL as it was, or one less.
+/// The frames that a tunnel may make of one: with what is behind the packet, or without. RFC 2003, 3.1: "When encapsulating a datagram, the TTL
+/// in the inner IP header is decremented by one if the tunneling is being done as part of forwarding the datagram".
 #[must_use]
 pub fn tunnelled(frame: &[u8], view: &View, target: &Target, macs: Macs) -> Vec<Vec<u8>> {
     let mut hopped = frame.to_vec();
     hop(&mut hopped, view, macs);
-    let mut frames = Vec::new();
-    for inner in [frame, &hopped] {
-        let whole = encapsulated(inner, view, target, macs);
-        if view.end < frame.len() {
-            let mut padded = whole.clone();
-            padded.extend_from_slice(&frame[view.end..]);
-            frames.push(padded);
-        }
-        frames.push(whole);
+    let whole = encapsulated(&hopped, view, target, macs);
+    if view.end == frame.len() {
+        return vec![whole];
     }
-    frames
+    let mut padded = whole.clone();
+    padded.extend_from_slice(&frame[view.end..]);
+    vec![padded, whole]
 }
 
 fn encapsulated(frame: &[u8], view: &View, target: &Target, macs: Macs) -> Vec<u8> {

@@ -116,6 +116,10 @@ pub fn nats() -> Vec<Path> {
 }
 
 /// One path: `kind` is `nat`, `preserve`, or of dsr.
+///
+/// What SYNs may offer is as `lbd` has it: with nat what fits on the ways to all targets, of which some may take less than the one here;
+/// nothing with dsr, or of datagrams. The program goes by what it is told whichever way there is, so half of the tunnels have it bring that
+/// down, too.
 #[must_use]
 pub fn path(ipv4: bool, kind: &str, way: Way, outer4: bool) -> Path {
     let (nat, preserve, tunnel) = (matches!(kind, "nat" | "preserve"), kind == "preserve", way != Way::Plain);
@@ -134,12 +138,19 @@ pub fn path(ipv4: bool, kind: &str, way: Way, outer4: bool) -> Path {
             target.outer_source = near.parse().unwrap_or(target.outer_source);
         }
     }
-    let service =
-        Service { nat, preserve, mss_max: if nat || tunnel { 1400 } else { 0 }, ..Service::default() };
-    for (protocol, port, members) in
-        [(TCP, PORTS.0, vec![(1, 1), (2, 1)]), (UDP, PORTS.1, vec![(3, 1), (4, 1)])]
+    let mss_max = match kind {
+        // What fits into 1,500 bytes.
+        "preserve" if ipv4 => 1460,
+        "preserve" => 1440,
+        "nat" => 1400,
+        _ if tunnel && !outer4 => 1400,
+        _ => 0,
+    };
+    for (protocol, port, members, mss_max) in
+        [(TCP, PORTS.0, vec![(1, 1), (2, 1)], mss_max), (UDP, PORTS.1, vec![(3, 1), (4, 1)], 0)]
     {
-        world.service(vip, (port, port), protocol, Service { members, ..service.clone() });
+        let service = Service { nat, preserve, mss_max, members, ..Service::default() };
+        world.service(vip, (port, port), protocol, service);
     }
     let parsed = |text: &str| -> IpAddr { text.parse().unwrap_or_else(|_| panic!("{text} is an address")) };
     let name = format!(

@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use integration::lab::addresses::{LAN_PREFIX_V4, LAN_PREFIX_V6, mac_text};
 use integration::lab::clock::{patient, wait_until};
+use integration::lab::probe::{EchoProbe, EchoSettings};
 use integration::lab::{Lab, Result, binary, http};
 use nix::sys::signal::Signal;
 
-use crate::kernel_support::{LIMIT, PATIENCE, answerer, reload_text, service, start, status, vips};
+use crate::kernel_support::{LIMIT, PATIENCE, address, answerer, reload_text, service, start, status, vips};
 
 fn text(lab: &Lab, attach: &str, keys: &str) -> String {
     let [interval, timeout] = [100, 90].map(|ms| patient(Duration::from_millis(ms)).as_millis());
@@ -58,13 +60,76 @@ fn attached(lab: &Lab, how: &str) -> bool {
     status(lab).is_ok_and(|status| status["kernel"]["interfaces"][0]["attached"] == how)
 }
 
+/// Other addresses of the client's, which are behind the gateway for node `a`.
+const FAR: [&str; 2] = ["10.99.0.5", "fd99::5"];
+
+/// Puts the client behind the gateway, too, and has it tell nobody who it is: it knows the VIPs' Ethernet address, and does not ask for that.
+fn out_of_sight(lab: &Lab) -> Result<()> {
+    let gateway = lab.gateway().expect("it was asked for");
+    gateway
+        .namespace()
+        .sysctl(&[("ipv4/conf/all/send_redirects", "0"), ("ipv4/conf/eth0/send_redirects", "0")])?;
+    lab.a()
+        .namespace()
+        .sysctl(&[("ipv6/conf/all/accept_redirects", "0"), ("ipv6/conf/eth0/accept_redirects", "0")])?;
+    for (vip, far) in vips().into_iter().zip(FAR) {
+        let (option, bits) = if vip.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
+        let mac = mac_text(lab.a().mac());
+        lab.client().ip(&format!("{option} address add {far}/{bits} dev lo"))?;
+        lab.client().ip(&format!("neigh replace {vip} lladdr {mac} dev eth0 nud permanent"))?;
+        gateway.ip(&format!("{option} route add {far}/{bits} via {}", address(lab.client(), vip)))?;
+        lab.a().ip(&format!("{option} route add {far}/{bits} via {}", address(gateway, vip)))?;
+    }
+    Ok(())
+}
+
+/// Has node `a` forget all its neighbours, again and again, in the midst of connections from the link and from behind the gateway: they go on,
+/// since whom the program does not find is looked for.
+fn go_on_without_neighbours(lab: &Lab) -> Result<()> {
+    let mut probes = Vec::new();
+    for (vip, far) in vips().into_iter().zip(FAR) {
+        for from in [address(lab.client(), vip), far.parse().expect("an address")] {
+            let settings = EchoSettings::new(SocketAddr::new(vip, 7), 4);
+            probes.push(EchoProbe::start(lab.client(), EchoSettings { sources: vec![from], ..settings })?);
+        }
+    }
+    let go_on = || probes.iter().try_for_each(|probe| probe.wait_exchanges(5, LIMIT));
+    let looked_for = || lab.a().counted("tandem_lbd_kernel_next_hops_total", "what=\"looked_for\"");
+    let next_hops = vips().into_iter().flat_map(|vip| {
+        [lab.client(), lab.gateway().expect("it was asked for")].map(|host| address(host, vip).to_string())
+    });
+    let next_hops: Vec<String> = next_hops.collect();
+    let is_known = |hop: &String| {
+        let said = lab.a().run("ip", &["neigh", "show", "to", hop]);
+        said.is_ok_and(|said| said.contains("lladdr"))
+    };
+    go_on()?;
+    let before = looked_for()?;
+    for _ in 0..3 {
+        // It gives up, and says so, where they keep coming back.
+        lab.a().run("sh", &["-c", "ip neigh flush all || true"])?;
+        // What the program remembers of the way to a client lasts a second.
+        wait_until("all of them to be known again", LIMIT, || next_hops.iter().all(is_known))?;
+        go_on()?;
+    }
+    assert!(looked_for()? > before, "nobody else has them looked for");
+    for probe in probes {
+        let report = probe.stop()?;
+        assert_eq!(report.broken(), 0, "{}", report.summary());
+    }
+    Ok(())
+}
+
 #[test]
 fn in_the_driver() -> Result<()> {
-    let lab = Lab::builder("kernel-xdp").targets(2).build()?;
+    let lab = Lab::builder("kernel-xdp").targets(2).gateway().build()?;
     lab.prepare_for_xdp()?;
-    start(&lab, &text(&lab, "xdp", "mode = \"nat\""))?;
+    out_of_sight(&lab)?;
+    let nat = text(&lab, "xdp", "mode = \"nat\"") + &service(&lab, "echo", "mode = \"nat\"", &["7"], 7, "");
+    start(&lab, &nat)?;
     served(&lab)?;
     assert!(attached(&lab, "xdp"), "{}", status(&lab)?["kernel"]);
+    go_on_without_neighbours(&lab)?;
     take_off(&lab, "xdp_")?;
     attached_again(&lab, 1)?;
     served(&lab)?;
@@ -77,6 +142,63 @@ fn in_the_driver() -> Result<()> {
     reload_text(&lab, &text(&lab, "auto", "mode = \"dsr\"\ndsr = \"l2\""))?;
     wait_until("the program to be out of the driver", LIMIT, || !attached(&lab, "xdp"))?;
     served(&lab)?;
+    lab.finish()
+}
+
+/// Gives node `a` a bridge above its `eth0`, which has all its addresses and the VIPs.
+fn bridge(lab: &Lab) -> Result<()> {
+    let node = lab.a();
+    node.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
+    node.ip(&format!("link set br0 address {}", mac_text(node.mac())))?;
+    node.ip("address flush dev eth0")?;
+    node.ip("link set eth0 master br0")?;
+    node.ip("link set br0 up")?;
+    for vip in vips() {
+        let (bits, rest) = if vip.is_ipv4() { (LAN_PREFIX_V4, "") } else { (LAN_PREFIX_V6, " nodad") };
+        for own in [address(node, vip), vip] {
+            node.ip(&format!("address add {own}/{bits} dev br0{rest}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A bridge has no driver: it is said that the program cannot be there, and nothing takes its place unasked.
+#[test]
+fn where_there_is_no_driver_that_is_said_and_nothing_is_attached() -> Result<()> {
+    let lab = Lab::builder("kernel-no-driver").targets(2).build()?;
+    bridge(&lab)?;
+    lab.write_config_text(&text(&lab, "xdp", "mode = \"nat\""))?;
+    lab.a().start_lbd()?;
+    let why =
+        "cannot attach the forwarding program to br0: its driver has no hook for XDP; with `attach = \"tc\"`";
+    let has_said = |told: &str| told.replace('\\', "").contains(why);
+    wait_until("the status to say it", LIMIT, || {
+        status(&lab).is_ok_and(|status| has_said(&status["kernel"]["troubles"].to_string()))
+    })?;
+    let log = lab.a().log("lbd");
+    assert!(has_said(&log), "{log}");
+    let kernel = status(&lab)?["kernel"].clone();
+    assert_eq!(kernel["interfaces"], serde_json::json!([]), "{kernel}");
+    let links = lab.a().run("ip", &["-details", "link", "show"])?;
+    assert!(!links.contains("xdp"), "not in the generic mode either: {links}");
+    assert!(vips().into_iter().all(|vip| answerer(&lab, vip).is_none()), "nobody forwards");
+    // The doctor says what is wrong, also while nothing runs.
+    let program = binary("lbd")?.display().to_string();
+    let config = lab.dir().join("pair.toml").display().to_string();
+    let folder = run_dir(&lab);
+    let words = ["doctor", "--config", &config, "--node", "a", "--run-dir", &folder];
+    let doctor = || lab.a().run(&program, &words).expect_err("something is bad").to_string();
+    let told = doctor();
+    assert!(told.contains("BAD   attaching: ") && has_said(&told), "{told}");
+    lab.a().stop("lbd")?;
+    let told = doctor();
+    assert!(told.contains("BAD   br0: a bridge has no driver") && !has_said(&told), "{told}");
+    // Where it is asked for TC, it is there.
+    lab.write_config_text(&text(&lab, "tc", "mode = \"nat\""))?;
+    lab.a().start_lbd()?;
+    served(&lab)?;
+    let kernel = status(&lab)?["kernel"].clone();
+    assert!(attached(&lab, "tcx") && kernel["interfaces"][0]["name"] == "br0", "{kernel}");
     lab.finish()
 }
 

@@ -116,6 +116,7 @@ fn as_a_link_in_front_of_filters_of_others() -> Result<()> {
 fn in_the_driver() -> Result<()> {
     let lab = lab("kernel-in-driver")?;
     lab.prepare_for_xdp()?;
+    lab.introduce_client()?;
     start(&lab, &text_with(&lab, [1, 1], "max_flows = 100000\nattach = \"xdp\""))?;
     served(&lab, &servers())?;
     let load = Load::begin_beside(&lab, &servers()[..1], Vec::new())?;

@@ -92,16 +92,7 @@ fn lateness(node: &Node, during: Duration) -> Result<Lateness> {
 
 /// The resident memory of a node's `vrrpd`, in KiB.
 fn memory_kib(node: &Node) -> u64 {
-    let pids = node.namespace().pids().expect("the processes can be listed");
-    let text =
-        |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let all = pids.into_iter().filter(|pid| text(*pid, "comm").trim() == "vrrpd");
-    let resident = all.map(|pid| {
-        let status = text(pid, "status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
-    });
-    resident.sum()
+    crate::pair_support::memory_kib(node, "vrrpd", "VmRSS")
 }
 
 /// A pair with advertisements every 10 ms, and how it is when nobody harms it.

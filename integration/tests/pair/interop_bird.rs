@@ -5,13 +5,13 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::pair_support::{LIMIT, every};
+use crate::pair_support::LIMIT;
 use integration::lab::addresses::{v4, v6};
 use integration::lab::clock::wait_until;
-use integration::lab::config::{Instance, PairConfig};
 use integration::lab::probe::{ConnectProbe, ConnectSettings, EchoProbe, EchoSettings};
 use integration::lab::{Host, Lab, Node, Result};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 /// The router's number on the LAN.
 const ROUTER: u8 = 254;
@@ -23,34 +23,62 @@ fn virtual_ips() -> [IpAddr; 2] {
     ["203.0.113.10", "2001:db8:ff::10"].map(|text| text.parse().expect("an address"))
 }
 
-/// A pair's configuration. Both have the same but for the nodes and the VRID.
-fn config(lab: &Lab, second: bool) -> String {
-    let instance = Instance { vrid: 51 + u8::from(second), vips: virtual_ips().to_vec(), ..every("100ms") };
-    let mut config = PairConfig::new(vec![instance]);
-    if second {
-        config = config.second_pair();
+/// What is in the example of a pair, and what is in its place here: targets and the link between the nodes.
+const IN_PLACE: [(&str, &str); 6] = [
+    ("192.0.2.31:", "10.77.0.11:"),
+    ("192.0.2.32:", "10.77.0.12:"),
+    ("[2001:db8::31]:", "[fd77::11]:"),
+    ("[2001:db8::32]:", "[fd77::12]:"),
+    ("\"198.51.100.1\"", "\"10.0.255.1\""),
+    ("\"198.51.100.2\"", "\"10.0.255.2\""),
+];
+
+/// What is another one in the file of the second pair.
+const OF_SECOND: [(&str, &str); 7] = [
+    ("\"edge-1\"", "\"edge-2\""),
+    ("name = \"a\"", "name = \"c\""),
+    ("name = \"b\"", "name = \"d\""),
+    ("10.0.255.1", "10.0.255.3"),
+    ("10.0.255.2", "10.0.255.4"),
+    ("{ a = 200, b = 100 }", "{ c = 200, d = 100 }"),
+    ("vrid = 51", "vrid = 52"),
+];
+
+/// The targets of both services.
+const TARGETS: usize = 8;
+
+/// The example of a pair, with the addresses of the lab, and a second service like its own one: that of the targets' echo servers.
+fn config(second: bool) -> String {
+    let mut text = file("ecmp.toml");
+    for (theirs, ours) in IN_PLACE.iter().chain(OF_SECOND.iter().filter(|_| second)) {
+        assert!(text.contains(theirs), "the example has no {theirs} any more");
+        text = text.replace(theirs, ours);
     }
-    for (service, port) in [("http", 80), ("echo", 7)] {
-        let targets = lab.targets().iter();
-        let targets = targets.flat_map(|target| [IpAddr::from(target.v4()), IpAddr::from(target.v6())]);
-        let targets: Vec<SocketAddr> = targets.map(|address| SocketAddr::new(address, port)).collect();
-        let listen = format!("@web:{port}");
-        config = config
-            .service(service, "dsr", &listen, service, "dsr = \"l2\"")
-            .target_group(service, &targets, "");
-    }
-    // The whole prefix, as in the example.
-    config
-        .render()
-        .replace("203.0.113.10/24", "203.0.113.10/32")
-        .replace("2001:db8:ff::10/64", "2001:db8:ff::10/128")
+    let service = text.find("[[service]]").map(|at| text[at..].to_owned()).expect("it has a service");
+    let echo = service.replace("\"web\"", "\"echo\"").replace(":80\"", ":7\"");
+    text + &echo.replace("http = \"/health\"", "tcp = true")
 }
 
-/// The example in `configs`, with the addresses of the lab for those of the documentation.
-fn example(name: &str, number: u8) -> String {
+/// Waits until a node finds all targets well, each of which it asks through a virtual IP.
+fn all_are_well(node: &Node) -> Result<()> {
+    wait_until(&format!("{} to find all targets well", node.name()), LIMIT, || {
+        let status: Option<Value> = node.get("lbd", "/v1/status").ok().and_then(|answer| answer.json().ok());
+        let groups = status.unwrap_or_default()["target_groups"].as_array().cloned().unwrap_or_default();
+        let targets = groups.iter().flat_map(|group| group["targets"].as_array().into_iter().flatten());
+        let well = |it: &&Value| it["health"] == "healthy" && it["last_check"]["via"] == "vip";
+        targets.filter(well).count() == TARGETS
+    })
+}
+
+/// A file of `configs`.
+fn file(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(name);
-    let text = fs::read_to_string(path).expect("the example is there");
-    let text = text.replace("192.0.2.254", &v4(ROUTER).to_string());
+    fs::read_to_string(path).expect("the example is there")
+}
+
+/// The example of a routing daemon, with the addresses of the lab for those of the documentation.
+fn example(name: &str, number: u8) -> String {
+    let text = file(name).replace("192.0.2.254", &v4(ROUTER).to_string());
     let text = text.replace("2001:db8::254", &v6(ROUTER).to_string());
     let text = text.replace("192.0.2.1;", &format!("{};", v4(number)));
     let text = text.replace("192.0.2.1 ", &format!("{} ", v4(number)));
@@ -123,13 +151,13 @@ fn serve(nodes: &[&Node], new: &[ConnectProbe], known: &[EchoProbe]) -> Result<(
 
 #[test]
 fn a_connection_keeps_its_target_whichever_node_it_arrives_at() -> Result<()> {
-    let lab = Lab::builder("interop bird").targets(3).gateway().second_pair().build()?;
+    let lab = Lab::builder("interop bird").targets(2).gateway().second_pair().build()?;
     let router = lab.gateway().expect("it was asked for");
     for target in lab.targets() {
         virtual_ips().into_iter().try_for_each(|vip| target.accept_vip(vip))?;
     }
-    lab.write_config_text(&config(&lab, false))?;
-    lab.write_second_config_text(&config(&lab, true))?;
+    lab.write_config_text(&config(false))?;
+    lab.write_second_config_text(&config(true))?;
     router.namespace().sysctl(&[
         ("ipv4/fib_multipath_hash_policy", "1"),
         ("ipv6/fib_multipath_hash_policy", "1"),
@@ -150,6 +178,7 @@ fn a_connection_keeps_its_target_whichever_node_it_arrives_at() -> Result<()> {
         other.wait_role("web", "backup", LIMIT)?;
     }
     spread_over(router, &[a, c])?;
+    [a, b, c, d].into_iter().try_for_each(all_are_well)?;
     for vip in virtual_ips() {
         let way: IpAddr = if vip.is_ipv4() { v4(ROUTER).into() } else { v6(ROUTER).into() };
         lab.client().ip(&format!("route add {vip} via {way}"))?;

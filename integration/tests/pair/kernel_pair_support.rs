@@ -1,15 +1,19 @@
 //! What the tests of a pair that forwards in the kernel share: the pair with services of both modes, what its nodes say of
 //! themselves, and a client that keeps them busy.
 
-use std::io::ErrorKind;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use integration::lab::clock::{Window, now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
-use integration::lab::probe::{Attempt, ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, Failure};
+use integration::lab::fault::Fault;
+use integration::lab::probe::{
+    Attempt, ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, Failure, exchange_datagram,
+};
 use integration::lab::{Lab, Node, Result, Target, http};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::pair_support::{LIMIT, agreed, caught_up, owned_by, vips};
 
@@ -154,7 +158,7 @@ pub(crate) fn settled(lab: &Lab, active: &Node) -> Result<()> {
 pub(crate) fn synced(node: &Node) -> Result<()> {
     wait_until(&format!("{} to be synced", node.name()), LIMIT, || {
         let replication = node.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());
-        let replication: serde_json::Value = replication.unwrap_or_default();
+        let replication: Value = replication.unwrap_or_default();
         replication["state"]["state"] == "synced" && replication["state"]["peer_synced"] == true
     })
 }
@@ -169,9 +173,8 @@ pub(crate) fn ready(node: &Node) -> Result<()> {
 }
 
 /// What a node's `lbd` says of its kernel.
-pub(crate) fn kernel(node: &Node) -> serde_json::Value {
-    let status: Option<serde_json::Value> =
-        node.get("lbd", "/v1/status").ok().and_then(|answer| answer.json().ok());
+pub(crate) fn kernel(node: &Node) -> Value {
+    let status: Option<Value> = node.get("lbd", "/v1/status").ok().and_then(|answer| answer.json().ok());
     status.unwrap_or_default()["kernel"].clone()
 }
 
@@ -195,14 +198,54 @@ pub(crate) fn served(lab: &Lab, vips: &[IpAddr]) -> Result<()> {
 
 /// Sends a datagram from a port of its own, and waits for it to come back.
 pub(crate) fn echo(server: SocketAddr) -> std::io::Result<()> {
+    exchange_datagram(server, PATIENCE)
+}
+
+/// A socket that sends to a server, and waits a moment for each answer.
+fn talker(server: SocketAddr) -> std::io::Result<UdpSocket> {
     let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(server)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send(b"hello")?;
-    let mut answer = [0; 16];
-    let length = socket.recv(&mut answer)?;
-    if &answer[..length] == b"hello" { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    Ok(socket)
+}
+
+/// So many of these on the client.
+pub(crate) fn talkers(lab: &Lab, server: SocketAddr, count: usize) -> Result<Vec<UdpSocket>> {
+    let sockets = || (0..count).map(|_| talker(server)).collect::<std::io::Result<Vec<_>>>();
+    Ok(lab.client().namespace().inside(sockets)?.expect("sockets of the client"))
+}
+
+/// Sends on each until it is answered.
+pub(crate) fn exchange(sockets: &[UdpSocket]) -> Result<()> {
+    for (number, socket) in sockets.iter().enumerate() {
+        wait_until(&format!("an answer to client {number}"), LIMIT, || {
+            let mut answer = [0; 16];
+            socket.send(b"hello").is_ok()
+                && socket.recv(&mut answer).is_ok_and(|length| &answer[..length] == b"hello")
+        })?;
+    }
+    Ok(())
+}
+
+/// Targets and ports of flows, by client.
+pub(crate) type Places = BTreeMap<String, (String, Option<u64>)>;
+
+/// Those of a service's flows on a node.
+pub(crate) fn flows(node: &Node, service: &str) -> Places {
+    let listing = node.get("lbd", &format!("/v1/flows?service={service}&max=100000"));
+    let listing: Value = listing.ok().and_then(|answer| answer.json().ok()).unwrap_or_default();
+    let flows = listing["flows"].as_array().cloned().unwrap_or_default();
+    let entry = |flow: &Value| {
+        let client = flow["client"].as_str().unwrap_or_default().to_owned();
+        (client, (flow["target"].as_str().unwrap_or_default().to_owned(), flow["nat_port"].as_u64()))
+    };
+    flows.iter().map(entry).collect()
+}
+
+/// Targets of a service's flows on a node, by client.
+pub(crate) fn targets(node: &Node, service: &str) -> BTreeMap<String, String> {
+    flows(node, service).into_iter().map(|(client, (target, _))| (client, target)).collect()
 }
 
 /// A counter of a node's kernel, all label sets that have this text together.
@@ -275,7 +318,7 @@ impl Load {
         self.end_after_deaths(&[])
     }
 
-    /// The same after active nodes died, each as [`killed`] or [`Lab::inject`] has said: a window ends when the node begins nothing more, not
+    /// The same after active nodes died, each as [`killed`], [`all_killed`] or [`Lab::inject`] has said: a window ends when the node begins nothing more, not
     /// when the other one has taken over. What came to it last the other one had not heard of: where the client of such a connection
     /// through `nat` has said all it wants to say, nothing tells the other node whose answer it is that the target sends, and the client
     /// waits in vain. Those are few ([`UNTOLD_MAX`]), and began then or a moment before. No others may fail, and nobody is told no.
@@ -320,6 +363,13 @@ pub(crate) fn killed(node: &Node) -> Result<Window> {
         node.wait_end(daemon, LIMIT)?;
     }
     Ok(Window { before, after })
+}
+
+/// Kills everything on a node in one moment, what would take the VIPs off it, too: its kernel goes on with them, as far as it may, and the other
+/// node takes them when it has heard nothing for long enough. Says what [`killed`] says.
+pub(crate) fn all_killed(lab: &Lab, node: &Node) -> Result<Window> {
+    let Window { before, after } = lab.inject(&Fault::Killed(node.name().to_owned()))?;
+    Ok(Window { before, after: after + LEASE })
 }
 
 /// Waits until a node has begun new flows of each service for TCP on the VIPs of the first instance.

@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use crate::kernel_pair_support::*;
-use crate::pair_support::{LIMIT, agreed, every, owned_by, transitions, vips};
+use crate::pair_support::{
+    LBD_GROWTH_MAX_KIB, LIMIT, agreed, every, memory_kib, owned_by, transitions, vips,
+};
 use integration::lab::clock::{now, wait_until};
 use integration::lab::fault::Fault;
 use integration::lab::probe::{EchoProbe, EchoSettings};
@@ -19,21 +21,6 @@ use serde_json::Value;
 fn replication(node: &Node) -> Value {
     let answer = node.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());
     answer.map(|whole: Value| whole["state"].clone()).unwrap_or_default()
-}
-
-/// Targets and ports of flows, by client.
-type Places = BTreeMap<String, (String, Option<u64>)>;
-
-/// Those of a service's flows on a node.
-fn flows(node: &Node, service: &str) -> Places {
-    let listing = node.get("lbd", &format!("/v1/flows?service={service}&max=100000"));
-    let listing: Value = listing.ok().and_then(|answer| answer.json().ok()).unwrap_or_default();
-    let flows = listing["flows"].as_array().cloned().unwrap_or_default();
-    let entry = |flow: &Value| {
-        let client = flow["client"].as_str().unwrap_or_default().to_owned();
-        (client, (flow["target"].as_str().unwrap_or_default().to_owned(), flow["nat_port"].as_u64()))
-    };
-    flows.iter().map(entry).collect()
 }
 
 /// Kills a node's daemons.
@@ -66,18 +53,6 @@ fn all_survived(probes: Vec<EchoProbe>) -> Result<()> {
     Ok(())
 }
 
-/// Sends on each until it is answered.
-fn exchange(sockets: &[UdpSocket]) -> Result<()> {
-    for (number, socket) in sockets.iter().enumerate() {
-        wait_until(&format!("an answer to client {number}"), LIMIT, || {
-            let mut answer = [0; 16];
-            socket.send(b"hello").is_ok()
-                && socket.recv(&mut answer).is_ok_and(|length| &answer[..length] == b"hello")
-        })?;
-    }
-    Ok(())
-}
-
 /// Clients that keep sending datagrams, through both modes and in both families: of each service, its sockets and its flows.
 struct Datagrams(Vec<(String, Vec<UdpSocket>, Places)>);
 
@@ -86,20 +61,11 @@ impl Datagrams {
     /// choose anew chooses another one.
     fn begin(lab: &Lab) -> Result<Self> {
         let [a, b] = lab.nodes();
-        let socket = |server: SocketAddr| -> std::io::Result<UdpSocket> {
-            let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-            let socket = UdpSocket::bind((any, 0))?;
-            socket.connect(server)?;
-            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-            Ok(socket)
-        };
         let mut clients = Vec::new();
         for (what, port) in [("nat-datagrams", NAT_ECHO), ("dsr-datagrams", DSR_ECHO)] {
             for vip in vips() {
                 let service = service(what, vip, 0);
-                let sockets =
-                    || (0..32).map(|_| socket((vip, port).into())).collect::<std::io::Result<Vec<_>>>();
-                let sockets = lab.client().namespace().inside(sockets)?.expect("sockets of the client");
+                let sockets = talkers(lab, (vip, port).into(), 32)?;
                 // A flow has proved itself with the second packet that the same processor sees of it.
                 wait_until("b to know them", LIMIT, || {
                     let known = flows(b, &service);
@@ -118,10 +84,16 @@ impl Datagrams {
         Ok(Self(clients))
     }
 
-    /// Waits until each is answered again, and fails if one has left its target or its port.
+    /// Waits until each is answered again by way of this node, and fails if one has left its target or its port.
     fn go_on(&self, node: &Node) -> Result<()> {
         for (service, sockets, before) in &self.0 {
-            exchange(sockets)?;
+            let labels = format!("service=\"{service}\"");
+            let passed = || counted(node, "tandem_lbd_kernel_service_packets_total", &labels);
+            let first = passed();
+            // For a moment the client may send where it has sent before.
+            wait_until(&format!("{service} by way of {}", node.name()), LIMIT, || {
+                exchange(sockets).is_ok() && passed() >= first + sockets.len() as u64
+            })?;
             assert_eq!(flows(node, service), *before, "{service}");
         }
         Ok(())
@@ -133,9 +105,8 @@ fn datagrams_stay_with_their_target_when_a_node_dies() -> Result<()> {
     let lab = forwarding("replication datagrams", every("100ms"))?;
     let [a, b] = lab.nodes();
     let datagrams = Datagrams::begin(&lab)?;
-    dies(a)?;
+    all_killed(&lab, a)?;
     b.wait_role("web", "active", LIMIT)?;
-    owned_by(&lab, b)?;
     datagrams.go_on(b)?;
     for daemon in ["lbd", "vrrpd"] {
         a.start_daemon(daemon)?;
@@ -277,45 +248,102 @@ fn connections_keep_their_target_whatever_the_other_node_would_choose_from() -> 
 /// Text for nft: nothing passes between the `lbd`s.
 const CUT: &str = "table inet cut {\nchain in {\ntype filter hook input priority 0\ntcp dport 7112 drop\ntcp sport 7112 drop\n}\n}\n";
 
-#[test]
-fn a_link_that_flaps_and_a_peer_that_restarts_move_no_role() -> Result<()> {
-    let lab = forwarding("replication flaps", every("100ms"))?;
-    let [a, b] = lab.nodes();
-    let probes = connections(&lab, 50)?;
-    let roles = [transitions(a), transitions(b)];
-    // Long enough for the session to end, or too short for it.
-    for pause in [6000, 200, 200, 200] {
+/// So often an `lbd` is killed in a row, as soon as it has a session: while it is being told everything.
+const KILLED_IN_A_ROW: u64 = 5;
+
+/// How often the cable between the nodes is pulled, and how long it is out, and in again.
+const PULLS: usize = 10;
+const PULL: Duration = Duration::from_millis(100);
+
+/// Sessions with the other node that a node has had, and those of them that have ended.
+fn sessions(node: &Node) -> [u64; 2] {
+    ["tandem_lbd_peer_sessions_total", "tandem_lbd_peer_sessions_ended_total"]
+        .map(|metric| counted(node, metric, ""))
+}
+
+/// Lets some time pass in which something is broken.
+fn pass(time: Duration) -> Result<()> {
+    let begun = now();
+    wait_until("some time to pass", LIMIT, || now() - begun > time)
+}
+
+/// What is between the nodes breaks, for longer than a session lasts without a word, for less, and again and again.
+fn flap(lab: &Lab) -> Result<()> {
+    let a = lab.a();
+    for too_long in [true, false, false, false] {
         a.namespace().run_with("nft", &["-f", "-"], CUT)?;
-        let cut = now();
-        wait_until("the link to be cut for so long", LIMIT, || now() - cut > Duration::from_millis(pause))?;
+        if too_long {
+            wait_until("a to give the session up", LIMIT, || replication(a)["state"] == "stale")?;
+        } else {
+            pass(2 * PULL)?;
+        }
         a.namespace().run_with("nft", &["-f", "-"], "delete table inet cut")?;
-        synced(a)?;
-        synced(b)?;
+        lab.nodes().into_iter().try_for_each(synced)?;
     }
+    for _ in 0..PULLS {
+        lab.inject(&Fault::PeerDown)?;
+        pass(PULL)?;
+        lab.heal(&Fault::PeerDown)?;
+        pass(PULL)?;
+    }
+    lab.nodes().into_iter().try_for_each(synced)
+}
+
+/// The other node's `lbd` dies and comes back, with what begins meanwhile, and then again and again. Answers with the connections that have begun.
+fn restart(lab: &Lab) -> Result<Vec<EchoProbe>> {
+    let [a, b] = lab.nodes();
+    let kill = || -> Result<()> {
+        b.signal("lbd", Signal::SIGKILL)?;
+        b.wait_end("lbd", LIMIT).map(drop)
+    };
     // Connections that a begins while b is not there, it learns of when it is back.
     let mut more = Vec::new();
     for _ in 0..3 {
-        b.signal("lbd", Signal::SIGKILL)?;
-        b.wait_end("lbd", LIMIT)?;
-        more.extend(connections(&lab, 10)?);
+        kill()?;
+        more.extend(connections(lab, 10)?);
         b.start_lbd()?;
         ready(b)?;
         synced(b)?;
     }
-    assert!(replication(a)["snapshots_sent"].as_u64() >= Some(4), "{}", replication(a));
+    for _ in 0..KILLED_IN_A_ROW {
+        kill()?;
+        let [before, _] = sessions(a);
+        b.start_lbd()?;
+        wait_until("a session with the next one", LIMIT, || sessions(a)[0] > before)?;
+    }
+    ready(b)?;
+    lab.nodes().into_iter().try_for_each(synced)?;
+    Ok(more)
+}
+
+#[test]
+fn a_link_that_flaps_and_a_peer_that_restarts_move_no_role() -> Result<()> {
+    let lab = forwarding("replication flaps", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    let probes = connections(&lab, 20)?;
+    let load = Load::begin(&lab, WITHOUT_LOSS)?;
+    let (roles, memory) = (lab.nodes().map(transitions), memory_kib(a, "lbd", "VmHWM"));
+    let before = sessions(a);
+    flap(&lab)?;
+    load.steady()?;
+    let more = restart(&lab)?;
+    load.steady()?;
+    // Nobody has noticed, and all of it is counted: at the least what was too long, and each of the restarts.
+    load.end()?;
+    let [begun, ended] = sessions(a);
+    let least = 1 + 3 + KILLED_IN_A_ROW;
+    assert!(begun >= before[0] + least && ended >= before[1] + least, "{before:?}, {begun} and {ended}");
+    assert!(replication(a)["snapshots_sent"].as_u64() > Some(4), "{}", replication(a));
+    let most = memory_kib(a, "lbd", "VmHWM");
+    assert!(most <= memory + LBD_GROWTH_MAX_KIB, "a's lbd grew from {memory} to {most} KiB");
     // b's own lbd was gone, which its vrrpd says; a stayed what it was.
-    assert_eq!(transitions(a), roles[0]);
-    assert_eq!(transitions(b), roles[1]);
+    assert_eq!(lab.nodes().map(transitions), roles);
+    assert_eq!((not_active(a), forwarded(b)), (0, 0), "the role has not moved");
     agreed(&lab, a)?;
     dies(a)?;
     b.wait_role("web", "active", LIMIT)?;
     owned_by(&lab, b)?;
-    probes
-        .into_iter()
-        .chain(more)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .try_for_each(|probe| all_survived(vec![probe]))?;
+    all_survived(probes.into_iter().chain(more).collect())?;
     lab.finish()
 }
 

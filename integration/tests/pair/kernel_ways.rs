@@ -1,13 +1,16 @@
 //! Connections go on over moves of the role in the ways to forward that the other tests of a pair have no services of: with the client's address
 //! kept, through a tunnel, in the driver (XDP), and to the virtual router's MAC address.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::chance::{packets, sends};
 use crate::kernel_pair_support::*;
 use crate::pair_support::{LIMIT, agreed, caught_up, every, owned_by, vips, vrrpd};
 use integration::lab::addresses::client_addresses;
 use integration::lab::clock::wait_until;
 use integration::lab::config::Instance;
+use integration::lab::probe::{EchoProbe, EchoSettings};
 use integration::lab::tunnel::{Tunnel, TunnelEnd};
 use integration::lab::{Lab, Node, Result};
 
@@ -92,20 +95,51 @@ fn through_ip_in_ip() -> Result<()> {
     lab.finish()
 }
 
+/// The program in the driver; and beside its services one of a proxy, which the stack gets.
+const IN_THE_DRIVER: &str = r#"
+[kernel]
+attach = "xdp"
+[[service]]
+name = "proxied"
+mode = "tcp"
+listen = ["@web:7070"]
+forward = "proxied"
+[[target_group]]
+name = "proxied"
+targets = [{ address = "10.77.0.13:7" }, { address = "10.77.0.14:7" }]
+"#;
+const PROXIED: u16 = 7070;
+
+/// What is proxied at the same virtual IPs lasts in the sockets of the node where it began, which the other one sends its packets to.
 #[test]
 fn in_the_driver() -> Result<()> {
-    let keys = Keys { tables: "\n[kernel]\nattach = \"xdp\"\n", ..Keys::default() };
-    let lab = started_with("kernel pair xdp", vec![every("100ms")], keys, Lab::prepare_for_xdp)?;
+    let keys = Keys { tables: IN_THE_DRIVER, ..Keys::default() };
+    let lab = started_with("kernel pair xdp", vec![every("100ms")], keys, |lab| {
+        lab.prepare_for_xdp()?;
+        lab.introduce_client()
+    })?;
     settled(&lab, lab.a())?;
     for node in lab.nodes() {
         assert_eq!(kernel(node)["interfaces"][0]["attached"], "xdp", "{}", node.name());
     }
+    sends(lab.b())?;
     // Before the driver's program a veth has little room.
     let load = Load::begin_at(&lab, &vips()[..1], WITH_ONE_LOST)?;
+    let proxied = |vip| {
+        let settings = EchoSettings::new(SocketAddr::new(vip, PROXIED), 8);
+        EchoProbe::start(lab.client(), EchoSettings { interval: Duration::from_millis(50), ..settings })
+    };
+    let proxied = vips().into_iter().map(proxied).collect::<Result<Vec<_>>>()?;
     for (from, to) in [(lab.a(), lab.b()), (lab.b(), lab.a())] {
         switch(from)?;
         settled(&lab, to)?;
         load.steady()?;
+        proxied.iter().try_for_each(|probe| probe.wait_exchanges(5, LIMIT))?;
+    }
+    assert!(packets(lab.b(), "sent") > 0 && packets(lab.a(), "received") > 0);
+    for probe in proxied {
+        let report = probe.stop()?;
+        assert_eq!(report.broken(), 0, "{}", report.summary());
     }
     let death = killed(lab.a())?;
     lab.b().wait_role("web", "active", LIMIT)?;

@@ -9,6 +9,7 @@ mod differs;
 mod failover;
 mod hostile_flood;
 mod hostile_forged;
+mod hostile_link;
 mod hostile_operator;
 mod http;
 mod http_large;

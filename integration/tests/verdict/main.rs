@@ -5,12 +5,14 @@ mod checks;
 mod checksums;
 mod icmp;
 mod limits;
+mod next_hops;
 mod others;
 mod ownership;
 mod paths;
 mod ports;
 mod random;
 mod rules;
+mod seed;
 mod told;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,5 +34,5 @@ fn each(paths: Vec<Path>, mut check: impl FnMut(&Path, &mut Pair<'_>)) {
             }
         }
     }
-    assert!(failed.is_empty(), "failed (in this order above): {failed:#?}");
+    assert!(failed.is_empty(), "failed (in this order above), with {}: {failed:#?}", seed::replay());
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use integration::verdict::compare::{self, Pair};
-use integration::verdict::harness::{Program, program};
+use integration::verdict::harness::{Program, Verdict, program};
 use integration::verdict::oracle::reason::Reason;
 use integration::verdict::oracle::{Expected, Outcome, Tuple};
 use integration::verdict::packet::{ACK, FIN, PSH, Packet, Piece, RST, SYN, TCP, Transport};
@@ -137,6 +137,35 @@ fn frames_of_a_vlan_are_left_alone() {
     });
 }
 
+/// Which network a frame is of whose tag is in another one (802.1ad) is for the stack to say, in the driver as at TC: not a byte of it changes,
+/// whatever the tags say, and nothing is counted.
+#[test]
+fn one_tag_in_another_is_left_to_the_stack_by_both_programs() {
+    const KINDS: [u16; 2] = [0x8100, 0x88a8];
+    each(paths(), |path, pair| {
+        let sent = pair.sends(&path.tcp(4005, SYN).frame());
+        pair.sends(&path.tcp(4005, ACK).frame());
+        let flows = pair.harness.flows();
+        let kinds = KINDS.into_iter().flat_map(|outer| KINDS.map(|inner| (outer, inner)));
+        for ((outer, inner), ids) in
+            kinds.flat_map(|kinds| [(0, 0), (0xe000, 0x6000), (0, 5), (5, 0), (5, 6)].map(|ids| (kinds, ids)))
+        {
+            let mut packets = vec![path.tcp(4006, SYN), path.tcp(4005, ACK), path.udp(4005)];
+            if path.nat {
+                packets.push(answer(&sent, SYN | ACK));
+            }
+            for packet in packets {
+                let vlans = vec![(outer, ids.0), (inner, ids.1)];
+                let frame = Packet { vlans, ..packet }.frame();
+                let done = pair.harness.run(pair.program, &frame);
+                assert!(done.verdict == Verdict::Pass && done.frame == frame, "{outer:x} {inner:x} {ids:?}");
+                assert!(done.counted(None), "{:?}", done.drops);
+            }
+        }
+        assert_eq!(pair.harness.flows(), flows);
+    });
+}
+
 #[test]
 fn a_tag_with_a_priority_only_makes_no_difference() {
     each(paths(), |path, pair| {
@@ -265,12 +294,17 @@ fn only_frames_for_this_node() {
 #[test]
 fn the_last_hop_is_not_forwarded() {
     each(paths(), |path, pair| {
+        let over = Expected::counted(Outcome::Drop, Reason::Ttl);
         for ttl in [0, 1] {
-            pair.step(&Packet { ttl, ..path.tcp(4800, SYN) }.frame());
-            pair.step(&Packet { ttl, ..path.udp(4800) }.frame());
+            pair.does(&Packet { ttl, ..path.tcp(4800, SYN) }.frame(), &over);
+            pair.does(&Packet { ttl, ..path.udp(4800) }.frame(), &over);
         }
-        pair.sends(&Packet { ttl: 2, ..path.tcp(4801, SYN) }.frame());
+        let sent = pair.sends(&Packet { ttl: 2, ..path.tcp(4801, SYN) }.frame());
         pair.sends(&Packet { ttl: 255, ..path.udp(4801) }.frame());
+        if path.nat {
+            pair.does(&Packet { ttl: 1, ..answer(&sent, SYN | ACK) }.frame(), &over);
+            pair.sends(&Packet { ttl: 2, ..answer(&sent, SYN | ACK) }.frame());
+        }
     });
 }
 

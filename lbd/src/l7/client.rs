@@ -15,14 +15,13 @@ use super::flow::Sink;
 use super::handshake;
 use super::http2;
 use super::journal::Journal;
-use super::kept::Upstream;
 use super::session::Session;
 use super::stream::Stream;
 use super::transport::Transport;
-use super::tunnel;
+use super::tunnel::{self, Far};
 use super::watch::{Watch, Why};
 use crate::executor::yield_now;
-use crate::l4::{BUFFER_BYTES, Ends, Occupied, Seat, Socket, TCP, read_preamble, reset_on_close};
+use crate::l4::{BUFFER_BYTES, Ends, Seat, Socket, TCP, read_preamble, reset_on_close};
 use crate::tls::Protocol;
 use crate::worker::Route;
 
@@ -58,7 +57,7 @@ pub(super) enum Next {
     /// The end, in a way that the client cannot take for a proper one.
     Abort,
     /// No requests any more.
-    Tunnel(Box<(Upstream, Occupied)>),
+    Tunnel(Box<Far>),
     /// The client speaks HTTP/2.
     Http2,
 }

@@ -26,6 +26,7 @@ use super::site::{Site, response_changes, with_page};
 use super::stream::Stream;
 use super::target::{Answered, Need, Reached};
 use super::tie::Bond;
+use super::tunnel::Far;
 use super::watch::Watch;
 use crate::clock::Clock;
 use crate::counters::Again;
@@ -299,7 +300,7 @@ impl Exchange<'_> {
             // By its place: what counts its holders is all workers', and so dear.
             let (there, reused) = ((Rc::clone(&occupied.pool), occupied.index), reached.is_reused());
             let target = &there.0.group.targets[there.1];
-            let age = reached.age();
+            let (age, requests) = (reached.age(), reached.requests());
             self.watch.set_target(Some(there.clone()));
             journal.connected(target, reused, reached.was_there());
             let failed = match self.exchange(&trip, reached, occupied, journal).await {
@@ -309,11 +310,13 @@ impl Exchange<'_> {
                 }
                 Err(failed) => failed,
             };
-            if !self.may_resend(route, &failed, target, (reused, tries), retry) {
+            // What ends a connection may be another one's request, also if that has come later.
+            let stale = reused || requests.is_some_and(|requests| requests.get() > 1);
+            if !self.may_resend(route, &failed, target, (stale, tries), retry) {
                 return self.failed(route, journal, target, failed).await;
             }
             again = Some((Again::Resent, Arc::clone(target)));
-            if reused || matches!(failed, Failed::Cut { refused: true, .. }) {
+            if stale || matches!(failed, Failed::Cut { refused: true, .. }) {
                 // It has closed what it kept open, or takes no more on it, and is there all the same as far as anybody knows.
                 seat.worker.kept.forget(target);
                 newer_than = Some(age);
@@ -366,12 +369,12 @@ impl Exchange<'_> {
         route: &Rc<Route>,
         failed: &Failed,
         target: &Target,
-        (reused, tries): (bool, u32),
+        (stale, tries): (bool, u32),
         retry: Retry,
     ) -> bool {
         let Failed::Cut { cut, silent, whole, refused, .. } = failed else { return false };
-        blame(target, *cut, *refused || (reused && *silent));
-        let wanted = retry.no_answer || ((reused || *refused) && retry.stale_connection);
+        blame(target, *cut, *refused || (stale && *silent));
+        let wanted = retry.no_answer || ((stale || *refused) && retry.stale_connection);
         // It costs a target nothing to refuse, and with many requests on a connection that ends all of them are refused at once.
         let attempts = if *refused { retry.attempts.saturating_add(UNTOUCHED_MORE) } else { retry.attempts };
         if !whole || !wanted || tries >= attempts {
@@ -456,7 +459,7 @@ impl Exchange<'_> {
             }
         };
         journal.answered();
-        let Answered { status, head, body, encoding, press, afterwards, keep_alive } = answered;
+        let Answered { status, head, body, encoding, press, withheld, afterwards, keep_alive } = answered;
         // Where both speak HTTP/1 it is the connections that become a tunnel, not the answer.
         let tunnel = status == 101;
         let connection = tunnel && matches!((&self.client, &reached), (Client::Http1(_), Reached::Http1(_)));
@@ -470,7 +473,8 @@ impl Exchange<'_> {
             journal.moved(up.moved(), 0);
             Failed::unanswered(cut)
         };
-        let mut down = Flow::pressed(Cow::Owned(head.0), reader, encoding, press, &mut reached.source())
+        let text = Cow::Owned(head.0);
+        let mut down = Flow::pressed(text, reader, encoding, (withheld, press), &mut reached.source())
             .map_err(|_| in_vain(Cut::BadAnswer))?;
         if let (Some(head), Client::Http2(asker)) = (head.1, &mut self.client) {
             asker.answer(*head, &mut down).map_err(|_| in_vain(Cut::Client))?;
@@ -485,6 +489,7 @@ impl Exchange<'_> {
         }
         let relayed = self.relay(trip, &mut up, &mut down, &mut reached, &occupied.target, tunnel).await;
         journal.moved(up.moved(), down.moved());
+        journal.carried(up.content(), down.content());
         for (counter, bytes) in
             seat.counters().http.compressed_bytes.iter().zip(down.compressed().into_iter().flatten())
         {
@@ -500,7 +505,8 @@ impl Exchange<'_> {
         })?;
         judge(&occupied.target, status);
         if connection && let Reached::Http1(upstream) = reached {
-            return Ok(Done { status, next: Next::Tunnel(Box::new((upstream, occupied))) });
+            let by_rule = trip.route.service.counters_of(plan.rule).map(Arc::clone);
+            return Ok(Done { status, next: Next::Tunnel(Box::new(Far { upstream, occupied, by_rule })) });
         }
         if keep_alive && taken && !plan.alone && occupied.pool.group.config.send_proxy.is_none() {
             reached.keep(&self.session.seat.worker);
@@ -533,9 +539,7 @@ impl Exchange<'_> {
         }
         let http = trip.route.service.config.http.as_ref();
         let quota = Quota::new(http.and_then(|http| http.body_bytes_max));
-        // Where there is no body no trailers go on.
-        let site = trip.route.http.as_ref().filter(|_| has_body(plan.body));
-        let withheld = site.and_then(|site| site.withheld(plan.rule));
+        let withheld = plan.withheld.clone();
         let (mut source, _) = self.client.halves();
         let begin = |head, encoding| {
             let up = Flow::begin(head, reader, encoding, withheld, &mut source);

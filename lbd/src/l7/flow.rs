@@ -171,6 +171,8 @@ pub(super) struct Flow<'h> {
     begun: bool,
     done: bool,
     moved: u64,
+    /// How much of the body has come.
+    content: u64,
 }
 
 impl<'h> Flow<'h> {
@@ -183,21 +185,11 @@ impl<'h> Flow<'h> {
         withheld: Option<Rc<HeaderChanges>>,
         source: &mut Source<'_>,
     ) -> Result<Self, Fault> {
-        Self::new(head, reader, encoding, (withheld, None), source)
+        Self::pressed(head, reader, encoding, (withheld, None), source)
     }
 
-    /// The same with what compresses the body on its way, and with all trailers.
+    /// The same with what compresses the body on its way.
     pub(super) fn pressed(
-        head: Cow<'h, [u8]>,
-        reader: BodyReader,
-        encoding: Encoding,
-        press: Option<Box<Press>>,
-        source: &mut Source<'_>,
-    ) -> Result<Self, Fault> {
-        Self::new(head, reader, encoding, (None, press), source)
-    }
-
-    fn new(
         head: Cow<'h, [u8]>,
         reader: BodyReader,
         encoding: Encoding,
@@ -222,6 +214,7 @@ impl<'h> Flow<'h> {
             begun: false,
             done: false,
             moved: 0,
+            content: 0,
         };
         if !read_ended && source.has_something() {
             flow.decode(source)?;
@@ -268,6 +261,11 @@ impl<'h> Flow<'h> {
     /// Bytes written so far.
     pub(super) const fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// Bytes of the body that have come so far: without framing, and before they were compressed.
+    pub(super) const fn content(&self) -> u64 {
+        self.content
     }
 
     /// Bytes that were compressed so far, and what they have become, if they were.
@@ -429,6 +427,7 @@ impl<'h> Flow<'h> {
             }
             Source::Nobody => {}
         }
+        self.content += self.data.len() as u64;
         self.quota.take(self.data.len())?;
         self.compress(source)?;
         if matches!(self.encoding, Encoding::Chunked) {

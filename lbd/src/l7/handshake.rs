@@ -3,18 +3,19 @@
 use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lbd_core::http::answer::Answer;
 use lbd_core::http::pass_on::{Afterwards, Shown};
-use lbd_core::tls::Certificate;
+use lbd_core::tls::{Certificate, prefers_chacha20};
 use rustls::server::UnbufferedServerConnection;
 use rustls::{HandshakeKind, ProtocolVersion};
 use socket2::SockRef;
 
 use super::secure::{Broken, Secure};
 use super::site::response_changes;
+use super::stream::Inbound;
 use super::transport::Transport;
 use super::watch::{Watch, Why};
 use crate::clock::unix_now;
@@ -82,14 +83,25 @@ pub(super) async fn accept(
 ) -> Option<(Transport, Encrypted)> {
     watch.set_free();
     watch.limit(seat.route.service.config.timeout.header);
-    let connection = match UnbufferedServerConnection::new(Arc::clone(&termination.config)) {
+    let mut incoming = Inbound::new(ahead, &seat.worker.buffers);
+    let told = std::future::poll_fn(|context| poll_preference(context, &client, &mut incoming));
+    let prefers_chacha20 = match watch.wait(told).await {
+        Ok(prefers) => prefers,
+        Err(Why::Due) => {
+            refuse(seat, &client, (ends, watch), None, termination.has_none()).await;
+            return None;
+        }
+        // Nobody's failure.
+        Err(Why::Drained | Why::Stopped) => return None,
+    };
+    let connection = match UnbufferedServerConnection::new(Arc::clone(termination.config(prefers_chacha20))) {
         Ok(connection) => connection,
         Err(error) => {
             tracing::error!(service = seat.route.service.config.name, %error, "no TLS connection can be made");
             return None;
         }
     };
-    let secure = Secure::server(client, connection, ahead, &seat.worker.buffers);
+    let secure = Secure::server(client, connection, incoming, &seat.worker.buffers);
     let mut choice = None;
     let handshake = std::future::poll_fn(|context| {
         secure.poll_handshake(context, || {
@@ -123,9 +135,27 @@ pub(super) async fn accept(
         // Nobody's failure.
         Err(Why::Drained | Why::Stopped) => return None,
     };
-    let none = termination.has_none();
-    refuse(seat, &secure.socket, (ends, watch), broken, none).await;
+    refuse(seat, &secure.socket, (ends, watch), broken, termination.has_none()).await;
     None
+}
+
+/// Waits until what a client has sent tells whether it would rather have ChaCha20 than AES. What it has read stays for the handshake.
+fn poll_preference(context: &Context<'_>, client: &Socket, incoming: &mut Inbound) -> Poll<bool> {
+    loop {
+        if let Some(prefers) = prefers_chacha20(incoming.bytes()) {
+            return Poll::Ready(prefers);
+        }
+        if client.poll(context, Ready::READABLE).is_pending() {
+            incoming.settle();
+            return Poll::Pending;
+        }
+        match incoming.fill(|room| client.try_read(room)) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The handshake finds out the same, and tells of it.
+            Ok(0) | Err(_) => return Poll::Ready(false),
+        }
+    }
 }
 
 /// Whether the certificate of a client that goes on with a session is still good. A ticket holds what was verified when the session began,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::time::UnixTime;
 use lbd_core::access_log::{Phases, Record, Request, Stage, Termination, Times, TraceId};
-use lbd_core::histogram::Sample;
+use lbd_core::histogram::{DurationSample, SizeSample};
 use lbd_core::http::framing::{RequestHead, Version};
 use lbd_core::http::trace::Trace;
 use lbd_core::otlp::{Span, shortened};
@@ -15,7 +15,7 @@ use lbd_core::otlp::{Span, shortened};
 use super::plan::Plan;
 use super::session::Session;
 use crate::clock::unix_now;
-use crate::counters::{Again, Counter, ServiceCounters};
+use crate::counters::{Again, BodySizes, Counter, ServiceCounters};
 use crate::l4::{Pool, Way};
 use crate::snapshot::Target;
 use crate::worker::Route;
@@ -79,6 +79,8 @@ pub(super) struct Journal {
     trace: Option<Box<Trace>>,
     /// Bytes to the target and to the client.
     bytes: [u64; 2],
+    /// How long the bodies of the request and of the answer were.
+    bodies: [u64; 2],
 }
 
 impl Journal {
@@ -103,6 +105,7 @@ impl Journal {
             asking: None,
             trace: None,
             bytes: [0; 2],
+            bodies: [0; 2],
         }
     }
 
@@ -161,6 +164,11 @@ impl Journal {
         self.bytes[1] += to_client;
     }
 
+    /// So long were the bodies of the request and of its answer.
+    pub(super) const fn carried(&mut self, to_target: u64, to_client: u64) {
+        self.bodies = [to_target, to_client];
+    }
+
     /// The answer, of this status if one was begun, has ended like this. `by` is the target that has given it, if one has.
     pub(super) fn ended(
         &self,
@@ -172,21 +180,30 @@ impl Journal {
         end: &str,
     ) {
         let now = Instant::now();
-        let (http, took) = (&counters.http, Sample::from(now - self.read));
+        let (http, took) = (&counters.http, DurationSample::from(now - self.read));
         let class = class(status);
         let answered = |answers: &[Counter; 4]| {
             if let Some(class) = class {
                 answers[class].add(1);
             }
         };
+        // A tunnel's status is no answer's, and one that did not come to its end has none.
+        let bodies = by.and(class).map(|_| self.bodies.map(SizeSample::from));
+        let carried = |sizes: &BodySizes| {
+            if let Some(bodies) = bodies {
+                sizes.record(bodies);
+            }
+        };
         http.durations.record(took);
         answered(&http.answers);
+        carried(&http.bodies);
         // The rules are those of the configuration that it was planned with.
-        if let Some(rule) = route.service.by_rule.get(self.rule.map_or(0, |index| index + 1)) {
+        if let Some(rule) = route.service.counters_of(self.rule) {
             let rule = rule.of(worker);
             rule.durations.record(took);
             rule.effort.add(self.bytes, self.again);
             answered(&rule.answers);
+            carried(&rule.bodies);
         }
         if let Some(pool) = &self.pool {
             let group = pool.group.shared.counters.of(worker);
@@ -200,9 +217,11 @@ impl Journal {
                     let group = pool.group.shared.counters.of(worker);
                     group.durations.record(took);
                     answered(&group.answers);
+                    carried(&group.bodies);
                 }
                 let counters = target.counters.of(worker);
                 answered(&counters.answers);
+                carried(&counters.bodies);
                 if let Some(connected) = self.connected {
                     counters.request_times.record(now - connected);
                     if let Some(answered) = self.answered {

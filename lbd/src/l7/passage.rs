@@ -35,6 +35,8 @@ struct Direction<'p> {
     /// All has been written, and the end passed on.
     done: bool,
     counters: [&'p Counter; 2],
+    /// Bytes written.
+    moved: u64,
 }
 
 /// Which end of a direction failed, and how.
@@ -65,6 +67,11 @@ impl<'p> Passage<'p> {
             timeouts,
             control,
         }
+    }
+
+    /// Bytes written to the target, and to the client.
+    pub(super) const fn moved(&self) -> [u64; 2] {
+        [self.to_target.moved, self.to_client.moved]
     }
 
     /// Ends the connection in a way that neither side can take for a proper end.
@@ -121,7 +128,7 @@ impl<'p> Passage<'p> {
 
 impl<'p> Direction<'p> {
     fn new(inbound: Inbound, counters: [&'p Counter; 2]) -> Self {
-        Self { inbound, read_ended: false, done: false, counters }
+        Self { inbound, read_ended: false, done: false, counters, moved: 0 }
     }
 
     /// Whether it waits for something to read.
@@ -175,6 +182,7 @@ impl<'p> Direction<'p> {
                 Err(error) => return Poll::Ready(Err(Failed::Writer(Loss::from_error(&error)))),
                 Ok(count) => {
                     self.inbound.consume(count);
+                    self.moved += count as u64;
                     self.counters.iter().for_each(|counter| counter.add(count as u64));
                     *moved = true;
                 }

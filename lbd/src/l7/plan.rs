@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use common::config::{HeaderChanges, HeaderTemplates, Http};
+use common::config::{HeaderChanges, HeaderTemplates, Http, Template, Variable};
 use common::time::Instant;
 use h2::ext::Protocol;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -16,6 +16,7 @@ use lbd_core::http::compress::takes_gzip;
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{Fault, RequestBody, RequestHead, Version};
 use lbd_core::http::hops;
+use lbd_core::http::origin::Origin;
 use lbd_core::http::pass_on::{self, Afterwards, Passing, Shown};
 use lbd_core::http::route::{
     Arrival, Asked, Background, Otherwise, Outcome, Routed, changes, location, read_otherwise, rewritten,
@@ -65,10 +66,12 @@ pub(super) struct Plan {
     /// What a client of HTTP/1 is told if its tunnel leads through a stream of HTTP/2.
     pub(super) accept: Option<String>,
     /// Whether the connection to the target is nobody else's after it. It may authenticate that connection, or have a body where many do not
-    /// look for one: a target that leaves it would take it for the next request.
+    /// look for one: a target that leaves it would take it for the next request. Or its trailers may end a connection of HTTP/2.
     pub(super) alone: bool,
-    /// Whether its trailers stay here: targets are told in fields who it is from.
+    /// Whether its trailers stay here: targets are told in fields who it is from, or might end a connection that it shares.
     pub(super) drops_trailers: bool,
+    /// The fields that do not go on as trailers, if there may be some.
+    pub(super) withheld: Option<Rc<HeaderChanges>>,
     /// What it says about its target.
     pub(super) tied: Tied,
     /// When a password had been compared for it, if one was.
@@ -170,8 +173,8 @@ pub(super) struct Circumstances<'c> {
     pub(super) route: &'c Route,
     /// Both ends of the client's connection.
     pub(super) ends: &'c Ends,
-    /// Whom the request is from: the client's end of the connection, or whom a proxy there names whose word is taken.
-    pub(super) client: SocketAddr,
+    /// Whom the request is from.
+    pub(super) origin: &'c Origin<'c>,
     /// A number for a request that has none, and for a trace that begins with it.
     pub(super) request_id: u128,
     /// A number for its span.
@@ -193,12 +196,6 @@ pub(super) struct Circumstances<'c> {
 }
 
 impl Circumstances<'_> {
-    /// Whether what the request says of its client and of how it came is taken for true: it comes from a proxy that is trusted. One that
-    /// only says by the PROXY protocol whose connection it passes on has not written the request, so its own address says nothing of that.
-    fn trusted(&self) -> bool {
-        self.route.service.guard.trusts_word(self.ends.client.ip())
-    }
-
     /// What a service and a rule change, if any of the values has variables.
     fn fill(
         &self,
@@ -210,15 +207,29 @@ impl Circumstances<'_> {
         if !templates.iter().any(|templates| templates.has_variables()) {
             return None;
         }
-        let request_id = pass_on::request_id(head, self.trusted(), self.request_id);
-        let background = Background {
-            request_id: &request_id,
+        let request_id = pass_on::request_id(head, self.origin.trusted, self.request_id);
+        let background = self.background(&request_id);
+        let rule = routed.rule.map(|(_, rule)| rule);
+        Some(Rc::new(templates.map(|templates| changes(templates, rule, asked, arrival, background))))
+    }
+
+    /// What is known of a request, which has this id.
+    fn background<'b>(&'b self, request_id: &'b str) -> Background<'b> {
+        Background {
+            request_id,
             tls_version: self.encrypted.map_or("", |encrypted| encrypted.version),
             server_name: self.encrypted.and_then(Encrypted::server_name).unwrap_or_default(),
             certificate: self.encrypted.map_or(Shown::NotAsked, Encrypted::shown),
-        };
-        let rule = routed.rule.map(|(_, rule)| rule);
-        Some(Rc::new(templates.map(|templates| changes(templates, rule, asked, arrival, background))))
+        }
+    }
+
+    /// The id of a request, if an address is made with it.
+    fn id_for(&self, template: &Template, head: &RequestHead<'_>) -> String {
+        if template.variables().any(|variable| variable == Variable::RequestId) {
+            pass_on::request_id(head, self.origin.trusted, self.request_id)
+        } else {
+            String::new()
+        }
     }
 }
 
@@ -244,7 +255,7 @@ impl Plan {
             path: &head.path,
             query: head.query.as_deref(),
             fields: &head.fields,
-            client: around.client.ip(),
+            client: around.origin.client.ip(),
         };
         let routed = route(http, &asked, || site.hash_key.source(asked.client));
         match read_otherwise(http, &asked, &routed).filter(|_| around.challenge.is_none()) {
@@ -256,12 +267,12 @@ impl Plan {
         let service = &around.route.service;
         let trace = service.tracer.as_ref().map(|tracer| {
             let ids = (around.request_id, around.span_id);
-            Box::new(Trace::begin(&head.fields, around.trusted(), tracer.sample, ids))
+            Box::new(Trace::begin(&head.fields, around.origin.trusted, tracer.sample, ids))
         });
         let is_told = service.access_log.is_some() || trace.as_ref().is_some_and(|trace| trace.sampled);
         let mut plan = Box::new(Self {
             step: Step::nothing(),
-            client: around.client,
+            client: around.origin.client,
             rule,
             version: head.version,
             body: head.body,
@@ -282,6 +293,7 @@ impl Plan {
             alone: authenticates_connection(&head.fields)
                 || (has_body(head.body) && wants_no_body(head.method)),
             drops_trailers: !site.told_in.is_empty(),
+            withheld: None,
             tied: Tied::default(),
             compared: None,
             denied: None,
@@ -360,7 +372,8 @@ impl Plan {
                 tie::home_group(http, routed, site, asked, around.now).unwrap_or(group)
             }
             (Outcome::Redirect(redirect), Some(rule)) => {
-                let to = location(redirect, rule, asked, arrival);
+                let request_id = around.id_for(&redirect.to, head);
+                let to = location(redirect, rule, asked, arrival, around.background(&request_id));
                 let answer = Answer { fields: &[("Location", to)], ..Answer::plain(redirect.status) };
                 return Ok(self.answer(around, &answer));
             }
@@ -374,7 +387,11 @@ impl Plan {
             }
         };
         let new_path = match rule.and_then(|rule| Some((rule, rule.rewrite.as_ref()?))) {
-            Some((rule, rewrite)) => Some(rewritten(rewrite, rule, asked, arrival).map_err(|_| Fault::Path)?),
+            Some((rule, rewrite)) => {
+                let request_id = around.id_for(rewrite, head);
+                let path = rewritten(rewrite, rule, asked, arrival, around.background(&request_id));
+                Some(path.map_err(|_| Fault::Path)?)
+            }
             None => None,
         };
         let templates = request_templates(http, self.rule);
@@ -382,7 +399,7 @@ impl Plan {
         let passing = Passing {
             path: new_path.as_deref().unwrap_or(&head.path),
             client: around.ends.client.ip(),
-            trusted: around.trusted(),
+            trusted: around.origin.trusted,
             forwarded: http.forwarded,
             arrival,
             pseudonym: &site.pseudonym,
@@ -408,7 +425,17 @@ impl Plan {
             pass_on::request(head, &passing, &mut out)?;
             ForTarget::Http1(out)
         };
-        self.tied = Tied::of(&pool, asked, &passing, &around.route.service.guard);
+        // Servers may end the whole connection at trailers that they do not look for, and with it the requests of others. So who says that
+        // some come has one for himself, and what comes unsaid stays here.
+        if pool.group.config.http2 && pool.group.config.send_proxy.is_none() && has_body(head.body) {
+            self.alone |= !self.drops_trailers && head.values("trailer").next().is_some();
+            self.drops_trailers |= !self.alone;
+        }
+        if has_body(head.body) {
+            let for_one_hop = pass_on::trailers_for_one_hop(&head.for_one_hop);
+            self.withheld = site.withheld_from_targets(self.rule, for_one_hop);
+        }
+        self.tied = Tied::of(&pool, asked, &passing, around.origin);
         Ok(Step::Forward(pool, written))
     }
 

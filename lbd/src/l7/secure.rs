@@ -108,14 +108,14 @@ enum Step {
 }
 
 impl Secure {
-    /// The end of a client's connection, of which `bytes` have been read already.
+    /// The end of a client's connection, of which something may have been read already.
     pub(super) fn server(
         socket: Socket,
         connection: UnbufferedServerConnection,
-        bytes: Vec<u8>,
+        incoming: Inbound,
         buffers: &Rc<BufferPool>,
     ) -> Self {
-        Self::new(socket, Connection::Server(connection), bytes, buffers)
+        Self::new(socket, Connection::Server(connection), incoming, buffers)
     }
 
     /// The end of a connection to a target.
@@ -124,14 +124,14 @@ impl Secure {
         connection: UnbufferedClientConnection,
         buffers: &Rc<BufferPool>,
     ) -> Self {
-        Self::new(socket, Connection::Client(connection), Vec::new(), buffers)
+        Self::new(socket, Connection::Client(connection), Inbound::new(Vec::new(), buffers), buffers)
     }
 
-    fn new(socket: Socket, connection: Connection, bytes: Vec<u8>, buffers: &Rc<BufferPool>) -> Self {
+    fn new(socket: Socket, connection: Connection, incoming: Inbound, buffers: &Rc<BufferPool>) -> Self {
         let session = Session {
             connection,
-            unprocessed: !bytes.is_empty(),
-            incoming: Inbound::new(bytes, buffers),
+            unprocessed: !incoming.is_empty(),
+            incoming,
             plain: Vec::new(),
             taken: 0,
             outgoing: Outgoing { buffer: None, start: 0, end: 0, buffers: Rc::clone(buffers) },

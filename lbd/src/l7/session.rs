@@ -10,8 +10,8 @@ use common::config::Mode;
 use common::rng::Rng;
 use common::time::Instant;
 use lbd_core::http::bounds;
-use lbd_core::http::framing::{Fault, RequestHead};
-use lbd_core::http::origin;
+use lbd_core::http::framing::{Fault, Field, RequestHead};
+use lbd_core::http::origin::Origin;
 use lbd_core::sources::network_of;
 
 use super::handshake::Encrypted;
@@ -109,22 +109,17 @@ impl Session {
         Rc::ptr_eq(route, &self.seat.route) || route.service.guard.lets_connect(self.ends.client.ip())
     }
 
-    /// Whether they let a request of this client in.
-    fn is_let_in(&self, route: &Rc<Route>, client: IpAddr) -> bool {
-        let guard = &route.service.guard;
-        if guard.trusts_word(self.ends.client.ip()) { guard.allows(client) } else { self.may_stay(route) }
+    /// Whether they let a request of this origin in.
+    fn is_let_in(&self, route: &Rc<Route>, origin: &Origin<'_>) -> bool {
+        if origin.trusted { route.service.guard.allows(origin.client.ip()) } else { self.may_stay(route) }
     }
 
-    /// Whom a request is from: who has connected, or whom a proxy that is trusted names.
-    fn client_of(&self, route: &Route, head: Option<&RequestHead<'_>>) -> SocketAddr {
-        let guard = &route.service.guard;
-        match (head, &route.service.config.http) {
-            (Some(head), Some(http)) => {
-                let trusts = |address| guard.trusts_word(address);
-                origin::client_of(self.ends.client, &head.fields, http.forwarded, trusts)
-            }
-            _ => self.ends.client,
-        }
+    /// Whom a request with these fields is from. A proxy that only says by the PROXY protocol whose connection it passes on has not written the
+    /// request, so its own address says nothing of that.
+    fn origin<'f>(&self, route: &Route, fields: &[Field<'f>]) -> Origin<'f> {
+        let forwarded = route.service.config.http.as_ref().map(|http| http.forwarded).unwrap_or_default();
+        let trusts = |address| route.service.guard.trusts_word(address);
+        Origin::of(self.ends.client, fields, forwarded, trusts)
     }
 
     /// Decides what becomes of a request whose head was there at `read`, which may have to wait for a password to be compared, unless its
@@ -144,7 +139,12 @@ impl Session {
             site.earn();
         }
         let now = self.seat.worker.clock().of(read);
-        let client = self.client_of(route, head.as_ref().ok());
+        let fields: &[Field<'_>] = match &head {
+            Ok(head) => &head.fields,
+            Err(_) => &[],
+        };
+        let origin = self.origin(route, fields);
+        let client = origin.client;
         // Once, also if a password has to be compared.
         let over_rate = self.is_over_rate(route, head.as_ref().ok(), client.ip(), now);
         let head = head?;
@@ -154,14 +154,14 @@ impl Session {
             challenge: challenge.as_deref(),
             route,
             ends: &self.ends,
-            client,
+            origin: &origin,
             request_id: REQUEST_IDS
                 .with_borrow_mut(|ids| u128::from(ids.next_u64()) << 64 | u128::from(ids.next_u64())),
             span_id: REQUEST_IDS.with_borrow_mut(Rng::next_u64),
             compared: None,
             now,
             over_rate,
-            let_in: self.is_let_in(route, client.ip()),
+            let_in: self.is_let_in(route, &origin),
             encrypted: self.encrypted.as_deref(),
             closing: self.closing(),
         };

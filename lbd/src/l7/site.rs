@@ -27,7 +27,9 @@ pub(crate) struct Site {
     /// Where its targets are told whom a request is from, by it or by another service.
     pub(super) told_in: HeaderChanges,
     /// The fields that are set or removed before a target gets a request: of one that meets no rule, and of each rule.
-    withheld: Vec<Option<Rc<HeaderChanges>>>,
+    withheld_from_targets: Vec<Option<Rc<HeaderChanges>>>,
+    /// The same before a client gets an answer.
+    withheld_from_clients: Vec<Option<Rc<HeaderChanges>>>,
     /// For the choice among weighted groups.
     pub(super) hash_key: HashKey,
 }
@@ -57,10 +59,8 @@ impl Site {
             pseudonym: format!("tandem-{name:016x}"),
             hidden_cookies,
             told_in,
-            withheld: std::iter::once(None)
-                .chain((0..http.rules.len()).map(Some))
-                .map(|rule| withheld(http, rule))
-                .collect(),
+            withheld_from_targets: withheld(http, request_templates),
+            withheld_from_clients: withheld(http, response_templates),
             hash_key,
         })
     }
@@ -70,9 +70,23 @@ impl Site {
         self.pools.get(name).map(Rc::clone)
     }
 
-    /// The fields that are set or removed before a target gets a request that meets this rule, if there are any.
-    pub(super) fn withheld(&self, rule: Option<usize>) -> Option<Rc<HeaderChanges>> {
-        self.withheld.get(rule.map_or(0, |index| index + 1))?.clone()
+    /// What does not go to a target as a trailer of a request that meets this rule: the fields that are set or removed in its head, if there
+    /// are any, and these.
+    pub(super) fn withheld_from_targets(
+        &self,
+        rule: Option<usize>,
+        more: Vec<String>,
+    ) -> Option<Rc<HeaderChanges>> {
+        of_rule(&self.withheld_from_targets, rule, more)
+    }
+
+    /// The same of what does not go to a client as a trailer of the answer.
+    pub(super) fn withheld_from_clients(
+        &self,
+        rule: Option<usize>,
+        more: Vec<String>,
+    ) -> Option<Rc<HeaderChanges>> {
+        of_rule(&self.withheld_from_clients, rule, more)
     }
 
     /// A request has come.
@@ -108,13 +122,35 @@ pub(super) fn request_templates(http: &Http, rule: Option<usize>) -> [&HeaderTem
     [&http.request_headers, rule.map_or(UNCHANGED, |rule| &rule.request_headers)]
 }
 
-fn withheld(http: &Http, rule: Option<usize>) -> Option<Rc<HeaderChanges>> {
-    let fixed = request_templates(http, rule).map(HeaderTemplates::fixed);
-    let names = fixed
-        .into_iter()
-        .flat_map(|changes| changes.remove.iter().chain(changes.set.iter().map(|(name, _)| name)));
-    let remove: Vec<String> = names.cloned().collect();
-    (!remove.is_empty()).then(|| Rc::new(HeaderChanges { remove, ..HeaderChanges::default() }))
+/// The fields that are set or removed in messages that meet no rule, and that meet each rule.
+fn withheld(
+    http: &Http,
+    templates: fn(&Http, Option<usize>) -> [&HeaderTemplates; 2],
+) -> Vec<Option<Rc<HeaderChanges>>> {
+    let of = |rule: Option<usize>| {
+        let fixed = templates(http, rule).map(HeaderTemplates::fixed);
+        let names = fixed
+            .into_iter()
+            .flat_map(|changes| changes.remove.iter().chain(changes.set.iter().map(|(name, _)| name)));
+        let remove: Vec<String> = names.cloned().collect();
+        (!remove.is_empty()).then(|| Rc::new(HeaderChanges { remove, ..HeaderChanges::default() }))
+    };
+    std::iter::once(None).chain((0..http.rules.len()).map(Some)).map(of).collect()
+}
+
+/// Those of a rule, and `more`, which is mostly nothing.
+fn of_rule(
+    all: &[Option<Rc<HeaderChanges>>],
+    rule: Option<usize>,
+    more: Vec<String>,
+) -> Option<Rc<HeaderChanges>> {
+    let known = all.get(rule.map_or(0, |index| index + 1)).and_then(Option::as_ref);
+    if more.is_empty() {
+        return known.map(Rc::clone);
+    }
+    let mut changes = known.map_or_else(HeaderChanges::default, |known| HeaderChanges::clone(known));
+    changes.remove.extend(more);
+    Some(Rc::new(changes))
 }
 
 /// An answer of Tandem's own that says no more than its status, with the page that the service has for that.

@@ -1,16 +1,18 @@
 //! The target's side of a request: a connection of HTTP/1 that is this request's for now, or a stream of HTTP/2.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::ops::Range;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use common::config::TargetGroup;
+use common::config::{HeaderChanges, TargetGroup};
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
 use http::Response;
-use lbd_core::http::compress::{Coding, compressed, revalidates_compressed, weak_tag};
+use lbd_core::http::compress::{Coding, DIGESTS, compressed, revalidates_compressed, weak_tag};
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{
     Fault, ResponseBody, ResponseHead, Scanner, Version, http2_response, parse_response,
@@ -66,6 +68,8 @@ pub(super) struct Answered {
     pub(super) encoding: Encoding,
     /// What compresses it, if something does.
     pub(super) press: Option<Box<Press>>,
+    /// The fields that the client does not get behind it.
+    pub(super) withheld: Option<Rc<HeaderChanges>>,
     /// What becomes of the client's connection.
     pub(super) afterwards: Afterwards,
     /// Whether the target would use the connection again.
@@ -220,6 +224,14 @@ impl Reached {
             Self::Http1(upstream) => upstream.reused,
             // Others may be making it.
             Self::Http2(_) => false,
+        }
+    }
+
+    /// How many requests the connection has had, now and later on, if it is one for many at the same time.
+    pub(super) fn requests(&self) -> Option<Rc<Cell<u64>>> {
+        match self {
+            Self::Http1(_) => None,
+            Self::Http2(stream) => Some(stream.requests()),
         }
     }
 
@@ -387,6 +399,7 @@ fn sent(
         head,
         body,
         encoding,
+        withheld: withheld(&answer, trip, press.is_some()),
         press,
         afterwards,
         keep_alive: answer.keep_alive && !authenticates_connection(&answer.fields),
@@ -408,6 +421,16 @@ fn coding(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> (Coding, Option<Box<Pre
     let counter = if press.is_some() { &counters.compressed } else { &counters.compressions_refused };
     counter.add(1);
     (if press.is_some() { Coding::Gzip } else { Coding::Varying }, press)
+}
+
+/// What does not go on behind an answer: what is changed in its head, what is for this hop only, and what would be wrong of an answer that is
+/// compressed.
+fn withheld(answer: &ResponseHead<'_>, trip: &Trip<'_>, is_pressed: bool) -> Option<Rc<HeaderChanges>> {
+    let mut more = pass_on::trailers_for_one_hop(&answer.for_one_hop);
+    if is_pressed {
+        more.extend(DIGESTS.map(str::to_owned));
+    }
+    trip.route.http.as_ref()?.withheld_from_clients(trip.plan.rule, more)
 }
 
 /// What the client is told about its target beside the answer, from which is learned what there is to learn.
@@ -438,6 +461,7 @@ fn tunnel(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> Result<Sent, Cut> {
         body: ResponseBody::UntilClose,
         encoding,
         press: None,
+        withheld: None,
         afterwards: Afterwards::Closed,
         keep_alive: false,
     }))

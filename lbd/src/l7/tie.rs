@@ -9,14 +9,14 @@ use common::time::Instant;
 use lbd_core::http::affinity::Reading;
 use lbd_core::http::cookie;
 use lbd_core::http::framing::Field;
-use lbd_core::http::origin;
+use lbd_core::http::origin::Origin;
 use lbd_core::http::pass_on::Passing;
 use lbd_core::http::route::{Asked, Routed};
 
 use super::site::Site;
 use crate::clock::unix_now;
 use crate::counters::HttpCounters;
-use crate::l4::{Guard, Occupied, Pool, Tie};
+use crate::l4::{Occupied, Pool, Tie};
 use crate::snapshot::KnownBy;
 
 common::named! {
@@ -86,21 +86,21 @@ pub(super) fn home_group<'h>(
 }
 
 impl Tied {
-    /// What a request says to the targets of a group. The guard of the service knows whose word is taken.
-    pub(super) fn of(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>, guard: &Guard) -> Self {
-        let tied = Self::by_cookies(pool, asked, passing, guard);
+    /// What a request of this origin says to the targets of a group.
+    pub(super) fn of(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>, origin: &Origin<'_>) -> Self {
+        let tied = Self::by_cookies(pool, asked, passing, origin);
         Self { tie: Tie { hash: hashed(pool, asked), ..tied.tie }, ..tied }
     }
 
     /// What its cookies say of a target that it had before.
-    fn by_cookies(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>, guard: &Guard) -> Self {
+    fn by_cookies(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>, origin: &Origin<'_>) -> Self {
         let group = &pool.group;
         match group.sticky.as_ref().map(|sticky| &sticky.by) {
             None | Some(KnownBy::Source) => Self::default(),
             Some(KnownBy::AppCookie(name)) => {
                 let session = session(pool.hash_key(), asked.fields, name);
                 // A proxy that names nobody is many.
-                let client = (!guard.trusts_word(asked.client)).then_some(asked.client);
+                let client = (!origin.is_proxy).then_some(asked.client);
                 Self { tie: Tie { session, ..Tie::default() }, client, ..Self::default() }
             }
             Some(KnownBy::Cookie(seal)) => {
@@ -108,7 +108,9 @@ impl Tied {
                 let serves = |index: usize| group.targets[index].serving();
                 let gone = claim.is_some_and(|claim| !seal.index(claim.mark).is_some_and(serves));
                 let tie = Tie { claim, ..Tie::default() };
-                let secure = is_secure(asked, passing, guard);
+                // To Tandem, or as a proxy in front says whose word is taken.
+                let secure =
+                    passing.arrival.scheme == "https" || origin.says_https(asked.fields, passing.forwarded);
                 Self { tie, secure, rejected: [forged, stale, gone], client: None }
             }
         }
@@ -133,13 +135,6 @@ fn hashed(pool: &Pool, asked: &Asked<'_>) -> Option<u64> {
         HashBy::Path => asked.path.as_bytes(),
     };
     Some(pool.hash_key().bytes(value))
-}
-
-/// Whether the client has come by TLS: to Tandem, or as a proxy in front says whose word is taken.
-fn is_secure(asked: &Asked<'_>, passing: &Passing<'_>, guard: &Guard) -> bool {
-    let trusts = |address| guard.trusts_word(address);
-    passing.arrival.scheme == "https"
-        || origin::says_https(passing.client, asked.fields, passing.forwarded, trusts)
 }
 
 /// What stands for the first cookie of this name in tables whose keys are addresses: a keyed hash, so that what proves who somebody is lies

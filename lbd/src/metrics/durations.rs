@@ -1,9 +1,9 @@
-//! How long connections took, as histograms.
+//! How long connections took, as histograms, and how these are written.
 
 use std::fmt;
 use std::sync::Arc;
 
-use lbd_core::histogram::{BOUNDS_US, Counts, Histogram};
+use lbd_core::histogram::{BOUNDS_BYTES, BOUNDS_US, Counts, DurationCounts, Durations, SizeCounts};
 use prometheus_client::encoding::NoLabelSet;
 use prometheus_client::metrics::MetricType;
 
@@ -16,13 +16,34 @@ impl Out<'_> {
         &mut self,
         name: &str,
         help: &str,
-        values: impl IntoIterator<Item = (Labels<'l>, Counts)>,
+        values: impl IntoIterator<Item = (Labels<'l>, DurationCounts)>,
+    ) -> fmt::Result {
+        self.distributions(name, help, (&BOUNDS_US, 1e6), values)
+    }
+
+    /// The same of sizes.
+    pub(super) fn sizes<'l>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'l>, SizeCounts)>,
+    ) -> fmt::Result {
+        self.distributions(name, help, (&BOUNDS_BYTES, 1.0), values)
+    }
+
+    /// Histograms by these bounds, of which so many are one unit.
+    fn distributions<'l, const BUCKETS: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        (bounds, unit): (&[u64], f64),
+        values: impl IntoIterator<Item = (Labels<'l>, Counts<BUCKETS>)>,
     ) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, counts) in values {
-            let bounds = BOUNDS_US.iter().map(|&bound| bound as f64 / 1e6).chain([f64::INFINITY]);
+            let bounds = bounds.iter().map(|&bound| bound as f64 / unit).chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(counts.buckets).collect();
-            let sum = counts.sum_us as f64 / 1e6;
+            let sum = counts.sum as f64 / unit;
             metric.encode_family(&labels.as_slice())?.encode_histogram::<NoLabelSet>(
                 sum,
                 counts.total(),
@@ -59,7 +80,7 @@ pub(super) fn encode_services(out: &mut Out<'_>, services: &[Arc<Service>]) -> f
 }
 
 pub(super) fn encode_targets(out: &mut Out<'_>, targets: &[Labelled<'_>]) -> fmt::Result {
-    let each = |pick: fn(&TargetCounters) -> &Histogram| {
+    let each = |pick: fn(&TargetCounters) -> &Durations| {
         targets.iter().map(move |it| (it.labels(), it.target.counters.counts(pick)))
     };
     out.histograms(

@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use common::config::Mode;
+use lbd_core::histogram::SizeCounts;
 use lbd_core::http::auth::Denied;
 use lbd_core::http::conduct::Offence;
 use lbd_core::http::framing::Fault;
 
 use super::{Labelled, Labels, Out};
-use crate::counters::{Again, Counter, Effort, ServiceCounters, Sharded, TargetCounters};
+use crate::counters::{Again, BodySizes, Counter, Effort, ServiceCounters, Sharded, TargetCounters};
 use crate::l7::{Cut, Rejected};
 use crate::snapshot::{Group, Service};
 
@@ -135,6 +136,13 @@ pub(super) fn encode(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt::Resul
         "From a request's head to its answer's end",
         durations,
     )?;
+    out.sizes(
+        "service_http_body_bytes",
+        "Bodies of requests and of targets' answers",
+        each().flat_map(|(name, counters)| {
+            bodies(vec![("service", name)], counters, |shard| &shard.http.bodies)
+        }),
+    )?;
     encode_rules(out, &services)
 }
 
@@ -164,6 +172,11 @@ fn encode_rules(out: &mut Out<'_>, services: &[&Arc<Service>]) -> fmt::Result {
         "From a request's head to its answer's end, by the rule that it met",
         each().map(|(labels, counters)| (labels, counters.counts(|shard| &shard.durations))),
     )?;
+    out.sizes(
+        "service_http_rule_body_bytes",
+        "Bodies of requests and of targets' answers, by the rule that was met",
+        each().flat_map(|(labels, counters)| bodies(labels, counters, |shard| &shard.bodies)),
+    )?;
     out.counters(
         "service_http_rule_bytes",
         "Bytes of requests and answers, by the rule that was met",
@@ -185,6 +198,18 @@ fn bytes<'l, T: Default>(
     std::array::from_fn(|index| {
         let labels = [&labels[..], &[("direction", DIRECTIONS[index])]].concat();
         (labels, counters.sum(|shard| &effort(shard).bytes[index]))
+    })
+}
+
+/// How long bodies were, each way.
+fn bodies<'l, T: Default>(
+    labels: Labels<'l>,
+    counters: &Sharded<T>,
+    bodies: fn(&T) -> &BodySizes,
+) -> [(Labels<'l>, SizeCounts); 2] {
+    std::array::from_fn(|index| {
+        let labels = [&labels[..], &[("direction", DIRECTIONS[index])]].concat();
+        (labels, counters.counts(|shard| &bodies(shard).0[index]))
     })
 }
 
@@ -233,6 +258,11 @@ pub(super) fn encode_groups(out: &mut Out<'_>, services: &[Arc<Service>]) -> fmt
         "group_http_request_duration_seconds",
         "From a request's head to its answer's end, of those that a target of the group has answered",
         each().map(|(name, counters)| (vec![("group", name)], counters.counts(|shard| &shard.durations))),
+    )?;
+    out.sizes(
+        "group_http_body_bytes",
+        "Bodies of requests that a target of the group has answered, and of the answers",
+        each().flat_map(|(name, counters)| bodies(vec![("group", name)], counters, |shard| &shard.bodies)),
     )?;
     out.counters(
         "group_http_bytes",
@@ -287,5 +317,10 @@ pub(super) fn encode_targets(out: &mut Out<'_>, targets: &[Labelled<'_>]) -> fmt
         "target_http_request_duration_seconds",
         "From a request's connection to its answer's end",
         targets.iter().map(|it| (it.labels(), it.target.counters.counts(|shard| &shard.request_times))),
+    )?;
+    out.sizes(
+        "target_http_body_bytes",
+        "Bodies of requests that a target has answered, and of the answers",
+        targets.iter().flat_map(|it| bodies(it.labels(), &it.target.counters, |shard| &shard.bodies)),
     )
 }

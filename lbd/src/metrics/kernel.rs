@@ -24,6 +24,9 @@ pub(super) fn encode(out: &mut Out<'_>, kernel: &Kernel) -> fmt::Result {
     let what = "What routers have said of ways through tunnels and was not believed";
     out.counter("kernel_path_mtu_refused", what, reader.refused_mtus())?;
     let totals = reader.totals();
+    let hops = ["looked_for", "put_off", "left_out", "untold"].into_iter().zip(totals.next_hops);
+    let hops = hops.map(|(what, count)| (vec![("what", what)], count));
+    out.counters("kernel_next_hops", "Next hops on the ways to clients, for the driver's program", hops)?;
     let drops = totals.drops.iter().map(|(reason, count)| (vec![("reason", *reason)], *count));
     out.counters("kernel_drops", "Packets for a service that were not forwarded, or not remembered", drops)?;
     let checks = ["sent", "returned", "dropped"].into_iter().zip(totals.checks);

@@ -11,8 +11,9 @@
 //! The link decides nothing about roles or traffic: without it, both go on as they are.
 //!
 //! Bounds: two queues of a mebibyte and buffers of some 400 KiB for a session, 8 handshakes at once of 3 s each, 50 in a second. Messages have
-//! 98,308 bytes at most. A peer that reads nothing for 10 s is given up ([`End::Stalled`]), one whose host is silent for 5 s
-//! ([`End::Silent`]). Each is counted in [`Stats`].
+//! 98,308 bytes at most. A peer whose host is silent for 5 s is given up, and so is one that has had no room for anything for so long
+//! ([`End::Silent`]: it is the kernel that gives up, for either); one that takes so little that nothing can be written for 10 s, too
+//! ([`End::Stalled`]). Each is counted in [`Stats`].
 
 mod backoff;
 mod dial;
@@ -83,7 +84,7 @@ pub(crate) struct Timing {
     pub(crate) lasted: Duration,
     /// The start that the node which numbers sessions leaves the other one.
     pub(crate) settle: Duration,
-    /// A peer that takes nothing for so long is given up.
+    /// A peer that leaves no room for another byte for so long is given up.
     pub(crate) stall: Duration,
 }
 

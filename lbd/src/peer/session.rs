@@ -100,7 +100,7 @@ common::named! {
         Closed => "closed",
         /// The connection broke.
         Cut => "cut",
-        /// The peer's host acknowledged nothing for too long.
+        /// The peer's host acknowledged nothing for too long, or has had no room for anything: the kernel does not say which.
         Silent => "silent",
         /// It ended within a frame.
         Truncated => "truncated",
@@ -110,7 +110,7 @@ common::named! {
         Empty => "empty",
         /// Bytes that TLS does not accept.
         Damaged => "damaged",
-        /// The peer took nothing for too long.
+        /// The peer took so little that for too long nothing could be written.
         Stalled => "stalled",
         /// A newer connection took its place.
         Replaced => "replaced",
@@ -127,13 +127,15 @@ impl End {
         match self {
             Self::Closed => "the other node closed it",
             Self::Cut => "the connection broke; see whether the other node's lbd runs",
-            Self::Silent => "the other node's host is silent; check it and the link between the nodes",
+            Self::Silent => {
+                "the other node's host is silent, or its lbd takes nothing; check both and the link between the nodes"
+            }
             Self::Truncated => "it broke off within a message; see whether the other node's lbd runs",
             Self::Oversized => "a message was too long; run the same Tandem release on both nodes",
             Self::Empty => "a message was empty; run the same Tandem release on both nodes",
             Self::Damaged => "what came was damaged or forged; check the link between the nodes",
             Self::Stalled => {
-                "the other node takes nothing; see whether its lbd hangs or its host is overloaded"
+                "the other node takes nothing, or hardly anything; see whether its lbd hangs or its host is overloaded"
             }
             Self::Replaced => "a newer connection took its place",
             Self::Dropped => "this node's replication ended it",

@@ -10,7 +10,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 64;
 
-/// A peer whose host acknowledges nothing for so long is gone: the connection ends, and is made anew.
+/// A peer whose host acknowledges nothing for so long is gone: the connection ends, and is made anew. So it does if the peer's process has
+/// left no room for so long, however promptly the host says that (`tcp_probe_timer`, net/ipv4/tcp_timer.c).
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// How often an idle connection is tried.

@@ -25,6 +25,10 @@ const NAMES_ENOUGH: usize = NAMES_MAX / 2;
 /// So long a session waits for the kernel's part to be ready.
 const READY_MAX: Duration = Duration::from_secs(5);
 
+/// So long the control loop may take to heed what the other node says of targets. Nothing is read from that node meanwhile, so this one must not
+/// pass for one that is in step for longer.
+const HEED_MAX: Duration = Duration::from_secs(5);
+
 /// So long what has changed waits for other changes: looking for each would cost more than the changes do.
 const NEWS_PAUSE: Duration = Duration::from_millis(2);
 
@@ -113,6 +117,8 @@ pub(super) struct Driver {
     tables: Tables,
     /// What is written of the other node's entries waits for the control loop.
     heeding: Option<Heeding>,
+    /// Not longer than until then.
+    heed_by: Instant,
     kernel: watch::Receiver<Option<Arc<Copies>>>,
     config_hash: watch::Receiver<u64>,
     word: watch::Receiver<Word>,
@@ -146,6 +152,7 @@ impl Driver {
             open_at: None,
             tables: Tables::new(&shared, &outlets),
             heeding: None,
+            heed_by: now.at,
             kernel,
             config_hash,
             word,
@@ -245,6 +252,9 @@ impl Driver {
         if self.open_at.is_some_and(|at| at <= now) {
             self.open_flows();
         }
+        if self.heed_by <= now {
+            self.give_up_heeding();
+        }
         if let Some(flows) = &mut self.flows {
             let taken = flows.take_news(&mut self.replica, now);
             self.note(taken);
@@ -340,7 +350,19 @@ impl Driver {
             self.applied(apply.id, &refused);
         } else {
             self.heeding = Some(self.tables.heed(apply.id, words, refused));
+            self.heed_by = now + HEED_MAX;
         }
+    }
+
+    /// If the control loop has not answered by now, it may yet do what it was asked for; and it is asked once more by the next session.
+    fn give_up_heeding(&mut self) {
+        let Some(heeding) = self.heeding.take() else { return };
+        tracing::warn!(
+            "the control loop is busy: it has not heeded in time what the other node says of targets, which is told once more"
+        );
+        let (id, refused) = heeding.given_up();
+        self.disconnected();
+        self.applied(id, &refused);
     }
 
     /// The control loop has made the changes that were asked for, where it knew the targets.
@@ -539,7 +561,8 @@ impl Driver {
         let scan = self.scanning.then_some(Instant::ZERO);
         let own_news = self.news_at.filter(|_| self.heeding.is_none());
         let known = self.tables.deadline();
-        let others = [self.replica.deadline(), news, own_news, scan, self.open_at, known];
+        let heed = self.heeding.as_ref().map(|_| self.heed_by);
+        let others = [self.replica.deadline(), news, own_news, scan, self.open_at, known, heed];
         others.into_iter().flatten().chain([show]).min()
     }
 }

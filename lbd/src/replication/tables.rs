@@ -531,9 +531,16 @@ impl Drop for Tables {
 }
 
 impl Heeding {
-    /// Waits for the control loop, for whatever time; to be called until it has answered. May be cancelled.
+    /// Waits for the control loop; to be called until it has answered. May be cancelled, and given up.
     pub(super) async fn answered(&mut self) -> Vec<bool> {
         self.answer.as_mut().await
+    }
+
+    /// Nobody waits for it any more. Answers which entries nobody knows the fate of, of which [`lbd_core::replication::Apply`].
+    pub(super) fn given_up(self) -> (u64, Vec<Key>) {
+        let Self { id, words, mut refused, .. } = self;
+        refused.extend(words.into_iter().map(|(key, _)| key));
+        (id, refused)
     }
 }
 

@@ -64,8 +64,8 @@ impl Protocol {
 /// The TLS of a service.
 #[derive(Debug)]
 pub(crate) struct Termination {
-    /// What handshakes are made with.
-    pub(crate) config: Arc<ServerConfig>,
+    /// What handshakes are made with: of clients that would rather have AES, and of those that would rather have ChaCha20.
+    configs: [Arc<ServerConfig>; 2],
     /// The certificates that the file names, in its order.
     pub(super) sites: Vec<Arc<Site>>,
     /// The place of the one that is ordered, if one is.
@@ -107,27 +107,45 @@ impl Termination {
         if tls.min_version == TlsVersion::V12 {
             versions.push(&TLS12);
         }
-        let builder = ServerConfig::builder_with_provider(Arc::new(in_order(provider)))
-            .with_protocol_versions(&versions)
-            .expect("the provider has cipher suites for TLS 1.2 and 1.3");
-        let verifier = clients.as_ref().map(|(verifier, _)| Arc::clone(verifier));
-        let (builder, policy) = match clients {
-            Some((verifier, policy)) => (builder.with_client_cert_verifier(verifier), policy),
-            None => (builder.with_no_client_auth(), [0; 32]),
+        let (verifier, policy) =
+            clients.map_or((None, [0; 32]), |(verifier, policy)| (Some(verifier), policy));
+        let resolver = Arc::new(Resolver { choice, sites: sites.clone(), ordered: ordered.clone() });
+        let tickets = match Tickets::new(secret.clone(), service.to_owned(), policy) {
+            Ok(tickets) => Some(Arc::new(tickets)),
+            Err(error) => {
+                tracing::error!(service, %error, "TLS sessions cannot be gone on with");
+                None
+            }
         };
-        let resolver = Resolver { choice, sites: sites.clone(), ordered: ordered.clone() };
-        let mut config = builder.with_cert_resolver(Arc::new(resolver));
-        config.alpn_protocols = offered.iter().map(|protocol| protocol.alpn().to_vec()).collect();
-        // Some clients name what they are about to speak exactly, and take no other.
-        config.alpn_protocols.push(b"http/1.0".to_vec());
-        config.ignore_client_order = true;
-        // Tickets are all that is needed to go on with a session, on either node.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        match Tickets::new(secret.clone(), service.to_owned(), policy) {
-            Ok(tickets) => config.ticketer = Arc::new(tickets),
-            Err(error) => tracing::error!(service, %error, "TLS sessions cannot be gone on with"),
-        }
-        Some(Self { config: Arc::new(config), sites, ordered, verifier })
+        let make = |rank: fn(CipherSuite) -> u8| {
+            let builder = ServerConfig::builder_with_provider(Arc::new(in_order(provider, rank)))
+                .with_protocol_versions(&versions)
+                .expect("the provider has cipher suites for TLS 1.2 and 1.3");
+            let builder = match &verifier {
+                Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+                None => builder.with_no_client_auth(),
+            };
+            let certificates: Arc<dyn ResolvesServerCert> = Arc::<Resolver>::clone(&resolver);
+            let mut config = builder.with_cert_resolver(certificates);
+            config.alpn_protocols = offered.iter().map(|protocol| protocol.alpn().to_vec()).collect();
+            // Some clients name what they are about to speak exactly, and take no other.
+            config.alpn_protocols.push(b"http/1.0".to_vec());
+            config.ignore_client_order = true;
+            // Tickets are all that is needed to go on with a session, on either node.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            if let Some(tickets) = &tickets {
+                config.ticketer = Arc::<Tickets>::clone(tickets);
+            }
+            Arc::new(config)
+        };
+        let configs = [make(rank), make(rank_without_aes)];
+        Some(Self { configs, sites, ordered, verifier })
+    }
+
+    /// What a handshake is made with, of a client that would rather have ChaCha20 or would not.
+    pub(crate) const fn config(&self, prefers_chacha20: bool) -> &Arc<ServerConfig> {
+        let [config, with_chacha20_first] = &self.configs;
+        if prefers_chacha20 { with_chacha20_first } else { config }
     }
 
     /// The certificates that clients get: those that the file names, in its order, and the one that was ordered, once it is there.
@@ -161,10 +179,17 @@ impl Termination {
 }
 
 /// The provider with its cipher suites in the order in which clients that take several get one.
-fn in_order(provider: &CryptoProvider) -> CryptoProvider {
+fn in_order(provider: &CryptoProvider, rank: fn(CipherSuite) -> u8) -> CryptoProvider {
     let mut provider = provider.clone();
     provider.cipher_suites.sort_by_key(|suite| rank(suite.suite()));
     provider
+}
+
+/// The place of a cipher suite in the order for clients that would rather have ChaCha20: without instructions for AES that costs them several
+/// times as much, and a processor that has these not much more than AES.
+const fn rank_without_aes(suite: CipherSuite) -> u8 {
+    // Behind the last one there is what is first now.
+    (rank(suite) + 1) % 3
 }
 
 /// The place of a cipher suite in that order. All are good; AES with 128 bits is the one that every client of TLS 1.3 has (RFC 8446, section
@@ -303,10 +328,15 @@ mod tests {
     #[test]
     fn the_cheapest_suite_of_each_version_and_key_comes_first_and_none_is_lost() {
         let before = super::super::provider();
-        let ordered = in_order(&before);
-        assert_eq!(ordered.cipher_suites.len(), before.cipher_suites.len());
-        let suites: Vec<CipherSuite> = ordered.cipher_suites.iter().map(|suite| suite.suite()).collect();
-        let place = |suite| suites.iter().position(|it| *it == suite).unwrap();
+        let order = |rank| {
+            let ordered = in_order(&before, rank);
+            assert_eq!(ordered.cipher_suites.len(), before.cipher_suites.len());
+            ordered.cipher_suites.iter().map(|suite| suite.suite()).collect::<Vec<CipherSuite>>()
+        };
+        let (suites, without_aes) = (order(rank), order(rank_without_aes));
+        let place_in = |all: &[CipherSuite], suite| all.iter().position(|it| *it == suite).unwrap();
+        let place = |suite| place_in(&suites, suite);
+        let other = |suite| place_in(&without_aes, suite);
         for [first, second, third] in [
             [
                 CipherSuite::TLS13_AES_128_GCM_SHA256,
@@ -325,6 +355,7 @@ mod tests {
             ],
         ] {
             assert!(place(first) < place(second) && place(second) < place(third));
+            assert!(other(third) < other(first) && other(first) < other(second));
         }
     }
 

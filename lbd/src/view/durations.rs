@@ -1,6 +1,6 @@
 //! What the API shows of how long something took.
 
-use lbd_core::histogram::{BOUNDS_US, Counts};
+use lbd_core::histogram::{BOUNDS_US, DurationCounts};
 use serde::{Deserialize, Serialize};
 
 /// How long something took since the start: the histogram of `GET /metrics`, and upper bounds of quantiles, which are null without any
@@ -31,15 +31,15 @@ pub(crate) struct BucketView {
     pub(crate) count: u64,
 }
 
-impl From<Counts> for DurationsView {
-    fn from(counts: Counts) -> Self {
+impl From<DurationCounts> for DurationsView {
+    fn from(counts: DurationCounts) -> Self {
         let bounds = BOUNDS_US.into_iter().map(Some).chain([None]);
         let buckets = bounds.zip(counts.cumulative());
         Self {
             p50_us: counts.quantile_us(50, 100),
             p99_us: counts.quantile_us(99, 100),
             count: counts.total(),
-            sum_us: counts.sum_us,
+            sum_us: counts.sum,
             buckets: buckets.map(|(up_to_us, count)| BucketView { up_to_us, count }).collect(),
         }
     }
@@ -49,13 +49,13 @@ impl From<Counts> for DurationsView {
 mod tests {
     use std::time::Duration;
 
-    use lbd_core::histogram::Histogram;
+    use lbd_core::histogram::Durations;
 
     use super::*;
 
     #[test]
     fn counts_add_up_from_bound_to_bound() {
-        let histogram = Histogram::default();
+        let histogram = Durations::default();
         for micros in [100, 101, 400, 600_000_000] {
             histogram.record(Duration::from_micros(micros));
         }

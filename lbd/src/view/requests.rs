@@ -9,6 +9,7 @@ use lbd_core::http::framing::Fault;
 use serde::{Deserialize, Serialize};
 
 use super::DurationsView;
+use super::sizes::{BodySizesView, body_sizes};
 use crate::counters::{Again, Counter, Effort, HttpCounters, RuleCounters, Sharded, TargetCounters};
 use crate::l7::{Cut, Rejected};
 use crate::metrics::http::rule_name;
@@ -68,6 +69,9 @@ pub(crate) struct RequestsView {
     pub(crate) http2_connections_expelled: BTreeMap<String, u64>,
     /// From a request's head to its answer's end.
     pub(crate) duration: DurationsView,
+    /// What those had in them that a target has answered.
+    #[serde(default)]
+    pub(crate) body_sizes: BodySizesView,
     /// The same of the requests that meet no rule, and of those of each rule in the file's order.
     #[serde(default)]
     pub(crate) rules: Vec<RuleView>,
@@ -85,6 +89,9 @@ pub(crate) struct RuleView {
     pub(crate) effort: EffortView,
     /// From a request's head to its answer's end.
     pub(crate) duration: DurationsView,
+    /// What those had in them that a target has answered.
+    #[serde(default)]
+    pub(crate) body_sizes: BodySizesView,
 }
 
 /// What requests have moved, and how often they were tried again. A daemon of a former version says nothing of it.
@@ -117,6 +124,9 @@ pub(crate) struct GroupRequestsView {
     pub(crate) connections_kept: u64,
     /// From a request's head to its answer's end, of those answered.
     pub(crate) duration: DurationsView,
+    /// What those had in them.
+    #[serde(default)]
+    pub(crate) body_sizes: BodySizesView,
 }
 
 /// What a target has to do with requests of `http` services.
@@ -132,6 +142,9 @@ pub(crate) struct TargetRequestsView {
     pub(crate) connections_kept: u64,
     /// From a request's connection to its answer's end.
     pub(crate) duration: DurationsView,
+    /// What those had in them that it has answered.
+    #[serde(default)]
+    pub(crate) body_sizes: BodySizesView,
 }
 
 /// The requests of a service.
@@ -164,6 +177,7 @@ pub(super) fn of_service(service: &Service) -> RequestsView {
         http2_connections: sum(|http| &http.http2_connections),
         http2_connections_expelled: Offence::ALL.map(|it| (it.name().to_owned(), expelled(it))).into(),
         duration: counters.counts(|shard| &shard.http.durations).into(),
+        body_sizes: body_sizes(counters, |shard| &shard.http.bodies),
         rules: rules(service),
     }
 }
@@ -175,6 +189,7 @@ fn rules(service: &Service) -> Vec<RuleView> {
         answered: by_class(counters, |shard| &shard.answers),
         effort: effort(counters, |shard| &shard.effort),
         duration: counters.counts(|shard| &shard.durations).into(),
+        body_sizes: body_sizes(counters, |shard| &shard.bodies),
     };
     service.by_rule.iter().enumerate().map(view).collect()
 }
@@ -195,6 +210,7 @@ pub(super) fn of_group(group: &Group) -> GroupRequestsView {
         reused_connections: counters.sum(|shard| &shard.reused),
         connections_kept: group.kept(),
         duration: counters.counts(|shard| &shard.durations).into(),
+        body_sizes: body_sizes(counters, |shard| &shard.bodies),
     }
 }
 
@@ -208,6 +224,7 @@ pub(super) fn of_target(target: &Target) -> TargetRequestsView {
         reused_connections: sum(|shard| &shard.reused),
         connections_kept: sum(|shard| &shard.kept),
         duration: counters.counts(|shard| &shard.request_times).into(),
+        body_sizes: body_sizes(counters, |shard| &shard.bodies),
     }
 }
 
@@ -242,6 +259,7 @@ mod tests {
         assert_eq!((rule.answered["2xx"], rule.duration.count), (7, 7));
         assert_eq!((rule.effort.bytes_to_target, rule.effort.bytes_to_client), (0, 0));
         assert!(rule.effort.retries.is_empty());
+        assert_eq!((rule.body_sizes.to_client.count, rule.body_sizes.to_client.buckets.len()), (0, 0));
         let of_group = format!(r#"{{"answered":{{"2xx":7}},"unserved":3,"duration":{duration}}}"#);
         let group: GroupRequestsView = serde_json::from_str(&of_group).unwrap();
         assert_eq!((group.answered["2xx"], group.unserved, group.duration.count), (7, 3, 7));

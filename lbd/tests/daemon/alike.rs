@@ -55,8 +55,10 @@ const PLACES: &[(&str, &str)] = &[
     ("service_http2_connections_total", "/requests/http2_connections"),
     ("service_http2_connections_expelled_total", "/requests/http2_connections_expelled/{reason}"),
     ("service_http_request_duration_seconds", "/requests/duration"),
+    ("service_http_body_bytes", "/requests/body_sizes/{direction}"),
     ("service_http_rule_requests_total", "/requests/rules/{rule}/answered/{class}"),
     ("service_http_rule_request_duration_seconds", "/requests/rules/{rule}/duration"),
+    ("service_http_rule_body_bytes", "/requests/rules/{rule}/body_sizes/{direction}"),
     ("service_http_rule_bytes_total", "/requests/rules/{rule}/bytes_{direction}"),
     ("service_http_rule_retries_total", "/requests/rules/{rule}/retries/{reason}"),
     ("service_tls_handshakes_total", "/tls/handshakes/{version} {kind}"),
@@ -74,6 +76,7 @@ const PLACES: &[(&str, &str)] = &[
     ("group_http_requests_total", "/requests/answered/{class}"),
     ("group_http_requests_unserved_total", "/requests/unserved"),
     ("group_http_request_duration_seconds", "/requests/duration"),
+    ("group_http_body_bytes", "/requests/body_sizes/{direction}"),
     ("group_http_bytes_total", "/requests/bytes_{direction}"),
     ("group_http_retries_total", "/requests/retries/{reason}"),
     ("group_http_reused_connections_total", "/requests/reused_connections"),
@@ -107,6 +110,7 @@ const PLACES: &[(&str, &str)] = &[
     ("target_bytes_total", "/bytes_{direction}"),
     ("target_http_answers_total", "/requests/answered/{class}"),
     ("target_http_request_duration_seconds", "/requests/duration"),
+    ("target_http_body_bytes", "/requests/body_sizes/{direction}"),
     ("target_http_connections_kept", "/requests/connections_kept"),
     ("target_http_reused_connections_total", "/requests/reused_connections"),
     ("target_http_requests_resent_total", "/requests/resent"),
@@ -184,9 +188,10 @@ impl Sample {
 
     /// The part of a histogram that this is, and the histogram's name.
     fn of_histogram(&self) -> Option<(&str, &'static str)> {
-        ["bucket", "count", "sum"].into_iter().find_map(|part| {
-            let name = self.name.strip_suffix(part)?.strip_suffix("_seconds_")?;
-            Some((&self.name[..name.len() + "_seconds".len()], part))
+        ["_bucket", "_count", "_sum"].into_iter().find_map(|part| {
+            let name = self.name.strip_suffix(part)?;
+            let is_one = ["_seconds", "_bytes"].iter().any(|unit| name.ends_with(unit));
+            is_one.then_some((name, part))
         })
     }
 
@@ -198,15 +203,16 @@ impl Sample {
         }
         let histogram = self.of_histogram();
         let place = self.place(histogram.map_or(self.name.as_str(), |(name, _)| name))?;
-        let Some((_, part)) = histogram else { return number_at(subject, &place) };
+        let Some((name, part)) = histogram else { return number_at(subject, &place) };
         let view = subject.pointer(&place)?;
+        let (unit, parts) = if name.ends_with("_bytes") { ("bytes", 1.0) } else { ("us", 1e6) };
         match part {
-            "count" => view["count"].as_f64(),
-            "sum" => Some(view["sum_us"].as_f64()? / 1e6),
+            "_count" => view["count"].as_f64(),
+            "_sum" => Some(view[format!("sum_{unit}")].as_f64()? / parts),
             _ => {
                 let bound: f64 = self.label("le").parse().unwrap();
-                let is_it = |bucket: &&Value| match bucket["up_to_us"].as_f64() {
-                    Some(micros) => (micros - bound * 1e6).abs() < 0.5,
+                let is_it = |bucket: &&Value| match bucket[format!("up_to_{unit}")].as_f64() {
+                    Some(end) => (end - bound * parts).abs() < 0.5,
                     None => bound.is_infinite(),
                 };
                 view["buckets"].as_array()?.iter().find(is_it)?["count"].as_f64()

@@ -313,10 +313,8 @@ fn redirect(cursor: &Cursor<'_>, out: &mut Problems) -> Option<Redirect> {
         let written = to.to_string();
         let variable = ["{scheme}://", "{path}"].iter().any(|begin| written.starts_with(begin));
         let local = begin.starts_with('/') && !begin.starts_with("//");
-        if !leads_to_a_certain_host(&written) {
-            let reason =
-                "the client would choose the host; {rest} and {0} to {9} can stand behind it and a '/'";
-            let (value, reason) = (quoted(&written), reason.to_owned());
+        if let Some(reason) = no_host(&written) {
+            let value = quoted(&written);
             out.add(cursor.span(), Problem::BadTemplate { key: cursor.key(), value, reason });
             return None;
         }
@@ -411,16 +409,19 @@ fn is_path_text(text: &str) -> bool {
     escapes && !text.contains(['?', '#']) && !text.split('/').any(dots)
 }
 
-/// Whether whom a location leads to is certain, but for what the request says of its host: where the client's path would go on in the
-/// name of a host, it would be the client who chooses it.
-fn leads_to_a_certain_host(written: &str) -> bool {
-    let Some((_, rest)) = written.split_once("://") else { return true };
+/// Why it is not certain whom a location leads to, but for what the request says of its host: where the client's path would go on in the
+/// name of a host, it would be the client who chooses it, and what else is known of a request is none.
+fn no_host(written: &str) -> Option<String> {
+    let (_, rest) = written.split_once("://")?;
     let end = ["/", "?", "#", "{path}", "{query}"].iter().filter_map(|end| rest.find(end)).min();
     let authority = &rest[..end.unwrap_or(rest.len())];
-    !authority
-        .split('{')
-        .skip(1)
-        .any(|name| name.starts_with("rest") || name.starts_with(|first: char| first.is_ascii_digit()))
+    let mut names = authority.split('{').skip(1).map(|name| name.split('}').next().unwrap_or_default());
+    let other = names.find(|name| !matches!(*name, "scheme" | "host" | "port"))?;
+    Some(if other == "rest" || other.starts_with(|first: char| first.is_ascii_digit()) {
+        "the client would choose the host; {rest} and {0} to {9} can stand behind it and a '/'".to_owned()
+    } else {
+        format!("{{{other}}} is no host; it can stand behind one and a '/'")
+    })
 }
 
 fn is_address_text(text: &str) -> bool {
@@ -528,17 +529,27 @@ fn fields(
 /// A value that a field can have once its variables are filled in; a `Host` knows those only that are a part of one.
 fn field_template(cursor: &Cursor<'_>, names_host: bool, out: &mut Problems) -> Option<At<Template>> {
     let problem = |key, value| Problem::BadFieldValue { key, value };
-    let is_host = |text: &str| is_host_value(&text.replace("{host}", "h").replace("{port}", "1"));
-    let fits = |text: &str| is_field_value(text) && (!names_host || is_host(text));
-    let text = cursor.string_that(fits, problem, out)?.into_inner();
-    match Template::parse(&text, Purpose::Header) {
-        Ok(template) => Some(at(&cursor.span(), template)),
-        Err(error) => {
-            let (key, value, reason) = (cursor.key(), quoted(&text), error.to_string());
-            out.add(cursor.span(), Problem::BadTemplate { key, value, reason });
-            None
+    let text = cursor.string_that(is_field_value, problem, out)?.into_inner();
+    let (key, value) = (cursor.key(), quoted(&text));
+    let problem = match Template::parse(&text, Purpose::Header) {
+        Err(error) => Problem::BadTemplate { key, value, reason: error.to_string() },
+        Ok(template) => {
+            let is_other = |it: &Variable| !matches!(it, Variable::Host | Variable::Port);
+            let other = template.variables().find(is_other).filter(|_| names_host);
+            match other {
+                Some(other) => {
+                    let reason = format!("{other} is no part of a Host, which knows {{host}} and {{port}}");
+                    Problem::BadTemplate { key, value, reason }
+                }
+                None if names_host && (text.is_empty() || !template.texts().all(is_host_text)) => {
+                    problem(key, value)
+                }
+                None => return Some(at(&cursor.span(), template)),
+            }
         }
-    }
+    };
+    out.add(cursor.span(), problem);
+    None
 }
 
 /// Whether this is a name of a field that may be changed; notes why not.
@@ -569,10 +580,9 @@ fn is_the_host(name: &At<String>, key: &str, message: Message, out: &mut Problem
     is
 }
 
-/// Whether this can be the name of a host, with or without a port.
-fn is_host_value(text: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
-    !text.is_empty() && text.bytes().all(fits)
+/// Whether this can stand in the name of a host, with or without a port.
+fn is_host_text(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte))
 }
 
 /// RFC 9110: `token = 1*tchar`.

@@ -39,7 +39,7 @@ pub(super) fn check(service: &RawService, out: &mut Problems) {
     }
     for (index, rule) in rules.iter().enumerate() {
         let before = out.count();
-        check_templates(rule, out);
+        check_templates(service, rule, out);
         check_keys(rule, out);
         // What could not be read may be what tells them apart.
         let earlier: Vec<&RawHttpRule> = rules[..index].iter().filter(|rule| rule.complete).collect();
@@ -89,15 +89,17 @@ fn path_of(rule: &RawHttpRule) -> Option<&PathPattern> {
 }
 
 /// Notes variables that nothing gives a value.
-fn check_templates(rule: &RawHttpRule, out: &mut Problems) {
+fn check_templates(service: &RawService, rule: &RawHttpRule, out: &mut Problems) {
     let path = path_of(rule);
     if let Some(rewrite) = &rule.rewrite {
         check_template(path, "service.rule.rewrite", rewrite.get_ref(), rewrite.span(), out);
+        check_holes(service, "service.rule.rewrite", rewrite.get_ref(), rewrite.span(), out);
     }
     if let Some(action) = &rule.action
         && let Action::Redirect(redirect) = action.get_ref()
     {
         check_template(path, "service.rule.redirect.to", &redirect.to, action.span(), out);
+        check_holes(service, "service.rule.redirect.to", &redirect.to, action.span(), out);
     }
     for (key, template) in rule.request_headers.variable.iter().chain(&rule.response_headers.variable) {
         check_template(path, key, template.get_ref(), template.span(), out);
@@ -126,6 +128,35 @@ fn check_template(
             _ => continue,
         };
         let key = format!("{key}: {variable}");
+        out.add(span.clone(), Problem::KeyWithout { key, needs });
+    }
+}
+
+/// Notes variables that may stand for nothing in the path of an address: it would be another path then.
+fn check_holes(
+    service: &RawService,
+    key: &str,
+    template: &Template,
+    span: std::ops::Range<usize>,
+    out: &mut Problems,
+) {
+    let tls = service.http.tls.as_ref();
+    let is_shown = tls.is_some_and(|tls| tls.client_ca_file.is_some() && tls.client_required);
+    for variable in template.variables_of_path() {
+        let needs = match variable {
+            Variable::TlsVersion if tls.is_none() => "tls",
+            Variable::ClientCertSha256 if !is_shown => "client_ca_file and client_certificate = \"required\"",
+            Variable::TlsSni | Variable::ClientCertSubject => {
+                let reason = format!(
+                    "{variable} may be nothing, and the path another one then; it can stand in the query of a redirect, or in a header field"
+                );
+                let (key, value) = (key.to_owned(), quoted(&template.to_string()));
+                out.add(span.clone(), Problem::BadTemplate { key, value, reason });
+                continue;
+            }
+            _ => continue,
+        };
+        let (key, needs) = (format!("{key}: {variable}"), needs.to_owned());
         out.add(span.clone(), Problem::KeyWithout { key, needs });
     }
 }
@@ -201,11 +232,14 @@ impl Loop<'_> {
         let samples = self.samples()?;
         let mut found = Vec::new();
         for path in samples {
-            let to = self.expand(&path);
-            if !self.comes_back(&path, &to) {
-                return None;
+            // Whatever stands for what is not known here.
+            for other in [ANY_SEGMENT, ""] {
+                let to = self.expand(&path, other);
+                if !self.comes_back(&path, &to) {
+                    return None;
+                }
+                found.push((path.clone(), to));
             }
-            found.push((path, to));
         }
         found.into_iter().next()
     }
@@ -237,7 +271,9 @@ impl Loop<'_> {
             Some(PathPattern::Exact(path)) => Some(vec![path.clone()]),
             Some(PathPattern::Prefix(prefix)) => Some(below(prefix)),
             Some(PathPattern::Regex(_)) => {
-                let known = |it: Variable| !matches!(it, Variable::Capture(_) | Variable::Rest);
+                let known = |it: Variable| {
+                    it.is_of_an_address() && !matches!(it, Variable::Capture(_) | Variable::Rest)
+                };
                 self.redirect.to.variables().all(known).then(|| vec![format!("/{ANY_SEGMENT}")])
             }
         }
@@ -251,7 +287,8 @@ impl Loop<'_> {
         hosts.map_or_else(|| ANY_HOST.to_owned(), |host| host.to_string().replacen('*', ANY_SEGMENT, 1))
     }
 
-    fn expand(&self, path: &str) -> String {
+    /// Where the redirect leads to from this path, with this for what is no part of an address.
+    fn expand(&self, path: &str, other: &str) -> String {
         let mut to = String::new();
         self.redirect.to.expand(&mut to, |variable, out| match variable {
             Variable::Scheme => out.push_str(self.scheme()),
@@ -265,8 +302,9 @@ impl Loop<'_> {
                 };
                 out.push_str(path.strip_prefix(prefix).unwrap_or_default().trim_start_matches('/'));
             }
-            // What stands in no address, and what is not known here.
-            _ => {}
+            // The query is no part of a path, and with expressions nothing comes this far.
+            Variable::Query | Variable::Capture(_) => {}
+            _ => out.push_str(other),
         });
         to
     }

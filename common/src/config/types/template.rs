@@ -29,8 +29,8 @@ pub enum Variable {
     Rest,
     /// `{query}`: the query with its `?`, or nothing.
     Query,
-    /// `{client_ip}`: the client's address, as a trusted proxy in front names it if one does. This and what follows is for header fields
-    /// only, for not all of it can stand in an address.
+    /// `{client_ip}`: the client's address, as a trusted proxy in front names it if one does. This and what follows is escaped in addresses,
+    /// and is not what a host is made of.
     ClientIp,
     /// `{method}`: the method.
     Method,
@@ -48,7 +48,7 @@ pub enum Variable {
     Capture(u8),
 }
 
-/// Those that have a name; first the ones that may stand in addresses.
+/// Those that have a name.
 static NAMED: [(&str, Variable); 13] = [
     ("scheme", Variable::Scheme),
     ("host", Variable::Host),
@@ -64,8 +64,6 @@ static NAMED: [(&str, Variable); 13] = [
     ("client_cert_subject", Variable::ClientCertSubject),
     ("client_cert_sha256", Variable::ClientCertSha256),
 ];
-const OF_ADDRESSES: usize = 6;
-
 /// What a text is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -75,24 +73,28 @@ pub enum Purpose {
     Header,
 }
 
-impl Purpose {
-    fn named(self) -> &'static [(&'static str, Variable)] {
-        match self {
-            Self::Address => &NAMED[..OF_ADDRESSES],
-            Self::Header => &NAMED,
-        }
-    }
-
-    fn find(self, name: &str) -> Option<Variable> {
+impl Variable {
+    fn find(name: &str) -> Option<Self> {
         match name.as_bytes() {
-            [digit @ b'0'..=b'9'] => Some(Variable::Capture(digit - b'0')),
-            _ => self.named().iter().find(|(its, _)| *its == name).map(|(_, variable)| *variable),
+            [digit @ b'0'..=b'9'] => Some(Self::Capture(digit - b'0')),
+            _ => NAMED.iter().find(|(its, _)| *its == name).map(|(_, variable)| *variable),
         }
     }
 
+    /// Whether it stands for a part of the address that was asked for, which is written in another one as it is. All else is escaped there.
+    #[must_use]
+    pub const fn is_of_an_address(self) -> bool {
+        matches!(
+            self,
+            Self::Scheme | Self::Host | Self::Port | Self::Path | Self::Rest | Self::Query | Self::Capture(_)
+        )
+    }
+}
+
+impl Purpose {
     /// All that there is, for people.
     fn all(self) -> String {
-        let names = self.named().iter().map(|(name, _)| format!("{{{name}}}"));
+        let names = NAMED.iter().map(|(name, _)| format!("{{{name}}}"));
         let names = names.collect::<Vec<_>>().join(", ");
         let literal = match self {
             Self::Address => "",
@@ -152,7 +154,7 @@ impl Template {
             }
             let inside = found.strip_prefix('{').ok_or(TemplateError::Closed)?;
             let (name, after) = inside.split_once('}').ok_or(TemplateError::Open)?;
-            let variable = purpose.find(name).ok_or_else(|| TemplateError::Unknown {
+            let variable = Variable::find(name).ok_or_else(|| TemplateError::Unknown {
                 name: name.escape_debug().to_string(),
                 known: purpose.all(),
             })?;
@@ -172,6 +174,15 @@ impl Template {
     /// The variables in it, in their order.
     pub fn variables(&self) -> impl Iterator<Item = Variable> + '_ {
         self.parts.iter().filter_map(|part| match part {
+            Part::Variable(variable) => Some(*variable),
+            Part::Text(_) => None,
+        })
+    }
+
+    /// The variables before the query and the fragment of an address.
+    pub fn variables_of_path(&self) -> impl Iterator<Item = Variable> + '_ {
+        let is_before = |part: &&Part| !matches!(part, Part::Text(text) if text.contains(['?', '#']));
+        self.parts.iter().take_while(is_before).filter_map(|part| match part {
             Part::Variable(variable) => Some(*variable),
             Part::Text(_) => None,
         })
@@ -254,18 +265,20 @@ mod tests {
         assert_eq!(error("/host}"), "a '}' closes nothing; write \"}}\" for the character itself");
         assert!(error("/{hots}").starts_with("there is no {hots}; there are {scheme}, {host}"));
         assert!(error("/{10}").starts_with("there is no {10}"));
-        assert!(error("/{client_ip}").ends_with(" {query} and {0} to {9}"));
+        assert!(error("/{client}").ends_with(" {client_cert_sha256} and {0} to {9}"));
     }
 
     #[test]
-    fn header_fields_know_more_than_addresses() {
+    fn all_templates_know_the_same() {
         for (name, variable) in NAMED {
-            let template = Template::parse(&format!("a {{{name}}}"), Purpose::Header).unwrap();
-            assert_eq!(template.variables().collect::<Vec<_>>(), [variable]);
-            assert_eq!(template.to_string(), format!("a {{{name}}}"));
-            let of_addresses = Template::parse(&format!("{{{name}}}"), Purpose::Address).is_ok();
-            assert_eq!(of_addresses, NAMED[..OF_ADDRESSES].contains(&(name, variable)), "{name}");
+            for purpose in [Purpose::Header, Purpose::Address] {
+                let template = Template::parse(&format!("a {{{name}}}"), purpose).unwrap();
+                assert_eq!(template.variables().collect::<Vec<_>>(), [variable]);
+                assert_eq!(template.to_string(), format!("a {{{name}}}"));
+            }
         }
+        assert!(Variable::Path.is_of_an_address() && Variable::Capture(1).is_of_an_address());
+        assert!(!Variable::ClientIp.is_of_an_address() && !Variable::Method.is_of_an_address());
         let error = Template::parse("{\"group\":1}", Purpose::Header).unwrap_err().to_string();
         assert!(
             error.ends_with("{client_cert_sha256} and {0} to {9}; write \"{{\" for the character itself")
@@ -278,6 +291,8 @@ mod tests {
         let template = parsed("/x/{rest}?{1}");
         assert_eq!(template.begin(), "/x/");
         assert_eq!(template.variables().collect::<Vec<_>>(), [Variable::Rest, Variable::Capture(1)]);
+        assert_eq!(template.variables_of_path().collect::<Vec<_>>(), [Variable::Rest]);
+        assert_eq!(parsed("/{path}{query}#{host}").variables_of_path().count(), 2);
         assert_eq!(template.texts().collect::<Vec<_>>(), ["/x/", "?"]);
         assert_eq!(parsed("{path}").begin(), "");
     }

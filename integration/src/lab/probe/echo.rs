@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,14 +42,17 @@ pub struct EchoSettings {
     pub interval: Duration,
     /// A connection whose message has not come back for this long is broken.
     pub stall_limit: Duration,
+    /// The addresses the connections come from, in turn.
+    pub sources: Vec<IpAddr>,
 }
 
 impl EchoSettings {
-    /// A message every 10 ms on each connection, broken after 20 s of silence.
+    /// A message every 10 ms on each connection, broken after 20 s of silence, from all of the client's addresses.
     #[must_use]
-    pub const fn new(destination: SocketAddr, connections: usize) -> Self {
+    pub fn new(destination: SocketAddr, connections: usize) -> Self {
         let (interval, stall_limit) = (Duration::from_millis(10), Duration::from_secs(20));
-        Self { destination, connections, interval, stall_limit }
+        let sources = client_addresses(destination.ip());
+        Self { destination, connections, interval, stall_limit, sources }
     }
 }
 
@@ -347,9 +350,8 @@ fn turns(lines: usize, interval: Duration) -> (Duration, usize) {
 }
 
 fn connect(settings: &EchoSettings) -> io::Result<Vec<Socket>> {
-    let sources = client_addresses(settings.destination.ip());
     let mut sockets = Vec::new();
-    for source in sources.iter().cycle().take(settings.connections) {
+    for source in settings.sources.iter().cycle().take(settings.connections) {
         let socket =
             Socket::new(Domain::for_address(settings.destination), Type::STREAM, Some(Protocol::TCP))?;
         socket.bind(&SocketAddr::new(*source, 0).into())?;

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`ConnectProbe`] | whether new connections are served, one every millisecond |
 //! | [`EchoProbe`] | whether established connections live on |
+//! | [`DatagramProbe`] | whether datagrams come back, of clients that keep talking from one port |
 //! | [`DownloadProbe`] | whether a download in progress goes on, and is whole at its end |
 //! | [`Watcher`] | which node answers for a VIP on the LAN, and what is announced |
 //! | [`RoleWatcher`] | which role each node's `vrrpd` reports |
 
 mod connect;
+mod datagrams;
 mod download;
 mod echo;
 mod frames;
@@ -19,6 +21,9 @@ mod ticker;
 mod watch;
 
 pub use connect::{ConnectMode, ConnectProbe, ConnectSettings};
+pub use datagrams::{
+    DATAGRAM_HEAD, DatagramClient, DatagramProbe, DatagramReport, DatagramSettings, exchange_datagram,
+};
 pub use download::{DownloadProbe, DownloadReport, DownloadSettings, sha256};
 pub use echo::{EchoConnection, EchoProbe, EchoReport, EchoSettings};
 pub use report::{Attempt, ConnectReport, Failure, Gap};

@@ -5,6 +5,7 @@
 //! order, and that what must not be seen is not seen for longer than the probes themselves paused.
 
 pub(crate) mod flood;
+pub(crate) mod impostor;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +27,9 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// How long nothing must happen where nothing may.
 pub(crate) const CALM: Duration = Duration::from_millis(700);
+
+/// What an `lbd` may grow by while some thousands of connections begin, whatever else happens to it.
+pub(crate) const LBD_GROWTH_MAX_KIB: u64 = 32 * 1024;
 
 /// The VIPs of the instance `web`, one of each family.
 pub(crate) fn vips() -> [IpAddr; 2] {
@@ -180,6 +184,21 @@ pub(crate) fn assert_order(events: &[Value], expected: &[Value]) {
         let sentences: Vec<&str> = events.iter().filter_map(|event| event["message"].as_str()).collect();
         assert!(found, "{wanted} is missing, or not in this place, in {sentences:#?}");
     }
+}
+
+/// What the kernel says in such a line of `/proc/PID/status` of a node's processes of this program, together, in KiB: `VmRSS`, the memory that
+/// they have, or `VmHWM`, the most that they have had.
+pub(crate) fn memory_kib(node: &Node, program: &str, line: &str) -> u64 {
+    let pids = node.namespace().pids().expect("the processes can be listed");
+    let text =
+        |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let all = pids.into_iter().filter(|pid| text(*pid, "comm").trim() == program);
+    let memory = all.map(|pid| {
+        let status = text(pid, "status");
+        let found = status.lines().find_map(|it| it.strip_prefix(line)?.strip_prefix(':'));
+        found.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+    });
+    memory.sum()
 }
 
 /// How often a virtual router of this node has changed its role.

@@ -6,6 +6,7 @@ pub mod copies;
 pub mod expiry;
 pub mod flows;
 pub mod formats;
+pub mod next_hops;
 pub mod path_mtu;
 pub mod plan;
 pub mod ports;

@@ -74,7 +74,7 @@ fn says_no_transform(fields: &[Field<'_>]) -> bool {
 }
 
 /// What says of some bytes what they are: it would be wrong of other ones.
-const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
+pub const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
 
 impl Coding {
     /// For an answer of a target, as far as `kinds` says which are compressed, to a client that `takes` it. `changes` are those of service

@@ -187,19 +187,33 @@ pub fn authenticates_connection(fields: &[Field<'_>]) -> bool {
     fields.iter().any(|field| says(field.name) && names_one(field.value))
 }
 
-/// Whether a field may stand in trailers (RFC 9110, section 6.5.1): nothing that says where a message ends, whom it is for or from, or who
-/// may have it, and nothing for one hop.
+/// Whether a field may stand in trailers (RFC 9110, section 6.5.1): nothing that says where a message ends, whom it is for or from, who
+/// may have it, or what is to be done with it before it has ended, and nothing for one hop.
 #[must_use]
 pub fn may_trail(name: &[u8]) -> bool {
-    const NEVER: [&str; 9] = [
+    const NEVER: [&str; 23] = [
         "age",
         "cache-control",
         "content-encoding",
         "content-range",
         "content-type",
+        "date",
+        "expires",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "location",
         "max-forwards",
+        "pragma",
+        "proxy-authenticate",
         "proxy-authorization",
+        "range",
+        "retry-after",
         "set-cookie",
+        "vary",
+        "warning",
         "www-authenticate",
     ];
     let never = |known: &&str| name.eq_ignore_ascii_case(known.as_bytes());
@@ -263,10 +277,13 @@ mod tests {
             "X-Forwarded-Port",
             "X-Real-IP",
             "Proxy",
+            "Location",
+            "Connection",
+            "if-match",
         ] {
             assert!(!may_trail(name.as_bytes()), "{name}");
         }
-        assert!(may_trail(b"grpc-status") && may_trail(b"X-Checksum"));
+        assert!(may_trail(b"grpc-status") && may_trail(b"X-Checksum") && may_trail(b"ETag"));
     }
 
     #[test]

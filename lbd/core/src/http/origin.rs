@@ -13,43 +13,66 @@ use super::framing::Field;
 /// So many entries are looked at, which is more than there are proxies on any way. Whom the last one of them names is the client then.
 const HOPS_MAX: usize = 32;
 
-/// The client that has asked, of a request that came from `connected`: the last one that an entry names which was written by somebody whom
-/// `trusts` knows. Where such an entry names nobody (`unknown`, a name of the proxy's own, or what is no address), that is the proxy that
-/// has written it. The port is 0 unless the entry says it.
-///
-/// A request with `X-Forwarded-For` is looked at for that alone, if that has a meaning, and one without for `Forwarded`: the two are not in
-/// step where a proxy knows only one of them.
-#[must_use]
-pub fn client_of(
-    connected: SocketAddr,
-    fields: &[Field<'_>],
-    forwarded: Forwarded,
-    trusts: impl Fn(IpAddr) -> bool,
-) -> SocketAddr {
-    let list = if goes_by_list(fields, forwarded) { List::Plain } else { List::Elements };
-    last_told(connected, fields, list, trusts).0
+/// Whom a request is from, as far as that is known once its head has been read.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'f> {
+    /// The client that has asked: who has connected, or whom a proxy names that is trusted. Its port is 0 where the proxy does not say it.
+    pub client: SocketAddr,
+    /// Whether who has connected is such a proxy: what the request says of its client and of how it came is taken for true then.
+    pub trusted: bool,
+    /// Whether the client itself is one: it has named nobody, and stands for many.
+    pub is_proxy: bool,
+    /// The element of `Forwarded` about the client, if it is that which names him.
+    about: Option<&'f [u8]>,
 }
 
-/// The client, and the entry about him: the last one, from the right, that somebody has written whom `trusts` knows.
-fn last_told<'f>(
-    connected: SocketAddr,
-    fields: &'f [Field<'f>],
-    list: List,
-    trusts: impl Fn(IpAddr) -> bool,
-) -> (SocketAddr, Option<&'f [u8]>) {
-    let (mut client, mut about) = (connected, None);
-    if !trusts(connected.ip()) {
-        return (client, about);
-    }
-    for entry in entries(fields, list) {
-        about = Some(entry);
-        let Some(named) = named(entry, list) else { break };
-        client = named;
-        if !trusts(client.ip()) {
-            break;
+impl<'f> Origin<'f> {
+    /// Of a request that came from `connected`. The client is the last one that an entry names which was written by somebody whom `trusts`
+    /// knows; where such an entry names nobody (`unknown`, a name of the proxy's own, or what is no address), it is the proxy that has written
+    /// it.
+    ///
+    /// A request with `X-Forwarded-For` is looked at for that alone, if that has a meaning, and one without for `Forwarded`: the two are not in
+    /// step where a proxy knows only one of them.
+    #[must_use]
+    pub fn of(
+        connected: SocketAddr,
+        fields: &[Field<'f>],
+        forwarded: Forwarded,
+        trusts: impl Fn(IpAddr) -> bool,
+    ) -> Self {
+        let trusted = trusts(connected.ip());
+        let mut origin = Self { client: connected, trusted, is_proxy: trusted, about: None };
+        if !trusted {
+            return origin;
         }
+        let list = if goes_by_list(fields, forwarded) { List::Plain } else { List::Elements };
+        for entry in entries(fields, list) {
+            origin.about = (list == List::Elements).then_some(entry);
+            let Some(named) = named(entry, list) else { break };
+            origin.client = named;
+            origin.is_proxy = trusts(named.ip());
+            if !origin.is_proxy {
+                break;
+            }
+        }
+        origin
     }
-    (client, about)
+
+    /// Whether proxies in front that are trusted say that the client has come by TLS, in these fields, which are the request's. Where they
+    /// tell it in both ways, `X-Forwarded-Proto` is what counts: the last one, for what stands before that may be anybody's. In `Forwarded` it
+    /// is the element about the client.
+    #[must_use]
+    pub fn says_https(&self, fields: &[Field<'_>], forwarded: Forwarded) -> bool {
+        if !self.trusted {
+            return false;
+        }
+        let last = fields.iter().rfind(|field| field.is("x-forwarded-proto"));
+        if let Some(last) = last.filter(|_| forwarded.has_lists()) {
+            return last.value.eq_ignore_ascii_case(b"https");
+        }
+        let scheme = self.about.and_then(|element| parameter(element, b"proto"));
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"))
+    }
 }
 
 /// Whether it is `X-Forwarded-For` that says whom a request is from. A proxy that writes that leaves `Forwarded` as it comes, so that this may
@@ -57,32 +80,6 @@ fn last_told<'f>(
 #[must_use]
 pub fn goes_by_list(fields: &[Field<'_>], forwarded: Forwarded) -> bool {
     forwarded.has_lists() && fields.iter().any(|field| field.is("x-forwarded-for"))
-}
-
-/// Whether proxies in front that `trusts` knows say that the client has come by TLS, of a request that came from `connected`. Where they
-/// tell it in both ways, `X-Forwarded-Proto` is what counts: the last one, for what stands before that may be anybody's. In `Forwarded` it is
-/// the element about the client.
-#[must_use]
-pub fn says_https(
-    connected: IpAddr,
-    fields: &[Field<'_>],
-    forwarded: Forwarded,
-    trusts: impl Fn(IpAddr) -> bool,
-) -> bool {
-    if !trusts(connected) {
-        return false;
-    }
-    let last = fields.iter().rfind(|field| field.is("x-forwarded-proto"));
-    if let Some(last) = last.filter(|_| forwarded.has_lists()) {
-        return last.value.eq_ignore_ascii_case(b"https");
-    }
-    if goes_by_list(fields, forwarded) {
-        return false;
-    }
-    let (_, about) = last_told(SocketAddr::new(connected, 0), fields, List::Elements, trusts);
-    about
-        .and_then(|element| parameter(element, b"proto"))
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"))
 }
 
 /// What a proxy adds to `Forwarded` (RFC 7239, section 4): whom a request is from, the host that it is for, how it came and where to.
@@ -121,7 +118,7 @@ fn value(text: &str) -> Cow<'_, str> {
 }
 
 /// The last entries of a list, the last one first.
-fn entries<'f>(fields: &'f [Field<'f>], list: List) -> impl Iterator<Item = &'f [u8]> {
+fn entries<'f>(fields: &[Field<'f>], list: List) -> impl Iterator<Item = &'f [u8]> {
     let name = match list {
         List::Plain => "x-forwarded-for",
         List::Elements => "forwarded",
@@ -259,11 +256,11 @@ mod tests {
     }
 
     fn asked_from(connected: &str, fields: &[(&str, &str)]) -> String {
-        client_of(connected.parse().unwrap(), &read(fields), Forwarded::Both, trusts).to_string()
+        Origin::of(connected.parse().unwrap(), &read(fields), Forwarded::Both, trusts).client.to_string()
     }
 
     fn tells_https(connected: &str, fields: &[Field<'_>], forwarded: Forwarded) -> bool {
-        says_https(connected.parse::<SocketAddr>().unwrap().ip(), fields, forwarded, trusts)
+        Origin::of(connected.parse().unwrap(), fields, forwarded, trusts).says_https(fields, forwarded)
     }
 
     #[test]
@@ -347,6 +344,30 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_that_names_nobody_stands_for_many_and_is_asked_about_once() {
+        for (connected, value, is_proxy, asked) in [
+            (PROXY, "203.0.113.5", false, 2),
+            (PROXY, "203.0.113.5, 10.0.9.2", false, 3),
+            (PROXY, "unknown", true, 1),
+            (PROXY, "10.0.9.7, 10.0.9.2", true, 3),
+            ("192.0.2.9:5", "203.0.113.5", false, 1),
+        ] {
+            let count = std::cell::Cell::new(0);
+            let counted = |address: IpAddr| {
+                count.set(count.get() + 1);
+                trusts(address)
+            };
+            let fields = [("X-Forwarded-For", value), ("X-Forwarded-Proto", "https")];
+            let fields = read(&fields);
+            let origin = Origin::of(connected.parse().unwrap(), &fields, Forwarded::Both, counted);
+            assert_eq!((origin.is_proxy, origin.trusted), (is_proxy, connected == PROXY), "{value}");
+            assert_eq!(origin.says_https(&fields, Forwarded::Both), connected == PROXY, "{value}");
+            assert_eq!(count.get(), asked, "{value}");
+        }
+        assert!(Origin::of(PROXY.parse().unwrap(), &[], Forwarded::Both, trusts).is_proxy);
+    }
+
+    #[test]
     fn elements_of_forwarded_are_read_as_their_rfc_has_them() {
         for (value, client) in [
             ("for=203.0.113.5", "203.0.113.5:0"),
@@ -388,14 +409,14 @@ mod tests {
             (Forwarded::Rfc7239, "203.0.113.6:0", true),
         ] {
             let fields = read(&both);
-            let got = client_of(PROXY.parse().unwrap(), &fields, way, trusts).to_string();
+            let got = Origin::of(PROXY.parse().unwrap(), &fields, way, trusts).client.to_string();
             assert_eq!((got.as_str(), tells_https(PROXY, &fields, way)), (client, https), "{way:?}");
             let fields = read(&both[2..]);
-            let got = client_of(PROXY.parse().unwrap(), &fields, way, trusts).to_string();
+            let got = Origin::of(PROXY.parse().unwrap(), &fields, way, trusts).client.to_string();
             assert_eq!((got.as_str(), tells_https(PROXY, &fields, way)), ("203.0.113.6:0", true), "{way:?}");
         }
         let fields = read(&both[..1]);
-        let got = client_of(PROXY.parse().unwrap(), &fields, Forwarded::Rfc7239, trusts).to_string();
+        let got = Origin::of(PROXY.parse().unwrap(), &fields, Forwarded::Rfc7239, trusts).client.to_string();
         assert_eq!(got, PROXY, "it may be anybody's");
     }
 

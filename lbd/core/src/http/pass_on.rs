@@ -501,8 +501,8 @@ pub fn write_trailers(trailers: &[Field<'_>], out: &mut impl Fields) {
     }
 }
 
-/// Those of the trailers of a request whose fields are not `withheld`: what is set or removed before a target gets a head, a client does not
-/// say behind the body either.
+/// Those of the trailers whose fields are not `withheld`: what is set or removed before a head goes on, its sender does not say behind the
+/// body either.
 #[must_use]
 pub fn trailers_without<'t>(
     mut trailers: Vec<Field<'t>>,
@@ -512,6 +512,14 @@ pub fn trailers_without<'t>(
         trailers.retain(|its| !withheld.replaces(its.name));
     }
     trailers
+}
+
+/// The fields that a head has named as being for one hop only, and that would go on as trailers, in lower case. RFC 9110, section 7.6.1:
+/// intermediaries MUST "remove any header or trailer field(s) from the message with the same name as the connection-option".
+#[must_use]
+pub fn trailers_for_one_hop(for_one_hop: &[&[u8]]) -> Vec<String> {
+    let names = for_one_hop.iter().filter(|name| may_trail(name) && !name.eq_ignore_ascii_case(b"close"));
+    names.map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect()
 }
 
 fn status_line(head: &ResponseHead<'_>, out: &mut Vec<u8>) {

@@ -7,7 +7,7 @@ use common::config::{
     Template, Variable,
 };
 use common::hash::mix;
-use common::path::{PathError, lenient_readings, normalise, query_value};
+use common::path::{PathError, lenient_readings, normalise, push_escaped, query_value};
 
 use super::framing::Field;
 use super::pass_on::Shown;
@@ -38,7 +38,7 @@ pub struct Arrival {
     pub local: SocketAddr,
 }
 
-/// What else is known of a request, for the values of header fields.
+/// What else is known of a request, for what is filled in.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Background<'r> {
     /// What targets know it by.
@@ -161,8 +161,14 @@ pub fn obstacle<'h>(rule: &'h HttpRule, asked: &Asked<'_>) -> Option<&'h Conditi
 
 /// Where a redirect sends a client.
 #[must_use]
-pub fn location(redirect: &Redirect, rule: &HttpRule, asked: &Asked<'_>, arrival: Arrival) -> String {
-    let location = filled(&redirect.to, rule, asked, arrival);
+pub fn location(
+    redirect: &Redirect,
+    rule: &HttpRule,
+    asked: &Asked<'_>,
+    arrival: Arrival,
+    background: Background<'_>,
+) -> String {
+    let location = filled(&redirect.to, rule, asked, arrival, background);
     // A path that begins with two slashes would be read as a host.
     match location.strip_prefix("//") {
         Some(rest) => format!("/{}", rest.trim_start_matches('/')),
@@ -180,17 +186,38 @@ pub fn rewritten(
     rule: &HttpRule,
     asked: &Asked<'_>,
     arrival: Arrival,
+    background: Background<'_>,
 ) -> Result<String, PathError> {
-    let path = filled(rewrite, rule, asked, arrival);
+    let path = filled(rewrite, rule, asked, arrival, background);
+    // Neither the template nor the request's path has any: they would be the client's way out of what was written before them.
+    if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err(PathError::DotSegment);
+    }
     let mut normal = String::with_capacity(path.len());
     normalise(path.as_bytes(), &mut normal)?;
     Ok(normal)
 }
 
-fn filled(template: &Template, rule: &HttpRule, asked: &Asked<'_>, arrival: Arrival) -> String {
-    let filler = Filler::new(template.variables(), Some(rule), asked, arrival, Background::default());
+/// An address or a path with its variables filled in: with what was asked for as it is, and with all else escaped.
+fn filled(
+    template: &Template,
+    rule: &HttpRule,
+    asked: &Asked<'_>,
+    arrival: Arrival,
+    background: Background<'_>,
+) -> String {
+    let filler = Filler::new(template.variables(), Some(rule), asked, arrival, background);
     let mut out = String::with_capacity(64 + asked.path.len());
-    template.expand(&mut out, |variable, out| filler.write(variable, out));
+    let mut plain = String::new();
+    template.expand(&mut out, |variable, out| {
+        if variable.is_of_an_address() {
+            filler.write(variable, out);
+        } else {
+            plain.clear();
+            filler.write(variable, &mut plain);
+            push_escaped(&plain, out);
+        }
+    });
     out
 }
 
@@ -438,7 +465,7 @@ mod tests {
         );
         let to = |asked: &Asked<'_>| match route(&http, asked, || 0) {
             Routed { rule: Some((_, rule)), outcome: Outcome::Redirect(redirect) } => {
-                location(redirect, rule, asked, ARRIVAL)
+                location(redirect, rule, asked, ARRIVAL, Background::default())
             }
             other => panic!("{other:?}"),
         };
@@ -454,7 +481,50 @@ mod tests {
         let user = asked("GET", "a", "/user/42/x");
         let (_, rule) = route(&http, &user, || 0).rule.unwrap();
         let rewrite = rule.rewrite.as_ref().unwrap();
-        assert_eq!(rewritten(rewrite, rule, &user, ARRIVAL).as_deref(), Ok("/users/42/x"));
+        let path = rewritten(rewrite, rule, &user, ARRIVAL, Background::default());
+        assert_eq!(path.as_deref(), Ok("/users/42/x"));
+    }
+
+    #[test]
+    fn what_is_no_part_of_an_address_is_escaped_in_one() {
+        let http = http(
+            "tls = { certificates = [\"a.pem\"], client_ca_file = \"ca.pem\" }\n\
+             [[service.rule]]\nwhen = { path_prefix = \"/go\" }\n\
+             redirect = { to = \"https://{host}/{client_ip}/{tls_version}/{client_cert_sha256}?who={client_cert_subject}&sni={tls_sni}&id={request_id}\" }\n\
+             [[service.rule]]\nwhen = { path_prefix = \"/to\" }\nforward = \"api\"\nrewrite = \"/by/{method}/{client_ip}/{request_id}/{rest}\"\n",
+        );
+        let background = Background {
+            request_id: "a/b?c#d &%2e\u{e9}",
+            tls_version: "1.3",
+            server_name: "shop.example",
+            certificate: Shown::Certificate { subject: "CN=ada+O=x", sha256: "ab" },
+        };
+        let asked = |method: &'static str, path: &'static str| Asked {
+            client: "2001:db8::5".parse().unwrap(),
+            ..asked(method, "shop.example", path)
+        };
+        let go = asked("GET", "/go");
+        let Routed { rule: Some((_, rule)), outcome: Outcome::Redirect(redirect) } = route(&http, &go, || 0)
+        else {
+            panic!("it is redirected")
+        };
+        assert_eq!(
+            location(redirect, rule, &go, ARRIVAL, background),
+            "https://shop.example/2001:db8::5/1.3/ab?who=CN%3Dada%2BO%3Dx&sni=shop.example\
+             &id=a%2Fb%3Fc%23d%20%26%252e%C3%A9"
+        );
+        let rule = &http.rules[1];
+        let path = |method: &'static str, request_id: &'static str| {
+            let (to, background) = (asked(method, "/to/x"), Background { request_id, ..background });
+            rewritten(rule.rewrite.as_ref().unwrap(), rule, &to, ARRIVAL, background)
+        };
+        assert_eq!(path("GET", "a b").as_deref(), Ok("/by/GET/2001:db8::5/a%20b/x"));
+        assert_eq!(path("M#%41", "1").as_deref(), Ok("/by/M%23%2541/2001:db8::5/1/x"));
+        // Nothing of it leads elsewhere.
+        for (method, request_id) in [("..", "1"), (".", "1"), ("GET", "..")] {
+            assert_eq!(path(method, request_id), Err(PathError::DotSegment), "{method} {request_id}");
+        }
+        assert_eq!(path("GET", "a/../b"), Err(PathError::HiddenDots));
     }
 
     #[test]

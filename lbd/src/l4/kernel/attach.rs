@@ -411,11 +411,23 @@ impl Attachments {
             }
             fs::remove_file(&path).map_err(text)?;
         }
-        let id = program.attach_to_if_index(index, XdpMode::Driver).map_err(text)?;
+        let attached = program.attach_to_if_index(index, XdpMode::Driver);
+        let id =
+            attached.map_err(|error| if has_no_hook(&error) { NO_HOOK.to_owned() } else { text(error) })?;
         let link = FdLink::try_from(program.take_link(id).map_err(text)?).map_err(text)?;
         drop(link.pin(&path).map_err(text)?);
         Ok(number)
     }
+}
+
+/// What is said where the driver has no place for a program: of what the kernel itself answers nobody knows what to do.
+const NO_HOOK: &str = "its driver has no hook for XDP";
+
+/// Whether the kernel has answered that (`dev_xdp_attach`, net/core/dev.c).
+fn has_no_hook(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|answer| answer.raw_os_error() == Some(libc::EOPNOTSUPP))
 }
 
 /// Puts `program` in the place of the one that a pinned link has.
@@ -509,6 +521,18 @@ pub(super) fn text(error: impl std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_driver_without_a_hook_is_known_by_the_kernels_answer() {
+        let refused = |errno: i32| {
+            let io_error = io::Error::from_raw_os_error(errno);
+            let call = "bpf_link_create";
+            aya::programs::ProgramError::SyscallError(aya::sys::SyscallError { call, io_error })
+        };
+        assert!(has_no_hook(&refused(libc::EOPNOTSUPP)));
+        assert!(!has_no_hook(&refused(libc::EBUSY)), "somebody else's program is there");
+        assert!(text(refused(libc::EBUSY)).contains("bpf_link_create"));
+    }
 
     #[test]
     fn a_pins_name_says_what_it_is() {

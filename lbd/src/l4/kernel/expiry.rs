@@ -1,4 +1,4 @@
-//! Deletes flows that are over and tells replication of them and of those in use, on a thread of its own: a walk through the whole
+//! Deletes flows that are over, tells replication of them and of those in use, and finds the clients that are neighbours, on a thread of its own: a walk through the whole
 //! table every few seconds, in batches, with pauses in between that keep it to a twentieth of a processor; to half of one where a large table
 //! would else be walked through too slowly for copies of flows with short time-outs; without pauses when the table is nearly full.
 
@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lbd_core::forward::abi::{Abi, Affinity, AffinityKey, Flow, FlowKey, Service};
+use lbd_core::forward::abi::{Abi, Address, Affinity, AffinityKey, Flow, FlowKey, Service, Ticks};
 use lbd_core::forward::copies::Tuple;
 use lbd_core::forward::expiry;
+use lbd_core::forward::next_hops::Clients;
 use lbd_core::forward::plan::Gone;
 use lbd_core::forward::refresh::{WALK, Walks};
 
@@ -86,6 +87,7 @@ fn walk(
     let (mut cursor, mut batch) = (Cursor::default(), Batch::default());
     let mut census = Census::default();
     let mut over: Vec<Tuple> = Vec::with_capacity(BATCH);
+    let (neighbourhood, mut clients) = (reader.neighbourhood.load_full(), Clients::default());
     walks.begin(now(reader)?);
     let batches = u32::try_from(reader.census.load().all / BATCH as u64 + 1).unwrap_or(u32::MAX);
     let share = walks.longest() / batches;
@@ -101,6 +103,12 @@ fn walk(
             if is_over(&flow, &service, now, gone) {
                 over.push(tuple);
                 continue;
+            }
+            // The client's address comes first.
+            if !neighbourhood.is_empty()
+                && let Some(client) = tuple.get(..Address::SIZE).and_then(Address::from_bytes)
+            {
+                clients.meet(&neighbourhood, client.ip(), Ticks(now).since(Ticks(flow.seen)));
             }
             let mut told = |key: FlowKey| walks.is_told(&key, &flow, &service);
             if reports.is_some() && FlowKey::from_bytes(&tuple).is_some_and(&mut told) {
@@ -126,6 +134,8 @@ fn walk(
             std::thread::sleep(pause(begin.elapsed(), reports.is_some().then_some(share)));
         }
     }
+    reader.next_hops.left_out.fetch_add(clients.left_out, Ordering::Relaxed);
+    reader.clients.store((!clients.met.is_empty()).then(|| Arc::new(clients)));
     Ok(census)
 }
 

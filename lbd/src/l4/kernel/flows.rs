@@ -14,6 +14,7 @@ use lbd_core::forward::abi::{
 };
 use lbd_core::forward::copies::Places;
 use lbd_core::forward::flows::{Filter, FlowState, View};
+use lbd_core::forward::next_hops::{Clients, Neighbourhood};
 use lbd_core::forward::plan::Gone;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,7 @@ use super::bpf::{Batch, Cursor, Map};
 use super::copies::Reports;
 use super::instances::Instances;
 use super::maps::Table;
+use super::next_hops::Counts;
 
 /// Flows read with one call.
 const BATCH: usize = 4096;
@@ -47,6 +49,7 @@ pub(crate) struct Reader {
     check_stats: Table<u32, CheckStats>,
     sent_to_other: Table<u32, u64>,
     short_searches: Table<u32, u64>,
+    untold_hops: Table<u32, u64>,
     pub(super) instances: Arc<Instances>,
     pub(super) names: ArcSwap<Names>,
     pub(super) places: ArcSwap<Places>,
@@ -54,6 +57,11 @@ pub(crate) struct Reader {
     pub(super) expired: AtomicU64,
     /// Words of routers on ways through tunnels that were refused.
     pub(super) refused_mtus: AtomicU64,
+    /// Which clients are neighbours, where the program in the driver sends to them; nobody else.
+    pub(super) neighbourhood: ArcSwap<Neighbourhood>,
+    /// Those that the last walk through the flows has met, until somebody takes them.
+    pub(super) clients: ArcSwapOption<Clients>,
+    pub(super) next_hops: Counts,
     /// Whether the maps hold the services: before that nobody can say which flows are over.
     pub(super) written: AtomicBool,
     /// Numbers that have stood for nothing for some time: their flows are deleted with the next walk, which then takes this away.
@@ -135,12 +143,16 @@ impl Reader {
             check_stats: Table::open(folder, "check_stats")?,
             sent_to_other: Table::open(folder, "sent_to_other")?,
             short_searches: Table::open(folder, "short_searches")?,
+            untold_hops: Table::open(folder, "untold_hops")?,
             instances,
             names: ArcSwap::default(),
             places: ArcSwap::default(),
             census: ArcSwap::default(),
             expired: AtomicU64::new(0),
             refused_mtus: AtomicU64::new(0),
+            neighbourhood: ArcSwap::default(),
+            clients: ArcSwapOption::empty(),
+            next_hops: Counts::default(),
             written: AtomicBool::new(false),
             gone: ArcSwapOption::empty(),
             reports: ArcSwapOption::empty(),
@@ -242,6 +254,8 @@ impl Reader {
         let all = |table: &Table<u32, u64>| table.get_each(&0).unwrap_or_default().into_iter().sum::<u64>();
         totals.sent_to_other = all(&self.sent_to_other);
         totals.short_searches = all(&self.short_searches);
+        let [looked_for, put_off, left_out] = self.next_hops.get();
+        totals.next_hops = [looked_for, put_off, left_out, all(&self.untold_hops)];
         totals.drops =
             (0..).zip(DropReason::ALL).skip(1).map(|(index, it)| (it.name(), self.drops(index))).collect();
         totals
@@ -263,6 +277,8 @@ pub(crate) struct Totals {
     pub(crate) sent_to_other: u64,
     /// Searches for ports that ended at the first few, because too many had gone further.
     pub(crate) short_searches: u64,
+    /// Next hops on the ways to clients: looked for, put off, left out, and not told of.
+    pub(crate) next_hops: [u64; 4],
 }
 
 /// Counters of a service or a target.

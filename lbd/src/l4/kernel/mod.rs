@@ -1,7 +1,7 @@
 //! Forwarding in the kernel: the program of `lbd/bpf` loaded, attached, and told by its maps what to do.
 //!
 //! Packets never come here. [`load`] brings the program into the kernel and finds the maps that a former life left, [`layouts`] goes on from maps that look different, [`attach`] puts
-//! it on interfaces, [`ways`] knows how targets are reached, [`sync`] writes what `lbd_core::forward` makes of configuration,
+//! it on interfaces, [`ways`] knows how targets are reached, [`next_hops`] hears whom the program in the driver cannot reach, [`sync`] writes what `lbd_core::forward` makes of configuration,
 //! groups and ways; [`instances`] is for `vrrpd`, which says what this node owns, [`expiry`] deletes flows that are over, [`flows`] reads what the
 //! program has noted, [`copies`] exchanges flows with the other node, and [`doctor`] looks at the host.
 //!
@@ -23,6 +23,7 @@ mod layouts;
 mod load;
 mod maps;
 mod netlink;
+mod next_hops;
 mod object;
 mod path_mtu;
 mod ports;

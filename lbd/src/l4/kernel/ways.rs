@@ -3,6 +3,8 @@
 //!
 //! What the kernel refuses to say of one target concerns that one alone: it keeps the way that it had. What could not be listed is
 //! listed again, sooner at first and then less often ([`BACKOFF`]), and what was known of it counts until then.
+//!
+//! Where the program is in the driver, the host's routers are in use as well: the way back to clients is theirs.
 
 #[cfg(test)]
 mod tests;
@@ -13,7 +15,9 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::netlink::{Change, Link, Listed, Monitor, Neighbour, Netlink, NetlinkError, Route};
+use lbd_core::forward::next_hops::Neighbourhood;
+
+use super::netlink::{Change, Link, Listed, Monitor, Neighbour, Netlink, NetlinkError, Route, Step};
 
 /// An unknown neighbour is asked for again after this time.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -26,6 +30,12 @@ const CHANGES_MAX: usize = 4096;
 
 /// The kernel is asked for a list again after the first of these times, then after twice as long, and so on up to the second.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+
+/// Routes are listed no sooner than this after the last time: where they change all the time, that would be all there is to do.
+const ROUTES_AGAIN: Duration = Duration::from_secs(1);
+
+/// Routers that are kept in use, at most. Those of more are looked for when a packet is to go there.
+const ROUTERS_MAX: usize = 256;
 
 /// A way to a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +126,8 @@ pub(super) trait Host {
     fn addresses(&mut self) -> Result<Listed<(IpAddr, u32)>, NetlinkError>;
     /// All neighbours.
     fn neighbours(&mut self) -> Result<Listed<Neighbour>, NetlinkError>;
+    /// Where all routes lead.
+    fn steps(&mut self) -> Result<Listed<Step>, NetlinkError>;
     /// The way to an address.
     fn route(&mut self, to: IpAddr, from: Option<IpAddr>) -> Result<Option<Route>, NetlinkError>;
     /// Has the kernel look for a neighbour.
@@ -147,6 +159,28 @@ struct Stale {
     why: Option<String>,
 }
 
+/// Where the host's routes lead, as listed last.
+#[derive(Debug, Default)]
+struct Reach {
+    steps: BTreeSet<Step>,
+    /// When that was.
+    listed: Option<Instant>,
+    /// They were whole, and nothing has changed since.
+    fresh: bool,
+    /// This round asks for them.
+    wanted: bool,
+}
+
+/// What is known of a neighbour in use.
+struct Attended {
+    /// None if it is not known.
+    mac: Option<[u8; 6]>,
+    /// Since when it is not.
+    first: Instant,
+    /// What asking for it came to, if it was time to.
+    asked: Result<(), String>,
+}
+
 /// The host's network.
 #[derive(Debug)]
 pub(super) struct Ways<H = Kernel> {
@@ -156,6 +190,7 @@ pub(super) struct Ways<H = Kernel> {
     neighbours: HashMap<(u32, IpAddr), Neighbour>,
     /// The kernel's choice for each direction asked for since the last change.
     routes: HashMap<Direction, Option<Route>>,
+    reach: Reach,
     /// Of this round: neighbours in use with the time at which the kernel was last asked to look for them, and ways found.
     round: Round,
     stale: Stale,
@@ -197,6 +232,7 @@ impl<H: Host> Ways<H> {
             addresses: HashMap::new(),
             neighbours: HashMap::new(),
             routes: HashMap::new(),
+            reach: Reach::default(),
             round: Round::default(),
             stale: Stale { links: true, neighbours: true, ..Stale::default() },
             deaf: false,
@@ -234,6 +270,7 @@ impl<H: Host> Ways<H> {
         if self.stale.links {
             // Each is asked for again, whether or not the lists can be had.
             self.routes.clear();
+            self.reach.fresh = false;
             changed = true;
         }
         let due = self.stale.again.is_none_or(|again| again <= now);
@@ -259,6 +296,7 @@ impl<H: Host> Ways<H> {
 
     /// Begins a round of [`Self::way`]: neighbours that it does not ask for are no longer in use.
     pub(super) fn begin(&mut self) -> Round {
+        self.reach.wanted = false;
         std::mem::take(&mut self.round)
     }
 
@@ -307,14 +345,9 @@ impl<H: Host> Ways<H> {
         let (interface, link_mtu) = (link.name.clone(), link.mtu);
         let neighbour = route.gateway.unwrap_or(target);
         let key = (route.index, neighbour);
-        let asked = self.round.asked.get(&key).or_else(|| before.asked.get(&key)).copied();
-        let known = self.neighbours.get(&key).filter(|known| known.usable());
-        let stale = known.is_some_and(Neighbour::stale);
-        let Some(destination_mac) = known.and_then(|known| known.mac) else {
-            let due = asked.is_none_or(|at| now.duration_since(at.last) >= ASK_AGAIN);
-            let first = asked.map_or(now, |at| at.first);
-            self.note(key, first, asked.filter(|_| !due).map(|at| at.last), now)
-                .map_err(|why| NoWay::Unknown { why, last: None })?;
+        let Attended { mac, first, asked } = self.attend(key, before, now);
+        let Some(destination_mac) = mac else {
+            asked.map_err(|why| NoWay::Unknown { why, last: None })?;
             let patient = now.duration_since(first) < ASK_AGAIN;
             return Err(NoWay::NoNeighbour { neighbour, interface, patient });
         };
@@ -326,12 +359,87 @@ impl<H: Host> Ways<H> {
             source: route.source,
             gateway: route.gateway,
         };
-        let due = stale && asked.is_none_or(|at| now.duration_since(at.last) >= REFRESH);
-        let last = asked.map_or(now, |at| at.last);
-        match self.note(key, now, (!due).then_some(last), now) {
+        match asked {
             Ok(()) => Ok(way),
             Err(why) => Err(NoWay::Unknown { why, last: Some(Box::new(way)) }),
         }
+    }
+
+    /// Notes that a neighbour is in use, and has the kernel look for it if it is not known, or after it if it was not heard of for some time.
+    fn attend(&mut self, key: (u32, IpAddr), before: &Round, now: Instant) -> Attended {
+        let asked = self.round.asked.get(&key).or_else(|| before.asked.get(&key)).copied();
+        let known = self.neighbours.get(&key).filter(|known| known.usable());
+        let (mac, stale) = (known.and_then(|known| known.mac), known.is_some_and(Neighbour::stale));
+        let is_over = |time: Duration| asked.is_none_or(|at| now.duration_since(at.last) >= time);
+        let due = if mac.is_none() { is_over(ASK_AGAIN) } else { stale && is_over(REFRESH) };
+        let first = asked.filter(|_| mac.is_none()).map_or(now, |at| at.first);
+        let last = asked.map_or(now, |at| at.last);
+        let asked = self.note(key, first, (!due).then_some(last), now);
+        Attended { mac, first, asked }
+    }
+
+    /// Has the routers of this host's routes in use in this round, [`ROUTERS_MAX`] of them at most. An error if the kernel refuses anything of
+    /// that; what was known goes on.
+    pub(super) fn use_routers(&mut self, before: &Round, now: Instant) -> Result<(), String> {
+        self.reach.wanted = true;
+        let mut result = self.list_routes(now);
+        let routers = self.reach.steps.iter().filter_map(|step| match *step {
+            Step::Router(index, router) => Some((index, router)).filter(|_| self.is_ethernet(index)),
+            Step::Network(..) => None,
+        });
+        let routers: Vec<(u32, IpAddr)> = routers.take(ROUTERS_MAX).collect();
+        for router in routers {
+            result = result.and(self.attend(router, before, now).asked);
+        }
+        result
+    }
+
+    /// The networks whose hosts are neighbours of this one, as of the last [`Self::use_routers`].
+    pub(super) fn neighbourhood(&self) -> Neighbourhood {
+        Neighbourhood::new(self.reach.steps.iter().filter_map(|step| match *step {
+            Step::Network(index, network) => Some((network, index)).filter(|_| self.is_ethernet(index)),
+            Step::Router(..) => None,
+        }))
+    }
+
+    fn is_ethernet(&self, index: u32) -> bool {
+        self.links.get(&index).is_some_and(|link| link.mac.is_some())
+    }
+
+    /// Lists the routes where they may be others by now.
+    fn list_routes(&mut self, now: Instant) -> Result<(), String> {
+        let is_early = self.reach.listed.is_some_and(|at| now.duration_since(at) < ROUTES_AGAIN);
+        if self.reach.fresh || is_early {
+            return Ok(());
+        }
+        self.reach.listed = Some(now);
+        let Listed { list, whole } = self.host.steps().map_err(|error| self.failed(&error))?;
+        self.reach.fresh = whole;
+        if whole {
+            self.reach.steps.clear();
+        }
+        self.reach.steps.extend(list);
+        Ok(())
+    }
+
+    /// Has the kernel look for a host, or after it where it was not heard of for some time. False if it refuses.
+    pub(super) fn look_for(&mut self, index: u32, ip: IpAddr) -> bool {
+        if self.deaf {
+            return false;
+        }
+        match self.host.probe(index, ip) {
+            Ok(()) => true,
+            Err(error) => {
+                self.failed(&error);
+                false
+            }
+        }
+    }
+
+    /// The same where it is not known, or was not heard of; whether the kernel was asked.
+    pub(super) fn keep(&mut self, index: u32, ip: IpAddr) -> bool {
+        let known = self.neighbours.get(&(index, ip));
+        !known.is_some_and(|known| known.usable() && !known.stale()) && self.look_for(index, ip)
     }
 
     /// When [`Self::way`] is to be asked again without a change: to look again for neighbours, or to list what could not be listed.
@@ -341,7 +449,9 @@ impl<H: Host> Ways<H> {
             _ => Some(at.last + ASK_AGAIN),
         };
         let looks = self.round.asked.iter().filter_map(next);
-        looks.chain(self.stale.again).min().map(|at| at.max(now))
+        let is_waiting = self.reach.wanted && !self.reach.fresh;
+        let routes = self.reach.listed.filter(|_| is_waiting).map(|at| at + ROUTES_AGAIN);
+        looks.chain(self.stale.again).chain(routes).min().map(|at| at.max(now))
     }
 
     /// The interface of this name.
@@ -524,6 +634,10 @@ impl Host for Kernel {
 
     fn neighbours(&mut self) -> Result<Listed<Neighbour>, NetlinkError> {
         self.netlink.neighbours()
+    }
+
+    fn steps(&mut self) -> Result<Listed<Step>, NetlinkError> {
+        Netlink::steps()
     }
 
     fn route(&mut self, to: IpAddr, from: Option<IpAddr>) -> Result<Option<Route>, NetlinkError> {

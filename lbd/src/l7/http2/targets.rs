@@ -61,8 +61,8 @@ struct Line {
     number: u64,
     /// Requests under way.
     streams: Cell<usize>,
-    /// Whether it has had one before.
-    used: Cell<bool>,
+    /// How many it has had.
+    requests: Rc<Cell<u64>>,
     /// How it is encrypted, if it is.
     origin: Option<Arc<Origin>>,
     /// Since when there is none.
@@ -130,7 +130,9 @@ impl Lease {
     fn new(line: &Rc<Line>, worker: &Rc<Worker>) -> Self {
         line.streams.set(line.streams.get() + 1);
         line.set_kept(false);
-        Self { line: Rc::clone(line), worker: Rc::clone(worker), reused: line.used.replace(true) }
+        let before = line.requests.get();
+        line.requests.set(before + 1);
+        Self { line: Rc::clone(line), worker: Rc::clone(worker), reused: before > 0 }
     }
 }
 
@@ -260,7 +262,7 @@ async fn dial_up(
         sender,
         number,
         streams: Cell::new(0),
-        used: Cell::new(false),
+        requests: Rc::default(),
         origin: group.tls.clone(),
         free_since_ms: Cell::new(worker.multiplexed.now_ms.get()),
         gone,
@@ -390,6 +392,11 @@ impl TargetStream {
     /// Whether the connection has had requests before.
     pub(in crate::l7) const fn is_reused(&self) -> bool {
         self.lease.reused
+    }
+
+    /// How many requests the connection has had, now and later on.
+    pub(in crate::l7) fn requests(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.lease.line.requests)
     }
 
     /// The connection's number.

@@ -302,6 +302,33 @@ fn what_targets_are_told_in_a_field_no_trailer_says() {
 }
 
 #[test]
+fn no_trailer_of_an_answer_says_what_its_head_may_not() {
+    let ip = own_ip();
+    let target = Target::with(ip, |_, stream| {
+        let trailers = "X-Sum: 1\r\nX-Hop: 1\r\nX-Debug: 1\r\nx_from: target\r\nX-Rule: 1\r\nSet-Cookie: a=b\r\nLocation: /\r\nHost: b\r\n\
+            Transfer-Encoding: chunked\r\nContent-Length: 3\r\nConnection: close\r\nAuthorization: x\r\n";
+        let head = "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nTransfer-Encoding: chunked\r\n\r\n";
+        write(stream, &format!("{head}2\r\nok\r\n0\r\n{trailers}\r\n"))
+    });
+    let mut config = config(ip, &[target.address]);
+    config.service = "response_headers = { set = { \"X-From\" = \"{client_ip}\" }, remove = [\"X-Debug\"] }\n\
+        [[service.rule]]\nwhen = { path = \"/rule\" }\nforward = \"pool\"\nresponse_headers = { set = { \"X-Rule\" = \"2\" } }"
+        .to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    for (path, left) in [("/", "X-Sum: 1\nX-Rule: 1"), ("/rule", "X-Sum: 1")] {
+        let got = client.send(get(path)).answer();
+        assert_eq!((got.text(), got.trailers.replace("\r\n", "\n").as_str()), ("ok", left), "{path}");
+        assert!(got.field("x-from").is_some_and(|value| value.starts_with("127.")), "{path}");
+    }
+    // Nor does one of a request, of what is for this hop.
+    let hop =
+        "Connection: X-Hop\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Hop: 1\r\nX-Sum: 1\r\n\r\n";
+    assert_eq!(client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{hop}")).answer().text(), "ok");
+    assert_eq!(target.last().trailers, "X-Sum: 1");
+}
+
+#[test]
 fn a_tunnel_carries_whatever_it_likes() {
     let ip = own_ip();
     let target = Target::with(ip, |request, stream| {

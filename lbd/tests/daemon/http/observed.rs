@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::config;
-use super::peers::{Client, Target, answer, ask, get, write};
+use super::peers::{Client, Message, Target, answer, ask, get, write};
 use crate::support::{Config, Lbd, eventually, free, metric, own_ip};
 
 const RULES: &str = "[[service.rule]]\nwhen = { path_prefix = \"/api\" }\nforward = \"pool\"\n\
@@ -227,6 +227,9 @@ fn bytes_are_counted_by_rule_and_group() {
     let mut client = Client::new(lbd.address);
     let posted = format!("POST /api HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n{}", "x".repeat(5000));
     assert_eq!(client.send(posted).answer().status(), 200);
+    let chunked =
+        "POST /api HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
+    assert_eq!(client.send(chunked).answer().status(), 200);
     let own = client.send(get("/no")).answer();
     let bytes = |of: &str, labels: &str| {
         let all = metric(&lbd, &format!("tandem_lbd_{of}_bytes_total"));
@@ -234,9 +237,10 @@ fn bytes_are_counted_by_rule_and_group() {
     };
     let of_rule = |rule: &str| bytes("service_http_rule", &format!("service=\"web\",rule=\"{rule}\""));
     eventually("both are counted", || of_rule("2")[1] > 0 && of_rule("1")[1] > 0);
-    let seen = target.last();
-    // Each head ends with an empty line.
-    let sent = (seen.head.len() + 4 + seen.body.len()) as u64;
+    // Each head ends with an empty line. What is cut into chunks anew comes in one, with its end, and the last chunk and its own.
+    let bytes_of = |seen: &Message| seen.head.len() + 4 + seen.body.len();
+    let framing = "5\r\n\r\n0\r\n\r\n".len();
+    let sent = (target.seen().iter().map(bytes_of).sum::<usize>() + framing) as u64;
     assert_eq!((of_rule("1")[0], of_rule("2")[0], of_rule("none")), (sent, 0, [0, 0]));
     assert_eq!(of_rule("2")[1], (own.head.len() + 4 + own.body.len()) as u64);
     assert_eq!(bytes("group_http", "group=\"pool\""), of_rule("1"), "Tandem's own answers are no group's");
@@ -244,6 +248,61 @@ fn bytes_are_counted_by_rule_and_group() {
     let rule = &status["services"][0]["requests"]["rules"][1];
     assert_eq!((&rule["bytes_to_target"], &rule["retries"]["resent"]), (&sent.into(), &0.into()), "{rule}");
     assert_eq!(status["target_groups"][0]["requests"]["bytes_to_target"], sent, "{status}");
+    // How long bodies were is told without all that, and of those only that a target has answered.
+    let group = &status["target_groups"][0];
+    let of_service = &status["services"][0]["requests"];
+    for requests in [of_service, rule, &group["requests"], &group["targets"][0]["requests"]] {
+        let sizes = |way: &str, what: &str| requests["body_sizes"][way][what].as_u64();
+        assert_eq!((sizes("to_target", "count"), sizes("to_target", "sum_bytes")), (Some(2), Some(5005)));
+        assert_eq!((sizes("to_client", "count"), sizes("to_client", "sum_bytes")), (Some(2), Some(12)));
+        assert_eq!(
+            (sizes("to_target", "p50_bytes"), sizes("to_target", "p99_bytes")),
+            (Some(256), Some(16_384))
+        );
+    }
+    assert_eq!(of_service["rules"][2]["body_sizes"]["to_client"]["count"], 0, "{of_service}");
+}
+
+#[test]
+fn bytes_of_a_tunnel_are_counted_by_rule_group_and_target() {
+    let ip = own_ip();
+    let target = Target::with(ip, |_, stream| {
+        write(
+            stream,
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nat once",
+        )?;
+        std::io::copy(stream, &mut std::io::sink())?;
+        write(stream, " and at the end")?;
+        Ok(false)
+    });
+    let mut config = config(ip, &[target.address]);
+    config.service = RULES.to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    // Both ends have something to say before the tunnel is there.
+    client.send("GET /api HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nfrom the begin");
+    let answer = client.answer();
+    assert_eq!((answer.status(), client.read(7)), (101, b"at once".to_vec()));
+    client.send("x".repeat(100_000)).finish();
+    assert_eq!(client.read(15), b" and at the end");
+    assert!(client.is_at_its_end());
+    let sent = (target.last().head.len() + 4 + 14 + 100_000) as u64;
+    let received = (answer.head.len() + 4 + 7 + 15) as u64;
+    let of_target = format!("group=\"pool\",target=\"t0\",address=\"{}\"", target.address);
+    for (name, labels) in [
+        ("service", "service=\"web\""),
+        ("service_http_rule", "service=\"web\",rule=\"1\""),
+        ("group_http", "group=\"pool\""),
+        ("target", of_target.as_str()),
+    ] {
+        eventually(&format!("all is counted in {name}_bytes_total"), || {
+            let all = metric(&lbd, &format!("tandem_lbd_{name}_bytes_total"));
+            let bytes = |way: &str| all[&format!("{{{labels},direction=\"{way}\"}}")];
+            [bytes("to_target"), bytes("to_client")] == [sent, received]
+        });
+    }
+    let sizes = &lbd.status()["services"][0]["requests"]["body_sizes"]["to_client"];
+    assert_eq!(sizes["count"], 0, "what goes through a tunnel is no body: {sizes}");
 }
 
 #[test]

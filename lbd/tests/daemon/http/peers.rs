@@ -118,9 +118,9 @@ pub(super) fn read_message(stream: &mut impl BufRead, bodiless: bool) -> io::Res
     Ok(Some(message))
 }
 
-/// A client's connection.
-pub(crate) struct Client {
-    stream: BufReader<TcpStream>,
+/// A client's connection, in clear text unless it is said otherwise.
+pub(crate) struct Client<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 impl Client {
@@ -131,6 +131,18 @@ impl Client {
     /// On a connection that is there already.
     pub(crate) fn of(stream: TcpStream) -> Self {
         patient(&stream);
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// Says that nothing more is sent.
+    pub(crate) fn finish(&mut self) {
+        self.stream.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// On what carries it.
+    pub(crate) fn over(stream: S) -> Self {
         Self { stream: BufReader::new(stream) }
     }
 
@@ -161,13 +173,8 @@ impl Client {
         !matches!(self.stream.read(&mut [0]), Ok(1))
     }
 
-    /// Says that nothing more is sent.
-    pub(crate) fn finish(&mut self) {
-        self.stream.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
-    }
-
     /// The connection, without what has been read ahead of it.
-    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+    pub(crate) fn stream(&mut self) -> &mut S {
         self.stream.get_mut()
     }
 

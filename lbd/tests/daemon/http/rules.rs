@@ -51,7 +51,7 @@ fn requests_go_where_rules_say() {
 }
 
 #[test]
-fn values_of_headers_are_made_of_what_is_asked_for() {
+fn headers_paths_and_redirects_are_made_of_what_is_known_of_a_request() {
     let ip = own_ip();
     let pool = Target::named(ip, "pool");
     let mut config = config(ip, &[pool.address]);
@@ -63,7 +63,9 @@ fn values_of_headers_are_made_of_what_is_asked_for() {
         response_headers = { add = { \"X-User\" = \"u{1}{query}\" } }\n\
         [[service.rule]]\nwhen = { path_prefix = \"/own\" }\nrespond = { status = 200, body = \"own\" }\n\
         response_headers = { set = { \"X-Rest\" = \"{rest}\" } }\n\
-        [[service.rule]]\nwhen = { path = \"/nobody\" }\nforward = \"empty\"\n"
+        [[service.rule]]\nwhen = { path = \"/nobody\" }\nforward = \"empty\"\n\
+        [[service.rule]]\nwhen = { path_prefix = \"/by\" }\nforward = \"pool\"\nrewrite = \"/as/{client_ip}/{method}/{rest}\"\n\
+        [[service.rule]]\nwhen = { path_prefix = \"/go\" }\nredirect = { to = \"/went?from={client_ip}&by={method}&id={request_id}\" }\n"
         .to_owned();
     let closed = crate::support::free(ip);
     config.group = format!("[[target_group]]\nname = \"empty\"\ntargets = [{{ address = \"{closed}\" }}]\n");
@@ -81,6 +83,16 @@ fn values_of_headers_are_made_of_what_is_asked_for() {
     let got = client.send(get("/own/a/b")).answer();
     assert_eq!((got.text(), got.field("x-rest")), ("own", Some("a/b")));
     assert_eq!(got.field("x-request-id").map(str::len), Some(32));
+    assert_eq!(client.send(get("/by/a?b")).answer().status(), 200);
+    assert_eq!(pool.last().line(), format!("GET /as/{from}/GET/a?b HTTP/1.1"));
+    let got = client.send("M&/ /go HTTP/1.1\r\nHost: a\r\n\r\n").answer();
+    assert_eq!(got.status(), 400, "it is no method");
+    let got = ask(lbd.address, "M&% /go HTTP/1.1\r\nHost: a\r\n\r\n");
+    let to = got.field("location").unwrap_or_default();
+    let id = to.strip_prefix(&format!("/went?from={from}&by=M%26%25&id="));
+    assert_eq!((got.status(), id.map(str::len)), (302, Some(32)), "{to}");
+    let got = ask(lbd.address, ".. /by/a HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(got.status(), 400, "no client says where its path leads to");
     let got = ask(lbd.address, &get("/nobody"));
     assert_eq!((got.status(), got.field("x-request-id").map(str::len)), (503, Some(32)));
     let got = ask(lbd.address, "GET /\r\n\r\n");

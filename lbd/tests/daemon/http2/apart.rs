@@ -1,31 +1,126 @@
 //! Many clients at once, over HTTP/1, HTTP/2 and as WebSockets, who come and go as they like, and whose requests share the connections to the targets:
-//! what each of them gets is its own.
+//! what each of them gets is its own. So it is in clear text, and with TLS and targets that speak HTTP/2.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ::http::{Request, Response};
+use bytes::Bytes;
 use common::rng::Rng;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::config;
 use super::frames::{
     DATA, END_STREAM, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE, Wire, frame, head, status,
 };
+use crate::http::tls::peers::client_config;
+use crate::http::tls::shop;
 use crate::http::{Client, Message, Target, write};
-use crate::support::{Lbd, eventually, metric, own_ip, reset};
+use crate::support::{Config, Lbd, connect, eventually, metric, own_ip, reset};
 
 /// Clients of each kind.
 const HTTP1: u64 = 12;
 const HTTP2: u64 = 12;
 const WEBSOCKETS: u64 = 8;
 
-/// What each does, one after the other.
-const ROUNDS: u64 = 60;
-
 /// What they draw from.
 const SEED: u64 = 0x7a4d_e35e;
+
+/// How clients come.
+struct Way {
+    address: SocketAddr,
+    /// What those of TLS trust; nothing in clear text.
+    tls: Option<Arc<ClientConfig>>,
+    /// How often each does something, one thing after the other.
+    rounds: u64,
+}
+
+/// A client's connection.
+enum Line {
+    Clear(TcpStream),
+    Encrypted(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Way {
+    /// A connection on which this is spoken.
+    fn connect(&self, protocol: &str) -> Line {
+        let stream = connect(self.address);
+        // Each frame goes out at once.
+        stream.set_nodelay(true).unwrap();
+        let Some(tls) = &self.tls else { return Line::Clear(stream) };
+        let mut tls = ClientConfig::clone(tls);
+        tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let name = ServerName::try_from("shop.example").unwrap();
+        let connection = ClientConnection::new(tls.into(), name).unwrap();
+        Line::Encrypted(Box::new(StreamOwned::new(connection, stream)))
+    }
+
+    fn http1(&self) -> Client<Line> {
+        Client::over(self.connect("http/1.1"))
+    }
+
+    /// A connection that has room for all that is asked for on it.
+    fn http2(&self) -> Wire<Line> {
+        // SETTINGS_INITIAL_WINDOW_SIZE, and the connection's window.
+        let mut wire = Wire::begin(self.connect("h2"), &[(4, 1 << 20)]);
+        wire.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()));
+        wire
+    }
+}
+
+impl Line {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Clear(stream) => stream,
+            Self::Encrypted(stream) => &stream.sock,
+        }
+    }
+
+    /// Says that nothing more is sent.
+    fn finish(&mut self) {
+        if let Self::Encrypted(stream) = self {
+            stream.conn.send_close_notify();
+            stream.flush().unwrap();
+        }
+        self.socket().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Leaves without a word.
+    fn leave(&self) {
+        reset(self.socket().try_clone().unwrap());
+    }
+}
+
+impl Read for Line {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Clear(stream) => stream.read(into),
+            Self::Encrypted(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Clear(stream) => stream.write(bytes),
+            Self::Encrypted(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Clear(stream) => stream.flush(),
+            Self::Encrypted(stream) => stream.flush(),
+        }
+    }
+}
 
 /// A generator that belongs to a name, so that either end can draw the same.
 fn rng_of(name: &str, purpose: u64) -> Rng {
@@ -54,18 +149,22 @@ fn pause(rng: &mut Rng) {
     }
 }
 
-/// A target's answer. What comes of several clients in one request is noted.
+/// Notes a request in which there is something of several clients.
+fn note(mixed: &Mutex<Vec<String>>, name: &str, path: &str, body: &[u8]) {
+    let body = String::from_utf8_lossy(body);
+    if path.strip_prefix('/') != Some(name) || !(body.is_empty() || body == said(name)) {
+        mixed.lock().unwrap().push(format!("{path} of {name:?}\n{body}"));
+    }
+}
+
+/// A target's answer.
 fn serve(
     request: &Message,
     stream: &mut BufReader<TcpStream>,
     mixed: &Mutex<Vec<String>>,
 ) -> io::Result<bool> {
     let name = request.field("x-name").unwrap_or_default().to_owned();
-    let asked = request.line().split(' ').nth(1).unwrap_or_default();
-    let body = String::from_utf8_lossy(&request.body);
-    if asked.strip_prefix('/') != Some(name.as_str()) || !(body.is_empty() || body == said(&name)) {
-        mixed.lock().unwrap().push(format!("{}\n{body}", request.head));
-    }
+    note(mixed, &name, request.line().split(' ').nth(1).unwrap_or_default(), &request.body);
     if request.field("upgrade").is_some() {
         return talk(&name, stream);
     }
@@ -82,6 +181,60 @@ fn serve(
     write(stream, &format!("{begin}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n", first.len()))?;
     pause(&mut rng);
     write(stream, &format!("{:x}\r\n{second}\r\n0\r\n\r\n", second.len()))
+}
+
+/// A target that speaks HTTP/2, and answers the same.
+fn http2_target(ip: Ipv4Addr, mixed: Arc<Mutex<Vec<String>>>) -> SocketAddr {
+    let listener = TcpListener::bind((ip, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        while let Ok((stream, _)) = listener.accept().await {
+            let mixed = Arc::clone(&mixed);
+            tokio::spawn(async move {
+                // Clients come and go, and so do their requests.
+                let mut builder = h2::server::Builder::new();
+                builder.max_pending_accept_reset_streams(10_000).max_concurrent_reset_streams(10_000);
+                let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    tokio::spawn(serve_stream(request, respond, Arc::clone(&mixed)));
+                }
+            });
+        }
+    };
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(serving);
+    });
+    address
+}
+
+/// The same of one stream; its client may leave at any time.
+async fn serve_stream(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    mixed: Arc<Mutex<Vec<String>>>,
+) {
+    let name = request.headers().get("x-name").and_then(|name| name.to_str().ok()).unwrap_or_default();
+    let (name, path) = (name.to_owned(), request.uri().path().to_owned());
+    let (mut body, mut got) = (request.into_body(), Vec::new());
+    while let Some(piece) = body.data().await {
+        let Ok(piece) = piece else { return };
+        body.flow_control().release_capacity(piece.len()).ok();
+        got.extend_from_slice(&piece);
+    }
+    note(&mixed, &name, &path, &got);
+    let (text, mut rng) = (answered(&name), rng_of(&name, 3));
+    let (first, second) = text.split_at(usize::try_from(rng.range(1..text.len() as u64)).unwrap());
+    let mut answer = Response::builder().header("x-name", &name);
+    if rng.chance(500) {
+        answer = answer.header("content-length", text.len());
+    }
+    let Ok(mut stream) = respond.send_response(answer.body(()).unwrap(), false) else { return };
+    stream.send_data(Bytes::copy_from_slice(first.as_bytes()), false).ok();
+    tokio::time::sleep(Duration::from_millis(rng.below(6))).await;
+    stream.send_data(Bytes::copy_from_slice(second.as_bytes()), true).ok();
 }
 
 /// Sends back each line with the name that the tunnel was opened by.
@@ -108,22 +261,17 @@ fn request(name: &str, rng: &mut Rng) -> String {
 }
 
 /// Reads the answer to the request of this name.
-fn expect(client: &mut Client, name: &str) {
+fn expect(client: &mut Client<Line>, name: &str) {
     let answer = client.answer();
     assert_eq!((answer.status(), answer.field("x-name")), (200, Some(name)), "{}", answer.head);
     assert!(answer.text() == answered(name), "{name}: {}", answer.text());
 }
 
-/// Leaves without a word.
-fn leave(mut client: Client) {
-    reset(client.stream().try_clone().unwrap());
-}
-
 /// Asks on a kept connection, sometimes several things at once, and sometimes leaves within a request or an answer.
-fn http1(address: SocketAddr, client: u64) {
+fn http1(way: &Way, client: u64) {
     let mut rng = Rng::new(SEED + client);
-    let mut connection = Client::new(address);
-    for round in 0..ROUNDS {
+    let mut connection = way.http1();
+    for round in 0..way.rounds {
         let name = format!("one{client}.{round}");
         let whole = request(&name, &mut rng);
         match rng.below(10) {
@@ -131,18 +279,18 @@ fn http1(address: SocketAddr, client: u64) {
                 let part = usize::try_from(rng.range(1..whole.len() as u64)).unwrap();
                 connection.send(&whole[..part]);
                 pause(&mut rng);
-                leave(std::mem::replace(&mut connection, Client::new(address)));
+                std::mem::replace(&mut connection, way.http1()).stream().leave();
             }
             1 => {
                 connection.send(&whole);
                 pause(&mut rng);
-                leave(std::mem::replace(&mut connection, Client::new(address)));
+                std::mem::replace(&mut connection, way.http1()).stream().leave();
             }
             2 => {
                 connection.send(&whole);
                 // Less than any answer's head has.
                 connection.read(usize::try_from(rng.range(1..30)).unwrap());
-                leave(std::mem::replace(&mut connection, Client::new(address)));
+                std::mem::replace(&mut connection, way.http1()).stream().leave();
             }
             3 => {
                 let names: Vec<String> = (0..3).map(|index| format!("{name}.{index}")).collect();
@@ -167,16 +315,8 @@ struct Asked {
     awaited: bool,
 }
 
-/// A connection that has room for all that is asked for on it.
-fn open(address: SocketAddr) -> Wire {
-    // SETTINGS_INITIAL_WINDOW_SIZE, and the connection's window.
-    let mut wire = Wire::open_with(address, &[(4, 1 << 20)]);
-    wire.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()));
-    wire
-}
-
 /// Begins a stream, and sometimes resets it: without a body, within it, or behind it.
-fn begin(wire: &mut Wire, stream: u32, name: String, rng: &mut Rng) -> Asked {
+fn begin(wire: &mut Wire<Line>, stream: u32, name: String, rng: &mut Rng) -> Asked {
     let cancel = frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
     let (path, body, posts) = (format!("/{name}"), said(&name), rng.chance(500));
     let fields = head(if posts { "POST" } else { "GET" }, &path, &[("x-name", &name)]);
@@ -199,7 +339,7 @@ fn begin(wire: &mut Wire, stream: u32, name: String, rng: &mut Rng) -> Asked {
 }
 
 /// Reads until all has come that is waited for.
-fn collect(wire: &mut Wire, asked: &mut BTreeMap<u32, Asked>) {
+fn collect(wire: &mut Wire<Line>, asked: &mut BTreeMap<u32, Asked>) {
     while asked.values().any(|it| it.awaited) {
         let frame = wire.read().expect("the connection goes on");
         assert_ne!(frame.kind, GOAWAY, "{frame:?}");
@@ -227,17 +367,17 @@ fn collect(wire: &mut Wire, asked: &mut BTreeMap<u32, Asked>) {
 }
 
 /// Asks several things at once on one connection, and sometimes leaves without an answer.
-fn http2(address: SocketAddr, client: u64) {
+fn http2(way: &Way, client: u64) {
     let mut rng = Rng::new(SEED + 100 + client);
-    let (mut wire, mut stream, mut asked) = (open(address), 1, BTreeMap::new());
-    for round in 0..ROUNDS {
+    let (mut wire, mut stream, mut asked) = (way.http2(), 1, BTreeMap::new());
+    for round in 0..way.rounds {
         for index in 0..rng.range(1..6) {
             let name = format!("two{client}.{round}.{index}");
             asked.insert(stream, begin(&mut wire, stream, name, &mut rng));
             stream += 2;
         }
         if rng.chance(100) {
-            reset(std::mem::replace(&mut wire, open(address)).stream);
+            std::mem::replace(&mut wire, way.http2()).stream.leave();
             (stream, asked) = (1, BTreeMap::new());
         } else {
             collect(&mut wire, &mut asked);
@@ -246,15 +386,15 @@ fn http2(address: SocketAddr, client: u64) {
 }
 
 /// Talks through a tunnel for a while, and sometimes leaves in the middle.
-fn websocket(address: SocketAddr, client: u64) {
+fn websocket(way: &Way, client: u64) {
     let mut rng = Rng::new(SEED + 200 + client);
-    for round in 0..ROUNDS / 2 {
+    for round in 0..way.rounds / 2 {
         let name = format!("socket{client}.{round}");
-        let mut connection = Client::new(address);
+        let mut connection = way.http1();
         let fields = format!("X-Name: {name}\r\nConnection: Upgrade\r\nUpgrade: websocket");
         connection.send(format!("GET /{name} HTTP/1.1\r\nHost: shop.example\r\n{fields}\r\n\r\n"));
         if rng.chance(100) {
-            leave(connection);
+            connection.stream().leave();
             continue;
         }
         let answer = connection.answer();
@@ -268,42 +408,66 @@ fn websocket(address: SocketAddr, client: u64) {
         }
         if rng.chance(300) {
             connection.send("half a line");
-            leave(connection);
+            connection.stream().leave();
         } else {
-            connection.finish();
+            connection.stream().finish();
             assert!(connection.is_at_its_end(), "{name} hears more than it has said");
         }
     }
 }
 
-#[test]
-fn what_each_client_gets_is_its_own() {
-    let ip = own_ip();
-    let mixed: Arc<Mutex<Vec<String>>> = Arc::default();
-    let target = || {
-        let mixed = Arc::clone(&mixed);
-        Target::with(ip, move |request, stream| serve(request, stream, &mixed))
-    };
-    let targets = [target(), target()];
-    let lbd = Lbd::start(&config(ip, &targets.each_ref().map(|target| target.address)));
-    let address = lbd.address;
+/// Has all of them come to a service, and looks at what it has counted.
+fn all_come(config: &Config, tls: Option<Arc<ClientConfig>>, rounds: u64) -> Lbd {
+    let lbd = Lbd::start(config);
+    let way = &Way { address: lbd.address, tls, rounds };
     std::thread::scope(|scope| {
         for client in 0..HTTP1 {
-            scope.spawn(move || http1(address, client));
+            scope.spawn(move || http1(way, client));
         }
         for client in 0..HTTP2 {
-            scope.spawn(move || http2(address, client));
+            scope.spawn(move || http2(way, client));
         }
         for client in 0..WEBSOCKETS {
-            scope.spawn(move || websocket(address, client));
+            scope.spawn(move || websocket(way, client));
         }
     });
-    assert_eq!(*mixed.lock().unwrap(), [""; 0], "requests that are of several clients");
     eventually("nobody is left", || lbd.service("connections_open") == 0);
     // They have shared connections to the targets, and have left some in the middle.
     let sum = |name| metric(&lbd, name).values().sum::<u64>();
-    assert!(sum("tandem_lbd_target_http_reused_connections_total") > 500);
+    assert!(sum("tandem_lbd_target_http_reused_connections_total") > 8 * rounds);
     let cut = metric(&lbd, "tandem_lbd_service_http_requests_cut_total");
-    assert!(cut["{service=\"web\",reason=\"client\"}"] > 20, "{cut:?}");
+    assert!(cut["{service=\"web\",reason=\"client\"}"] > rounds / 3, "{cut:?}");
     assert_eq!(sum("tandem_lbd_service_http2_connections_expelled_total"), 0);
+    lbd
+}
+
+/// A target of HTTP/1.
+fn target(ip: Ipv4Addr, mixed: &Arc<Mutex<Vec<String>>>) -> Target {
+    let mixed = Arc::clone(mixed);
+    Target::with(ip, move |request, stream| serve(request, stream, &mixed))
+}
+
+#[test]
+fn what_each_client_gets_is_its_own() {
+    let (ip, mixed) = (own_ip(), Arc::default());
+    let targets = [target(ip, &mixed), target(ip, &mixed)];
+    all_come(&config(ip, &targets.each_ref().map(|target| target.address)), None, 60);
+    assert_eq!(*mixed.lock().unwrap(), [""; 0], "requests that are of several clients");
+}
+
+#[test]
+fn what_each_client_with_tls_gets_of_targets_of_http2_is_its_own() {
+    let (ip, mixed, authority) = (own_ip(), Arc::default(), shop());
+    let sockets = target(ip, &mixed);
+    let targets = [http2_target(ip, Arc::clone(&mixed)), http2_target(ip, Arc::clone(&mixed))];
+    let mut config = crate::http::tls::config(ip, &targets, &[&authority.bundle("shop")]);
+    config.service += "\n[[service.rule]]\nwhen = { path_regex = \"^/socket\" }\nforward = \"sockets\"\n";
+    config.group = format!(
+        "protocol = \"http2\"\n[[target_group]]\nname = \"sockets\"\ntargets = [{{ address = \"{}\" }}]\n",
+        sockets.address
+    );
+    let lbd = all_come(&config, Some(client_config(&authority)), 25);
+    assert_eq!(*mixed.lock().unwrap(), [""; 0], "requests that are of several clients");
+    let handshakes = metric(&lbd, "tandem_lbd_service_tls_handshakes_total");
+    assert!(handshakes.values().sum::<u64>() > HTTP1 + HTTP2 + WEBSOCKETS, "{handshakes:?}");
 }

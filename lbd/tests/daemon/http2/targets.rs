@@ -1,12 +1,14 @@
 //! Targets that speak HTTP/2.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::config;
 use super::frames::{
-    ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Outcome, PING, RST_STREAM, Wire, frame, head,
+    ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Outcome, PING, RST_STREAM, Wire, block,
+    frame, head, status,
 };
 use crate::http::{Client, ask, get};
 use crate::server::Server;
@@ -144,6 +146,115 @@ fn what_a_target_has_not_begun_is_sent_again() {
         metric(&lbd, "tandem_lbd_service_http_requests_resent_total")["{service=\"web\",result=\"sent\"}"]
             > 5
     );
+}
+
+/// What becomes of all these streams: each is answered.
+fn answers(wire: &mut Wire, mut left: BTreeSet<u32>) -> BTreeMap<u32, u16> {
+    let mut answers = BTreeMap::new();
+    while !left.is_empty() {
+        let got = wire.read().expect("the connection goes on");
+        if got.kind == HEADERS {
+            answers.insert(got.stream, status(&got.payload));
+        }
+        assert!(got.kind != RST_STREAM, "{got:?}");
+        if got.ends_stream() {
+            left.remove(&got.stream);
+        }
+    }
+    answers
+}
+
+/// Who ends a connection may do so for one of the requests on it, whichever that is.
+#[test]
+fn a_connection_that_ends_takes_no_request_with_it_that_may_be_repeated() {
+    // The last one may be one that the target has begun, or not.
+    for (last, post) in [(5, 502), (3, 200)] {
+        let ip = own_ip();
+        let (seen, ended) = (Arc::new(AtomicUsize::new(0)), AtomicBool::new(false));
+        let count = Arc::clone(&seen);
+        let target = target(ip, move |_, got, wire| {
+            if ended.load(Ordering::SeqCst) {
+                return answer(wire, got.stream, "served");
+            }
+            if count.fetch_add(1, Ordering::SeqCst) == 2 {
+                ended.store(true, Ordering::SeqCst);
+                wire.send(&frame(GOAWAY, 0, 0, &[0, 0, 0, last, 0, 0, 0, 1]));
+                wire.stream.shutdown(Shutdown::Both).unwrap();
+            }
+        });
+        let lbd = Lbd::start(&http2(ip, target.address, ""));
+        let mut wire = Wire::open(lbd.address);
+        for (stream, waiting) in [(1, 1), (3, 2)] {
+            wire.ask(stream, &head("GET", "/", &[]), true);
+            eventually("it is at the target", || seen.load(Ordering::SeqCst) == waiting);
+        }
+        wire.ask(5, &head("POST", "/", &[]), true);
+        let expected = BTreeMap::from([(1, 200), (3, 200), (5, post)]);
+        assert_eq!(answers(&mut wire, BTreeSet::from([1, 3, 5])), expected, "the last one is {last}");
+        let resent = metric(&lbd, "tandem_lbd_service_http_requests_resent_total");
+        let sent = resent["{service=\"web\",result=\"sent\"}"];
+        assert_eq!(sent, 2 + u64::from(post == 200), "{resent:?}");
+    }
+}
+
+/// nginx ends a connection of HTTP/2 at the trailers of a request.
+#[test]
+fn a_request_with_trailers_shares_no_connection() {
+    let ip = own_ip();
+    // The connection's number, and whether trailers came.
+    let seen: Arc<Mutex<Vec<(usize, bool)>>> = Arc::default();
+    let (noted, connections) = (Arc::clone(&seen), AtomicUsize::new(0));
+    let target = Server::start((ip, 0).into(), move |stream| {
+        let number = connections.fetch_add(1, Ordering::SeqCst);
+        patient(&stream);
+        stream.set_nodelay(true).unwrap();
+        let (mut wire, mut begun) = (Wire::accepted(stream), BTreeSet::new());
+        while let Some(got) = wire.read() {
+            let trails = got.kind == HEADERS && !begun.insert(got.stream);
+            if got.ends_stream() {
+                noted.lock().unwrap().push((number, trails));
+                answer(&mut wire, got.stream, "served");
+            }
+        }
+    });
+    let lbd = Lbd::start(&http2(ip, target.address, ""));
+    // All of one client, so that one worker has them.
+    let mut client = Client::new(lbd.address);
+    let post = |more: &str| {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{more}Transfer-Encoding: chunked\r\n\r\n");
+        format!("{head}2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n")
+    };
+    for request in [get("/"), post("Trailer: X-Sum\r\n"), post(""), get("/")] {
+        assert_eq!(client.send(request).answer().text(), "served");
+    }
+    let seen = seen.lock().unwrap();
+    let [first, announced, unsaid, last] = seen[..] else { panic!("{seen:?}") };
+    assert_eq!((unsaid, last), (first, first), "what nobody has spoken of does not come: {seen:?}");
+    assert!(announced.1 && announced.0 != first.0 && !first.1, "{seen:?}");
+}
+
+#[test]
+fn no_trailer_of_a_target_s_says_what_its_head_may_not() {
+    let ip = own_ip();
+    let target = target(ip, |_, got, wire| {
+        wire.send(&frame(HEADERS, END_HEADERS, got.stream, &[0x88]));
+        wire.send(&frame(DATA, 0, got.stream, b"ok"));
+        let passing =
+            [("x-sum", "1"), ("x-debug", "1"), ("set-cookie", "a=b"), ("host", "b"), ("content-length", "3")];
+        // The second one is no trailer section at all (RFC 9113, section 8.2.2).
+        let broken = [("x-sum", "1"), ("transfer-encoding", "chunked")];
+        let trailers = if got.stream == 1 { block(&passing) } else { block(&broken) };
+        wire.send(&frame(HEADERS, END_HEADERS | END_STREAM, got.stream, &trailers));
+    });
+    let mut config = http2(ip, target.address, "");
+    config.service += "response_headers = { remove = [\"X-Debug\"] }\n";
+    let lbd = Lbd::start(&config);
+    // All of one client, so that one worker has them.
+    let mut client = Client::new(lbd.address);
+    let got = client.send(get("/")).answer();
+    assert_eq!((got.text(), got.trailers.as_str()), ("ok", "x-sum: 1"));
+    client.send(get("/"));
+    assert!(!client.try_answer(false).is_ok_and(|answer| answer.is_some()), "it comes to no end");
 }
 
 #[test]

@@ -132,6 +132,8 @@ constants! {
     ANSWERS_PER_TICK: u32 = 256;
     /// Searches for ports beyond the first few of a processor in a tick.
     SEARCHES_PER_TICK: u32 = 1024;
+    /// Next hops that a processor tells of in a tick.
+    NEXT_HOPS_PER_TICK: u32 = 64;
     /// Ways of a set.
     HALF_OPEN_WAYS: usize = 4;
     /// Sets of a processor.

@@ -364,6 +364,16 @@ twins! {
         mtu: u32,
     }
 
+    /// What the ring `next_hops` carries: the next hop on the way to a client, where it is not known.
+    "next_hop" NextHop {
+        /// Whose Ethernet address it is: a gateway's, or the client's own.
+        address: Address,
+        /// The interface.
+        ifindex: u32,
+        /// Zero.
+        spare: u32,
+    }
+
     /// `service_stats[index]`, one for each processor.
     "service_stats" ServiceStats {
         /// From clients.

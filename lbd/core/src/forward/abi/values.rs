@@ -201,7 +201,7 @@ common::named! {
         SourceRate => "source_rate",
         /// No target is usable.
         NoTarget => "no_target",
-        /// The way to the target is not known yet.
+        /// The way to the target is not known yet; in the driver, the next hop on the way to the client.
         NoNextHop => "no_next_hop",
         /// No free port towards the endpoint.
         NoPort => "no_port",

@@ -382,6 +382,18 @@ fn no_trailer_says_what_is_said_in_a_field_of_the_head() {
 }
 
 #[test]
+fn what_is_for_one_hop_is_so_behind_the_body_too() {
+    let text =
+        "HTTP/1.1 200 OK\r\nConnection: Close, X-Hop, keep-alive, TE\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = parse_response(text.as_bytes(), false).unwrap();
+    assert_eq!(trailers_for_one_hop(&head.for_one_hop), ["x-hop"]);
+    let text = "POST / HTTP/1.1\r\nHost: a\r\nConnection: X-Hop\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = parse_request(text.as_bytes()).unwrap();
+    assert_eq!(trailers_for_one_hop(&head.for_one_hop), ["x-hop"]);
+    assert!(trailers_for_one_hop(&[&b"close"[..], b"keep-alive"]).is_empty());
+}
+
+#[test]
 fn interim_answers_and_trailers_go_on_without_what_is_not_theirs() {
     let head =
         parse_response(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n", false).unwrap();

@@ -146,8 +146,13 @@ fn judge(name: &str, facts: &Facts, in_driver: bool, handed: HandedOver, report:
              sends through a veth to here, and on this one";
         report.add(Level::Note, name, finding);
     }
-    if in_driver && facts.is_vlan {
-        let finding = "a VLAN's interface has no driver that a program could be in; use `attach = \"auto\"`";
+    let without_driver = match facts.kind.as_str() {
+        _ if facts.is_vlan => Some("a VLAN's interface"),
+        "bridge" => Some("a bridge"),
+        _ => None,
+    };
+    if let Some(what) = without_driver.filter(|_| in_driver) {
+        let finding = format!("{what} has no driver that a program could be in; use `attach = \"auto\"`");
         report.add(Level::Bad, name, finding);
     } else if in_driver && facts.has_vlans && facts.takes_tags_off == Some(true) {
         let finding = "it takes VLAN tags off before the program in the driver sees them, which then takes frames of its VLANs for its own; \
@@ -245,6 +250,8 @@ mod tests {
         assert!(only(&no_forwarding, false).starts_with("note  eth0: net.ipv6.conf.eth0.forwarding is 0"));
         let vlan = Facts { is_vlan: true, ..eth0() };
         assert!(only(&vlan, true).starts_with("BAD   eth0: a VLAN's interface has no driver"));
+        let bridge = Facts { kind: "bridge".to_owned(), ..eth0() };
+        assert!(only(&bridge, true).starts_with("BAD   eth0: a bridge has no driver"));
         let tagged = Facts { has_vlans: true, ..eth0() };
         assert!(only(&tagged, true).contains("takes VLAN tags off"));
         // What a driver does not say is not known, and what matters to the driver's program alone matters to no other.
@@ -253,7 +260,7 @@ mod tests {
         let veth = Facts { kind: "veth".to_owned(), ..eth0() };
         assert!(only(&veth, true).starts_with("note  eth0: tx checksum offload is on"));
         assert_eq!(of(&Facts { completes_checksums: Some(false), ..veth.clone() }, true).len(), 1);
-        for facts in [vlan, tagged, veth] {
+        for facts in [vlan, bridge, tagged, veth] {
             assert_eq!(of(&facts, false).len(), 1);
         }
         let without_ipv6 = Facts { forwarding: [Some("1".to_owned()), None], ..eth0() };

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
 };
@@ -37,6 +38,10 @@ const DATAGRAM_MAX: usize = 64 * 1024;
 
 /// Datagrams read for one request before it is given up. Neighbour tables of routers have tens of thousands of entries.
 const DATAGRAMS_MAX: usize = 65_536;
+
+/// Routes of either family of which the steps are listed, at most about so many: those beyond, as a router of the Internet has them, are not
+/// read. The default route is among the first.
+const ROUTES_MAX: usize = 4096;
 
 /// Tries of a dump that changed while it was read, before it is handed out as it is.
 const DUMP_TRIES: usize = 4;
@@ -106,6 +111,15 @@ pub(crate) struct Route {
     pub(crate) unicast: bool,
     /// Whether it leads to this host itself.
     pub(crate) local: bool,
+}
+
+/// Where a route of this host's leads, over the interface with this index: one of several, where it has several ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Step {
+    /// To a router.
+    Router(u32, IpAddr),
+    /// To the hosts of a network themselves.
+    Network(u32, IpNet),
 }
 
 /// A neighbour on a link.
@@ -188,6 +202,24 @@ impl Netlink {
     /// The addresses of all interfaces, with the interface's index.
     pub(super) fn addresses(&mut self) -> Result<Listed<(IpAddr, u32)>, NetlinkError> {
         self.dump(&wire::get_addresses(), "listing the addresses", Answer::address)
+    }
+
+    /// Where this host's routes lead, those of the first [`ROUTES_MAX`] of either family.
+    pub(super) fn steps() -> Result<Listed<Step>, NetlinkError> {
+        let mut all = Listed { list: Vec::new(), whole: true };
+        for ipv6 in [false, true] {
+            // A socket for this alone: what is beyond the bound stays in it.
+            let mut netlink = Self::open()?;
+            let listed =
+                netlink.exchange_some(&wire::get_routes(ipv6), NLM_F_DUMP, ROUTES_MAX, wire::parse_steps);
+            let listed = listed.map_err(|source| NetlinkError::Refused {
+                action: "listing the routes".to_owned(),
+                source,
+            })?;
+            all.list.extend(listed.list.into_iter().flatten());
+            all.whole &= !listed.interrupted;
+        }
+        Ok(all)
     }
 
     /// The way that the kernel would send a packet to `destination`, from one of this host's addresses if one is given; none if there
@@ -313,6 +345,18 @@ impl Netlink {
 
     /// Sends one request and reads its answers to the end.
     fn exchange(&mut self, request: &Message, flags: u16) -> io::Result<Answers> {
+        self.exchange_some(request, flags, usize::MAX, Answer::parse)
+    }
+
+    /// The same up to about so many messages of the answer, of which `parse` makes something. After one that has more, the socket is of no
+    /// more use.
+    fn exchange_some<T>(
+        &mut self,
+        request: &Message,
+        flags: u16,
+        most: usize,
+        parse: impl Fn(u16, &[u8]) -> Option<T>,
+    ) -> io::Result<common::netlink::Answers<T>> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = NetlinkMessage::from(request.clone());
         message.header.flags = NLM_F_REQUEST | flags;
@@ -321,7 +365,7 @@ impl Netlink {
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-        let mut answers = Answers::default();
+        let mut answers = common::netlink::Answers::default();
         // A request for one thing is answered by that thing alone.
         let single = flags & (NLM_F_DUMP | NLM_F_ACK) == 0;
         for _ in 0..DATAGRAMS_MAX {
@@ -331,8 +375,8 @@ impl Netlink {
                 continue;
             }
             let datagram = self.buffer.get(..length).unwrap_or_default();
-            let ended = answers.take(datagram, self.sequence, Answer::parse)?;
-            if ended || (single && !answers.list.is_empty()) {
+            let ended = answers.take(datagram, self.sequence, &parse)?;
+            if ended || answers.list.len() >= most || (single && !answers.list.is_empty()) {
                 return Ok(answers);
             }
         }
@@ -364,6 +408,49 @@ mod tests {
             assert!(!route.unicast && route.local, "{route:?}");
         }
         netlink.neighbours().unwrap();
+    }
+
+    #[test]
+    fn routes_say_who_is_next() {
+        // A network of this thread's own.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("this takes root");
+        for line in [
+            "link add v0 type veth peer name v1",
+            "link set v0 up",
+            "link set v1 up",
+            "address add 192.0.2.1/24 dev v0",
+            "address add 2001:db8::1/64 dev v0 nodad",
+            "route add default via 192.0.2.254",
+            "route add 198.51.100.0/24 via 192.0.2.253",
+            "-6 route add default via 2001:db8::fe",
+        ] {
+            assert!(
+                std::process::Command::new("ip").args(line.split(' ')).status().unwrap().success(),
+                "{line}"
+            );
+        }
+        let index = Netlink::open().unwrap().links().unwrap().list;
+        let index = index.iter().find(|link| link.name == "v0").unwrap().index;
+        // The kernel may still be busy with its own routes.
+        let listed = (0..100).map(|_| Netlink::steps().unwrap()).find(|listed| listed.whole);
+        let listed = listed.expect("some time nothing changes");
+        let router = |text: &str| Step::Router(index, text.parse().unwrap());
+        let network = |text: &str| Step::Network(index, text.parse().unwrap());
+        for step in [
+            router("192.0.2.254"),
+            router("192.0.2.253"),
+            router("2001:db8::fe"),
+            network("192.0.2.0/24"),
+            network("2001:db8::/64"),
+        ] {
+            assert!(listed.list.contains(&step), "{step:?} in {listed:?}");
+        }
+        // The host's own addresses, and those for all, are nobody's who is next.
+        let own = network("192.0.2.1/32");
+        assert!(
+            !listed.list.contains(&own) && !listed.list.contains(&network("192.0.2.255/32")),
+            "{listed:?}"
+        );
     }
 
     #[test]

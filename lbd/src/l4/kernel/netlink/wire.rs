@@ -3,9 +3,10 @@
 //! Answers are read attribute by attribute, taking just those that are known and needed: a kernel newer than this code adds
 //! attributes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use common::netlink::{attributes, ip, number, text};
+use ipnet::IpNet;
 use netlink_packet_route::address::{AddressHeader, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkHeader, LinkInfo, LinkLayerType, LinkMessage,
@@ -17,10 +18,13 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, Rou
 use netlink_packet_route::tc::{TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use super::{Link, Neighbour, Route};
+use super::{Link, Neighbour, Route, Step};
 
 /// The metric that is an MTU, among those of a route.
 const METRIC_MTU: u16 = 2;
+
+/// The length of `struct rtnexthop`.
+const WAY_HEADER: usize = 8;
 
 /// The kind, in what a link says about its device.
 const INFO_KIND: u16 = 1;
@@ -115,7 +119,7 @@ fn parse_route(payload: &[u8]) -> Option<Route> {
     let header = RouteHeader::parse(payload).ok()?;
     let mut route = Route {
         index: 0,
-        gateway: None,
+        gateway: router(payload.get(12..)),
         source: None,
         mtu: None,
         unicast: header.kind == RouteType::Unicast,
@@ -124,9 +128,6 @@ fn parse_route(payload: &[u8]) -> Option<Route> {
     for (kind, value) in attributes(payload.get(12..)) {
         match kind {
             libc::RTA_OIF => route.index = number(value)?,
-            libc::RTA_GATEWAY => route.gateway = ip(value),
-            // An IPv4 route by way of an IPv6 router: the family, then the address.
-            libc::RTA_VIA => route.gateway = ip(value.get(2..)?),
             libc::RTA_PREFSRC => route.source = ip(value),
             libc::RTA_METRICS => {
                 let mtu = attributes(Some(value)).find(|(metric, _)| *metric == METRIC_MTU);
@@ -136,6 +137,52 @@ fn parse_route(payload: &[u8]) -> Option<Route> {
         }
     }
     Some(route)
+}
+
+/// The router that a route, or one of its ways, leads to.
+fn router(bytes: Option<&[u8]>) -> Option<IpAddr> {
+    attributes(bytes).find_map(|(kind, value)| match kind {
+        libc::RTA_GATEWAY => ip(value),
+        // An IPv4 route by way of an IPv6 router: the family, then the address.
+        libc::RTA_VIA => ip(value.get(2..)?),
+        _ => None,
+    })
+}
+
+/// Where a route leads: nowhere, if it leads to this host itself or says that there is no way. None for what is no route.
+pub(super) fn parse_steps(message_type: u16, payload: &[u8]) -> Option<Vec<Step>> {
+    if message_type != libc::RTM_NEWROUTE {
+        return None;
+    }
+    let header = RouteHeader::parse(payload).ok()?;
+    let own = payload.get(12..);
+    let find = |wanted: u16| attributes(own).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let all = match header.address_family {
+        AddressFamily::Inet => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        _ => return Some(Vec::new()),
+    };
+    let network = IpNet::new(find(libc::RTA_DST).map_or(Some(all), ip)?, header.destination_prefix_length);
+    let (RouteType::Unicast, Ok(network)) = (header.kind, network) else { return Some(Vec::new()) };
+    let step = |(index, router): (u32, Option<IpAddr>)| match router {
+        Some(router) => Step::Router(index, router),
+        None => Step::Network(index, network),
+    };
+    let only = find(libc::RTA_OIF).and_then(number).map(|index| (index, router(own)));
+    Some(only.into_iter().chain(ways(find(libc::RTA_MULTIPATH))).map(step).collect())
+}
+
+/// The ways of a route that has several, each `struct rtnexthop` with attributes of its own: the interface, and the router.
+fn ways(bytes: Option<&[u8]>) -> impl Iterator<Item = (u32, Option<IpAddr>)> {
+    let mut rest = bytes.unwrap_or_default();
+    std::iter::from_fn(move || {
+        let header = rest.first_chunk::<WAY_HEADER>()?;
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let own = rest.get(WAY_HEADER..length)?;
+        let index = number(&header[4..])?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((index, router(Some(own))))
+    })
 }
 
 fn parse_address(payload: &[u8]) -> Option<Answer> {
@@ -216,6 +263,13 @@ pub(super) fn get_neighbours() -> Message {
     Message::GetNeighbour(NeighbourMessage::default())
 }
 
+/// All routes of a family, of all tables.
+pub(super) fn get_routes(ipv6: bool) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    Message::GetRoute(message)
+}
+
 /// With a source, rules that look at it count.
 pub(super) fn get_route(destination: IpAddr, source: Option<IpAddr>) -> Message {
     let bits = |ip: IpAddr| if ip.is_ipv6() { 128 } else { 32 };
@@ -265,4 +319,81 @@ fn neighbour(index: u32, ip: IpAddr) -> NeighbourMessage {
     };
     message.attributes.push(NeighbourAttribute::Destination(address));
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The parts of a message, each filled up to four bytes: with an attribute's header, if a kind is given.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// `struct rtmsg` of this family, prefix and type.
+    fn header(family: u8, prefix: u8, kind: u8) -> Vec<u8> {
+        vec![family, prefix, 0, 0, 254, 2, 0, kind, 0, 0, 0, 0]
+    }
+
+    fn way(index: u32, attributes: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(8 + attributes.len()).unwrap();
+        [&length.to_ne_bytes()[..], &[0, 0], &index.to_ne_bytes(), attributes].concat()
+    }
+
+    fn steps(parts: &[&[u8]]) -> Option<Vec<Step>> {
+        parse_steps(libc::RTM_NEWROUTE, &parts.concat())
+    }
+
+    const UNICAST: u8 = 1;
+    const BLACKHOLE: u8 = 6;
+
+    #[test]
+    fn a_route_leads_to_routers_or_to_neighbours() {
+        let index = attribute(libc::RTA_OIF, &7_u32.to_ne_bytes());
+        let router = attribute(libc::RTA_GATEWAY, &[192, 0, 2, 1]);
+        let to = attribute(libc::RTA_DST, &[10, 77, 0, 0]);
+        let network: IpNet = "10.77.0.0/24".parse().unwrap();
+        assert_eq!(steps(&[&header(2, 24, UNICAST), &to, &index]), Some(vec![Step::Network(7, network)]));
+        let by_router = Some(vec![Step::Router(7, [192, 0, 2, 1].into())]);
+        assert_eq!(steps(&[&header(2, 24, UNICAST), &to, &router, &index]), by_router);
+        assert_eq!(steps(&[&header(2, 0, UNICAST), &router, &index]), by_router);
+        let all: IpNet = "::/0".parse().unwrap();
+        assert_eq!(steps(&[&header(10, 0, UNICAST), &index]), Some(vec![Step::Network(7, all)]));
+        // By a router of the other family: that, then its address.
+        let via = attribute(libc::RTA_VIA, &[&10_u16.to_ne_bytes()[..], &[0xfe; 16]].concat());
+        let by_other = Some(vec![Step::Router(7, [0xfe; 16].into())]);
+        assert_eq!(steps(&[&header(2, 0, UNICAST), &via, &index]), by_other);
+        assert_eq!(steps(&[&header(2, 24, BLACKHOLE), &to]), Some(Vec::new()));
+        assert_eq!(parse_steps(libc::RTM_NEWADDR, &header(2, 24, UNICAST)), None);
+    }
+
+    #[test]
+    fn a_route_of_several_ways_leads_to_each() {
+        let router = |last: u8| attribute(libc::RTA_GATEWAY, &[192, 0, 2, last]);
+        let ways = [way(7, &router(1)), way(8, &router(2)), way(9, &[])].concat();
+        let several = attribute(libc::RTA_MULTIPATH, &ways);
+        let all: IpNet = "0.0.0.0/0".parse().unwrap();
+        let expected = [
+            Step::Router(7, [192, 0, 2, 1].into()),
+            Step::Router(8, [192, 0, 2, 2].into()),
+            Step::Network(9, all),
+        ];
+        assert_eq!(steps(&[&header(2, 0, UNICAST), &several]).unwrap(), expected);
+        // Whatever is cut, nothing is read beyond it, and nothing goes round for ever.
+        for length in 0..ways.len() {
+            let found = steps(&[&header(2, 0, UNICAST), &attribute(libc::RTA_MULTIPATH, &ways[..length])]);
+            assert!(expected.starts_with(&found.unwrap()), "{length}");
+        }
+        for length in 0..8_u16 {
+            let mut short = ways.clone();
+            short[..2].copy_from_slice(&length.to_ne_bytes());
+            assert_eq!(
+                steps(&[&header(2, 0, UNICAST), &attribute(libc::RTA_MULTIPATH, &short)]),
+                Some(vec![])
+            );
+        }
+    }
 }

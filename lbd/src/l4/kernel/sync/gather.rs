@@ -30,6 +30,11 @@ pub(in super::super) fn translates(config: &Config, ipv6: bool) -> bool {
         .any(|service| service.listen.iter().any(|listen| listen.address.is_ipv6() == ipv6))
 }
 
+/// Whether answers of targets are sent on to clients by the driver's program, which knows no neighbours but those in the kernel's table.
+pub(super) fn answers_from_driver(config: &Config) -> bool {
+    config.kernel.attach == Attach::Xdp && [false, true].into_iter().any(|ipv6| translates(config, ipv6))
+}
+
 /// The targets of the groups that the kernel forwards to, those removed whose flows still go on included.
 pub(super) fn groups(
     shared: &Shared,
@@ -107,6 +112,12 @@ pub(super) fn hops(
         }
     }
     troubles.extend(said.into_iter().map(|(what, why)| TroubleView { what, why }));
+    // Of what is in use the routers on the ways to clients are the rest.
+    if answers_from_driver(config)
+        && let Err(why) = ways.use_routers(&before, now)
+    {
+        troubles.push(TroubleView { what: "routers".to_owned(), why });
+    }
     hops
 }
 

@@ -17,6 +17,7 @@ use common::config::{Attach, Config};
 use common::ipc::Role;
 use lbd_core::forward::abi::{CONFIG_PORTS_MISSING, LINK_OURS, LINK_VIRTUAL_MAC, LINKS_MAX, Link};
 use lbd_core::forward::copies::Places;
+use lbd_core::forward::next_hops::Neighbourhood;
 use lbd_core::forward::path_mtu::{PathMtus, Worth};
 use lbd_core::forward::plan::{self, Check, Contents, Gone, Heard, Indexes, Input, OtherUntil, Owners};
 use lbd_core::forward::refill::Refill;
@@ -33,6 +34,7 @@ use super::flows::{Names, Reader};
 use super::instances::{Instances, Offers};
 use super::load::Loaded;
 use super::maps::Maps;
+use super::next_hops::NextHops;
 use super::path_mtu::Errors;
 use super::settings::Settings;
 use super::thread::Signal;
@@ -83,6 +85,8 @@ pub(super) struct Sync {
     loaded: Loaded,
     maps: Maps,
     ways: Ways,
+    /// Those that the program in the driver does not know.
+    next_hops: NextHops,
     attachments: Attachments,
     settings: Settings,
     /// What routers say of packets in tunnels, while there are any.
@@ -121,6 +125,7 @@ pub(super) struct Parts {
     pub(super) instances: Arc<Instances>,
     pub(super) reader: Arc<Reader>,
     written: Written,
+    next_hops: NextHops,
 }
 
 impl Parts {
@@ -134,7 +139,8 @@ impl Parts {
         reader: Arc<Reader>,
     ) -> Result<Self, KernelError> {
         let written = Written::read(&maps)?;
-        Ok(Self { loaded, maps, ways, features, instances, reader, written })
+        let next_hops = NextHops::open(&loaded.folder)?;
+        Ok(Self { loaded, maps, ways, features, instances, reader, written, next_hops })
     }
 
     /// The key that a former life has left.
@@ -147,7 +153,7 @@ impl Parts {
 impl Sync {
     /// Ready to run.
     pub(super) fn new(parts: Parts, shared: Arc<Shared>, signal: Arc<Signal>, outlets: Outlets) -> Self {
-        let Parts { loaded, maps, ways, features, instances, reader, written } = parts;
+        let Parts { loaded, maps, ways, features, instances, reader, written, next_hops } = parts;
         let saved_indexes = maps.load_indexes().unwrap_or_default();
         Self {
             attachments: Attachments::new(&loaded.node_folder, features.tcx()),
@@ -172,6 +178,7 @@ impl Sync {
             loaded,
             maps,
             ways,
+            next_hops,
             written,
             saved_indexes,
             instances,
@@ -226,6 +233,7 @@ impl Sync {
         };
         let config = &*snapshot.config;
         let hops = gather::hops(&mut self.ways, config, &groups, troubles);
+        self.know_neighbours(gather::answers_from_driver(config));
         let wanted = gather::interfaces(&self.ways, config, &self.shared.life.node, &hops, troubles);
         let own = self.ways.addresses_at(|index| wanted.contains_key(&index));
         let absent = gather::absent(&mut self.ways, config, troubles);
@@ -364,6 +372,28 @@ impl Sync {
             }
         });
         is_news
+    }
+
+    /// Says who is a neighbour, for the walk through the flows to find those that are clients: nobody, if that does not matter.
+    fn know_neighbours(&self, matters: bool) {
+        let neighbourhood = if matters { self.ways.neighbourhood() } else { Neighbourhood::default() };
+        if **self.reader.neighbourhood.load() != neighbourhood {
+            self.reader.neighbourhood.store(Arc::new(neighbourhood));
+        }
+    }
+
+    /// Has the kernel look for next hops that the driver's program does not know.
+    fn look_for_next_hops(&mut self) {
+        let Self { next_hops, ways, reader, shared, .. } = self;
+        next_hops.take(shared.clock.now().at, &reader.next_hops, |(index, ip)| ways.look_for(index, ip));
+    }
+
+    /// Has the kernel know the clients that the last walk through the flows has met, before a packet is to go to them.
+    fn keep_clients(&mut self) {
+        let Some(clients) = self.reader.clients.swap(None) else { return };
+        for &(index, ip) in &clients.met {
+            self.reader.next_hops.looked(self.ways.keep(index, ip));
+        }
     }
 
     /// Tells the health checks how they reach their targets, now that everything for it is in its place.
@@ -544,19 +574,35 @@ impl Sync {
         if let Some(look) = self.ways.next_look(now) {
             until = until.min(look);
         }
+        let mut look_at_places = now + LOOK_AT_PLACES;
         loop {
-            let left = until.saturating_duration_since(Instant::now()).min(LOOK_AT_PLACES);
+            let left = until.min(look_at_places).saturating_duration_since(Instant::now());
             let timeout =
                 PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
             let mut fds = [
                 PollFd::new(self.signal.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.ways.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.next_hops.as_fd(), PollFlags::POLLIN),
             ];
             // An interrupted wait ends early, which does no harm.
             let is_quiet = poll(&mut fds, timeout) == Ok(0);
-            let is_due = !is_quiet || Instant::now() >= until || !self.attachments.are_in_place();
+            let [is_woken, has_changed, is_asked] = fds.map(|fd| !is_quiet && fd.any().unwrap_or(true));
+            if is_asked {
+                self.look_for_next_hops();
+            }
+            self.keep_clients();
+            let now = Instant::now();
+            // Of neighbours most news are of those that nothing here depends on.
+            let mut is_due = is_woken || now >= until || (has_changed && self.ways.follow(now));
+            if now >= look_at_places {
+                look_at_places = now + LOOK_AT_PLACES;
+                is_due |= !self.attachments.are_in_place();
+            }
             if is_due || self.hear_routers() {
                 break;
+            }
+            if has_changed || is_asked {
+                std::thread::sleep(PACE);
             }
         }
         std::thread::sleep(PACE);

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::Ipv4Addr;
 
+use ipnet::IpNet;
+
 use super::*;
 
 const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 254));
@@ -37,6 +39,11 @@ struct Fake {
     own: Vec<IpAddr>,
     asked: Vec<Direction>,
     listed: usize,
+    steps: Vec<Step>,
+    /// An error of listing routes; 0 for none.
+    no_steps: i32,
+    steps_listed: usize,
+    probed: Vec<IpAddr>,
 }
 
 impl Fake {
@@ -84,6 +91,14 @@ impl Host for Fake {
         self.list(2, list)
     }
 
+    fn steps(&mut self) -> Result<Listed<Step>, NetlinkError> {
+        self.steps_listed += 1;
+        match self.no_steps {
+            0 => Ok(Listed { list: self.steps.clone(), whole: true }),
+            errno => Err(refused(errno)),
+        }
+    }
+
     fn route(&mut self, to: IpAddr, from: Option<IpAddr>) -> Result<Option<Route>, NetlinkError> {
         self.asked.push((to, from));
         match self.routes.get(&to) {
@@ -97,6 +112,7 @@ impl Host for Fake {
     }
 
     fn probe(&mut self, _index: u32, ip: IpAddr) -> Result<(), NetlinkError> {
+        self.probed.push(ip);
         self.probes.get(&ip).map_or(Ok(()), |errno| Err(refused(*errno)))
     }
 
@@ -294,4 +310,91 @@ fn a_way_may_depend_on_where_packets_come_from() {
     // The kernel does not choose for an address that the host does not have.
     assert_eq!(ways.way(target(10), Some(away), &before, now).unwrap().gateway, None);
     assert!(!ways.host.asked.contains(&(target(10), Some(away))));
+}
+
+/// One round that has the routers in use.
+fn use_routers(ways: &mut Ways<Fake>, now: Instant) -> Result<(), String> {
+    ways.follow(now);
+    let before = ways.begin();
+    ways.use_routers(&before, now)
+}
+
+#[test]
+fn routers_are_looked_for_and_not_forgotten() {
+    let (mut now, router) = (Instant::now(), target(253));
+    let network: IpNet = "10.0.0.0/24".parse().unwrap();
+    let steps = vec![
+        Step::Router(3, router),
+        Step::Network(3, network),
+        // Behind no interface of Ethernet.
+        Step::Router(9, target(252)),
+        Step::Network(9, "10.9.0.0/24".parse().unwrap()),
+    ];
+    let mut ways = Ways::of(Fake { steps, ..Fake::with([10]) }).unwrap();
+    use_routers(&mut ways, now).unwrap();
+    assert_eq!(ways.host.probed, [router]);
+    assert_eq!(ways.neighbourhood(), Neighbourhood::new([(network, 3)]));
+    assert_eq!(ways.next_look(now), Some(now + ASK_AGAIN));
+    let state = |ways: &mut Ways<Fake>, state: u16| {
+        ways.host.changes.push_back(Ok(Change::Neighbour(neighbour(router, 1, state))));
+    };
+    // It has answered, and then is silent.
+    for (is, times) in [(libc::NUD_REACHABLE, 1), (libc::NUD_STALE, 2)] {
+        now += REFRESH;
+        state(&mut ways, is);
+        assert!(ways.follow(now), "it is in use");
+        use_routers(&mut ways, now).unwrap();
+        assert_eq!(ways.host.probed.len(), times);
+    }
+    state(&mut ways, libc::NUD_REACHABLE);
+    now += ASK_AGAIN;
+    // Somebody has it forgotten.
+    ways.host.changes.push_back(Ok(Change::NeighbourGone(neighbour(router, 1, 0))));
+    assert!(ways.follow(now));
+    use_routers(&mut ways, now).unwrap();
+    assert_eq!(ways.host.probed.len(), 3);
+    // Once nobody needs it, nobody looks after it.
+    ways.begin();
+    assert_eq!(ways.next_look(now), None);
+}
+
+#[test]
+fn routes_that_change_all_the_time_are_listed_once_in_a_while() {
+    let mut now = Instant::now();
+    let mut ways = Ways::of(Fake { steps: vec![Step::Router(3, GATEWAY)], ..Fake::with([10]) }).unwrap();
+    for _ in 0..30 {
+        ways.host.changes.push_back(Ok(Change::Ways));
+        use_routers(&mut ways, now).unwrap();
+        now += ROUTES_AGAIN / 10;
+    }
+    assert_eq!(ways.host.steps_listed, 3);
+    // The last change is not missed.
+    assert_eq!(ways.next_look(now), Some(now));
+    use_routers(&mut ways, now).unwrap();
+    assert_eq!((ways.host.steps_listed, ways.next_look(now)), (4, None));
+    // Where the kernel does not say, it is as it was, and asked again.
+    ways.host.no_steps = libc::ENOBUFS;
+    ways.host.changes.push_back(Ok(Change::Ways));
+    now += ROUTES_AGAIN;
+    let why = use_routers(&mut ways, now).unwrap_err();
+    assert!(why.contains("asking failed") && ways.failures() == 1, "{why}");
+    assert!(ways.round.asked.contains_key(&(3, GATEWAY)));
+    assert_eq!(ways.next_look(now), Some(now + ROUTES_AGAIN));
+}
+
+#[test]
+fn a_host_is_kept_where_it_was_not_heard_of() {
+    let mut ways = Ways::of(Fake::with([10])).unwrap();
+    assert!(!ways.keep(3, target(10)) && ways.keep(3, target(11)));
+    ways.host.changes.push_back(Ok(Change::Neighbour(neighbour(target(10), 1, libc::NUD_STALE))));
+    ways.follow(Instant::now());
+    assert!(ways.keep(3, target(10)));
+    assert_eq!(ways.host.probed, [target(11), target(10)]);
+    // Whatever is known of it, if it is to be looked for.
+    ways.host.changes.push_back(Ok(Change::Neighbour(neighbour(target(10), 1, libc::NUD_REACHABLE))));
+    ways.follow(Instant::now());
+    assert!(!ways.keep(3, target(10)) && ways.look_for(3, target(10)));
+    ways.host.probes.insert(target(12), libc::ENOBUFS);
+    assert!(!ways.keep(3, target(12)));
+    assert_eq!(ways.failures(), 1);
 }
