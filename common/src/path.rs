@@ -41,6 +41,28 @@ pub enum PathError {
 /// Why it has none; `out` may then hold a part of it.
 pub fn normalise(path: &[u8], out: &mut String) -> Result<(), PathError> {
     let Some(relative) = path.strip_prefix(b"/") else { return Err(PathError::NotAbsolute) };
+    match as_it_is(relative) {
+        Some(text) => {
+            out.push('/');
+            out.push_str(text);
+            Ok(())
+        }
+        None => normalise_segments(relative, out),
+    }
+}
+
+/// A path without its first slash, if it is its own normal form as most are: nothing in it that is, or has to be, escaped, and no segment that
+/// begins with a dot.
+fn as_it_is(relative: &[u8]) -> Option<&str> {
+    let mut begins = true;
+    let is_normal = relative.iter().all(|&byte| {
+        let is_first = std::mem::replace(&mut begins, byte == b'/');
+        byte == b'/' || (stays(byte) && !(is_first && byte == b'.'))
+    });
+    if is_normal { std::str::from_utf8(relative).ok() } else { None }
+}
+
+fn normalise_segments(relative: &[u8], out: &mut String) -> Result<(), PathError> {
     let base = out.len();
     let mut segments = relative.split(|byte| *byte == b'/').peekable();
     while let Some(segment) = segments.next() {
@@ -71,6 +93,13 @@ pub fn normalise(path: &[u8], out: &mut String) -> Result<(), PathError> {
 ///
 /// Why it has none.
 pub fn normalise_query(query: &[u8], out: &mut String) -> Result<(), PathError> {
+    let is_left = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
+    if query.iter().all(is_left)
+        && let Ok(text) = std::str::from_utf8(query)
+    {
+        out.push_str(text);
+        return Ok(());
+    }
     for &byte in query {
         match byte {
             b'#' => return Err(PathError::BadByte),
@@ -447,6 +476,14 @@ mod tests {
                     Err(TooManyReadings) => prop_assert!(all.len() > READINGS_MAX, "{normal} {all:?}"),
                 }
             }
+        }
+
+        /// What is left as it is would not be changed.
+        #[test]
+        fn plain_paths_are_normal(path in "[a-b./%25EF;\\\\]{0,12}") {
+            let mut rewritten = String::new();
+            let outcome = normalise_segments(path.as_bytes(), &mut rewritten).map(|()| rewritten);
+            prop_assert_eq!(normal(&format!("/{path}")), outcome);
         }
 
         /// A path's normal form is its own, has no dot segments, and nothing but what a request line can hold.

@@ -28,7 +28,13 @@ impl Clock {
 
     /// The monotonic clock now, for the cores.
     pub(crate) fn at(self) -> CoreInstant {
-        CoreInstant::from_nanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        self.of(Instant::now())
+    }
+
+    /// What it has told before, for the cores.
+    pub(crate) fn of(self, told: Instant) -> CoreInstant {
+        let since = told.saturating_duration_since(self.start);
+        CoreInstant::from_nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lbd_core::histogram::{Counts, Durations, Histogram, Size, Sizes};
+use lbd_core::histogram::{Counts, Durations, Histogram, SizeSample, Sizes};
 use lbd_core::http::auth::Denied;
 use lbd_core::http::conduct::Offence;
 use lbd_core::http::framing::Fault;
@@ -244,7 +244,7 @@ pub(crate) struct BodySizes(pub(crate) [Sizes; 2]);
 
 impl BodySizes {
     /// Counts those of one request: what went to the target, and to the client.
-    pub(crate) fn record(&self, sizes: [Size; 2]) {
+    pub(crate) fn record(&self, sizes: [SizeSample; 2]) {
         for (histogram, size) in self.0.iter().zip(sizes) {
             histogram.record(size);
         }

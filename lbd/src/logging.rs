@@ -1,4 +1,4 @@
-//! Logs: to standard error, filtered by `RUST_LOG` (`info` without it).
+//! Logs: to standard error, filtered by `RUST_LOG` (`info` without it; release builds have nothing below `debug`).
 //!
 //! Lines are written by a thread of their own: neither a worker nor the control loop stands still because nobody reads them.
 

@@ -141,7 +141,7 @@ fn tell(
     (arrival, background): (Arrival, Background<'_>),
     key: Option<HashKey>,
 ) {
-    let routed = route(http, asked, key.map_or(0, |key| key.source(asked.client)));
+    let routed = route(http, asked, || key.map_or(0, |key| key.source(asked.client)));
     let met = routed.rule.map(|(index, _)| index);
     for (index, rule) in http.rules.iter().enumerate().take(met.map_or(usize::MAX, |met| met + 1)) {
         match obstacle(rule, asked) {

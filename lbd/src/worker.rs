@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use common::config::Mode;
+use common::hash::PlainMap;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
@@ -153,9 +154,9 @@ pub(crate) struct Route {
 struct Routes {
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     generation: u64,
-    by_address: HashMap<(Mode, SocketAddr), Rc<Route>>,
-    departures: HashMap<IpAddr, Rc<Departure>>,
-    pools: HashMap<String, Rc<Pool>>,
+    by_address: PlainMap<(Mode, SocketAddr), Rc<Route>>,
+    departures: PlainMap<IpAddr, Rc<Departure>>,
+    pools: PlainMap<String, Rc<Pool>>,
     /// By service; they stay over reloads.
     budgets: HashMap<String, Budget>,
 }
@@ -235,7 +236,7 @@ impl Routes {
             Some(pool) if Arc::ptr_eq(&pool.group, group) => Rc::clone(pool),
             _ => Rc::new(Pool::new(group, snapshot.hash_key, seed)),
         };
-        let pools: HashMap<String, Rc<Pool>> =
+        let pools: PlainMap<String, Rc<Pool>> =
             snapshot.groups.iter().map(|group| (group.config.name.clone(), pool(group))).collect();
         // Every service's groups are among the snapshot's.
         let find = |group: &Arc<Group>| pools.get(&group.config.name).map(Rc::clone);
@@ -256,7 +257,7 @@ impl Routes {
                 troubles: Complaints::default(),
             }))
         };
-        self.by_address = HashMap::with_capacity(snapshot.by_address.len());
+        self.by_address = PlainMap::default();
         for service in &snapshot.services {
             let Some(route) = route(service) else { continue };
             let mode = service.config.mode.listening();
@@ -304,9 +305,9 @@ fn run(
     let routes = Routes {
         snapshot,
         generation: 0,
-        by_address: HashMap::new(),
-        departures: HashMap::new(),
-        pools: HashMap::new(),
+        by_address: PlainMap::default(),
+        departures: PlainMap::default(),
+        pools: PlainMap::default(),
         budgets: HashMap::new(),
     };
     let worker = Rc::new(Worker {

@@ -77,19 +77,36 @@ pub type DurationCounts = Counts<{ BOUNDS_US.len() + 1 }>;
 /// What [`Sizes`] held.
 pub type SizeCounts = Counts<{ BOUNDS_BYTES.len() + 1 }>;
 
-/// A size with its bucket, which is looked for once however many histograms it is counted in.
+/// A value with its bucket, which is looked for once however many histograms it is counted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
-    bytes: u64,
+pub struct Sample<const BUCKETS: usize> {
+    value: u64,
     bucket: usize,
 }
 
-impl Size {
-    /// Of so many bytes.
-    #[must_use]
-    pub fn of(bytes: u64) -> Self {
-        Self { bytes, bucket: BOUNDS_BYTES.partition_point(|&bound| bound < bytes) }
+/// A duration as [`Durations`] count it.
+pub type DurationSample = Sample<{ BOUNDS_US.len() + 1 }>;
+
+/// A size as [`Sizes`] count it.
+pub type SizeSample = Sample<{ BOUNDS_BYTES.len() + 1 }>;
+
+impl From<Duration> for DurationSample {
+    fn from(span: Duration) -> Self {
+        // As `as_micros`, but for the 128 bits that no duration here needs.
+        let micros = span.as_secs().saturating_mul(1_000_000).saturating_add(span.subsec_micros().into());
+        Self { value: micros, bucket: bucket(&BOUNDS_US, micros) }
     }
+}
+
+impl From<u64> for SizeSample {
+    fn from(bytes: u64) -> Self {
+        Self { value: bytes, bucket: bucket(&BOUNDS_BYTES, bytes) }
+    }
+}
+
+/// The place of the first of the bounds that is no smaller, or of the bucket beyond all of them.
+fn bucket(bounds: &[u64], value: u64) -> usize {
+    bounds.partition_point(|&bound| bound < value)
 }
 
 impl<const BUCKETS: usize> Default for Histogram<BUCKETS> {
@@ -99,7 +116,9 @@ impl<const BUCKETS: usize> Default for Histogram<BUCKETS> {
 }
 
 impl<const BUCKETS: usize> Histogram<BUCKETS> {
-    fn add(&self, bucket: usize, value: u64) {
+    /// Counts a value: a duration, or a size in bytes.
+    pub fn record(&self, value: impl Into<Sample<BUCKETS>>) {
+        let Sample { value, bucket } = value.into();
         // Its only writer: no other addition can get lost between the two.
         let add = |to: &AtomicU64, value: u64| {
             to.store(to.load(Ordering::Relaxed).wrapping_add(value), Ordering::Relaxed);
@@ -116,21 +135,6 @@ impl<const BUCKETS: usize> Histogram<BUCKETS> {
             *count = bucket.load(Ordering::Relaxed);
         }
         counts
-    }
-}
-
-impl Durations {
-    /// Counts a duration.
-    pub fn record(&self, span: Duration) {
-        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-        self.add(BOUNDS_US.partition_point(|&bound| bound < micros), micros);
-    }
-}
-
-impl Sizes {
-    /// Counts a size.
-    pub fn record(&self, size: Size) {
-        self.add(size.bucket, size.bytes);
     }
 }
 
@@ -244,8 +248,8 @@ mod tests {
     #[test]
     fn a_size_is_in_the_bucket_that_holds_it_and_nothing_in_one_of_its_own() {
         let histogram = Sizes::default();
-        for bytes in [0, 0, 1, 256, 257, 4 << 30, (4 << 30) + 1] {
-            histogram.record(Size::of(bytes));
+        for bytes in [0_u64, 0, 1, 256, 257, 4 << 30, (4 << 30) + 1] {
+            histogram.record(bytes);
         }
         let counts = histogram.counts();
         assert_eq!((counts.total(), counts.sum), (7, 514 + (8 << 30) + 1));

@@ -14,6 +14,7 @@ use crate::snapshot::{Group, KnownBy, Target};
 use crate::worker::Worker;
 
 /// A target group as one worker uses it; all its services share it.
+#[derive(Debug)]
 pub(crate) struct Pool {
     /// The group.
     pub(crate) group: Arc<Group>,

@@ -26,7 +26,7 @@ pub(crate) use admission::Seat;
 pub(crate) use buffers::{BUFFER_BYTES, Buffer, BufferPool};
 pub(crate) use choose::{Ends, Occupied, Pool, Tie};
 pub(crate) use connect::{Way, connect, place};
-pub(crate) use connections::{Connections, Control};
+pub(crate) use connections::{Connections, Control, Entry};
 pub(crate) use departures::{Departure, Departures, Leave};
 pub(crate) use guard::{Guard, PairRates};
 pub(crate) use listen::{BindError, Listeners, bind_all};

@@ -106,6 +106,12 @@ impl<'a> Relay<'a> {
         }
     }
 
+    /// Counts bytes that were written to the target, and to the client, before it began.
+    pub(crate) fn count_earlier(&mut self, [to_target, to_client]: [u64; 2]) {
+        self.to_target.count(to_target);
+        self.to_client.count(to_client);
+    }
+
     /// Bytes written to the target, and to the client.
     pub(crate) const fn moved(&self) -> [u64; 2] {
         [self.to_target.moved, self.to_client.moved]
@@ -268,12 +274,18 @@ impl<'a> Flow<'a> {
         }
     }
 
+    /// Counts bytes that were written, however they were.
+    fn count(&mut self, bytes: u64) {
+        let [service, target, _] = self.counters;
+        self.moved += bytes;
+        service.add(bytes);
+        target.add(bytes);
+    }
+
     /// Accounts for bytes that were written, and lets the buffer or pipe go when it is empty.
     fn written(&mut self, count: usize) {
-        let [service, target, spliced] = self.counters;
-        self.moved += count as u64;
-        service.add(count as u64);
-        target.add(count as u64);
+        self.count(count as u64);
+        let [_, _, spliced] = self.counters;
         let empty = match &mut self.held {
             Held::Nothing => return,
             Held::Bytes(held) => {

@@ -24,7 +24,7 @@ impl Exchange<'_> {
     pub(super) async fn answer(
         &mut self,
         trip: &Trip<'_>,
-        up: &mut Flow,
+        up: &mut Flow<'_>,
         reached: &mut Reached,
         target: &Target,
         journal: &mut Journal,
@@ -74,7 +74,7 @@ impl Exchange<'_> {
     async fn answer_head(
         &mut self,
         trip: &Trip<'_>,
-        up: &mut Flow,
+        up: &mut Flow<'_>,
         reached: &mut Reached,
         target: &Target,
     ) -> Result<Found, NoHead> {
@@ -132,8 +132,8 @@ impl Exchange<'_> {
     pub(super) async fn relay(
         &mut self,
         trip: &Trip<'_>,
-        up: &mut Flow,
-        down: &mut Flow,
+        up: &mut Flow<'_>,
+        down: &mut Flow<'_>,
         reached: &mut Reached,
         target: &Target,
         tunnel: bool,
@@ -147,7 +147,7 @@ impl Exchange<'_> {
         let mut sending = !up.is_done();
         // The end of a tunnel has to be said.
         let mut ending = false;
-        let limit = |up: Option<&Flow>, down: &Flow| {
+        let limit = |up: Option<&Flow<'_>>, down: &Flow<'_>| {
             let patience = || trip.patience.borrow_mut().limit(up, Some(down), trip.clock);
             watch.limit(silence.unwrap_or_else(patience));
         };

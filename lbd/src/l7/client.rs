@@ -145,7 +145,7 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
         Next::Close if connection.stream.is_quiet_in_clear() => {}
         Next::Finish | Next::Close => connection.finish().await,
         Next::Abort => reset_on_close(SockRef::from(connection.stream.transport.socket())),
-        Next::Tunnel(tunnel) => Box::pin(tunnel::run(connection, *tunnel)).await,
+        Next::Tunnel(tunnel) => tunnel::begin(connection, *tunnel),
     }
 }
 
@@ -169,7 +169,7 @@ impl Connection {
     async fn request(&mut self) -> Next {
         self.watch.set_target(None);
         let route = self.session.known();
-        let (head, begin) = match self.read_head(&route).await {
+        let (head, begin, read) = match self.read_head(&route).await {
             Ok(found) => found,
             Err(NoHead::Over) => return Next::Finish,
             Err(NoHead::Http2) => return Next::Http2,
@@ -179,11 +179,11 @@ impl Connection {
         self.watch.set_busy();
         // Whoever waited may find another configuration.
         let route = self.session.refreshed();
-        let mut journal = Journal::begin(&route, begin);
+        let mut journal = Journal::begin(&route, begin, read);
         let Stream { transport, inbound } = &self.stream;
         let (parsed, mut client) = (parse_request(&inbound.bytes()[head.clone()]), Sink::Http1(transport));
         let gone = |context: &mut Context<'_>| client.poll_gone(context);
-        let made = self.session.plan(&route, parsed, &self.watch, gone).await;
+        let made = self.session.plan(&route, parsed, read, &self.watch, gone).await;
         match made {
             Ok(mut plan) => {
                 self.stream.inbound.consume(head.end);
@@ -198,8 +198,8 @@ impl Connection {
         Exchange { session: &self.session, watch: &self.watch, client, filled: None }
     }
 
-    /// Waits for a head. Answers where in what was read it is, and when its first byte came.
-    async fn read_head(&mut self, route: &Route) -> Result<(Range<usize>, Instant), NoHead> {
+    /// Waits for a head. Answers where in what was read it is, and when its first byte and all of it came.
+    async fn read_head(&mut self, route: &Route) -> Result<(Range<usize>, Instant, Instant), NoHead> {
         let timeouts = &route.service.config.timeout;
         let http = route.service.config.http.as_ref();
         // A head that fills the buffer leaves no room to find out that it is too long.
@@ -219,12 +219,15 @@ impl Connection {
                 Preface::Begun if http2 => None,
                 _ => scanner.scan(bytes, max).map_err(NoHead::Fault)?,
             };
-            if !scanner.is_new() && begin.is_none() {
+            let has_begun = begin.is_some();
+            if !scanner.is_new() && !has_begun {
                 begin = Some(Instant::now());
                 self.watch.limit(timeouts.header);
             }
             if let Some(head) = found {
-                return Ok((head, begin.unwrap_or_else(Instant::now)));
+                // Most come as a whole.
+                let read = begin.filter(|_| !has_begun).unwrap_or_else(Instant::now);
+                return Ok((head, begin.unwrap_or(read), read));
             }
             self.stream.inbound.settle();
             match self.watch.wait(self.stream.fill()).await {
@@ -238,7 +241,7 @@ impl Connection {
     }
 
     /// Closes the connection so that what was sent last arrives, whatever the client still sends.
-    async fn finish(mut self) {
+    async fn finish(&mut self) {
         self.watch.limit(LINGER);
         // Also where the client has finished: what it has sent and nobody has read would have the kernel reset the connection.
         if !matches!(self.watch.wait(self.stream.transport.finish()).await, Ok(Ok(()))) {

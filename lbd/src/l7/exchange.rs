@@ -1,5 +1,6 @@
 //! One request: a place at a target, a connection to it, and the way there and back, whatever either side speaks.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -165,13 +166,14 @@ impl Exchange<'_> {
     /// Answers a request that is refused, and has nothing more read.
     pub(super) async fn refuse(mut self, route: &Rc<Route>, begin: Instant, fault: Fault) -> Next {
         self.session.complain(route, fault);
-        let mut journal = Journal::begin(route, begin);
+        let mut journal = Journal::begin(route, begin, Instant::now());
         self.plain(route, &mut journal, fault.status(), fault.name()).await
     }
 
     /// A client that began a request has not ended its head in time.
     pub(super) async fn late(mut self, route: &Rc<Route>) -> Next {
-        let mut journal = Journal::begin(route, Instant::now());
+        let now = Instant::now();
+        let mut journal = Journal::begin(route, now, now);
         self.plain(route, &mut journal, 408, "header_timeout").await
     }
 
@@ -295,29 +297,31 @@ impl Exchange<'_> {
                     continue;
                 }
             };
-            let (target, reused) = (Arc::clone(&occupied.target), reached.is_reused());
+            // By its place: what counts its holders is all workers', and so dear.
+            let (there, reused) = ((Rc::clone(&occupied.pool), occupied.index), reached.is_reused());
+            let target = &there.0.group.targets[there.1];
             let (age, requests) = (reached.age(), reached.requests());
-            self.watch.set_target(Some(Arc::clone(&target)));
-            journal.connected(&target, reused);
+            self.watch.set_target(Some(there.clone()));
+            journal.connected(target, reused, reached.was_there());
             let failed = match self.exchange(&trip, reached, occupied, journal).await {
                 Ok(done) => {
-                    self.note(route, journal, Some(&target), done.status, "done");
+                    self.note(route, journal, Some(target), done.status, "done");
                     return done.next;
                 }
                 Err(failed) => failed,
             };
             // What ends a connection may be another one's request, also if that has come later.
             let stale = reused || requests.is_some_and(|requests| requests.get() > 1);
-            if !self.may_resend(route, &failed, &target, (stale, tries), retry) {
-                return self.failed(route, journal, &target, failed).await;
+            if !self.may_resend(route, &failed, target, (stale, tries), retry) {
+                return self.failed(route, journal, target, failed).await;
             }
-            again = Some((Again::Resent, Arc::clone(&target)));
+            again = Some((Again::Resent, Arc::clone(target)));
             if stale || matches!(failed, Failed::Cut { refused: true, .. }) {
                 // It has closed what it kept open, or takes no more on it, and is there all the same as far as anybody knows.
-                seat.worker.kept.forget(&target);
+                seat.worker.kept.forget(target);
                 newer_than = Some(age);
             } else {
-                tried.push(target);
+                tried.push(Arc::clone(target));
             }
             pool = current(self.session, &pool);
         }
@@ -469,7 +473,8 @@ impl Exchange<'_> {
             journal.moved(up.moved(), 0);
             Failed::unanswered(cut)
         };
-        let mut down = Flow::pressed(head.0, reader, encoding, (withheld, press), &mut reached.source())
+        let text = Cow::Owned(head.0);
+        let mut down = Flow::pressed(text, reader, encoding, (withheld, press), &mut reached.source())
             .map_err(|_| in_vain(Cut::BadAnswer))?;
         if let (Some(head), Client::Http2(asker)) = (head.1, &mut self.client) {
             asker.answer(*head, &mut down).map_err(|_| in_vain(Cut::Client))?;
@@ -518,7 +523,12 @@ impl Exchange<'_> {
     }
 
     /// Begins with what goes to the target.
-    fn begin(&mut self, trip: &Trip<'_>, reached: &mut Reached, occupied: &Occupied) -> Result<Flow, Failed> {
+    fn begin<'h>(
+        &mut self,
+        trip: &Trip<'h>,
+        reached: &mut Reached,
+        occupied: &Occupied,
+    ) -> Result<Flow<'h>, Failed> {
         let (plan, ends) = (trip.plan, trip.plan.ends(self.session));
         let mut reader = BodyReader::of_request(plan.body);
         if plan.drops_trailers {
@@ -549,7 +559,7 @@ impl Exchange<'_> {
                 Err(Failed::Fault(Fault::Connect))
             }
             (ForTarget::Http2(head), Reached::Http2(stream)) => {
-                let mut up = begin(Vec::new(), Encoding::Frames)?;
+                let mut up = begin(Cow::Borrowed(&[]), Encoding::Frames)?;
                 // That it could not be sent is no more than a connection which has gone since the last look.
                 stream.ask(head, &mut up).map_err(|_| Failed::Cut {
                     cut: Cut::Target,

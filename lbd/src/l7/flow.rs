@@ -1,8 +1,10 @@
 //! One direction of a message: from its head to the end of its body, and never more of it than a buffer at a time.
 //!
 //! While the other side takes nothing, nothing more is read, and TCP or the window of the stream slows the sender down. Towards HTTP/1 a
-//! head and what is there of the body go out in one call, and so do a chunk's size, its data and its end.
+//! head and what is there of the body go out in one call, and so do a chunk's size, its data and its end; a short body as one piece with its
+//! head.
 
+use std::borrow::Cow;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
@@ -16,6 +18,7 @@ use http::HeaderMap;
 use lbd_core::http::bounds::Quota;
 use lbd_core::http::framing::{BodyReader, Fault, http2_trailers};
 use lbd_core::http::pass_on::{self, trailers_without};
+use lbd_core::http::short::Short;
 
 use super::http2::{Incoming, Map, fields};
 use super::press::Press;
@@ -26,6 +29,9 @@ use crate::executor::Ready;
 /// After so many buffers the worker's other connections get their turn; after one that was compressed, which takes as long as many others.
 const BUFFERS_PER_TURN: usize = 4;
 const PRESSED_PER_TURN: usize = 1;
+
+/// Data of up to so many bytes is copied behind the head: that costs less than what the kernel has to do more for several pieces.
+const JOINED_BYTES_MAX: usize = 1024;
 
 /// How the body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +143,7 @@ impl Sink<'_> {
 
 /// A direction.
 #[derive(Debug)]
-pub(super) struct Flow {
+pub(super) struct Flow<'h> {
     reader: BodyReader,
     encoding: Encoding,
     /// How much of the body may still come.
@@ -147,7 +153,7 @@ pub(super) struct Flow {
     /// What compresses the data, if something does.
     press: Option<Box<Press>>,
     /// What goes out before the data: a head, a chunk's size.
-    before: Vec<u8>,
+    before: Cow<'h, [u8]>,
     /// The data, as a part of what has been read, or of what has come out of the press.
     data: Range<usize>,
     /// What goes out behind it.
@@ -169,11 +175,11 @@ pub(super) struct Flow {
     content: u64,
 }
 
-impl Flow {
+impl<'h> Flow<'h> {
     /// Begins with a head, which is empty towards HTTP/2: there it has been sent, or is to be sent, by itself. What has been read of the
     /// body already goes out with it. Of HTTP/2 `reader` only says whether there is one. Fields that are `withheld` do not go on as trailers.
     pub(super) fn begin(
-        head: Vec<u8>,
+        head: Cow<'h, [u8]>,
         reader: BodyReader,
         encoding: Encoding,
         withheld: Option<Rc<HeaderChanges>>,
@@ -184,7 +190,7 @@ impl Flow {
 
     /// The same with what compresses the body on its way.
     pub(super) fn pressed(
-        head: Vec<u8>,
+        head: Cow<'h, [u8]>,
         reader: BodyReader,
         encoding: Encoding,
         (withheld, press): (Option<Rc<HeaderChanges>>, Option<Box<Press>>),
@@ -248,7 +254,7 @@ impl Flow {
     }
 
     /// Whether something waits for the receiver to take it, or is encrypted and not written.
-    pub(super) const fn is_writing(&self) -> bool {
+    pub(super) fn is_writing(&self) -> bool {
         self.before.len() + (self.data.end - self.data.start) + self.after.len() > 0
     }
 
@@ -280,6 +286,7 @@ impl Flow {
         if !self.begun {
             self.begun = true;
             self.join_head(context, source)?;
+            self.join_data(source);
         }
         let buffers = if self.press.is_some() { PRESSED_PER_TURN } else { BUFFERS_PER_TURN };
         for _ in 0..buffers {
@@ -314,6 +321,28 @@ impl Flow {
             Poll::Ready(Err(_)) => Err(Broken::From),
             Poll::Pending => Ok(()),
         }
+    }
+
+    /// Puts what is there of the body right behind the head if it is short.
+    fn join_data(&mut self, source: &mut Source<'_>) {
+        let Source::Http1 { inbound, .. } = source else { return };
+        let count = self.data.len() + self.after.len();
+        if self.press.is_some() || self.before.is_empty() || !(1..=JOINED_BYTES_MAX).contains(&count) {
+            return;
+        }
+        let mut joined = match std::mem::take(&mut self.before) {
+            Cow::Owned(head) => head,
+            Cow::Borrowed(head) => {
+                let mut copy = Vec::with_capacity(head.len() + count);
+                copy.extend_from_slice(head);
+                copy
+            }
+        };
+        joined.extend_from_slice(&inbound.bytes()[self.data.clone()]);
+        joined.append(&mut self.after);
+        self.before = Cow::Owned(joined);
+        inbound.consume(self.consumed);
+        (self.data, self.consumed) = (0..0, 0);
     }
 
     /// Reads more.
@@ -375,7 +404,9 @@ impl Flow {
     /// Makes the data a chunk, if there is any.
     fn frame(&mut self) {
         if !self.data.is_empty() {
-            self.before.extend_from_slice(format!("{:x}\r\n", self.data.len()).as_bytes());
+            let before = self.before.to_mut();
+            before.extend_from_slice(Short::hexadecimal(self.data.len() as u64).as_bytes());
+            before.extend_from_slice(b"\r\n");
             self.after.extend_from_slice(b"\r\n");
         }
     }
@@ -465,7 +496,10 @@ impl Flow {
     }
 
     fn let_go(&mut self) {
-        self.before.clear();
+        match &mut self.before {
+            Cow::Owned(text) => text.clear(),
+            Cow::Borrowed(text) => *text = &[],
+        }
         self.after.clear();
         if let Some(press) = &mut self.press {
             press.taken();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::time::UnixTime;
 use lbd_core::access_log::{Phases, Record, Request, Stage, Termination, Times, TraceId};
-use lbd_core::histogram::Size;
+use lbd_core::histogram::{DurationSample, SizeSample};
 use lbd_core::http::framing::{RequestHead, Version};
 use lbd_core::http::trace::Trace;
 use lbd_core::otlp::{Span, shortened};
@@ -84,13 +84,13 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// A head has been read, whose first byte came at `begin`.
-    pub(super) fn begin(route: &Route, begin: Instant) -> Self {
+    /// A head has been `read`, whose first byte came at `begin`.
+    pub(super) fn begin(route: &Route, begin: Instant, read: Instant) -> Self {
         Self {
             at: route.service.access_log.is_some().then(unix_now),
             client: None,
             begin,
-            read: Instant::now(),
+            read,
             connected: None,
             answered: None,
             way: Way::default(),
@@ -109,9 +109,9 @@ impl Journal {
         }
     }
 
-    /// It is known what becomes of it.
+    /// It is known what becomes of it: once its head was there, which takes no further look at the clock, or a password had been compared.
     pub(super) fn decided(&mut self, plan: &mut Plan) {
-        self.decided = Some(Instant::now());
+        self.decided = Some(plan.compared.unwrap_or(self.read));
         self.client = Some(plan.client);
         self.denied = plan.denied.is_some() || plan.over_rate;
         self.rule = plan.rule;
@@ -124,9 +124,11 @@ impl Journal {
         self.pool = Some(Rc::clone(pool));
     }
 
-    /// It goes to a target; with each try anew.
-    pub(super) fn connected(&mut self, target: &Arc<Target>, reused: bool) {
-        self.connected = Some(Instant::now());
+    /// It goes to a target; with each try anew. That is as soon as it is known what becomes of it if a connection `was_there`, and neither
+    /// a place nor another target was waited for.
+    pub(super) fn connected(&mut self, target: &Arc<Target>, reused: bool, was_there: bool) {
+        let at_once = was_there && self.way.tries == 1 && self.way.queued.is_none();
+        self.connected = Some(self.decided.filter(|_| at_once).unwrap_or_else(Instant::now));
         self.reused = reused;
         self.reuses += u64::from(reused);
         if self.asking.is_some() {
@@ -178,7 +180,7 @@ impl Journal {
         end: &str,
     ) {
         let now = Instant::now();
-        let (http, took) = (&counters.http, now - self.read);
+        let (http, took) = (&counters.http, DurationSample::from(now - self.read));
         let class = class(status);
         let answered = |answers: &[Counter; 4]| {
             if let Some(class) = class {
@@ -186,7 +188,7 @@ impl Journal {
             }
         };
         // A tunnel's status is no answer's, and one that did not come to its end has none.
-        let bodies = by.and(class).map(|_| self.bodies.map(Size::of));
+        let bodies = by.and(class).map(|_| self.bodies.map(SizeSample::from));
         let carried = |sizes: &BodySizes| {
             if let Some(bodies) = bodies {
                 sizes.record(bodies);

@@ -29,7 +29,7 @@ impl Patience {
     }
 
     /// How long may be waited from now on. `up` is the request while it is not all sent, `down` the answer once there is one.
-    pub(super) fn limit(&mut self, up: Option<&Flow>, down: Option<&Flow>, clock: Clock) -> Duration {
+    pub(super) fn limit(&mut self, up: Option<&Flow<'_>>, down: Option<&Flow<'_>>, clock: Clock) -> Duration {
         let Some([sends, takes]) = self.paces.as_deref_mut() else { return self.idle };
         let now = clock.at();
         let up = up.and_then(|up| sends.moved(up.moved(), !up.is_writing(), now));

@@ -74,6 +74,8 @@ pub(super) struct Plan {
     pub(super) withheld: Option<Rc<HeaderChanges>>,
     /// What it says about its target.
     pub(super) tied: Tied,
+    /// When a password had been compared for it, if one was.
+    pub(super) compared: Option<std::time::Instant>,
     /// Why it is not let in.
     pub(super) denied: Option<Denied>,
     /// More came than `rate` allows.
@@ -232,11 +234,11 @@ impl Circumstances<'_> {
 }
 
 impl Plan {
-    /// Looks at a head.
+    /// Looks at a head. It is handed on several times, so it stays where it is.
     ///
     /// # Errors
     /// Why the request is refused.
-    pub(super) fn make(head: &RequestHead<'_>, around: &Circumstances<'_>) -> Result<Self, Fault> {
+    pub(super) fn make(head: &RequestHead<'_>, around: &Circumstances<'_>) -> Result<Box<Self>, Fault> {
         let (Some(http), Some(site)) = (&around.route.service.config.http, &around.route.http) else {
             return Err(Fault::Target);
         };
@@ -255,8 +257,7 @@ impl Plan {
             fields: &head.fields,
             client: around.origin.client.ip(),
         };
-        let hash = site.hash_key.source(asked.client);
-        let routed = route(http, &asked, hash);
+        let routed = route(http, &asked, || site.hash_key.source(asked.client));
         match read_otherwise(http, &asked, &routed).filter(|_| around.challenge.is_none()) {
             None => {}
             Some(Otherwise::Rule(_)) => return Err(Fault::OtherRule),
@@ -269,7 +270,7 @@ impl Plan {
             Box::new(Trace::begin(&head.fields, around.origin.trusted, tracer.sample, ids))
         });
         let is_told = service.access_log.is_some() || trace.as_ref().is_some_and(|trace| trace.sampled);
-        let mut plan = Self {
+        let mut plan = Box::new(Self {
             step: Step::nothing(),
             client: around.origin.client,
             rule,
@@ -294,6 +295,7 @@ impl Plan {
             drops_trailers: !site.told_in.is_empty(),
             withheld: None,
             tied: Tied::default(),
+            compared: None,
             denied: None,
             over_rate: around.over_rate && around.challenge.is_none(),
             filled: around.fill(response_templates(http, rule), head, &asked, (&routed, arrival)),
@@ -302,7 +304,7 @@ impl Plan {
                 let server_name = around.encrypted.and_then(Encrypted::server_name);
                 Box::new(Asking::of(head, scheme, server_name))
             }),
-        };
+        });
         plan.step = if let Some(body) = around.challenge {
             let content_type = "application/octet-stream";
             plan.answer(around, &Answer { body, content_type, ..Answer::plain(200) })

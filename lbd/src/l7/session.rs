@@ -122,8 +122,8 @@ impl Session {
         Origin::of(self.ends.client, fields, forwarded, trusts)
     }
 
-    /// Decides what becomes of a request, which may have to wait for a password to be compared, unless its client is `gone` before. One that
-    /// cannot be understood counts, too.
+    /// Decides what becomes of a request whose head was there at `read`, which may have to wait for a password to be compared, unless its
+    /// client is `gone` before. One that cannot be understood counts, too.
     ///
     /// # Errors
     /// Why it is refused.
@@ -131,13 +131,14 @@ impl Session {
         &self,
         route: &Rc<Route>,
         head: Result<RequestHead<'_>, Fault>,
+        read: std::time::Instant,
         watch: &Watch,
         mut gone: impl FnMut(&mut Context<'_>) -> Poll<()>,
-    ) -> Result<Plan, Fault> {
+    ) -> Result<Box<Plan>, Fault> {
         if let Some(site) = &route.http {
             site.earn();
         }
-        let now = self.seat.worker.clock().at();
+        let now = self.seat.worker.clock().of(read);
         let fields: &[Field<'_>] = match &head {
             Ok(head) => &head.fields,
             Err(_) => &[],
@@ -180,6 +181,7 @@ impl Session {
                     plan = Plan::make(&head, &around)?;
                 }
             }
+            plan.compared = Some(std::time::Instant::now());
         }
         if plan.over_rate {
             self.seat.counters().http.over_rate.add(1);

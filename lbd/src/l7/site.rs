@@ -1,11 +1,10 @@
 //! A service of `mode = "http"` as one worker uses it.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use common::config::{HeaderChanges, HeaderTemplates, Http};
-use common::hash::HashKey;
+use common::hash::{HashKey, PlainMap};
 use common::time::Instant;
 use lbd_core::http::answer::Answer;
 use lbd_core::http::budget::RetryBudget;
@@ -19,7 +18,7 @@ pub(crate) type Budget = Rc<RefCell<RetryBudget>>;
 
 /// What the requests of a service need beside what its connections do.
 pub(crate) struct Site {
-    pools: HashMap<String, Rc<Pool>>,
+    pools: PlainMap<String, Rc<Pool>>,
     budget: Budget,
     /// Its name in `Via`.
     pub(super) pseudonym: String,
@@ -47,7 +46,7 @@ impl Site {
         budget: Budget,
     ) -> Option<Self> {
         let http = service.config.http.as_ref()?;
-        let pools: HashMap<String, Rc<Pool>> =
+        let pools: PlainMap<String, Rc<Pool>> =
             http.groups().filter_map(|name| Some((name.to_owned(), find(name)?))).collect();
         let hidden_cookies =
             pools.values().filter_map(|pool| tie::own_cookie(pool).map(str::to_owned)).collect();

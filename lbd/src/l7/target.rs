@@ -190,7 +190,8 @@ impl Reached {
             let lease = if shared && !alone && !head.opens_tunnel() {
                 http2::lease(session, occupied, newer_than).await?
             } else {
-                http2::exclusive(session, ends, occupied, head.opens_tunnel()).await?
+                // As below.
+                Box::pin(http2::exclusive(session, ends, occupied, head.opens_tunnel())).await?
             };
             return Ok(Self::Http2(Box::new(TargetStream::new(lease))));
         }
@@ -203,7 +204,9 @@ impl Reached {
             occupied.target.counters.of(worker.index).reused.add(1);
             return Ok(Self::Http1(kept));
         }
-        let stream = Stream::new(connected(session, ends, occupied).await?, Vec::new(), &worker.buffers);
+        // Rare and large, so not a part of every request's task.
+        let transport = Box::pin(connected(session, ends, occupied)).await?;
+        let stream = Stream::new(transport, Vec::new(), &worker.buffers);
         Ok(Self::Http1(Upstream::new(worker, stream, &occupied.target, origin.map(Arc::clone))))
     }
 
@@ -212,6 +215,15 @@ impl Reached {
         match self {
             Self::Http1(upstream) => upstream.reused,
             Self::Http2(stream) => stream.is_reused(),
+        }
+    }
+
+    /// Whether it was there, without a wait.
+    pub(super) const fn was_there(&self) -> bool {
+        match self {
+            Self::Http1(upstream) => upstream.reused,
+            // Others may be making it.
+            Self::Http2(_) => false,
         }
     }
 
@@ -457,13 +469,14 @@ fn tunnel(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> Result<Sent, Cut> {
 
 impl Upstream {
     /// What a request begins with on this connection: its head, in clear text behind the PROXY protocol's if the group wants one.
-    pub(super) fn opening(&self, group: &TargetGroup, ends: &Ends, head: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(head.len() + 64);
+    pub(super) fn opening<'h>(&self, group: &TargetGroup, ends: &Ends, head: &'h [u8]) -> Cow<'h, [u8]> {
         // On an encrypted connection it has gone before the handshake.
-        if let Some(version) = group.send_proxy.filter(|_| self.origin.is_none()) {
-            introduce(version, ends, &mut out);
-        }
+        let Some(version) = group.send_proxy.filter(|_| self.origin.is_none()) else {
+            return Cow::Borrowed(head);
+        };
+        let mut out = Vec::with_capacity(head.len() + 64);
+        introduce(version, ends, &mut out);
         out.extend_from_slice(head);
-        out
+        Cow::Owned(out)
     }
 }

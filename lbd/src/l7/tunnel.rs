@@ -4,18 +4,16 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-
-use common::config::Timeouts;
+use std::time::Duration;
 
 use super::client::Connection;
-use super::kept::Upstream;
+use super::kept::{Open, Upstream};
 use super::passage::Passage;
-use super::stream::Stream;
+use super::stream::{Inbound, Stream};
 use super::transport::Transport;
-use super::watch::Why;
+use super::watch::{Watch, Why};
 use crate::counters::{Again, RuleCounters, Sharded};
-use crate::l4::{End, Occupied, Relay};
-use crate::snapshot::Target;
+use crate::l4::{End, Entry, Occupied, Relay, Seat, Socket};
 
 /// The target's side of a tunnel, and what is counted there beside the service and the target.
 pub(super) struct Far {
@@ -27,66 +25,138 @@ pub(super) struct Far {
     pub(super) by_rule: Option<Arc<Sharded<RuleCounters>>>,
 }
 
-/// Passes bytes on, both ways, until both ends have finished. What either has sent by now behind its last head goes first.
+/// Has bytes passed on, both ways, until both ends have finished. What either has sent by now behind its last head goes first.
 ///
-/// What it is given is used where it is: there are many of them, they last, and what an async function takes apart it has room for twice.
-pub(super) async fn run(client: Connection, far: Far) {
-    let (seat, watch) = (&client.session.seat, &client.watch);
-    let service = &seat.route.service.config;
-    let Some(http) = &service.http else { return };
-    let target: &Arc<Target> = &far.occupied.target;
+/// There are many tunnels, and they last. So each is a task of its own, that holds what a tunnel needs and nothing of what its connection took
+/// while it had requests: neither the rest of that connection's task nor its watch, whose sweep would wake it when it was due.
+pub(super) fn begin(connection: Connection, far: Far) {
+    let Connection { session, stream: client, watch, .. } = connection;
+    let Far { upstream: Upstream { stream: target, open, .. }, occupied, by_rule } = far;
+    let leave = session.leave();
+    let seat = session.seat;
+    let Some(http) = &seat.route.service.config.http else { return };
     let idle_ms = u64::try_from(http.tunnel_timeout.as_millis()).unwrap_or(u64::MAX);
     let worker = Rc::clone(&seat.worker);
-    let entry = worker.connections.enter(Arc::clone(target), client.session.leave(), idle_ms);
-    let timeouts = Timeouts { idle: http.tunnel_timeout, ..service.timeout };
-    let at_target = target.counters.of(worker.index);
+    let entry = worker.connections.enter(Arc::clone(&occupied.target), leave, idle_ms);
     seat.counters().http.tunnels.add(1);
-    let (end, moved) = match (client.stream.transport, far.upstream.stream.transport) {
+    let places = Places { seat, occupied, by_rule, _open: open, entry };
+    match (client.transport, target.transport) {
         (Transport::Clear(from), Transport::Clear(to)) => {
-            let (asked, answered) = (client.stream.inbound.bytes(), far.upstream.stream.inbound.bytes());
-            let ahead = async {
-                from.write_all(answered).await?;
-                to.write_all(asked).await
-            };
-            watch.limit(service.timeout.idle);
-            let sent: Result<std::io::Result<()>, Why> = watch.wait(ahead).await;
-            let ahead = [asked.len() as u64, answered.len() as u64];
-            match sent {
-                Ok(Ok(())) => {
-                    // It may be large, and the tunnel last.
-                    drop(client.stream.inbound);
-                    drop(far.upstream.stream.inbound);
-                    let (counters, control) = (seat.counters(), &entry.control);
-                    counters.bytes_to_target.add(ahead[0]);
-                    counters.bytes_to_client.add(ahead[1]);
-                    at_target.bytes_to_target.add(ahead[0]);
-                    at_target.bytes_to_client.add(ahead[1]);
-                    let mut relay =
-                        pin!(Relay::new(from, to, &worker, &timeouts, counters, at_target, control));
-                    let end = relay.as_mut().await;
-                    let [to_target, to_client] = relay.moved();
-                    (end, [ahead[0] + to_target, ahead[1] + to_client])
+            let ahead = Ahead::of(client.inbound, target.inbound, watch);
+            worker.executor.spawn(async move {
+                // All of them: a block takes no more of a value than is named in it.
+                let places = &places;
+                let timeouts = &places.seat.route.service.config.timeout;
+                let sent = match ahead {
+                    None => Ok([0; 2]),
+                    // Rare, so not a part of every tunnel's task.
+                    Some(ahead) => Box::pin(ahead.send(&from, &to, timeouts.idle)).await,
+                };
+                match sent {
+                    Ok(ahead) => {
+                        let mut relay = pin!(places.relay(from, to, ahead));
+                        let end = relay.as_mut().await;
+                        places.ended(end, relay.moved());
+                    }
+                    Err(end) => places.ended(end, [0; 2]),
                 }
-                Ok(Err(_)) => (End::ClientReset, [0; 2]),
-                Err(Why::Due) => (End::Idle, [0; 2]),
-                Err(Why::Drained) => (End::Drained, [0; 2]),
-                Err(Why::Stopped) => (End::Stopped, [0; 2]),
-            }
+            });
         }
         (from, to) => {
-            let client = Stream { transport: from, inbound: client.stream.inbound };
-            let target = Stream { transport: to, inbound: far.upstream.stream.inbound };
-            let control = &entry.control;
-            let mut passage =
-                Passage::new(client, target, &worker, &timeouts, seat.counters(), at_target, control);
-            let end = poll_fn(|context| passage.poll(context)).await;
-            (end, passage.moved())
+            let client = Stream { transport: from, inbound: client.inbound };
+            let target = Stream { transport: to, inbound: target.inbound };
+            worker.executor.spawn(async move {
+                let places = &places;
+                let mut passage = places.passage(client, target);
+                let end = poll_fn(|context| passage.poll(context)).await;
+                places.ended(end, passage.moved());
+            });
         }
-    };
-    seat.counters().ends[end.index()].add(1);
-    // Of service and target they have been counted as they moved.
-    far.occupied.pool.group.shared.counters.of(worker.index).effort.add(moved, [0; Again::COUNT]);
-    if let Some(by_rule) = &far.by_rule {
-        by_rule.of(worker.index).effort.add(moved, [0; Again::COUNT]);
+    }
+}
+
+/// Where a tunnel has a place, and is counted, for as long as it lasts.
+struct Places {
+    /// Among the connections of its service.
+    seat: Seat,
+    /// At its target.
+    occupied: Occupied,
+    /// Among the requests of its rule.
+    by_rule: Option<Arc<Sharded<RuleCounters>>>,
+    /// Among the connections that are open there.
+    _open: Open,
+    /// Among those that the worker's sweep looks at.
+    entry: Entry,
+}
+
+impl Places {
+    /// What moves the bytes between two sockets, behind those that went to the target, and to the client, `ahead`.
+    fn relay(&self, client: Socket, target: Socket, ahead: [u64; 2]) -> Relay<'_> {
+        let worker = &self.seat.worker;
+        let at_target = self.occupied.target.counters.of(worker.index);
+        let timeouts = &self.seat.route.service.config.timeout;
+        let (counters, control) = (self.seat.counters(), &self.entry.control);
+        let mut relay = Relay::new(client, target, worker, timeouts, counters, at_target, control);
+        relay.count_earlier(ahead);
+        relay
+    }
+
+    /// The same where an end is encrypted.
+    fn passage(&self, client: Stream, target: Stream) -> Passage<'_> {
+        let worker = &self.seat.worker;
+        let at_target = self.occupied.target.counters.of(worker.index);
+        let timeouts = &self.seat.route.service.config.timeout;
+        Passage::new(client, target, worker, timeouts, self.seat.counters(), at_target, &self.entry.control)
+    }
+
+    /// Counts how it has ended, and what it has `moved` to the target and to the client for group and rule: for service and target that was
+    /// counted as it moved.
+    fn ended(&self, end: End, moved: [u64; 2]) {
+        self.seat.counters().ends[end.index()].add(1);
+        let worker = self.seat.worker.index;
+        self.occupied.pool.group.shared.counters.of(worker).effort.add(moved, [0; Again::COUNT]);
+        if let Some(by_rule) = &self.by_rule {
+            by_rule.of(worker).effort.add(moved, [0; Again::COUNT]);
+        }
+    }
+}
+
+/// What the ends have sent before there was a tunnel, and what ends the wait until it has been taken.
+struct Ahead {
+    client: Inbound,
+    target: Inbound,
+    watch: Watch,
+}
+
+impl Ahead {
+    /// Nothing if they have sent nothing.
+    fn of(client: Inbound, target: Inbound, watch: Watch) -> Option<Box<Self>> {
+        let is_empty = client.is_empty() && target.is_empty();
+        (!is_empty).then(|| Box::new(Self { client, target, watch }))
+    }
+
+    /// Sends it on, and lets its buffers go: they may be large, and the tunnel last. Answers how many bytes went to the target, and to the client.
+    ///
+    /// # Errors
+    /// How the tunnel has ended before that.
+    async fn send(
+        self: Box<Self>,
+        client: &Socket,
+        target: &Socket,
+        idle: Duration,
+    ) -> Result<[u64; 2], End> {
+        let (asked, answered) = (self.client.bytes(), self.target.bytes());
+        self.watch.limit(idle);
+        let sent = self.watch.wait(async {
+            client.write_all(answered).await?;
+            target.write_all(asked).await
+        });
+        match sent.await {
+            Ok(Ok(())) => Ok([asked.len() as u64, answered.len() as u64]),
+            Ok(Err(_)) => Err(End::ClientReset),
+            Err(Why::Due) => Err(End::Idle),
+            Err(Why::Drained) => Err(End::Drained),
+            Err(Why::Stopped) => Err(End::Stopped),
+        }
     }
 }

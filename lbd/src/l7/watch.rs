@@ -7,12 +7,10 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::l4::Leave;
-use crate::snapshot::Target;
+use crate::l4::{Leave, Pool};
 
 /// Into how many slices a sweep is cut; there is one with each tick of 20 ms.
 const SLICES: usize = 25;
@@ -56,10 +54,13 @@ struct State {
     leave: Option<Leave>,
     /// Whether to wake the task when it is time to begin nothing new.
     early: Cell<bool>,
-    target: RefCell<Option<Arc<Target>>>,
+    target: RefCell<Option<Place>>,
     end: Cell<Option<Why>>,
     waker: RefCell<Option<Waker>>,
 }
+
+/// A target, by its group and its place there: what counts its own holders is all workers', and so dear.
+type Place = (Rc<Pool>, usize);
 
 /// A connection's place in the table; dropping it frees the place.
 #[derive(Debug)]
@@ -121,7 +122,8 @@ impl State {
         if (stopping || away) && self.early.replace(false) {
             self.wake();
         }
-        let target_left = self.target.borrow().as_ref().is_some_and(|target| target.close_at_ms() <= now_ms);
+        let closes = |(pool, index): &Place| pool.group.targets[*index].close_at_ms() <= now_ms;
+        let target_left = self.target.borrow().as_ref().is_some_and(closes);
         if left || target_left {
             self.end(Why::Drained);
         } else if stopping && self.free_since_ms.get().saturating_add(STOPPING_MS) <= now_ms {
@@ -146,7 +148,8 @@ impl State {
 impl Watch {
     /// Waits may take so long from now on.
     pub(super) fn limit(&self, time: Duration) {
-        let ms = u64::try_from(time.as_millis()).unwrap_or(NEVER);
+        // As `as_millis`, but for the 128 bits that no time here needs; for ever stays that.
+        let ms = time.as_secs().saturating_mul(1000).saturating_add(time.subsec_millis().into());
         self.state.due_ms.set(self.table.now_ms.get().saturating_add(ms));
     }
 
@@ -166,7 +169,7 @@ impl Watch {
     }
 
     /// The request's target, for as long as it serves it.
-    pub(super) fn set_target(&self, target: Option<Arc<Target>>) {
+    pub(super) fn set_target(&self, target: Option<Place>) {
         *self.state.target.borrow_mut() = target;
     }
 

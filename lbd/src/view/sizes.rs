@@ -62,15 +62,15 @@ pub(super) fn body_sizes<T: Default>(counters: &Sharded<T>, pick: fn(&T) -> &Bod
 
 #[cfg(test)]
 mod tests {
-    use lbd_core::histogram::{Size, Sizes};
+    use lbd_core::histogram::Sizes;
 
     use super::*;
 
     #[test]
     fn counts_add_up_from_bound_to_bound() {
         let histogram = Sizes::default();
-        for bytes in [0, 0, 300, 5 << 30] {
-            histogram.record(Size::of(bytes));
+        for bytes in [0_u64, 0, 300, 5 << 30] {
+            histogram.record(bytes);
         }
         let view = SizesView::from(histogram.counts());
         assert_eq!((view.count, view.sum_bytes), (4, 300 + (5 << 30)));

@@ -233,11 +233,14 @@ pub struct Share {
 }
 
 impl Split {
-    /// The group for a client, of whose address `hash` is a keyed hash.
+    /// The group for a client, of whose address `hash` is a keyed hash, which is asked for only where there is a choice.
     #[must_use]
-    pub fn choose(&self, hash: u64) -> Option<&str> {
+    pub fn choose(&self, hash: impl FnOnce() -> u64) -> Option<&str> {
+        if let [only] = &self.shares[..] {
+            return (only.weight > 0).then_some(only.group.as_str());
+        }
         let total: u64 = self.shares.iter().map(|share| u64::from(share.weight)).sum();
-        let mut rest = hash.checked_rem(total)?;
+        let mut rest = hash().checked_rem(total)?;
         for share in &self.shares {
             match rest.checked_sub(u64::from(share.weight)) {
                 Some(left) => rest = left,
@@ -738,11 +741,15 @@ mod tests {
     fn a_split_gives_each_group_its_share_and_a_client_its_group() {
         let share = |group: &str, weight| Share { group: group.to_owned(), weight };
         let split = Split { shares: vec![share("shop", 95), share("none", 0), share("canary", 5)] };
-        let counted = |group: &str| (0..1000).filter(|hash| split.choose(*hash) == Some(group)).count();
+        let counted = |group: &str| (0..1000).filter(|hash| split.choose(|| *hash) == Some(group)).count();
         assert_eq!((counted("shop"), counted("none"), counted("canary")), (950, 0, 50));
-        assert_eq!(split.choose(7), split.choose(7));
+        assert_eq!(split.choose(|| 7), split.choose(|| 7));
         assert_eq!(split.to_string(), "shop (95), none (0), canary (5)");
         let zero = Split { shares: vec![share("none", 0)] };
-        assert_eq!((zero.choose(3), zero.to_string().as_str()), (None, "none"));
+        assert_eq!((zero.choose(|| 3), zero.to_string().as_str()), (None, "none"));
+        let zeros = Split { shares: vec![share("none", 0), share("nobody", 0)] };
+        assert_eq!(zeros.choose(|| 3), None);
+        let only = Split { shares: vec![share("shop", 1)] };
+        assert_eq!(only.choose(|| panic!("there is no choice")), Some("shop"));
     }
 }

@@ -45,38 +45,56 @@ pub enum Known {
     Cookie,
 }
 
-/// With their names in lower case.
+/// With their names in lower case, the shorter ones first.
 const ALL: [(&str, Known); 19] = [
-    ("host", Known::Host),
-    ("content-length", Known::ContentLength),
-    ("transfer-encoding", Known::TransferEncoding),
-    ("connection", Known::Connection),
-    ("keep-alive", Known::KeepAlive),
-    ("proxy-connection", Known::ProxyConnection),
     ("te", Known::Te),
+    ("via", Known::Via),
+    ("host", Known::Host),
+    ("expect", Known::Expect),
+    ("cookie", Known::Cookie),
     ("trailer", Known::Trailer),
     ("upgrade", Known::Upgrade),
-    ("http2-settings", Known::Http2Settings),
-    ("expect", Known::Expect),
-    ("via", Known::Via),
     ("forwarded", Known::Forwarded),
-    ("x-forwarded-for", Known::ForwardedFor),
-    ("x-forwarded-host", Known::ForwardedHost),
-    ("x-forwarded-proto", Known::ForwardedProto),
+    ("connection", Known::Connection),
+    ("keep-alive", Known::KeepAlive),
     ("x-request-id", Known::RequestId),
     ("authorization", Known::Authorization),
-    ("cookie", Known::Cookie),
+    ("content-length", Known::ContentLength),
+    ("http2-settings", Known::Http2Settings),
+    ("x-forwarded-for", Known::ForwardedFor),
+    ("proxy-connection", Known::ProxyConnection),
+    ("x-forwarded-host", Known::ForwardedHost),
+    ("transfer-encoding", Known::TransferEncoding),
+    ("x-forwarded-proto", Known::ForwardedProto),
 ];
+
+/// The longest name has so many bytes.
+const LENGTH_MAX: usize = ALL[ALL.len() - 1].0.len();
+
+/// Where in [`ALL`] names of each length begin, and those of the one before end.
+const BEGINS: [usize; LENGTH_MAX + 2] = {
+    let mut begins = [0; LENGTH_MAX + 2];
+    let (mut length, mut at) = (0, 0);
+    while length < begins.len() {
+        while at < ALL.len() && ALL[at].0.len() < length {
+            at += 1;
+        }
+        begins[length] = at;
+        length += 1;
+    }
+    begins
+};
 
 impl Known {
     /// The field of this name.
     #[must_use]
     pub fn of(name: &[u8]) -> Option<Self> {
-        // Their lengths tell most other names apart without a look at them.
-        let same = |&&(known, _): &&(&str, Self)| {
-            known.len() == name.len() && name.eq_ignore_ascii_case(known.as_bytes())
-        };
-        ALL.iter().find(same).map(|(_, known)| *known)
+        // At most two have a length, and most of those that are asked for have none of these.
+        let length = name.len();
+        let begin = *BEGINS.get(length)?;
+        let end = *BEGINS.get(length + 1)?;
+        let same = |(known, _): &&(&str, Self)| name.eq_ignore_ascii_case(known.as_bytes());
+        ALL[begin..end].iter().find(same).map(|(_, known)| *known)
     }
 
     /// Whether the name is another one's but for `_`, or what else is neither letter nor digit, in place of `-`. Servers that hand fields to
@@ -206,6 +224,18 @@ pub fn may_trail(name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_is_found_by_its_name_and_no_other_one_is() {
+        for (name, known) in ALL {
+            assert_eq!(Known::of(name.as_bytes()), Some(known), "{name}");
+            assert_eq!(Known::of(&name.as_bytes()[1..]), None, "{name}");
+            assert_eq!(Known::of(format!("{name}s").as_bytes()), None, "{name}");
+        }
+        for length in (0..40).chain([usize::from(u16::MAX)]) {
+            assert_eq!(Known::of(&vec![b'q'; length]), None);
+        }
+    }
 
     #[test]
     fn fields_are_known_in_any_case() {

@@ -21,6 +21,7 @@ pub mod origin;
 pub mod pace;
 pub mod pass_on;
 pub mod route;
+pub mod short;
 pub mod trace;
 
 pub use common::path;

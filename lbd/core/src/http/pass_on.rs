@@ -11,18 +11,30 @@ use super::framing::{Fault, Field, RequestBody, RequestHead, ResponseBody, Respo
 use super::hops::{self, MAX_FORWARDS};
 use super::origin;
 use super::route::{Arrival, host_of};
+use super::short::Short;
 use super::trace::Trace;
 
 /// Where fields are written to: the text of HTTP/1, or what is given to HTTP/2's compression.
 pub trait Fields {
     /// Adds one behind those that are there.
     fn add(&mut self, name: &[u8], value: &[u8]);
+
+    /// The same with a value in several pieces.
+    fn add_joined(&mut self, name: &[u8], pieces: &[&[u8]]) {
+        self.add(name, &pieces.concat());
+    }
 }
 
 /// As lines of text.
 impl Fields for Vec<u8> {
     fn add(&mut self, name: &[u8], value: &[u8]) {
         write(self, &[name, b": ", value, b"\r\n"]);
+    }
+
+    fn add_joined(&mut self, name: &[u8], pieces: &[&[u8]]) {
+        write(self, &[name, b": "]);
+        write(self, pieces);
+        self.extend_from_slice(b"\r\n");
     }
 }
 
@@ -242,7 +254,7 @@ fn identify(
 ) {
     let has = |name| passing.trusted && head.values(name).next().is_some();
     if passing.forwarded.has_lists() {
-        let client = passing.client.to_canonical().to_string();
+        let client = Short::address(passing.client.to_canonical());
         if passing.trusted {
             let mut all = Vec::with_capacity(64);
             for earlier in head.values("x-forwarded-for").filter(|value| !value.is_empty()) {
@@ -290,7 +302,7 @@ fn identify(
         // RFC 9110, section 2.5: "When a major version of HTTP does not define any minor versions, the minor version "0" is implied."
         Version::Http2 => "2.0",
     };
-    field(out, "Via", [version, " ", passing.pseudonym].concat().as_bytes());
+    out.add_joined(b"Via", &[version.as_bytes(), b" ", passing.pseudonym.as_bytes()]);
 }
 
 /// What targets know a request by: what a proxy in front that is `trusted` says, or else this number.
@@ -300,11 +312,14 @@ pub fn request_id(head: &RequestHead<'_>, trusted: bool, number: u128) -> String
     String::from_utf8_lossy(said.unwrap_or(&hexadecimal(number))).into_owned()
 }
 
-/// All digits of a number, without the library's formatting, which shows in what a request costs.
+/// All digits of a number, leading zeros included.
 fn hexadecimal(number: u128) -> [u8; 32] {
+    // Shifting as many bits as a number for each digit would take several times as long.
+    let bytes = number.to_be_bytes();
     std::array::from_fn(|index| {
-        let digit = number >> (124 - 4 * index) & 15;
-        b"0123456789abcdef"[usize::try_from(digit).unwrap_or_default()]
+        let byte = bytes[index / 2];
+        let digit = if index % 2 == 0 { byte >> 4 } else { byte & 15 };
+        b"0123456789abcdef"[usize::from(digit)]
     })
 }
 
@@ -354,8 +369,9 @@ pub fn response(
     added: &[(&str, String)],
     out: &mut Vec<u8>,
 ) {
+    // Also for a short body, which goes behind it.
     out.reserve(
-        128 + head.fields.iter().map(|field| field.name.len() + field.value.len() + 4).sum::<usize>(),
+        512 + head.fields.iter().map(|field| field.name.len() + field.value.len() + 4).sum::<usize>(),
     );
     status_line(head, out);
     for_client(head, ending, changes, added, out);
@@ -507,7 +523,8 @@ pub fn trailers_for_one_hop(for_one_hop: &[&[u8]]) -> Vec<String> {
 }
 
 fn status_line(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
-    write(out, &[b"HTTP/1.1 ", head.status.to_string().as_bytes(), b" ", head.reason, b"\r\n"]);
+    let status = Short::decimal(head.status.into());
+    write(out, &[b"HTTP/1.1 ", status.as_bytes(), b" ", head.reason, b"\r\n"]);
 }
 
 pub(super) fn change(out: &mut impl Fields, changes: [&HeaderChanges; 2]) {
@@ -536,7 +553,7 @@ pub(super) fn field(out: &mut impl Fields, name: &str, value: &[u8]) {
 }
 
 pub(super) fn number(out: &mut impl Fields, name: &str, value: u64) {
-    field(out, name, value.to_string().as_bytes());
+    field(out, name, Short::decimal(value).as_bytes());
 }
 
 fn write(out: &mut Vec<u8>, parts: &[&[u8]]) {

@@ -74,13 +74,14 @@ pub enum Outcome<'h> {
 }
 
 /// Looks at the rules in their order. `hash` is a keyed hash of the client's address: of several groups a client always gets the
-/// same, as long as their weights stay.
+/// same, as long as their weights stay. Where there is one it is not asked for.
 #[must_use]
-pub fn route<'h>(http: &'h Http, asked: &Asked<'_>, hash: u64) -> Routed<'h> {
+pub fn route<'h>(http: &'h Http, asked: &Asked<'_>, hash: impl FnOnce() -> u64) -> Routed<'h> {
     let rule = rule_for(http, asked);
     let forward = |split: &'h Split, place: usize| {
         // Two rules with the same weights do not send the same clients to their second group.
-        split.choose(mix(hash.wrapping_add(place as u64))).map_or(Outcome::Nothing, Outcome::Forward)
+        let group = split.choose(|| mix(hash().wrapping_add(place as u64)));
+        group.map_or(Outcome::Nothing, Outcome::Forward)
     };
     let outcome = match rule {
         Some((index, HttpRule { action: Action::Forward(split), .. })) => forward(split, index + 1),
@@ -337,7 +338,7 @@ mod tests {
     };
 
     fn place(http: &Http, asked: &Asked<'_>) -> Option<usize> {
-        route(http, asked, 0).rule.map(|(index, _)| index)
+        route(http, asked, || 0).rule.map(|(index, _)| index)
     }
 
     #[test]
@@ -374,7 +375,7 @@ mod tests {
         assert_eq!(place(&http, &mobile), Some(4));
         assert_eq!(place(&http, &Asked { query: Some("a=1"), ..mobile }), None);
         assert_eq!(place(&http, &Asked { query: Some("b%65ta=x+y"), ..mobile }), Some(4));
-        assert_eq!(route(&http, &asked("GET", "any", "/"), 0).outcome, Outcome::Forward("rest"));
+        assert_eq!(route(&http, &asked("GET", "any", "/"), || 0).outcome, Outcome::Forward("rest"));
     }
 
     #[test]
@@ -404,11 +405,11 @@ mod tests {
         ] {
             let asked = asked("GET", "any", path);
             let expected = expected.map(Otherwise::Rule);
-            assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, 0)), expected, "{path}");
+            assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, || 0)), expected, "{path}");
         }
         let put = asked("PUT", "any", "//admin");
         assert_eq!(
-            read_otherwise(&http, &put, &route(&http, &put, 0)),
+            read_otherwise(&http, &put, &route(&http, &put, || 0)),
             None,
             "it is not for this rule at all"
         );
@@ -435,7 +436,7 @@ mod tests {
             ("/%5C%2F%2F/;aa%2Fb/%5C/;bb%5Ca//aa", Some(Otherwise::Unclear)),
         ] {
             let asked = asked("GET", "any", path);
-            assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, 0)), expected, "{path}");
+            assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, || 0)), expected, "{path}");
         }
     }
 
@@ -450,7 +451,7 @@ mod tests {
             ("host = [\"api.example\"], path_prefix = \"/a\"", Some(Otherwise::Unclear)),
         ] {
             let http = rule(when);
-            assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, 0)), expected, "{when}");
+            assert_eq!(read_otherwise(&http, &asked, &route(&http, &asked, || 0)), expected, "{when}");
         }
     }
 
@@ -462,7 +463,7 @@ mod tests {
              [[service.rule]]\nwhen = { path_prefix = \"/here\" }\nredirect = { to = \"{scheme}://{host}:{port}/there\" }\n\
              [[service.rule]]\nwhen = { method = [\"PUT\"] }\nredirect = { to = \"{path}\", status = 303 }\n",
         );
-        let to = |asked: &Asked<'_>| match route(&http, asked, 0) {
+        let to = |asked: &Asked<'_>| match route(&http, asked, || 0) {
             Routed { rule: Some((_, rule)), outcome: Outcome::Redirect(redirect) } => {
                 location(redirect, rule, asked, ARRIVAL, Background::default())
             }
@@ -478,7 +479,7 @@ mod tests {
         assert_eq!(to(&asked("GET", "", "/here")), "http://192.0.2.10:8080/there");
         assert_eq!(to(&asked("PUT", "a", "//evil.example/x")), "/evil.example/x", "no other host");
         let user = asked("GET", "a", "/user/42/x");
-        let (_, rule) = route(&http, &user, 0).rule.unwrap();
+        let (_, rule) = route(&http, &user, || 0).rule.unwrap();
         let rewrite = rule.rewrite.as_ref().unwrap();
         let path = rewritten(rewrite, rule, &user, ARRIVAL, Background::default());
         assert_eq!(path.as_deref(), Ok("/users/42/x"));
@@ -503,7 +504,7 @@ mod tests {
             ..asked(method, "shop.example", path)
         };
         let go = asked("GET", "/go");
-        let Routed { rule: Some((_, rule)), outcome: Outcome::Redirect(redirect) } = route(&http, &go, 0)
+        let Routed { rule: Some((_, rule)), outcome: Outcome::Redirect(redirect) } = route(&http, &go, || 0)
         else {
             panic!("it is redirected")
         };
@@ -569,7 +570,7 @@ mod tests {
             "[[service.rule]]\nwhen = { path_prefix = \"/\" }\nforward = [{ group = \"rest\", weight = 3 }, { group = \"api\", weight = 1 }]\n",
         );
         let request = asked("GET", "a", "/");
-        let group = |hash| route(&http, &request, hash).outcome;
+        let group = |hash: u64| route(&http, &request, || hash).outcome;
         let api = (0..4000).filter(|hash| group(*hash) == Outcome::Forward("api")).count();
         assert!((900..1100).contains(&api), "{api}");
         assert_eq!(group(17), group(17));

@@ -39,7 +39,7 @@ pub(super) async fn serve(
     let watch = session.seat.worker.watches.enter(session.leave());
     let begin = Instant::now();
     let route = session.refreshed();
-    let mut journal = Journal::begin(&route, begin);
+    let mut journal = Journal::begin(&route, begin, begin);
     let (parts, body) = request.into_parts();
     let made = {
         let uri = &parts.uri;
@@ -58,7 +58,7 @@ pub(super) async fn serve(
         let mut cookie = Vec::new();
         let head = http2_request(&pseudo, fields(&parts.headers), &mut cookie);
         let gone = |context: &mut Context<'_>| respond.poll_reset(context).map(|_| ());
-        session.plan(&route, head, &watch, gone).await
+        session.plan(&route, head, begin, &watch, gone).await
     };
     drop(parts);
     let length = match &made {
@@ -105,7 +105,7 @@ impl Asker {
     ///
     /// # Errors
     /// The stream is gone.
-    pub(in crate::l7) fn answer(&mut self, head: Response<()>, down: &mut Flow) -> Result<(), h2::Error> {
+    pub(in crate::l7) fn answer(&mut self, head: Response<()>, down: &mut Flow<'_>) -> Result<(), h2::Error> {
         let bytes = size(head.headers());
         self.answer = Some(self.respond.send_response(head, down.is_empty())?);
         down.head_sent(bytes);

@@ -184,7 +184,8 @@ pub(in crate::l7) async fn lease(
             }
             Place::Dial(dial) => {
                 let mut dialler = Dialler { table, target, dial, end: Err(Refusal::ConnectFailed) };
-                match dial_up(session, &session.ends, occupied, false).await {
+                // Rare and large, so not a part of every request's task.
+                match Box::pin(dial_up(session, &session.ends, occupied, false)).await {
                     Ok((line, _)) => {
                         dialler.end = Ok(());
                         // Before the others, who might leave no room on it.
@@ -412,7 +413,7 @@ impl TargetStream {
     ///
     /// # Errors
     /// The connection takes no more requests.
-    pub(in crate::l7) fn ask(&mut self, head: &Request<()>, up: &mut Flow) -> Result<(), h2::Error> {
+    pub(in crate::l7) fn ask(&mut self, head: &Request<()>, up: &mut Flow<'_>) -> Result<(), h2::Error> {
         // Kept for another try.
         let head = head.clone();
         let bytes = size(head.headers()) + head.uri().path().len();

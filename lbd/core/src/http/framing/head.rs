@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use memchr::memchr;
+
 use super::Fault;
 
 /// More fields than this no message may have.
@@ -63,7 +65,7 @@ impl Scanner {
     ///
     /// A line that ends wrongly, or that there is no end within `max` bytes.
     pub fn scan(&mut self, bytes: &[u8], max: usize) -> Result<Option<Range<usize>>, Fault> {
-        while let Some(offset) = bytes[self.scanned..].iter().position(|byte| *byte == b'\n') {
+        while let Some(offset) = memchr(b'\n', &bytes[self.scanned..]) {
             let at = self.scanned + offset;
             if at == 0 || bytes[at - 1] != b'\r' {
                 return Err(Fault::LineEnd);
@@ -102,7 +104,21 @@ impl Scanner {
 
 /// The lines of a head whose every LF has a CR before it; the last one is empty.
 pub(super) fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
-    head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+    let mut rest = Some(head);
+    std::iter::from_fn(move || {
+        let here = rest?;
+        let line = match memchr(b'\n', here) {
+            Some(end) => {
+                rest = Some(&here[end + 1..]);
+                &here[..end]
+            }
+            None => {
+                rest = None;
+                here
+            }
+        };
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
+    })
 }
 
 /// The fields of the lines up to the empty one.
@@ -121,24 +137,34 @@ fn field(line: &[u8]) -> Result<Field<'_>, Fault> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Fault::Folded);
     }
-    let colon = line.iter().position(|byte| *byte == b':').ok_or(Fault::FieldName)?;
-    let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
-    if !is_token(name) {
+    // A name has nothing but a token's bytes, of which a colon is none.
+    let colon = line.iter().position(|byte| !is_token_byte(*byte)).ok_or(Fault::FieldName)?;
+    if colon == 0 || line[colon] != b':' {
         return Err(Fault::FieldName);
     }
-    if !value.iter().all(|byte| is_field_byte(*byte)) {
+    let value = trim(&line[colon + 1..]);
+    if !are_field_bytes(value) {
         return Err(Fault::FieldValue);
     }
-    Ok(Field { name, value })
+    Ok(Field { name: &line[..colon], value })
 }
 
 /// RFC 9110, section 5.5: `field-vchar = VCHAR / obs-text`, and spaces and tabs between them.
-pub(super) const fn is_field_byte(byte: u8) -> bool {
+const fn is_field_byte(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
+}
+
+/// Whether all of them are such. Several at once: without a branch for each, of which none is ever taken in what is right.
+pub(super) fn are_field_bytes(text: &[u8]) -> bool {
+    text.iter().fold(true, |all, byte| all & is_field_byte(*byte))
 }
 
 /// RFC 9110, section 5.6.2: `token = 1*tchar`.
 pub(crate) fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte))
+}
+
+const fn is_token_byte(byte: u8) -> bool {
     const TCHAR: [bool; 256] = {
         let mut table = [false; 256];
         let mut byte = 0_u8;
@@ -165,7 +191,7 @@ pub(crate) fn is_token(text: &[u8]) -> bool {
         }
         table
     };
-    !text.is_empty() && text.iter().all(|byte| TCHAR[usize::from(*byte)])
+    TCHAR[byte as usize]
 }
 
 /// Without the optional white space around it: spaces and tabs, nothing else.

@@ -28,13 +28,14 @@ impl Authority {
     /// Reads RFC 3986's `authority` without a user. Names are what DNS can hold, and `_`.
     pub(super) fn parse(text: &[u8]) -> Result<Self, Fault> {
         let text = std::str::from_utf8(text).map_err(|_| Fault::Host)?;
-        let (host, port) = match text.strip_prefix('[') {
+        // Its one form is hardly ever longer.
+        let mut one = String::with_capacity(text.len());
+        let port = match text.strip_prefix('[') {
             Some(rest) => {
                 let (address, behind) = rest.split_once(']').ok_or(Fault::Host)?;
                 let address: Ipv6Addr = address.parse().map_err(|_| Fault::Host)?;
-                let port =
-                    if behind.is_empty() { None } else { Some(behind.strip_prefix(':').ok_or(Fault::Host)?) };
-                (format!("[{address}]"), port)
+                one.push_str(&format!("[{address}]"));
+                if behind.is_empty() { None } else { Some(behind.strip_prefix(':').ok_or(Fault::Host)?) }
             }
             None => {
                 let (name, port) = match text.split_once(':') {
@@ -45,29 +46,39 @@ impl Authority {
                 if !is_name(name) {
                     return Err(Fault::Host);
                 }
-                (name.to_ascii_lowercase(), port)
+                one.push_str(name);
+                one.make_ascii_lowercase();
+                port
             }
         };
-        let host_bytes = host.len();
-        let mut text = host;
+        let host_bytes = one.len();
         // RFC 3986, section 3.2.3: "URI producers and normalizers should omit the port component and its ":" delimiter if port is
         // empty".
         if let Some(port) = port.filter(|port| !port.is_empty()) {
             let plain = port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
-            let port: u16 =
-                Some(port).filter(|_| plain).and_then(|port| port.parse().ok()).ok_or(Fault::Host)?;
-            text.push_str(&format!(":{port}"));
+            if !plain || port.parse::<u16>().is_err() {
+                return Err(Fault::Host);
+            }
+            let digits = port.trim_start_matches('0');
+            one.push(':');
+            one.push_str(if digits.is_empty() { "0" } else { digits });
         }
-        Ok(Self { text, host_bytes })
+        Ok(Self { text: one, host_bytes })
     }
 }
 
+/// Labels of 1 to 63 bytes, with dots between them.
 fn is_name(text: &str) -> bool {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    text.len() <= 253 && text.split('.').all(label)
+    let mut label_bytes = 0_usize;
+    let fits = text.bytes().all(|byte| match byte {
+        b'.' => std::mem::take(&mut label_bytes) > 0,
+        b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+            label_bytes += 1;
+            label_bytes <= 63
+        }
+        _ => false,
+    });
+    fits && label_bytes > 0 && text.len() <= 253
 }
 
 #[cfg(test)]
@@ -81,6 +92,8 @@ mod tests {
             ("Shop.Example.", "shop.example", "shop.example"),
             ("shop.example:8080", "shop.example", "shop.example:8080"),
             ("shop.example:080", "shop.example", "shop.example:80"),
+            ("shop.example:00000", "shop.example", "shop.example:0"),
+            ("shop.example:65535", "shop.example", "shop.example:65535"),
             ("shop.example:", "shop.example", "shop.example"),
             ("192.0.2.1:80", "192.0.2.1", "192.0.2.1:80"),
             ("[2001:DB8::0:1]:443", "[2001:db8::1]", "[2001:db8::1]:443"),
@@ -99,6 +112,8 @@ mod tests {
             "",
             ".",
             "a..b",
+            ".a",
+            "a..",
             "a b",
             "a@b",
             "a,b",

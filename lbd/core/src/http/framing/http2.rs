@@ -3,7 +3,7 @@
 //! Where a message ends is said by frames, not by fields; so of the fields that say it in HTTP/1 none may be there, and a length only
 //! if it is the one that the frames come to.
 
-use super::head::{FIELDS_MAX, Lengths, is_field_byte, is_token};
+use super::head::{FIELDS_MAX, Lengths, are_field_bytes, is_token};
 use super::request::{Seen, read_origin};
 use super::{Authority, Fault, Field, RequestBody, RequestHead, ResponseBody, ResponseHead, Version};
 use crate::http::fields::Known;
@@ -97,10 +97,7 @@ fn check(field: &Field<'_>) -> Result<(), Fault> {
     }
     // The same: "A field value MUST NOT start or end with an ASCII whitespace character (ASCII SP or HTAB, 0x20 or 0x09)."
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    if blank(field.value.first())
-        || blank(field.value.last())
-        || !field.value.iter().all(|byte| is_field_byte(*byte))
-    {
+    if blank(field.value.first()) || blank(field.value.last()) || !are_field_bytes(field.value) {
         return Err(Fault::FieldValue);
     }
     // RFC 9113, section 8.2.2: "An endpoint MUST NOT generate an HTTP/2 message containing connection-specific header fields. ... The

@@ -1,6 +1,6 @@
 //! The heads of answers.
 
-use super::head::{Lengths, fields, is_field_byte, is_token, lines, members};
+use super::head::{Lengths, are_field_bytes, fields, is_token, lines, members};
 use super::{Fault, Field, Version};
 use crate::http::fields::Known;
 
@@ -96,7 +96,7 @@ fn status_line(line: &[u8]) -> Result<(Version, u16, &[u8]), Fault> {
     let plain = code.len() == 3 && code.iter().all(u8::is_ascii_digit);
     let status = std::str::from_utf8(code).ok().filter(|_| plain).and_then(|code| code.parse().ok());
     let status = status.filter(|status| *status >= 100).ok_or(Fault::FirstLine)?;
-    if !reason.iter().all(|byte| is_field_byte(*byte)) {
+    if !are_field_bytes(reason) {
         return Err(Fault::FirstLine);
     }
     Ok((version, status, reason))
