@@ -8,6 +8,8 @@
 #include "answer.h"
 
 #define QUOTED_TRANSPORT 8
+/* And for TCP's checksum. */
+#define QUOTED_CHECKSUM 18
 
 static __always_inline int is_error(const struct packet *packet)
 {
@@ -15,6 +17,13 @@ static __always_inline int is_error(const struct packet *packet)
 	if (is_v6(packet))
 		return type >= ICMP6_UNREACHABLE && type <= ICMP6_PARAMETER;
 	return type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER;
+}
+
+/* How much is quoted behind the quoted packet's own header; what the frame has behind the packet is not. */
+static __always_inline __u32 quoted_transport(const struct packet *packet)
+{
+	__u32 header = is_v6(packet) ? sizeof(struct ipv6) : sizeof(struct ipv4);
+	return packet->total - (packet->l4 - ETHERNET_LENGTH + sizeof(struct icmp) + header);
 }
 
 /* Makes the packet's key that of a packet against the quoted one. Returns 0 for what is not about TCP or UDP from the
@@ -48,8 +57,7 @@ static __always_inline int parse_quoted(void *ctx, const int xdp, struct packet 
 		key.destination.words[3] = ip->source;
 		key.protocol = ip->protocol;
 	}
-	__u32 quoted = is_v6(packet) ? sizeof(struct ipv6) : sizeof(struct ipv4);
-	if (packet->total < packet->l4 - ETHERNET_LENGTH + sizeof(struct icmp) + quoted + QUOTED_TRANSPORT)
+	if ((__s32)quoted_transport(packet) < QUOTED_TRANSPORT)
 		return 0;
 	if ((key.protocol != PROTOCOL_TCP && key.protocol != PROTOCOL_UDP) ||
 	    !same_address(&key.destination, &packet->key.destination))
@@ -64,17 +72,21 @@ static __always_inline int parse_quoted(void *ctx, const int xdp, struct packet 
 }
 
 /* Ports and checksum behind the quoted header, as far as they are quoted: what that changes in the sum around them. */
-static __always_inline __u64 change_quoted_transport(struct udp *ports, void *end, __u8 protocol, const struct ends *ends,
-						     __u64 addresses)
+static __always_inline __u64 change_quoted_transport(const struct packet *packet, struct udp *ports, void *end,
+						     const struct ends *ends, __u64 addresses)
 {
+	__u8 protocol = packet->key.protocol;
 	if ((void *)(ports + 1) > end)
 		return 0;
 	__u64 change = change_16(ports->source, ends->source_port) + change_16(ports->destination, ends->destination_port);
 	ports->source = ends->source_port;
 	ports->destination = ends->destination_port;
 	__be16 *checksum = &ports->checksum;
-	if (protocol == PROTOCOL_TCP)
+	if (protocol == PROTOCOL_TCP) {
+		if (quoted_transport(packet) < QUOTED_CHECKSUM)
+			return change;
 		checksum = &((struct tcp *)ports)->checksum;
+	}
 	if ((void *)(checksum + 1) > end || (protocol == PROTOCOL_UDP && !*checksum))
 		return change;
 	__be16 old = *checksum;
@@ -104,7 +116,7 @@ static __always_inline int rewrite_error(void *ctx, const int xdp, struct packet
 		change = change_v6(network, outer);
 		__u64 addresses = change_v6(inner, quoted);
 		change += fold_32(addresses);
-		change += change_quoted_transport((void *)(inner + 1), end, packet->key.protocol, quoted, addresses);
+		change += change_quoted_transport(packet, (void *)(inner + 1), end, quoted, addresses);
 	} else {
 		struct ipv4 *inner = (void *)(icmp + 1);
 		if (network + sizeof(struct ipv4) > end || (void *)(inner + 1) > end)
@@ -113,7 +125,7 @@ static __always_inline int rewrite_error(void *ctx, const int xdp, struct packet
 		__be16 old = inner->checksum;
 		__u64 addresses = change_v4(inner, quoted);
 		change = addresses + change_16(old, inner->checksum);
-		change += change_quoted_transport((void *)(inner + 1), end, packet->key.protocol, quoted, addresses);
+		change += change_quoted_transport(packet, (void *)(inner + 1), end, quoted, addresses);
 	}
 	icmp->checksum = updated(icmp->checksum, change);
 	return 1;

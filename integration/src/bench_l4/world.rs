@@ -216,7 +216,7 @@ impl World {
     /// # Errors
     /// What the kernel said.
     pub fn route(&mut self, client: IpAddr, mac: [u8; 6]) -> Result<()> {
-        let mut bytes = [0; 40];
+        let mut bytes = [0; 44];
         put(&mut bytes, 0, &octets(client));
         put(&mut bytes, 16, &0x7000_0000_u32.to_ne_bytes());
         put(&mut bytes, 20, &INTERFACE.to_ne_bytes());
@@ -228,7 +228,7 @@ impl World {
         let place = (mixed.wrapping_mul(0x9e37_79b1) >> 16) % ROUTES;
         let processors = aya::util::nr_cpus().map_err(|(_, error)| error)?;
         let map = self.object.map_mut("routes").context("no map routes")?;
-        let mut map: PerCpuArray<_, [u8; 40]> = map.try_into()?;
+        let mut map: PerCpuArray<_, [u8; 44]> = map.try_into()?;
         map.set(place, PerCpuValues::try_from(vec![bytes; processors])?, 0)?;
         self.note("routes", &place.to_ne_bytes(), &bytes);
         Ok(())

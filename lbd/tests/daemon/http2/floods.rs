@@ -19,7 +19,7 @@ fn serving(more: &str) -> (Lbd, Target) {
     let target = Target::with(ip, |_, stream| answer(stream, "served"));
     let mut config = config(ip, &[target.address]);
     // On a slow machine a flood takes longer than a connection may be without a request.
-    config.service += "timeout = { keepalive = \"1m\" }\n";
+    config.service += "timeout = { header = \"1m\" }\n";
     config.service += more;
     (Lbd::start(&config), target)
 }
