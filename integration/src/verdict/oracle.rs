@@ -424,10 +424,9 @@ impl Oracle {
 
     fn forth(&mut self, frame: &[u8], view: &View, tuple: Tuple, service: u16, later: bool) -> Expected {
         let flags = if later { 0 } else { view.flags(frame) };
-        let mut flow = self.flow(&tuple).filter(|flow| {
-            let over = flow.reset || (flow.fins.0 && (flow.fins.1 || !self.world.of(flow.service).nat));
-            !(over && flags & (SYN | ACK) == SYN)
-        });
+        // Who begins a connection anew has none any more, whichever end has said so.
+        let ends = |flow: &Flow| flow.reset || flow.fins.0 || flow.fins.1;
+        let mut flow = self.flow(&tuple).filter(|flow| !(ends(flow) && flags & (SYN | ACK) == SYN));
         if let Some(known) = flow {
             if !self.may_forward(service, true) {
                 return Expected::counted(Outcome::Drop, Reason::NotActive);
@@ -682,6 +681,12 @@ impl Oracle {
 
     /// Keeps what a client's packet says.
     fn saw(&mut self, tuple: Tuple, mut flow: Flow, flags: u8, new: bool) {
+        let stored = !new || self.stored.contains(&tuple);
+        // Whoever shows up with the end of a connection is in no table, and stays half-open; with a reset nothing at all is begun, but that a
+        // port is the flow's for its time.
+        if !stored && flow.port == 0 && tuple.protocol == TCP && flags & RST != 0 {
+            return;
+        }
         flow.seen = self.world.now;
         if !new
             && (tuple.protocol == UDP || flags & SYN == 0)
@@ -691,7 +696,7 @@ impl Oracle {
             flow.confirmed = true;
             self.stored.insert(tuple);
         }
-        flow.fins.0 |= flags & FIN != 0;
+        flow.fins.0 |= stored && flags & FIN != 0;
         flow.reset = is_reset(flow.reset, tuple.protocol, flags);
         if flow.port != 0 {
             let to = self.world.at(flow.target);
