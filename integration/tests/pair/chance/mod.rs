@@ -518,7 +518,11 @@ fn the_kernels_services_at_the_same_addresses_go_on_as_well() -> Result<()> {
     }
     // Its program is at the interfaces before the one that forwards, which is to be asked first all the same.
     lab.write_config(&proxied(&lab, PairConfig::new(vec![every("100ms")]), PROXIED))?;
-    start_all(&lab)?;
+    for node in lab.nodes() {
+        node.start_lbd()?;
+        node.start_vrrpd()?;
+    }
+    agreed(&lab, lab.a())?;
     sends(lab.b())?;
     lab.write_config(&beside(&lab, &[PROXIED]))?;
     // Of each family six of the kernel's.
