@@ -362,7 +362,7 @@ fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
         write!(out, "          sessions that broke: {broken}")?;
         match &link.last_end {
             Some(last) => {
-                writeln!(out, "; the last session ended at {}: {}", at(last.unix_ms), last.message)?
+                writeln!(out, "; the last session ended at {}: {}", at(last.unix_ms), last.message)?;
             }
             None => writeln!(out)?,
         }

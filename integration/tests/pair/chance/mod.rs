@@ -547,7 +547,9 @@ fn the_kernels_services_at_the_same_addresses_go_on_as_well() -> Result<()> {
     lab.write_config(&beside(&lab, &[PROXIED, port]))?;
     reload(&lab, 14)?;
     load.steady()?;
-    load.nat_known.iter().for_each(|probe| drop(probe.forget_stalls()));
+    for probe in &load.nat_known {
+        probe.forget_stalls();
+    }
     let death = lab.inject(&Fault::power_loss("a"))?;
     lab.b().wait_role("web", "active", LIMIT)?;
     takes_new_ones(lab.b())?;
