@@ -388,10 +388,19 @@ impl Attachments {
         Ok(())
     }
 
-    /// The link of what is to be asked after the program at this place.
+    /// The link of what is to be asked after the program at this place. One that a former life has left and that has lost its interface is asked
+    /// nothing any more, and nothing can be put before it.
     fn second(&self, (part, index): Place) -> Result<Option<SchedClassifierLink>, String> {
+        if part != Part::Forward {
+            return Ok(None);
+        }
         let path = pin_path(&self.chance, (Part::Chance, index), How::Tcx);
-        if part != Part::Forward || !path.exists() {
+        let is_there = match bpf::link_state(&path) {
+            Ok(state) => state.interface == index,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(text(error)),
+        };
+        if !is_there {
             return Ok(None);
         }
         let link = FdLink::from(PinnedLink::from_pin(&path).map_err(text)?);
