@@ -34,6 +34,10 @@ const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5
 /// Routes are listed no sooner than this after the last time: where they change all the time, that would be all there is to do.
 const ROUTES_AGAIN: Duration = Duration::from_secs(1);
 
+/// What lists that were not whole have said of routes, one after the other, is known beside each other up to so much: then the last one alone
+/// counts.
+const STEPS_MAX: usize = 16_384;
+
 /// Routers that are kept in use, at most. Those of more are looked for when a packet is to go there.
 const ROUTERS_MAX: usize = 256;
 
@@ -415,7 +419,7 @@ impl<H: Host> Ways<H> {
         self.reach.listed = Some(now);
         let Listed { list, whole } = self.host.steps().map_err(|error| self.failed(&error))?;
         self.reach.fresh = whole;
-        if whole {
+        if whole || self.reach.steps.len() > STEPS_MAX {
             self.reach.steps.clear();
         }
         self.reach.steps.extend(list);

@@ -42,6 +42,8 @@ struct Fake {
     steps: Vec<Step>,
     /// An error of listing routes; 0 for none.
     no_steps: i32,
+    /// Routes change while they are listed.
+    torn: bool,
     steps_listed: usize,
     probed: Vec<IpAddr>,
 }
@@ -94,7 +96,7 @@ impl Host for Fake {
     fn steps(&mut self) -> Result<Listed<Step>, NetlinkError> {
         self.steps_listed += 1;
         match self.no_steps {
-            0 => Ok(Listed { list: self.steps.clone(), whole: true }),
+            0 => Ok(Listed { list: self.steps.clone(), whole: !self.torn }),
             errno => Err(refused(errno)),
         }
     }
@@ -380,6 +382,24 @@ fn routes_that_change_all_the_time_are_listed_once_in_a_while() {
     assert!(why.contains("asking failed") && ways.failures() == 1, "{why}");
     assert!(ways.round.asked.contains_key(&(3, GATEWAY)));
     assert_eq!(ways.next_look(now), Some(now + ROUTES_AGAIN));
+}
+
+#[test]
+fn what_is_known_of_routes_that_always_change_has_a_bound() {
+    const LISTED: u32 = 4096;
+    let mut now = Instant::now();
+    let mut ways = Ways::of(Fake { torn: true, ..Fake::with([10]) }).unwrap();
+    let mut most = 0;
+    for first in (0..10).map(|number| number * LISTED) {
+        let host = |number: u32| IpNet::new(Ipv4Addr::from_bits(number).into(), 32).unwrap();
+        ways.host.steps = (first..first + LISTED).map(|number| Step::Network(3, host(number))).collect();
+        use_routers(&mut ways, now).unwrap();
+        now += ROUTES_AGAIN;
+        most = most.max(ways.reach.steps.len());
+        let last = Step::Network(3, host(first + LISTED - 1));
+        assert!(ways.reach.steps.contains(&last), "the last list counts");
+    }
+    assert_eq!(most, STEPS_MAX + LISTED as usize);
 }
 
 #[test]
