@@ -78,6 +78,8 @@ fn a_processor_tells_of_so_many_in_a_tick() {
         };
         let clients: Vec<IpAddr> = (0..CLIENTS).map(client).collect();
         let frames: Vec<Vec<u8>> = clients.iter().map(|client| answer_to(path, *client, pair)).collect();
+        // From now on the clock stands still for a while.
+        pair.wait(1);
         assert!(frames.iter().all(|frame| is_dropped(pair, frame)));
         assert_eq!(pair.harness.unknown_next_hops(), clients[..MOST]);
         let more = usize::from(CLIENTS) - MOST;
