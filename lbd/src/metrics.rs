@@ -151,7 +151,7 @@
 //! | `tandem_lbd_peer_attempts_failed_total` | counter | `reason` (as below) | of these, connections that did not become a session |
 //! | `tandem_lbd_peer_connections_refused_total` | counter | `reason` (`address`: not the other node's, `too_many`, `unreachable`, `timeout`, `closed`: by the other end, `not_tls`, `tls_version`, `key_type`, `key`: not the other node's, `protocol`: another release, `forged`: damaged or recorded, `superseded`: a newer one was there, `other`) | connections to this node that did not become a session |
 //! | `tandem_lbd_peer_sessions_total` | counter | | sessions with the other node |
-//! | `tandem_lbd_peer_sessions_ended_total` | counter | `end` (`closed`: by the other node, `cut`, `silent`, `truncated`, `oversized`, `empty`, `damaged`, `stalled`: it took nothing, `replaced`: by a newer connection, `dropped`: by this node, `stopped`) | sessions by how they ended |
+//! | `tandem_lbd_peer_sessions_ended_total` | counter | `end` (`closed`: by the other node, `cut`, `silent`: its host was, or it took nothing, `truncated`, `oversized`, `empty`, `damaged`, `stalled`: it took hardly anything, `replaced`: by a newer connection, `dropped`: by this node, `stopped`) | sessions by how they ended |
 //! | `tandem_lbd_peer_messages_total` | counter | `direction` (`in`, `out`) | messages |
 //! | `tandem_lbd_peer_bytes_total` | counter | `direction` (`in`, `out`) | their bytes, before TLS |
 //! | `tandem_lbd_peer_queue_bytes` | gauge | | bytes that wait to be sent |
