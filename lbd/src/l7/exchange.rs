@@ -312,7 +312,7 @@ impl Exchange<'_> {
             };
             // What ends a connection may be another one's request, also if that has come later.
             let stale = reused || requests.is_some_and(|requests| requests.get() > 1);
-            if !self.may_resend(route, &failed, target, (stale, tries), retry) {
+            if !self.may_resend(route, &failed, target, (reused, stale, tries), retry) {
                 return self.failed(route, journal, target, failed).await;
             }
             again = Some((Again::Resent, Arc::clone(target)));
@@ -369,11 +369,12 @@ impl Exchange<'_> {
         route: &Rc<Route>,
         failed: &Failed,
         target: &Target,
-        (stale, tries): (bool, u32),
+        (reused, stale, tries): (bool, bool, u32),
         retry: Retry,
     ) -> bool {
         let Failed::Cut { cut, silent, whole, refused, .. } = failed else { return false };
-        blame(target, *cut, *refused || (stale && *silent));
+        // The first request on a connection speaks against the target also if others have come behind it: else nobody would.
+        blame(target, *cut, *refused || (reused && *silent));
         let wanted = retry.no_answer || ((stale || *refused) && retry.stale_connection);
         // It costs a target nothing to refuse, and with many requests on a connection that ends all of them are refused at once.
         let attempts = if *refused { retry.attempts.saturating_add(UNTOUCHED_MORE) } else { retry.attempts };

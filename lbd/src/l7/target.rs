@@ -428,7 +428,8 @@ fn coding(answer: &ResponseHead<'_>, trip: &Trip<'_>) -> (Coding, Option<Box<Pre
 fn withheld(answer: &ResponseHead<'_>, trip: &Trip<'_>, is_pressed: bool) -> Option<Rc<HeaderChanges>> {
     let mut more = pass_on::trailers_for_one_hop(&answer.for_one_hop);
     if is_pressed {
-        more.extend(DIGESTS.map(str::to_owned));
+        // A strong tag is for content that is the same byte by byte, as with that in the head.
+        more.extend(DIGESTS.into_iter().chain(["etag"]).map(str::to_owned));
     }
     trip.route.http.as_ref()?.withheld_from_clients(trip.plan.rule, more)
 }

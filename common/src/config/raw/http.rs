@@ -413,8 +413,18 @@ fn is_path_text(text: &str) -> bool {
 /// name of a host, it would be the client who chooses it, and what else is known of a request is none.
 fn no_host(written: &str) -> Option<String> {
     let (_, rest) = written.split_once("://")?;
-    let end = ["/", "?", "#", "{path}", "{query}"].iter().filter_map(|end| rest.find(end)).min();
-    let authority = &rest[..end.unwrap_or(rest.len())];
+    let end = ["/", "?", "#", "{path}"].iter().filter_map(|end| rest.find(end)).min();
+    let (authority, behind) = {
+        let whole = &rest[..end.unwrap_or(rest.len())];
+        whole.split_once("{query}").unwrap_or((whole, ""))
+    };
+    if authority.is_empty() {
+        return Some("there is no host behind \"://\"".to_owned());
+    }
+    if !behind.is_empty() {
+        let reason = "what stands right behind {query} is a part of the host where there is no query";
+        return Some(reason.to_owned());
+    }
     let mut names = authority.split('{').skip(1).map(|name| name.split('}').next().unwrap_or_default());
     let other = names.find(|name| !matches!(*name, "scheme" | "host" | "port"))?;
     Some(if other == "rest" || other.starts_with(|first: char| first.is_ascii_digit()) {

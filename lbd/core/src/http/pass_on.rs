@@ -179,7 +179,8 @@ fn for_target(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut impl Fiel
             // They are written below.
             Some(Known::Host | Known::Expect | Known::ForwardedFor) => false,
             Some(Known::Forwarded) => takes_elements,
-            Some(Known::RequestId) => passing.trusted,
+            // An empty one is none.
+            Some(Known::RequestId) => passing.trusted && !its.value.is_empty(),
             // Where they are not written they would say of an earlier hop what is told of this one elsewhere.
             Some(Known::ForwardedHost | Known::ForwardedProto) => {
                 passing.trusted && passing.forwarded.has_lists()
@@ -281,7 +282,7 @@ fn identify(
         all.push(origin::element(passing.client, host, scheme, local.ip()));
         field(out, "Forwarded", all.join(", ").as_bytes());
     }
-    if !has("x-request-id") {
+    if said_id(head, passing.trusted).is_none() {
         field(out, "X-Request-ID", &hexadecimal(passing.request_id));
     }
     match passing.certificate {
@@ -305,11 +306,16 @@ fn identify(
     out.add_joined(b"Via", &[version.as_bytes(), b" ", passing.pseudonym.as_bytes()]);
 }
 
-/// What targets know a request by: what a proxy in front that is `trusted` says, or else this number.
+/// What targets know a request by: what a proxy in front that is `trusted` says, or else this number. It is never empty.
 #[must_use]
 pub fn request_id(head: &RequestHead<'_>, trusted: bool, number: u128) -> String {
-    let said = head.values("x-request-id").next().filter(|_| trusted);
+    let said = said_id(head, trusted);
     String::from_utf8_lossy(said.unwrap_or(&hexadecimal(number))).into_owned()
+}
+
+/// The first id that a proxy in front that is `trusted` says, if it says one: some hand on what their clients have made up, also if that is empty.
+fn said_id<'h>(head: &'h RequestHead<'_>, trusted: bool) -> Option<&'h [u8]> {
+    head.values("x-request-id").find(|value| trusted && !value.is_empty())
 }
 
 /// All digits of a number, leading zeros included.

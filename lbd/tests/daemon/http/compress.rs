@@ -65,6 +65,14 @@ fn target(ip: Ipv4Addr) -> Target {
                 }
                 write(stream, "0\r\nX-Sum: 7\r\n\r\n")
             }
+            "/trailed" => {
+                let length = body.len();
+                write(
+                    stream,
+                    &format!("{plain}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n"),
+                )?;
+                write(stream, "X-Sum: 7\r\nRepr-Digest: sha-256=:AA==:\r\nETag: \"a\"\r\n\r\n")
+            }
             "/close" => {
                 write(stream, &format!("{plain}\r\n{body}"))?;
                 Ok(false)
@@ -114,6 +122,19 @@ fn an_answer_is_compressed_whatever_its_framing_is() {
     eventually("all are counted", || bytes()["{service=\"web\",when=\"before\"}"] == 800_000);
     assert!(bytes()["{service=\"web\",when=\"after\"}"] < 80_000);
     assert_eq!(lbd.status()["services"][0]["requests"]["compressed"], 5);
+}
+
+#[test]
+fn no_trailer_says_of_a_compressed_answer_what_is_true_of_the_other_one() {
+    let ip = own_ip();
+    let target = target(ip);
+    let lbd = Lbd::start(&compressing(ip, &[&target]));
+    let mut client = Client::new(lbd.address);
+    let got = client.send(with("/trailed", "")).answer();
+    assert_eq!((got.field("content-encoding"), got.trailers.as_str()), (Some("gzip"), "X-Sum: 7"));
+    assert!(unpressed(&got.body) == text(200_000).as_bytes());
+    let got = client.send(get("/trailed")).answer();
+    assert_eq!((got.field("content-encoding"), got.trailers.lines().count()), (None, 3), "{}", got.trailers);
 }
 
 #[test]

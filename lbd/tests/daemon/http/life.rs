@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use nix::sys::signal::Signal;
 
 use super::config;
-use super::peers::{Client, Target, answer, ask, get};
+use super::peers::{Client, Target, answer, ask, get, write};
 use crate::clients::{beside, connect_from};
 use crate::support::{Config, Lbd, eventually, metric, own_ip};
 
@@ -131,6 +131,59 @@ fn a_removed_target_gets_no_requests_and_its_kept_connections_are_closed() {
     }
     assert_eq!(one.seen().len(), before);
     eventually("its connections are closed", || one.ended() == one.connections());
+}
+
+/// A tunnel through which something has passed both ways.
+fn tunnel(lbd: &Lbd) -> Client {
+    let mut client = Client::new(lbd.address);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
+    assert_eq!(client.answer().status(), 101);
+    assert_eq!(client.send("hello").read(5), b"hello");
+    client
+}
+
+#[test]
+fn a_tunnel_ends_with_silence_and_with_its_target_and_goes_on_while_the_daemon_stops() {
+    let ip = own_ip();
+    let target = Target::with(ip, |_, stream| {
+        let fields = "Connection: Upgrade\r\nUpgrade: x";
+        write(stream, &format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n\r\n"))?;
+        let mut bytes = [0; 64];
+        loop {
+            let count = stream.read(&mut bytes)?;
+            if count == 0 {
+                return Ok(false);
+            }
+            stream.get_mut().write_all(&bytes[..count])?;
+        }
+    });
+    let mut config = config(ip, &[target.address]);
+    // That of a connection without a tunnel is another one.
+    config.service = "timeout = { tunnel = \"1s\" }".to_owned();
+    let mut lbd = Lbd::start(&config);
+    let ended = |lbd: &Lbd, how: &str| lbd.status()["services"][0]["ended"][how].clone();
+    let mut silent = tunnel(&lbd);
+    assert!(silent.is_at_its_end());
+    eventually("it was silent for too long", || ended(&lbd, "idle") == 1);
+    config.service = "timeout = { idle = \"1s\" }".to_owned();
+    assert_eq!(lbd.reload(&config).0, 200);
+    let (mut left, mut other) = (tunnel(&lbd), tunnel(&lbd));
+    let set = |state: &str| {
+        let body = serde_json::json!({ "state": state });
+        assert_eq!(lbd.send("PATCH", "/v1/target-groups/pool/targets/t0", &body).0, 200);
+    };
+    set("maint");
+    assert!(left.is_at_its_end() && other.is_at_its_end());
+    eventually("their target is gone", || ended(&lbd, "drained") == 2);
+    eventually("nothing of them is left", || lbd.service("connections_open") == 0);
+    set("ready");
+    let mut last = tunnel(&lbd);
+    lbd.signal(Signal::SIGTERM);
+    eventually("nothing is accepted any more", || std::net::TcpStream::connect(lbd.address).is_err());
+    assert_eq!(last.send("still").read(5), b"still");
+    last.finish();
+    assert!(last.is_at_its_end());
+    assert!(lbd.wait().success());
 }
 
 #[test]

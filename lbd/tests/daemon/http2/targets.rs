@@ -197,6 +197,31 @@ fn a_connection_that_ends_takes_no_request_with_it_that_may_be_repeated() {
     }
 }
 
+/// Any of the requests on a connection may be what it was ended for, but a target that answers none of them has failed.
+#[test]
+fn a_target_that_ends_each_connection_unanswered_is_to_be_ejected_however_many_wait_on_it() {
+    let ip = own_ip();
+    // Once two do.
+    let target = target(ip, |_, got, wire| {
+        if got.stream > 1 {
+            wire.stream.shutdown(Shutdown::Both).unwrap();
+        }
+    });
+    let more = "retry = { on = [\"connect\"], attempts = 1 }\n\
+        eject = { consecutive_failures = 1, base = \"1h\", max = \"1h\" }\n";
+    let lbd = Lbd::start(&http2(ip, target.address, more));
+    let mut wire = Wire::open(lbd.address);
+    for stream in [1, 3] {
+        wire.ask(stream, &head("GET", "/", &[]), true);
+    }
+    let expected = BTreeMap::from([(1, 502), (3, 502)]);
+    assert_eq!(answers(&mut wire, BTreeSet::from([1, 3])), expected);
+    // It is the only target, so `max_percent` keeps it.
+    eventually("it was to be ejected", || {
+        metric(&lbd, "tandem_lbd_target_ejections_total").values().sum::<u64>() > 0
+    });
+}
+
 /// nginx ends a connection of HTTP/2 at the trailers of a request.
 #[test]
 fn a_request_with_trailers_shares_no_connection() {

@@ -110,12 +110,15 @@ fn a_request_has_the_id_that_targets_are_told() {
         ("", true, "00000000000000000000000000000abc"),
         ("X-Request-ID: mine\r\n", true, "mine"),
         ("X-Request-ID: mine\r\n", false, "00000000000000000000000000000abc"),
+        ("X-Request-ID:\r\n", true, "00000000000000000000000000000abc"),
+        ("X-Request-ID: \r\nX-Request-ID: mine\r\n", true, "mine"),
     ] {
         let text = format!("GET /path HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
         let head = parse_request(text.as_bytes()).unwrap();
         assert_eq!(request_id(&head, trusted, 0xabc), expected);
         let passed = passed_on(&text, &passing(trusted)).unwrap();
         assert!(passed.contains(&format!("\r\nX-Request-ID: {expected}\r\n")), "{passed}");
+        assert_eq!(passed.matches("X-Request-ID:").count(), 1, "{passed}");
     }
 }
 
