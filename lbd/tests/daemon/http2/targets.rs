@@ -214,8 +214,14 @@ fn a_target_that_ends_each_connection_unanswered_is_to_be_ejected_however_many_w
     for stream in [1, 3] {
         wire.ask(stream, &head("GET", "/", &[]), true);
     }
-    let expected = BTreeMap::from([(1, 502), (3, 502)]);
-    assert_eq!(answers(&mut wire, BTreeSet::from([1, 3])), expected);
+    // Each is told that it was in vain.
+    let mut waiting = BTreeSet::from([1, 3]);
+    while !waiting.is_empty() {
+        let got = wire.read().expect("an answer to each");
+        if got.ends_stream() {
+            waiting.remove(&got.stream);
+        }
+    }
     // It is the only target, so `max_percent` keeps it.
     eventually("it was to be ejected", || {
         metric(&lbd, "tandem_lbd_target_ejections_total").values().sum::<u64>() > 0
