@@ -307,7 +307,9 @@ fn trusted_word_is_added_to(head: &RequestHead<'_>, again: &RequestHead<'_>, wha
     for (name, ours) in
         [("x-forwarded-proto", "https"), ("x-forwarded-host", "shop.example"), ("x-request-id", REQUEST_ID)]
     {
-        let said = values(head, name);
+        let mut said = values(head, name);
+        // An empty one is none.
+        said.retain(|value| name != "x-request-id" || !value.is_empty());
         let expected = if said.is_empty() { vec![ours.to_owned()] } else { said };
         assert_eq!(values(again, name), expected, "{what}");
     }

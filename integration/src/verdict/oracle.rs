@@ -173,6 +173,8 @@ pub struct Oracle {
     uncounted: HashSet<Tuple>,
     /// Flows that have proved themselves here: whatever becomes of them, they are not the other node's.
     stored: HashSet<Tuple>,
+    /// Flows that nobody remembers: they began with a reset.
+    forgotten: HashSet<Tuple>,
 }
 
 impl Oracle {
@@ -197,6 +199,7 @@ impl Oracle {
             rings,
             uncounted: HashSet::new(),
             stored: HashSet::new(),
+            forgotten: HashSet::new(),
         }
     }
 
@@ -405,7 +408,7 @@ impl Oracle {
 
     /// A flow that is not over.
     pub(super) fn flow(&self, tuple: &Tuple) -> Option<Flow> {
-        let flow = self.flows.get(tuple)?;
+        let flow = self.flows.get(tuple).filter(|_| !self.forgotten.contains(tuple))?;
         let one_way = !self.world.of(flow.service).nat;
         let limit = match () {
             () if flow.reset => RESET_TICKS,
@@ -685,7 +688,9 @@ impl Oracle {
         // Whoever shows up with the end of a connection is in no table, and stays half-open; with a reset nothing at all is begun, but that a
         // port is the flow's for its time.
         if !stored && flow.port == 0 && tuple.protocol == TCP && flags & RST != 0 {
-            return;
+            self.forgotten.insert(tuple);
+        } else {
+            self.forgotten.remove(&tuple);
         }
         flow.seen = self.world.now;
         if !new
