@@ -1,7 +1,7 @@
 //! One line for each connection, and the histograms.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 
 use nix::sys::signal::Signal;
 
@@ -206,7 +206,10 @@ fn the_log_tells_ends_apart() {
     let (client, _target) = connected(&lbd);
     reset(client);
     ended("client_reset");
-    let (_client, target) = connected(&lbd);
+    let (mut client, mut target) = connected(&lbd);
+    // Else it may be reset before `lbd` has seen that it is connected.
+    target.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
     reset(target);
     ended("target_reset");
     let _silent = connected(&lbd);

@@ -302,8 +302,8 @@ fn clients_keep_their_target_on_the_other_node() {
     }
     // One that only a target's failure moves is told, too.
     let gone = sources.iter().zip(&all).filter(|(_, home)| *home == "w").count();
-    assert!(gone > 0);
     let [a, b] = &pair.nodes;
+    assert!(gone > 0, "{all:?}, {}", a.status());
     set(a, "t0", &json!({ "state": "maint" }));
     let moved = homes(a, &sources);
     assert!(!moved.iter().any(|home| home == "w"));
