@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use lbd_core::forward::abi::{self, Abi};
+use lbd_core::forward::plan::Indexes;
 
 use super::KernelError;
 use super::bpf::{self, KIND_ARRAY, MAPPABLE, Map, Shape};
@@ -185,10 +186,12 @@ impl Maps {
         remove_ring(&self.other_rings, index)
     }
 
-    /// The rings that there are: this node's and the other one's.
-    pub(super) fn rings(&self) -> Result<[Vec<u32>; 2], KernelError> {
-        let read =
-            || -> io::Result<[Vec<u32>; 2]> { Ok([present(&self.rings)?, present(&self.other_rings)?]) };
+    /// The rings that there are of these numbers: this node's and the other one's.
+    pub(super) fn rings(&self, indexes: &Indexes) -> Result<[Vec<u32>; 2], KernelError> {
+        let read = || -> io::Result<[Vec<u32>; 2]> {
+            let present = |rings| present(rings, indexes.ring_numbers());
+            Ok([present(&self.rings)?, present(&self.other_rings)?])
+        };
         read().map_err(|source| KernelError::Map { action: "reading the rings".to_owned(), source })
     }
 
@@ -224,9 +227,10 @@ impl Maps {
             .map_err(|source| KernelError::Map { action: "removing an endpoint's slots".to_owned(), source })
     }
 
-    /// Which arrays there are in `slots`. Those taken over from another layout are not among them before they are asked for.
-    pub(super) fn slots(&self) -> Result<Vec<u32>, KernelError> {
-        present(&self.slots)
+    /// Which arrays there are in `slots` of these numbers. Those taken over from another layout are not among them before they
+    /// are asked for.
+    pub(super) fn slots(&self, indexes: &Indexes) -> Result<Vec<u32>, KernelError> {
+        present(&self.slots, indexes.slots_numbers())
             .map_err(|source| KernelError::Map { action: "reading the slots".to_owned(), source })
     }
 
@@ -272,15 +276,15 @@ fn remove_ring(rings: &Map, index: u32) -> Result<(), KernelError> {
     removed.map_err(|source| KernelError::Map { action: "removing a ring".to_owned(), source })
 }
 
-/// Which elements of an array of maps there are.
-fn present(outer: &Map) -> io::Result<Vec<u32>> {
-    let mut found = Vec::new();
-    for index in 0..outer.shape().max_entries {
-        if outer.has_map(index)? {
-            found.push(index);
+/// Which elements of an array of maps there are, of those asked for. As few as can be: older kernels wait for all processors with
+/// each of these looks (Linux 6.1, kernel/bpf/syscall.c, `maybe_wait_bpf_programs`), tens of milliseconds.
+fn present(outer: &Map, mut numbers: impl Iterator<Item = u32>) -> io::Result<Vec<u32>> {
+    numbers.try_fold(Vec::new(), |mut found, number| {
+        if outer.has_map(number)? {
+            found.push(number);
         }
-    }
-    Ok(found)
+        Ok(found)
+    })
 }
 
 /// The shape of an endpoint's slots, and of its clients' addresses, which are as long.

@@ -135,6 +135,20 @@ impl Indexes {
         lines.collect::<String>().into_bytes()
     }
 
+    /// The numbers of rings, also of those that are no longer used: the kernel has no others.
+    pub fn ring_numbers(&self) -> impl Iterator<Item = u32> {
+        self.numbers(Kind::Ring)
+    }
+
+    /// The same of the slots of endpoints, and of those of its clients' addresses, which those of IPv6 have too.
+    pub fn slots_numbers(&self) -> impl Iterator<Item = u32> {
+        self.numbers(Kind::Endpoint).flat_map(|index| [index, ENDPOINTS_MAX + index])
+    }
+
+    fn numbers(&self, kind: Kind) -> impl Iterator<Item = u32> {
+        self.by_name.get(&kind).into_iter().flat_map(BTreeMap::values).map(|entry| u32::from(entry.index))
+    }
+
     /// Numbers that have not been used for [`LINGER`]. Whoever has then been through all flows and remembered clients, and
     /// has deleted those that are [in it](Gone::is_in), calls [`Self::release`].
     pub fn gone(&mut self, now: Instant) -> Gone {

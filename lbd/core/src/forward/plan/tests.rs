@@ -503,6 +503,12 @@ fn numbers_live_on_over_a_restart() {
     let bytes = indexes.to_bytes();
     let mut restored = Indexes::from_bytes(&bytes);
     assert_eq!(restored.to_bytes(), bytes);
+    // What the kernel may hold is found by these, before anything is asked for again.
+    assert!(!first.rings.is_empty() && !first.slots.is_empty());
+    let rings: BTreeSet<_> = restored.ring_numbers().collect();
+    assert!(first.rings.keys().all(|number| rings.contains(number)));
+    let slots: BTreeSet<_> = restored.slots_numbers().collect();
+    assert!(first.slots.is_subset(&slots));
     assert_eq!(net.plan(&file, &mut restored), first);
     let bad: &[&[u8]] =
         &[b"service 1 a\nservice 1 b\nservice 0 c\nservice 1024 d\nthing 1 e\nservice x f\nservice\n\xff\n"];

@@ -124,6 +124,7 @@ pub(super) struct Parts {
     pub(super) features: Features,
     pub(super) instances: Arc<Instances>,
     pub(super) reader: Arc<Reader>,
+    indexes: Indexes,
     written: Written,
     next_hops: NextHops,
 }
@@ -138,9 +139,10 @@ impl Parts {
         instances: Arc<Instances>,
         reader: Arc<Reader>,
     ) -> Result<Self, KernelError> {
-        let written = Written::read(&maps)?;
+        let indexes = Indexes::from_bytes(&maps.load_indexes()?);
+        let written = Written::read(&maps, &indexes)?;
         let next_hops = NextHops::open(&loaded.folder)?;
-        Ok(Self { loaded, maps, ways, features, instances, reader, written, next_hops })
+        Ok(Self { loaded, maps, ways, features, instances, reader, indexes, written, next_hops })
     }
 
     /// The key that a former life has left.
@@ -153,8 +155,8 @@ impl Parts {
 impl Sync {
     /// Ready to run.
     pub(super) fn new(parts: Parts, shared: Arc<Shared>, signal: Arc<Signal>, outlets: Outlets) -> Self {
-        let Parts { loaded, maps, ways, features, instances, reader, written, next_hops } = parts;
-        let saved_indexes = maps.load_indexes().unwrap_or_default();
+        let Parts { loaded, maps, ways, features, instances, reader, indexes, written, next_hops } = parts;
+        let saved_indexes = indexes.to_bytes();
         Self {
             attachments: Attachments::new(
                 &loaded.node_folder,
@@ -162,7 +164,7 @@ impl Sync {
                 features.tcx(),
             ),
             settings: Settings::open(&shared.run_dir),
-            indexes: Indexes::from_bytes(&saved_indexes),
+            indexes,
             kernel: features.version.to_string(),
             links: BTreeMap::new(),
             errors: None,

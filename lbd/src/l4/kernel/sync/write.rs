@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lbd_core::forward::abi::{
     Abi, CONFIG_HAS_CHECKS, CONFIG_PORTS_MISSING, Config, Service, Target, Vip, VipAddress,
 };
-use lbd_core::forward::plan::{Change, Contents, changes};
+use lbd_core::forward::plan::{Change, Contents, Indexes, changes};
 
 use super::super::KernelError;
 use super::super::maps::Maps;
@@ -17,12 +17,12 @@ use super::super::maps::Maps;
 pub(super) struct Written(Contents);
 
 impl Written {
-    /// What a former life has left.
-    pub(super) fn read(maps: &Maps) -> Result<Self, KernelError> {
+    /// What a former life has left, whose numbers those are.
+    pub(super) fn read(maps: &Maps, indexes: &Indexes) -> Result<Self, KernelError> {
         // What is in the rings is not read: those wanted are written anew, because nobody wants an empty one.
         let unknown: Arc<[u16]> = Arc::default();
         let ring = |index| (index, Arc::clone(&unknown));
-        let [own, others] = maps.rings()?;
+        let [own, others] = maps.rings(indexes)?;
         Ok(Self(Contents {
             config: maps.config.get(&0)?.unwrap_or_default(),
             services: used(maps.services.all()?),
@@ -34,7 +34,7 @@ impl Written {
             acl: maps.acl.all()?,
             rings: own.into_iter().map(ring).collect(),
             other_rings: others.into_iter().map(ring).collect(),
-            slots: maps.slots()?.into_iter().collect(),
+            slots: maps.slots(indexes)?.into_iter().collect(),
             service_ports: maps.service_ports()?,
             ..Contents::default()
         }))
