@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,8 @@ use integration::lab::addresses::{Mac, vip4, vip6};
 use integration::lab::clock::{Window, now};
 use integration::lab::fault::Fault;
 use integration::lab::probe::{
-    DatagramProbe, DatagramSettings, DownloadProbe, EchoProbe, EchoSettings, RoleWatcher, Seen,
+    DatagramProbe, DatagramReport, DatagramSettings, DownloadProbe, EchoProbe, EchoSettings, RoleWatcher,
+    Seen,
 };
 use integration::lab::timeline::{EventKind, Timeline};
 use integration::lab::{LabError, Node, binary};
@@ -75,6 +76,8 @@ struct Lines {
     mode: Mode,
     connections: EchoProbe,
     download: DownloadProbe,
+    /// Its place among the destinations of datagrams; none if it has none.
+    datagrams: Option<usize>,
 }
 
 fn main() -> Result<ExitCode> {
@@ -217,14 +220,15 @@ fn second_act(
             lasting::FILE_MIB
         ),
     );
+    let of_datagrams = Mode::ALL.into_iter().filter(|mode| mode.of_datagrams().is_some());
+    let servers: Vec<SocketAddr> = of_datagrams.map(Mode::echo_server).collect();
     let start = |mode: &Mode| {
-        let settings =
-            EchoSettings { interval: MESSAGE_INTERVAL, ..EchoSettings::new(mode.echo_server(), CONNECTIONS) };
+        let settings = EchoSettings { interval: MESSAGE_INTERVAL, ..mode.echo_settings(CONNECTIONS) };
         let connections = EchoProbe::start(lab.client(), settings)?;
-        Ok(Lines { mode: *mode, connections, download: bulk.download(lab, *mode)? })
+        let datagrams = servers.iter().position(|server| *server == mode.echo_server());
+        Ok(Lines { mode: *mode, connections, download: bulk.download(lab, *mode)?, datagrams })
     };
     let lines: Vec<Lines> = Mode::ALL.iter().map(start).collect::<Result<_>>()?;
-    let servers = Mode::ALL.map(Mode::echo_server);
     let settings =
         DatagramSettings { interval: MESSAGE_INTERVAL, ..DatagramSettings::new(&servers, CLIENTS) };
     let datagrams = DatagramProbe::start(lab.client(), settings)?;
@@ -238,7 +242,8 @@ fn second_act(
     }
     steps.push(Step {
         name: "with connections that last: planned switchover, a to b",
-        description: "The same as before, now with hundreds of connections, downloads in progress and datagrams.",
+        description: "The same as before, now with hundreds of connections, downloads in progress and datagrams. What went through a's \
+                      proxies still does: b sends its packets there.",
         host: a.name().to_owned(),
         kind: EventKind::Action,
         event,
@@ -273,8 +278,8 @@ fn second_act(
             echo: line.connections.stop()?,
             whole: download.is_whole(&bulk.sha256),
             download,
-            datagrams_by: line.mode.of_datagrams().to_owned(),
-            clients: CLIENTS,
+            datagrams_by: line.mode.of_datagrams().map(str::to_owned),
+            clients: line.datagrams.map_or(0, |_| CLIENTS),
         })
     };
     let lasting = lines.into_iter().zip(after).map(end).collect::<Result<_>>()?;
@@ -295,18 +300,21 @@ fn go_on(lines: &[Lines], datagrams: &DatagramProbe) -> Result<Vec<After>> {
     }
     let report = datagrams.snapshot();
     datagrams.forget_silence();
-    let after = |(place, line): (usize, &Lines)| {
-        let own = report.of_destination(place, CLIENTS);
+    let after = |line: &Lines| {
+        let of_its = |report: &DatagramReport| {
+            line.datagrams.map_or_else(DatagramReport::default, |place| report.of_destination(place, CLIENTS))
+        };
+        let own = of_its(&report);
         After {
             alive: CONNECTIONS - line.connections.broken(),
             worst_stall: line.connections.forget_stalls(),
             downloads: !line.download.is_over(),
-            answered: own.ahead_of(&before.of_destination(place, CLIENTS), ANSWERS),
+            answered: own.ahead_of(&of_its(&before), ANSWERS),
             lost_so_far: own.lost(),
             silence: own.silence(),
         }
     };
-    Ok(lines.iter().enumerate().map(after).collect())
+    Ok(lines.iter().map(after).collect())
 }
 
 /// Has a node hand over, and waits until the other one serves alone.
