@@ -1,6 +1,6 @@
 //! A pair in namespaces, load, a planned switchover, a power loss, and the node's return: `scripts/demo` runs this. In a second act
-//! there are long-lived connections, downloads and clients with datagrams through each mode, while the role moves and while a node dies. It
-//! fails if what it shows is not as it should be.
+//! there are long-lived connections (tunnels where requests are read), downloads and clients with datagrams through each mode, while the role
+//! moves and while a node dies. It fails if what it shows is not as it should be.
 #![expect(clippy::print_stdout, reason = "a command for people, who read its standard output")]
 
 use std::collections::BTreeMap;
@@ -217,7 +217,7 @@ fn second_act(
     say(
         begun,
         &format!(
-            "{CONNECTIONS} long-lived connections, a download of {} MiB and {CLIENTS} clients with datagrams through each mode",
+            "{CONNECTIONS} long-lived connections (of http: tunnels), a download of {} MiB and {CLIENTS} clients with datagrams through each mode",
             lasting::FILE_MIB
         ),
     );
