@@ -119,15 +119,19 @@ fn the_messages_of_many_connections_all_come_back() -> Result<()> {
     let lab = Lab::builder("many").targets(1).build()?;
     let target = &lab.targets()[0];
     target.move_echo_out()?;
-    let settings = EchoSettings {
-        interval: Duration::from_millis(200),
-        ..EchoSettings::new(target.echo_address(), 2000)
+    let start = |server, connections, tunnels| {
+        let interval = Duration::from_millis(200);
+        let settings = EchoSettings { tunnels, interval, ..EchoSettings::new(server, connections) };
+        EchoProbe::start(lab.client(), settings)
     };
-    let probe = EchoProbe::start(lab.client(), settings)?;
+    let probe = start(target.echo_address(), 2000, false)?;
+    let tunnels = start(target.tunnel_address(), 200, true)?;
+    assert!(start(target.echo_address(), 1, true).is_err(), "whoever only echoes opens no tunnel");
     probe.wait_exchanges(5, LIMIT)?;
-    assert_eq!(probe.broken(), 0);
+    tunnels.wait_exchanges(5, LIMIT)?;
+    assert_eq!((probe.broken(), tunnels.broken()), (0, 0));
     target.stop("echo")?;
-    wait_until("every connection to break", LIMIT, || probe.broken() == 2000)?;
+    wait_until("every connection to break", LIMIT, || (probe.broken(), tunnels.broken()) == (2000, 200))?;
     let report = probe.stop()?;
     assert!(report.connections.iter().all(|connection| connection.exchanges >= 5), "{}", report.summary());
     assert_eq!(report.breaks().values().sum::<usize>(), 2000);

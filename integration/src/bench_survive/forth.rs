@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::modes;
 use super::trial::{Problems, announced, echo_settings, pair};
 use crate::lab::addresses::vip4;
 use crate::lab::error::Result;
@@ -81,13 +82,13 @@ impl Forth {
         let lab = pair.lab();
         let mut problems = Problems::default();
         let mut loads = Vec::new();
-        for &mode in Mode::of(system) {
+        for mode in modes(system) {
             let settings = ConnectSettings {
                 interval: INTERVAL,
                 deadline: DEADLINE,
                 ..ConnectSettings::http(mode.http_server())
             };
-            let known = EchoProbe::start(lab.client(), echo_settings(mode.echo_server(), CONNECTIONS))?;
+            let known = EchoProbe::start(lab.client(), echo_settings(mode, CONNECTIONS))?;
             loads.push(Load { mode, new: ConnectProbe::start(lab.client(), settings)?, known });
         }
         let watcher = Watcher::start(lab, WatchSettings::new(&[vip4(0).into()]))?;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Case;
 use super::bound::SWITCHOVER_STALL_MAX;
 use super::forth::{Forth, Moved};
 use super::trial::Outcome;
+use super::{Case, modes};
 use crate::report::statistics::{Spread, ms};
 use crate::report::table::{Align, Table};
 use crate::scenario::System;
@@ -183,7 +183,7 @@ pub fn render(rows: &[Row]) -> String {
 pub fn forth_rows(runs: &[Forth]) -> Vec<ForthRow> {
     let mut rows = Vec::new();
     for system in [System::Tandem, System::Rival, System::Conntrackd] {
-        for &mode in Mode::of(system) {
+        for mode in modes(system) {
             let mine = runs.iter().filter(|run| run.system == system);
             let moved: Vec<(usize, &Moved)> = mine
                 .filter_map(|run| Some((run.moves, run.modes.iter().find(|moved| moved.mode == mode)?)))

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -88,7 +87,7 @@ pub(super) fn run(case: Case, connections: usize) -> Result<Outcome> {
     let (pair, bulk) = pair(&format!("survive {}", case.name()), case.system)?;
     let lab = pair.lab();
     let mut problems = Problems::default();
-    let probe = EchoProbe::start(lab.client(), echo_settings(case.mode.echo_server(), connections))?;
+    let probe = EchoProbe::start(lab.client(), echo_settings(case.mode, connections))?;
     let download = bulk.download(lab, case.mode)?;
     probe.wait_exchanges(2, LIMIT)?;
     problems.note(known(lab, case, connections))?;
@@ -114,10 +113,10 @@ pub(super) fn run(case: Case, connections: usize) -> Result<Outcome> {
 }
 
 /// Connections that together send as many messages as one processor carries with ease.
-pub(super) fn echo_settings(server: SocketAddr, connections: usize) -> EchoSettings {
+pub(super) fn echo_settings(mode: Mode, connections: usize) -> EchoSettings {
     let count = u32::try_from(connections).unwrap_or(u32::MAX);
     let interval = (Duration::from_secs(1) * count / MESSAGES_PER_SECOND).max(INTERVAL_MIN);
-    EchoSettings { interval, stall_limit: STALL_LIMIT, ..EchoSettings::new(server, connections) }
+    EchoSettings { interval, stall_limit: STALL_LIMIT, ..mode.echo_settings(connections) }
 }
 
 /// Waits until the other node knows the connections that it could go on with.
@@ -125,7 +124,7 @@ fn known(lab: &Lab, case: Case, connections: usize) -> Result<()> {
     let (node, wanted) = (lab.b(), connections as u64);
     let what = format!("{} to know {wanted} connections", node.name());
     match case.system {
-        System::Tandem if case.mode != Mode::Tcp => wait(&what, TAKEOVER_LIMIT, || {
+        System::Tandem if matches!(case.mode, Mode::Nat | Mode::Dsr) => wait(&what, TAKEOVER_LIMIT, || {
             replication(node)["entries"]["flows"].as_u64().is_some_and(|count| count >= wanted)
         }),
         System::Conntrackd => {

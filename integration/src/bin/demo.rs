@@ -1,11 +1,12 @@
 //! A pair in namespaces, load, a planned switchover, a power loss, and the node's return: `scripts/demo` runs this. In a second act
-//! there are long-lived connections, downloads and clients with datagrams through each mode, while the role moves and while a node dies. It
-//! fails if what it shows is not as it should be.
+//! there are long-lived connections (tunnels where requests are read), downloads and clients with datagrams through each mode, while the role
+//! moves and while a node dies. It fails if what it shows is not as it should be.
 #![expect(clippy::print_stdout, reason = "a command for people, who read its standard output")]
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +20,11 @@ use integration::lab::addresses::{Mac, vip4, vip6};
 use integration::lab::clock::{Window, now};
 use integration::lab::fault::Fault;
 use integration::lab::probe::{
-    DatagramProbe, DatagramSettings, DownloadProbe, EchoProbe, EchoSettings, RoleWatcher, Seen,
+    DatagramProbe, DatagramReport, DatagramSettings, DownloadProbe, EchoProbe, EchoSettings, RoleWatcher,
+    Seen,
 };
 use integration::lab::timeline::{EventKind, Timeline};
-use integration::lab::{LabError, Node, binary};
+use integration::lab::{Lab, LabError, Node, binary};
 use integration::report::page::{self, Act, After, Chapter, Lasting};
 use integration::report::promises;
 use integration::report::statistics::ms;
@@ -75,6 +77,8 @@ struct Lines {
     mode: Mode,
     connections: EchoProbe,
     download: DownloadProbe,
+    /// Its place among the destinations of datagrams; none if it has none.
+    datagrams: Option<usize>,
 }
 
 fn main() -> Result<ExitCode> {
@@ -213,21 +217,11 @@ fn second_act(
     say(
         begun,
         &format!(
-            "{CONNECTIONS} long-lived connections, a download of {} MiB and {CLIENTS} clients with datagrams through each mode",
+            "{CONNECTIONS} long-lived connections (of http: tunnels), a download of {} MiB and {CLIENTS} clients with datagrams through each mode",
             lasting::FILE_MIB
         ),
     );
-    let start = |mode: &Mode| {
-        let settings =
-            EchoSettings { interval: MESSAGE_INTERVAL, ..EchoSettings::new(mode.echo_server(), CONNECTIONS) };
-        let connections = EchoProbe::start(lab.client(), settings)?;
-        Ok(Lines { mode: *mode, connections, download: bulk.download(lab, *mode)? })
-    };
-    let lines: Vec<Lines> = Mode::ALL.iter().map(start).collect::<Result<_>>()?;
-    let servers = Mode::ALL.map(Mode::echo_server);
-    let settings =
-        DatagramSettings { interval: MESSAGE_INTERVAL, ..DatagramSettings::new(&servers, CLIENTS) };
-    let datagrams = DatagramProbe::start(lab.client(), settings)?;
+    let (lines, datagrams) = begin_lasting(lab, bulk)?;
     let mut after = vec![Vec::new(); lines.len()];
     let act_begun = now();
     go_on(&lines, &datagrams)?;
@@ -238,7 +232,8 @@ fn second_act(
     }
     steps.push(Step {
         name: "with connections that last: planned switchover, a to b",
-        description: "The same as before, now with hundreds of connections, downloads in progress and datagrams.",
+        description: "The same as before, now with hundreds of connections, downloads in progress and datagrams. What went through a's \
+                      proxies still does: b sends its packets there.",
         host: a.name().to_owned(),
         kind: EventKind::Action,
         event,
@@ -264,49 +259,83 @@ fn second_act(
     });
     let ended = now();
     datagrams.stop()?;
-    let end = |(line, after): (Lines, Vec<After>)| {
-        let download = line.download.finish(LIMIT)?;
+    let lines = lines.into_iter().zip(after);
+    let lasting = lines.map(|(line, after)| line.end(after, bulk)).collect::<Result<_>>()?;
+    Ok(Act { first, begun: act_begun, ended, lasting })
+}
+
+/// Begins what lasts through each mode.
+fn begin_lasting(lab: &Lab, bulk: &Bulk) -> Result<(Vec<Lines>, DatagramProbe)> {
+    let of_datagrams = Mode::ALL.into_iter().filter(|mode| mode.of_datagrams().is_some());
+    let servers: Vec<SocketAddr> = of_datagrams.map(Mode::echo_server).collect();
+    let start = |mode: Mode| {
+        let settings = EchoSettings { interval: MESSAGE_INTERVAL, ..mode.echo_settings(CONNECTIONS) };
+        let connections = EchoProbe::start(lab.client(), settings)?;
+        let datagrams = servers.iter().position(|server| *server == mode.echo_server());
+        Ok(Lines { mode, connections, download: bulk.download(lab, mode)?, datagrams })
+    };
+    let lines = Mode::ALL.into_iter().map(start).collect::<Result<_>>()?;
+    let settings =
+        DatagramSettings { interval: MESSAGE_INTERVAL, ..DatagramSettings::new(&servers, CLIENTS) };
+    Ok((lines, DatagramProbe::start(lab.client(), settings)?))
+}
+
+impl Lines {
+    /// Waits until messages have come back on each connection, and a piece of the download has come, as far as they are not broken or over.
+    fn wait(&self) -> std::result::Result<(), LabError> {
+        self.connections.wait_exchanges(ANSWERS, LIMIT)?;
+        self.download.wait_bytes(PIECE, LIMIT)
+    }
+
+    /// Has the download come to its end and the connections end; what came of them.
+    fn end(self, after: Vec<After>, bulk: &Bulk) -> Result<Lasting> {
+        let download = self.download.finish(LIMIT)?;
         Ok(Lasting {
-            name: line.mode.name().to_owned(),
-            description: line.mode.description().to_owned(),
+            name: self.mode.name().to_owned(),
+            description: self.mode.description().to_owned(),
             after,
-            echo: line.connections.stop()?,
+            echo: self.connections.stop()?,
             whole: download.is_whole(&bulk.sha256),
             download,
-            datagrams_by: line.mode.of_datagrams().to_owned(),
-            clients: CLIENTS,
+            datagrams_by: self.mode.of_datagrams().map(str::to_owned),
+            clients: self.datagrams.map_or(0, |_| CLIENTS),
         })
-    };
-    let lasting = lines.into_iter().zip(after).map(end).collect::<Result<_>>()?;
-    Ok(Act { first, begun: act_begun, ended, lasting })
+    }
 }
 
 /// Waits until everything that lasts has gone on, or is broken; what there is then of each mode.
 fn go_on(lines: &[Lines], datagrams: &DatagramProbe) -> Result<Vec<After>> {
     let before = datagrams.snapshot();
-    for line in lines {
-        line.connections.wait_exchanges(ANSWERS, LIMIT)?;
-        line.download.wait_bytes(PIECE, LIMIT)?;
-    }
-    match datagrams.wait_answers(ANSWERS, LIMIT) {
+    // For all at once: one mode after the other takes as long as a download lasts.
+    let (went_on, answered) = thread::scope(|scope| {
+        let waits: Vec<_> = lines.iter().map(|line| scope.spawn(move || line.wait())).collect();
+        let answered = datagrams.wait_answers(ANSWERS, LIMIT);
+        let ended = waits.into_iter().map(|wait| wait.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        (ended.collect::<std::result::Result<(), LabError>>(), answered)
+    });
+    went_on?;
+    match answered {
         // Who is not answered is shown as that.
         Ok(()) | Err(LabError::Timeout { .. }) => {}
         Err(error) => return Err(error.into()),
     }
     let report = datagrams.snapshot();
     datagrams.forget_silence();
-    let after = |(place, line): (usize, &Lines)| {
-        let own = report.of_destination(place, CLIENTS);
+    let after = |line: &Lines| {
+        let of_its = |report: &DatagramReport| {
+            line.datagrams.map_or_else(DatagramReport::default, |place| report.of_destination(place, CLIENTS))
+        };
+        let own = of_its(&report);
         After {
             alive: CONNECTIONS - line.connections.broken(),
             worst_stall: line.connections.forget_stalls(),
             downloads: !line.download.is_over(),
-            answered: own.ahead_of(&before.of_destination(place, CLIENTS), ANSWERS),
+            answered: own.ahead_of(&of_its(&before), ANSWERS),
             lost_so_far: own.lost(),
             silence: own.silence(),
         }
     };
-    Ok(lines.iter().enumerate().map(after).collect())
+    Ok(lines.iter().map(after).collect())
 }
 
 /// Has a node hand over, and waits until the other one serves alone.

@@ -60,11 +60,13 @@ enum Action {
     Echo(Echo),
 }
 
-/// Echoes on a port: the targets of labs with thousands of connections run this.
+/// Echoes on ports: the targets of labs with thousands of connections run this.
 #[derive(clap::Args)]
 struct Echo {
     /// TCP and UDP, both families
     port: u16,
+    /// TCP, in tunnels that HTTP's `Upgrade` opens
+    tunnel_port: u16,
 }
 
 fn main() -> Result<()> {
@@ -91,7 +93,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Action::Exec { host, command, lab } => exec(&host, &command, lab.as_deref()),
-        Action::Echo(Echo { port }) => Ok(echo_forever(port)?),
+        Action::Echo(Echo { port, tunnel_port }) => Ok(echo_forever(port, tunnel_port)?),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The targets' echo server, TCP and UDP, both families: one thread, level-triggered; or a process of its own.
+//! The targets' echo server, TCP and UDP, both families: one thread, level-triggered; or a process of its own. On a second port a
+//! connection is an echo only after a request of HTTP has made it a tunnel.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
@@ -15,19 +16,20 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::error::{Context, Result};
 use super::netns::Namespace;
+use super::upgrade;
 
 const BACKLOG: i32 = 4096;
 /// How much one connection may have waiting to be sent back; beyond it reading waits, and the client with it.
 const UNSENT_BYTES_MAX: usize = 256 << 10;
 const STOP_CHECK_MS: u16 = 50;
 
-/// Echoes on a port of the network that this process is in, until the process ends. What is connected takes descriptors of this
-/// process: a host of thousands of connections runs it as one of its own.
+/// Echoes on a port of the network that this process is in, and in tunnels on another, until the process ends. What is connected
+/// takes descriptors of this process: a host of thousands of connections runs it as one of its own.
 ///
 /// # Errors
-/// [`super::LabError::Io`] when the port is taken.
-pub fn echo_forever(port: u16) -> Result<()> {
-    let server = bind(port).doing(|| format!("binding the echo server's port {port}"))?;
+/// [`super::LabError::Io`] when a port is taken.
+pub fn echo_forever(port: u16, tunnel_port: u16) -> Result<()> {
+    let server = bind(port, tunnel_port).doing(|| binding(port, tunnel_port))?;
     server.run(&AtomicBool::new(false));
     Ok(())
 }
@@ -35,27 +37,32 @@ pub fn echo_forever(port: u16) -> Result<()> {
 /// A bound server, not yet running.
 pub(super) struct Server {
     listener: TcpListener,
+    tunnels: TcpListener,
     datagrams: UdpSocket,
 }
 
 struct Connection {
     stream: TcpStream,
+    /// What has come of the request that makes it a tunnel; none of a connection that is an echo from its beginning, or is a tunnel.
+    request: Option<Vec<u8>>,
     unsent: Vec<u8>,
     interest: EpollFlags,
 }
 
 impl Server {
-    /// Binds the port in this namespace, on every address of both families.
-    pub(super) fn new(namespace: &Namespace, port: u16) -> Result<Self> {
-        namespace.inside(|| bind(port).doing(|| format!("binding the echo server's port {port}")))?
+    /// Binds the ports in this namespace, on every address of both families.
+    pub(super) fn new(namespace: &Namespace, port: u16, tunnel_port: u16) -> Result<Self> {
+        namespace.inside(|| bind(port, tunnel_port).doing(|| binding(port, tunnel_port)))?
     }
 
     /// Echoes until told to stop.
     pub(super) fn run(self, stop: &AtomicBool) {
         let Ok(epoll) = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC) else { return };
         let (listener, datagrams) = (self.listener.as_raw_fd(), self.datagrams.as_raw_fd());
+        let tunnels = self.tunnels.as_raw_fd();
         for (fd, added) in [
             (listener, epoll.add(&self.listener, event(EpollFlags::EPOLLIN, listener))),
+            (tunnels, epoll.add(&self.tunnels, event(EpollFlags::EPOLLIN, tunnels))),
             (datagrams, epoll.add(&self.datagrams, event(EpollFlags::EPOLLIN, datagrams))),
         ] {
             debug_assert!(added.is_ok(), "epoll takes socket {fd}");
@@ -66,7 +73,9 @@ impl Server {
             let count = epoll.wait(&mut events, STOP_CHECK_MS).unwrap_or(0);
             for ready in &events[..count] {
                 if ready.data() == key(listener) {
-                    self.accept(&epoll, &mut connections);
+                    accept(&self.listener, || None, &epoll, &mut connections);
+                } else if ready.data() == key(tunnels) {
+                    accept(&self.tunnels, || Some(Vec::new()), &epoll, &mut connections);
                 } else if ready.data() == key(datagrams) {
                     while self.answer_datagram().is_some() {}
                 } else if let Some(connection) = connections.get_mut(&ready.data())
@@ -75,17 +84,6 @@ impl Server {
                     // Closing takes it out of the epoll set.
                     connections.remove(&ready.data());
                 }
-            }
-        }
-    }
-
-    fn accept(&self, epoll: &Epoll, connections: &mut HashMap<u64, Connection>) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            let fd = stream.as_raw_fd();
-            let prepared = stream.set_nonblocking(true).is_ok() && stream.set_nodelay(true).is_ok();
-            if prepared && epoll.add(&stream, event(EpollFlags::EPOLLIN, fd)).is_ok() {
-                let interest = EpollFlags::EPOLLIN;
-                connections.insert(key(fd), Connection { stream, unsent: Vec::new(), interest });
             }
         }
     }
@@ -121,7 +119,7 @@ impl Connection {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
-                    self.unsent.extend_from_slice(&buffer[..length]);
+                    self.take(&buffer[..length])?;
                     self.flush()?;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -138,6 +136,21 @@ impl Connection {
         Ok(())
     }
 
+    /// Takes what has come: it is sent back, unless it belongs to the request before that.
+    fn take(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let Some(request) = &mut self.request else {
+            self.unsent.extend_from_slice(bytes);
+            return Ok(());
+        };
+        request.extend_from_slice(bytes);
+        if let Some(end) = upgrade::request_end(request)? {
+            self.unsent.extend_from_slice(&upgrade::answer());
+            self.unsent.extend_from_slice(&request[end..]);
+            self.request = None;
+        }
+        Ok(())
+    }
+
     fn flush(&mut self) -> std::io::Result<()> {
         while !self.unsent.is_empty() {
             match self.stream.write(&self.unsent) {
@@ -150,20 +163,51 @@ impl Connection {
     }
 }
 
-fn bind(port: u16) -> std::io::Result<Server> {
-    let everywhere = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+/// Takes the connections that wait, each with what has come of the `request` that it has to begin with.
+fn accept(
+    listener: &TcpListener,
+    request: impl Fn() -> Option<Vec<u8>>,
+    epoll: &Epoll,
+    connections: &mut HashMap<u64, Connection>,
+) {
+    while let Ok((stream, _)) = listener.accept() {
+        let fd = stream.as_raw_fd();
+        let prepared = stream.set_nonblocking(true).is_ok() && stream.set_nodelay(true).is_ok();
+        if prepared && epoll.add(&stream, event(EpollFlags::EPOLLIN, fd)).is_ok() {
+            let (request, interest) = (request(), EpollFlags::EPOLLIN);
+            connections.insert(key(fd), Connection { stream, request, unsent: Vec::new(), interest });
+        }
+    }
+}
+
+/// Whoever waits for the port to answer finds the one for tunnels answering, too.
+fn bind(port: u16, tunnel_port: u16) -> std::io::Result<Server> {
+    let tunnels = listen(tunnel_port)?;
+    let datagrams = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
+    datagrams.set_only_v6(false)?;
+    datagrams.set_nonblocking(true)?;
+    datagrams.bind(&everywhere(port).into())?;
+    setsockopt(&datagrams, Ipv6RecvPacketInfo, &true)?;
+    Ok(Server { listener: listen(port)?, tunnels, datagrams: datagrams.into() })
+}
+
+fn listen(port: u16) -> std::io::Result<TcpListener> {
     let listener = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
     listener.set_only_v6(false)?;
     listener.set_reuse_address(true)?;
     listener.set_nonblocking(true)?;
-    listener.bind(&everywhere.into())?;
+    listener.bind(&everywhere(port).into())?;
     listener.listen(BACKLOG)?;
-    let datagrams = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
-    datagrams.set_only_v6(false)?;
-    datagrams.set_nonblocking(true)?;
-    datagrams.bind(&everywhere.into())?;
-    setsockopt(&datagrams, Ipv6RecvPacketInfo, &true)?;
-    Ok(Server { listener: listener.into(), datagrams: datagrams.into() })
+    Ok(listener.into())
+}
+
+/// The port on every address.
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))
+}
+
+fn binding(port: u16, tunnel_port: u16) -> String {
+    format!("binding the echo server's ports {port} and {tunnel_port}")
 }
 
 fn event(interest: EpollFlags, fd: RawFd) -> EpollEvent {

@@ -33,6 +33,7 @@ mod switch;
 mod target;
 pub mod timeline;
 pub mod tunnel;
+mod upgrade;
 
 use std::fs;
 use std::net::IpAddr;

@@ -20,11 +20,14 @@ use super::node::binary;
 pub(super) const HTTP_PORTS: [u16; 2] = [80, 8080];
 /// The port of the echo server, TCP and UDP.
 pub(super) const ECHO_PORT: u16 = 7;
+/// The port on which it echoes in tunnels, which a request has opened.
+const TUNNEL_PORT: u16 = 7101;
 
 const START_LIMIT: Duration = Duration::from_secs(5);
 
 /// One target. nginx answers every request with 200, the header `X-Target: NAME` and the name and a line end as its
 /// body (`/health` with `ok`, `/large` with 1 MiB, `/files/…` with what was published); the echo server sends back what it is sent.
+/// On a port of their own that are connections which HTTP's `Upgrade` has made tunnels, as WebSockets are.
 #[derive(Debug)]
 pub struct Target {
     host: Host,
@@ -48,6 +51,12 @@ impl Target {
     #[must_use]
     pub fn echo_address(&self) -> SocketAddr {
         SocketAddr::from((self.host.v4(), ECHO_PORT))
+    }
+
+    /// Its echo server in tunnels, for a target group of a service of HTTP.
+    #[must_use]
+    pub fn tunnel_address(&self) -> SocketAddr {
+        SocketAddr::from((self.host.v4(), TUNNEL_PORT))
     }
 
     /// Starts nginx and the echo server.
@@ -92,7 +101,7 @@ impl Target {
     /// # Errors
     /// [`super::LabError::Io`] when its ports are taken.
     pub fn start_echo(&self) -> Result<()> {
-        let server = echo::Server::new(&self.host.namespace(), ECHO_PORT)?;
+        let server = echo::Server::new(&self.host.namespace(), ECHO_PORT, TUNNEL_PORT)?;
         let name = format!("echo {}", self.host.name());
         let worker = self.host.namespace().worker(&name, move |stop| server.run(stop))?;
         *self.echo.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker);
@@ -108,7 +117,7 @@ impl Target {
     pub fn move_echo_out(&self) -> Result<()> {
         self.stop_echo();
         let mut command = self.host.command(&binary("tandem-lab")?.to_string_lossy());
-        command.args(["echo", &ECHO_PORT.to_string()]);
+        command.args(["echo", &ECHO_PORT.to_string(), &TUNNEL_PORT.to_string()]);
         self.host.start("echo", command)?;
         let own = SocketAddr::from(([127, 0, 0, 1], ECHO_PORT));
         self.host.namespace().inside(|| {

@@ -46,8 +46,8 @@ pub struct Act {
     pub lasting: Vec<Lasting>,
 }
 
-/// Connections, a download and clients with datagrams through services of a mode, all there before the first event of the act. All of it is to
-/// go on through each: what a proxy has in its sockets is on the node that is not lost.
+/// Connections, a download and, where there are any, clients with datagrams through services of a mode, all there before the first event of
+/// the act. All of it is to go on through each: what a proxy has in its sockets is on the node that is not lost.
 #[derive(Clone, Debug)]
 pub struct Lasting {
     /// The service.
@@ -62,8 +62,8 @@ pub struct Lasting {
     pub download: DownloadReport,
     /// Whether that is the whole file, with the right sum.
     pub whole: bool,
-    /// The mode of the service for datagrams.
-    pub datagrams_by: String,
+    /// The mode of the service for datagrams; none where there are none.
+    pub datagrams_by: Option<String>,
     /// How many clients talk by datagrams.
     pub clients: usize,
 }
@@ -89,7 +89,7 @@ impl Act {
     /// The modes of the services for datagrams, e.g. `udp, nat, dsr`.
     #[must_use]
     pub fn datagrams_by(&self) -> String {
-        self.lasting.iter().map(|one| one.datagrams_by.as_str()).collect::<Vec<_>>().join(", ")
+        self.lasting.iter().filter_map(|one| one.datagrams_by.as_deref()).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -107,10 +107,13 @@ impl Lasting {
         so_far(place).saturating_sub(place.checked_sub(1).map_or(0, so_far))
     }
 
-    /// What became of clients with datagrams in an event of the act, in a few words.
+    /// What became of clients with datagrams in an event of the act, in a few words; a dash where there are none.
     #[must_use]
     pub fn datagrams_text(&self, place: usize) -> String {
         let Some(after) = self.after.get(place) else { return String::new() };
+        if self.datagrams_by.is_none() {
+            return "–".to_owned();
+        }
         let (answered, lost) = (after.answered, self.lost(place));
         format!("{answered} of {}, {lost} lost, {} ms", self.clients, ms(after.silence))
     }
@@ -223,7 +226,7 @@ fn results(chapters: &[Chapter]) -> String {
 fn second_act(observation: &Observation, chapters: &[Chapter], act: &Act) -> String {
     let own = chapters.get(act.first..).unwrap_or_default();
     let connections = act.lasting.first().map_or(0, Lasting::connections);
-    let clients = act.lasting.first().map_or(0, |one| one.clients);
+    let clients = act.lasting.iter().map(|one| one.clients).max().unwrap_or_default();
     let mut text = format!(
         "<h2>What lasts</h2>\n<p>Through each mode {connections} connections, each with a message every 100 ms that has to come back, a \
          download in progress, and {clients} clients that send a datagram as often, each from one port, to a service of {}. All were there \
@@ -378,27 +381,42 @@ mod tests {
             echo: EchoReport { connections, ..EchoReport::default() },
             download,
             whole: true,
-            datagrams_by: "udp".to_owned(),
+            datagrams_by: Some("udp".to_owned()),
             clients: 20,
         };
-        let act = Act { first: 0, begun: at(100), ended: at(1900), lasting: vec![lasting] };
+        let without = Lasting {
+            name: "http".to_owned(),
+            description: "reads requests".to_owned(),
+            echo: EchoReport { connections: vec![EchoConnection::default(); 32], ..EchoReport::default() },
+            datagrams_by: None,
+            clients: 0,
+            ..lasting.clone()
+        };
+        let act = Act { first: 0, begun: at(100), ended: at(1900), lasting: vec![lasting, without] };
         let page = render(&timeline, &observation, &[chapter], &act);
 
         assert!(page.contains("2000 new connections through 10.77.0.50 to nginx"), "{page}");
         assert!(page.contains("7 failed."));
         let datagrams = "<b class=\"gone\">19 of 20, 3 lost, 104 ms</b>";
-        for shown in
-            ["31 of 32</b>, 420 ms", "nat &lt;1&gt;", "3 MiB, sum right", datagrams, "service of udp."]
-        {
+        for shown in [
+            "31 of 32</b>, 420 ms",
+            "nat &lt;1&gt;",
+            "3 MiB, sum right",
+            datagrams,
+            "20 clients",
+            "service of udp.",
+            "<b>http</b>: reads requests",
+            "<td class=\"number\">–</td>",
+        ] {
             assert!(page.contains(shown), "{shown}: {page}");
         }
         assert!(page.contains("power &lt;off&gt;") && !page.contains("<off>"));
-        // One connection is gone for 800 of 1800 ms, which 280 bars show. Seven bars of the failed ones in the close-up; in the overview
-        // they share one.
+        // One connection is gone for 800 of 1800 ms, which 280 bars show, and none of the other mode's. Seven bars of the failed ones in
+        // the close-up; in the overview they share one.
         let bad =
             page.split("class=\"bad\"").map(|before| before.rsplit("<path d=").next().unwrap_or_default());
         let bars: Vec<usize> = bad.map(|path| path.matches('M').count()).collect();
-        assert_eq!(bars[..4], [125, 0, 1, 7], "{bars:?}");
+        assert_eq!(bars[..6], [125, 0, 0, 0, 1, 7], "{bars:?}");
         for outside in ["http://", "https://", "src=", "url(", "@import"] {
             assert!(!page.contains(outside), "{outside}");
         }

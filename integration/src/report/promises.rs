@@ -53,7 +53,8 @@ fn lost(one: &Lasting, place: usize, is_loss: bool) -> Vec<String> {
     if !after.downloads && !one.whole {
         lost.push(format!("the download through {mode} did not go on"));
     }
-    let (by, clients, datagrams) = (&one.datagrams_by, one.clients, one.lost(place));
+    let Some(by) = &one.datagrams_by else { return lost };
+    let (clients, datagrams) = (one.clients, one.lost(place));
     if after.answered < clients {
         let answered = after.answered;
         lost.push(format!(
@@ -135,7 +136,7 @@ mod tests {
             echo: EchoReport { connections, ..EchoReport::default() },
             download: DownloadReport::default(),
             whole: true,
-            datagrams_by: name.replace("tcp", "udp"),
+            datagrams_by: (name != "http").then(|| name.replace("tcp", "udp")),
             clients: 5,
         }
     }
@@ -157,7 +158,10 @@ mod tests {
         // A datagram that is on its way when a node is lost is lost with it; and a download may come to its end.
         let mut udp = lasting("tcp", [10, 10], [true, false]);
         udp.after[1].lost_so_far = 8;
-        let act = act(vec![udp, lasting("nat", [10, 10], [true, true])]);
+        // And where there are no datagrams, none come back.
+        let mut http = lasting("http", [10, 10], [true, true]);
+        http.after[1].answered = 0;
+        let act = act(vec![udp, http, lasting("nat", [10, 10], [true, true])]);
         assert_eq!(broken(&chapters, &act, INTERVAL), [""; 0]);
     }
 
@@ -171,10 +175,12 @@ mod tests {
         chapters[1].measured.overlap = Duration::from_millis(103);
         let mut tcp = lasting("tcp", [9, 9], [true, true]);
         tcp.after[0].lost_so_far = 2;
+        let mut http = lasting("http", [10, 0], [true, false]);
+        http.whole = false;
         let mut nat = lasting("nat", [10, 10], [false, false]);
         (nat.whole, nat.after[1].answered) = (false, 4);
         let dsr = lasting("dsr", [10, 8], [true, true]);
-        let act = act(vec![tcp, nat, dsr]);
+        let act = act(vec![tcp, http, nat, dsr]);
         assert_eq!(
             broken(&chapters, &act, INTERVAL),
             [
@@ -185,9 +191,12 @@ mod tests {
                 "an event: the download through nat did not go on",
                 "an event: no new connection was served for 1200 ms, at most 502 ms",
                 "an event: of 10 connections through tcp only 9 went on",
+                "an event: of 10 connections through http only 0 went on",
+                "an event: the download through http did not go on",
                 "an event: the download through nat did not go on",
                 "an event: of 5 clients with datagrams through nat only 4 were answered again",
                 "an event: of 10 connections through dsr only 8 went on",
+                "in the end: the download through http: 0 MiB, WRONG SUM",
                 "in the end: the download through nat: 0 MiB, WRONG SUM",
             ]
         );

@@ -14,7 +14,7 @@ use crate::lab::addresses::vip4;
 use crate::lab::clock::wait_until;
 use crate::lab::config::PairConfig;
 use crate::lab::error::Context;
-use crate::lab::probe::{DownloadProbe, DownloadSettings, exchange_datagram, sha256};
+use crate::lab::probe::{DownloadProbe, DownloadSettings, EchoSettings, exchange_datagram, sha256};
 use crate::lab::{Lab, Result, Target};
 
 /// Until the services are there.
@@ -33,6 +33,8 @@ pub const TARGETS: u8 = 4;
 pub enum Mode {
     /// By a proxy, which ends the client's connection and makes another.
     Tcp,
+    /// By a proxy that reads requests. A connection lasts here as a tunnel, which one of them has opened.
+    Http,
     /// In the kernel, with addresses and ports rewritten.
     Nat,
     /// In the kernel, unchanged; the target answers the client itself.
@@ -41,13 +43,14 @@ pub enum Mode {
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Nat, Self::Dsr];
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Http, Self::Nat, Self::Dsr];
 
     /// Its name, as in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
+            Self::Http => "http",
             Self::Nat => "nat",
             Self::Dsr => "dsr",
         }
@@ -61,6 +64,11 @@ impl Mode {
                 "a proxy ends the client's connection and makes one of its own to a target. Both live in the sockets of one node: \
                  after a planned move the other one sends it their packets, but nothing can save them when it dies."
             }
+            Self::Http => {
+                "a proxy reads the client's requests and makes its own to a target. The connections here are tunnels that a request \
+                 has opened, as WebSockets are. With the download they live in the sockets of one node, as those of tcp do: a planned \
+                 move asks only for the next request to come by a new connection, but nothing can save them when it dies."
+            }
             Self::Nat => {
                 "addresses and ports are rewritten, and back in the answers. The nodes tell each other of their \
                  connections, so whoever takes over goes on with them from the same ports."
@@ -72,12 +80,13 @@ impl Mode {
         }
     }
 
-    /// The mode of the service that datagrams go through, as in the configuration.
+    /// The mode of the service that datagrams go through, as in the configuration; none for HTTP, which has none.
     #[must_use]
-    pub const fn of_datagrams(self) -> &'static str {
+    pub const fn of_datagrams(self) -> Option<&'static str> {
         match self {
-            Self::Tcp => "udp",
-            Self::Nat | Self::Dsr => self.name(),
+            Self::Tcp => Some("udp"),
+            Self::Http => None,
+            Self::Nat | Self::Dsr => Some(self.name()),
         }
     }
 
@@ -86,10 +95,25 @@ impl Mode {
     pub fn echo_server(self) -> SocketAddr {
         let port = match self {
             Self::Tcp => 7070,
+            Self::Http => 7071,
             Self::Nat => 7007,
             Self::Dsr => 7,
         };
         SocketAddr::from((vip4(0), port))
+    }
+
+    /// Connections that keep talking through the echo service.
+    #[must_use]
+    pub fn echo_settings(self, connections: usize) -> EchoSettings {
+        EchoSettings { tunnels: self == Self::Http, ..EchoSettings::new(self.echo_server(), connections) }
+    }
+
+    /// What echoes on a target.
+    fn echo_address(self, target: &Target) -> SocketAddr {
+        match self {
+            Self::Http => target.tunnel_address(),
+            Self::Tcp | Self::Nat | Self::Dsr => target.echo_address(),
+        }
     }
 
     /// The service of the targets' nginx.
@@ -97,6 +121,7 @@ impl Mode {
     pub fn http_server(self) -> SocketAddr {
         let port = match self {
             Self::Tcp => PORT,
+            Self::Http => 8082,
             Self::Nat => 8081,
             Self::Dsr => 8080,
         };
@@ -106,7 +131,7 @@ impl Mode {
     /// The first of its targets, and the one after the last. Who has the VIP for `dsr` takes no packet of `nat` from it.
     const fn target_numbers(self) -> Range<usize> {
         match self {
-            Self::Tcp => 0..4,
+            Self::Tcp | Self::Http => 0..4,
             Self::Nat => 2..4,
             Self::Dsr => 0..2,
         }
@@ -134,18 +159,22 @@ impl Mode {
 pub fn add_services(lab: &Lab, mut config: PairConfig) -> PairConfig {
     for mode in Mode::ALL {
         let keys = if mode == Mode::Dsr { "dsr = \"l2\"" } else { "" };
-        let mut add = |what: &str, way: &str, listen: &str, address: fn(&Target) -> SocketAddr| {
+        let mut add = |what: &str, way: &str, listen: &str, targets: &[SocketAddr]| {
             let name = format!("{}-{what}", mode.name());
-            let targets: Vec<SocketAddr> = mode.targets(lab).iter().map(address).collect();
             let with_service = std::mem::take(&mut config).service(&name, way, listen, &name, keys);
-            config = with_service.target_group(&name, &targets, "");
+            config = with_service.target_group(&name, targets, "");
         };
+        let targets = mode.targets(lab);
+        let echoes: Vec<SocketAddr> = targets.iter().map(|target| mode.echo_address(target)).collect();
         let echo = mode.echo_server();
-        add("echo", mode.name(), &echo.to_string(), Target::echo_address);
-        add("datagrams", mode.of_datagrams(), &format!("{echo}/udp"), Target::echo_address);
+        add("echo", mode.name(), &echo.to_string(), &echoes);
+        if let Some(way) = mode.of_datagrams() {
+            add("datagrams", way, &format!("{echo}/udp"), &echoes);
+        }
         // The pair serves this one already.
         if mode != Mode::Tcp {
-            add("http", mode.name(), &mode.http_server().to_string(), Target::http_address);
+            let pages: Vec<SocketAddr> = targets.iter().map(Target::http_address).collect();
+            add("pages", mode.name(), &mode.http_server().to_string(), &pages);
         }
     }
     config
@@ -195,7 +224,7 @@ pub fn prepare(pair: &Pair) -> Result<Bulk> {
             })?;
         }
         // The others forward connections alone.
-        if pair.settings().system == System::Tandem {
+        if pair.settings().system == System::Tandem && mode.of_datagrams().is_some() {
             let server = mode.echo_server();
             let comes_back = || exchange_datagram(server, PATIENCE).is_ok();
             wait_until(&format!("datagrams for {server} to be forwarded"), LIMIT, || {

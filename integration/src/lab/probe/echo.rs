@@ -19,6 +19,7 @@ use crate::lab::clock::{now, wait_until};
 use crate::lab::error::{Context, Result};
 use crate::lab::host::Host;
 use crate::lab::netns::Worker;
+use crate::lab::upgrade;
 
 /// A message: a number in hexadecimal and a line end.
 const MESSAGE_LEN: usize = 17;
@@ -35,6 +36,8 @@ const TICK: u64 = u64::MAX;
 pub struct EchoSettings {
     /// Where to connect to: an echo service.
     pub destination: SocketAddr,
+    /// Whether each connection begins with a request for a tunnel, as WebSockets do, and is an echo behind the answer.
+    pub tunnels: bool,
     /// How many connections.
     pub connections: usize,
     /// The time between the messages of each connection, whose turns are spread over it; the next is sent only after the last came
@@ -52,7 +55,7 @@ impl EchoSettings {
     pub fn new(destination: SocketAddr, connections: usize) -> Self {
         let (interval, stall_limit) = (Duration::from_millis(10), Duration::from_secs(20));
         let sources = client_addresses(destination.ip());
-        Self { destination, connections, interval, stall_limit, sources }
+        Self { destination, tunnels: false, connections, interval, stall_limit, sources }
     }
 }
 
@@ -136,7 +139,7 @@ impl EchoProbe {
     /// Makes the connections from a host, usually the client, and starts talking on them.
     ///
     /// # Errors
-    /// [`crate::lab::LabError::Io`] when one cannot be made within two seconds.
+    /// [`crate::lab::LabError::Io`] when one cannot be made within two seconds, or is to be a tunnel and is not made one.
     pub fn start(host: &Host, settings: EchoSettings) -> Result<Self> {
         let doing = || format!("connecting {} times to {}", settings.connections, settings.destination);
         let lines = host.namespace().inside(|| connect(&settings))?.doing(doing)?;
@@ -352,11 +355,15 @@ fn turns(lines: usize, interval: Duration) -> (Duration, usize) {
 fn connect(settings: &EchoSettings) -> io::Result<Vec<Socket>> {
     let mut sockets = Vec::new();
     for source in settings.sources.iter().cycle().take(settings.connections) {
-        let socket =
+        let mut socket =
             Socket::new(Domain::for_address(settings.destination), Type::STREAM, Some(Protocol::TCP))?;
         socket.bind(&SocketAddr::new(*source, 0).into())?;
         socket.connect_timeout(&settings.destination.into(), CONNECT_LIMIT)?;
         socket.set_tcp_nodelay(true)?;
+        if settings.tunnels {
+            socket.set_read_timeout(Some(CONNECT_LIMIT))?;
+            upgrade::ask(&mut socket)?;
+        }
         socket.set_nonblocking(true)?;
         sockets.push(socket);
     }
