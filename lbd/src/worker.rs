@@ -230,8 +230,10 @@ impl Routes {
         }
         self.generation = snapshot.generation;
         // A group that stays goes on where its turn is. One that has changed begins somewhere else each time: with the same
-        // target first, those at the end of a list that changes often would get less than their share.
-        let seed = (worker.index as u64).wrapping_add(snapshot.generation);
+        // target first, those at the end of a list that changes often would get less than their share. So does each process, on either
+        // node: where few connections last long, the same first draws after each start would be all there are.
+        let life = worker.all.life.process;
+        let seed = life.wrapping_add(worker.index as u64).wrapping_add(snapshot.generation);
         let pool = |group: &Arc<Group>| match self.pools.get(&group.config.name) {
             Some(pool) if Arc::ptr_eq(&pool.group, group) => Rc::clone(pool),
             _ => Rc::new(Pool::new(group, snapshot.hash_key, seed)),

@@ -12,7 +12,8 @@ use super::error::{LabError, Result};
 use super::netns::Namespace;
 use super::process::{self, Daemon};
 
-const START_LIMIT: Duration = Duration::from_secs(5);
+/// How long another program may take to start: it is not what is tested, and the machine may be busy.
+const START_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// A running capture.

@@ -23,7 +23,8 @@ pub(super) const ECHO_PORT: u16 = 7;
 /// The port on which it echoes in tunnels, which a request has opened.
 const TUNNEL_PORT: u16 = 7101;
 
-const START_LIMIT: Duration = Duration::from_secs(5);
+/// How long another program may take to start: it is not what is tested, and the machine may be busy.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// One target. nginx answers every request with 200, the header `X-Target: NAME` and the name and a line end as its
 /// body (`/health` with `ok`, `/large` with 1 MiB, `/files/…` with what was published); the echo server sends back what it is sent.

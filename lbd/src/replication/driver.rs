@@ -633,41 +633,4 @@ async fn sleep(left: Option<Duration>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn replication_that_fails_leaves_a_node_behind_and_shows_nothing() {
-        for waits in [true, false] {
-            let (shown, behind) = (Shown::default(), watch::Sender::new(false));
-            let life =
-                || Life { shown: Arc::clone(&shown), behind: behind.clone(), waits: Arc::new(waits.into()) };
-            let view = || shown.store(Some(Arc::default()));
-            view();
-            drop(life());
-            assert!(shown.load().is_none() && !*behind.borrow(), "an end as planned");
-            view();
-            let life = life();
-            let failed = std::thread::spawn(move || {
-                let _life = life;
-                panic!("as a test");
-            });
-            assert!(failed.join().is_err());
-            assert!(shown.load().is_none());
-            assert_eq!(*behind.borrow(), waits);
-        }
-    }
-
-    #[test]
-    fn who_has_no_place_for_flows_is_behind_although_in_step() {
-        assert!(is_behind(true, State::Synced, true));
-        assert!(!is_behind(true, State::Synced, false));
-        for state in [State::Cold, State::Syncing, State::Stale] {
-            assert!(is_behind(true, state, false), "{state:?}");
-            assert!(
-                !is_behind(false, state, true),
-                "{state:?}: the other node says nothing that could be lacked"
-            );
-        }
-    }
-}
+mod tests;

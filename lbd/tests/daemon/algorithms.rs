@@ -79,6 +79,18 @@ fn by_chance_shares_follow_weights_and_nobody_takes_turns() {
     assert!(longest > 6, "{longest} in a row");
 }
 
+/// With a few connections that last there would otherwise be targets that nobody ever gets.
+#[test]
+fn each_start_draws_anew() {
+    let ip = own_ip();
+    let servers = ["a", "b", "c", "d"].map(|name| Server::named((ip, 0).into(), name));
+    let mut config = Config::new(ip, &servers.each_ref().map(|server| server.address));
+    config.group = "algorithm = \"random\"".to_owned();
+    let firsts: Vec<String> = (0..10).map(|_| Lbd::start(&config).fetch().unwrap()).collect();
+    // By chance they are all the same once in 260,000 times.
+    assert!(firsts.iter().any(|first| *first != firsts[0]), "{firsts:?}");
+}
+
 /// Where 40 clients go, each of them three times.
 fn homes(lbd: &Lbd, ip: Ipv4Addr) -> Vec<String> {
     (1..=40)

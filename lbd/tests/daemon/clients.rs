@@ -1,14 +1,13 @@
-//! Clients with addresses of their own, servers that tell what they got, and other programs.
+//! Clients with addresses of their own, and servers that tell what they got.
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, mpsc};
 
 use nix::libc;
 
 use crate::server::Server;
-use crate::support::{Lbd, PATIENCE, eventually, patient};
+use crate::support::{Lbd, PATIENCE, patient};
 
 /// A connection that comes from `source`. One that is refused may be reset while it is still being made.
 pub(crate) fn connect_from(source: Ipv4Addr, address: SocketAddr) -> std::io::Result<TcpStream> {
@@ -93,28 +92,5 @@ impl Lbd {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-}
-
-/// Another program, killed when dropped.
-pub(crate) struct Program(Child);
-
-impl Program {
-    /// Starts it, and waits until it listens on `address`.
-    pub(crate) fn start(mut command: Command, address: SocketAddr) -> Self {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut program = Self(child);
-        eventually("the program listens", || {
-            assert!(program.0.try_wait().unwrap().is_none(), "{:?} ended", command.get_program());
-            TcpStream::connect(address).is_ok()
-        });
-        program
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
     }
 }

@@ -6,7 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::clients::{Program, handed_over, next};
+use crate::clients::{handed_over, next};
+use crate::real::Process;
 use crate::server::Server;
 use crate::support::{Config, Folder, Lbd, connect, end_of, eventually, finish, free, own_ip, patient};
 
@@ -236,7 +237,8 @@ fn haproxy_on_both_sides() {
     fs::write(&file, text).unwrap();
     let mut command = Command::new("haproxy");
     command.arg("-db").arg("-f").arg(&file);
-    let _haproxy = Program::start(command, back);
+    let mut haproxy = Process::start_silent(&mut command);
+    haproxy.until_listening(&[back], None);
     for version in ["v1", "v2"] {
         config.group = format!("send_proxy = \"{version}\"");
         let lbd = Lbd::start(&config);
@@ -267,7 +269,8 @@ fn checks_begin_with_a_header_too() {
     fs::write(&file, text).unwrap();
     let mut command = Command::new("haproxy");
     command.arg("-db").arg("-f").arg(&file);
-    let _haproxy = Program::start(command, back);
+    let mut haproxy = Process::start_silent(&mut command);
+    haproxy.until_listening(&[back], None);
     let mut config = Config::new(ip, &[back]);
     for (send, health) in [("v1", "healthy"), ("v2", "healthy"), ("", "unhealthy")] {
         let send = if send.is_empty() { String::new() } else { format!("send_proxy = \"{send}\"") };

@@ -6,25 +6,57 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::support::{Folder, eventually, free};
+use crate::support::{Folder, free};
 
-/// A server's process, killed when dropped.
-pub(crate) struct Process(Child);
+/// How long another program may take to start: it is not what is tested, and the machine may be busy.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// Another program, killed when dropped.
+pub(crate) struct Process {
+    /// Its process.
+    pub(crate) child: Child,
+    /// Its name, for messages.
+    program: String,
+}
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> Self {
         let path = format!("{}:/usr/local/sbin:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
         let child = command.env("PATH", path).spawn();
-        Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}; run scripts/setup test")))
+        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}; run scripts/setup test"));
+        Self { child, program: command.get_program().to_string_lossy().into_owned() }
+    }
+
+    /// The same of one that is given nothing to read, and whose words nobody wants.
+    pub(crate) fn start_silent(command: &mut Command) -> Self {
+        Self::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+    }
+
+    /// Waits until it listens on all of these addresses. If it ends before, that is over at once, and its log may say why.
+    pub(crate) fn until_listening(&mut self, addresses: &[SocketAddr], log: Option<&Path>) {
+        let end = Instant::now() + START_MAX;
+        for &address in addresses {
+            while !listens(address) {
+                let ended = self.child.try_wait().unwrap();
+                assert!(
+                    ended.is_none() && Instant::now() < end,
+                    "{} does not listen on {address}: {}; {}",
+                    self.program,
+                    ended.map_or_else(|| "it runs".to_owned(), |status| status.to_string()),
+                    log.map_or_else(String::new, |log| fs::read_to_string(log).unwrap_or_default())
+                );
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
@@ -170,7 +202,7 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
-    /// Starts it with these server blocks, and waits until the last of `listen` answers.
+    /// Starts it with these server blocks, and waits until it listens on all of `listen`.
     pub(crate) fn start(servers: &str, listen: &[SocketAddr]) -> Self {
         let folder = Folder::new();
         let path = folder.path().display();
@@ -184,12 +216,11 @@ impl Nginx {
         fs::write(folder.path().join("nginx.conf"), text).unwrap();
         let config = folder.path().join("nginx.conf");
         let mut command = Command::new("nginx");
-        command.arg("-c").arg(config).arg("-e").arg(folder.path().join("errors"));
-        let nginx = Self { _process: Process::start(&mut command), folder };
-        for &address in listen {
-            eventually("nginx listens", || listens(address));
-        }
-        nginx
+        let errors = folder.path().join("errors");
+        command.arg("-c").arg(config).arg("-e").arg(&errors);
+        let mut process = Process::start(&mut command);
+        process.until_listening(listen, Some(&errors));
+        Self { _process: process, folder }
     }
 
     /// The folder that it serves.
@@ -213,9 +244,9 @@ impl Nghttpd {
         command.args(["--no-tls", "--echo-upload", "--no-content-length", "--trailer=x-last: end"]);
         command.arg(format!("--address={ip}")).arg("--htdocs").arg(folder.path());
         command.arg(address.port().to_string()).stdout(Stdio::null());
-        let nghttpd = Self { address, _process: Process::start(&mut command), folder };
-        eventually("nghttpd listens", || listens(address));
-        nghttpd
+        let mut process = Process::start(&mut command);
+        process.until_listening(&[address], None);
+        Self { address, _process: process, folder }
     }
 
     /// The folder that it serves.
@@ -281,8 +312,8 @@ impl Grpc {
         // That clients turn its certificate down is no news.
         command.env("GRPC_VERBOSITY", "NONE");
         let mut process = Process::start(&mut command);
-        let input = process.0.stdin.take().unwrap();
-        eventually("the gRPC server listens", || listens(address));
+        let input = process.child.stdin.take().unwrap();
+        process.until_listening(&[address], None);
         Self { address, input, _process: process }
     }
 
@@ -320,8 +351,8 @@ impl Dns {
             .arg(format!("--address=/shop.test/{to}"))
             .args([format!("--port={}", address.port()), format!("--listen-address={ip}")])
             .stderr(Stdio::null());
-        let process = Process::start(&mut command);
-        eventually("dnsmasq listens", || listens(address));
+        let mut process = Process::start(&mut command);
+        process.until_listening(&[address], None);
         Self { address, _process: process }
     }
 }
@@ -366,10 +397,8 @@ impl Pebble {
         // It asks at once, and each time.
         command.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_AUTHZREUSE", "0");
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        let process = Process::start(&mut command);
-        for listening in [address, management] {
-            eventually("pebble listens", || listens(listening));
-        }
+        let mut process = Process::start(&mut command);
+        process.until_listening(&[address, management], None);
         Self { management, _folder: folder, ca: authority.file(), _process: process }
     }
 

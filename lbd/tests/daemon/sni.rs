@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::clients::{Program, handed_over, next};
+use crate::clients::{handed_over, next};
+use crate::real::Process;
 use crate::server::Server;
 use crate::support::{Config, Folder, Lbd, end_of, eventually, free, own_ip};
 
@@ -37,7 +38,7 @@ fn config(ip: Ipv4Addr, [rest, a, b]: [SocketAddr; 3]) -> Config {
 }
 
 /// nginx with a TLS server on each address that answers with its name, and how it was asked for.
-fn nginx(folder: &Path, servers: [(&str, SocketAddr); 3]) -> Program {
+fn nginx(folder: &Path, servers: [(&str, SocketAddr); 3]) -> Process {
     let mut command = Command::new("openssl");
     command.args([
         "req",
@@ -66,7 +67,9 @@ fn nginx(folder: &Path, servers: [(&str, SocketAddr); 3]) -> Program {
     fs::write(folder.join("nginx.conf"), text).unwrap();
     let mut command = Command::new("nginx");
     command.arg("-p").arg(folder).arg("-c").arg(folder.join("nginx.conf")).arg("-e").arg("stderr");
-    Program::start(command, servers[2].1)
+    let mut nginx = Process::start_silent(&mut command);
+    nginx.until_listening(&servers.map(|server| server.1), None);
+    nginx
 }
 
 fn curl(address: SocketAddr, name: &str) -> String {

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -18,9 +18,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A loopback address that no other test uses.
 pub(crate) fn own_ip() -> Ipv4Addr {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
+    static NEXT: AtomicU16 = AtomicU16::new(1);
     let [.., high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, 1 + high % 250, low, NEXT.fetch_add(1, Ordering::SeqCst))
+    let [round, last] = NEXT.fetch_add(1, Ordering::SeqCst).to_be_bytes();
+    // One network has not enough of them. Those of a process are far apart: another one has a number near to its own.
+    let network = (u16::from(high) + 83 * u16::from(round)) % 250;
+    Ipv4Addr::new(127, 1 + u8::try_from(network).unwrap(), low, last)
 }
 
 /// A free port of `ip`, which stays free because the address is the test's own.
@@ -114,7 +117,7 @@ pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     pub(crate) fn new() -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(0);
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("tandem-lbd-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path).unwrap();

@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use super::ambiguous::table::{CASES, Verdict};
 use super::config;
-use crate::clients::Program;
-use crate::real::Nginx;
+use crate::real::{Nginx, Process};
 use crate::support::{Folder, Lbd, connect, free, own_ip};
 
 /// How long a target waits for more of a request.
@@ -130,7 +129,8 @@ fn haproxy(folder: &Path) -> Vec<Outcome> {
     fs::write(&file, text).unwrap();
     let mut command = Command::new("haproxy");
     command.arg("-db").arg("-f").arg(&file);
-    let _haproxy = Program::start(command, front);
+    let mut haproxy = Process::start_silent(&mut command);
+    haproxy.until_listening(&[front], None);
     outcomes(front, &target)
 }
 

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use super::config;
 use crate::http::tls::shop;
+use crate::real::Process;
 use crate::support::{Config, Lbd, eventually, free, own_ip};
 
 /// A server with a method of each kind; messages are bytes.
@@ -183,7 +184,7 @@ assert len(results) == 400 and all(results), len(results)
 sys.stdin.readline()
 "#;
 
-struct Python(Child);
+struct Python(Process);
 
 impl Python {
     /// Debian's interpreter is the one that has Debian's modules.
@@ -191,14 +192,14 @@ impl Python {
         let mut command = Command::new("/usr/bin/python3");
         command.args(["-c", script, &address.to_string()]).args(files);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        Self(command.spawn().expect("python runs; see scripts/setup test"))
+        Self(Process::start(&mut command))
     }
 
     /// Waits for a line.
     fn line(&mut self) -> String {
         use std::io::Read;
         let mut line = Vec::new();
-        let output = self.0.stdout.as_mut().unwrap();
+        let output = self.0.child.stdout.as_mut().unwrap();
         let mut byte = [0];
         while output.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
             line.push(byte[0]);
@@ -208,21 +209,14 @@ impl Python {
 
     fn go_on(&mut self) {
         use std::io::Write;
-        writeln!(self.0.stdin.as_mut().unwrap()).unwrap();
-    }
-}
-
-impl Drop for Python {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
+        writeln!(self.0.child.stdin.as_mut().unwrap()).unwrap();
     }
 }
 
 /// Makes each kind of call with these files for the server and for the client.
 fn every_kind_of_call(address: SocketAddr, config: &Config, server: &[PathBuf], client: &[PathBuf]) {
     let mut server = Python::start(SERVER, address, server);
-    eventually("the server listens", || std::net::TcpStream::connect(address).is_ok());
+    server.0.until_listening(&[address], None);
     let lbd = Lbd::start(config);
     eventually("it is healthy", || lbd.health(0) == "healthy");
     let mut client = Python::start(CLIENT, lbd.address, client);
@@ -235,7 +229,7 @@ fn every_kind_of_call(address: SocketAddr, config: &Config, server: &[PathBuf], 
     client.go_on();
     assert_eq!([server.line(), server.line(), server.line()], ["waiting", "over", "left"]);
     client.go_on();
-    let status = client.0.wait().unwrap();
+    let status = client.0.child.wait().unwrap();
     assert!(status.success(), "{status}");
 }
 

@@ -1,12 +1,11 @@
 //! WebSockets between programs that others have written: over HTTP/1 and by extended CONNECT (RFC 8441), at either end.
 
-use std::net::TcpStream;
 use std::process::Command;
 
 use super::config;
 use crate::http::tls::{self, shop};
 use crate::real::Process;
-use crate::support::{Lbd, eventually, free, metric, own_ip};
+use crate::support::{Lbd, free, metric, own_ip};
 
 /// Either end; what it can do stands at its begin.
 fn python(arguments: &[&str]) -> Command {
@@ -22,8 +21,8 @@ fn websockets_pass_between_ends_of_either_kind() {
     let bundle = authority.bundle("shop");
     for (role, keys) in [("serve1", ""), ("serve2", "protocol = \"http2\"\n")] {
         let address = free(ip);
-        let _server = Process::start(&mut python(&[role, &address.to_string()]));
-        eventually("the server listens", || TcpStream::connect(address).is_ok());
+        let mut server = Process::start(&mut python(&[role, &address.to_string()]));
+        server.until_listening(&[address], None);
         let clear = (config(ip, &[address]), None);
         let encrypted = (tls::config(ip, &[address], &[&bundle]), Some(authority.file()));
         for (mut config, ca) in [clear, encrypted] {
