@@ -183,7 +183,8 @@ fn uncut_datagrams_are_told(lab: &Lab) -> Result<()> {
 
 /// What there was before `up`, and what `down` has to leave: addresses and devices, rules, ports of tunnels, parameters, and nothing kept of it.
 fn found(target: &Target) -> Result<String> {
-    const LOOK: &str = "set -e; ip address show; nft list ruleset; sysctl -a -r '^net[.]ipv4[.]conf[.]'
+    // A device that is down has no queue; what is said of it is another thing once it was up.
+    const LOOK: &str = "set -e; ip address show | sed -E 's/ qdisc noop| qdisc noqueue//'; nft list ruleset; sysctl -a -r '^net[.]ipv4[.]conf[.]'
         for family in -4 -6; do ip $family rule show; ip $family fou show 2>&1 || true; done
         ls /run/tandem-dsr-target/$(stat -Lc %i /proc/self/ns/net) 2>/dev/null || true";
     target.run("sh", &["-c", LOOK])
