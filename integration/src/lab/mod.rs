@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 
 pub use echo::echo_forever;
 pub use error::{LabError, Result};
-pub use host::Host;
+pub use host::{Host, Passed};
 pub use node::{Node, binary};
 pub use process::Daemon;
 pub use switch::{Direction, Switch};

@@ -130,7 +130,7 @@ pub(crate) fn bulk(lab: &Lab, vip: IpAddr) -> Result<()> {
     }
     let mut rng = Rng::new(7);
     let sent: Vec<u8> = (0..BULK / 8).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
-    let before = counted(lab.a())?;
+    let [_, before] = lab.a().passed()?;
     lab.client().namespace().inside(|| -> Result<()> {
         let mut made = None;
         wait_until(&format!("a connection to {vip}"), LIMIT, || {
@@ -149,18 +149,10 @@ pub(crate) fn bulk(lab: &Lab, vip: IpAddr) -> Result<()> {
         assert!(came.as_ref().is_ok_and(|came| *came == sent), "through {vip}: {:?}", came.err());
         Ok(())
     })??;
-    let after = counted(lab.a())?;
-    let (bytes, packets) = (after.0 - before.0, after.1 - before.1);
+    let [_, after] = lab.a().passed()?;
+    let (bytes, packets) = (after.bytes - before.bytes, after.packets - before.packets);
     assert!(bytes >= BULK as u64 && bytes > packets * 2000, "{bytes} bytes in {packets} packets went out");
     Ok(())
-}
-
-/// Bytes and packets that a host has sent by `eth0`.
-fn counted(host: &Host) -> Result<(u64, u64)> {
-    let text = host.run("ip", &["-json", "-stats", "link", "show", "dev", "eth0"])?;
-    let links: Value = serde_json::from_str(&text).unwrap_or_default();
-    let sent = &links[0]["stats64"]["tx"];
-    Ok((sent["bytes"].as_u64().unwrap_or(0), sent["packets"].as_u64().unwrap_or(0)))
 }
 
 /// Datagrams that leave their sender as one packet, and how long each is.
