@@ -117,8 +117,8 @@ impl Network {
 
     fn start_nftables(&self) -> Result<()> {
         let (host, target) = (&self.lab.targets()[1], self.target().v4());
-        host.namespace().sysctl(&[("ipv4/ip_forward", "1"), ("ipv4/conf/all/send_redirects", "0")])?;
-        host.namespace().sysctl(&[("ipv4/conf/eth0/send_redirects", "0")])?;
+        host.namespace().sysctl(&[("ipv4/ip_forward", "1")])?;
+        host.namespace().without_redirects()?;
         let rules = format!(
             "table ip nat {{
   chain before {{

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use common::rng::Rng;
 use integration::lab::addresses::{vip4, vip6};
 use integration::lab::clock::wait_until;
+use integration::lab::probe::talker;
 use integration::lab::{Host, Lab, Result, http};
 use serde_json::Value;
 
@@ -166,10 +167,7 @@ pub(crate) fn segmented(lab: &Lab, vip: IpAddr) -> Result<()> {
     assert!(features.contains("tx-udp-segmentation: on"), "{features}");
     let sent: Vec<u8> = (0..SEGMENTS * SEGMENT).map(|at| u8::try_from(at / SEGMENT).unwrap()).collect();
     lab.client().namespace().inside(|| {
-        let any: IpAddr = if vip.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-        let socket = UdpSocket::bind((any, 0)).unwrap();
-        socket.connect((vip, 7)).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let socket = talker(SocketAddr::new(vip, 7), PATIENCE).unwrap();
         let length = i32::try_from(SEGMENT).unwrap().to_ne_bytes();
         // SAFETY: the descriptor is the socket's, and the option's value is four bytes that live during the call.
         let set = unsafe {
