@@ -13,6 +13,7 @@
 //! [`addresses`] has the plan, [`fault`] what can be broken, [`probe`] how it is observed.
 
 pub mod addresses;
+pub mod anybody;
 pub mod capture;
 pub mod certificate;
 pub mod clock;
