@@ -11,6 +11,9 @@
 //! The ways take turns, and medians count. Kernel forwarding runs in whoever sends, so there is no process whose processor
 //! time could be read: what a way costs is how much busier the whole machine is than without a hop. The kernel samples that with its
 //! tick, so only loads that never sleep are measured: one that wakes by a timer hides between the ticks, or is always met by them.
+//!
+//! What the hop costs for a packet is that difference by the packets that came to its interface: both ways' with nat, nftables and HAProxy, with
+//! dsr those of the client alone. A packet is what the kernel handles as one, which in bulk has up to 64 KiB; and the switch's work for it counts.
 
 mod busy;
 mod network;

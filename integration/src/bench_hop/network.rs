@@ -65,6 +65,16 @@ impl Network {
         }
     }
 
+    /// The host between the client and the target on this way.
+    pub(super) fn hop(&self, way: Way) -> Option<&Host> {
+        match way {
+            Way::Direct => None,
+            Way::DsrL2 | Way::Nat => Some(self.lab.a()),
+            Way::Nftables => Some(&self.lab.targets()[1]),
+            Way::Haproxy => Some(&self.lab.targets()[2]),
+        }
+    }
+
     fn dir(&self, name: &str) -> Result<PathBuf> {
         let dir = self.lab.dir().join(name);
         fs::create_dir_all(&dir).doing(|| format!("making {}", dir.display()))?;
@@ -107,8 +117,8 @@ impl Network {
 
     fn start_nftables(&self) -> Result<()> {
         let (host, target) = (&self.lab.targets()[1], self.target().v4());
-        host.namespace().sysctl(&[("ipv4/ip_forward", "1"), ("ipv4/conf/all/send_redirects", "0")])?;
-        host.namespace().sysctl(&[("ipv4/conf/eth0/send_redirects", "0")])?;
+        host.namespace().sysctl(&[("ipv4/ip_forward", "1")])?;
+        host.namespace().without_redirects()?;
         let rules = format!(
             "table ip nat {{
   chain before {{

@@ -16,24 +16,33 @@ pub enum Figure {
     RequestRate,
     /// Processor time of the machine for a request, in microseconds.
     RequestBusy,
+    /// Processor time of the machine for a packet that comes to the hop, beyond what the direct way takes, in nanoseconds.
+    RequestPacketBusy,
     /// Gigabits a second to the target.
     UploadRate,
     /// Processor time of the machine for a gigabyte (10^9 bytes) of that, in milliseconds.
     UploadBusy,
+    /// As [`Self::RequestPacketBusy`], of packets of up to 64 KiB.
+    UploadPacketBusy,
     /// Gigabits a second from the target.
     DownloadRate,
     /// Processor time of the machine for a gigabyte of that, in milliseconds.
     DownloadBusy,
+    /// As [`Self::UploadPacketBusy`].
+    DownloadPacketBusy,
 }
 
 impl Figure {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 9] = [
         Self::RequestRate,
         Self::RequestBusy,
+        Self::RequestPacketBusy,
         Self::UploadRate,
         Self::UploadBusy,
+        Self::UploadPacketBusy,
         Self::DownloadRate,
         Self::DownloadBusy,
+        Self::DownloadPacketBusy,
     ];
 
     /// Its name for people, with the unit.
@@ -42,10 +51,13 @@ impl Figure {
         match self {
             Self::RequestRate => "requests per second",
             Self::RequestBusy => "CPU per request, µs",
+            Self::RequestPacketBusy => "CPU per packet at the hop, ns",
             Self::UploadRate => "bulk upload, Gbit/s",
             Self::UploadBusy => "CPU per gigabyte up, ms",
+            Self::UploadPacketBusy => "CPU per packet of it at the hop, ns",
             Self::DownloadRate => "bulk download, Gbit/s",
             Self::DownloadBusy => "CPU per gigabyte down, ms",
+            Self::DownloadPacketBusy => "CPU per packet of it at the hop, ns",
         }
     }
 
@@ -53,22 +65,30 @@ impl Figure {
         matches!(self, Self::RequestRate | Self::UploadRate | Self::DownloadRate)
     }
 
+    const fn is_per_packet(self) -> bool {
+        matches!(self, Self::RequestPacketBusy | Self::UploadPacketBusy | Self::DownloadPacketBusy)
+    }
+
     const fn load(self) -> Load {
         match self {
-            Self::RequestRate | Self::RequestBusy => Load::Requests,
-            Self::UploadRate | Self::UploadBusy => Load::Upload,
-            Self::DownloadRate | Self::DownloadBusy => Load::Download,
+            Self::RequestRate | Self::RequestBusy | Self::RequestPacketBusy => Load::Requests,
+            Self::UploadRate | Self::UploadBusy | Self::UploadPacketBusy => Load::Upload,
+            Self::DownloadRate | Self::DownloadBusy | Self::DownloadPacketBusy => Load::Download,
         }
     }
 
-    fn of(self, stretch: &Stretch) -> f64 {
-        match self {
+    /// That of a stretch, and of the direct way's in the same run.
+    fn of(self, stretch: &Stretch, direct: Option<&Stretch>) -> Option<f64> {
+        Some(match self {
             Self::RequestRate => stretch.per_second(),
             Self::RequestBusy => stretch.busy_ns() / 1e3,
             Self::UploadRate | Self::DownloadRate => stretch.per_second() * 8.0 / 1e9,
             // Nanoseconds for a byte are seconds for a gigabyte.
             Self::UploadBusy | Self::DownloadBusy => stretch.busy_ns() * 1e3,
-        }
+            Self::RequestPacketBusy | Self::UploadPacketBusy | Self::DownloadPacketBusy => {
+                (stretch.busy_ns() - direct?.busy_ns()) / stretch.packets_each()?
+            }
+        })
     }
 
     /// The least that a way has to reach of the direct one.
@@ -102,9 +122,12 @@ impl Samples {
     }
 
     fn row(&self, figure: Figure) -> Row {
+        let of = |way| self.0.get(&(figure.load(), way)).map(Vec::as_slice).unwrap_or_default();
+        let direct = of(Way::Direct);
         let side = |way| {
-            let stretches = self.0.get(&(figure.load(), way))?;
-            let mut values: Vec<f64> = stretches.iter().map(|stretch| figure.of(stretch)).collect();
+            let values = of(way).iter().enumerate();
+            let mut values: Vec<f64> =
+                values.filter_map(|(run, stretch)| figure.of(stretch, direct.get(run))).collect();
             values.sort_unstable_by(f64::total_cmp);
             let median = *values.get(values.len() / 2)?;
             Some(Side { way, median, values })
@@ -168,6 +191,8 @@ impl Row {
     fn cells(&self) -> Vec<String> {
         let mut cells = vec![self.figure.title().to_owned()];
         let direct = self.median(Way::Direct);
+        // What is no more than one run differs from the next is nothing to be a part of.
+        let nftables = self.median(Way::Nftables).filter(|ns| self.figure.is_per_packet() && *ns > 0.0);
         for way in Way::ALL {
             let Some(median) = self.median(way) else {
                 cells.push("–".to_owned());
@@ -177,7 +202,9 @@ impl Row {
             let beside = match direct.filter(|_| way != Way::Direct) {
                 Some(direct) if self.figure.is_rate() => format!(" ({:.2})", median / direct),
                 Some(direct) => format!(" (+{:.decimals$})", median - direct),
-                None => String::new(),
+                None => nftables
+                    .filter(|_| way != Way::Nftables)
+                    .map_or_else(String::new, |nftables| format!(" ({:.2})", median / nftables)),
             };
             cells.push(format!("{median:.decimals$}{beside}"));
         }
@@ -186,14 +213,18 @@ impl Row {
 
     const fn decimals(&self) -> usize {
         match self.figure {
-            Figure::RequestRate => 0,
+            Figure::RequestRate
+            | Figure::RequestPacketBusy
+            | Figure::UploadPacketBusy
+            | Figure::DownloadPacketBusy => 0,
             Figure::UploadRate | Figure::UploadBusy | Figure::DownloadRate | Figure::DownloadBusy => 1,
             Figure::RequestBusy => 2,
         }
     }
 }
 
-/// The table: in brackets the part of the direct way's rate, or what it costs more than that.
+/// The table: in brackets the part of the direct way's rate, or what it costs more than that; of a packet at the hop the part of what nftables
+/// takes for one.
 #[must_use]
 pub fn render(rows: &[Row]) -> String {
     let mut columns = vec![("", Align::Left)];
@@ -227,7 +258,9 @@ mod tests {
         for (way, count) in Way::ALL.into_iter().zip(rates) {
             for count in [count / 2.0, count, count * 3.0] {
                 let (wall, busy) = (Duration::from_secs(1), Duration::from_secs(2));
-                samples.add(load, way, Stretch { count, wall, busy });
+                // Each comes to the hop twice.
+                let packets = (way != Way::Direct).then_some(count * 2.0);
+                samples.add(load, way, Stretch { count, wall, busy, packets });
             }
         }
         samples.rows().into_iter().filter(|row| row.figure.load() == load).collect()
@@ -259,5 +292,22 @@ mod tests {
     fn costs_are_what_a_way_takes_more_than_the_direct_one() {
         let text = render(&rows([100_000.0, 50_000.0, 80_000.0, 70_000.0, 40_000.0]));
         assert!(text.contains("40.00 (+20.00)") && text.contains("50000 (0.50)"), "{text}");
+    }
+
+    #[test]
+    fn a_packet_at_the_hop_costs_what_is_not_spent_without_it() {
+        let rows = rows([100_000.0, 50_000.0, 80_000.0, 70_000.0, 40_000.0]);
+        let text = render(&rows);
+        let cells = text.lines().find(|line| line.contains("CPU per packet")).unwrap_or_default();
+        let cells: Vec<&str> = cells.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        let wanted = ["–", "10000 (2.33)", "2500 (0.58)", "4286", "15000 (3.50)"];
+        assert_eq!(cells.get(1..), Some(&wanted[..]), "{text}");
+        // A hop that saw nothing has no packets to spend anything on.
+        let mut samples = Samples::default();
+        for (way, packets) in [(Way::Direct, None), (Way::Nat, Some(0.0))] {
+            let second = Duration::from_secs(1);
+            samples.add(Load::Requests, way, Stretch { count: 1.0, wall: second, busy: second, packets });
+        }
+        assert!(samples.row(Figure::RequestPacketBusy).sides.is_empty());
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Stretch {
     pub(super) wall: Duration,
     /// Of the whole machine.
     pub(super) busy: Duration,
+    /// That came to the hop, if there is one.
+    pub(super) packets: Option<f64>,
 }
 
 impl Stretch {
@@ -32,11 +34,17 @@ impl Stretch {
     pub(super) fn busy_ns(&self) -> f64 {
         self.busy.as_secs_f64() * 1e9 / self.count
     }
+
+    /// Packets that came to the hop for each; none without a hop, or if it saw nothing.
+    pub(super) fn packets_each(&self) -> Option<f64> {
+        self.packets.filter(|packets| *packets > 0.0).map(|packets| packets / self.count)
+    }
 }
 
 impl fmt::Display for Stretch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.0}/s, {:.3} ns of the machine each", self.per_second(), self.busy_ns())
+        write!(f, "{:.0}/s, {:.3} ns of the machine each", self.per_second(), self.busy_ns())?;
+        self.packets.map_or(Ok(()), |packets| write!(f, ", {packets:.0} packets to the hop"))
     }
 }
 
@@ -79,9 +87,12 @@ pub(super) fn measure(network: &Network, load: Load, way: Way, time: Duration) -
     };
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let doing = || "reading how busy the machine is".to_owned();
+    let come = || network.hop(way).map(|hop| hop.passed().map(|[come, _]| come.packets)).transpose();
+    let come_before = come()?;
     let (begun, before) = (Instant::now(), busy().doing(doing)?);
     let text = network.client().run("taskset", &arguments)?;
     let (wall, busy) = (begun.elapsed(), busy().doing(doing)?.saturating_sub(before));
+    let packets = come()?.zip(come_before).map(|(after, before)| after.saturating_sub(before) as f64);
     let (count, own_wall) = match load {
         Load::Requests => load::wrk(&text).map(|done| (done.requests as f64, None)),
         Load::Upload | Load::Download => iperf_bytes(&text).map(|(bytes, seconds)| (bytes, Some(seconds))),
@@ -90,7 +101,7 @@ pub(super) fn measure(network: &Network, load: Load, way: Way, time: Duration) -
         asked: format!("{} on the way {:?}", load.name(), way.name()),
         answer: text,
     })?;
-    Ok(Stretch { count, wall: own_wall.map_or(wall, Duration::from_secs_f64), busy })
+    Ok(Stretch { count, wall: own_wall.map_or(wall, Duration::from_secs_f64), busy, packets })
 }
 
 fn wrk(address: IpAddr, time: Duration) -> Vec<String> {

@@ -412,7 +412,8 @@ fn hop(arguments: &Hop) -> Result<ExitCode> {
         arguments.runs
     );
     println!(
-        "what the whole machine spends more than on that; bulk: one TCP stream, to the target or from it\n"
+        "what the whole machine spends more than on that; bulk: one TCP stream, to the target or from it;\n\
+         for a packet that comes to the hop: what the machine spends more, in brackets the part of nftables'\n"
     );
     println!("{}", bench_hop::render(&rows));
     write_json(

@@ -29,6 +29,15 @@ pub struct Host {
     logs: PathBuf,
 }
 
+/// What has passed an interface in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// With the frames' headers.
+    pub bytes: u64,
+    /// What the kernel handles as one packet is one, however many it is cut into later.
+    pub packets: u64,
+}
+
 impl Host {
     pub(crate) fn new(name: &str, number: u8, namespace: Namespace, logs: &Path) -> Self {
         Self {
@@ -180,6 +189,22 @@ impl Host {
     pub fn holds(&self, address: impl Into<IpAddr>) -> Result<bool> {
         let address = address.into();
         Ok(self.addresses()?.iter().any(|(held, _)| *held == address))
+    }
+
+    /// What `eth0` has received and sent so far.
+    ///
+    /// # Errors
+    /// [`LabError`] when `ip` fails or prints something unexpected.
+    pub fn passed(&self) -> Result<[Passed; 2]> {
+        let text = self.run("ip", &["-json", "-stats", "link", "show", "dev", "eth0"])?;
+        let unexpected =
+            || LabError::Answer { asked: "ip -json -stats link".to_owned(), answer: text.clone() };
+        let links: serde_json::Value = serde_json::from_str(&text).map_err(|_| unexpected())?;
+        let of = |direction: &str| -> Result<Passed> {
+            let count = |what: &str| links[0]["stats64"][direction][what].as_u64().ok_or_else(unexpected);
+            Ok(Passed { bytes: count("bytes")?, packets: count("packets")? })
+        };
+        Ok([of("rx")?, of("tx")?])
     }
 
     /// Adds an address to `eth0` with the LAN's prefix length.

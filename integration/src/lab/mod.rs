@@ -13,6 +13,7 @@
 //! [`addresses`] has the plan, [`fault`] what can be broken, [`probe`] how it is observed.
 
 pub mod addresses;
+pub mod anybody;
 pub mod capture;
 pub mod certificate;
 pub mod clock;
@@ -41,7 +42,7 @@ use std::path::{Path, PathBuf};
 
 pub use echo::echo_forever;
 pub use error::{LabError, Result};
-pub use host::Host;
+pub use host::{Host, Passed};
 pub use node::{Node, binary};
 pub use process::Daemon;
 pub use switch::{Direction, Switch};

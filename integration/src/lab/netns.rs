@@ -229,6 +229,22 @@ impl Namespace {
         })?
     }
 
+    /// Has this host tell nobody of a shorter way, and heed nobody who does: all hosts are on one network, and where a test has some go by way of
+    /// others, these are not to find that out.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] when a kernel parameter cannot be written.
+    pub fn without_redirects(&self) -> Result<()> {
+        self.sysctl(&[
+            ("ipv4/conf/all/accept_redirects", "0"),
+            ("ipv4/conf/eth0/accept_redirects", "0"),
+            ("ipv4/conf/all/send_redirects", "0"),
+            ("ipv4/conf/eth0/send_redirects", "0"),
+            ("ipv6/conf/all/accept_redirects", "0"),
+            ("ipv6/conf/eth0/accept_redirects", "0"),
+        ])
+    }
+
     /// No duplicate address detection and no router advertisements: an address is usable as soon as it is set.
     fn quiet_ipv6(&self) -> Result<()> {
         self.sysctl(&[

@@ -73,12 +73,8 @@ const FAR: [&str; 2] = ["10.99.0.5", "fd99::5"];
 /// Puts the client behind the gateway, too, and has it tell nobody who it is: it knows the VIPs' Ethernet address, and does not ask for that.
 fn out_of_sight(lab: &Lab) -> Result<()> {
     let gateway = lab.gateway().expect("it was asked for");
-    gateway
-        .namespace()
-        .sysctl(&[("ipv4/conf/all/send_redirects", "0"), ("ipv4/conf/eth0/send_redirects", "0")])?;
-    lab.a()
-        .namespace()
-        .sysctl(&[("ipv6/conf/all/accept_redirects", "0"), ("ipv6/conf/eth0/accept_redirects", "0")])?;
+    gateway.namespace().without_redirects()?;
+    lab.a().namespace().without_redirects()?;
     for (vip, far) in vips().into_iter().zip(FAR) {
         let (option, bits) = if vip.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
         let mac = mac_text(lab.a().mac());

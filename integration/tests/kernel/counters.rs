@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 
 use integration::lab::clock::wait_until;
+use integration::lab::probe::talker;
 use integration::lab::{Lab, Result, Target};
 use serde_json::Value;
 
@@ -109,11 +110,7 @@ fn of_api(lab: &Lab, family: &str, target: &Target) -> Result<(Passed, u64)> {
 
 /// A socket of the client's to the echo service.
 fn socket(vip: IpAddr) -> UdpSocket {
-    let any: IpAddr = if vip.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-    let socket = UdpSocket::bind((any, 0)).unwrap();
-    socket.connect((vip, 7)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket
+    talker(SocketAddr::new(vip, 7), PATIENCE).unwrap()
 }
 
 fn echoed(socket: &UdpSocket, length: usize) -> bool {

@@ -2,10 +2,11 @@
 //! client's address, and direct server return; and that no `lbd` is needed for it to go on.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 
 use integration::lab::addresses::{vip4, vip6};
 use integration::lab::clock::wait_until;
+use integration::lab::probe::talker;
 use integration::lab::{Lab, Result, binary, http};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -15,10 +16,7 @@ use crate::kernel_support::{LIMIT, PATIENCE, answerer, bulk, forwarding, reload,
 /// Whether the client's datagram to port 7 of a VIP is echoed.
 fn echoed(lab: &Lab, vip: IpAddr) -> bool {
     let ask = || -> std::io::Result<bool> {
-        let any: IpAddr = if vip.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect((vip, 7))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        let socket = talker(SocketAddr::new(vip, 7), PATIENCE)?;
         let mut answer = [0; 16];
         // The second one belongs to a flow that is known.
         for _ in 0..2 {
@@ -166,7 +164,10 @@ fn shows_packets(lab: &Lab) -> Result<()> {
     lab.a().signal("killed", Signal::SIGKILL)?;
     lab.a().wait_end("killed", LIMIT)?;
     assert!(answerer(lab, vip.into()).is_some());
-    assert_ne!(lbd(lab, &["doctor", "--trace", "--seconds", "1"])?, "", "samples went on");
+    let said = lbd(lab, &["doctor", "--trace", "--seconds", "1"])?;
+    // Samples went on, and none of them is shown as if it were of now.
+    assert!(said.contains(" from before this trace are passed over\n"), "{said}");
+    assert!(!said.contains(&format!("tcp {client}:")), "{said}");
     nothing_is_traced(lab)?;
     // And when nobody reads any more.
     let mut first = lab.a().command("bash");
@@ -182,7 +183,7 @@ fn shows_packets(lab: &Lab) -> Result<()> {
     nothing_is_traced(lab)
 }
 
-/// What was still taken would lie in the ring now.
+/// What was still taken would lie in the ring now, and be said to be passed over.
 fn nothing_is_traced(lab: &Lab) -> Result<()> {
     let vip: IpAddr = vip4(0).into();
     assert!(answerer(lab, vip).is_some() && echoed(lab, vip));

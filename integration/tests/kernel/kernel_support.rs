@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use common::rng::Rng;
 use integration::lab::addresses::{vip4, vip6};
 use integration::lab::clock::wait_until;
+use integration::lab::probe::talker;
 use integration::lab::{Host, Lab, Result, http};
 use serde_json::Value;
 
@@ -130,7 +131,7 @@ pub(crate) fn bulk(lab: &Lab, vip: IpAddr) -> Result<()> {
     }
     let mut rng = Rng::new(7);
     let sent: Vec<u8> = (0..BULK / 8).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
-    let before = counted(lab.a())?;
+    let [_, before] = lab.a().passed()?;
     lab.client().namespace().inside(|| -> Result<()> {
         let mut made = None;
         wait_until(&format!("a connection to {vip}"), LIMIT, || {
@@ -149,18 +150,10 @@ pub(crate) fn bulk(lab: &Lab, vip: IpAddr) -> Result<()> {
         assert!(came.as_ref().is_ok_and(|came| *came == sent), "through {vip}: {:?}", came.err());
         Ok(())
     })??;
-    let after = counted(lab.a())?;
-    let (bytes, packets) = (after.0 - before.0, after.1 - before.1);
+    let [_, after] = lab.a().passed()?;
+    let (bytes, packets) = (after.bytes - before.bytes, after.packets - before.packets);
     assert!(bytes >= BULK as u64 && bytes > packets * 2000, "{bytes} bytes in {packets} packets went out");
     Ok(())
-}
-
-/// Bytes and packets that a host has sent by `eth0`.
-fn counted(host: &Host) -> Result<(u64, u64)> {
-    let text = host.run("ip", &["-json", "-stats", "link", "show", "dev", "eth0"])?;
-    let links: Value = serde_json::from_str(&text).unwrap_or_default();
-    let sent = &links[0]["stats64"]["tx"];
-    Ok((sent["bytes"].as_u64().unwrap_or(0), sent["packets"].as_u64().unwrap_or(0)))
 }
 
 /// Datagrams that leave their sender as one packet, and how long each is.
@@ -174,10 +167,7 @@ pub(crate) fn segmented(lab: &Lab, vip: IpAddr) -> Result<()> {
     assert!(features.contains("tx-udp-segmentation: on"), "{features}");
     let sent: Vec<u8> = (0..SEGMENTS * SEGMENT).map(|at| u8::try_from(at / SEGMENT).unwrap()).collect();
     lab.client().namespace().inside(|| {
-        let any: IpAddr = if vip.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-        let socket = UdpSocket::bind((any, 0)).unwrap();
-        socket.connect((vip, 7)).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let socket = talker(SocketAddr::new(vip, 7), PATIENCE).unwrap();
         let length = i32::try_from(SEGMENT).unwrap().to_ne_bytes();
         // SAFETY: the descriptor is the socket's, and the option's value is four bytes that live during the call.
         let set = unsafe {

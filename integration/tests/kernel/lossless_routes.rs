@@ -41,12 +41,11 @@ fn route_through(router: &Host, target: &Host) -> Result<()> {
     router.namespace().sysctl(&[
         ("ipv4/ip_forward", "1"),
         ("ipv6/conf/all/forwarding", "1"),
-        ("ipv4/conf/all/send_redirects", "0"),
-        ("ipv4/conf/eth0/send_redirects", "0"),
         // Whoever it becomes, it says so.
         ("ipv4/conf/eth0/arp_notify", "1"),
         ("ipv6/conf/eth0/ndisc_notify", "1"),
     ])?;
+    router.namespace().without_redirects()?;
     for (vip, far, _, bits, option) in families() {
         router.ip(&format!("{option} route add {far}/{bits} via {}", address(target, vip)))?;
     }
@@ -111,10 +110,7 @@ fn the_way_to_a_target_behind_routers_changes() -> Result<()> {
         target.ip(&format!("{option} address add {far}/{bits} dev lo"))?;
     }
     target.namespace().sysctl(&[("ipv4/conf/all/arp_announce", "2")])?;
-    // All of them are on one network, of which routers of IPv6 tell.
-    lab.a()
-        .namespace()
-        .sysctl(&[("ipv6/conf/all/accept_redirects", "0"), ("ipv6/conf/eth0/accept_redirects", "0")])?;
+    lab.a().namespace().without_redirects()?;
     for router in [first, second] {
         route_through(router, target)?;
     }

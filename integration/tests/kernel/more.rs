@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use integration::lab::addresses::{CLIENT_ADDRESSES, v4, v6};
 use integration::lab::clock::{wait_for, wait_until};
+use integration::lab::probe::talker;
 use integration::lab::{Lab, Result};
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -80,10 +81,7 @@ fn resolved(lab: &Lab) -> Result<()> {
 fn packets_that_a_link_does_not_take_are_made_smaller() -> Result<()> {
     let lab = Lab::builder("kernel-mtu").targets(2).gateway().build()?;
     let gateway = lab.gateway().expect("it was asked for");
-    // Everything on one network: the gateway would tell hosts a shorter way.
-    gateway
-        .namespace()
-        .sysctl(&[("ipv4/conf/all/send_redirects", "0"), ("ipv4/conf/eth0/send_redirects", "0")])?;
+    gateway.namespace().without_redirects()?;
     for (vip, far) in vips().into_iter().zip(FAR) {
         let (ip, bits) = if vip.is_ipv4() { ("", 32) } else { ("-6 ", 128) };
         let (client, router) = (address(lab.client(), vip), address(gateway, vip));
@@ -240,11 +238,7 @@ fn never_fragment(socket: &UdpSocket) {
 
 /// A socket for the echo service of a VIP; in the client's namespace.
 fn client_socket(vip: IpAddr) -> UdpSocket {
-    let any: IpAddr = if vip.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-    let socket = UdpSocket::bind((any, 0)).unwrap();
-    socket.connect((vip, 7)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket
+    talker(SocketAddr::new(vip, 7), PATIENCE).unwrap()
 }
 
 /// Whether a datagram comes back as it was sent.

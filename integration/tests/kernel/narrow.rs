@@ -27,14 +27,7 @@ const FAR: [IpAddr; 2] = [
 fn route(lab: &Lab, narrow: u32) -> Result<()> {
     let (target, router) = (&lab.targets()[0], &lab.targets()[1]);
     for host in [lab.a().namespace(), router.namespace()] {
-        host.sysctl(&[
-            ("ipv4/conf/all/accept_redirects", "0"),
-            ("ipv4/conf/eth0/accept_redirects", "0"),
-            ("ipv4/conf/all/send_redirects", "0"),
-            ("ipv4/conf/eth0/send_redirects", "0"),
-            ("ipv6/conf/all/accept_redirects", "0"),
-            ("ipv6/conf/eth0/accept_redirects", "0"),
-        ])?;
+        host.without_redirects()?;
     }
     router.namespace().sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
     let ways: [(&str, &str, IpAddr, IpAddr); 2] = [

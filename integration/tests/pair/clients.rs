@@ -1,10 +1,11 @@
 //! What the proxies know of their clients, and what administrators want of targets, survives the loss of a node.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use crate::pair_support::{LIMIT, config, every, owned_by, serves, settled, start_all, vips};
 use integration::lab::clock::wait_until;
+use integration::lab::probe::talker;
 use integration::lab::{Lab, Node, Result, Target};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -78,14 +79,8 @@ fn lbd(node: &Node, arguments: &[&str]) {
 /// Clients of the echo, each with a socket of its own that it keeps.
 fn clients(lab: &Lab) -> Result<Vec<UdpSocket>> {
     let open = |vip: IpAddr| {
-        let any: IpAddr = match vip {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let socket = UdpSocket::bind((any, 0)).expect("a port is free");
-        socket.connect((vip, PORT)).expect("the LAN is there");
-        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("it is a socket");
-        socket
+        let patience = Duration::from_millis(100);
+        talker(SocketAddr::new(vip, PORT), patience).expect("the LAN is there, and a port is free")
     };
     let vips = vips().into_iter().flat_map(|vip| std::iter::repeat_n(vip, SESSIONS));
     lab.client().namespace().inside(|| vips.map(open).collect())

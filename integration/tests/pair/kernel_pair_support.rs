@@ -9,7 +9,7 @@ use integration::lab::clock::{Window, now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
 use integration::lab::fault::Fault;
 use integration::lab::probe::{
-    Attempt, ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, Failure, exchange_datagram,
+    Attempt, ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, Failure, exchange_datagram, talker,
 };
 use integration::lab::{Lab, Node, Result, Target, http};
 use nix::sys::signal::Signal;
@@ -201,18 +201,12 @@ pub(crate) fn echo(server: SocketAddr) -> std::io::Result<()> {
     exchange_datagram(server, PATIENCE)
 }
 
-/// A socket that sends to a server, and waits a moment for each answer.
-fn talker(server: SocketAddr) -> std::io::Result<UdpSocket> {
-    let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(server)?;
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-    Ok(socket)
-}
+/// How long those of [`talkers`] wait for an answer.
+const MOMENT: Duration = Duration::from_millis(200);
 
-/// So many of these on the client.
+/// So many sockets on the client that send to a server, and wait a moment for each answer.
 pub(crate) fn talkers(lab: &Lab, server: SocketAddr, count: usize) -> Result<Vec<UdpSocket>> {
-    let sockets = || (0..count).map(|_| talker(server)).collect::<std::io::Result<Vec<_>>>();
+    let sockets = || (0..count).map(|_| talker(server, MOMENT)).collect::<std::io::Result<Vec<_>>>();
     Ok(lab.client().namespace().inside(sockets)?.expect("sockets of the client"))
 }
 

@@ -49,11 +49,7 @@ fn switch(from: &Node) -> Result<()> {
 fn by_the_vips(lab: &Lab) -> Result<()> {
     for target in &lab.targets()[DIRECT_TARGETS..] {
         // Whatever a node's stack had to do with a packet: it goes to that node.
-        target.namespace().sysctl(&[
-            ("ipv4/conf/all/accept_redirects", "0"),
-            ("ipv4/conf/eth0/accept_redirects", "0"),
-            ("ipv6/conf/eth0/accept_redirects", "0"),
-        ])?;
+        target.namespace().without_redirects()?;
         for vip in vips() {
             let (family, length) = if vip.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
             for client in client_addresses(vip) {

@@ -1,6 +1,6 @@
 //! A UDP service on the pair's VIPs: clients are answered by whichever node is active.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use crate::pair_support::{LIMIT, config, every, settled, start_all, vips, vrrpd}
 use integration::lab::addresses::vip4;
 use integration::lab::clock::{now, wait_until};
 use integration::lab::netns::Worker;
+use integration::lab::probe::talker;
 use integration::lab::{Lab, Node, Result, Target};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -35,12 +36,7 @@ fn serving(label: &str, instance: &str) -> Result<Lab> {
 
 /// Asks once, from a port of its own.
 fn ask(server: SocketAddr, patience: Duration) -> std::io::Result<()> {
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0))?;
-    // Answers from anywhere else are not heard.
-    socket.connect(server)?;
-    socket.set_read_timeout(Some(patience))?;
+    let socket = talker(server, patience)?;
     socket.send(b"hello")?;
     let mut answer = [0; 16];
     let length = socket.recv(&mut answer)?;
@@ -156,12 +152,7 @@ fn settled_on_b(lab: &Lab) -> Result<()> {
 fn sessions_leave_a_target_whose_host_is_gone() -> Result<()> {
     let lab = serving("udp-host", "100ms")?;
     let server = SocketAddr::new(vip4(0).into(), PORT);
-    let socket = || -> std::io::Result<UdpSocket> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect(server)?;
-        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        Ok(socket)
-    };
+    let socket = || talker(server, Duration::from_millis(100));
     let clients =
         lab.client().namespace().inside(|| (0..8).map(|_| socket()).collect::<std::io::Result<Vec<_>>>())?;
     let clients = clients.expect("the client opens sockets");

@@ -199,12 +199,21 @@ impl DatagramProbe {
 /// What the kernel says, such as [`io::ErrorKind::WouldBlock`] when nothing has come within `limit`;
 /// [`io::ErrorKind::InvalidData`] when something else came.
 pub fn exchange_datagram(server: SocketAddr, limit: Duration) -> io::Result<()> {
-    let socket = connect(server)?;
-    socket.set_read_timeout(Some(limit))?;
+    let socket = talker(server, limit)?;
     socket.send(b"hello")?;
     let mut answer = [0; 16];
     let length = socket.recv(&mut answer)?;
     if &answer[..length] == b"hello" { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// A socket in the calling thread's network that hears answers of this server alone, and waits for each for so long.
+///
+/// # Errors
+/// What the kernel says, if there are no ports left for one.
+pub fn talker(server: SocketAddr, limit: Duration) -> io::Result<UdpSocket> {
+    let socket = connect(server)?;
+    socket.set_read_timeout(Some(limit))?;
+    Ok(socket)
 }
 
 /// A socket that hears answers of this server alone.

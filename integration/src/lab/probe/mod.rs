@@ -22,7 +22,7 @@ mod watch;
 
 pub use connect::{ConnectMode, ConnectProbe, ConnectSettings};
 pub use datagrams::{
-    DATAGRAM_HEAD, DatagramClient, DatagramProbe, DatagramReport, DatagramSettings, exchange_datagram,
+    DATAGRAM_HEAD, DatagramClient, DatagramProbe, DatagramReport, DatagramSettings, exchange_datagram, talker,
 };
 pub use download::{DownloadProbe, DownloadReport, DownloadSettings, sha256};
 pub use echo::{EchoConnection, EchoProbe, EchoReport, EchoSettings};

@@ -47,18 +47,8 @@ fn who_drains_claims_nothing_and_learns_what_fits() -> Result<()> {
     let (file, bytes) = (lab.dir().join("large"), noise(LARGE_BYTES));
     fs::write(&file, &bytes).expect("the lab's directory can be written to");
     lab.targets().iter().try_for_each(|target| target.publish(&file))?;
-    // All of them are on one network, where nobody is to find out that there is a shorter way.
     let all: [&Host; 3] = [lab.a(), lab.b(), lab.gateway().expect("it was asked for")];
-    for host in all {
-        host.namespace().sysctl(&[
-            ("ipv4/conf/all/accept_redirects", "0"),
-            ("ipv4/conf/eth0/accept_redirects", "0"),
-            ("ipv4/conf/all/send_redirects", "0"),
-            ("ipv4/conf/eth0/send_redirects", "0"),
-            ("ipv6/conf/all/accept_redirects", "0"),
-            ("ipv6/conf/eth0/accept_redirects", "0"),
-        ])?;
-    }
+    all.into_iter().try_for_each(|host| host.namespace().without_redirects())?;
     proxy(&lab, every("100ms"), "")?;
     let [a, b] = lab.nodes();
     let (probes, downloads) = (echoes(&lab, 20)?, downloads(&lab)?);

@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use common::hash::HashKey;
 use common::key::{KeyUse, PairKey};
+use integration::lab::anybody::Anybody;
 use integration::lab::clock::now;
 use integration::lab::config::KEY;
 use integration::lab::{Host, Lab, Result};
 use lbd_core::replication::{Replica, Settings};
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{self, sign::any_eddsa_type};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, SignatureScheme, StreamOwned};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// How long he waits for anything.
@@ -162,54 +162,12 @@ fn client(key: &PairKey) -> io::Result<ClientConnection> {
         .with_protocol_versions(&[&TLS13])
         .map_err(io::Error::other)?
         .dangerous();
+    let anybody = Anybody { scheme: SignatureScheme::ED25519, raw_public_keys: true };
     let mut config = builder
-        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_custom_certificate_verifier(Arc::new(anybody))
         .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::new(own))));
     config.enable_sni = false;
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     let name = ServerName::from(std::net::IpAddr::from([10, 0, 255, 1]));
     ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)
-}
-
-/// Takes every raw public key (RFC 7250) for the right one.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
 }

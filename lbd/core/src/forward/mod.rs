@@ -7,6 +7,7 @@ pub mod expiry;
 pub mod flows;
 pub mod formats;
 pub mod next_hops;
+pub mod pace;
 pub mod path_mtu;
 pub mod plan;
 pub mod ports;

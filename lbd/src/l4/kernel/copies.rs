@@ -381,10 +381,12 @@ impl FlowTables {
     /// How many have theirs.
     pub(super) fn refill_ports(&mut self) -> Result<u64, KernelError> {
         self.renumber();
-        let (now, places) = (self.now()?, Arc::clone(&self.places));
+        let places = Arc::clone(&self.places);
         let (mut cursor, mut batch, mut given) = (Cursor::default(), Batch::default(), 0);
         while !cursor.done {
             self.reader.flows.walk(&mut cursor, REFILL_BATCH, &mut batch).map_err(reading)?;
+            // With each batch: the walk takes seconds, and the program gives away what seems to be locked for one.
+            let now = self.now()?;
             for (tuple, flow) in tuples(&batch) {
                 let Some(key) = FlowKey::from_bytes(&tuple) else { continue };
                 let Some(slot) = places.slot(&key, &flow) else { continue };

@@ -1,6 +1,7 @@
 //! Deletes flows that are over, tells replication of them and of those in use, and finds the clients that are neighbours, on a thread of its own: a walk through the whole
 //! table every few seconds, in batches, with pauses in between that keep it to a twentieth of a processor; to half of one where a large table
-//! would else be walked through too slowly for copies of flows with short time-outs; without pauses when the table is nearly full.
+//! would else be walked through too slowly for copies of flows with short time-outs, or is nearly full; without pauses only while that makes room
+//! in it ([`Pace`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +12,9 @@ use lbd_core::forward::abi::{Abi, Address, Affinity, AffinityKey, Flow, FlowKey,
 use lbd_core::forward::copies::Tuple;
 use lbd_core::forward::expiry;
 use lbd_core::forward::next_hops::Clients;
+use lbd_core::forward::pace::Pace;
 use lbd_core::forward::plan::Gone;
-use lbd_core::forward::refresh::{WALK, Walks};
+use lbd_core::forward::refresh::Walks;
 
 use super::KernelError;
 use super::bpf::{Batch, Cursor, Map};
@@ -27,65 +29,59 @@ const BATCH: usize = 4096;
 /// the time in which one may begin anew unseen, or be written by replication.
 const DELETED_AT_ONCE: usize = 32;
 
-/// A pause is so many times as long as the batch before it took, up to the maximum.
-const PAUSE_FACTOR: u32 = 19;
-const PAUSE_MAX: Duration = Duration::from_millis(100);
-
-/// It is so many times as long at least.
-const PAUSE_FACTOR_MIN: u32 = 1;
-
 /// How often the thread looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Runs until the signal says stop.
 pub(super) fn run(reader: &Arc<Reader>, signal: &Arc<Signal>) {
-    let (mut full, mut walks) = (false, Walks::default());
+    let (mut pace, mut walks) = (Pace::default(), Walks::default());
     // Maps of another layout are empty at first, but the flows of the one before are there already.
     while !reader.written.load(Ordering::Acquire) && !signal.stopped() {
         std::thread::sleep(LOOK);
     }
     while !signal.stopped() {
-        let begin = Instant::now();
+        let mut begin = Instant::now();
         let gone = reader.gone.load_full();
-        let walked = walk(reader, signal, full, gone.as_deref(), &mut walks).and_then(|census| {
+        let walked = walk(reader, signal, pace, gone.as_deref(), &mut walks).and_then(|walked| {
             if let Some(gone) = gone.as_deref() {
                 forget_clients(reader, signal, gone)?;
             }
-            Ok(census)
+            Ok(walked)
         });
-        match walked {
-            Ok(census) => {
+        let waits = match walked {
+            Ok((census, deleted)) => {
                 if gone.is_some() && !signal.stopped() {
                     reader.gone.store(None);
                 }
-                let max = u64::from(reader.flows.shape().max_entries);
-                full = census.all * 10 > max * 9;
+                pace = Pace::after(deleted, census.all, u64::from(reader.flows.shape().max_entries));
                 reader.census.store(Arc::new(census));
+                pace
             }
-            Err(error) => tracing::warn!(%error, "cannot look for flows that are over"),
-        }
-        let every = match reader.reports.load().is_some() {
-            _ if full => Duration::ZERO,
-            true => walks.interval(),
-            false => WALK,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for flows that are over; trying again in a few seconds");
+                // However full the table is: at once it would most likely fail once more.
+                begin = Instant::now();
+                Pace::Steady
+            }
         };
+        let every = waits.interval(reader.reports.load().is_some().then(|| walks.interval()));
         while begin.elapsed() < every && !signal.stopped() {
             std::thread::sleep(LOOK);
         }
     }
 }
 
-/// One walk through all flows.
+/// One walk through all flows: what it left, and how many it deleted.
 fn walk(
     reader: &Reader,
     signal: &Signal,
-    full: bool,
+    pace: Pace,
     gone: Option<&Gone>,
     walks: &mut Walks,
-) -> Result<Census, KernelError> {
+) -> Result<(Census, u64), KernelError> {
     let mut services = reader.services.all()?;
     let (mut cursor, mut batch) = (Cursor::default(), Batch::default());
-    let mut census = Census::default();
+    let (mut census, mut all_deleted) = (Census::default(), 0);
     let mut over: Vec<Tuple> = Vec::with_capacity(BATCH);
     let (neighbourhood, mut clients) = (reader.neighbourhood.load_full(), Clients::default());
     walks.begin(now(reader)?);
@@ -122,29 +118,20 @@ fn walk(
             let deleted = delete_over(&reader.flows, some, |flow| {
                 let service = services.get(&u32::from(flow.service)).copied().unwrap_or_default();
                 is_over(flow, &service, now, gone)
-            })?;
-            reader.expired.fetch_add(deleted as u64, Ordering::Relaxed);
+            })? as u64;
+            all_deleted += deleted;
+            reader.expired.fetch_add(deleted, Ordering::Relaxed);
         }
         if let Some(reports) = &*reports {
             reports.send(Report::Used(used));
             // Those that went on after all are still there, which whoever hears of them finds.
             reports.send(Report::Ended(over.clone()));
         }
-        if !full {
-            std::thread::sleep(pause(begin.elapsed(), reports.is_some().then_some(share)));
-        }
+        std::thread::sleep(pace.pause(begin.elapsed(), reports.is_some().then_some(share)));
     }
     reader.next_hops.left_out.fetch_add(clients.left_out, Ordering::Relaxed);
     reader.clients.store((!clients.met.is_empty()).then(|| Arc::new(clients)));
-    Ok(census)
-}
-
-/// The pause after a batch that took so long, if that and the pause together are to be no longer than `share`.
-fn pause(took: Duration, share: Option<Duration>) -> Duration {
-    let pause = (took * PAUSE_FACTOR).min(PAUSE_MAX);
-    share.map_or(pause, |share| {
-        pause.min(share.saturating_sub(took)).max((took * PAUSE_FACTOR_MIN).min(PAUSE_MAX))
-    })
+    Ok((census, all_deleted))
 }
 
 fn is_over(flow: &Flow, service: &Service, now: u32, gone: Option<&Gone>) -> bool {
@@ -203,7 +190,7 @@ fn forget_clients(reader: &Reader, signal: &Signal, gone: &Gone) -> Result<(), K
         if !over.is_empty() {
             reader.affinity.delete_all(&over).map_err(failed)?;
         }
-        std::thread::sleep((begin.elapsed() * PAUSE_FACTOR).min(PAUSE_MAX));
+        std::thread::sleep(Pace::Steady.pause(begin.elapsed(), None));
     }
     Ok(())
 }
@@ -213,17 +200,6 @@ mod tests {
     use lbd_core::forward::abi::STATE_ESTABLISHED;
 
     use super::*;
-
-    #[test]
-    fn a_pause_leaves_the_walk_its_time_and_others_the_processor() {
-        let ms = Duration::from_millis;
-        assert_eq!(pause(ms(2), None), ms(38));
-        assert_eq!(pause(ms(9), None), PAUSE_MAX);
-        assert_eq!(pause(ms(2), Some(ms(60))), ms(38));
-        assert_eq!(pause(ms(2), Some(ms(30))), ms(28));
-        assert_eq!(pause(ms(2), Some(ms(3))), ms(2), "half of a processor and no more");
-        assert_eq!(pause(ms(500), Some(ms(3))), PAUSE_MAX);
-    }
 
     #[test]
     fn what_goes_on_after_it_was_found_over_is_not_deleted() {

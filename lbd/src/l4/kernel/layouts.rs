@@ -22,7 +22,7 @@ const COPY_BATCH: usize = 4096;
 
 /// Maps that a new layout shares with the old one if they look the same there: what the programs remember, the roles (without
 /// them the new programs would forward nothing until `vrrpd` is heard), and the numbers that all of it refers to.
-const TAKEN_OVER: [&str; 14] = [
+const TAKEN_OVER: [&str; 15] = [
     "flows",
     "pending",
     "half_open",
@@ -35,6 +35,7 @@ const TAKEN_OVER: [&str; 14] = [
     "check_stats",
     "sent_to_other",
     "short_searches",
+    "untold_hops",
     "drops",
     INDEXES,
 ];
@@ -186,6 +187,29 @@ mod tests {
     use super::super::features::{BPFFS, mount_bpffs};
     use super::*;
 
+    /// Maps that each layout makes for itself: what `lbd` writes into them, what it reads out of them at once, and what a processor is at.
+    const MADE_ANEW: [&str; 18] = [
+        "config",
+        "vips",
+        "vip_addresses",
+        "listeners",
+        "service_ports",
+        "services",
+        "targets",
+        "endpoints",
+        "acl",
+        "links",
+        "rings",
+        "other_rings",
+        // Its arrays are taken over by themselves.
+        "slots",
+        "processors",
+        "routes",
+        "events",
+        "flow_events",
+        "next_hops",
+    ];
+
     /// A table of flows as it never was: without the count of changes, and in an order of its own.
     const FORMER: [Former; 1] = [Former { version: 1, sizes: [40, 12], convert: from_v1 }];
 
@@ -242,6 +266,14 @@ mod tests {
             bpf::pin(map.as_fd(), &folder.join(FORMATS[0].name(version))).unwrap();
         }
         map
+    }
+
+    #[test]
+    fn of_each_map_it_is_known_whether_it_is_taken_over() {
+        let shapes = object::shapes(object::Sizes { flows: 1000, affinity: 1000 }).unwrap();
+        let mut known = [&TAKEN_OVER[..], &MADE_ANEW].concat();
+        known.sort_unstable();
+        assert_eq!(shapes.keys().map(String::as_str).collect::<Vec<_>>(), known);
     }
 
     #[test]

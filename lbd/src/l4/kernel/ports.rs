@@ -44,45 +44,80 @@ impl Ports {
         now: u32,
         is_taken: impl Fn(&Slot) -> bool,
     ) -> bool {
-        let place = place as usize;
-        let Some([control_word, whose_word]) = self.slots.words().get(place) else { return false };
-        let address = self.clients.as_ref().and_then(|clients| clients.words().get(place));
+        let Some(port) = self.port(place as usize) else { return false };
         let [wanted, whose] = slot.to_words();
         let (halves, _) = client.0.as_chunks();
-        let address_wanted = [u64::from_ne_bytes(halves[0]), u64::from_ne_bytes(halves[1])];
+        let whose = [whose, u64::from_ne_bytes(halves[0]), u64::from_ne_bytes(halves[1])];
         // Who locks a port says since when: after a second the program takes it for one that nobody has.
         let locked = SlotControl { seen: now, lock: 1, ..SlotControl::of(wanted) }.word();
         for _ in 0..TRIES {
-            let control = control_word.load(Ordering::SeqCst);
-            let present = whose_word.load(Ordering::Relaxed);
-            let same_client = address.is_none_or(|address| {
-                [address[0].load(Ordering::Relaxed), address[1].load(Ordering::Relaxed)] == address_wanted
-            });
-            let is_locked = SlotControl::of(control).lock != 0;
-            let there = Slot::of_words([control, present]);
-            let is_ours = !is_locked && same_client && there.is_of(slot);
+            let control = port.control.load(Ordering::SeqCst);
+            let present = port.whose();
+            let there = Slot::of_words([control, present[0]]);
+            let same_client = port.client.is_none() || present[1..] == whose[1..];
+            let is_ours = SlotControl::of(control).lock == 0 && same_client && there.is_of(slot);
             if !is_ours && is_taken(&there) {
                 return false;
             }
             // One that stays the same flow's is never locked: a packet would find that the flow has no port.
             let next = if is_ours { wanted } else { locked };
-            if control_word.compare_exchange(control, next, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            if port.control.compare_exchange(control, next, Ordering::SeqCst, Ordering::SeqCst).is_err() {
                 continue;
             }
-            if is_ours {
-                return true;
-            }
-            // What is written now is seen after the lock.
-            fence(Ordering::SeqCst);
-            whose_word.store(whose, Ordering::Relaxed);
-            for (word, wanted) in address.into_iter().flatten().zip(address_wanted) {
-                word.store(wanted, Ordering::Relaxed);
-            }
-            // Whoever sees it without the lock sees what is in it. If this thread stood still for too long, it is somebody else's by now.
-            return control_word.compare_exchange(locked, wanted, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+            return is_ours || port.fill([locked, wanted], present, whose);
         }
         // It is in use here.
         false
+    }
+
+    fn port(&self, place: usize) -> Option<Port<'_>> {
+        let [control, slot] = self.slots.words().get(place)?;
+        let client = self.clients.as_ref().and_then(|clients| clients.words().get(place));
+        Some(Port { control, slot, client })
+    }
+}
+
+/// A port's words. Beside the control word they say whose it is, and change only while it is locked.
+struct Port<'a> {
+    control: &'a AtomicU64,
+    /// The rest of the slot.
+    slot: &'a AtomicU64,
+    /// The whole address of an IPv6 client.
+    client: Option<&'a [AtomicU64; WORDS]>,
+}
+
+impl Port<'_> {
+    /// The words that say whose it is; zeros for those that there are not.
+    fn whose(&self) -> [u64; 1 + WORDS] {
+        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let [first, second] = self.client.map_or([0; WORDS], |words| words.each_ref().map(load));
+        [load(self.slot), first, second]
+    }
+
+    /// Writes whose it is, where `present` was written before it was locked, and unlocks it: its control word is the first of two, and is to be
+    /// the second. Whether it is his now.
+    ///
+    /// A thread that stood still for more than a second since it locked the port has lost it, and it may be somebody else's by now. So before each
+    /// word it looks whether it still has it; and a word takes the place of the one that was there before, and of nothing else, should that second
+    /// pass after the look. What is left: it passes there, and the new owner has the same word, or has yet to write his. Then his port says that it
+    /// is another's, and his answers get lost. This flow knows that it has no port.
+    fn fill(
+        &self,
+        [locked, unlocked]: [u64; 2],
+        present: [u64; 1 + WORDS],
+        wanted: [u64; 1 + WORDS],
+    ) -> bool {
+        // What is written now is seen after the lock.
+        fence(Ordering::SeqCst);
+        let words = std::iter::once(self.slot).chain(self.client.into_iter().flatten());
+        let mut changes = words.zip(present.into_iter().zip(wanted));
+        let all_written = changes.all(|(word, (present, wanted))| {
+            self.control.load(Ordering::SeqCst) == locked
+                && word.compare_exchange(present, wanted, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        });
+        // Whoever sees it without the lock sees what is in it. What stays locked is free after a second.
+        all_written
+            && self.control.compare_exchange(locked, unlocked, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
 
@@ -195,6 +230,44 @@ mod tests {
         array.put(&0_u32.to_ne_bytes(), &Slot { control: locked, ..slot(1, 1) }.to_bytes()).unwrap();
         let is_locked = |present: &Slot| SlotControl::of(present.control).lock != 0;
         assert!(!ports.take(0, &slot(1, 1), client(), NOW, is_locked));
+    }
+
+    #[test]
+    fn whoever_stood_still_leaves_a_port_to_its_new_owner() {
+        let [array, clients] = [0; 2].map(|_| Map::new_of("test", slots_shape()).unwrap());
+        let ports = Ports::map(&array, Some(&clients)).unwrap();
+        let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+        let [before, ours, others] = ["2001:db8::1", "2001:db8::2", "2001:db8::3"].map(address);
+        let key = 9_u32.to_ne_bytes();
+        let words = |slot: &Slot, client: Address| {
+            let (halves, _) = client.0.as_chunks();
+            [slot.to_words()[1], u64::from_ne_bytes(halves[0]), u64::from_ne_bytes(halves[1])]
+        };
+        let [wanted, locked] = [0, 1].map(|lock| SlotControl { lock, ..SlotControl::of(slot(2, 1).control) });
+        let fill = || {
+            let both = [locked.word(), wanted.word()];
+            ports.port(9).unwrap().fill(both, words(&slot(1, 1), before), words(&slot(2, 1), ours))
+        };
+        let begin = |control: u64, whose: &Slot, client: Address| {
+            array.put(&key, &Slot { control, ..*whose }.to_bytes()).unwrap();
+            clients.put(&key, &client.0).unwrap();
+        };
+        let now = || (array.get(&key).unwrap().unwrap(), clients.get(&key).unwrap().unwrap());
+        begin(locked.word(), &slot(1, 1), before);
+        assert!(fill());
+        assert_eq!(now(), (slot(2, 1).to_bytes(), ours.0.to_vec()));
+        // A second has passed: somebody has the port, and the former owner has it again.
+        for (whose, client) in [(slot(3, 1), others), (slot(1, 1), before)] {
+            begin(whose.control + 20, &whose, client);
+            let theirs = now();
+            assert!(!fill());
+            assert_eq!(now(), theirs);
+        }
+        // It passes right after a look at the lock; or somebody who had it longer ago writes only now.
+        begin(locked.word(), &slot(3, 1), others);
+        let theirs = now();
+        assert!(!fill());
+        assert_eq!(now(), theirs);
     }
 
     #[test]

@@ -17,8 +17,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::bpf::Map;
 use super::load;
 use super::maps::Table;
+
+/// The name of the ring's map.
+const RING: &str = "events";
+
+/// What the kernel writes before each sample, in bytes; both together take a multiple of eight.
+const HEADER_SIZE: usize = 8;
 
 /// How often the ring is looked into, in milliseconds.
 const LOOK_MS: u8 = 20;
@@ -47,22 +54,104 @@ pub(super) fn trace(
     let before = only.begin(present.trace_every, every).context("noting what samples are taken")?;
     // Whoever has seen enough must not leave a program behind that takes samples of everything.
     let stop = stopping().context("cannot listen for signals")?;
-    let map = AyaMap::from_map_data(MapData::from_pin(folder.join("events"))?)?;
-    let mut ring = RingBuf::try_from(map)?;
+    let mut samples = Samples::open(&folder)?;
+    let passed_over = samples.pass_over();
     config.put(&0, &Config { trace_every: every, ..present })?;
-    let traced = follow(&mut ring, time, &stop, out);
+    let traced = out
+        .write_all(samples.of_before(passed_over).as_bytes())
+        .and_then(|()| follow(&mut samples, time, &stop, out));
     // As the configuration has it, which may have changed meanwhile; where it has in this, that counts.
     let now = config.get(&0)?.unwrap_or(present);
     if now.trace_every == every {
         config.put(&0, &Config { trace_every: before, ..now })?;
     }
     only.end().context("noting that no samples are taken any more")?;
-    let rest = take(&mut ring, out);
-    match traced.and(rest.map(drop)) {
+    let rest = samples.take(usize::MAX, out);
+    let told = traced.and(rest.map(drop)).and_then(|()| out.write_all(samples.not_shown().as_bytes()));
+    match told {
         // Whoever read has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        traced => traced.context("tracing packets"),
+        told => told.context("tracing packets"),
     }
+}
+
+/// The ring into which the program writes its samples, and which has no room for more while nobody takes them out.
+struct Samples {
+    ring: RingBuf<MapData>,
+    /// How many it has room for.
+    room: usize,
+    /// How often it was looked into, and how often there was no room for more.
+    looks: u64,
+    full: u64,
+}
+
+impl Samples {
+    /// That of the program whose maps are pinned in `folder`.
+    fn open(folder: &Path) -> anyhow::Result<Self> {
+        let path = folder.join(RING);
+        let opening = || format!("cannot open {}", path.display());
+        let size = Map::open(&path).with_context(opening)?.shape().max_entries;
+        let map = AyaMap::from_map_data(MapData::from_pin(&path).with_context(opening)?)?;
+        let ring = RingBuf::try_from(map).with_context(opening)?;
+        Ok(Self { ring, room: room(size), looks: 0, full: 0 })
+    }
+
+    /// Passes over what is there, which is of before this. How much that was.
+    fn pass_over(&mut self) -> usize {
+        // No more than there was at first, if the program goes on as fast.
+        std::iter::from_fn(|| self.ring.next().map(drop)).take(self.room).count()
+    }
+
+    /// What is to be said of samples that were passed over.
+    fn of_before(&self, passed_over: usize) -> String {
+        match passed_over {
+            0 => String::new(),
+            count if count < self.room => format!("{count} samples from before this trace are passed over\n"),
+            count => format!(
+                "{count} samples from before this trace are passed over, and there was no room for those that came after them\n"
+            ),
+        }
+    }
+
+    /// Writes what is there, at most so much. Answers how much that was, and whether there was no room for more. Also where it cannot be written,
+    /// nothing of this sample is left for the next one.
+    fn take(&mut self, max: usize, out: &mut impl Write) -> io::Result<(usize, bool)> {
+        let (mut lines, mut taken, mut written) = (0, 0, Ok(()));
+        while taken < self.room
+            && lines < max
+            && let Some(item) = self.ring.next()
+        {
+            taken += 1;
+            if let Some(event) = Event::from_bytes(&item)
+                && written.is_ok()
+            {
+                written = writeln!(out, "{}", line(&event));
+                lines += 1;
+            }
+        }
+        // Or the program is as fast as this.
+        let is_full = taken == self.room;
+        self.looks += 1;
+        self.full += u64::from(is_full);
+        written.map(|()| (lines, is_full))
+    }
+
+    /// What is to be said of samples that there was no room for. The program does not count them.
+    fn not_shown(&self) -> String {
+        if self.full == 0 {
+            return String::new();
+        }
+        format!(
+            "{} of the {} times that samples were taken out there was no room for more of them, and some may be missing here: \
+             show one of more packets (--trace EVERY)\n",
+            self.full, self.looks
+        )
+    }
+}
+
+/// How many samples a ring of so many bytes has room for, all of which but one the kernel fills.
+const fn room(size: u32) -> usize {
+    (size as usize).saturating_sub(1) / (HEADER_SIZE + Event::SIZE).next_multiple_of(8)
 }
 
 /// The lock, which the kernel frees at the process's end, however it ends.
@@ -114,20 +203,6 @@ fn before_traces(note: &str, present: u32) -> u32 {
     }
 }
 
-/// Writes what is in the ring. Answers how much that was. Also where it cannot be written, nothing of this sample is left for the next one.
-fn take(ring: &mut RingBuf<MapData>, out: &mut impl Write) -> io::Result<usize> {
-    let (mut lines, mut written) = (0, Ok(()));
-    while let Some(item) = ring.next() {
-        if let Some(event) = Event::from_bytes(&item)
-            && written.is_ok()
-        {
-            written = writeln!(out, "{}", line(&event));
-            lines += 1;
-        }
-    }
-    written.map(|()| lines)
-}
-
 /// Ready to read once this process is told to stop, by Ctrl-C for one.
 fn stopping() -> nix::Result<SignalFd> {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
@@ -136,18 +211,19 @@ fn stopping() -> nix::Result<SignalFd> {
 }
 
 fn follow(
-    ring: &mut RingBuf<MapData>,
+    samples: &mut Samples,
     time: Duration,
     stop: &SignalFd,
     out: &mut (impl Write + AsFd),
 ) -> io::Result<()> {
     let (end, mut lines) = (Instant::now() + time, 0);
     while Instant::now() < end && lines < LINES_MAX {
-        lines += take(ring, out)?;
+        let (shown, is_full) = samples.take(LINES_MAX - lines, out)?;
+        lines += shown;
         // Of what is written to, that nobody reads any more: without a packet no line would say so.
         let mut ends =
             [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(out.as_fd(), PollFlags::empty())];
-        match poll(&mut ends, PollTimeout::from(LOOK_MS)) {
+        match poll(&mut ends, PollTimeout::from(if is_full { 0 } else { LOOK_MS })) {
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => break,
             Err(error) => return Err(error.into()),
@@ -197,6 +273,12 @@ mod tests {
         for note in ["", "0", "0 ", "x y", "-1 1", "0 4294967297"] {
             assert_eq!(before_traces(note, 1), 1, "{note:?}");
         }
+    }
+
+    #[test]
+    fn a_ring_has_room_for_what_fits_beside_the_kernels_headers() {
+        // Of 72 bytes each. A full ring and an empty one would look the same, so its last byte is never used.
+        assert_eq!([room(262_144), room(72), room(73), room(0)], [3640, 0, 1, 0]);
     }
 
     #[test]
