@@ -144,6 +144,8 @@ pub(super) struct Exchange<'e> {
     pub(super) client: Client<'e>,
     /// What is changed in answers, where that depends on the request and it was understood.
     pub(super) filled: Option<Rc<[HeaderChanges; 2]>>,
+    /// Whether its method is `HEAD`, as far as that is known before it was understood: then no answer has content.
+    pub(super) to_head: bool,
 }
 
 impl Exchange<'_> {
@@ -151,6 +153,7 @@ impl Exchange<'_> {
     pub(super) async fn perform(mut self, route: &Rc<Route>, plan: &mut Plan, journal: &mut Journal) -> Next {
         journal.decided(plan);
         self.filled.clone_from(&plan.filled);
+        self.to_head = plan.to_head;
         match std::mem::replace(&mut plan.step, Step::nothing()) {
             Step::Forward(pool, head) => self.forward(route, plan, pool, head, journal).await,
             // Nothing is left to be compared.
@@ -187,7 +190,7 @@ impl Exchange<'_> {
         // Which rule it met makes no difference to what becomes of a request that failed.
         let changes = [self.filled.as_ref().map_or(of_service, |filled| &filled[0]), of_rule];
         let answer = with_page(&route.service, &Answer { fields, ..Answer::plain(status) });
-        let own = Own::write(&answer, self.client.version(), false, Afterwards::Closed, changes);
+        let own = Own::write(&answer, self.client.version(), self.to_head, Afterwards::Closed, changes);
         // Rare, so not a part of every request's task.
         Box::pin(self.own_answer(route, journal, own, end, false)).await
     }

@@ -8,9 +8,9 @@ use super::config;
 use super::frames::{
     DATA, END_HEADERS, END_STREAM, HEADERS, Outcome, RST_STREAM, WINDOW_UPDATE, Wire, block, frame, head,
 };
-use crate::http::{Target, answer, ask, get, write};
+use crate::http::{Client, Target, answer, ask, get, write};
 use crate::server::Server;
-use crate::support::{Folder, Lbd, eventually, metric, own_ip};
+use crate::support::{Folder, Lbd, eventually, free, metric, own_ip};
 
 fn answered(body: &str) -> Outcome {
     Outcome::Answer(200, body.as_bytes().to_vec())
@@ -77,7 +77,10 @@ fn interim_answers_head_and_own_answers() {
     });
     let mut config = config(ip, &[target.address]);
     config.service += "[[service.rule]]\nwhen = { path = \"/own\" }\nrespond = { status = 200, body = \"own\" }\n\
-                       [[service.rule]]\nwhen = { path = \"/moved\" }\nredirect = { to = \"/else\" }\n";
+                       [[service.rule]]\nwhen = { path = \"/moved\" }\nredirect = { to = \"/else\" }\n\
+                       [[service.rule]]\nwhen = { path = \"/nobody\" }\nforward = \"nobody\"\n";
+    config.group =
+        format!("[[target_group]]\nname = \"nobody\"\ntargets = [{{ address = \"{}\" }}]\n", free(ip));
     let lbd = Lbd::start(&config);
     let mut wire = Wire::open(lbd.address);
     wire.ask(1, &head("GET", "/early", &[]), true);
@@ -92,6 +95,15 @@ fn interim_answers_head_and_own_answers() {
     assert_eq!(wire.ask(9, &head("GET", "/close", &[]), true).outcome(9), answered("to the end"));
     let mut wire = Wire::open(lbd.address);
     assert_eq!(wire.ask(1, &head("GET", "/moved", &[]), true).outcome(1), Outcome::Answer(302, vec![]));
+    // Also what no target has answered, or nobody has understood: of content a client of HTTP/2 makes an error.
+    for (stream, path, status) in [(3, "/nobody", 503), (5, "/../above", 400)] {
+        let outcome = wire.ask(stream, &head("HEAD", path, &[]), true).outcome(stream);
+        assert_eq!(outcome, Outcome::Answer(status, vec![]), "{path}");
+        let mut client = Client::new(lbd.address);
+        client.send(format!("HEAD {path} HTTP/1.1\r\nHost: shop.example\r\n\r\n"));
+        assert_eq!(client.answer_to_head().status(), status, "{path}");
+        assert!(client.is_at_its_end(), "{path}: nothing comes behind the head");
+    }
     assert_eq!(metric(&lbd, "tandem_lbd_service_http2_connections_total")["{service=\"web\"}"], 3);
     assert_eq!(lbd.status()["services"][0]["requests"]["answered"]["2xx"].as_u64(), Some(6));
 }
