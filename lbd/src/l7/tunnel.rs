@@ -32,7 +32,7 @@ pub(super) struct Far {
 pub(super) fn begin(connection: Connection, far: Far) {
     let Connection { session, stream: client, watch, .. } = connection;
     let Far { upstream: Upstream { stream: target, open, .. }, occupied, by_rule } = far;
-    let leave = session.leave();
+    let leave = session.leave_with(&occupied.pool.group);
     let seat = session.seat;
     let Some(http) = &seat.route.service.config.http else { return };
     let idle_ms = u64::try_from(http.tunnel_timeout.as_millis()).unwrap_or(u64::MAX);
