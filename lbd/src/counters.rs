@@ -133,7 +133,7 @@ pub(crate) struct HttpCounters {
     pub(crate) http2_connections: Counter,
     /// Those of them that were closed for what their clients did, by [`Offence`].
     pub(crate) http2_offences: [Counter; Offence::COUNT],
-    /// From a request's head to the end of its answer.
+    /// From a request's head to the end of its answer, or to the answer's head where that opens a tunnel.
     pub(crate) durations: Durations,
     /// What those had in them that a target has answered.
     pub(crate) bodies: BodySizes,

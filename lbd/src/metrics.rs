@@ -58,7 +58,7 @@
 //! | `tandem_lbd_service_http_compressed_bytes_total` | counter | `service`, `when` (`before`, `after`) | bytes of answers that were compressed |
 //! | `tandem_lbd_service_http2_connections_total` | counter | `service` | clients' connections of HTTP/2 |
 //! | `tandem_lbd_service_http2_connections_expelled_total` | counter | `service`, `reason` (`reset`, `provoked_reset`, `continuation`, `settings`, `empty_data`, `ping`, `refused`, `window_update`, `other`; `decoder`: what it has had enough of, `protocol`: errors) | of these, connections closed for floods of such frames, or for errors of HTTP/2 |
-//! | `tandem_lbd_service_http_request_duration_seconds` | histogram | `service` | from a request's head to its answer's end |
+//! | `tandem_lbd_service_http_request_duration_seconds` | histogram | `service` | from a request's head to its answer's end; where the answer opens a tunnel, to the answer's head, here and in all durations of requests |
 //! | `tandem_lbd_service_http_body_bytes` | histogram | `service`, `direction` (`to_target`, `to_client`) | how long bodies were of requests that targets have answered, and of the answers, as of a group |
 //! | `tandem_lbd_service_http_rule_requests_total` | counter | `service`, `rule` (its place in the file, from 1 on; `none`: met none, or was not understood), `class` | requests answered, by the rule that they met; the counters of a place go on after a reload, whatever rule is there then |
 //! | `tandem_lbd_service_http_rule_request_duration_seconds` | histogram | `service`, `rule` | from a request's head to its answer's end, by the rule that it met |

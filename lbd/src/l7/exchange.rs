@@ -307,9 +307,14 @@ impl Exchange<'_> {
             self.watch.set_target(Some(there.clone()));
             journal.connected(target, reused, reached.was_there());
             let failed = match self.exchange(&trip, reached, occupied, journal).await {
-                Ok(done) => {
-                    self.note(route, journal, Some(target), done.status, "done");
-                    return done.next;
+                Ok(Done { mut next, status }) => {
+                    if let Next::Tunnel(far) = &mut next {
+                        let worker = (seat.worker.index, seat.counters());
+                        far.story = journal.hand_on(route, worker, self.session, target);
+                    } else {
+                        self.note(route, journal, Some(target), status, "done");
+                    }
+                    return next;
                 }
                 Err(failed) => failed,
             };
@@ -422,7 +427,8 @@ impl Exchange<'_> {
         if let Some(status) = cut.status().filter(|_| unanswered) {
             return self.plain(route, journal, status, cut.name()).await;
         }
-        self.note(route, journal, Some(target), 0, cut.name());
+        let status = if unanswered { 0 } else { journal.status_if_cut() };
+        self.note(route, journal, Some(target), status, cut.name());
         Next::Abort
     }
 
@@ -462,8 +468,8 @@ impl Exchange<'_> {
                 return Err(failed);
             }
         };
-        journal.answered();
         let Answered { status, head, body, encoding, press, withheld, afterwards, keep_alive } = answered;
+        journal.answered(status);
         // Where both speak HTTP/1 it is the connections that become a tunnel, not the answer.
         let tunnel = status == 101;
         let connection = tunnel && matches!((&self.client, &reached), (Client::Http1(_), Reached::Http1(_)));
@@ -510,7 +516,8 @@ impl Exchange<'_> {
         judge(&occupied.target, status);
         if connection && let Reached::Http1(upstream) = reached {
             let by_rule = trip.route.service.counters_of(plan.rule).map(Arc::clone);
-            return Ok(Done { status, next: Next::Tunnel(Box::new(Far { upstream, occupied, by_rule })) });
+            let far = Far { upstream, occupied, by_rule, story: None };
+            return Ok(Done { status, next: Next::Tunnel(Box::new(far)) });
         }
         if keep_alive && taken && !plan.alone && occupied.pool.group.config.send_proxy.is_none() {
             reached.keep(&self.session.seat.worker);
