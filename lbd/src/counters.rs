@@ -258,6 +258,8 @@ pub(crate) struct RuleCounters {
     pub(crate) answers: [Counter; 4],
     /// What they have moved, also those that were not answered.
     pub(crate) effort: Effort,
+    /// Requests sent on a connection that had served others.
+    pub(crate) reused: Counter,
     /// From a request's head to the end of its answer.
     pub(crate) durations: Durations,
     /// What those had in them that a target has answered.

@@ -65,6 +65,7 @@
 //! | `tandem_lbd_service_http_rule_body_bytes` | histogram | `service`, `rule`, `direction` (`to_target`, `to_client`) | how long bodies were, as of a group, by the rule that the requests met |
 //! | `tandem_lbd_service_http_rule_bytes_total` | counter | `service`, `rule`, `direction` (`to_target`, `to_client`) | bytes of requests and answers, as of a group, by the rule that the requests met; answers that no target gave included |
 //! | `tandem_lbd_service_http_rule_retries_total` | counter | `service`, `rule`, `reason` (as of a group) | further tries of requests, by the rule that they met |
+//! | `tandem_lbd_service_http_rule_reused_connections_total` | counter | `service`, `rule` | requests sent on a connection that had served others, by the rule that they met |
 //! | `tandem_lbd_service_tls_handshakes_total` | counter | `service`, `version` (`1.2`, `1.3`), `kind` (`full`, `resumed`) | TLS handshakes with clients; this and what follows for services with `tls` only |
 //! | `tandem_lbd_service_tls_handshakes_failed_total` | counter | `service`, `reason` (`plain_http`, `not_tls`, `version`, `nothing_in_common`, `protocol`, `client_certificate`, `refused`: by the client, `closed`: by the client, `timeout`, `too_long`, `misbehaved`, `local`: this end has not what it takes, `no_certificate`: the one that is ordered is not there yet) | TLS handshakes with clients that came to nothing |
 //! | `tandem_lbd_service_tls_certificate_expiry_time_seconds` | gauge | `service`, `file`, `name` (its first) | when a certificate expires, Unix time |

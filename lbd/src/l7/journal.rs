@@ -246,6 +246,7 @@ impl Journal {
             let rule = rule.of(worker);
             rule.durations.record(took);
             rule.effort.add(self.bytes, self.again);
+            rule.reused.add(self.reuses);
             answered(&rule.answers);
             carried(&rule.bodies);
         }
