@@ -133,7 +133,7 @@ pub(crate) struct HttpCounters {
     pub(crate) http2_connections: Counter,
     /// Those of them that were closed for what their clients did, by [`Offence`].
     pub(crate) http2_offences: [Counter; Offence::COUNT],
-    /// From a request's head to the end of its answer.
+    /// From a request's head to the end of its answer, or to the answer's head where that opens a tunnel.
     pub(crate) durations: Durations,
     /// What those had in them that a target has answered.
     pub(crate) bodies: BodySizes,
@@ -258,6 +258,8 @@ pub(crate) struct RuleCounters {
     pub(crate) answers: [Counter; 4],
     /// What they have moved, also those that were not answered.
     pub(crate) effort: Effort,
+    /// Requests sent on a connection that had served others.
+    pub(crate) reused: Counter,
     /// From a request's head to the end of its answer.
     pub(crate) durations: Durations,
     /// What those had in them that a target has answered.

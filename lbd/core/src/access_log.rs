@@ -180,11 +180,13 @@ impl Termination {
         let (by, at) = match end {
             "done" => ('-', '-'),
             "answered" if !denied => ('L', 'R'),
-            "client" => ('C', here),
+            "client" | "client_reset" | "client_vanished" => ('C', here),
             // One that waited for another target after the first had failed.
             "client_gone" => ('C', if stage == Stage::Queue { 'Q' } else { 'C' }),
             // The target of a request may be what is wrong with it, too.
             "target" if stage != Stage::Request => ('S', here),
+            // Of a tunnel, whose ends are those of a connection.
+            "target_reset" | "target_vanished" => ('S', here),
             "connect_failed" | "no_target" => ('S', 'C'),
             "no_body" | "slow" => ('c', here),
             "header_timeout" => ('c', 'R'),
@@ -424,6 +426,10 @@ mod tests {
             ("client", Stage::Data, "CD"),
             ("target", Stage::Headers, "SH"),
             ("target", Stage::Data, "SD"),
+            ("client_reset", Stage::Data, "CD"),
+            ("client_vanished", Stage::Data, "CD"),
+            ("target_reset", Stage::Data, "SD"),
+            ("target_vanished", Stage::Data, "SD"),
             ("no_answer", Stage::Headers, "sH"),
             ("idle", Stage::Data, "sD"),
             ("no_body", Stage::Headers, "cH"),

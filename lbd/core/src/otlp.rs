@@ -32,7 +32,7 @@ pub struct Span {
     pub state: String,
     /// When its first byte was there.
     pub begin: UnixTime,
-    /// When its answer had ended.
+    /// When its answer had ended, or the tunnel that this has opened.
     pub end: UnixTime,
     /// The method.
     pub method: String,
@@ -122,7 +122,8 @@ impl Span {
     /// Why it counts as failed: what was cut, and 5xx. Of 4xx the conventions say that it is no error of a server's.
     fn failure(&self) -> Option<String> {
         match self.status {
-            0 => Some(self.ended.clone()),
+            // The status of a tunnel says nothing of how that has ended.
+            0 | 101 if self.ended != "done" => Some(self.ended.clone()),
             500.. => Some(self.status.to_string()),
             _ => None,
         }
@@ -276,6 +277,8 @@ mod tests {
         assert_eq!(of(404, "answered"), (None, None));
         assert_eq!(of(503, "no_target"), (Some(2), Some("503".to_owned())));
         assert_eq!(of(0, "client"), (Some(2), Some("client".to_owned())));
+        assert_eq!(of(101, "done"), (None, None));
+        assert_eq!(of(101, "target_reset"), (Some(2), Some("target_reset".to_owned())));
     }
 
     #[test]

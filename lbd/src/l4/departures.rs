@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Not left.
 const HERE: u64 = u64::MAX;
@@ -60,6 +61,12 @@ impl Leave {
     pub(crate) fn is_due(&self, now_ms: u64) -> bool {
         self.departure.is_past(now_ms, self.since_ms, self.drain_ms)
     }
+
+    /// The same of what began on the connection only at `since_ms`, and may go on for `drain`.
+    pub(crate) fn is_due_for(&self, now_ms: u64, since_ms: u64, drain: Duration) -> bool {
+        let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+        self.departure.is_past(now_ms, since_ms, drain_ms)
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +85,9 @@ mod tests {
         assert!(departure.is_away());
         assert_eq!([1499, 1500].map(|now| leave.is_due(now)), [false, true]);
         assert_eq!([1699, 1700].map(|now| late.is_due(now)), [false, true], "it began after that");
+        let due_for = |now, since_ms| leave.is_due_for(now, since_ms, Duration::from_millis(100));
+        assert_eq!([599, 600].map(|now| due_for(now, 200)), [false, true], "another group serves it");
+        assert_eq!([999, 1000].map(|now| due_for(now, 900)), [false, true], "and has begun only later");
         departures.of("mail").set(Some(0));
         departure.set(None);
         assert!(!leave.is_due(1500));

@@ -173,8 +173,8 @@ impl Connection {
             Ok(found) => found,
             Err(NoHead::Over) => return Next::Finish,
             Err(NoHead::Http2) => return Next::Http2,
-            Err(NoHead::Late) => return self.exchange().late(&route).await,
-            Err(NoHead::Fault(fault)) => return self.exchange().refuse(&route, Instant::now(), fault).await,
+            Err(NoHead::Late) => return self.refusal().late(&route).await,
+            Err(NoHead::Fault(fault)) => return self.refusal().refuse(&route, Instant::now(), fault).await,
         };
         self.watch.set_busy();
         // Whoever waited may find another configuration.
@@ -189,13 +189,21 @@ impl Connection {
                 self.stream.inbound.consume(head.end);
                 self.exchange().perform(&route, &mut plan, &mut journal).await
             }
-            Err(fault) => self.exchange().refuse(&route, begin, fault).await,
+            Err(fault) => self.refusal().refuse(&route, begin, fault).await,
         }
     }
 
     const fn exchange(&mut self) -> Exchange<'_> {
         let client = Client::Http1(&mut self.stream);
-        Exchange { session: &self.session, watch: &self.watch, client, filled: None }
+        Exchange { session: &self.session, watch: &self.watch, client, filled: None, to_head: false }
+    }
+
+    /// The same for a request that was not understood, and is still what the bytes that were read begin with.
+    fn refusal(&mut self) -> Exchange<'_> {
+        let bytes = self.stream.inbound.bytes();
+        // An empty line may stand before it.
+        let to_head = bytes.strip_prefix(b"\r\n").unwrap_or(bytes).starts_with(b"HEAD ");
+        Exchange { to_head, ..self.exchange() }
     }
 
     /// Waits for a head. Answers where in what was read it is, and when its first byte and all of it came.

@@ -144,6 +144,8 @@ pub(super) struct Exchange<'e> {
     pub(super) client: Client<'e>,
     /// What is changed in answers, where that depends on the request and it was understood.
     pub(super) filled: Option<Rc<[HeaderChanges; 2]>>,
+    /// Whether its method is `HEAD`, as far as that is known before it was understood: then no answer has content.
+    pub(super) to_head: bool,
 }
 
 impl Exchange<'_> {
@@ -151,6 +153,7 @@ impl Exchange<'_> {
     pub(super) async fn perform(mut self, route: &Rc<Route>, plan: &mut Plan, journal: &mut Journal) -> Next {
         journal.decided(plan);
         self.filled.clone_from(&plan.filled);
+        self.to_head = plan.to_head;
         match std::mem::replace(&mut plan.step, Step::nothing()) {
             Step::Forward(pool, head) => self.forward(route, plan, pool, head, journal).await,
             // Nothing is left to be compared.
@@ -187,7 +190,7 @@ impl Exchange<'_> {
         // Which rule it met makes no difference to what becomes of a request that failed.
         let changes = [self.filled.as_ref().map_or(of_service, |filled| &filled[0]), of_rule];
         let answer = with_page(&route.service, &Answer { fields, ..Answer::plain(status) });
-        let own = Own::write(&answer, self.client.version(), false, Afterwards::Closed, changes);
+        let own = Own::write(&answer, self.client.version(), self.to_head, Afterwards::Closed, changes);
         // Rare, so not a part of every request's task.
         Box::pin(self.own_answer(route, journal, own, end, false)).await
     }
@@ -304,9 +307,14 @@ impl Exchange<'_> {
             self.watch.set_target(Some(there.clone()));
             journal.connected(target, reused, reached.was_there());
             let failed = match self.exchange(&trip, reached, occupied, journal).await {
-                Ok(done) => {
-                    self.note(route, journal, Some(target), done.status, "done");
-                    return done.next;
+                Ok(Done { mut next, status }) => {
+                    if let Next::Tunnel(far) = &mut next {
+                        let worker = (seat.worker.index, seat.counters());
+                        far.story = journal.hand_on(route, worker, self.session, target);
+                    } else {
+                        self.note(route, journal, Some(target), status, "done");
+                    }
+                    return next;
                 }
                 Err(failed) => failed,
             };
@@ -419,7 +427,8 @@ impl Exchange<'_> {
         if let Some(status) = cut.status().filter(|_| unanswered) {
             return self.plain(route, journal, status, cut.name()).await;
         }
-        self.note(route, journal, Some(target), 0, cut.name());
+        let status = if unanswered { 0 } else { journal.status_if_cut() };
+        self.note(route, journal, Some(target), status, cut.name());
         Next::Abort
     }
 
@@ -459,8 +468,8 @@ impl Exchange<'_> {
                 return Err(failed);
             }
         };
-        journal.answered();
         let Answered { status, head, body, encoding, press, withheld, afterwards, keep_alive } = answered;
+        journal.answered(status);
         // Where both speak HTTP/1 it is the connections that become a tunnel, not the answer.
         let tunnel = status == 101;
         let connection = tunnel && matches!((&self.client, &reached), (Client::Http1(_), Reached::Http1(_)));
@@ -507,7 +516,8 @@ impl Exchange<'_> {
         judge(&occupied.target, status);
         if connection && let Reached::Http1(upstream) = reached {
             let by_rule = trip.route.service.counters_of(plan.rule).map(Arc::clone);
-            return Ok(Done { status, next: Next::Tunnel(Box::new(Far { upstream, occupied, by_rule })) });
+            let far = Far { upstream, occupied, by_rule, story: None };
+            return Ok(Done { status, next: Next::Tunnel(Box::new(far)) });
         }
         if keep_alive && taken && !plan.alone && occupied.pool.group.config.send_proxy.is_none() {
             reached.keep(&self.session.seat.worker);

@@ -1,4 +1,5 @@
-//! What is remembered of a request until the end of its answer: for the histograms, and for the access log of a service that has one.
+//! What is remembered of a request until the end of its answer: for the histograms, and for the access log of a service that has one. That,
+//! and whoever is told of traces, waits for the end of a tunnel that the answer opens.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,9 +17,12 @@ use super::plan::Plan;
 use super::session::Session;
 use crate::clock::unix_now;
 use crate::counters::{Again, BodySizes, Counter, ServiceCounters};
-use crate::l4::{Pool, Way};
+use crate::l4::{Ends, Pool, Way};
 use crate::snapshot::Target;
 use crate::worker::Route;
+
+/// The status of an answer that opens a tunnel, as HTTP/1 has it.
+const SWITCHING: u16 = 101;
 
 /// What was asked for.
 pub(super) struct Asking {
@@ -59,6 +63,8 @@ pub(super) struct Journal {
     connected: Option<Instant>,
     /// When the answer's head was there.
     answered: Option<Instant>,
+    /// Whether that opens a tunnel.
+    tunnel: bool,
     way: Way,
     target: Option<Arc<Target>>,
     /// The group that is to serve it.
@@ -93,6 +99,7 @@ impl Journal {
             read,
             connected: None,
             answered: None,
+            tunnel: false,
             way: Way::default(),
             target: None,
             pool: None,
@@ -153,9 +160,15 @@ impl Journal {
         &mut self.way
     }
 
-    /// The answer's head is there.
-    pub(super) fn answered(&mut self) {
+    /// The answer's head is there, and says this.
+    pub(super) fn answered(&mut self, status: u16) {
         self.answered = Some(Instant::now());
+        self.tunnel = status == SWITCHING;
+    }
+
+    /// What is told as the status of an answer that was begun and did not come to its end: none but a tunnel's, whose end is no part of it.
+    pub(super) const fn status_if_cut(&self) -> u16 {
+        if self.tunnel { SWITCHING } else { 0 }
     }
 
     /// So many bytes have gone to the target and to the client.
@@ -180,6 +193,37 @@ impl Journal {
         end: &str,
     ) {
         let now = Instant::now();
+        self.count(route, (worker, counters), by, now, status);
+        self.tell_all(route, counters, (session.peer, &session.ends), now, status, end);
+    }
+
+    /// The answer of target `by` has made a tunnel of the client's connection. Answers what there is to tell at the end of that, if somebody is
+    /// told.
+    pub(super) fn hand_on(
+        &mut self,
+        route: &Rc<Route>,
+        (worker, counters): (usize, &ServiceCounters),
+        session: &Session,
+        by: &Target,
+    ) -> Option<Box<Story>> {
+        self.count(route, (worker, counters), Some(by), Instant::now(), SWITCHING);
+        self.asking.as_ref()?;
+        let rest = Self::begin(route, self.begin, self.read);
+        let journal = std::mem::replace(self, rest);
+        Some(Box::new(Story { journal, route: Rc::clone(route), peer: session.peer, ends: session.ends }))
+    }
+
+    /// Counts a request that has ended, or become a tunnel.
+    fn count(
+        &self,
+        route: &Route,
+        (worker, counters): (usize, &ServiceCounters),
+        by: Option<&Target>,
+        now: Instant,
+        status: u16,
+    ) {
+        // How long a tunnel lasts is for its ends to choose, and says nothing of how long it took to answer.
+        let now = self.answered.filter(|_| self.tunnel).unwrap_or(now);
         let (http, took) = (&counters.http, DurationSample::from(now - self.read));
         let class = class(status);
         let answered = |answers: &[Counter; 4]| {
@@ -202,6 +246,7 @@ impl Journal {
             let rule = rule.of(worker);
             rule.durations.record(took);
             rule.effort.add(self.bytes, self.again);
+            rule.reused.add(self.reuses);
             answered(&rule.answers);
             carried(&rule.bodies);
         }
@@ -230,9 +275,21 @@ impl Journal {
                 }
             }
         }
-        let client = self.client.unwrap_or(session.ends.client);
+    }
+
+    /// Tells all who are to be told. The connection came from `peer`, and has these `ends`.
+    fn tell_all(
+        &self,
+        route: &Route,
+        counters: &ServiceCounters,
+        (peer, ends): (SocketAddr, &Ends),
+        now: Instant,
+        status: u16,
+        end: &str,
+    ) {
+        let client = self.client.unwrap_or(ends.client);
         self.tell(route, client, now, status, end);
-        self.record(route, counters, (session, client), now, status, end);
+        self.record(route, counters, (peer, ends.local, client), now, status, end);
     }
 
     /// Tells of the request, if it is to be told of.
@@ -306,7 +363,7 @@ impl Journal {
         &self,
         route: &Route,
         counters: &ServiceCounters,
-        (session, client): (&Session, SocketAddr),
+        (peer, local, client): (SocketAddr, SocketAddr, SocketAddr),
         now: Instant,
         status: u16,
         end: &str,
@@ -339,8 +396,8 @@ impl Journal {
             at,
             service: &route.service.config.name,
             client,
-            proxy: (session.peer != client).then_some(session.peer),
-            listen: session.ends.local,
+            proxy: (peer != client).then_some(peer),
+            listen: local,
             tag: route.service.guard.tag(self.rule, client.ip()),
             sni: self.asking.as_ref().and_then(|asking| asking.server_name.as_deref()),
             group: self.pool.as_ref().map_or("-", |pool| pool.group.config.name.as_str()),
@@ -354,6 +411,26 @@ impl Journal {
             request: Some(request),
         };
         sink.record(&record, &counters.log_left_out);
+    }
+}
+
+/// What is told of a request when the tunnel has ended that it has opened. There are many tunnels, and they last: where nobody is told, none
+/// of this stays.
+pub(super) struct Story {
+    journal: Journal,
+    /// The service as it was when it was asked.
+    route: Rc<Route>,
+    /// Who has connected.
+    peer: SocketAddr,
+    ends: Ends,
+}
+
+impl Story {
+    /// The tunnel has ended like this, after it has `moved` so many bytes to the target and to the client.
+    pub(super) fn end(mut self, counters: &ServiceCounters, end: &str, [to_target, to_client]: [u64; 2]) {
+        self.journal.moved(to_target, to_client);
+        let parties = (self.peer, &self.ends);
+        self.journal.tell_all(&self.route, counters, parties, Instant::now(), SWITCHING, end);
     }
 }
 

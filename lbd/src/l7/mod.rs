@@ -95,7 +95,7 @@ mod tests {
     use lbd_core::access_log::{Stage, Termination};
 
     use super::*;
-    use crate::l4::Refusal;
+    use crate::l4::{End, Refusal};
 
     /// The access log knows ends by their names.
     #[test]
@@ -104,6 +104,10 @@ mod tests {
         let before = |end| Termination::of(end, Stage::Request, false).to_string();
         for cut in Cut::ALL {
             assert_ne!(of(cut.name()), "PR", "{cut:?}");
+        }
+        for end in End::ALL {
+            let of_tunnel = Termination::of(end.name(), Stage::Data, false).to_string();
+            assert_ne!(of_tunnel, "PR", "{end:?}");
         }
         for refusal in [
             Refusal::ClientGone,

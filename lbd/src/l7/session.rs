@@ -21,6 +21,7 @@ use super::tie;
 use super::watch::Watch;
 use crate::l4::{Departure, Ends, Leave, Refusal, Seat};
 use crate::random;
+use crate::snapshot::Group;
 use crate::worker::Route;
 
 thread_local! {
@@ -55,10 +56,15 @@ impl Session {
         Self { seat, ends, encrypted: None, peer, listen, departure, known, latest: RefCell::default() }
     }
 
-    /// What ends it for its virtual IP, if it came to one.
+    /// What ends it for its virtual IP, if it came to one, while no group serves it: then the first one of its service says how long it goes on.
     pub(super) fn leave(&self) -> Option<Leave> {
+        self.leave_with(&self.seat.route.service.group)
+    }
+
+    /// The same for what is under way on it from now on, which this group serves.
+    pub(super) fn leave_with(&self, group: &Group) -> Option<Leave> {
         let departure = Rc::clone(self.departure.as_ref()?);
-        let drain = self.seat.route.service.group.config.drain_timeout;
+        let drain = group.config.drain_timeout;
         Some(Leave {
             departure,
             since_ms: self.seat.worker.connections.now_ms(),

@@ -1,5 +1,6 @@
 //! A connection that has become something else than HTTP: WebSocket mostly.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::Connection;
+use super::journal::Story;
 use super::kept::{Open, Upstream};
 use super::passage::Passage;
 use super::stream::{Inbound, Stream};
@@ -23,6 +25,8 @@ pub(super) struct Far {
     pub(super) occupied: Occupied,
     /// What is counted of the rule that the request met.
     pub(super) by_rule: Option<Arc<Sharded<RuleCounters>>>,
+    /// What is told at the end, if somebody is told.
+    pub(super) story: Option<Box<Story>>,
 }
 
 /// Has bytes passed on, both ways, until both ends have finished. What either has sent by now behind its last head goes first.
@@ -31,15 +35,15 @@ pub(super) struct Far {
 /// while it had requests: neither the rest of that connection's task nor its watch, whose sweep would wake it when it was due.
 pub(super) fn begin(connection: Connection, far: Far) {
     let Connection { session, stream: client, watch, .. } = connection;
-    let Far { upstream: Upstream { stream: target, open, .. }, occupied, by_rule } = far;
-    let leave = session.leave();
+    let Far { upstream: Upstream { stream: target, open, .. }, occupied, by_rule, story } = far;
+    let leave = session.leave_with(&occupied.pool.group);
     let seat = session.seat;
     let Some(http) = &seat.route.service.config.http else { return };
     let idle_ms = u64::try_from(http.tunnel_timeout.as_millis()).unwrap_or(u64::MAX);
     let worker = Rc::clone(&seat.worker);
     let entry = worker.connections.enter(Arc::clone(&occupied.target), leave, idle_ms);
     seat.counters().http.tunnels.add(1);
-    let places = Places { seat, occupied, by_rule, _open: open, entry };
+    let places = Places { seat, occupied, by_rule, story: Cell::new(story), _open: open, entry };
     match (client.transport, target.transport) {
         (Transport::Clear(from), Transport::Clear(to)) => {
             let ahead = Ahead::of(client.inbound, target.inbound, watch);
@@ -83,6 +87,8 @@ struct Places {
     occupied: Occupied,
     /// Among the requests of its rule.
     by_rule: Option<Arc<Sharded<RuleCounters>>>,
+    /// In the access log, and among the spans.
+    story: Cell<Option<Box<Story>>>,
     /// Among the connections that are open there.
     _open: Open,
     /// Among those that the worker's sweep looks at.
@@ -109,14 +115,17 @@ impl Places {
         Passage::new(client, target, worker, timeouts, self.seat.counters(), at_target, &self.entry.control)
     }
 
-    /// Counts how it has ended, and what it has `moved` to the target and to the client for group and rule: for service and target that was
-    /// counted as it moved.
+    /// Tells of it, and counts how it has ended, and what it has `moved` to the target and to the client for group and rule: for service and
+    /// target that was counted as it moved.
     fn ended(&self, end: End, moved: [u64; 2]) {
         self.seat.counters().ends[end.index()].add(1);
         let worker = self.seat.worker.index;
         self.occupied.pool.group.shared.counters.of(worker).effort.add(moved, [0; Again::COUNT]);
         if let Some(by_rule) = &self.by_rule {
             by_rule.of(worker).effort.add(moved, [0; Again::COUNT]);
+        }
+        if let Some(story) = self.story.take() {
+            story.end(self.seat.counters(), end.name(), moved);
         }
     }
 }

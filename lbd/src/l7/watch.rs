@@ -54,7 +54,8 @@ struct State {
     leave: Option<Leave>,
     /// Whether to wake the task when it is time to begin nothing new.
     early: Cell<bool>,
-    target: RefCell<Option<Place>>,
+    /// The target that serves a request, and since when.
+    target: RefCell<Option<(Place, u64)>>,
     end: Cell<Option<Why>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -117,20 +118,33 @@ impl Watches {
 
 impl State {
     fn sweep(&self, now_ms: u64, stopping: bool) {
-        let left = self.leave.as_ref().is_some_and(|leave| leave.is_due(now_ms));
         let away = self.leave.as_ref().is_some_and(|leave| leave.departure.is_away());
         if (stopping || away) && self.early.replace(false) {
             self.wake();
         }
-        let closes = |(pool, index): &Place| pool.group.targets[*index].close_at_ms() <= now_ms;
-        let target_left = self.target.borrow().as_ref().is_some_and(closes);
-        if left || target_left {
+        if (away && self.is_past(now_ms)) || self.has_target_left(now_ms) {
             self.end(Why::Drained);
         } else if stopping && self.free_since_ms.get().saturating_add(STOPPING_MS) <= now_ms {
             self.end(Why::Stopped);
         } else if self.due_ms.get() <= now_ms {
             self.wake();
         }
+    }
+
+    /// Whether its virtual IP has left for so long that it ends. A request goes on as long as the group says that serves it, also one that
+    /// began only after that.
+    fn is_past(&self, now_ms: u64) -> bool {
+        self.leave.as_ref().is_some_and(|leave| match &*self.target.borrow() {
+            None => leave.is_due(now_ms),
+            Some(((pool, _), since_ms)) => {
+                leave.is_due_for(now_ms, *since_ms, pool.group.config.drain_timeout)
+            }
+        })
+    }
+
+    fn has_target_left(&self, now_ms: u64) -> bool {
+        let closes = |((pool, index), _): &(Place, u64)| pool.group.targets[*index].close_at_ms() <= now_ms;
+        self.target.borrow().as_ref().is_some_and(closes)
     }
 
     fn end(&self, why: Why) {
@@ -170,7 +184,8 @@ impl Watch {
 
     /// The request's target, for as long as it serves it.
     pub(super) fn set_target(&self, target: Option<Place>) {
-        *self.state.target.borrow_mut() = target;
+        let now_ms = self.table.now_ms.get();
+        *self.state.target.borrow_mut() = target.map(|place| (place, now_ms));
     }
 
     /// Why the wait is over, if it is; else the task is woken when it is.

@@ -186,6 +186,11 @@ fn encode_rules(out: &mut Out<'_>, services: &[&Arc<Service>]) -> fmt::Result {
         "service_http_rule_retries",
         "Further tries of requests, by the rule that was met",
         each().flat_map(|(labels, counters)| retries(labels, counters, |shard| &shard.effort)),
+    )?;
+    out.counters(
+        "service_http_rule_reused_connections",
+        "Requests sent on a kept connection, by the rule that was met",
+        each().map(|(labels, counters)| (labels, counters.sum(|shard| &shard.reused))),
     )
 }
 

@@ -87,6 +87,9 @@ pub(crate) struct RuleView {
     /// What they have moved and how often they were tried again.
     #[serde(flatten)]
     pub(crate) effort: EffortView,
+    /// Sent on a connection that had served others.
+    #[serde(default)]
+    pub(crate) reused_connections: u64,
     /// From a request's head to its answer's end.
     pub(crate) duration: DurationsView,
     /// What those had in them that a target has answered.
@@ -188,6 +191,7 @@ fn rules(service: &Service) -> Vec<RuleView> {
         rule: rule_name(place),
         answered: by_class(counters, |shard| &shard.answers),
         effort: effort(counters, |shard| &shard.effort),
+        reused_connections: counters.sum(|shard| &shard.reused),
         duration: counters.counts(|shard| &shard.durations).into(),
         body_sizes: body_sizes(counters, |shard| &shard.bodies),
     };
@@ -258,7 +262,7 @@ mod tests {
         let rule: RuleView = serde_json::from_str(&of_rule).unwrap();
         assert_eq!((rule.answered["2xx"], rule.duration.count), (7, 7));
         assert_eq!((rule.effort.bytes_to_target, rule.effort.bytes_to_client), (0, 0));
-        assert!(rule.effort.retries.is_empty());
+        assert!(rule.effort.retries.is_empty() && rule.reused_connections == 0);
         assert_eq!((rule.body_sizes.to_client.count, rule.body_sizes.to_client.buckets.len()), (0, 0));
         let of_group = format!(r#"{{"answered":{{"2xx":7}},"unserved":3,"duration":{duration}}}"#);
         let group: GroupRequestsView = serde_json::from_str(&of_group).unwrap();

@@ -61,6 +61,7 @@ const PLACES: &[(&str, &str)] = &[
     ("service_http_rule_body_bytes", "/requests/rules/{rule}/body_sizes/{direction}"),
     ("service_http_rule_bytes_total", "/requests/rules/{rule}/bytes_{direction}"),
     ("service_http_rule_retries_total", "/requests/rules/{rule}/retries/{reason}"),
+    ("service_http_rule_reused_connections_total", "/requests/rules/{rule}/reused_connections"),
     ("service_tls_handshakes_total", "/tls/handshakes/{version} {kind}"),
     ("service_tls_handshakes_failed_total", "/tls/handshakes_failed/{reason}"),
     ("service_tls_certificate_expiry_time_seconds", "/tls/certificates/0/not_after_unix_ms"),

@@ -8,6 +8,7 @@ mod lan;
 mod segments;
 mod talk;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
@@ -21,7 +22,9 @@ use crate::reload::reload_everywhere;
 use integration::lab::clock::{now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
 use integration::lab::fault::Fault;
-use integration::lab::probe::{ConnectProbe, ConnectSettings, EchoProbe, EchoSettings};
+use integration::lab::probe::{
+    ConnectProbe, ConnectSettings, DownloadProbe, DownloadSettings, EchoProbe, EchoSettings,
+};
 use integration::lab::{Lab, Node, Result, Target};
 use lbd_core::chance::LEASE;
 use nix::sys::signal::Signal;
@@ -29,6 +32,9 @@ use serde_json::Value;
 
 /// The echo server through `tcp`.
 const ECHO: u16 = 7;
+
+/// What goes through HTTP to one group or another.
+const RULES: u16 = 81;
 
 /// Long-lived connections of each family.
 const CONNECTIONS: usize = 1000;
@@ -305,24 +311,65 @@ fn a_restarted_vrrpd_costs_no_connection() -> Result<()> {
     lab.finish()
 }
 
+/// A service of HTTP whose first group may drain for an hour, with rules for tunnels and for downloads to others that may not.
+fn with_rules(lab: &Lab, config: PairConfig, drain: &str) -> PairConfig {
+    let addresses =
+        |address: fn(&Target) -> SocketAddr| lab.targets().iter().map(address).collect::<Vec<_>>();
+    let rules = "[[service.rule]]\nwhen = { path = \"/echo\" }\nforward = \"tunnels\"\n\
+                 [[service.rule]]\nwhen = { path_prefix = \"/files\" }\nforward = \"files\"";
+    config
+        .service("rules", "http", &format!("@web:{RULES}"), "patient", rules)
+        .target_group("patient", &addresses(Target::http_address), "drain_timeout = \"1h\"")
+        .target_group("tunnels", &addresses(Target::tunnel_address), drain)
+        .target_group("files", &addresses(Target::http_address), drain)
+}
+
 #[test]
 fn a_drain_has_an_end() -> Result<()> {
-    let lab = proxying("chance drain", every("100ms"), "drain_timeout = \"3s\"")?;
+    const DRAIN: &str = "drain_timeout = \"3s\"";
+    let lab = Lab::builder("chance drain").targets(2).build()?;
     let a = lab.a();
-    let probes = echoes(&lab, 20)?;
+    // It lasts for half a minute, and no buffers on its way have room for much of it.
+    let (file, bytes_per_second) = (lab.dir().join("large"), 1 << 20);
+    let made = File::create(&file).and_then(|file| file.set_len(32 << 20));
+    made.expect("the lab's directory can be written to");
+    lab.targets().iter().try_for_each(|target| target.publish(&file))?;
+    lab.write_config(&with_rules(&lab, config(&lab, every("100ms"), DRAIN), DRAIN))?;
+    start_all(&lab)?;
+    sends(lab.b())?;
+    let tunnels = |vip| {
+        let settings = EchoSettings::new(SocketAddr::new(vip, RULES), 20);
+        EchoProbe::start(lab.client(), EchoSettings { interval: INTERVAL, tunnels: true, ..settings })
+    };
+    let download = |vip| {
+        let settings = DownloadSettings::new(SocketAddr::new(vip, RULES), "/files/large");
+        DownloadProbe::start(lab.client(), DownloadSettings { bytes_per_second, ..settings })
+    };
+    let mut probes = echoes(&lab, 20)?;
+    probes.extend(vips().into_iter().map(tunnels).collect::<Result<Vec<_>>>()?);
+    let downloads = vips().into_iter().map(download).collect::<Result<Vec<_>>>()?;
     steady(&probes)?;
+    downloads.iter().try_for_each(|download| download.wait_bytes(1, LIMIT))?;
     let before = now();
     switch(&lab, a)?;
     steady(&probes)?;
     for probe in &probes {
-        wait_until("all connections to be closed", LIMIT, || probe.snapshot().broken() == 20)?;
+        wait_until("all connections to be closed", LIMIT, || probe.broken() == 20)?;
     }
     let reports = probes.into_iter().map(EchoProbe::stop).collect::<Result<Vec<_>>>()?;
-    let ends = reports.iter().flat_map(|report| &report.connections).map(|it| it.broken.expect("it broke").0);
+    let ends = reports.iter().flat_map(|report| &report.connections).map(|it| it.broken);
+    let downloads = downloads.into_iter().map(|it| it.finish(LIMIT)).collect::<Result<Vec<_>>>()?;
+    let ends = ends.chain(downloads.iter().map(|report| report.broken)).map(|end| end.expect("it broke").0);
     assert!(ends.min().is_some_and(|first| first - before >= Duration::from_secs(3)));
     let text = a.get("lbd", "/metrics")?.body;
-    let ended = "tandem_lbd_service_connections_ended_total{service=\"echo\",end=\"drained\"} 40";
-    assert!(text.lines().any(|line| line == ended), "{text}");
+    for (what, how, count) in [
+        ("connections_ended_total{service=\"echo\"", "end", 40),
+        ("connections_ended_total{service=\"rules\"", "end", 40),
+        ("http_requests_cut_total{service=\"rules\"", "reason", 2),
+    ] {
+        let ended = format!("tandem_lbd_service_{what},{how}=\"drained\"}} {count}");
+        assert!(text.lines().any(|line| line == ended), "{ended} in {text}");
+    }
     drains(&lab, a, 0)?;
     lab.finish()
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use lbd_core::http::framing::{Pseudo, RequestBody, http2_request};
 
 use super::client::Guest;
@@ -60,6 +60,7 @@ pub(super) async fn serve(
         let gone = |context: &mut Context<'_>| respond.poll_reset(context).map(|_| ());
         session.plan(&route, head, begin, &watch, gone).await
     };
+    let to_head = parts.method == Method::HEAD;
     drop(parts);
     let length = match &made {
         Ok(plan) => match plan.body {
@@ -70,7 +71,7 @@ pub(super) async fn serve(
     };
     let mut asker = Asker { body: Incoming::new(body, length), respond, answer: None };
     let client = Client::Http2(&mut asker);
-    let exchange = Exchange { session: &session, watch: &watch, client, filled: None };
+    let exchange = Exchange { session: &session, watch: &watch, client, filled: None, to_head };
     let next = match made {
         Ok(mut plan) => exchange.perform(&route, &mut plan, &mut journal).await,
         Err(fault) => exchange.refuse(&route, begin, fault).await,

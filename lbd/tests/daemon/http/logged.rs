@@ -1,8 +1,9 @@
 //! The access log's timers and termination states, and its sample.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -119,6 +120,59 @@ fn a_client_that_leaves_is_the_one_that_has_ended_it() {
     assert!(times(of("/second"))[1] >= 300, "{}", of("/second"));
     assert_eq!((&of("/first")["end"], &of("/first")["termination"]), (&"client".into(), &"CH".into()));
     go.send(()).ok();
+}
+
+#[test]
+fn a_tunnel_is_told_of_when_it_has_ended() {
+    let ip = own_ip();
+    // Sends back each byte until the client has ended, or sent the one that it is to reset the connection for.
+    let target = Target::with(ip, |request, stream| {
+        if request.field("upgrade").is_none() {
+            return answer(stream, "ok");
+        }
+        write(stream, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")?;
+        let mut byte = [0];
+        while stream.read(&mut byte)? > 0 {
+            if byte == *b"!" {
+                reset(stream.get_ref().try_clone()?);
+                break;
+            }
+            stream.get_mut().write_all(&byte)?;
+        }
+        Ok(false)
+    });
+    let (lbd, path) = logging(config(ip, &[target.address]), "");
+    let open = |asked: &str| {
+        let mut client = Client::new(lbd.address);
+        client.send(format!("GET {asked} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"));
+        assert_eq!(client.answer().status(), 101, "{asked}");
+        assert_eq!(client.send("?").read(1), b"?", "{asked}");
+        client
+    };
+    let [mut done, mut left, mut broken] = ["/done", "/left", "/broken"].map(open);
+    let open_since = Instant::now();
+    assert_eq!(ask(lbd.address, &get("/")).text(), "ok");
+    let before = records(&path, 1);
+    assert_eq!((before.len(), &before[0]["path"]), (1, &"/".into()), "{before:?}");
+    let open_for = open_since.elapsed();
+    done.finish();
+    assert!(done.is_at_its_end());
+    reset(left.stream().try_clone().unwrap());
+    drop(left);
+    assert!(broken.send("!").is_at_its_end());
+    let all = records(&path, 4);
+    for (asked, end, termination, sent) in
+        [("/done", "done", "--", 1), ("/left", "client_reset", "CD", 1), ("/broken", "target_reset", "SD", 2)]
+    {
+        let record = all.iter().find(|record| record["path"] == asked).unwrap();
+        assert_eq!((&record["end"], &record["termination"]), (&end.into(), &termination.into()), "{record}");
+        assert_eq!((&record["status"], &record["target"]), (&101.into(), &"t0".into()), "{record}");
+        assert!(u128::try_from(times(record)[4]).unwrap() >= open_for.as_millis(), "{open_for:?}: {record}");
+        // All that has gone through it, behind the request.
+        let seen = target.seen();
+        let request = seen.iter().find(|request| request.line().contains(asked)).unwrap();
+        assert_eq!(record["bytes_to_target"], request.head.len() + 4 + sent, "{record}");
+    }
 }
 
 #[test]

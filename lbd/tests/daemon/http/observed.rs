@@ -48,6 +48,10 @@ fn requests_are_counted_by_the_rule_that_they_meet() {
     assert_eq!((&rules[0]["rule"], &rules[2]["rule"]), (&"none".into(), &"2".into()), "{rules}");
     assert_eq!((&rules[1]["answered"]["2xx"], &rules[1]["answered"]["4xx"]), (&2.into(), &1.into()));
     assert!(rules[1]["duration"]["p50_us"].is_u64(), "{rules}");
+    // Each that went to the target, on the connection of the first of them.
+    let reused = metric(&lbd, "tandem_lbd_service_http_rule_reused_connections_total");
+    let reused = ["none", "1", "2"].map(|rule| reused[&format!("{{service=\"web\",rule=\"{rule}\"}}")]);
+    assert_eq!((reused, &rules[1]["reused_connections"]), ([1, 3, 0], &3.into()), "{rules}");
 
     // Places go on to be counted, whatever rule is there; one that is new begins at 0.
     config.service = format!("{RULES}[[service.rule]]\nwhen = {{ path = \"/third\" }}\nforward = \"pool\"\n");

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -138,6 +139,38 @@ fn a_collector_gets_a_span_for_each_request_and_targets_its_number() {
         counts[&format!("{{endpoint=\"http://{}/v1/traces\",result=\"{result}\"}}", collector.address)]
     };
     assert_eq!((count("exported"), count("failed"), count("dropped")), (4, 0, 0));
+}
+
+#[test]
+fn the_span_of_a_tunnel_ends_when_that_does() {
+    let ip = own_ip();
+    let target = Target::with(ip, |request, stream| {
+        if request.field("upgrade").is_none() {
+            return answer(stream, "ok");
+        }
+        write(stream, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")?;
+        std::io::copy(stream, &mut std::io::sink())?;
+        Ok(false)
+    });
+    let collector = Target::named(ip, "{}");
+    let lbd = Lbd::start(&telling(config(ip, &[target.address]), collector.address, "sample = 1"));
+    let mut client = Client::new(lbd.address);
+    client.send(with("Connection: Upgrade\r\nUpgrade: x\r\n"));
+    assert_eq!(client.answer().status(), 101);
+    let open_since = Instant::now();
+    ask(lbd.address, &get("/other"));
+    assert_eq!(attribute(&told(&collector, 1)[0], "url.path").as_deref(), Some("/other"));
+    let open_for = open_since.elapsed();
+    client.finish();
+    assert!(client.is_at_its_end());
+    let all = told(&collector, 2);
+    let span =
+        all.iter().find(|span| attribute(span, "url.path").as_deref() == Some("/a")).expect("its span");
+    assert_eq!(attribute(span, "http.response.status_code").as_deref(), Some("101"));
+    assert_eq!((attribute(span, "tandem.end").as_deref(), span.get("status")), (Some("done"), None));
+    let nanos = |key: &str| u128::from(span[key].as_str().unwrap().parse::<u64>().unwrap());
+    let lasted = nanos("endTimeUnixNano") - nanos("startTimeUnixNano");
+    assert!(lasted >= open_for.as_nanos(), "{open_for:?}: {span}");
 }
 
 #[test]

@@ -3,14 +3,15 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use super::config;
 use super::frames::{
     DATA, END_HEADERS, END_STREAM, HEADERS, Outcome, RST_STREAM, WINDOW_UPDATE, Wire, block, frame, head,
 };
-use crate::http::{Target, answer, ask, get, write};
+use crate::http::{Client, Target, answer, ask, get, write};
 use crate::server::Server;
-use crate::support::{Folder, Lbd, eventually, metric, own_ip};
+use crate::support::{Folder, Lbd, eventually, free, metric, own_ip, records};
 
 fn answered(body: &str) -> Outcome {
     Outcome::Answer(200, body.as_bytes().to_vec())
@@ -77,7 +78,10 @@ fn interim_answers_head_and_own_answers() {
     });
     let mut config = config(ip, &[target.address]);
     config.service += "[[service.rule]]\nwhen = { path = \"/own\" }\nrespond = { status = 200, body = \"own\" }\n\
-                       [[service.rule]]\nwhen = { path = \"/moved\" }\nredirect = { to = \"/else\" }\n";
+                       [[service.rule]]\nwhen = { path = \"/moved\" }\nredirect = { to = \"/else\" }\n\
+                       [[service.rule]]\nwhen = { path = \"/nobody\" }\nforward = \"nobody\"\n";
+    config.group =
+        format!("[[target_group]]\nname = \"nobody\"\ntargets = [{{ address = \"{}\" }}]\n", free(ip));
     let lbd = Lbd::start(&config);
     let mut wire = Wire::open(lbd.address);
     wire.ask(1, &head("GET", "/early", &[]), true);
@@ -92,6 +96,15 @@ fn interim_answers_head_and_own_answers() {
     assert_eq!(wire.ask(9, &head("GET", "/close", &[]), true).outcome(9), answered("to the end"));
     let mut wire = Wire::open(lbd.address);
     assert_eq!(wire.ask(1, &head("GET", "/moved", &[]), true).outcome(1), Outcome::Answer(302, vec![]));
+    // Also what no target has answered, or nobody has understood: of content a client of HTTP/2 makes an error.
+    for (stream, path, status) in [(3, "/nobody", 503), (5, "/../above", 400)] {
+        let outcome = wire.ask(stream, &head("HEAD", path, &[]), true).outcome(stream);
+        assert_eq!(outcome, Outcome::Answer(status, vec![]), "{path}");
+        let mut client = Client::new(lbd.address);
+        client.send(format!("HEAD {path} HTTP/1.1\r\nHost: shop.example\r\n\r\n"));
+        assert_eq!(client.answer_to_head().status(), status, "{path}");
+        assert!(client.is_at_its_end(), "{path}: nothing comes behind the head");
+    }
     assert_eq!(metric(&lbd, "tandem_lbd_service_http2_connections_total")["{service=\"web\"}"], 3);
     assert_eq!(lbd.status()["services"][0]["requests"]["answered"]["2xx"].as_u64(), Some(6));
 }
@@ -216,19 +229,31 @@ fn websocket_passes_by_an_extended_connect() {
         write(stream, "bye")?;
         Ok(false)
     });
+    let folder = Folder::new();
+    let log = folder.path().join("access.log");
     let mut config = config(ip, &[target.address]);
     // What passes through a tunnel is no body.
-    config.service += "limits = { max_body_bytes = \"4B\" }\n";
-    let lbd = Lbd::start(&config);
+    config.service += &format!(
+        "limits = {{ max_body_bytes = \"4B\" }}\naccess_log = {{ format = \"json\", file = \"{}\" }}\n\
+         [[service.rule]]\nwhen = {{ path = \"/ws\" }}\nforward = \"pool\"\n",
+        log.display()
+    );
+    let lbd = Lbd::start_in(folder, &config);
     let mut wire = Wire::open(lbd.address);
     let more = [(":protocol", "websocket"), ("sec-websocket-version", "13")];
+    let asked = Instant::now();
     wire.ask(1, &head("CONNECT", "/ws", &more), false);
     let answer = wire.next(HEADERS);
+    let took = asked.elapsed();
     assert!(answer.payload.contains(&0x88) && !answer.ends_stream(), "200: {answer:?}");
     assert_eq!(wire.next(DATA).payload, b"hello");
-    for piece in ["one", "two"] {
+    let mut pieces = 0;
+    // Also for longer than it took to open.
+    while pieces < 2 || asked.elapsed() < 2 * took {
+        let piece = format!("piece {pieces}");
         wire.send(&frame(DATA, 0, 1, piece.as_bytes()));
         assert_eq!(wire.next(DATA).payload, piece.as_bytes());
+        pieces += 1;
     }
     // Others go on beside it.
     assert_eq!(wire.ask(3, &head("GET", "/", &[]), true).outcome(3), answered("no"));
@@ -237,10 +262,28 @@ fn websocket_passes_by_an_extended_connect() {
     let end = wire.next(DATA);
     assert!(end.ends_stream() && end.stream == 1, "{end:?}");
     assert_eq!(metric(&lbd, "tandem_lbd_service_http_tunnels_total")["{service=\"web\"}"], 1);
+    // How long it took to be answered is counted, not how long it has lasted.
+    let duration = || lbd.status()["services"][0]["requests"]["rules"][1]["duration"].clone();
+    eventually("it is counted", || duration()["count"] == 1);
+    let counted = duration()["sum_us"].as_u64().unwrap();
+    assert!(u128::from(counted) <= took.as_micros(), "{counted}, {took:?}");
     // A target that wants none answers as to anything else.
     let mut wire = Wire::open(lbd.address);
     wire.ask(1, &head("CONNECT", "/else", &more), false);
     assert_eq!(wire.outcome(1), answered("no"));
+    wire.ask(3, &head("CONNECT", "/ws", &more), false);
+    assert_eq!(wire.next(DATA).payload, b"hello");
+    wire.send(&frame(RST_STREAM, 0, 3, &[0, 0, 0, 8]));
+    let all = records(&log, 4);
+    for (end, termination) in [("done", "--"), ("client", "CD")] {
+        let is_its = |record: &&serde_json::Value| record["path"] == "/ws" && record["end"] == end;
+        let record = all.iter().find(is_its).unwrap_or_else(|| panic!("no {end} in {all:?}"));
+        assert_eq!(
+            (&record["status"], &record["termination"]),
+            (&101.into(), &termination.into()),
+            "{record}"
+        );
+    }
 }
 
 #[test]
