@@ -36,6 +36,9 @@ impl Exchange<'_> {
         loop {
             let found = self.answer_head(trip, up, reached, target).await;
             let found = found.map_err(|NoHead { cut, refused }| {
+                if cut == Cut::NoAnswer {
+                    reached.retire();
+                }
                 let nothing = interim == 0 && reached.is_silent();
                 let again = refused || up.moved() == 0 || trip.plan.idempotent;
                 let whole = nothing && again && cut == Cut::Target && !has_body(trip.plan.body);
