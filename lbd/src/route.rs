@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use common::config::{self, Action, Config, Http, HttpAuth, HttpRule, Mode, Service};
+use common::config::{self, Action, Config, Http, HttpAuth, HttpRule, Mode, Service, Share, Split, StickyBy};
 use common::hash::HashKey;
+use lbd_core::http::auth::Denied;
 use lbd_core::http::framing::{Fault, RequestHead, parse_request};
 use lbd_core::http::origin::Origin;
 use lbd_core::http::pass_on::{Shown, request_id};
@@ -74,8 +75,29 @@ pub(crate) fn explain(file: &Path, question: &Question<'_>) -> anyhow::Result<St
         server_name: if encrypted { head.authority.host() } else { "" },
         certificate: Shown::NotAsked,
     };
-    tell(&mut out, http, &asked, (Arrival { scheme, local }, background), key);
+    if guard.lets_connect(question.source) {
+        let around = Around { config: &config, guard: &guard, trusted: origin.trusted, key };
+        tell(&mut out, http, &asked, (Arrival { scheme, local }, background), &around);
+    } else {
+        line(
+            &mut out,
+            format_args!(
+                "may not connect: `access` of the service keeps {} out; --source asks for another client",
+                question.source
+            ),
+        );
+    }
     Ok(out)
+}
+
+/// What decides beside the rules.
+struct Around<'a> {
+    config: &'a Config,
+    guard: &'a Guard,
+    /// Whether whom the request is from is said by a proxy that is trusted.
+    trusted: bool,
+    /// What the addresses of clients are hashed with, if that can be read.
+    key: Option<HashKey>,
 }
 
 /// The request as a client would send it.
@@ -139,9 +161,9 @@ fn tell(
     http: &Http,
     asked: &Asked<'_>,
     (arrival, background): (Arrival, Background<'_>),
-    key: Option<HashKey>,
+    around: &Around<'_>,
 ) {
-    let routed = route(http, asked, || key.map_or(0, |key| key.source(asked.client)));
+    let routed = route(http, asked, || around.key.map_or(0, |key| key.source(asked.client)));
     let met = routed.rule.map(|(index, _)| index);
     for (index, rule) in http.rules.iter().enumerate().take(met.map_or(usize::MAX, |met| met + 1)) {
         match obstacle(rule, asked) {
@@ -172,24 +194,15 @@ fn tell(
             return;
         }
     }
-    match http.auth_of(routed.rule.map(|(_, rule)| rule)) {
-        Some(HttpAuth::Basic(basic)) => {
-            line(
-                out,
-                format_args!("only for whoever has a name and password of {}", basic.users.path.display()),
-            );
-        }
-        Some(HttpAuth::Jwt(jwt)) => {
-            line(
-                out,
-                format_args!("only for whoever has a token signed by a key of {}", jwt.keys.path.display()),
-            );
-        }
-        Some(HttpAuth::Nobody) | None => {}
+    if let Some(keeper) = kept_out(around, met, asked.client) {
+        let (status, client) = (Denied::Access.status(), asked.client);
+        line(out, format_args!("answered with {status}: `access` of {keeper} keeps {client} out"));
+        return;
     }
+    asks_for_proof(out, http.auth_of(routed.rule.map(|(_, rule)| rule)));
     match routed.outcome {
         Outcome::Forward(group) => {
-            forwarded(out, http, routed.rule.map(|(_, rule)| rule), group, key.is_some());
+            forwarded(out, http, routed.rule.map(|(_, rule)| rule), group, around);
         }
         Outcome::Nothing => line(out, format_args!("answered with 404: the service has no `forward`")),
         Outcome::Respond(respond) => line(out, format_args!("answered with {}", respond.status)),
@@ -211,13 +224,32 @@ fn tell(
     }
 }
 
-fn forwarded(out: &mut String, http: &Http, rule: Option<&HttpRule>, group: &str, keyed: bool) {
+/// Whose list keeps a client out whose request has met this rule, if one does. Who has connected has been let in; of those that a proxy speaks for,
+/// who may do that without being in the list, each has to be.
+fn kept_out(around: &Around<'_>, rule: Option<usize>, client: IpAddr) -> Option<String> {
+    if around.trusted && !around.guard.allows(client) {
+        return Some("the service".to_owned());
+    }
+    let index = rule.filter(|_| !around.guard.rule_allows(rule, client))?;
+    Some(format!("rule {}", index + 1))
+}
+
+fn asks_for_proof(out: &mut String, auth: Option<&HttpAuth>) {
+    let (what, file) = match auth {
+        Some(HttpAuth::Basic(basic)) => ("a name and password of", &basic.users.path),
+        Some(HttpAuth::Jwt(jwt)) => ("a token signed by a key of", &jwt.keys.path),
+        Some(HttpAuth::Nobody) | None => return,
+    };
+    line(out, format_args!("only for whoever has {what} {}", file.display()));
+}
+
+fn forwarded(out: &mut String, http: &Http, rule: Option<&HttpRule>, group: &str, around: &Around<'_>) {
     let split = match rule.map(|rule| &rule.action) {
         Some(Action::Forward(split)) => Some(split),
         _ => http.forward.as_ref(),
     };
     match split {
-        Some(split) if split.shares.len() > 1 && keyed => {
+        Some(split) if split.shares.len() > 1 && around.key.is_some() => {
             line(out, format_args!("forwarded to target group {group}, this client's of {split}"));
         }
         Some(split) if split.shares.len() > 1 => line(
@@ -228,6 +260,29 @@ fn forwarded(out: &mut String, http: &Http, rule: Option<&HttpRule>, group: &str
         ),
         _ => line(out, format_args!("forwarded to target group {group}")),
     }
+    let deciding = split.map_or_else(Vec::new, |split| cookies(split, around.config)).join(", ");
+    if !deciding.is_empty() {
+        line(
+            out,
+            format_args!(
+                "but a valid cookie of {deciding} decides before that; cookies are not looked at here"
+            ),
+        );
+    }
+}
+
+/// The groups among several that know their clients by a cookie, with its name: a client goes on where it has been before.
+fn cookies(split: &Split, config: &Config) -> Vec<String> {
+    let by_cookie = |share: &Share| {
+        let cookie = match &config.target_group(&share.group)?.sticky.as_ref()?.by {
+            StickyBy::Cookie(cookie) => &cookie.name,
+            StickyBy::AppCookie(name) => name,
+            StickyBy::SourceIp => return None,
+        };
+        Some(format!("{} ({cookie})", share.group))
+    };
+    let several = split.shares.len() > 1;
+    split.shares.iter().filter(|share| several && share.weight > 0).filter_map(by_cookie).collect()
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {

@@ -23,10 +23,16 @@ const STOPS: usize = 4;
 /// A rule that most requests of the load meet, in one of two configurations that take turns.
 const RULE: &str = "[[service.rule]]\nwhen = { path = \"/health\" }\nforward = \"beside\"\nrequest_headers = { set = { X-Beside = \"yes\" } }";
 
-/// A pair that serves HTTP with the targets' nginx and further keys of the group: `a` is active, and `b` sends on what it does not know.
+/// A pair that serves HTTP, with TLS and without, with the targets' nginx and further keys of the group: `a` is active, `b` sends on what it does
+/// not know, and whoever comes back waits for its turn.
 fn serving(label: &str, group: &str) -> Result<Lab> {
     let lab = Lab::builder(label).targets(2).build()?;
-    begin(&lab, PairConfig::new(vec![every("100ms")]).service("web", "http", "@web:80", "web", ""), group)?;
+    let tls = format!("tls = {{ certificates = [{:?}] }}", certificate::create(lab.dir())?);
+    let instance = Instance { preempt: false, ..every("100ms") };
+    let config = PairConfig::new(vec![instance])
+        .service("web", "http", "@web:443", "web", &tls)
+        .service("clear", "http", "@web:80", "web", "");
+    begin(&lab, config, group)?;
     Ok(lab)
 }
 
@@ -291,22 +297,37 @@ fn planned_moves_and_reloads_lose_no_request_of_http2() -> Result<()> {
     lab.finish()
 }
 
+/// Requests of each kind to each virtual IP: in clear text, with TLS, and of HTTP/2.
+struct Loads(Vec<Load>, Vec<Rounds>);
+
+impl Loads {
+    fn start(lab: &Lab) -> Result<Self> {
+        let (mut kept, mut rounds) = (Vec::new(), Vec::new());
+        for vip in vips() {
+            kept.extend([Load::start(lab, vip), Load::start_tls(lab, vip)]);
+            rounds.push(Rounds::h2load(lab, vip)?);
+        }
+        Ok(Self(kept, rounds))
+    }
+
+    /// Ends them; fails if a request did, or some have asked for little.
+    fn stop(self) -> Result<()> {
+        let Self(kept, rounds) = self;
+        for load in kept {
+            assert!(load.stop() > 500);
+        }
+        for round in rounds {
+            assert!(round.stop()? > 500);
+        }
+        Ok(())
+    }
+}
+
 /// As for another release: `lbd` is stopped where the clients are, who go to the other node, ends once they have gone, and is started again.
 #[test]
 fn stops_of_lbd_lose_no_request() -> Result<()> {
-    let lab = Lab::builder("http stops").targets(2).build()?;
-    let tls = format!("tls = {{ certificates = [{:?}] }}", certificate::create(lab.dir())?);
-    // Whoever comes back waits for its turn.
-    let instance = Instance { preempt: false, ..every("100ms") };
-    let config = PairConfig::new(vec![instance])
-        .service("web", "http", "@web:443", "web", &tls)
-        .service("clear", "http", "@web:80", "web", "");
-    begin(&lab, config, "")?;
-    let (mut loads, mut rounds) = (Vec::new(), Vec::new());
-    for vip in vips() {
-        loads.extend([Load::start(&lab, vip), Load::start_tls(&lab, vip)]);
-        rounds.push(Rounds::h2load(&lab, vip)?);
-    }
+    let lab = serving("http stops", "")?;
+    let loads = Loads::start(&lab)?;
     let mut active = lab.a();
     busy(active)?;
     for _ in 0..STOPS {
@@ -323,12 +344,7 @@ fn stops_of_lbd_lose_no_request() -> Result<()> {
         sends(&lab, next)?;
         active = next;
     }
-    for load in loads {
-        assert!(load.stop() > 500);
-    }
-    for round in rounds {
-        assert!(round.stop()? > 500);
-    }
+    loads.stop()?;
     lab.finish()
 }
 
@@ -349,7 +365,7 @@ fn a_killed_target_loses_no_request_that_may_be_asked_again() -> Result<()> {
             answered_by(node, target.name()) > before + 50
         })
     };
-    let loads: Vec<Load> = vips().into_iter().map(|vip| Load::start(&lab, vip)).collect();
+    let loads = Loads::start(&lab)?;
     for target in lab.targets() {
         lab.targets().iter().try_for_each(serves)?;
         // The master first, which would have another worker take the place of one that died.
@@ -365,9 +381,7 @@ fn a_killed_target_loses_no_request_that_may_be_asked_again() -> Result<()> {
         target.start_http()?;
     }
     lab.targets().iter().try_for_each(serves)?;
-    for load in loads {
-        assert!(load.stop() > 500);
-    }
+    loads.stop()?;
     assert!(
         node.counted("tandem_lbd_target_connect_retries_total", "")? > 0,
         "it was tried while it was gone"

@@ -14,7 +14,7 @@ use super::journal::Journal;
 use super::plan::{ForClient, has_body};
 use super::target::{Answered, Found, NoHead, Reached, Sent};
 use super::watch::Why;
-use crate::snapshot::Target;
+use crate::snapshot::{FailureKind, Target};
 
 /// More interim answers than this no request gets: a target that sends nothing else would be listened to for ever.
 const INTERIM_MAX: u32 = 64;
@@ -36,6 +36,12 @@ impl Exchange<'_> {
         loop {
             let found = self.answer_head(trip, up, reached, target).await;
             let found = found.map_err(|NoHead { cut, refused }| {
+                match cut {
+                    Cut::NoAnswer => reached.retire(),
+                    // While a client's body is waited for it is another cut.
+                    Cut::Idle => blame_silence(target, reached),
+                    _ => {}
+                }
                 let nothing = interim == 0 && reached.is_silent();
                 let again = refused || up.moved() == 0 || trip.plan.idempotent;
                 let whole = nothing && again && cut == Cut::Target && !has_body(trip.plan.body);
@@ -199,6 +205,24 @@ impl Exchange<'_> {
 fn response_timeout(trip: &Trip<'_>) -> Duration {
     let service = &trip.route.service.config;
     service.http.as_ref().map_or(service.timeout.idle, |http| http.response_timeout)
+}
+
+/// A wait for the target alone was in vain. That speaks against it if this request has had the connection for itself: where many share one, what
+/// was not taken of others leaves less room for this one's.
+fn blame_silence(target: &Target, reached: &Reached) {
+    if reached.requests().is_none_or(|requests| requests.get() == 1) {
+        target.report_failure(FailureKind::Timeout);
+    }
+    reached.retire();
+}
+
+/// The same once there is an answer, if `cut` is the end of such a wait. A target that has not said how much more comes may have nothing to say for
+/// as long as it likes: events come when they happen.
+pub(super) fn blame_pause(target: &Target, reached: &Reached, cut: Cut, up: &Flow<'_>, down: &Flow<'_>) {
+    let is_waited_for = up.is_writing() || (up.is_done() && down.is_owed());
+    if cut == Cut::Idle && is_waited_for && !down.is_writing() {
+        blame_silence(target, reached);
+    }
 }
 
 /// What the end of a wait is for a request.

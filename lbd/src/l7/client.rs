@@ -27,7 +27,8 @@ use crate::worker::Route;
 
 /// How long, and how much, is still read of a client that was answered before it had said all: closed at once, the connection would
 /// be reset by what comes, and the answer be lost on its way.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER_MS: u64 = 2000;
+pub(super) const LINGER: Duration = Duration::from_millis(LINGER_MS);
 pub(super) const LINGER_BYTES_MAX: usize = 1 << 20;
 
 /// After so many requests the worker's other connections get their turn: a client that sends the next one before it has read an answer

@@ -15,6 +15,7 @@ use lbd_core::http::framing::{BodyReader, Fault, RequestBody, Version};
 use lbd_core::http::pass_on::Afterwards;
 
 use super::Cut;
+use super::answering::blame_pause;
 use super::client::Next;
 use super::flow::{Encoding, Flow, Sink, Source};
 use super::http2::Asker;
@@ -506,12 +507,9 @@ impl Exchange<'_> {
             counter.add(bytes);
         }
         let unanswered = down.moved() == 0;
-        relayed.map_err(|cut| Failed::Cut {
-            cut,
-            unanswered,
-            silent: false,
-            whole: false,
-            refused: false,
+        relayed.map_err(|cut| {
+            blame_pause(&occupied.target, &reached, cut, &up, &down);
+            Failed::Cut { cut, unanswered, silent: false, whole: false, refused: false }
         })?;
         judge(&occupied.target, status);
         if connection && let Reached::Http1(upstream) = reached {

@@ -258,6 +258,11 @@ impl<'h> Flow<'h> {
         self.before.len() + (self.data.end - self.data.start) + self.after.len() > 0
     }
 
+    /// Whether the sender has said that more comes. Of a stream all of it, as long as it has not ended.
+    pub(super) fn is_owed(&self) -> bool {
+        self.reader.is_owed()
+    }
+
     /// Bytes written so far.
     pub(super) const fn moved(&self) -> u64 {
         self.moved

@@ -1,5 +1,6 @@
 //! The begin of a client's encrypted connection.
 
+use std::cell::Cell;
 use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use lbd_core::http::answer::Answer;
 use lbd_core::http::pass_on::{Afterwards, Shown};
 use lbd_core::tls::{Certificate, prefers_chacha20};
+use rustls::pki_types::CertificateDer;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{HandshakeKind, ProtocolVersion};
 use socket2::SockRef;
@@ -34,6 +36,8 @@ const SUBJECT_BYTES_MAX: usize = 2048;
 pub(super) struct Encrypted {
     chosen: Option<Chosen>,
     client: Identity,
+    /// What the service wanted of its clients when it was looked at last, and whether this one has that.
+    judged: Cell<([u8; 32], bool)>,
     /// What was agreed on to be spoken.
     pub(super) protocol: Protocol,
     /// The version of TLS.
@@ -44,10 +48,26 @@ pub(super) struct Encrypted {
 enum Identity {
     NotAsked,
     Nothing,
-    Certificate { subject: String, sha256: String },
+    Certificate { subject: String, sha256: String, chain: Box<[CertificateDer<'static>]> },
 }
 
 impl Encrypted {
+    /// Whether the client would be let in by what the service wants of clients now, which may be something else than when it came.
+    pub(super) fn may_stay(&self, termination: &Termination) -> bool {
+        let (policy, good) = self.judged.get();
+        if policy == termination.policy() {
+            return good;
+        }
+        let good = match &self.client {
+            // It may have had one to show.
+            Identity::NotAsked => !termination.asks_clients(),
+            Identity::Nothing => !termination.requires_clients(),
+            Identity::Certificate { chain, .. } => !termination.asks_clients() || termination.verifies(chain),
+        };
+        self.judged.set((termination.policy(), good));
+        good
+    }
+
     /// Whether a host may be asked for here. RFC 9110, section 7.4: "a request that is misdirected" is one that comes to a server which
     /// "is not authoritative for the target URI"; who has asked for one name may use the connection for others that its certificate is
     /// for (RFC 9113, section 9.1.1), and who has asked for none may have had no choice.
@@ -62,7 +82,7 @@ impl Encrypted {
         match &self.client {
             Identity::NotAsked => Shown::NotAsked,
             Identity::Nothing => Shown::Nothing,
-            Identity::Certificate { subject, sha256 } => Shown::Certificate { subject, sha256 },
+            Identity::Certificate { subject, sha256, .. } => Shown::Certificate { subject, sha256 },
         }
     }
 
@@ -121,6 +141,7 @@ pub(super) async fn accept(
             let encrypted = Encrypted {
                 chosen: choice,
                 client: identity(&secure, termination),
+                judged: Cell::new((termination.policy(), true)),
                 protocol: secure.with(|state| Protocol::agreed(state.alpn_protocol())),
                 version: secure.with(|state| match state.protocol_version() {
                     Some(ProtocolVersion::TLSv1_3) => "1.3",
@@ -183,13 +204,11 @@ fn identity(secure: &Secure, termination: &Termination) -> Identity {
         return Identity::NotAsked;
     }
     secure.with(|state| {
-        let Some(certificate) = state.peer_certificates().and_then(<[_]>::first) else {
-            return Identity::Nothing;
-        };
+        let Some(chain @ [certificate, ..]) = state.peer_certificates() else { return Identity::Nothing };
         // One that was verified can be read.
         let subject = Certificate::parse(certificate).map(|facts| facts.subject).unwrap_or_default();
         let subject = if subject.len() > SUBJECT_BYTES_MAX { String::new() } else { subject };
-        Identity::Certificate { subject, sha256: fingerprint(certificate) }
+        Identity::Certificate { subject, sha256: fingerprint(certificate), chain: chain.into() }
     })
 }
 

@@ -110,14 +110,27 @@ impl Session {
             || self.current().is_none_or(|route| !self.may_stay(&route))
     }
 
-    /// Whether the lists of the service let the connection in: they may be others by now than when it came.
+    /// Whether the service lets the connection in: its lists, and what it wants of TLS, may be others by now than when it came.
     fn may_stay(&self, route: &Rc<Route>) -> bool {
-        Rc::ptr_eq(route, &self.seat.route) || route.service.guard.lets_connect(self.ends.client.ip())
+        Rc::ptr_eq(route, &self.seat.route)
+            || (self.is_encrypted_for(route) && route.service.guard.lets_connect(self.ends.client.ip()))
     }
 
-    /// Whether they let a request of this origin in.
+    /// Whether it is encrypted if the service wants that, and its client has shown what the service wants to see.
+    fn is_encrypted_for(&self, route: &Route) -> bool {
+        match (self.encrypted.as_deref(), route.service.tls.as_deref()) {
+            (Some(encrypted), Some(termination)) => encrypted.may_stay(termination),
+            (encrypted, termination) => encrypted.is_none() && termination.is_none(),
+        }
+    }
+
+    /// Whether it lets a request of this origin in.
     fn is_let_in(&self, route: &Rc<Route>, origin: &Origin<'_>) -> bool {
-        if origin.trusted { route.service.guard.allows(origin.client.ip()) } else { self.may_stay(route) }
+        if origin.trusted {
+            self.is_encrypted_for(route) && route.service.guard.allows(origin.client.ip())
+        } else {
+            self.may_stay(route)
+        }
     }
 
     /// Whom a request with these fields is from. A proxy that only says by the PROXY protocol whose connection it passes on has not written the

@@ -285,6 +285,13 @@ impl Reached {
         }
     }
 
+    /// Has a connection for many requests get no more of them: the target has let one wait in vain.
+    pub(super) fn retire(&self) {
+        if let Self::Http2(stream) = self {
+            stream.retire();
+        }
+    }
+
     /// Ends a connection that is nobody's any more.
     pub(super) fn say_goodbye(&self) {
         if let Self::Http1(upstream) = self {

@@ -72,6 +72,8 @@ pub(crate) struct Termination {
     ordered: Option<Arc<Slot>>,
     /// Who verifies clients, if they are asked for their certificates.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// A hash of what is wanted of clients.
+    policy: [u8; 32],
 }
 
 impl Termination {
@@ -139,7 +141,7 @@ impl Termination {
             Arc::new(config)
         };
         let configs = [make(rank), make(rank_without_aes)];
-        Some(Self { configs, sites, ordered, verifier })
+        Some(Self { configs, sites, ordered, verifier, policy })
     }
 
     /// What a handshake is made with, of a client that would rather have ChaCha20 or would not.
@@ -166,6 +168,16 @@ impl Termination {
     /// Whether clients are asked for theirs.
     pub(crate) const fn asks_clients(&self) -> bool {
         self.verifier.is_some()
+    }
+
+    /// Whether only those get in that have one.
+    pub(crate) fn requires_clients(&self) -> bool {
+        self.verifier.as_ref().is_some_and(|verifier| verifier.client_auth_mandatory())
+    }
+
+    /// A hash of what is wanted of clients: the authorities, and whether each has to have a certificate. The service's own do not matter to it.
+    pub(crate) const fn policy(&self) -> [u8; 32] {
+        self.policy
     }
 
     /// Whether a client's chain of certificates is good at this moment.

@@ -15,7 +15,8 @@ use lbd_core::http::conduct::Offence;
 use super::request;
 use super::wire::{Eye, Wire};
 use super::{CONNECTION_WINDOW_BYTES, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES};
-use crate::l7::client::{Connection, LINGER};
+use crate::l7::Cut;
+use crate::l7::client::{Connection, LINGER, LINGER_MS};
 use crate::l7::session::Session;
 use crate::l7::watch::{Watch, Why};
 
@@ -40,6 +41,8 @@ pub(in crate::l7) async fn serve(connection: Connection, began: Instant) {
             session: &session,
             open: Rc::default(),
             stage: Stage::Serving,
+            refuses_from_ms: u64::MAX,
+            ends_at_ms: u64::MAX,
             free: None,
             served: false,
         };
@@ -118,6 +121,10 @@ struct Host<'h> {
     session: &'h Rc<Session>,
     open: Rc<Open>,
     stage: Stage,
+    /// When a client that was told to begin no more streams, and has not said that it knows, has had long enough for that.
+    refuses_from_ms: u64,
+    /// When all ends of a connection whose time is over.
+    ends_at_ms: u64,
     /// Whether no stream is open, as it was looked at last.
     free: Option<bool>,
     /// One was.
@@ -138,10 +145,14 @@ impl Host<'_> {
                 self.expel(offence);
             }
             if self.stage == Stage::Serving && self.session.closing() {
-                self.stage = Stage::Leaving;
-                self.connection.graceful_shutdown();
+                self.tell_to_leave();
             }
             match self.connection.poll_accept(context) {
+                Poll::Ready(Some(Ok((_, mut respond)))) if self.refuses() => {
+                    // RFC 9113, section 8.7: that was "closed prior to any processing having occurred", so that it may be asked elsewhere.
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                    self.session.seat.counters().http.cuts[Cut::Drained.index()].add(1);
+                }
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     let guest = Guest::enter(&self.open);
                     self.served = true;
@@ -198,15 +209,52 @@ impl Host<'_> {
         match self.watch.poll(context) {
             Poll::Pending => {}
             // Every request's wait is over for the same reason, and each is answered for itself.
-            Poll::Ready(Why::Drained | Why::Stopped) if !free => {
+            Poll::Ready(why @ (Why::Drained | Why::Stopped)) if !free => {
                 if self.stage == Stage::Serving {
-                    self.stage = Stage::Leaving;
-                    self.connection.graceful_shutdown();
+                    self.tell_to_leave();
                     context.waker().wake_by_ref();
+                } else if why == Why::Stopped || self.refuses() {
+                    self.end_in_time();
                 }
             }
             Poll::Ready(_) => self.end(Reason::NO_ERROR),
         }
+    }
+
+    /// Has the client begin no more streams. It knows which is the last one that is served once it has answered a ping; who does not answer that
+    /// may go on for as long as who does, and not for ever: as long as any group of the service would serve a stream of before.
+    fn tell_to_leave(&mut self) {
+        let route = self.session.known();
+        let service = &route.service;
+        let first = service.group.config.drain_timeout;
+        let drain =
+            service.http_groups.iter().map(|group| group.config.drain_timeout).fold(first, Duration::max);
+        let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+        self.refuses_from_ms = self.now_ms().saturating_add(drain_ms);
+        self.stage = Stage::Leaving;
+        self.connection.graceful_shutdown();
+    }
+
+    /// Whether streams that begin are refused.
+    fn refuses(&self) -> bool {
+        self.stage == Stage::Leaving && self.refuses_from_ms <= self.now_ms()
+    }
+
+    /// Ends a connection whose time is over as soon as its streams, whose time is over, too, have been told so. Those that are there then have
+    /// begun later, which only who heeds nothing does.
+    fn end_in_time(&mut self) {
+        let now_ms = self.now_ms();
+        if self.ends_at_ms == u64::MAX {
+            self.refuses_from_ms = now_ms;
+            self.ends_at_ms = now_ms.saturating_add(LINGER_MS);
+            self.watch.limit(LINGER);
+        } else if self.ends_at_ms <= now_ms {
+            self.end(Reason::NO_ERROR);
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.session.seat.worker.connections.now_ms()
     }
 
     fn expel(&mut self, offence: Offence) {

@@ -67,7 +67,7 @@ struct Line {
     origin: Option<Arc<Origin>>,
     /// Since when there is none.
     free_since_ms: Cell<u64>,
-    /// It has ended.
+    /// It has ended, or gets no more requests.
     gone: Rc<Cell<bool>>,
     /// Its place at the target, as long as it has not ended.
     open: Weak<Open>,
@@ -79,7 +79,7 @@ impl Line {
         self.streams.get() < STREAMS_MAX.min(self.sender.current_max_send_streams())
     }
 
-    /// Whether it takes no more requests at all: it has ended, or the target has said that it is going to.
+    /// Whether it takes no more requests at all: it has ended, or the target has said that it is going to, or has let one wait in vain.
     fn is_over(&self) -> bool {
         let mut sender = self.sender.clone();
         let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
@@ -402,6 +402,12 @@ impl TargetStream {
     /// The connection's number.
     pub(in crate::l7) fn age(&self) -> u64 {
         self.lease.line.number
+    }
+
+    /// Has the connection get no more requests; those that are under way on it go on. Whoever hangs holds all of its connections and makes no
+    /// others, so the next one leads to whoever there is by now.
+    pub(in crate::l7) fn retire(&self) {
+        self.lease.line.gone.set(true);
     }
 
     /// Whether the target has said that a stream may become a tunnel (RFC 8441, section 3).

@@ -20,6 +20,16 @@ fn cut(lbd: &Lbd, reason: &str) -> u64 {
         [&format!("{{service=\"web\",reason=\"{reason}\"}}")]
 }
 
+/// Ejections of a target that came to this.
+fn ejections(lbd: &Lbd, target: &str, result: &str) -> u64 {
+    let (target, result) = (format!("target=\"{target}\""), format!("result=\"{result}\""));
+    let all = metric(lbd, "tandem_lbd_target_ejections_total");
+    all.iter()
+        .filter(|(labels, _)| labels.contains(&target) && labels.contains(&result))
+        .map(|(_, count)| count)
+        .sum()
+}
+
 #[test]
 fn without_a_target_the_answer_is_503_and_another_one_is_tried_first() {
     let ip = own_ip();
@@ -207,12 +217,15 @@ fn nobody_is_waited_for_without_end() {
     });
     let mut config = super::config(own_ip(), &[deaf.address]);
     config.service = "timeout = { idle = \"1s\" }".to_owned();
+    config.group = "eject = { consecutive_failures = 1 }".to_owned();
     let lbd = Lbd::start(&config);
     let much = 64 << 20;
     let mut client = Client::new(lbd.address);
     client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {much}\r\n\r\n")).send(vec![0; much]);
     eventually("the target is given up", || cut(&lbd, "idle") == 1);
     assert_eq!(cut(&lbd, "no_body"), 0);
+    // It is the only one, so `max_percent` keeps it.
+    eventually("it was to be ejected", || ejections(&lbd, "t0", "refused") == 1);
 }
 
 #[test]
@@ -294,6 +307,50 @@ fn a_target_that_never_answers_is_ejected() {
     lbd.says("failure=\"timeout\"");
     assert!((0..10).all(|_| ask(lbd.address, &get("/")).text() == "well"));
     assert_eq!(silent.seen().len() as u64, failed);
+}
+
+/// Whoever has said how much comes, and sends nothing more, is ill; whoever has not may have nothing to say.
+#[test]
+fn a_target_that_stops_within_its_answer_is_ejected_and_one_that_pauses_is_not() {
+    const FAILURES: usize = 3;
+    let ip = own_ip();
+    let stopping = |head: &'static str| {
+        Target::with(ip, move |_, stream| {
+            write(stream, &format!("HTTP/1.1 200 OK\r\n{head}"))?;
+            keep_silent(stream)
+        })
+    };
+    let stops = stopping("Content-Length: 10\r\n\r\nhello");
+    let pauses = stopping("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+    let mut config = config(ip, &[stops.address, pauses.address]);
+    config.service = "timeout = { idle = \"1s\" }".to_owned();
+    config.group = format!("eject = {{ consecutive_failures = {FAILURES}, base = \"60s\" }}");
+    let lbd = Lbd::start(&config);
+    eventually("one is ejected, and the other one was asked as often", || {
+        let mut clients: Vec<Client> = (0..4 * FAILURES).map(|_| Client::new(lbd.address)).collect();
+        for client in &mut clients {
+            client.send(get("/"));
+        }
+        assert!(clients.iter_mut().all(|client| client.try_answer(false).is_err()));
+        ejections(&lbd, "t0", "ejected") == 1 && pauses.seen().len() > FAILURES
+    });
+    lbd.says("failure=\"timeout\"");
+    // It would have been asked for, though in vain: one of two may be out.
+    assert_eq!(ejections(&lbd, "t1", "refused") + ejections(&lbd, "t1", "ejected"), 0);
+    // A client that takes nothing of what there is has the target stop as well.
+    let much = Target::with(ip, |_, stream| {
+        write(stream, &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 64 << 20))?;
+        // Until lbd has had enough.
+        stream.get_mut().write_all(&vec![0; 64 << 20]).map(|()| true)
+    });
+    let mut config = super::config(own_ip(), &[much.address]);
+    config.service = "timeout = { idle = \"1s\" }".to_owned();
+    config.group = "eject = { consecutive_failures = 1 }".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut client = Client::new(lbd.address);
+    client.send(get("/"));
+    eventually("the client is given up", || cut(&lbd, "idle") == 1);
+    assert_eq!(ejections(&lbd, "t0", "refused"), 0);
 }
 
 #[test]

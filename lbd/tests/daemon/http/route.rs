@@ -33,12 +33,17 @@ respond = { status = 403 }
 when = { path = "/private" }
 respond = { status = 200 }
 auth = { basic = { users = "users" } }
+[[service.rule]]
+when = { path = "/staff" }
+respond = { status = 200 }
+access = { allow = ["10.1.0.0/16"] }
 [[target_group]]
 name = "shop"
 targets = [{ address = "127.0.0.1:9001" }]
 [[target_group]]
 name = "api"
 targets = [{ address = "127.0.0.1:9002" }]
+sticky = { by = "cookie" }
 "#;
 
 /// What the command prints, and whether it succeeded.
@@ -74,13 +79,36 @@ fn it_says_which_rule_is_met_and_why_the_others_are_not() {
     assert!(text.starts_with(expected), "{text}");
     let by_denied = ["--source", "10.0.9.66", "-H", "X-Forwarded-For: 203.0.113.5"];
     let (_, text) = route(&[&["GET", "http://shop.example:81/x"][..], &by_denied].concat());
-    assert!(text.starts_with("GET /x for shop.example from 10.0.9.66, at service other\n"), "{text}");
-    assert!(!text.contains("the client is"), "{text}");
+    let expected = "GET /x for shop.example from 10.0.9.66, at service other\n\
+        may not connect: `access` of the service keeps 10.0.9.66 out; --source asks for another client\n";
+    assert_eq!(text, expected);
     let (_, text) = route(&["GET", "http://shop.example/old/a"]);
     assert!(text.contains("rule 3 is not met: source = 10.0.0.0/8\n"), "{text}");
     assert!(text.ends_with("no rule is met\nforwarded to target group shop\n"), "{text}");
     let (_, text) = route(&["GET", "/v2/x", "-H", "Host: api.example", "--service", "shop"]);
     assert!(text.contains("forwarded to one of api (9), shop (1); which one"), "{text}");
+    let expected =
+        "\nbut a valid cookie of api (tandem-api) decides before that; cookies are not looked at here\n";
+    assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn it_says_whom_a_list_keeps_out() {
+    let (ok, text) = route(&["GET", "http://shop.example:81/staff"]);
+    let expected = "rule 3 is met: path = /staff\n\
+        answered with 403: `access` of rule 3 keeps 127.0.0.1 out\n";
+    assert!(ok && text.ends_with(expected), "{text}");
+    let (_, text) = route(&["GET", "http://shop.example:81/staff", "--source", "10.1.2.3"]);
+    assert!(text.ends_with("rule 3 is met: path = /staff\nanswered with 200\n"), "{text}");
+    // Whom a proxy speaks for has to be let in, too.
+    let for_denied = ["--source", "10.0.9.1", "-H", "X-Forwarded-For: 10.0.9.66"];
+    let (_, text) = route(&[&["GET", "http://shop.example:81/x"][..], &for_denied].concat());
+    assert!(
+        text.ends_with(
+            "rule 1 is met: path = /x\nanswered with 403: `access` of the service keeps 10.0.9.66 out\n"
+        ),
+        "{text}"
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use super::config;
 use super::frames::{ACK, DATA, END_STREAM, GOAWAY, HEADERS, Outcome, PING, Wire, frame, head};
 use crate::http::{Target, answer};
-use crate::support::{Config, Lbd, eventually, own_ip};
+use crate::support::{Config, Lbd, eventually, metric, own_ip};
 
 /// A target that answers `/wait` only once it is told to.
 pub(super) fn waiting(ip: Ipv4Addr) -> (Target, Sender<()>) {
@@ -97,6 +97,38 @@ fn a_client_that_does_not_leave_is_left() {
     assert_eq!(wire.next(GOAWAY).number(0), 0x7fff_ffff);
     assert!(lbd.wait().success());
     wire.end();
+}
+
+/// Only whoever answers the ping is told which of its streams is the last.
+#[test]
+fn a_client_that_does_not_heed_that_it_is_to_leave_begins_nothing_more_some_day() {
+    let ip = own_ip();
+    let (target, go) = waiting(ip);
+    let mut config = config(ip, &[target.address]);
+    config.group = "drain_timeout = \"1s\"".to_owned();
+    let lbd = Lbd::start(&config);
+    let mut wire = Wire::open(lbd.address);
+    // So that a stream is always open.
+    wire.ask(1, &head("GET", "/wait", &[]), true);
+    eventually("the request is at the target", || target.seen().len() == 1);
+    config.service += "access = { deny = [\"127.0.0.0/8\"] }\n";
+    assert_eq!(lbd.reload(&config).0, 200);
+    let mut stream = 1;
+    eventually("what it still begins is refused", || {
+        stream += 2;
+        match wire.ask(stream, &head("GET", "/", &[]), true).outcome(stream) {
+            Outcome::Answer(403, _) => false,
+            // REFUSED_STREAM.
+            Outcome::Reset(7) => true,
+            other => panic!("{other:?}"),
+        }
+    });
+    assert!(stream > 3, "it had its time");
+    let cuts = metric(&lbd, "tandem_lbd_service_http_requests_cut_total");
+    assert_eq!(cuts["{service=\"web\",reason=\"drained\"}"], 1);
+    // What it had begun before goes on.
+    go.send(()).unwrap();
+    assert_eq!(wire.outcome(1), served());
 }
 
 #[test]

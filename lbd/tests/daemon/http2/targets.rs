@@ -197,6 +197,43 @@ fn a_connection_that_ends_takes_no_request_with_it_that_may_be_repeated() {
     }
 }
 
+/// A process that hangs holds its connections, and its listener may lead to another one that does not.
+#[test]
+fn a_connection_on_which_a_request_waited_in_vain_gets_no_more_and_those_under_way_go_on() {
+    let ip = own_ip();
+    let come = AtomicBool::new(false);
+    let target = Server::start((ip, 0).into(), move |stream| {
+        patient(&stream);
+        stream.set_nodelay(true).unwrap();
+        let mut wire = Wire::accepted(stream);
+        let hangs = !come.swap(true, Ordering::SeqCst);
+        while let Some(got) = wire.read() {
+            match got.kind {
+                HEADERS if !hangs => answer(&mut wire, got.stream, "served"),
+                HEADERS if got.stream == 1 => {
+                    wire.send(&frame(HEADERS, END_HEADERS, 1, &[0x88]));
+                    wire.send(&frame(DATA, 0, 1, b"begun"));
+                }
+                // Nobody waits for the other one any more.
+                RST_STREAM => {
+                    wire.send(&frame(DATA, END_STREAM, 1, b"ended"));
+                }
+                _ => {}
+            }
+        }
+    });
+    let mut config = http2(ip, target.address, "");
+    config.service += "timeout = { response = \"500ms\" }\n";
+    let lbd = Lbd::start(&config);
+    // All of one client, so that one worker has them.
+    let mut wire = Wire::open(lbd.address);
+    assert_eq!(wire.ask(1, &head("GET", "/", &[]), true).next(DATA).payload, b"begun");
+    wire.ask(3, &head("GET", "/", &[]), true);
+    assert_eq!(answers(&mut wire, BTreeSet::from([1, 3])), BTreeMap::from([(3, 504)]));
+    let got = wire.ask(5, &head("GET", "/", &[]), true).outcome(5);
+    assert_eq!(got, Outcome::Answer(200, b"served".to_vec()));
+}
+
 /// Any of the requests on a connection may be what it was ended for, but a target that answers none of them has failed.
 #[test]
 fn a_target_that_ends_each_connection_unanswered_is_to_be_ejected_however_many_wait_on_it() {

@@ -79,6 +79,21 @@ impl BodyReader {
         }
     }
 
+    /// Whether its sender has said that more comes: the rest of a length, or of a chunk. Between chunks, and before the end of a connection, a
+    /// sender may have nothing to say for as long as it likes.
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        match self {
+            Self::Length(_) => true,
+            Self::Chunked(chunks) => match chunks.state {
+                State::Size => chunks.digits > 0,
+                State::Ended => false,
+                _ => true,
+            },
+            Self::Ended | Self::UntilClose => false,
+        }
+    }
+
     /// Takes what belongs to it of `bytes`, which follow those it had before. The data of several chunks is moved together.
     ///
     /// # Errors
@@ -284,6 +299,29 @@ mod tests {
 
     fn chunked() -> BodyReader {
         BodyReader::of_request(RequestBody::Chunked)
+    }
+
+    #[test]
+    fn what_was_said_to_come_is_owed() {
+        let owed_behind = |mut reader: BodyReader, bytes: &[u8]| {
+            reader.read(&mut bytes.to_vec()).unwrap();
+            reader.is_owed()
+        };
+        for (bytes, owed) in [
+            (&b""[..], false),
+            (b"5", true),
+            (b"5\r\n", true),
+            (b"5\r\nhel", true),
+            (b"5\r\nhello", true),
+            (b"5\r\nhello\r\n", false),
+            (b"5\r\nhello\r\n0\r\n", true),
+            (b"5\r\nhello\r\n0\r\n\r\n", false),
+        ] {
+            assert_eq!(owed_behind(chunked(), bytes), owed, "{:?}", String::from_utf8_lossy(bytes));
+        }
+        let length = || BodyReader::of_response(ResponseBody::Length(5));
+        assert_eq!([&b"hell"[..], b"hello"].map(|bytes| owed_behind(length(), bytes)), [true, false]);
+        assert!(!owed_behind(BodyReader::UntilClose, b"hello"));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Clients that show who they are.
 
-use super::super::peers::Target;
-use super::peers::{LAST, curl, s_client};
+use super::super::peers::{self, Message, Target, get};
+use super::peers::{Client, LAST, curl, s_client};
 use super::{config, failed, shop};
 use crate::real::Authority;
-use crate::support::{Folder, Lbd, eventually, own_ip};
+use crate::support::{Folder, Lbd, eventually, metric, own_ip};
 
 fn start(authority: &Authority, clients: &Authority, more: &str) -> (Lbd, Target) {
     let ip = own_ip();
@@ -134,4 +134,56 @@ fn a_session_ends_with_the_certificate_that_it_was_made_with() {
             .contains("HTTP/1.1 200")
     );
     assert_eq!(target.seen().len(), before);
+}
+
+/// Whoever came when less was wanted of clients is not let in for longer than others.
+#[test]
+fn a_reload_asks_more_of_clients_on_open_connections() {
+    let ip = own_ip();
+    let (authority, clients, others) = (shop(), Authority::new(), Authority::new());
+    clients.sign("alice", "email:alice@example.com", 2);
+    let target = Target::named(ip, "hello");
+    let mut encrypted = config(ip, &[target.address], &[&authority.bundle("shop")]);
+    let clear = crate::support::Config { service: String::new(), ..encrypted.clone() };
+    let lbd = Lbd::start(&clear);
+    let denied = |answer: &Message| (answer.status(), answer.field("connection")) == (403, Some("close"));
+    let mut plain = peers::Client::new(lbd.address);
+    assert_eq!(plain.send(get("/")).answer().text(), "hello");
+    assert_eq!(lbd.reload(&encrypted).0, 200);
+    assert!(denied(&plain.send(get("/")).answer()), "it is in clear text");
+    assert!(plain.is_at_its_end());
+    // A certificate that is renewed asks nothing of anybody.
+    let mut nobody = Client::new(&authority, lbd.address, "shop.example");
+    assert_eq!(nobody.send(get("/")).answer().text(), "hello");
+    authority.sign("shop", "DNS:shop.example,DNS:*.shop.example", 60);
+    authority.bundle("shop");
+    assert_eq!(lbd.reload(&encrypted).0, 200);
+    assert_eq!(nobody.send(get("/")).answer().text(), "hello");
+    // Paths that are made of what a client has shown have no hole.
+    let file = authority.path("clients.pem");
+    let rule = "\n[[service.rule]]\nwhen = { path_prefix = \"/\" }\nforward = \"pool\"\nrewrite = \"/u/{client_cert_sha256}\"";
+    let wanted = format!(", client_ca_file = \"{}\" }}{rule}", file.display());
+    encrypted.service = encrypted.service.replace(" }", &wanted);
+    let reload = |authorities: &[&Authority]| {
+        let read = |authority: &&Authority| std::fs::read(authority.file()).unwrap();
+        std::fs::write(&file, authorities.iter().map(read).collect::<Vec<_>>().concat()).unwrap();
+        assert_eq!(lbd.reload(&encrypted).0, 200);
+    };
+    reload(&[&clients]);
+    let before = target.seen().len();
+    assert!(denied(&nobody.send(get("/")).answer()), "it has shown none");
+    assert!(nobody.rest().is_ok_and(|rest| rest.is_empty()));
+    assert_eq!(target.seen().len(), before);
+    let mut alice = Client::showing(&clients.bundle("alice"), &authority, lbd.address, "shop.example");
+    assert_eq!(alice.send(get("/")).answer().text(), "hello");
+    let line = target.last().line().to_owned();
+    assert!(line.starts_with("GET /u/") && line.len() > 64, "{line}");
+    // One more authority takes nothing from those of the others.
+    reload(&[&clients, &others]);
+    assert_eq!(alice.send(get("/")).answer().text(), "hello");
+    reload(&[&others]);
+    assert!(denied(&alice.send(get("/")).answer()), "who has signed it is not believed any more");
+    assert!(alice.rest().is_ok_and(|rest| rest.is_empty()));
+    let all = metric(&lbd, "tandem_lbd_service_http_requests_denied_total");
+    assert_eq!(all["{service=\"web\",reason=\"access\"}"], 3);
 }

@@ -7,10 +7,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned, crypto,
+    ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, ServerConfig, ServerConnection,
+    StreamOwned, crypto,
 };
 
 use super::super::peers::{Message, read_message};
@@ -23,14 +25,21 @@ fn provider() -> Arc<crypto::CryptoProvider> {
 
 /// What a client trusts and speaks.
 pub(crate) fn client_config(authority: &Authority) -> Arc<ClientConfig> {
+    Arc::new(trusting(authority).with_no_client_auth())
+}
+
+fn trusting(authority: &Authority) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority.file()).unwrap()).unwrap();
-    let config = ClientConfig::builder_with_provider(provider())
+    ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(rustls::ALL_VERSIONS)
         .unwrap()
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    Arc::new(config)
+}
+
+fn chain_and_key(bundle: &Path) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let chain = CertificateDer::pem_file_iter(bundle).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+    (chain, PrivateKeyDer::from_pem_file(bundle).unwrap())
 }
 
 /// A client's connection.
@@ -41,8 +50,19 @@ pub(super) struct Client {
 impl Client {
     /// Asks for `name`.
     pub(super) fn new(authority: &Authority, address: SocketAddr, name: &str) -> Self {
+        Self::with(client_config(authority), address, name)
+    }
+
+    /// The same, and shows the certificate in a bundle.
+    pub(super) fn showing(bundle: &Path, authority: &Authority, address: SocketAddr, name: &str) -> Self {
+        let (chain, key) = chain_and_key(bundle);
+        let config = trusting(authority).with_client_auth_cert(chain, key).unwrap();
+        Self::with(Arc::new(config), address, name)
+    }
+
+    fn with(config: Arc<ClientConfig>, address: SocketAddr, name: &str) -> Self {
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        let tls = ClientConnection::new(client_config(authority), name).unwrap();
+        let tls = ClientConnection::new(config, name).unwrap();
         Self { stream: BufReader::new(StreamOwned::new(tls, connect(address))) }
     }
 
@@ -95,8 +115,7 @@ pub(crate) fn target(
     bundle: &Path,
     serve: impl Fn(&mut Served) -> io::Result<()> + Send + Sync + 'static,
 ) -> SocketAddr {
-    let chain = CertificateDer::pem_file_iter(bundle).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
-    let key = PrivateKeyDer::from_pem_file(bundle).unwrap();
+    let (chain, key) = chain_and_key(bundle);
     let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(rustls::ALL_VERSIONS)
         .unwrap()
