@@ -183,6 +183,8 @@ pub struct Harness {
     pub(super) slots: BTreeMap<u16, Table>,
     /// Those of them that may have been used.
     pub(super) slotted: BTreeSet<u16>,
+    /// Endpoints whose ports are taken away.
+    robbed: BTreeSet<u16>,
     /// The links of the node.
     pub links: Links,
     ifindex: u32,
@@ -254,6 +256,7 @@ impl Harness {
             tables,
             rings: BTreeMap::new(),
             slotted: BTreeSet::new(),
+            robbed: BTreeSet::new(),
             slots: BTreeMap::new(),
             links: Links { own: OWN, clients: CLIENTS, clients_mtu: 1500 },
             ifindex: index("front")?,
@@ -279,6 +282,7 @@ impl Harness {
         for endpoint in std::mem::take(&mut self.slotted) {
             self.slots[&endpoint].zero(64_512);
         }
+        self.leave_ports_alone();
         self.target_ifindex = nix::net::if_::if_nametoindex("back").unwrap_or(0);
     }
 
@@ -327,6 +331,29 @@ impl Harness {
     /// Has nobody have a port.
     pub fn forget_slots(&self) {
         self.slotted.iter().for_each(|endpoint| self.slots[endpoint].zero(64_512));
+    }
+
+    /// From now on each port towards an endpoint of IPv6 is lost in the moment in which it is filled in, as if another processor took it: what is
+    /// written down of the client's address goes over who has the port.
+    ///
+    /// # Panics
+    /// If nothing translates to the endpoint.
+    pub fn take_ports_away(&mut self, endpoint: u16) {
+        self.put_clients(endpoint, endpoint);
+        self.robbed.insert(endpoint);
+    }
+
+    /// And no longer.
+    pub fn leave_ports_alone(&mut self) {
+        for endpoint in std::mem::take(&mut self.robbed) {
+            self.put_clients(endpoint, fill::CLIENTS_OF + endpoint);
+        }
+    }
+
+    /// Has the addresses of an endpoint's clients be in this array.
+    fn put_clients(&self, endpoint: u16, array: u16) {
+        let place = u32::from(fill::CLIENTS_OF + endpoint).to_ne_bytes();
+        self.table("slots").put(&place, &self.slots[&array].fd().to_ne_bytes());
     }
 
     /// The boot time that this tick stands for, where now is this one.
