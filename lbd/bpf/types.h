@@ -254,6 +254,9 @@ struct next_hop {
 struct service_stats { __u64 packets_in, bytes_in, packets_out, bytes_out, new_flows, unstored_flows; };
 struct target_stats { __u64 packets_in, bytes_in, packets_out, bytes_out, new_flows; };
 
+/* pushed_out[service], per CPU: its flows in `half_open` that had to make place for others before their time was over. (What is pushed out of LRU
+ * maps no program hears of.) */
+
 /* drops[reason], per CPU: packets that were for a service and were not forwarded, but for DROP_FLOWS_FULL and DROP_ICMP_INNER */
 enum drop_reason {
 	DROP_NONE,

@@ -130,7 +130,8 @@
 //! | `tandem_lbd_kernel_short_port_searches_total` | counter | | searches for a port of `nat` that ended at the first 4, because a processor had looked further for 1,024 packets of no known flow within a sixteenth of a second |
 //! | `tandem_lbd_kernel_service_flows` | gauge | `service` | flows at the last count |
 //! | `tandem_lbd_kernel_service_new_flows_total` | counter | `service` | flows begun |
-//! | `tandem_lbd_kernel_service_unstored_flows_total` | counter | `service` | of these, flows that were not remembered because too many were new |
+//! | `tandem_lbd_kernel_service_unstored_flows_total` | counter | `service` | flows that were not remembered: too many were new, they began with a reset, or the table had no room, which counts with each packet that would have brought one into it |
+//! | `tandem_lbd_kernel_service_pushed_out_flows_total` | counter | `service` | half-open flows that made place for others before their time was over; with `preserve_client_ip` they are in a table of the kernel's, which does not say |
 //! | `tandem_lbd_kernel_service_packets_total` | counter | `service`, `direction` (`to_target`, `to_client`) | packets forwarded; with `dsr` there are none to clients |
 //! | `tandem_lbd_kernel_service_bytes_total` | counter | `service`, `direction` | bytes forwarded |
 //! | `tandem_lbd_kernel_target_flows` | gauge | `group`, `target` | flows at the last count |

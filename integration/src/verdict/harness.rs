@@ -34,7 +34,7 @@ pub const ADDRESSES: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2)),
 ];
 
-const TABLES: [&str; 25] = [
+const TABLES: [&str; 26] = [
     "config",
     "instances",
     "vips",
@@ -60,6 +60,7 @@ const TABLES: [&str; 25] = [
     "sent_to_other",
     "short_searches",
     "untold_hops",
+    "pushed_out",
 ];
 const STATE: [&str; 4] = ["processors", "routes", "service_stats", "target_stats"];
 const CLEARED: [&str; 9] =
@@ -70,7 +71,7 @@ const QUIET_JIFFIES: u64 = 50;
 /// A tick, in nanoseconds.
 pub(super) const TICK_NS: u64 = 62_500_000;
 /// Arrays, and how many of their elements the tests use at most.
-const ZEROED: [(&str, u32); 13] = [
+const ZEROED: [(&str, u32); 14] = [
     ("half_open", 4096),
     ("routes", 1024),
     ("services", 64),
@@ -83,6 +84,7 @@ const ZEROED: [(&str, u32); 13] = [
     ("sent_to_other", 1),
     ("short_searches", 1),
     ("untold_hops", 1),
+    ("pushed_out", 64),
     ("processors", 1),
 ];
 
@@ -418,6 +420,13 @@ impl Harness {
     #[must_use]
     pub fn short_searches(&self) -> u64 {
         let value = self.table("short_searches").get(&0_u32.to_ne_bytes()).unwrap_or_default();
+        counters(&value).iter().sum()
+    }
+
+    /// How many half-open flows of a service were pushed out before their time was over.
+    #[must_use]
+    pub fn pushed_out(&self, service: u16) -> u64 {
+        let value = self.table("pushed_out").get(&u32::from(service).to_ne_bytes()).unwrap_or_default();
         counters(&value).iter().sum()
     }
 
