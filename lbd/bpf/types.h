@@ -265,7 +265,8 @@ enum drop_reason {
 	DROP_DENIED,             /* access list */
 	DROP_SOURCE_RATE,
 	DROP_NO_TARGET,          /* the ring is empty */
-	DROP_NO_NEXT_HOP,        /* no MAC address of the target yet; in the driver, none of the next hop to the client */
+	DROP_NO_NEXT_HOP,        /* no MAC address of the target yet; no way to the client; in the driver, no MAC address of the next hop to the client, or
+				  * an interface on the way there where the program is not */
 	DROP_NO_PORT,            /* no free port towards the endpoint among the candidates: reset to the client */
 	DROP_FLOWS_FULL,         /* no room for an entry: forwarded all the same, and not remembered */
 	DROP_FRAGMENT,           /* a later fragment whose first one was not seen */

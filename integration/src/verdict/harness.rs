@@ -318,6 +318,14 @@ impl Harness {
         self.table("links").put(&self.ifindex.to_ne_bytes(), &[0; 12]);
     }
 
+    /// Is not at the interface towards targets, until it is told something again.
+    ///
+    /// # Panics
+    /// If the map refuses.
+    pub fn disown_targets(&self) {
+        self.table("links").put(&self.target_ifindex.to_ne_bytes(), &[0; 12]);
+    }
+
     /// Loses all flows, the half-open ones too; slots stay.
     pub fn forget_flows(&self) {
         self.table("flows").clear();
@@ -625,7 +633,8 @@ fn tick(wanted: u32) -> Result<(u64, u32)> {
 }
 
 /// Two interfaces, and the way to all clients by one of them; with [`ADDRESSES`]. Nobody knows the router before 198.18.0.0/15 and
-/// 2001:db8:dead::/48, nor any other host of its own networks than the one before all else.
+/// 2001:db8:dead::/48, nor any other host of its own networks than the one before all else. To 198.51.102.0/24 and 2001:db8:beef::/48 it goes by the
+/// interface towards targets.
 fn interfaces() -> Result<()> {
     for command in [
         "link set lo up",
@@ -643,6 +652,10 @@ fn interfaces() -> Result<()> {
         "-6 route add default via 2001:db8:ffff::1",
         "route add 198.18.0.0/15 via 198.51.100.9",
         "-6 route add 2001:db8:dead::/48 via 2001:db8:ffff::9",
+        "neighbour add 192.0.0.8 lladdr 02:00:00:00:00:aa dev back nud permanent",
+        "neighbour add fe80::8 lladdr 02:00:00:00:00:aa dev back nud permanent",
+        "route add 198.51.102.0/24 via 192.0.0.8 dev back onlink",
+        "-6 route add 2001:db8:beef::/48 via fe80::8 dev back",
     ] {
         let output = Command::new("ip").args(command.split(' ')).output().context("running ip")?;
         ensure!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));
