@@ -464,7 +464,7 @@ static __always_inline void store(struct packet *packet, const struct service *s
 	else if (shared)
 		bpf_map_update_elem(&pending, &key, &flow, BPF_ANY);
 	else
-		half_open_store(packet->hash, &key, &flow);
+		half_open_store(packet, &flow);
 }
 
 /* A packet of no flow in the table: half-open, or new. */

@@ -101,25 +101,41 @@ static __always_inline struct flow *half_open_flow(__u64 hash, const struct flow
 	return NULL;
 }
 
-/* Remembers a half-open flow: in the place of the one of its key, which may have had another target, or else of the one that was silent
- * longest; empty ways have been so since the start. */
-static __always_inline void half_open_store(__u64 hash, const struct flow_key *key, const struct flow *flow)
+/* Counts a half-open flow that makes place for another one, unless its time is over. */
+static __always_inline void count_pushed_out(const struct flow *old, __u32 now)
 {
-	struct half_open_set *set = half_open_set_of(hash);
-	if (!set)
+	struct service *service = AT(services, old->service);
+	if (!old->service || !service || age(now, old->seen) > time_out(service, old->state))
 		return;
+	__u64 *count = AT(pushed_out, old->service);
+	if (count)
+		*count += 1;
+}
+
+/* Remembers a packet's half-open flow: in the place of the one of its key, which may have had another target, or else of the one that was silent
+ * longest; empty ways have been so since the start. What calls it has no room on the stack for it. */
+__noinline int half_open_store(const struct packet *packet, const struct flow *flow)
+{
+	struct half_open_set *set = packet ? half_open_set_of(packet->hash) : NULL;
+	if (!set || !flow)
+		return 0;
+	int own = 0;
 	/* Of those that are equally old, not always the same: in a flood many are of this very tick. */
-	struct half_open_way *place = &set->ways[(hash >> 40) % HALF_OPEN_WAYS];
+	struct half_open_way *place = &set->ways[(packet->hash >> 40) % HALF_OPEN_WAYS];
 	for (int way = 0; way < HALF_OPEN_WAYS; way++) {
-		if (same_key(&set->ways[way].key, key)) {
+		if (same_key(&set->ways[way].key, &packet->key)) {
 			place = &set->ways[way];
+			own = 1;
 			break;
 		}
 		if (age(flow->seen, set->ways[way].flow.seen) > age(flow->seen, place->flow.seen))
 			place = &set->ways[way];
 	}
-	place->key = *key;
+	if (!own)
+		count_pushed_out(&place->flow, flow->seen);
+	place->key = packet->key;
 	place->flow = *flow;
+	return 0;
 }
 
 /* What this processor has done in this tick. */

@@ -77,5 +77,7 @@ struct icmp {
 #define EXTENSIONS_MAX 4
 
 struct extension { __u8 next, length, first, second; __be32 identification; };
+#define FRAGMENT_OFFSET htons(0xfff8) /* of what `first` and `second` are in the header of a fragment */
+#define FRAGMENT_MORE htons(1)
 
 #endif

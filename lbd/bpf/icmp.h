@@ -19,10 +19,12 @@ static __always_inline int is_error(const struct packet *packet)
 	return type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER;
 }
 
-/* How much is quoted behind the quoted packet's own header; what the frame has behind the packet is not. */
+/* How much is quoted behind the quoted packet's own headers; what the frame has behind the packet is not. */
 static __always_inline __u32 quoted_transport(const struct packet *packet)
 {
 	__u32 header = is_v6(packet) ? sizeof(struct ipv6) : sizeof(struct ipv4);
+	if (packet->flags & PACKET_QUOTED_FRAGMENT)
+		header += sizeof(struct extension);
 	return packet->total - (packet->l4 - ETHERNET_LENGTH + sizeof(struct icmp) + header);
 }
 
@@ -47,6 +49,14 @@ static __always_inline int parse_quoted(void *ctx, const int xdp, struct packet 
 		key.protocol = ip->next;
 		if (is_mapped(&key.source) || is_mapped(&key.destination))
 			return 0;
+		if (key.protocol == NEXT_FRAGMENT) {
+			struct extension *fragment = (void *)(ip + 1);
+			ports = (void *)(fragment + 1);
+			if ((void *)(ports + 1) > end || *(__be16 *)&fragment->first & FRAGMENT_OFFSET)
+				return 0;
+			key.protocol = fragment->next;
+			packet->flags |= PACKET_QUOTED_FRAGMENT;
+		}
 	} else {
 		struct ipv4 *ip = start;
 		ports = (void *)(ip + 1);
@@ -116,7 +126,11 @@ static __always_inline int rewrite_error(void *ctx, const int xdp, struct packet
 		change = change_v6(network, outer);
 		__u64 addresses = change_v6(inner, quoted);
 		change += fold_32(addresses);
-		change += change_quoted_transport(packet, (void *)(inner + 1), end, quoted, addresses);
+		void *ports = inner + 1;
+		if (packet->flags & PACKET_QUOTED_FRAGMENT)
+			ports += sizeof(struct extension);
+		FIXED(ports);
+		change += change_quoted_transport(packet, ports, end, quoted, addresses);
 	} else {
 		struct ipv4 *inner = (void *)(icmp + 1);
 		if (network + sizeof(struct ipv4) > end || (void *)(inner + 1) > end)

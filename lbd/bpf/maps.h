@@ -27,6 +27,7 @@ MAP(links, BPF_MAP_TYPE_ARRAY, __u32, struct link, LINKS_MAX);
 MAP(processors, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct processor, 1);
 MAP(routes, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct route, ROUTES);
 MAP(service_stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct service_stats, SERVICES_MAX);
+MAP(pushed_out, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, SERVICES_MAX);
 MAP(target_stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct target_stats, TARGETS_MAX);
 MAP(check_stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct check_stats, 1);
 MAP(sent_to_other, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, 1); /* packets, by VERDICT_OTHER */

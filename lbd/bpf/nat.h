@@ -133,9 +133,8 @@ static __always_inline int slot_claim(struct slot *slot, __u64 control, const st
 	/* An endpoint's two arrays come and go together. What stays locked is free after a second. */
 	if (unlikely(is_v6(packet)) && !put_client(packet, endpoint, port))
 		return 0;
-	/* A full barrier: whoever sees it without the lock sees what is in it. */
-	__sync_val_compare_and_swap(&slot->control, ours | SLOT_LOCK, ours);
-	return 1;
+	/* A full barrier: whoever sees it without the lock sees what is in it. Who stood still before it for longer than a lock counts has lost it. */
+	return __sync_val_compare_and_swap(&slot->control, ours | SLOT_LOCK, ours) == (ours | SLOT_LOCK);
 }
 
 /* Candidates are a stride of the flow's own apart: neighbours would fill up in clusters, and then few flows find a free one though

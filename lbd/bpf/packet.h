@@ -51,6 +51,7 @@ struct packet {
 #define PACKET_LATER_FRAGMENT 4 /* nothing of layer 4 in it */
 #define PACKET_ICMP 8           /* an error that quotes a packet */
 #define PACKET_ICMP_TYPE 16     /* some ICMP, `tcp_flags` is its type */
+#define PACKET_QUOTED_FRAGMENT 32 /* the quoted packet is the first fragment of an IPv6 datagram: ports are behind one more header */
 
 #define TCP_FIN 1
 #define TCP_SYN 2

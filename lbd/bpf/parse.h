@@ -122,9 +122,9 @@ static __always_inline __u32 parse_extensions(void *ctx, const int xdp, struct p
 		if (kind == NEXT_FRAGMENT) {
 			__be16 place = *(__be16 *)&extension->first;
 			packet->identification = extension->identification;
-			if (place & htons(0xfff8))
+			if (place & FRAGMENT_OFFSET)
 				packet->flags |= PACKET_LATER_FRAGMENT;
-			else if (place & htons(1))
+			else if (place & FRAGMENT_MORE)
 				packet->flags |= PACKET_FIRST_FRAGMENT;
 		} else {
 			length += extension->length * 8;

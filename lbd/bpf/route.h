@@ -82,6 +82,11 @@ static __always_inline int ask_route(void *ctx, const int xdp, const struct pack
 	route->until = packet->now;
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return 0;
+	struct link *link = AT(links, query.ifindex);
+	/* Most drivers send what a program of another interface gives them only where they have one themselves, and lose it in silence elsewhere. To the
+	 * stack it is no good either: that would reset what comes to the VIP, and send on as it is what comes to the client. */
+	if (xdp && (!link || !(link->flags & LINK_OURS)))
+		return 0;
 	if (!same_address(&route->address, &packet->client)) {
 		route->address = packet->client;
 		route->told = 0;
@@ -89,7 +94,6 @@ static __always_inline int ask_route(void *ctx, const int xdp, const struct pack
 	route->ifindex = query.ifindex;
 	__builtin_memcpy(route->destination_mac, query.destination_mac, 6);
 	__builtin_memcpy(route->source_mac, query.source_mac, 6);
-	struct link *link = AT(links, query.ifindex);
 	route->mtu = link && link->mtu ? link->mtu : 1500;
 	if (result == BPF_FIB_LKUP_RET_NO_NEIGH) {
 		/* Once a second, as often as the kernel asks for one. In TC it does by itself, for the packet that is sent. */

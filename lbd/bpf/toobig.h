@@ -75,17 +75,24 @@ static __always_inline int put_too_big_v6(void *ctx, const int xdp, struct packe
 	struct ipv6 *quoted = (void *)(icmp + 1);
 	if ((void *)(quoted + 1) > end)
 		return 0;
-	__u32 transport = packet->key.protocol == PROTOCOL_TCP && partial ? sizeof(struct tcp) : QUOTED_TRANSPORT;
-	__u32 payload = sizeof(*icmp) + sizeof(*quoted) + transport;
+	__u32 payload = sizeof(*icmp) + sizeof(*quoted);
+	payload += packet->key.protocol == PROTOCOL_TCP && partial ? sizeof(struct tcp) : QUOTED_TRANSPORT;
+	void *transport = quoted + 1;
+	__u64 sum = 0;
+	if (packet->flags & PACKET_FIRST_FRAGMENT) {
+		payload += sizeof(struct extension);
+		sum = sum_words(transport, end, sizeof(struct extension) / 2);
+		transport += sizeof(struct extension);
+	}
 	put_answer_v6(ip, payload, PROTOCOL_ICMP6, quoted->destination, quoted->source);
 	icmp->type = ICMP6_TOO_BIG;
 	icmp->code = 0;
 	icmp->checksum = 0;
 	icmp->word = htonl(mtu);
 	/* Both addresses are in the pseudo header. */
-	icmp->checksum = ~fold_16(sum_words(icmp, end, (sizeof(*icmp) + sizeof(*quoted)) / 2) +
-				  sum_words(quoted->source, end, 2 * sizeof(quoted->source) / 2) + htons(PROTOCOL_ICMP6) +
-				  htons(payload) + sum_transport(quoted + 1, end, packet->key.protocol, partial));
+	sum += sum_words(icmp, end, (sizeof(*icmp) + sizeof(*quoted)) / 2) +
+	       sum_words(quoted->source, end, 2 * sizeof(quoted->source) / 2) + htons(PROTOCOL_ICMP6) + htons(payload);
+	icmp->checksum = ~fold_16(sum + sum_transport(transport, end, packet->key.protocol, partial));
 	return 1;
 }
 
@@ -95,11 +102,15 @@ static __always_inline int too_big(void *ctx, const int xdp, struct packet *pack
 	if (!packet || packet->flags & (PACKET_LATER_FRAGMENT | PACKET_ICMP))
 		return ANSWER_NONE;
 	__u32 header = is_v6(packet) ? sizeof(struct ipv6) : sizeof(struct ipv4);
-	if (packet->l4 != ETHERNET_LENGTH + header)
+	/* Of IPv6's extension headers only that of a fragment is quoted, right behind IPv6's own. */
+	__u32 quoted = header;
+	if (is_v6(packet) && packet->flags & PACKET_FIRST_FRAGMENT)
+		quoted += sizeof(struct extension);
+	if (packet->l4 != ETHERNET_LENGTH + quoted)
 		return ANSWER_NONE;
 	if (!may_answer(packet->now))
 		return ANSWER_LATER;
-	int partial = cut_quoted(ctx, xdp, packet, BOUNDED(ETHERNET_LENGTH + header, 127));
+	int partial = cut_quoted(ctx, xdp, packet, BOUNDED(ETHERNET_LENGTH + quoted, 127));
 	__u32 room = header + sizeof(struct icmp);
 	if (partial < 0 || (xdp ? bpf_xdp_adjust_head(ctx, -(int)room) : bpf_skb_change_head(ctx, room, 0)))
 		return ANSWER_NONE;

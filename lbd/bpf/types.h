@@ -254,6 +254,9 @@ struct next_hop {
 struct service_stats { __u64 packets_in, bytes_in, packets_out, bytes_out, new_flows, unstored_flows; };
 struct target_stats { __u64 packets_in, bytes_in, packets_out, bytes_out, new_flows; };
 
+/* pushed_out[service], per CPU: its flows in `half_open` that had to make place for others before their time was over. (What is pushed out of LRU
+ * maps no program hears of.) */
+
 /* drops[reason], per CPU: packets that were for a service and were not forwarded, but for DROP_FLOWS_FULL and DROP_ICMP_INNER */
 enum drop_reason {
 	DROP_NONE,
@@ -262,7 +265,8 @@ enum drop_reason {
 	DROP_DENIED,             /* access list */
 	DROP_SOURCE_RATE,
 	DROP_NO_TARGET,          /* the ring is empty */
-	DROP_NO_NEXT_HOP,        /* no MAC address of the target yet; in the driver, none of the next hop to the client */
+	DROP_NO_NEXT_HOP,        /* no MAC address of the target yet; no way to the client; in the driver, no MAC address of the next hop to the client, or
+				  * an interface on the way there where the program is not */
 	DROP_NO_PORT,            /* no free port towards the endpoint among the candidates: reset to the client */
 	DROP_FLOWS_FULL,         /* no room for an entry: forwarded all the same, and not remembered */
 	DROP_FRAGMENT,           /* a later fragment whose first one was not seen */

@@ -11,6 +11,8 @@ use common::hash::HashKey;
 pub const HASH_KEY: [u8; 16] = [7; 16];
 /// The interface that `BPF_PROG_RUN` says packets came from: the loopback one.
 pub const INTERFACE: u32 = 1;
+/// The program is there and at those behind it up to this one: clients are behind one end of the only veth.
+const LAST_INTERFACE: u32 = 3;
 /// Our address on it.
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
@@ -126,7 +128,7 @@ pub struct World {
 }
 
 impl World {
-    /// With `config`, the link, an active instance and nothing else.
+    /// With `config`, the links, an active instance and nothing else.
     ///
     /// # Errors
     /// What the kernel said.
@@ -145,7 +147,9 @@ impl World {
         put(&mut link, 0, &MAC);
         link[6] = 1;
         put(&mut link, 8, &1500_u32.to_ne_bytes());
-        world.array("links", INTERFACE, link)?;
+        for index in INTERFACE..=LAST_INTERFACE {
+            world.array("links", index, link)?;
+        }
         // Owned for as long as anybody measures, but not for ever: that would spare it a look at the clock.
         world.array("instances", 0, ((1_u64 << 62) - 1).to_ne_bytes())?;
         Ok(world)

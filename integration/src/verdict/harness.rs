@@ -34,7 +34,7 @@ pub const ADDRESSES: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2)),
 ];
 
-const TABLES: [&str; 25] = [
+const TABLES: [&str; 26] = [
     "config",
     "instances",
     "vips",
@@ -60,6 +60,7 @@ const TABLES: [&str; 25] = [
     "sent_to_other",
     "short_searches",
     "untold_hops",
+    "pushed_out",
 ];
 const STATE: [&str; 4] = ["processors", "routes", "service_stats", "target_stats"];
 const CLEARED: [&str; 9] =
@@ -70,7 +71,7 @@ const QUIET_JIFFIES: u64 = 50;
 /// A tick, in nanoseconds.
 pub(super) const TICK_NS: u64 = 62_500_000;
 /// Arrays, and how many of their elements the tests use at most.
-const ZEROED: [(&str, u32); 13] = [
+const ZEROED: [(&str, u32); 14] = [
     ("half_open", 4096),
     ("routes", 1024),
     ("services", 64),
@@ -83,6 +84,7 @@ const ZEROED: [(&str, u32); 13] = [
     ("sent_to_other", 1),
     ("short_searches", 1),
     ("untold_hops", 1),
+    ("pushed_out", 64),
     ("processors", 1),
 ];
 
@@ -183,6 +185,8 @@ pub struct Harness {
     pub(super) slots: BTreeMap<u16, Table>,
     /// Those of them that may have been used.
     pub(super) slotted: BTreeSet<u16>,
+    /// Endpoints whose ports are taken away.
+    robbed: BTreeSet<u16>,
     /// The links of the node.
     pub links: Links,
     ifindex: u32,
@@ -254,6 +258,7 @@ impl Harness {
             tables,
             rings: BTreeMap::new(),
             slotted: BTreeSet::new(),
+            robbed: BTreeSet::new(),
             slots: BTreeMap::new(),
             links: Links { own: OWN, clients: CLIENTS, clients_mtu: 1500 },
             ifindex: index("front")?,
@@ -279,6 +284,7 @@ impl Harness {
         for endpoint in std::mem::take(&mut self.slotted) {
             self.slots[&endpoint].zero(64_512);
         }
+        self.leave_ports_alone();
         self.target_ifindex = nix::net::if_::if_nametoindex("back").unwrap_or(0);
     }
 
@@ -312,6 +318,14 @@ impl Harness {
         self.table("links").put(&self.ifindex.to_ne_bytes(), &[0; 12]);
     }
 
+    /// Is not at the interface towards targets, until it is told something again.
+    ///
+    /// # Panics
+    /// If the map refuses.
+    pub fn disown_targets(&self) {
+        self.table("links").put(&self.target_ifindex.to_ne_bytes(), &[0; 12]);
+    }
+
     /// Loses all flows, the half-open ones too; slots stay.
     pub fn forget_flows(&self) {
         self.table("flows").clear();
@@ -327,6 +341,29 @@ impl Harness {
     /// Has nobody have a port.
     pub fn forget_slots(&self) {
         self.slotted.iter().for_each(|endpoint| self.slots[endpoint].zero(64_512));
+    }
+
+    /// From now on each port towards an endpoint of IPv6 is lost in the moment in which it is filled in, as if another processor took it: what is
+    /// written down of the client's address goes over who has the port.
+    ///
+    /// # Panics
+    /// If nothing translates to the endpoint.
+    pub fn take_ports_away(&mut self, endpoint: u16) {
+        self.put_clients(endpoint, endpoint);
+        self.robbed.insert(endpoint);
+    }
+
+    /// And no longer.
+    pub fn leave_ports_alone(&mut self) {
+        for endpoint in std::mem::take(&mut self.robbed) {
+            self.put_clients(endpoint, fill::CLIENTS_OF + endpoint);
+        }
+    }
+
+    /// Has the addresses of an endpoint's clients be in this array.
+    fn put_clients(&self, endpoint: u16, array: u16) {
+        let place = u32::from(fill::CLIENTS_OF + endpoint).to_ne_bytes();
+        self.table("slots").put(&place, &self.slots[&array].fd().to_ne_bytes());
     }
 
     /// The boot time that this tick stands for, where now is this one.
@@ -391,6 +428,13 @@ impl Harness {
     #[must_use]
     pub fn short_searches(&self) -> u64 {
         let value = self.table("short_searches").get(&0_u32.to_ne_bytes()).unwrap_or_default();
+        counters(&value).iter().sum()
+    }
+
+    /// How many half-open flows of a service were pushed out before their time was over.
+    #[must_use]
+    pub fn pushed_out(&self, service: u16) -> u64 {
+        let value = self.table("pushed_out").get(&u32::from(service).to_ne_bytes()).unwrap_or_default();
         counters(&value).iter().sum()
     }
 
@@ -589,7 +633,8 @@ fn tick(wanted: u32) -> Result<(u64, u32)> {
 }
 
 /// Two interfaces, and the way to all clients by one of them; with [`ADDRESSES`]. Nobody knows the router before 198.18.0.0/15 and
-/// 2001:db8:dead::/48, nor any other host of its own networks than the one before all else.
+/// 2001:db8:dead::/48, nor any other host of its own networks than the one before all else. To 198.51.102.0/24 and 2001:db8:beef::/48 it goes by the
+/// interface towards targets.
 fn interfaces() -> Result<()> {
     for command in [
         "link set lo up",
@@ -607,6 +652,10 @@ fn interfaces() -> Result<()> {
         "-6 route add default via 2001:db8:ffff::1",
         "route add 198.18.0.0/15 via 198.51.100.9",
         "-6 route add 2001:db8:dead::/48 via 2001:db8:ffff::9",
+        "neighbour add 192.0.0.8 lladdr 02:00:00:00:00:aa dev back nud permanent",
+        "neighbour add fe80::8 lladdr 02:00:00:00:00:aa dev back nud permanent",
+        "route add 198.51.102.0/24 via 192.0.0.8 dev back onlink",
+        "-6 route add 2001:db8:beef::/48 via fe80::8 dev back",
     ] {
         let output = Command::new("ip").args(command.split(' ')).output().context("running ip")?;
         ensure!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));

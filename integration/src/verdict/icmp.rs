@@ -50,7 +50,15 @@ fn quoted(frame: &[u8], view: &View) -> Option<View> {
     let at = view.transport + 8;
     let quote = if view.is_ipv4() { View::ipv4(frame, at, true) } else { View::ipv6(frame, at, true) };
     let begins = |quote: &View| quote.piece.is_none_or(|piece| piece.first);
-    quote.filter(|quote| (quote.protocol == TCP || quote.protocol == UDP) && begins(quote))
+    // Of IPv6's other headers those of fragments alone are looked behind: they are what packets have that are too big for somebody.
+    let header = match frame.get(at + 6) {
+        _ if view.is_ipv4() => 20,
+        Some(44) => 48,
+        _ => 40,
+    };
+    let plain = |quote: &View| quote.transport == at + header;
+    let carries = |quote: &View| quote.protocol == TCP || quote.protocol == UDP;
+    quote.filter(|quote| carries(quote) && begins(quote) && plain(quote))
 }
 
 /// Where the target gets the packets as they are, the hash knows which one it is; of a flow of the other node, that node's.

@@ -755,7 +755,12 @@ const fn is_reset(before: bool, protocol: u8, flags: u8) -> bool {
 /// fragment" is not set).
 fn too_long(view: &View, mtu: u16, later: bool) -> Expected {
     let reason = if view.may_be_cut { Reason::NotCut } else { Reason::TooBig };
-    let header = if view.is_ipv4() { 20 } else { 40 };
+    // With the headers before it: of IPv6's others that of a piece alone.
+    let header = match view.piece {
+        _ if view.is_ipv4() => 20,
+        Some(_) => 48,
+        None => 40,
+    };
     let told = !later && view.transport == view.ip + header;
     Expected::counted(if told { Outcome::TooBig(mtu) } else { Outcome::Drop }, reason)
 }

@@ -86,11 +86,11 @@ impl View {
     #[must_use]
     pub fn ipv6(frame: &[u8], at: usize, quoted: bool) -> Option<Self> {
         let packet = Ipv6Packet::new(frame.get(at..)?)?;
-        let end = at + 40 + usize::from(packet.get_payload_length());
-        if packet.get_version() != 6 || (!quoted && end > frame.len()) {
+        // What a quoted one says of its length counts for as little as in IPv4.
+        let end = if quoted { frame.len() } else { at + 40 + usize::from(packet.get_payload_length()) };
+        if packet.get_version() != 6 || end > frame.len() {
             return None;
         }
-        let end = end.min(frame.len());
         let mut view = Self {
             ip: at,
             transport: at + 40,

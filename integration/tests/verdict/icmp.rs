@@ -6,7 +6,7 @@ use integration::verdict::compare::Pair;
 use integration::verdict::harness::CLIENTS;
 use integration::verdict::oracle::reason::Reason;
 use integration::verdict::oracle::{Expected, Outcome};
-use integration::verdict::packet::{ACK, Packet, SYN, Transport, ethernet, icmp};
+use integration::verdict::packet::{ACK, Packet, Piece, SYN, Transport, ethernet, icmp};
 use integration::verdict::parse::View;
 use integration::verdict::sample::{OWN, Path, nats, paths};
 
@@ -41,7 +41,12 @@ fn frame(ip: &[u8]) -> Vec<u8> {
 
 /// The lengths of a quote to try: the least that is allowed, up to the checksum, odd ones, and all.
 fn quotes(whole: &[u8]) -> Vec<Vec<u8>> {
-    let header = if whole[0] >> 4 == 4 { 20 } else { 40 };
+    let header = match (whole[0] >> 4, whole[6]) {
+        (4, _) => 20,
+        // Behind that of a fragment.
+        (_, 44) => 48,
+        _ => 40,
+    };
     let lengths = [header + 8, header + 12, header + 17, header + 18, header + 20, header + 25, whole.len()];
     lengths
         .into_iter()
@@ -50,7 +55,7 @@ fn quotes(whole: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Flows of TCP and UDP, and the IP packets that went to the target and would go to the client.
+/// Flows of TCP and UDP, and the IP packets that went to the target and would go to the client: whole ones, and a datagram's first piece.
 fn flows(path: &Path, pair: &mut Pair<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
     pair.sends(&path.tcp(40_000, SYN).frame());
     pair.sends(&path.tcp(40_000, ACK).frame());
@@ -58,6 +63,9 @@ fn flows(path: &Path, pair: &mut Pair<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let udp = pair.sends(&path.udp(40_000).carrying(40).frame());
     pair.sends(&path.udp(40_000).frame());
     let bare = Packet { transport: Transport::Udp { checksum: false }, ..path.udp(40_000) };
+    let piece = Some(Piece { identification: 91, offset: 0, more: true });
+    let first = Packet { piece, ..path.udp(40_000) };
+    let sent = pair.sends(&first.clone().carrying(40).frame());
     let to = |service: SocketAddr, packet: &Packet| {
         Packet { source: service, destination: path.client(40_000), ..packet.clone() }.carrying(40).ip()
     };
@@ -65,6 +73,7 @@ fn flows(path: &Path, pair: &mut Pair<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
         (data[14..].to_vec(), to(path.web(), &path.tcp(40_000, ACK))),
         (udp[14..].to_vec(), to(path.dns(), &path.udp(40_000))),
         (udp[14..].to_vec(), to(path.dns(), &bare)),
+        (sent[14..].to_vec(), to(path.dns(), &first)),
     ]
 }
 
@@ -168,6 +177,39 @@ fn forged_errors_go_nowhere() {
             if length < real.len() {
                 pair.step(&frame(&icmp(router(path), path.vip, kind, word, &real[..length])));
             }
+        }
+    });
+}
+
+/// Behind a later piece's header there are no ports, whatever is there looks like. And of IPv6's headers only that of a piece is looked behind.
+#[test]
+fn errors_about_what_shows_no_ports_go_nowhere() {
+    each(paths(), |path, pair| {
+        flows(path, pair);
+        let lost = Expected::counted(Outcome::Pass, Reason::IcmpInner);
+        let (kind, word) = errors(path)[0];
+        let answer = Packet { source: path.dns(), destination: path.client(40_000), ..path.udp(40_000) };
+        let piece = |offset, more| Some(Piece { identification: 91, offset, more });
+        // With what the first piece begins with: its payload is the whole segment.
+        let segment = answer.clone().carrying(40).segment();
+        let later =
+            |offset, more| Packet { piece: piece(offset, more), payload: segment.clone(), ..answer.clone() };
+        let mut quotes = vec![later(8, true), later(48, false), later(0x7ff8, true)];
+        if !path.vip.is_ipv4() {
+            let options = (60, vec![0, 0, 1, 4, 0, 0, 0, 0]);
+            let with = |extensions, piece| Packet { extensions, piece, ..answer.clone() };
+            quotes.push(with(vec![options.clone()], None));
+            quotes.push(with(vec![options], piece(0, true)));
+            // A fragment's header twice.
+            quotes.push(with(vec![(44, vec![0, 0, 0, 1, 0, 0, 0, 91])], piece(0, true)));
+        }
+        for quote in quotes {
+            pair.does(&frame(&icmp(router(path), path.vip, kind, word, &quote.ip())), &lost);
+        }
+        // One that says so of a packet that is whole is a first piece, too (RFC 6946).
+        if !path.vip.is_ipv4() {
+            let whole = Packet { piece: piece(0, false), ..answer };
+            pair.sends(&frame(&icmp(router(path), path.vip, kind, word, &whole.ip())));
         }
     });
 }

@@ -129,6 +129,34 @@ fn a_connection_that_goes_on_after_a_reset_is_kept_as_before() {
     });
 }
 
+/// Half-open flows of one processor are in sets of four. Who has to go from a full one before his time is over is counted, and nobody else.
+#[test]
+fn a_half_open_flow_that_makes_place_before_its_time_is_counted() {
+    each(paths(), |path, pair| {
+        let key = pair.oracle.world.hash_key();
+        let set = |port: u16| (key.flow(TCP, path.client(port), path.web()) >> 20) % 4096;
+        let ports: Vec<u16> = (1024..u16::MAX).filter(|port| set(*port) == set(1024)).take(8).collect();
+        // With the client's address flows are in another table.
+        let counted = |pair: &Pair<'_>, count: u64| {
+            assert_eq!(pair.harness.pushed_out(1), if path.preserve { 0 } else { count });
+        };
+        for (port, count) in ports[..6].iter().zip([0, 0, 0, 0, 1, 2]) {
+            pair.sends(&path.tcp(*port, SYN).frame());
+            counted(pair, count);
+        }
+        // Who is there already needs no place.
+        pair.sends(&path.tcp(ports[5], SYN).frame());
+        counted(pair, 2);
+        // Who has proved himself is in the table of flows, and makes place first.
+        pair.sends(&path.tcp(ports[5], ACK).frame());
+        pair.sends(&path.tcp(ports[6], SYN).frame());
+        counted(pair, 2);
+        pair.wait(HALF_OPEN_TICKS + 100);
+        pair.sends(&path.tcp(ports[7], SYN).frame());
+        counted(pair, 2);
+    });
+}
+
 /// Sends packets of some kind until their answers of this tick are used up and beyond, and once more in the next tick.
 fn until_no_more(pair: &mut Pair<'_>, frame: &[u8], outcome: &Outcome) {
     pair.wait(1);

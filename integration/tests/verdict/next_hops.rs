@@ -63,6 +63,35 @@ fn a_next_hop_that_is_not_known_is_told_of() {
     });
 }
 
+/// What a program of XDP hands to an interface most drivers send only where one is at that, too.
+#[test]
+fn by_an_interface_where_the_program_is_not_no_answer_leaves_the_driver() {
+    each(nats(), |path, pair| {
+        let text = if path.vip.is_ipv4() { "198.51.102.5" } else { "2001:db8:beef::5" };
+        let frame = answer_to(path, text.parse().unwrap(), pair);
+        let returned = |pair: &Pair<'_>| pair.harness.service_stats(1)[2];
+        let is_sent = |pair: &Pair<'_>| {
+            let before = returned(pair);
+            let done = pair.harness.run(pair.program, &frame);
+            done.verdict == Verdict::Send && done.counted(None) && returned(pair) == before + 1
+        };
+        assert!(is_sent(pair));
+        // What was said of the way holds for a second.
+        pair.wait(20);
+        pair.harness.disown_targets();
+        if pair.program == Program::Tc {
+            assert!(is_sent(pair), "whoever sends is the stack's concern");
+        } else {
+            let before = returned(pair);
+            assert!(is_dropped(pair, &frame) && is_dropped(pair, &frame));
+            assert_eq!(returned(pair), before);
+            assert!(pair.harness.unknown_next_hops().is_empty());
+        }
+        pair.wait(1);
+        assert!(is_sent(pair));
+    });
+}
+
 #[test]
 fn a_processor_tells_of_so_many_in_a_tick() {
     const MOST: usize = 64;

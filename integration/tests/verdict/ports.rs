@@ -129,6 +129,25 @@ fn an_answer_to_the_port_that_a_flow_had_before_says_nothing_of_the_flow() {
     });
 }
 
+/// Whoever stands still for so long while he fills in a port that his lock counts no more finds somebody else's: what comes to it is not his.
+#[test]
+fn a_port_that_is_lost_while_it_is_filled_in_is_not_used() {
+    let paths = nats().into_iter().filter(|path| !path.preserve && !path.vip.is_ipv4());
+    each(paths.collect(), |path, pair| {
+        let (segment, datagram) = (path.tcp(757, SYN).frame(), path.udp(757).frame());
+        // Each target has the endpoint of its number.
+        (1..=4).for_each(|endpoint| pair.harness.take_ports_away(endpoint));
+        for (frame, verdict) in [(&segment, Verdict::Send), (&datagram, Verdict::Drop)] {
+            let done = pair.harness.run(pair.program, frame);
+            assert!(done.verdict == verdict && done.counted(Some(Reason::NoPort)), "{done:?}");
+        }
+        pair.harness.leave_ports_alone();
+        pair.harness.forget_slots();
+        pair.sends(&segment);
+        pair.sends(&datagram);
+    });
+}
+
 #[test]
 fn each_node_has_its_own_half_of_the_ports() {
     each(nats(), |path, pair| {

@@ -50,6 +50,12 @@ fn valid(path: &Path, pair: &mut Pair<'_>) -> Vec<(&'static str, Vec<u8>)> {
     let quoted = Packet { source: path.web(), destination: path.client(10), ..path.tcp(10, ACK) };
     let error = icmp(path.client, path.vip, kind, 1280, &quoted.ip());
     frames.push(("error about an answer", ethernet(macs, &[], ethertype, &error)));
+    if !path.vip.is_ipv4() {
+        let first = Packet { piece: piece(0, true), ..path.udp(10).carrying(24) };
+        let quoted = Packet { source: path.dns(), destination: path.client(10), ..first };
+        let error = icmp(path.client, path.vip, kind, 1280, &quoted.ip());
+        frames.push(("error about a first fragment", ethernet(macs, &[], ethertype, &error)));
+    }
     if path.nat {
         frames.push(("answer", answer(&sent, ACK).carrying(5).frame()));
         frames.push(("datagram's answer", answer(&datagram, 0).frame()));

@@ -44,7 +44,10 @@ pub(super) fn encode(out: &mut Out<'_>, kernel: &Kernel) -> fmt::Result {
         totals.services.iter().map(|(name, sum)| (vec![("service", name.as_str())], *sum)).collect();
     encode_sums(out, "kernel_service", &services)?;
     let unstored = services.iter().map(|(labels, sum)| (labels.clone(), sum.unstored));
-    out.counters("kernel_service_unstored_flows", "New flows that were not remembered", unstored)?;
+    out.counters("kernel_service_unstored_flows", "Flows that were not remembered", unstored)?;
+    let pushed_out = services.iter().map(|(labels, sum)| (labels.clone(), sum.pushed_out));
+    let what = "Half-open flows that made place for others before their time was over";
+    out.counters("kernel_service_pushed_out_flows", what, pushed_out)?;
     let targets: Vec<(Labels<'_>, Sum)> = totals
         .targets
         .iter()

@@ -44,6 +44,7 @@ pub(crate) struct Reader {
     pub(super) affinity: Map,
     pub(super) services: Table<u32, Service>,
     service_stats: Table<u32, ServiceStats>,
+    pushed_out: Table<u32, u64>,
     target_stats: Table<u32, TargetStats>,
     drops: Table<u32, u64>,
     check_stats: Table<u32, CheckStats>,
@@ -138,6 +139,7 @@ impl Reader {
             affinity: Table::<AffinityKey, Affinity>::open(folder, "affinity")?.into_map(),
             services: Table::open(folder, "services")?,
             service_stats: Table::open(folder, "service_stats")?,
+            pushed_out: Table::open(folder, "pushed_out")?,
             target_stats: Table::open(folder, "target_stats")?,
             drops: Table::open(folder, "drops")?,
             check_stats: Table::open(folder, "check_stats")?,
@@ -229,6 +231,9 @@ impl Reader {
     /// Everything counted since the program was loaded first, for the API and the metrics.
     pub(crate) fn totals(&self) -> Totals {
         let (names, census) = (self.names(), self.census());
+        let all = |table: &Table<u32, u64>, index: u32| -> u64 {
+            table.get_each(&index).unwrap_or_default().into_iter().sum()
+        };
         let mut totals = Totals::default();
         for (&index, name) in &names.services {
             let sum = totals.services.entry(name.clone()).or_default();
@@ -238,6 +243,7 @@ impl Reader {
                 sum.add([it.packets_in, it.bytes_in, it.packets_out, it.bytes_out, it.new_flows]);
                 sum.unstored += it.unstored_flows;
             }
+            sum.pushed_out += all(&self.pushed_out, u32::from(index));
         }
         for (&index, name) in &names.targets {
             let sum = totals.targets.entry(name.clone()).or_default();
@@ -251,11 +257,10 @@ impl Reader {
             totals.checks[1] += it.returned;
             totals.checks[2] += it.dropped;
         }
-        let all = |table: &Table<u32, u64>| table.get_each(&0).unwrap_or_default().into_iter().sum::<u64>();
-        totals.sent_to_other = all(&self.sent_to_other);
-        totals.short_searches = all(&self.short_searches);
+        totals.sent_to_other = all(&self.sent_to_other, 0);
+        totals.short_searches = all(&self.short_searches, 0);
         let [looked_for, put_off, left_out] = self.next_hops.get();
-        totals.next_hops = [looked_for, put_off, left_out, all(&self.untold_hops)];
+        totals.next_hops = [looked_for, put_off, left_out, all(&self.untold_hops, 0)];
         totals.drops =
             (0..).zip(DropReason::ALL).skip(1).map(|(index, it)| (it.name(), self.drops(index))).collect();
         totals
@@ -296,8 +301,11 @@ pub(crate) struct Sum {
     pub(crate) bytes_to_client: u64,
     /// Flows begun.
     pub(crate) new_flows: u64,
-    /// Those of them that were not remembered, because too many were new.
+    /// Flows that were not remembered: too many were new, they began with a reset, or there was no room.
     pub(crate) unstored: u64,
+    /// Half-open ones that made place for others before their time was over.
+    #[serde(default)]
+    pub(crate) pushed_out: u64,
 }
 
 impl Sum {

@@ -22,7 +22,7 @@ const COPY_BATCH: usize = 4096;
 
 /// Maps that a new layout shares with the old one if they look the same there: what the programs remember, the roles (without
 /// them the new programs would forward nothing until `vrrpd` is heard), and the numbers that all of it refers to.
-const TAKEN_OVER: [&str; 15] = [
+const TAKEN_OVER: [&str; 16] = [
     "flows",
     "pending",
     "half_open",
@@ -32,6 +32,7 @@ const TAKEN_OVER: [&str; 15] = [
     "instances",
     "service_stats",
     "target_stats",
+    "pushed_out",
     "check_stats",
     "sent_to_other",
     "short_searches",

@@ -386,7 +386,7 @@ twins! {
         bytes_out: u64,
         /// Flows begun.
         new_flows: u64,
-        /// Those of them that were not stored.
+        /// Those that were not stored.
         unstored_flows: u64,
     }
 

@@ -201,7 +201,8 @@ common::named! {
         SourceRate => "source_rate",
         /// No target is usable.
         NoTarget => "no_target",
-        /// The way to the target is not known yet; in the driver, the next hop on the way to the client.
+        /// The way to the target is not known yet, or there is none to the client; in the driver, its next hop is not known, or the program is not at
+        /// its interface.
         NoNextHop => "no_next_hop",
         /// No free port towards the endpoint.
         NoPort => "no_port",
