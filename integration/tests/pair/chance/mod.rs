@@ -1,5 +1,6 @@
 //! The second chance: proxied connections live in a node's sockets, and go on there when their virtual IPs move to the other node.
 
+mod again;
 mod apart;
 mod attach;
 mod both;
@@ -220,12 +221,15 @@ fn connections_survive_switchovers_there_and_back() -> Result<()> {
     let [a, b] = lab.nodes();
     let (probes, files) = (echoes(&lab, CONNECTIONS)?, downloads(&lab));
     steady(&probes)?;
+    again::leave(&lab, a)?;
     switch(&lab, a)?;
+    let back = again::come_back(&lab)?;
     steady(&probes)?;
     assert!(packets(b, "sent") > 0 && packets(a, "received") > 0, "{} {}", chance(a), chance(b));
     assert_eq!(packets(a, "sent"), 0, "what b sent on goes to a's stack, whatever it is");
     // Back to where they live, and there again.
     switch(&lab, b)?;
+    again::go_on_and_end(back, a);
     steady(&probes)?;
     switch(&lab, a)?;
     steady(&probes)?;
