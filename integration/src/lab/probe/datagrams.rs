@@ -18,8 +18,6 @@ use crate::lab::netns::Worker;
 /// A datagram begins with its client's number, in four bytes, and its own, in eight.
 pub const DATAGRAM_HEAD: usize = 12;
 
-/// After the end clients wait for so long at most for what has not come back.
-const LINGER: Duration = Duration::from_secs(1);
 /// How often sockets are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Of one client so many unanswered ones are remembered; what was sent before these stays lost, whatever comes.
@@ -38,14 +36,16 @@ pub struct DatagramSettings {
     pub interval: Duration,
     /// The length of a datagram in bytes, [`DATAGRAM_HEAD`] at least.
     pub size: usize,
+    /// After the end clients wait for so long at most for what has not come back.
+    pub linger: Duration,
 }
 
 impl DatagramSettings {
-    /// A short datagram of each client every 50 ms.
+    /// A short datagram of each client every 50 ms; at the end a second for the last ones.
     #[must_use]
     pub fn new(destinations: &[SocketAddr], clients: usize) -> Self {
-        let interval = Duration::from_millis(50);
-        Self { destinations: destinations.to_vec(), clients, first: 0, interval, size: DATAGRAM_HEAD }
+        let (interval, linger) = (Duration::from_millis(50), Duration::from_secs(1));
+        Self { destinations: destinations.to_vec(), clients, first: 0, interval, size: DATAGRAM_HEAD, linger }
     }
 }
 
@@ -183,7 +183,7 @@ impl DatagramProbe {
         lock(&self.report).clone()
     }
 
-    /// Sends nothing more, waits for a second at most for what has not come back, and reports.
+    /// Sends nothing more, waits for what has not come back, but not for long, and reports.
     ///
     /// # Errors
     /// [`crate::lab::LabError::Io`] when the thread panicked.
@@ -239,6 +239,7 @@ struct Line {
 struct Engine {
     lines: Vec<Line>,
     interval: Duration,
+    linger: Duration,
     report: Arc<Mutex<DatagramReport>>,
 }
 
@@ -250,7 +251,7 @@ impl Engine {
             Line { socket, datagram, heard: now() }
         };
         let lines = (settings.first..).zip(sockets).map(line).collect();
-        Self { lines, interval: settings.interval, report }
+        Self { lines, interval: settings.interval, linger: settings.linger, report }
     }
 
     /// Has each say something now and then, until the end.
@@ -259,7 +260,7 @@ impl Engine {
         let mut end: Option<Instant> = None;
         while end.is_none_or(|end| now() < end && lock(&self.report).unanswered() > 0) {
             if stop.load(Ordering::Acquire) && end.is_none() {
-                end = Some(now() + LINGER);
+                end = Some(now() + self.linger);
             }
             let speaks = end.is_none() && now() >= next;
             for (index, line) in self.lines.iter_mut().enumerate() {
