@@ -139,6 +139,7 @@ impl DatagramReport {
 /// Running clients.
 #[derive(Debug)]
 pub struct DatagramProbe {
+    addresses: Vec<SocketAddr>,
     report: Arc<Mutex<DatagramReport>>,
     worker: Worker<()>,
 }
@@ -151,11 +152,19 @@ impl DatagramProbe {
     pub fn start(host: &Host, settings: DatagramSettings) -> Result<Self> {
         let doing = || format!("making clients of {:?}", settings.destinations);
         let sockets = host.namespace().inside(|| sockets(&settings))?.doing(doing)?;
+        let addresses = sockets.iter().map(UdpSocket::local_addr).collect::<io::Result<Vec<_>>>();
+        let addresses = addresses.doing(doing)?;
         let clients = vec![DatagramClient::default(); sockets.len()];
         let report = Arc::new(Mutex::new(DatagramReport { clients, strange: 0 }));
         let mut engine = Engine::new(&settings, sockets, Arc::clone(&report));
         let worker = host.namespace().worker("datagram probe", move |stop| engine.run(stop))?;
-        Ok(Self { report, worker })
+        Ok(Self { addresses, report, worker })
+    }
+
+    /// Where each client talks from, the first number's first.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// Waits until each client has had so many answers more.
