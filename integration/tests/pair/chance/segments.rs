@@ -82,6 +82,27 @@ pub(crate) fn in_fragments(packet: &[u8]) -> [Vec<u8>; 2] {
     })
 }
 
+/// A packet with options of IPv4, or an extension header of IPv6, that say nothing.
+pub(crate) fn with_options(packet: &[u8]) -> Vec<u8> {
+    let is_v4 = packet[0] >> 4 == 4;
+    let (header, rest) = packet.split_at(if is_v4 { 20 } else { 40 });
+    let mut header = header.to_vec();
+    if is_v4 {
+        header[0] = 0x46;
+        header[2..4].copy_from_slice(&u16::try_from(24 + rest.len()).unwrap().to_be_bytes());
+        header[10..12].fill(0);
+        header.extend([1; 4]);
+        let sum = !fold(sum(&header));
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        header[4..6].copy_from_slice(&u16::try_from(8 + rest.len()).unwrap().to_be_bytes());
+        // For each hop: padding.
+        let next = std::mem::replace(&mut header[6], 0);
+        header.extend([next, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    [&header, rest].concat()
+}
+
 /// A datagram, without a checksum.
 pub(crate) fn datagram(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(8 + payload.len()).unwrap();
