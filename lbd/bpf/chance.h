@@ -13,6 +13,7 @@
 MAP(proxied_at, BPF_MAP_TYPE_HASH, struct proxied_key, struct proxied, PROXIED_MAX);
 MAP(peers, BPF_MAP_TYPE_ARRAY, __u32, struct peer, PEERS_MAX);
 MAP(sent_fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct sent_fragment, SENT_FRAGMENTS_MAX);
+MAP(closings, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct closing, CLOSINGS_MAX);
 MAP(chances, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, CHANCES);
 
 struct {
@@ -32,6 +33,9 @@ struct {
 
 /* A datagram's fragments arrive within this, in nanoseconds: its identification comes again. */
 #define FRAGMENT_NS 30000000000ULL
+
+/* Numbers of segments of one connection that are on their way at a time are taken to be no farther apart than this. */
+#define NEAR (1u << 24)
 
 /* A packet of a connection or session, or an ICMP error about one. */
 struct of_connection {
@@ -235,7 +239,48 @@ static __always_inline struct bpf_sock *socket_of(struct __sk_buff *ctx, const s
 	return bpf_skc_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
 }
 
-/* Whether the stack knows what to do with a packet of TCP: it is of a connection here, or begins one. */
+static __always_inline int numbers_of(struct __sk_buff *ctx, const struct of_connection *it, struct closing *numbers)
+{
+	void *start = frame_start(ctx, 0) + BOUNDED(it->l4, 127);
+	FIXED(start);
+	struct tcp *tcp = start;
+	if ((void *)(tcp + 1) > frame_end(ctx, 0))
+		return 0;
+	numbers->sequence = ntohl(tcp->sequence);
+	numbers->acknowledgement = ntohl(tcp->acknowledgement);
+	return 1;
+}
+
+static __always_inline int are_near(__u32 one, __u32 other)
+{
+	return one - other + NEAR < 2 * NEAR;
+}
+
+/* Whether a packet is of the connection that has a socket here in this state. TIME_WAIT, a minute long, is the end of one that this node was
+ * the first to close. Its client may be back meanwhile, from the same port, and on the other node, if that has had the virtual IPs in
+ * between. So the one that ends here is known by its numbers, which are written down while it ends, and what is of another one goes on,
+ * whichever segment it is. TIME_WAIT would acknowledge data with numbers that mean nothing to this client, keep from the other node that the
+ * client ends or resets the connection, and begin its minute anew each time.
+ * Where nothing is written down, the connection ended before this node had the virtual IPs back (or there was no room). What the other
+ * node resets then is an end that its client has closed, too, or can do nothing more with. An ICMP error is none of TIME_WAIT's business. */
+static __always_inline int is_of_socket(struct __sk_buff *ctx, const struct of_connection *it, __u32 state)
+{
+	int ends = state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING;
+	if (!ends && state != TCP_TIME_WAIT)
+		return 1;
+	struct closing numbers = {};
+	if (it->error || !numbers_of(ctx, it, &numbers))
+		return ends;
+	if (ends) {
+		bpf_map_update_elem(&closings, &it->flow, &numbers, BPF_ANY);
+		return 1;
+	}
+	struct closing *last = bpf_map_lookup_elem(&closings, &it->flow);
+	return last && are_near(numbers.sequence, last->sequence) && are_near(numbers.acknowledgement, last->acknowledgement);
+}
+
+/* Whether the stack knows what to do with a packet of TCP: it is of a connection here, or begins one. (A SYN to TIME_WAIT is the stack's as
+ * any other: it takes it if its numbers are later ones, and else has the client reset what is over and try again.) */
 static __always_inline int is_known_tcp(struct __sk_buff *ctx, const struct of_connection *it)
 {
 	if (!it->error && begins_connection(ctx, it))
@@ -243,13 +288,13 @@ static __always_inline int is_known_tcp(struct __sk_buff *ctx, const struct of_c
 	struct bpf_sock *socket = socket_of(ctx, it);
 	if (!socket)
 		return 0;
-	int known = socket->state != TCP_LISTEN;
-	if (!known && !it->error && it->fragment == FRAGMENT_NONE && brings_cookie(ctx, socket, it)) {
-		count(CHANCE_COOKIE);
-		known = 1;
-	}
+	__u32 state = socket->state;
+	int listens = state == TCP_LISTEN;
+	int cookie = listens && !it->error && it->fragment == FRAGMENT_NONE && brings_cookie(ctx, socket, it);
 	bpf_sk_release(socket);
-	return known;
+	if (cookie)
+		count(CHANCE_COOKIE);
+	return listens ? cookie : is_of_socket(ctx, it, state);
 }
 
 /* Whether a datagram is of a session here, or begins one: of all that is known, the other node has it not. */

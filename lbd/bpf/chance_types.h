@@ -12,6 +12,7 @@
 #define PEERS_MAX 64           /* index 0 is nobody */
 #define SESSIONS_MAX 131072    /* sessions of datagrams, of both nodes */
 #define SENT_FRAGMENTS_MAX 4096 /* packets in fragments of which the first one was sent on */
+#define CLOSINGS_MAX 32768     /* connections whose end is remembered */
 
 /* proxied_at: where `lbd` accepts connections or takes datagrams at virtual IPs, and which entry of `peers` has the other node there */
 struct proxied_key { struct address address; __be16 port; __u8 protocol; __u8 spare; };
@@ -50,6 +51,10 @@ struct session { __u32 holder; };
 
 /* sent_fragments: LRU; that the first fragment was sent on to peers[peer], by `fragment_key`. Those that follow have no ports. */
 struct sent_fragment { __u64 until; __u32 peer; __u32 spare; };
+
+/* closings: LRU; by the client's tuple, the numbers of the last segment before TIME_WAIT of a connection that this node was the first to
+ * close, if the other node might have connections then. */
+struct closing { __u32 sequence, acknowledgement; };
 
 /* chances[event], per CPU: packets for what is proxied. Those of this node's own connections and sessions are not counted. */
 enum chance {

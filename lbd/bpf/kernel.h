@@ -111,7 +111,12 @@ struct bpf_sock {
 	__be32 destination_v4, destination_v6[4];
 	__u32 state;
 };
-#define TCP_LISTEN 10 /* a socket's state */
+/* A socket's state. TIME_WAIT is also said of those in FIN_WAIT2 that no process has any more. */
+#define TCP_FIN_WAIT1 4
+#define TCP_FIN_WAIT2 5
+#define TCP_TIME_WAIT 6
+#define TCP_LISTEN 10
+#define TCP_CLOSING 11
 struct bpf_sock_tuple {
 	union {
 		struct { __be32 source, destination; __be16 source_port, destination_port; } ipv4;

@@ -1,4 +1,4 @@
-//! How long connections may stand still when the role moves.
+//! How long connections may stand still when the role moves, and new ones take.
 
 use std::time::Duration;
 
@@ -7,6 +7,8 @@ use super::trial::{ADVERT_INTERVAL, Outcome};
 
 /// What a planned move may hold connections up.
 pub(super) const SWITCHOVER_STALL_MAX: Duration = Duration::from_millis(50);
+/// What a new connection may take meanwhile: TCP repeats a SYN that was lost after 1 s.
+pub(super) const SWITCHOVER_NEW_MAX: Duration = Duration::from_millis(950);
 /// TCP's first retransmission on a LAN: the least time-out of Linux (`TCP_RTO_MIN`) and a little for the path.
 const RETRANSMISSION: Duration = Duration::from_millis(210);
 /// After so many intervals between advertisements the other node has noticed at the latest that a node is gone.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::bound::SWITCHOVER_STALL_MAX;
+use super::bound::{SWITCHOVER_NEW_MAX, SWITCHOVER_STALL_MAX};
 use super::forth::{Forth, Moved};
 use super::trial::Outcome;
 use super::{Case, modes};
@@ -216,6 +216,8 @@ impl ForthRow {
             row.missed = too_many.map(|(count, what)| format!("{count} {what}")).collect();
             let stalls = modes().map(|moved| (moved.worst_stall, SWITCHOVER_STALL_MAX + moved.pause));
             row.missed.extend(farthest_over(stalls, "stall of"));
+            let slowest = modes().map(|moved| (moved.slowest, SWITCHOVER_NEW_MAX));
+            row.missed.extend(farthest_over(slowest, "a new connection after"));
             if row.moves_min < super::forth::MOVES {
                 row.missed.push(format!("{} moves", row.moves_min));
             }
@@ -342,26 +344,29 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_hardly_stands_still_when_the_role_moves_back_and_forth() {
-        let moved = |stall_ms| Moved {
+    fn nothing_waits_for_long_when_the_role_moves_back_and_forth() {
+        let moved = |stall_ms, slowest_ms| Moved {
             mode: Mode::Nat,
             attempts: 100,
             failed: 0,
             failures: BTreeMap::new(),
-            slowest: Duration::from_millis(2),
+            slowest: Duration::from_millis(slowest_ms),
             connections: 10,
             broken: 0,
             resets: 0,
             worst_stall: Duration::from_millis(stall_ms),
             pause: Duration::from_millis(10),
         };
-        let run = |stall_ms| Forth {
+        let run = |stall_ms, slowest_ms| Forth {
             system: System::Tandem,
-            modes: vec![moved(stall_ms)],
+            modes: vec![moved(stall_ms, slowest_ms)],
             moves: super::super::forth::MOVES,
             problems: Vec::new(),
         };
-        assert!(forth_rows(&[run(60)])[0].missed.is_empty());
-        assert_eq!(forth_rows(&[run(20), run(61)])[0].missed, ["stall of 61.0 ms, at most 60.0 ms"]);
+        assert!(forth_rows(&[run(60, 950)])[0].missed.is_empty());
+        assert_eq!(forth_rows(&[run(20, 2), run(61, 2)])[0].missed, ["stall of 61.0 ms, at most 60.0 ms"]);
+        // Its first packet was lost.
+        let lost = forth_rows(&[run(20, 1002), run(20, 2)]);
+        assert_eq!(lost[0].missed, ["a new connection after 1002 ms, at most 950 ms"]);
     }
 }

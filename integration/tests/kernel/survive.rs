@@ -1,5 +1,6 @@
 //! What the kernel forwards survives a node: hundreds of connections and a download in progress, when every process of the active node
 //! is killed at once, the one that watches the others too, and when it loses its power; and none of them stands still for longer than that takes.
+//! Over a planned move hardly any does, of those that are proxied, too.
 
 use integration::bench_survive::{Case, Strike};
 use integration::lab::Result;
@@ -39,7 +40,7 @@ fn dsr_survives_a_power_loss() -> Result<()> {
 }
 
 #[test]
-fn both_survive_a_switchover() -> Result<()> {
+fn what_is_forwarded_and_what_is_proxied_survive_a_switchover() -> Result<()> {
     survives(Strike::Switchover, Mode::Nat)?;
-    survives(Strike::Switchover, Mode::Dsr)
+    survives(Strike::Switchover, Mode::Tcp)
 }

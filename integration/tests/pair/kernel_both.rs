@@ -70,7 +70,7 @@ fn both_forward_and_each_goes_on_for_the_other() -> Result<()> {
     let each_has_its_own = || {
         takes_new_ones_of(a, 0)?;
         takes_new_ones_of(b, 1)?;
-        load.steady()
+        load.steady_after(STALL_OF_A_MOVE)
     };
     each_has_its_own()?;
     let mut deaths = Vec::new();
@@ -79,7 +79,7 @@ fn both_forward_and_each_goes_on_for_the_other() -> Result<()> {
         for place in [0, 1] {
             takes_new_ones_of(lab.peer_of(node), place)?;
         }
-        load.steady()?;
+        load.steady_after(STALL_OF_A_LOSS)?;
         for daemon in ["lbd", "vrrpd"] {
             node.start_daemon(daemon)?;
         }
@@ -94,7 +94,7 @@ fn both_forward_and_each_goes_on_for_the_other() -> Result<()> {
         active(&lab, place, b)?;
         takes_new_ones_of(b, place)?;
     }
-    load.steady()?;
+    load.steady_after(STALL_OF_A_MOVE)?;
     load.end_after_deaths(&deaths)?;
     lab.finish()
 }

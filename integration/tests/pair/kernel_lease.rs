@@ -130,7 +130,7 @@ fn without_lbd_the_lease_is_renewed() -> Result<()> {
     lab.a().wait_end("lbd", LIMIT)?;
     let killed = now();
     wait_until("many leases to be over", LIMIT, || now() - killed > 30 * INTERVAL)?;
-    load.steady()?;
+    load.steady_after(STALL_OF_A_MOVE)?;
     lab.a().start_lbd()?;
     ready(lab.a())?;
     takes_new_ones(lab.a())?;

@@ -74,7 +74,7 @@ fn a_planned_switchover_and_the_return_break_no_connection() -> Result<()> {
         assert!(good, "{complaint}");
         settled(&lab, to)?;
         takes_new_ones(to)?;
-        load.steady()?;
+        load.steady_after(STALL_OF_A_MOVE)?;
         drained(from, to)?;
     }
     load.end()?;
@@ -89,7 +89,7 @@ fn the_death_of_a_node_and_its_return_break_no_connection() -> Result<()> {
     let death = all_killed(&lab, lab.a())?;
     lab.b().wait_role("web", "active", LIMIT)?;
     takes_new_ones(lab.b())?;
-    load.steady()?;
+    load.steady_after(STALL_OF_A_LOSS)?;
     assert!(
         vips().into_iter().all(|vip| lab.a().holds(vip).unwrap_or(false)),
         "something has cleaned up on a"
@@ -99,7 +99,7 @@ fn the_death_of_a_node_and_its_return_break_no_connection() -> Result<()> {
     }
     settled(&lab, lab.a())?;
     takes_new_ones(lab.a())?;
-    load.steady()?;
+    load.steady_after(STALL_OF_A_MOVE)?;
     load.end_after_deaths(&[death])?;
     lab.finish()
 }
@@ -114,7 +114,7 @@ fn the_loss_of_a_cable_and_of_power_and_the_return_from_each_break_no_connection
         deaths.push(lab.inject(&fault)?);
         b.wait_role("web", "active", LIMIT)?;
         takes_new_ones(b)?;
-        load.steady()?;
+        load.steady_after(STALL_OF_A_LOSS)?;
         lab.heal(&fault)?;
         if matches!(fault, Fault::PowerLoss(_)) {
             // A fresh machine: nothing of what it had forwarded is in its kernel.
@@ -124,7 +124,7 @@ fn the_loss_of_a_cable_and_of_power_and_the_return_from_each_break_no_connection
         }
         settled(&lab, a)?;
         takes_new_ones(a)?;
-        load.steady()?;
+        load.steady_after(STALL_OF_A_MOVE)?;
     }
     load.end_after_deaths(&deaths)?;
     lab.finish()
@@ -148,13 +148,13 @@ fn nobody_notices_that_the_nodes_do_not_hear_each_other_by_the_link_between_them
             None => b.signal("lbd", Signal::SIGSTOP)?,
         };
         wait_until("a to have noticed", LIMIT, || state(a) == "stale")?;
-        load.steady()?;
+        load.steady_after(STALL_OF_A_MOVE)?;
         match &fault {
             Some(fault) => lab.heal(fault)?,
             None => b.signal("lbd", Signal::SIGCONT)?,
         };
         wait_until("the nodes to be in step", LIMIT, is_in_step)?;
-        load.steady()?;
+        load.steady_after(STALL_OF_A_MOVE)?;
     }
     assert_eq!((not_active(a), forwarded(b)), (0, 0), "the role has not moved");
     load.end()?;
@@ -185,11 +185,11 @@ fn a_node_that_returns_preempts_when_it_knows_the_connections() -> Result<()> {
     wait_until("a to be well", LIMIT, || heard().is_some())?;
     let before = heard();
     wait_until("many advertisements", LIMIT, || heard() > before.map(|count| count + 30))?;
-    load.steady()?;
+    load.steady_after(STALL_OF_A_LOSS)?;
     a.namespace().run_with("nft", &["-f", "-"], "delete table inet cut")?;
     settled(&lab, a)?;
     takes_new_ones(a)?;
-    load.steady()?;
+    load.steady_after(STALL_OF_A_MOVE)?;
     load.end_after_deaths(&[death])?;
     lab.finish()
 }
@@ -203,11 +203,11 @@ fn a_killed_lbd_on_the_active_node_loses_nothing() -> Result<()> {
     for _ in 0..2 {
         lab.a().signal("lbd", Signal::SIGKILL)?;
         lab.a().wait_end("lbd", LIMIT)?;
-        load.steady()?;
+        load.steady_after(STALL_OF_A_MOVE)?;
         lab.a().start_lbd()?;
         ready(lab.a())?;
         takes_new_ones(lab.a())?;
-        load.steady()?;
+        load.steady_after(STALL_OF_A_MOVE)?;
     }
     assert_eq!(not_active(lab.a()), 0);
     agreed(&lab, lab.a())?;

@@ -9,7 +9,8 @@ use integration::lab::clock::{Window, now, wait_until};
 use integration::lab::config::{Instance, PairConfig};
 use integration::lab::fault::Fault;
 use integration::lab::probe::{
-    Attempt, ConnectProbe, ConnectSettings, EchoProbe, EchoSettings, Failure, exchange_datagram, talker,
+    Attempt, ConnectProbe, ConnectSettings, DatagramProbe, DatagramSettings, EchoProbe, EchoSettings,
+    Failure, exchange_datagram, talker,
 };
 use integration::lab::{Lab, Node, Result, Target, http};
 use nix::sys::signal::Signal;
@@ -35,6 +36,12 @@ pub(crate) const WITHOUT_LOSS: Duration = Duration::from_millis(950);
 /// And one whose first packet came to a node that was no longer, or not yet, to forward.
 pub(crate) const WITH_ONE_LOST: Duration = Duration::from_millis(2500);
 
+/// So long may stand still what lasts where the role moves as planned, or not at all: TCP repeats itself after 0.2 and 0.6 seconds, and then
+/// after 1.4.
+pub(crate) const STALL_OF_A_MOVE: Duration = Duration::from_millis(950);
+/// And where a node is lost: the next time is after 3 seconds, and the other node is there by the third.
+pub(crate) const STALL_OF_A_LOSS: Duration = Duration::from_millis(2900);
+
 /// So long a connection may have begun before its node's death without the other node knowing of it, on a machine that is busy.
 const UNTOLD: Duration = Duration::from_millis(50);
 /// After so long a probe of [`Load`] begins its next connection.
@@ -51,6 +58,10 @@ pub(crate) const RINGS: u64 = 12;
 
 /// How many long-lived connections each family has to each service.
 pub(crate) const CONNECTIONS: usize = 32;
+
+/// Clients that send datagrams to each service of each virtual IP, and how often each does.
+const TALKERS: usize = 2;
+const TALK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What the services have besides what all of them have.
 #[derive(Clone, Copy, Debug)]
@@ -262,10 +273,11 @@ pub(crate) struct Load {
     pub(crate) nat_new: Vec<ConnectProbe>,
     pub(crate) dsr_known: Vec<EchoProbe>,
     pub(crate) nat_known: Vec<EchoProbe>,
+    datagrams: DatagramProbe,
 }
 
 impl Load {
-    /// Begins: a new connection each millisecond, alternating between the services, and long-lived ones. A new one may take so
+    /// Begins: a new connection each millisecond, alternating between the services, long-lived ones, and datagrams. A new one may take so
     /// long.
     pub(crate) fn begin(lab: &Lab, patience: Duration) -> Result<Self> {
         Self::begin_at(lab, &vips(), patience)
@@ -289,25 +301,67 @@ impl Load {
             };
             vips.iter().map(probe).collect::<Result<Vec<_>>>()
         };
+        let servers =
+            vips.iter().flat_map(|vip| [DSR_ECHO, NAT_ECHO].map(|port| SocketAddr::new(*vip, port)));
+        let servers: Vec<SocketAddr> = servers.collect();
+        // How many are lost is not looked at, so that there is nothing to wait for at the end.
+        let talk = DatagramSettings {
+            interval: TALK_INTERVAL,
+            linger: Duration::ZERO,
+            ..DatagramSettings::new(&servers, TALKERS)
+        };
         let load = Self {
             dsr_known: known(DSR_ECHO)?,
             nat_known: known(NAT_ECHO)?,
             dsr_new: new(DSR_HTTP)?,
             nat_new: new(NAT_HTTP)?,
+            datagrams: DatagramProbe::start(lab.client(), talk)?,
         };
         load.steady()?;
+        load.forget_stalls();
         Ok(load)
     }
 
-    /// Waits until new connections are served steadily, and the long-lived ones go on.
+    /// Waits until new connections are served steadily, and the long-lived ones and datagrams go on.
     pub(crate) fn steady(&self) -> Result<()> {
         for probe in self.dsr_new.iter().chain(&self.nat_new) {
             probe.wait_steady(50, LIMIT)?;
         }
-        self.dsr_known.iter().chain(&self.nat_known).try_for_each(|probe| probe.wait_exchanges(5, LIMIT))
+        self.dsr_known.iter().chain(&self.nat_known).try_for_each(|probe| probe.wait_exchanges(5, LIMIT))?;
+        self.datagrams.wait_answers(2, LIMIT)
     }
 
-    /// Ends, and fails if a connection broke or was not served.
+    /// Waits for the same after something was done, and fails if a long-lived connection or a client with datagrams has stood still for longer
+    /// than this since that was asked last.
+    pub(crate) fn steady_after(&self, stall_max: Duration) -> Result<()> {
+        self.steady()?;
+        self.stood_still_at_most(stall_max);
+        self.forget_stalls();
+        Ok(())
+    }
+
+    /// What has stood still until now does not count.
+    pub(crate) fn forget_stalls(&self) {
+        for probe in self.dsr_known.iter().chain(&self.nat_known) {
+            probe.forget_stalls();
+        }
+        self.datagrams.forget_silence();
+    }
+
+    fn stood_still_at_most(&self, max: Duration) {
+        for (what, probes) in [("dsr", &self.dsr_known), ("nat", &self.nat_known)] {
+            for probe in probes {
+                let report = probe.snapshot();
+                let stall = report.worst_stall();
+                assert!(stall < max + report.pause, "{what}, at most {max:?}: {}", report.summary());
+            }
+        }
+        let silence = self.datagrams.snapshot().silence();
+        assert!(silence < max, "datagrams: {silence:?} without an answer, at most {max:?}");
+    }
+
+    /// Ends, and fails if a connection broke or was not served, or something has stood still for longer than over a planned move since that
+    /// was asked last.
     pub(crate) fn end(self) -> Result<()> {
         self.end_after_deaths(&[])
     }
@@ -317,6 +371,9 @@ impl Load {
     /// through `nat` has said all it wants to say, nothing tells the other node whose answer it is that the target sends, and the client
     /// waits in vain. Those are few ([`UNTOLD_MAX`]), and began then or a moment before. No others may fail, and nobody is told no.
     pub(crate) fn end_after_deaths(self, deaths: &[Window]) -> Result<()> {
+        self.stood_still_at_most(if deaths.is_empty() { STALL_OF_A_MOVE } else { STALL_OF_A_LOSS });
+        let strange = self.datagrams.stop()?.strange;
+        assert_eq!(strange, 0, "answers to somebody else");
         let known = [("dsr", self.dsr_known), ("nat", self.nat_known)];
         for (what, probes) in known {
             for probe in probes {

@@ -14,14 +14,15 @@ use integration::lab::probe::{EchoProbe, EchoSettings};
 use integration::lab::tunnel::{Tunnel, TunnelEnd};
 use integration::lab::{Lab, Node, Result};
 
-/// Two planned moves, there and back; then the active node's daemons are killed, and come back.
+/// Two planned moves, there and back; then the active node's daemons are killed, and come back. A new connection may take so long, and one that
+/// lasts may stand still for as long over a planned move.
 fn moves(lab: &Lab, patience: Duration) -> Result<()> {
     let load = Load::begin(lab, patience)?;
     for (from, to) in [(lab.a(), lab.b()), (lab.b(), lab.a())] {
         switch(from)?;
         settled(lab, to)?;
         takes_new_ones(to)?;
-        load.steady()?;
+        load.steady_after(patience)?;
     }
     load.end()?;
     let load = Load::begin(lab, WITH_ONE_LOST)?;
@@ -29,13 +30,13 @@ fn moves(lab: &Lab, patience: Duration) -> Result<()> {
     lab.b().wait_role("web", "active", LIMIT)?;
     owned_by(lab, lab.b())?;
     takes_new_ones(lab.b())?;
-    load.steady()?;
+    load.steady_after(STALL_OF_A_LOSS)?;
     for daemon in ["lbd", "vrrpd"] {
         lab.a().start_daemon(daemon)?;
     }
     settled(lab, lab.a())?;
     takes_new_ones(lab.a())?;
-    load.steady()?;
+    load.steady_after(patience)?;
     load.end_after_deaths(&[death])
 }
 
@@ -129,7 +130,7 @@ fn in_the_driver() -> Result<()> {
     for (from, to) in [(lab.a(), lab.b()), (lab.b(), lab.a())] {
         switch(from)?;
         settled(&lab, to)?;
-        load.steady()?;
+        load.steady_after(WITH_ONE_LOST)?;
         proxied.iter().try_for_each(|probe| probe.wait_exchanges(5, LIMIT))?;
     }
     assert!(packets(lab.b(), "sent") > 0 && packets(lab.a(), "received") > 0);
@@ -140,12 +141,12 @@ fn in_the_driver() -> Result<()> {
     let death = killed(lab.a())?;
     lab.b().wait_role("web", "active", LIMIT)?;
     owned_by(&lab, lab.b())?;
-    load.steady()?;
+    load.steady_after(STALL_OF_A_LOSS)?;
     for daemon in ["lbd", "vrrpd"] {
         lab.a().start_daemon(daemon)?;
     }
     settled(&lab, lab.a())?;
-    load.steady()?;
+    load.steady_after(WITH_ONE_LOST)?;
     load.end_after_deaths(&[death])?;
     lab.finish()
 }
@@ -180,16 +181,16 @@ fn to_the_virtual_routers_mac_address() -> Result<()> {
     switch(lab.a())?;
     forwards(&lab, lab.b())?;
     takes_new_ones(lab.b())?;
-    load.steady()?;
+    load.steady_after(WITH_ONE_LOST)?;
     let death = killed(lab.b())?;
     lab.a().wait_role("web", "active", LIMIT)?;
     takes_new_ones(lab.a())?;
-    load.steady()?;
+    load.steady_after(STALL_OF_A_LOSS)?;
     for daemon in ["lbd", "vrrpd"] {
         lab.b().start_daemon(daemon)?;
     }
     forwards(&lab, lab.a())?;
-    load.steady()?;
+    load.steady_after(STALL_OF_A_MOVE)?;
     load.end_after_deaths(&[death])?;
     lab.finish()
 }

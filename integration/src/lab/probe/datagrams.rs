@@ -18,8 +18,6 @@ use crate::lab::netns::Worker;
 /// A datagram begins with its client's number, in four bytes, and its own, in eight.
 pub const DATAGRAM_HEAD: usize = 12;
 
-/// After the end clients wait for so long at most for what has not come back.
-const LINGER: Duration = Duration::from_secs(1);
 /// How often sockets are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Of one client so many unanswered ones are remembered; what was sent before these stays lost, whatever comes.
@@ -38,14 +36,16 @@ pub struct DatagramSettings {
     pub interval: Duration,
     /// The length of a datagram in bytes, [`DATAGRAM_HEAD`] at least.
     pub size: usize,
+    /// After the end clients wait for so long at most for what has not come back.
+    pub linger: Duration,
 }
 
 impl DatagramSettings {
-    /// A short datagram of each client every 50 ms.
+    /// A short datagram of each client every 50 ms; at the end a second for the last ones.
     #[must_use]
     pub fn new(destinations: &[SocketAddr], clients: usize) -> Self {
-        let interval = Duration::from_millis(50);
-        Self { destinations: destinations.to_vec(), clients, first: 0, interval, size: DATAGRAM_HEAD }
+        let (interval, linger) = (Duration::from_millis(50), Duration::from_secs(1));
+        Self { destinations: destinations.to_vec(), clients, first: 0, interval, size: DATAGRAM_HEAD, linger }
     }
 }
 
@@ -139,6 +139,7 @@ impl DatagramReport {
 /// Running clients.
 #[derive(Debug)]
 pub struct DatagramProbe {
+    addresses: Vec<SocketAddr>,
     report: Arc<Mutex<DatagramReport>>,
     worker: Worker<()>,
 }
@@ -151,11 +152,19 @@ impl DatagramProbe {
     pub fn start(host: &Host, settings: DatagramSettings) -> Result<Self> {
         let doing = || format!("making clients of {:?}", settings.destinations);
         let sockets = host.namespace().inside(|| sockets(&settings))?.doing(doing)?;
+        let addresses = sockets.iter().map(UdpSocket::local_addr).collect::<io::Result<Vec<_>>>();
+        let addresses = addresses.doing(doing)?;
         let clients = vec![DatagramClient::default(); sockets.len()];
         let report = Arc::new(Mutex::new(DatagramReport { clients, strange: 0 }));
         let mut engine = Engine::new(&settings, sockets, Arc::clone(&report));
         let worker = host.namespace().worker("datagram probe", move |stop| engine.run(stop))?;
-        Ok(Self { report, worker })
+        Ok(Self { addresses, report, worker })
+    }
+
+    /// Where each client talks from, the first number's first.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// Waits until each client has had so many answers more.
@@ -183,7 +192,7 @@ impl DatagramProbe {
         lock(&self.report).clone()
     }
 
-    /// Sends nothing more, waits for a second at most for what has not come back, and reports.
+    /// Sends nothing more, waits for what has not come back, but not for long, and reports.
     ///
     /// # Errors
     /// [`crate::lab::LabError::Io`] when the thread panicked.
@@ -248,6 +257,7 @@ struct Line {
 struct Engine {
     lines: Vec<Line>,
     interval: Duration,
+    linger: Duration,
     report: Arc<Mutex<DatagramReport>>,
 }
 
@@ -259,7 +269,7 @@ impl Engine {
             Line { socket, datagram, heard: now() }
         };
         let lines = (settings.first..).zip(sockets).map(line).collect();
-        Self { lines, interval: settings.interval, report }
+        Self { lines, interval: settings.interval, linger: settings.linger, report }
     }
 
     /// Has each say something now and then, until the end.
@@ -268,7 +278,7 @@ impl Engine {
         let mut end: Option<Instant> = None;
         while end.is_none_or(|end| now() < end && lock(&self.report).unanswered() > 0) {
             if stop.load(Ordering::Acquire) && end.is_none() {
-                end = Some(now() + LINGER);
+                end = Some(now() + self.linger);
             }
             let speaks = end.is_none() && now() >= next;
             for (index, line) in self.lines.iter_mut().enumerate() {

@@ -1,13 +1,13 @@
 //! Nodes that are no neighbours where the virtual IPs are, or whose frames do not get from one to the other: through the link between them.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use integration::lab::addresses::{Mac, mac_text, vip4};
 use integration::lab::clock::wait_until;
 use integration::lab::config::PairConfig;
-use integration::lab::{Lab, Node, Result, Target, binary};
+use integration::lab::{Host, Lab, Node, Result, Target, binary};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -165,6 +165,13 @@ fn in_tunnel(id: u32, to: Mac, from: Mac, packet: &[u8]) -> Vec<u8> {
     [&[8, 0, 0, 0][..], &(id << 8).to_be_bytes(), &to, &from, &kind, packet].concat()
 }
 
+/// Sends a frame in a tunnel's packet, from one of a host's addresses to the other end.
+fn send_in_tunnel(host: &Host, from: IpAddr, to: IpAddr, frame: &[u8]) -> Result<()> {
+    let send = || UdpSocket::bind((from, 0))?.send_to(frame, (to, TUNNEL.0));
+    host.namespace().inside(send)?.expect("it can be sent");
+    Ok(())
+}
+
 #[test]
 fn what_else_comes_through_the_tunnel_is_dropped() -> Result<()> {
     let lab = proxying("chance-apart-strange", "")?;
@@ -178,50 +185,49 @@ fn what_else_comes_through_the_tunnel_is_dropped() -> Result<()> {
     // One elsewhere that claims to be the other node, and is asked for no way back.
     a.namespace().sysctl(&[("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/eth0/rp_filter", "0")])?;
     lab.client().ip(&format!("route add {} via {}", a.peer_address().ip(), a.v4()))?;
-    let vip = IpAddr::from(vip4(0));
-    let client = streams[0].local_addr().expect("it is connected");
-    let known = segments::stray(client, SocketAddr::new(vip, ECHO), 64);
-    let other_service = segments::stray(client, SocketAddr::new(vip, 9999), 64);
-    let not_vip = segments::stray(client, SocketAddr::new(a.v4().into(), ECHO), 64);
-    let begins = segments::first(client, SocketAddr::new(vip, ECHO));
-    let no_session = segments::datagram(client, SocketAddr::new(vip, PORT), &[7; 20]);
-    let with_options = [&[0x46], &known[1..]].concat();
-    let (id, own) = (TUNNEL.1, b.peer_address().ip());
+    let (id, own, to) = (TUNNEL.1, b.peer_address().ip(), a.peer_address().ip());
     let frame = |packet: &[u8]| in_tunnel(id, a.mac(), b.mac(), packet);
-    let to = SocketAddr::new(a.peer_address().ip(), TUNNEL.0);
-    let send = |from: IpAddr, frame: &[u8]| -> Result<()> {
-        let sent = b.namespace().inside(|| UdpSocket::bind((from, 0))?.send_to(frame, to))?;
-        sent.expect("it can be sent");
-        Ok(())
-    };
     let count = || ["received", "strange"].map(|what| packets(a, what));
     let counted = |what: &str, expected: [u64; 2]| {
         wait_until(&format!("a to have counted {expected:?} after {what}"), LIMIT, || count() == expected)
     };
-    // What the other node would send is taken.
-    let [received, strange] = count();
-    send(own, &frame(&known))?;
-    counted("what the other node would send", [received + 1, strange])?;
-    let others = [
-        ("another host", IpAddr::from(stranger), frame(&known)),
-        ("another tunnel", own, in_tunnel(id + 1, a.mac(), b.mac(), &known)),
-        ("another frame", own, in_tunnel(id, a.mac(), a.mac(), &known)),
-        ("another service", own, frame(&other_service)),
-        ("another address", own, frame(&not_vip)),
-        ("a beginning", own, frame(&begins)),
-        ("a datagram of no session", own, frame(&no_session)),
-        ("options", own, frame(&with_options)),
-    ];
-    for (number, (what, from, frame)) in (1..).zip(&others) {
-        send(*from, frame)?;
-        counted(what, [received + 1, strange + number])?;
+    let [mut received, mut strange] = count();
+    for (stream, vip) in streams.iter().zip(vips()) {
+        let client = stream.local_addr().expect("it is connected");
+        let own_address: IpAddr = if vip.is_ipv4() { a.v4().into() } else { a.v6().into() };
+        let known = segments::stray(client, SocketAddr::new(vip, ECHO), 64);
+        let other_service = segments::stray(client, SocketAddr::new(vip, 9999), 64);
+        let not_vip = segments::stray(client, SocketAddr::new(own_address, ECHO), 64);
+        let begins = segments::first(client, SocketAddr::new(vip, ECHO));
+        let no_session = segments::datagram(client, SocketAddr::new(vip, PORT), &[7; 20]);
+        // What the other node would send is taken.
+        send_in_tunnel(b, own, to, &frame(&known))?;
+        received += 1;
+        counted("what the other node would send", [received, strange])?;
+        let others = [
+            ("another host", IpAddr::from(stranger), frame(&known)),
+            ("another tunnel", own, in_tunnel(id + 1, a.mac(), b.mac(), &known)),
+            ("another frame", own, in_tunnel(id, a.mac(), a.mac(), &known)),
+            ("another service", own, frame(&other_service)),
+            ("another address", own, frame(&not_vip)),
+            ("a beginning", own, frame(&begins)),
+            ("a datagram of no session", own, frame(&no_session)),
+            ("options", own, frame(&segments::with_options(&known))),
+        ];
+        for (what, from, frame) in &others {
+            send_in_tunnel(b, *from, to, frame)?;
+            strange += 1;
+            counted(what, [received, strange])?;
+        }
+        // By the interface of the virtual IPs, with the other node's address on the link.
+        let end = SocketAddr::new(to, TUNNEL.0);
+        let forged = segments::datagram(SocketAddr::new(own, 4789), end, &frame(&known));
+        lab.client().namespace().inside(|| segments::send(to, &[forged]))?.expect("it is sent");
+        strange += 1;
+        counted("another interface", [received, strange])?;
     }
-    // By the interface of the virtual IPs, with the other node's address on the link.
-    let forged = segments::datagram(SocketAddr::new(own, 4789), to, &frame(&known));
-    lab.client().namespace().inside(|| segments::send(to.ip(), &[forged]))?.expect("it is sent");
-    counted("another interface", [received + 1, strange + 9])?;
     let (_, text) = lbd(a, &["doctor"]);
-    let dropped = format!("{} packets that came out of the tunnel were dropped", strange + 9);
+    let dropped = format!("{strange} packets that came out of the tunnel were dropped");
     assert!(text.contains(&dropped), "{text}");
     // The connections have not noticed.
     streams.iter_mut().for_each(|stream| upload(stream, 1000));
@@ -343,6 +349,13 @@ fn over_ipv6_the_link_needs_room() -> Result<()> {
     }
     assert!(packets(b, "sent") > 0 && packets(a, "received") > 0, "{} {}", chance(a), chance(b));
     assert_eq!((packets(a, "strange"), packets(b, "strange")), (0, 0));
+    // Another host on the link.
+    b.ip("addr add fd00:255::9/64 dev peer0 nodad")?;
+    let [from, to] = [9, 1].map(|host| Ipv6Addr::new(0xfd00, 0x255, 0, 0, 0, 0, 0, host).into());
+    let client = streams[0].local_addr().expect("it is connected");
+    let known = segments::stray(client, SocketAddr::new(vip4(0).into(), ECHO), 64);
+    send_in_tunnel(b, from, to, &in_tunnel(TUNNEL.1, a.mac(), b.mac(), &known))?;
+    wait_until("a to drop what is not the other node's", LIMIT, || packets(a, "strange") == 1)?;
     lab.finish()
 }
 

@@ -12,9 +12,9 @@ use integration::lab::{Lab, Node, Result};
 use nix::sys::signal::Signal;
 
 use super::talk::{Clients, PORT, Targets};
-use super::{chance, drains, is_linked, packets, switch};
+use super::{chance, drains, is_linked, packets, segments, switch};
 use crate::kernel_pair_support::synced;
-use crate::pair_support::{LIMIT, every, owned_by, start_all};
+use crate::pair_support::{LIMIT, every, owned_by, start_all, vips};
 
 /// Clients of each family.
 const CLIENTS: u32 = 30;
@@ -82,6 +82,26 @@ fn reload_without_link(lab: &Lab, node: &Node, talking: &Clients) -> Result<()> 
     lab.nodes().into_iter().try_for_each(synced)
 }
 
+/// Has a router tell each virtual IP that datagrams were too large: one of a session of the node that has the virtual IPs, and one of a session of
+/// the other one, which alone is told on.
+fn tell_of_large_ones(lab: &Lab, node: &Node, own: &Clients, others: &Clients) -> Result<()> {
+    let before = packets(node, "sent_error");
+    let clients = own.one_of_each().into_iter().zip(others.one_of_each());
+    for (vip, (own, other)) in vips().into_iter().zip(clients) {
+        let told =
+            |client: SocketAddr| segments::too_big_datagram(client.ip(), client, SocketAddr::new(vip, PORT));
+        let all = [told(own), told(other)];
+        lab.client().namespace().inside(move || segments::send(vip, &all))?.expect("they are sent");
+    }
+    let both = before + vips().len() as u64;
+    let what = format!("{} to tell the other node of its sessions", node.name());
+    wait_until(&what, LIMIT, || packets(node, "sent_error") >= both)?;
+    // All of them have been there before what these say next.
+    own.steady()?;
+    assert_eq!(packets(node, "sent_error"), both, "{}", chance(node));
+    Ok(())
+}
+
 /// Fails if any datagram was lost.
 fn end(clients: Clients) -> Result<()> {
     let (lost, gap) = clients.end()?;
@@ -106,6 +126,7 @@ fn sessions_go_on_where_they_live_there_and_back() -> Result<()> {
     let text = a.get("lbd", "/metrics")?.body;
     let shown = format!("tandem_lbd_second_chance_draining_sessions{{instance=\"web\"}} {}", 2 * CLIENTS);
     assert!(text.lines().any(|line| line.starts_with(&shown)), "{text}");
+    tell_of_large_ones(&lab, b, &new, &old)?;
     // Back to where the first ones live, and there again.
     switch(&lab, b)?;
     old.steady()?;

@@ -30,13 +30,21 @@ fn segment(client: SocketAddr, vip: SocketAddr, hops: u8, flags: u8) -> Vec<u8> 
     packet(client.ip(), vip.ip(), 6, hops, &tcp)
 }
 
-/// A router at `from` tells the virtual IP that a packet for `client` was too big.
+/// A router at `from` tells the virtual IP that a segment for `client` was too big.
 pub(crate) fn too_big(from: IpAddr, client: SocketAddr, vip: SocketAddr) -> Vec<u8> {
     let mut segment = vec![0; 20];
     segment[..2].copy_from_slice(&vip.port().to_be_bytes());
     segment[2..4].copy_from_slice(&client.port().to_be_bytes());
     segment[12..14].copy_from_slice(&[5 << 4, ACK]);
-    let quoted = packet(vip.ip(), client.ip(), 6, 60, &segment);
+    told_too_big(from, vip, &packet(vip.ip(), client.ip(), 6, 60, &segment))
+}
+
+/// The same of a datagram.
+pub(crate) fn too_big_datagram(from: IpAddr, client: SocketAddr, vip: SocketAddr) -> Vec<u8> {
+    told_too_big(from, vip, &datagram(vip, client, &[7; 20]))
+}
+
+fn told_too_big(from: IpAddr, vip: SocketAddr, quoted: &[u8]) -> Vec<u8> {
     // Type, code, checksum, and the MTU: in IPv4 in the lower half of the word.
     let mut icmp = vec![0; 8];
     icmp[..2].copy_from_slice(if vip.is_ipv4() { &[3, 4] } else { &[2, 0] });
@@ -74,7 +82,28 @@ pub(crate) fn in_fragments(packet: &[u8]) -> [Vec<u8>; 2] {
     })
 }
 
-/// A datagram of IPv4, without a checksum.
+/// A packet with options of IPv4, or an extension header of IPv6, that say nothing.
+pub(crate) fn with_options(packet: &[u8]) -> Vec<u8> {
+    let is_v4 = packet[0] >> 4 == 4;
+    let (header, rest) = packet.split_at(if is_v4 { 20 } else { 40 });
+    let mut header = header.to_vec();
+    if is_v4 {
+        header[0] = 0x46;
+        header[2..4].copy_from_slice(&u16::try_from(24 + rest.len()).unwrap().to_be_bytes());
+        header[10..12].fill(0);
+        header.extend([1; 4]);
+        let sum = !fold(sum(&header));
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        header[4..6].copy_from_slice(&u16::try_from(8 + rest.len()).unwrap().to_be_bytes());
+        // For each hop: padding.
+        let next = std::mem::replace(&mut header[6], 0);
+        header.extend([next, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    [&header, rest].concat()
+}
+
+/// A datagram, without a checksum.
 pub(crate) fn datagram(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(8 + payload.len()).unwrap();
     let header = [from.port(), to.port(), length, 0].map(u16::to_be_bytes).concat();

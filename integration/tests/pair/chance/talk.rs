@@ -104,6 +104,14 @@ impl Clients {
         self.probe.wait_answers(3, LIMIT)
     }
 
+    /// Where one of each family talks from, of IPv4 first.
+    pub(crate) fn one_of_each(&self) -> [SocketAddr; 2] {
+        [true, false].map(|is_v4| {
+            let mut all = self.probe.addresses().iter().copied();
+            all.find(|it| it.is_ipv4() == is_v4).expect("there are clients of both")
+        })
+    }
+
     /// Ends them. Answers how many datagrams were not answered, and the longest time that one waited for an answer.
     pub(crate) fn end(self) -> Result<(u64, Duration)> {
         let report = self.probe.stop()?;

@@ -12,6 +12,8 @@ constants! {
     SESSIONS_MAX: u32 = 131072;
     /// Packets in fragments that are remembered, at most.
     SENT_FRAGMENTS_MAX: u32 = 4096;
+    /// Connections whose end is remembered, at most.
+    CLOSINGS_MAX: u32 = 32768;
     /// [`Session::holder`]: this node.
     SESSION_HERE: u32 = 1;
     /// [`Session::holder`]: the other one.
