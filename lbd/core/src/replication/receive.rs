@@ -129,6 +129,9 @@ impl Replica {
         if let Some(session) = &mut self.session {
             session.minor = Some(hello.minor);
         }
+        // A table that it does not know has no size. What a reload changes later is said with the next session.
+        let differs = |index: usize| ![0, self.settings.tables[index]].contains(&hello.tables[index]);
+        self.sizes_differ = std::array::from_fn(differs);
         self.rings.session_begins(hello.minor);
         self.noted.session_begins();
         self.peer = Some(hello);

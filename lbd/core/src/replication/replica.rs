@@ -41,6 +41,8 @@ pub struct Replica {
     made: Instant,
     /// Who the peer is, or was last.
     pub(super) peer: Option<Hello>,
+    /// Whose tables had room for another number of entries than ours when the last session began.
+    pub(super) sizes_differ: [bool; Table::COUNT],
     /// What this node says of its proxied connections.
     pub(super) word: Word,
     /// What the peer says of its own; only while there is a session.
@@ -113,6 +115,7 @@ impl Replica {
             generation: settings.generation.min(GENERATION_MAX / 2),
             made: now,
             peer: None,
+            sizes_differ: [false; Table::COUNT],
             word: Word::default(),
             peer_word: None,
             we_win: false,
@@ -473,14 +476,13 @@ impl Replica {
     pub fn stats(&self, now: Instant) -> Stats {
         let outgoing = self.session.as_ref().map(|session| &session.outgoing);
         let peer = self.peer.as_ref();
-        let sizes = peer.map_or(self.settings.tables, |peer| peer.tables);
         Stats {
             state: self.state,
             since: self.since,
             peer_synced: outgoing.is_some_and(|outgoing| outgoing.snapshot.stage == Stage::Acknowledged),
             peer: self.peer.clone(),
             config_differs: peer.is_some_and(|peer| peer.config_hash != self.settings.config_hash),
-            sizes_differ: std::array::from_fn(|index| sizes[index] != self.settings.tables[index]),
+            sizes_differ: self.sizes_differ,
             lag: self.oldest_untold().map_or(Duration::ZERO, |oldest| now - oldest),
             dirty: self.dirty.len(),
             unacknowledged: outgoing.map_or(0, |outgoing| outgoing.unacknowledged),
