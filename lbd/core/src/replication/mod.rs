@@ -88,7 +88,7 @@ pub use entry::{Address, Cursor, Entry, Flow, Key, Live, Member, Membership, Rem
 pub use error::{SessionEnd, SessionError};
 pub use frame::{BATCH_SIZE, FRAME_SIZE_MAX};
 pub use hello::{Hello, MAJOR, MINOR, RELEASE_LENGTH_MAX};
-pub use names::{NAME_LENGTH_MAX, NAMES_MAX, Name, NameError, NameId};
+pub use names::{Forgotten, NAME_LENGTH_MAX, NAMES_MAX, Name, NameError, NameId};
 pub use notes::{NOTE_NAME_MAX, NOTE_SIZE_MAX, NOTES_MAX, Note, Notes};
 pub use replica::Replica;
 pub use rings::{PeerRing, RING_MEMBERS_MAX, RING_WAIT, RINGS_MAX, RingMake, RingOutcome};

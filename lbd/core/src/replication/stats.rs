@@ -5,6 +5,7 @@ use common::time::{Duration, Instant};
 use super::entry::Table;
 use super::error::SessionEnd;
 use super::hello::Hello;
+use super::names::NameError;
 
 /// How far this node is with what the peer has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,6 +135,8 @@ pub struct Stats {
     pub tombstones: usize,
     /// Names that have a number.
     pub names: usize,
+    /// Why one got none, the last time.
+    pub name_refused: Option<NameError>,
     /// Entries whose last change is remembered, by [`Table::index`].
     pub ledger: [usize; Table::COUNT],
     /// Values of the peer's own, by [`Table::index`].
