@@ -165,19 +165,25 @@
 //! | `tandem_lbd_replication_same_version` | gauge | | 1 if the other node's `lbd` is of the same release, 0 if of another; absent before it was heard, and if it does not say |
 //! | `tandem_lbd_replication_lag_seconds` | gauge | | age of the oldest change that the other node has not been sent; without a session it grows from the first change on, until the next session has told everything |
 //! | `tandem_lbd_replication_dirty` | gauge | | changes that wait to be sent |
+//! | `tandem_lbd_replication_tombstones` | gauge | | deletions that the other node has not acknowledged: what it changes until it has does not bring them back |
 //! | `tandem_lbd_replication_unacknowledged_bytes` | gauge | | bytes sent that the other node has not written yet |
 //! | `tandem_lbd_replication_entries` | gauge | `table` (`flows`, `sticky`, `udp_sessions`, `rates`, `targets`, `health`, `members`) | entries of either node known |
 //! | `tandem_lbd_replication_peer_entries` | gauge | `table` (`rates`, `health`) | the other node's own entries, which stand beside this one's |
 //! | `tandem_lbd_replication_changes_total` | counter | `table`, `direction` (`in`, `out`) | entries, new and changed ones |
 //! | `tandem_lbd_replication_deletions_total` | counter | `direction` | entries that were over |
+//! | `tandem_lbd_replication_tombstones_lost_total` | counter | `reason` (`full`: 65,536 waited, `expired`: the other node was away for five minutes) | deletions forgotten before the other node had acknowledged them: an entry that it has changed meanwhile comes back, for as long as it lasts |
 //! | `tandem_lbd_replication_skipped_total` | counter | `reason` (`older`: than what is here, `unknown_table`, `unknown_name`, `generation`, `table_full`, `no_service_or_target`: another configuration, `invalid`: says what cannot be, `port_taken`, `flows_full`, `used_here`: this node's own was used later, `rings_full`: there were too many rings, `other`) | entries received that were not applied |
 //! | `tandem_lbd_replication_refused_total` | counter | `table` | entries received that name what this node does not know, or say what cannot be; those of flows are in `replication_skipped` |
+//! | `tandem_lbd_replication_peer_refused` | gauge | | entries of the present session that the other node had no place for; its own counts say why |
+//! | `tandem_lbd_replication_same_size` | gauge | `table` | 1 if the other node's table had room for as many entries as this one's when the last session began, 0 if not; absent before it was heard |
 //! | `tandem_lbd_replication_ended_total` | counter | `reason` (`other_major_version`: another release, `self_connection`, `same_name`: both nodes have one name, `no_hello`, `idle`: it said nothing any more, `oversized`, `malformed`, `out_of_order`: what it sent, `disconnected`) | sessions that ended, or were refused at their beginning; the log says why, too |
 //! | `tandem_lbd_replication_snapshots_total` | counter | `direction` | everything that a node has, told to its end |
 //! | `tandem_lbd_replication_resyncs_total` | counter | | times that this began anew because too much was waiting |
 //! | `tandem_lbd_replication_swept_total` | counter | | entries deleted because the other node had them no longer |
 //! | `tandem_lbd_replication_adopted_total` | counter | | entries taken over from a former life of the other node |
-//! | `tandem_lbd_replication_not_replicated_total` | counter | | changes that found no room in the tables of what is replicated |
+//! | `tandem_lbd_replication_vanished_total` | counter | | entries of this node's own that a snapshot did not find any more, although nobody had said that they were over |
+//! | `tandem_lbd_replication_names` | gauge | | names of services, groups, targets, zones and tables of targets that entries refer to; 65,536 at most |
+//! | `tandem_lbd_replication_not_replicated_total` | counter | | changes that found no room in the tables of what is replicated, or none for the names that they refer to |
 //! | `tandem_lbd_replication_reports_lost_total` | counter | | reports of the walk through all flows that found no room; flows that are used go on to be told, and for those that are over a session begins anew |
 //! | `tandem_lbd_replication_untold_total` | counter | | changes of flows that the kernel's program had no room to tell of; walks through all flows find them: those of flows in use when it is their turn, those that end flows once they are over |
 //! | `tandem_lbd_replication_ring_changes_total` | counter | `peer` (`acknowledged`: the other node knew the ring and all flows before, `unacknowledged`: it did not say so within 100 ms, `alone`: it was not in step, so nobody waited) | rings that `nat` and `dsr` have come to choose targets from in the place of others |

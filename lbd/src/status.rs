@@ -15,6 +15,7 @@ use lbd_core::group::Admin;
 use tokio::net::UnixStream;
 
 use crate::process::socket_path;
+use crate::replication::StateView;
 use crate::view::{GroupView, ServiceView, Status, TargetView};
 
 /// The daemon answers at once; a reload waits for at most a few seconds.
@@ -309,51 +310,7 @@ fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
         }
     }
     if let Some(state) = &status.replication.state {
-        let count = |table: &str, what: &str| {
-            let count = state.entries.get(table).copied().unwrap_or(0);
-            (count > 0 || table == "flows").then(|| format!("{count} {what}"))
-        };
-        let shared = [
-            count("flows", "flows"),
-            count("sticky", "sticky clients"),
-            count("udp_sessions", "UDP sessions"),
-            count("targets", "words on targets"),
-            count("members", "words on who belongs to groups"),
-        ];
-        let shared: Vec<String> = shared.into_iter().flatten().collect();
-        let refused: u64 = state.refused.values().sum();
-        let back = if state.peer_synced { "" } else { ", the other node is not" };
-        let waiting = state.dirty;
-        writeln!(
-            out,
-            "          {}{back}; {} of both, {waiting} changes to be sent",
-            state.state,
-            shared.join(", ")
-        )?;
-        if refused > 0 {
-            writeln!(
-                out,
-                "          {refused} entries of the other node's had no place here: compare the files"
-            )?;
-        }
-        if state.config_differs == Some(true) {
-            let other = state.peer_config_hash.as_deref().unwrap_or_default();
-            writeln!(out, "          the other node runs another configuration, {other}: compare the files")?;
-        }
-        if state.lag_ms >= LAG_SHOWN_MS {
-            let seconds = state.lag_ms / 1000;
-            writeln!(out, "          the other node has not been told of changes for {seconds} s")?;
-        }
-        if state.version_differs == Some(true) {
-            let (other, own) = (state.peer_version.as_deref().unwrap_or_default(), &status.version);
-            writeln!(out, "          the other node runs another release, {other}, this one {own}")?;
-        }
-        if let Some(refused) = counts_but(&state.ended, &["disconnected"]) {
-            writeln!(out, "          sessions that ended for what was said or not said: {refused}")?;
-        }
-        if let Some(trouble) = &state.trouble {
-            writeln!(out, "          flows are not replicated: {trouble}")?;
-        }
+        write_replication(out, status, state)?;
     }
     if let Some(error) = &link.listen_error {
         writeln!(out, "          {error}")?;
@@ -375,6 +332,65 @@ fn write_peer(out: &mut String, status: &Status) -> std::fmt::Result {
             at(last.unix_ms),
             last.message
         )?;
+    }
+    Ok(())
+}
+
+/// What went over it.
+fn write_replication(out: &mut String, status: &Status, state: &StateView) -> std::fmt::Result {
+    let count = |table: &str, what: &str| {
+        let count = state.entries.get(table).copied().unwrap_or(0);
+        (count > 0 || table == "flows").then(|| format!("{count} {what}"))
+    };
+    let shared = [
+        count("flows", "flows"),
+        count("sticky", "sticky clients"),
+        count("udp_sessions", "UDP sessions"),
+        count("targets", "words on targets"),
+        count("members", "words on who belongs to groups"),
+    ];
+    let shared: Vec<String> = shared.into_iter().flatten().collect();
+    let refused: u64 = state.refused.values().sum();
+    let back = if state.peer_synced { "" } else { ", the other node is not" };
+    let waiting = state.dirty;
+    writeln!(
+        out,
+        "          {}{back}; {} of both, {waiting} changes to be sent",
+        state.state,
+        shared.join(", ")
+    )?;
+    if refused > 0 {
+        writeln!(
+            out,
+            "          {refused} entries of the other node's had no place here: compare the files"
+        )?;
+    }
+    if state.peer_refused > 0 {
+        let tables = state.sizes_differ.join(", ");
+        let sizes = if tables.is_empty() { tables } else { format!(" (tables of another size: {tables})") };
+        writeln!(
+            out,
+            "          {} entries of this node's had no place on the other one{sizes}: compare the files",
+            state.peer_refused
+        )?;
+    }
+    if state.config_differs == Some(true) {
+        let other = state.peer_config_hash.as_deref().unwrap_or_default();
+        writeln!(out, "          the other node runs another configuration, {other}: compare the files")?;
+    }
+    if state.lag_ms >= LAG_SHOWN_MS {
+        let seconds = state.lag_ms / 1000;
+        writeln!(out, "          the other node has not been told of changes for {seconds} s")?;
+    }
+    if state.version_differs == Some(true) {
+        let (other, own) = (state.peer_version.as_deref().unwrap_or_default(), &status.version);
+        writeln!(out, "          the other node runs another release, {other}, this one {own}")?;
+    }
+    if let Some(refused) = counts_but(&state.ended, &["disconnected"]) {
+        writeln!(out, "          sessions that ended for what was said or not said: {refused}")?;
+    }
+    if let Some(trouble) = &state.trouble {
+        writeln!(out, "          flows are not replicated: {trouble}")?;
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ pub use check::Violation;
 pub use clock::{Clock, Moment};
 pub use fault::{Fault, Lbd, Step};
 pub use network::{Network, Packet, Quality};
-pub use replicas::{Draw, Flaw, Pair, run_pair_seed};
+pub use replicas::{Draw, Flaw, NO_TOMBSTONE, Pair, run_pair_seed};
 pub use run::{Failure, run_seed};
 pub use sabotage::Sabotage;
 pub use trace::Trace;

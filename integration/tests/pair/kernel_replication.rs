@@ -413,6 +413,8 @@ fn a_table_that_is_full_on_one_side_is_counted_and_harms_nobody() -> Result<()> 
     })?;
     let entries = replication(b)["entries"]["flows"].as_u64();
     assert!(entries <= Some(FEW), "{entries:?}");
+    wait_until("a to hear of that", LIMIT, || replication(a)["peer_refused"].as_u64() > Some(500))?;
+    assert_eq!(replication(a)["sizes_differ"], serde_json::json!(["flows"]));
     for node in lab.nodes() {
         assert!(node.running("lbd") && node.running("vrrpd"));
     }

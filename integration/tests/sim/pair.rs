@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::ipc::Role;
-use integration::sim::{Draw, Failure, Fault, Flaw, Pair, Trace, Variant, run_pair_seed};
+use integration::sim::{Draw, Failure, Fault, Flaw, NO_TOMBSTONE, Pair, Trace, Variant, run_pair_seed};
 
 use super::{number, seeds};
 
@@ -52,6 +52,14 @@ fn a_seed_tells_the_same_story_each_time() {
         let once = story(seed).unwrap_or_else(|failure| panic!("{}", failure.violation));
         assert!(once.lines().count() > 100 && story(seed).is_ok_and(|again| again == once));
     }
+}
+
+/// What becomes of a deletion without a tombstone is looked at.
+#[test]
+fn deletions_that_nobody_remembers_are_met() {
+    let is_met = |trace: Trace| trace.tail(usize::MAX).contains(NO_TOMBSTONE);
+    let met = (0..SEEDS).find(|&seed| run_pair_seed(seed, Flaw::None, Trace::on()).is_ok_and(is_met));
+    assert!(met.is_some(), "every deletion of {SEEDS} runs found a tombstone");
 }
 
 /// Shells that are broken on purpose are caught, and by the checker whose promise they break.

@@ -53,6 +53,7 @@ fn encode_state(out: &mut Out<'_>, state: &StateView) -> fmt::Result {
     let help = "Age of the oldest change that the other node has not been sent";
     out.gauge("replication_lag_seconds", help, lag)?;
     out.gauge("replication_dirty", "Changes that wait to be sent", state.dirty as f64)?;
+    out.gauge("replication_tombstones", "Deletions not acknowledged", state.tombstones as f64)?;
     let unacknowledged = state.unacknowledged_bytes as f64;
     out.gauge(
         "replication_unacknowledged_bytes",
@@ -73,18 +74,34 @@ fn encode_state(out: &mut Out<'_>, state: &StateView) -> fmt::Result {
     out.counters("replication_changes", "Entries, new and changed ones", entries)?;
     let deletions = [("in", state.deletions_received), ("out", state.deletions_sent)];
     out.counters("replication_deletions", "Entries that were over", labelled("direction", deletions))?;
+    let lost = [("full", state.tombstones_full), ("expired", state.tombstones_expired)];
+    let help = "Deletions forgotten before the other node acknowledged them";
+    out.counters("replication_tombstones_lost", help, labelled("reason", lost))?;
     let skipped = state.skipped.iter().map(|(reason, count)| (vec![("reason", reason.as_str())], *count));
     out.counters("replication_skipped", "Entries received that were not applied", skipped)?;
     let refused = state.refused.iter().map(|(table, count)| (vec![("table", table.as_str())], *count));
     let help = "Entries received that name what is unknown here, or say what cannot be";
     out.counters("replication_refused", help, refused)?;
+    let help = "Entries of this session that the other node had no place for";
+    out.gauge("replication_peer_refused", help, state.peer_refused as f64)?;
+    let heard = state.entries.keys().filter(|_| state.config_differs.is_some());
+    let sizes =
+        heard.map(|table| (vec![("table", table.as_str())], flag(!state.sizes_differ.contains(table))));
+    out.gauges("replication_same_size", "Whether both have room for as many entries", sizes)?;
     let ended = state.ended.iter().map(|(reason, count)| (vec![("reason", reason.as_str())], *count));
     out.counters("replication_ended", "Sessions by why replication with the other node ended", ended)?;
+    encode_rest(out, state)
+}
+
+/// Snapshots and what was left out of them, and rings.
+fn encode_rest(out: &mut Out<'_>, state: &StateView) -> fmt::Result {
     let snapshots = [("in", state.snapshots_received), ("out", state.snapshots_sent)];
     out.counters("replication_snapshots", "Snapshots told to their end", labelled("direction", snapshots))?;
     out.counter("replication_resyncs", "Snapshots begun anew because too much waited", state.resyncs)?;
     out.counter("replication_swept", "Entries that the other node had no longer", state.swept)?;
     out.counter("replication_adopted", "Entries of a former life of the other node", state.adopted)?;
+    out.counter("replication_vanished", "Own entries that a snapshot did not find", state.vanished)?;
+    out.gauge("replication_names", "Names that entries refer to", state.names as f64)?;
     out.counter("replication_not_replicated", "Changes without room in the tables", state.not_replicated)?;
     out.counter("replication_reports_lost", "Reports of flows without room", state.reports_lost)?;
     out.counter("replication_untold", "Changes of flows without room to be told", state.untold)?;

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::time::{Duration, Instant};
 use lbd_core::chance::Word;
 use lbd_core::replication::{
-    Action, Apply, Entry, Key, NAMES_MAX, Name, Put, Replica, Settings, State, Table,
+    Action, Apply, Entry, Key, NAMES_MAX, Name, Put, Replica, Settings, State, Stats, Table,
 };
 use tokio::sync::watch;
 
-use super::flows::{Flows, SCAN};
+use super::flows::{ANEW_PAUSE, Flows, SCAN};
 use super::tables::{Heeding, Tables};
 use super::{Outlets, Shown, StateView, clients, rings};
 use crate::l4::kernel::{self, Copies, KernelError, Report};
@@ -21,6 +21,10 @@ use crate::snapshot::Snapshot;
 
 /// So many names, and those that stand for nothing any more are forgotten.
 const NAMES_ENOUGH: usize = NAMES_MAX / 2;
+
+/// For so many of them that the other node has announced, which are known for as long as a session lasts, another one begins: it costs both
+/// nodes a snapshot.
+const NAMES_HELD_MAX: usize = NAMES_MAX / 16;
 
 /// So long a session waits for the kernel's part to be ready.
 const READY_MAX: Duration = Duration::from_secs(5);
@@ -131,6 +135,12 @@ pub(super) struct Driver {
     failing: Option<String>,
     /// There is more to be read for a snapshot.
     scanning: bool,
+    /// Names are not looked through before.
+    forget_at: Instant,
+    /// Names that got no number, as last counted.
+    names_refused: u64,
+    /// Why has been logged since some were forgotten.
+    names_logged: bool,
     /// The second chance has heeded what the other node had said of its connections when the two came into step. What is said later changes
     /// with each of these connections, and is waited for by nobody.
     heeded_word: bool,
@@ -161,6 +171,9 @@ impl Driver {
             ready_by: now.at + READY_MAX,
             failing: None,
             scanning: false,
+            forget_at: now.at,
+            names_refused: 0,
+            names_logged: false,
             heeded_word: false,
             shared,
             outlets,
@@ -526,10 +539,12 @@ impl Driver {
     fn show(&mut self, now: Instant) {
         self.show_at = now + SHOW_EVERY;
         self.tables.expire(now);
-        let stats = self.replica.stats(now);
-        if stats.names > NAMES_ENOUGH {
-            self.forget_names();
+        // Words that the control loop is asked to heed go by numbers of names.
+        if self.replica.names() > NAMES_ENOUGH && self.forget_at <= now && self.heeding.is_none() {
+            self.forget_names(now);
         }
+        let stats = self.replica.stats(now);
+        self.log_refused_names(&stats);
         let flows = self.flows.as_ref();
         self.tables.show_health(&self.replica, &stats, self.session.is_some());
         let view = StateView::of(
@@ -544,15 +559,43 @@ impl Driver {
         self.outlets.shown.store(Some(Arc::new(view)));
     }
 
-    /// Of services and targets that are gone.
-    fn forget_names(&mut self) {
+    /// Forgets names of services and targets that are gone. Both nodes announce every target, and what the other one has announced is known until
+    /// the session ends: so one that holds many of them ends.
+    fn forget_names(&mut self, now: Instant) {
+        self.forget_at = now + ANEW_PAUSE;
+        if self.forget_unused_names() >= NAMES_HELD_MAX {
+            tracing::info!(
+                "the session with the other node begins anew, to forget names of targets that are gone"
+            );
+            self.disconnected();
+            self.forget_unused_names();
+        }
+    }
+
+    /// Answers how many are known only because the other node has announced them.
+    fn forget_unused_names(&mut self) -> usize {
         let Self { flows, tables, replica, .. } = self;
         let in_flows = |name: &Name| flows.as_ref().is_some_and(|flows| flows.knows(name));
-        replica.forget_names(|_, name| in_flows(name) || tables.knows(name));
-        if let Some(flows) = flows {
-            flows.forget_names();
+        let forgotten = replica.forget_names(|_, name| in_flows(name) || tables.knows(name));
+        // Their numbers are others' next.
+        if forgotten.names > 0 {
+            self.names_logged = false;
+            if let Some(flows) = flows {
+                flows.forget_names();
+            }
+            tables.forget_names();
         }
-        tables.forget_names();
+        forgotten.held
+    }
+
+    /// Names without a number are logged when that begins.
+    fn log_refused_names(&mut self, stats: &Stats) {
+        let refused = stats.counters.names_refused;
+        let is_new = refused > std::mem::replace(&mut self.names_refused, refused);
+        if let Some(error) = stats.name_refused.filter(|_| is_new && !self.names_logged) {
+            self.names_logged = true;
+            tracing::warn!("{error}");
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -68,7 +68,28 @@ pub(crate) struct StateView {
     pub(crate) swept: u64,
     /// Entries taken over from a former life of the other node.
     pub(crate) adopted: u64,
-    /// Changes that found no room in the tables of what is replicated.
+    /// Entries of this node's own that a snapshot did not find any more, although nobody had said that they were over.
+    #[serde(default)]
+    pub(crate) vanished: u64,
+    /// Deletions that the other node has not acknowledged, and that are remembered until it has.
+    #[serde(default)]
+    pub(crate) tombstones: u64,
+    /// Deletions that are not remembered because too many were.
+    #[serde(default)]
+    pub(crate) tombstones_full: u64,
+    /// Deletions that were remembered for five minutes without the other node.
+    #[serde(default)]
+    pub(crate) tombstones_expired: u64,
+    /// Entries of this node's that the other one had no place for in the present session.
+    #[serde(default)]
+    pub(crate) peer_refused: u64,
+    /// Tables that had room for another number of entries on the other node when the present session began, or the last one.
+    #[serde(default)]
+    pub(crate) sizes_differ: Vec<String>,
+    /// Services, groups, targets and what else has a name that entries refer to.
+    #[serde(default)]
+    pub(crate) names: u64,
+    /// Changes that found no room in the tables of what is replicated, or none for their names.
     pub(crate) not_replicated: u64,
     /// Reports of the walk through all flows that found no room.
     pub(crate) reports_lost: u64,
@@ -166,7 +187,21 @@ impl StateView {
             resyncs: counters.resyncs,
             swept: counters.swept,
             adopted: counters.adopted,
-            not_replicated: counters.local_full + counters.names_refused + words_lost,
+            vanished: counters.vanished,
+            tombstones: stats.tombstones as u64,
+            tombstones_full: counters.tombstones_full,
+            tombstones_expired: counters.tombstones_expired,
+            peer_refused: stats.peer_refused,
+            sizes_differ: Table::ALL
+                .into_iter()
+                .filter(|table| stats.sizes_differ[table.index()])
+                .map(|table| table.name().to_owned())
+                .collect(),
+            names: stats.names as u64,
+            not_replicated: counters.local_full
+                + counters.names_refused
+                + counters.forgotten_name
+                + words_lost,
             reports_lost,
             untold,
             ring_changes: counters.rings_acknowledged + counters.rings_timed_out + counters.rings_alone,

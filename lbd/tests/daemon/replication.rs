@@ -174,6 +174,11 @@ fn words_on_targets_that_only_one_node_has_are_refused_and_come_with_the_target(
     assert!(table.contains("1 entries of the other node's had no place here"), "{table}");
     assert_eq!(state(b)["skipped"]["no_service_or_target"], 1);
     assert_eq!(metric(b, "tandem_lbd_replication_refused_total")["{table=\"targets\"}"], 1);
+    // So does the node that has told it.
+    eventually("it hears of it", || state(a)["peer_refused"] == 1);
+    let table = String::from_utf8(a.command(&["status"]).stdout).unwrap();
+    assert!(table.contains("1 entries of this node's had no place on the other one: compare"), "{table}");
+    assert_eq!(state(a)["sizes_differ"], json!([]));
     pair.configs[1].targets.push(("t2".to_owned(), addresses[2], 1));
     assert_eq!(b.reload(&pair.configs[1]).0, 200);
     becomes(b, &["drain 1", "ready 1", "drain 1"]);

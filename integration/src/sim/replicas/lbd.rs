@@ -25,7 +25,7 @@ pub(super) const LONG: Duration = Duration::from_secs(3600);
 /// Entries asked for with a scan.
 pub(super) const SCAN: usize = 16;
 
-/// Deletions remembered; there are fewer entries that can be deleted.
+/// Deletions remembered, as a rule; there are fewer entries that can be deleted.
 pub(super) const TOMBSTONES_MAX: usize = 128;
 
 /// What is wrong with a shell: what proves that the checkers can object.
@@ -61,6 +61,8 @@ pub(super) struct Make {
     /// Entries that a table may have.
     pub(super) table_max: u32,
     pub(super) dirty_max: usize,
+    /// Deletions remembered.
+    pub(super) tombstones_max: usize,
     pub(super) window: usize,
     /// How long writing takes at most.
     pub(super) write_delay: Duration,
@@ -79,6 +81,8 @@ pub(super) struct Lbd {
     scans: VecDeque<(Moment, Scan)>,
     /// Changed here while something is being written.
     touched: BTreeSet<Label>,
+    /// Whose deletions found no tombstone, in whichever life.
+    pub(super) forgotten: BTreeSet<Label>,
     /// What was last said to `vrrpd`.
     pub(super) said_behind: Option<bool>,
     /// What it chooses flows' targets from.
@@ -103,6 +107,7 @@ impl Lbd {
             writing: VecDeque::new(),
             scans: VecDeque::new(),
             touched: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             said_behind: None,
             ring: OwnRing::default(),
             life: None,
@@ -120,7 +125,7 @@ impl Lbd {
         settings.minor = self.make.minor;
         settings.tables = [self.make.table_max; Table::COUNT];
         settings.dirty_max = self.make.dirty_max;
-        settings.tombstones_max = TOMBSTONES_MAX;
+        settings.tombstones_max = self.make.tombstones_max;
         settings.window = self.make.window;
         settings.scan_limit = SCAN;
         // Shorter than a node's, so that a run is.
@@ -194,7 +199,12 @@ impl Lbd {
                 self.touched.insert(label);
             }
             let key = entry(&mut replica, label, 0).key();
+            let full = |replica: &Replica| replica.stats(local).counters.tombstones_full;
+            let before = full(&replica);
             replica.deleted(local, &key, removal);
+            if full(&replica) > before {
+                self.forgotten.insert(label);
+            }
         }
         self.replica = Some(replica);
     }

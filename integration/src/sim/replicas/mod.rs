@@ -12,9 +12,9 @@
 //! ```
 //!
 //! Beside what the checkers of the world watch: an entry that was acknowledged is not lost while a node that has it lives; after quiescence
-//! both have the same, and a change that is made then wins; memory stays within its bounds at any rate; replication's faults change no role; no node
-//! chooses targets from another ring before the other node is ready for it, but after a wait or without one in step; nobody
-//! who is behind takes the role from a healthy node.
+//! both have the same (what was deleted without a tombstone for it after another session), and a change that is made then wins; memory stays
+//! within its bounds at any rate; replication's faults change no role; no node chooses targets from another ring before the other node is ready
+//! for it, but after a wait or without one in step; nobody who is behind takes the role from a healthy node.
 //!
 //! `TANDEM_SIM_PAIR_SEED=1234 cargo test -p integration --test sim pair_replay -- --nocapture` prints the account of a run.
 
@@ -26,5 +26,5 @@ mod story;
 mod stream;
 
 pub use lbd::Flaw;
-pub use pair::Pair;
+pub use pair::{NO_TOMBSTONE, Pair};
 pub use story::{Draw, run_pair_seed};

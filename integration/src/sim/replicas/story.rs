@@ -14,7 +14,7 @@ use super::super::trace::Trace;
 use super::super::variant::Variant;
 use super::super::view::{Bounds, Seen};
 use super::check::is_steady;
-use super::lbd::{Flaw, Label, Make};
+use super::lbd::{Flaw, Label, Make, TOMBSTONES_MAX};
 use super::pair::Pair;
 
 /// What a seed's run is about, besides the configuration.
@@ -39,6 +39,7 @@ impl Draw {
             minor: MINOR,
             table_max: 2000,
             dirty_max: 2000,
+            tombstones_max: TOMBSTONES_MAX,
             window: 100_000,
             write_delay: Duration::from_millis(1),
         };
@@ -67,6 +68,7 @@ impl Draw {
             table_max: if roomy { 2000 } else { *rng.pick(&[20, 60]) },
             // All tombstones have to find room.
             dirty_max: *rng.pick(&[130, 200, 2000]),
+            tombstones_max: TOMBSTONES_MAX,
             window: *rng.pick(&[2000, 20_000, 100_000]),
             write_delay: Duration::from_micros(*rng.pick(&[1, 1000, 30_000])),
         };
@@ -78,6 +80,14 @@ impl Draw {
             breaks: *rng.pick(&[10, 40, 100]),
             roomy,
         }
+    }
+
+    /// In some runs few deletions are remembered. What is drawn for that shifts nothing else.
+    fn with_tombstones(mut self, rng: &mut Rng) -> Self {
+        if rng.chance(300) {
+            self.makes.iter_mut().for_each(|make| make.tombstones_max = *rng.pick(&[2, 8]));
+        }
+        self
     }
 }
 
@@ -107,7 +117,7 @@ enum Event {
 pub fn run_pair_seed(seed: u64, flaw: Flaw, trace: Trace) -> Result<Trace, Box<Failure>> {
     let mut rng = Rng::new(seed ^ 0x9a17);
     let variant = variant(&mut rng);
-    let draw = Draw::from_seed(&mut rng);
+    let draw = Draw::from_seed(&mut rng).with_tombstones(&mut Rng::new(seed ^ 0x70b5));
     let pair = Pair::new(rng.next_u64(), &variant, &draw, flaw, trace);
     let preempts = variant.preempt;
     let mut story =
@@ -389,10 +399,7 @@ impl Story {
                 }
             }
             Event::Silence => pair.stream.cut(&mut self.rng),
-            Event::CutAtOnce => {
-                pair.stream.ends = [Some(now); 2];
-                pair.stream.pipes = Default::default();
-            }
+            Event::CutAtOnce => pair.cut_at_once(),
             // Behind whole frames: what is authenticated cannot be damaged within one.
             Event::Noise(host) if pair.stream.is_whole() => {
                 let mut noise =

@@ -102,6 +102,12 @@ impl Dirty {
         self.index.get(&fingerprint).is_some_and(|&at| self.slots[at as usize].change.is_new)
     }
 
+    /// The generation of an entry's deletion, if that is what is to be sent of it.
+    pub(super) fn deletion(&self, fingerprint: Fingerprint) -> Option<u64> {
+        let change = &self.slots[*self.index.get(&fingerprint)? as usize].change;
+        matches!(change.item, Item::Delete(_)).then_some(change.generation)
+    }
+
     /// The latest change of an entry, which `is_new` if the peer cannot know it. False if the set is full.
     pub(super) fn put(
         &mut self,

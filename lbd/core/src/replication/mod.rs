@@ -39,7 +39,8 @@
 //! An entry that is found by a scan and that nobody told of was there before the process: it counts as older than anything.
 //!
 //! *Acknowledgements* are for frames whose entries the shell has written. With the acknowledgement of a deletion every change that
-//! crossed it has come in, so its tombstone goes. A tombstone is needed longer only while there is no session.
+//! crossed it has come in, so its tombstone goes. A tombstone is needed longer only while there is no session. A deletion without one, for want of
+//! room, stands until it is sent; after that what crosses it undoes it on this node, until the next session.
 //!
 //! *Nothing grows.* Frames are made when the stream takes them. Up to a window may be without acknowledgement; beyond that changes wait in the
 //! dirty set, one for each entry. A dirty set that is full is dropped for a new snapshot. The receiver has one frame at a time in hand
@@ -88,7 +89,7 @@ pub use entry::{Address, Cursor, Entry, Flow, Key, Live, Member, Membership, Rem
 pub use error::{SessionEnd, SessionError};
 pub use frame::{BATCH_SIZE, FRAME_SIZE_MAX};
 pub use hello::{Hello, MAJOR, MINOR, RELEASE_LENGTH_MAX};
-pub use names::{NAME_LENGTH_MAX, NAMES_MAX, Name, NameError, NameId};
+pub use names::{Forgotten, NAME_LENGTH_MAX, NAMES_MAX, Name, NameError, NameId};
 pub use notes::{NOTE_NAME_MAX, NOTE_SIZE_MAX, NOTES_MAX, Note, Notes};
 pub use replica::Replica;
 pub use rings::{PeerRing, RING_MEMBERS_MAX, RING_WAIT, RINGS_MAX, RingMake, RingOutcome};

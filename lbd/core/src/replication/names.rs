@@ -112,7 +112,11 @@ impl Names {
     }
 
     /// Forgets the names that `keep` does not want and adds their numbers, which are given out again, to `gone`; answers how many.
-    pub(super) fn forget(&mut self, keep: impl Fn(NameId, &Name) -> bool, gone: &mut Vec<NameId>) -> usize {
+    pub(super) fn forget(
+        &mut self,
+        mut keep: impl FnMut(NameId, &Name) -> bool,
+        gone: &mut Vec<NameId>,
+    ) -> usize {
         let before = self.ids.len();
         let (slots, free) = (&mut self.slots, &mut self.free);
         self.ids.retain(|name, id| {
@@ -128,6 +132,15 @@ impl Names {
         self.free.sort_unstable_by(|one, other| other.cmp(one));
         before - self.ids.len()
     }
+}
+
+/// What became of names that this node does not want any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    /// So many are forgotten.
+    pub names: usize,
+    /// So many are not, for nothing but that the peer has announced them in this session, and may refer to them until it ends.
+    pub held: usize,
 }
 
 impl Name {

@@ -129,6 +129,9 @@ impl Replica {
         if let Some(session) = &mut self.session {
             session.minor = Some(hello.minor);
         }
+        // A table that it does not know has no size. What a reload changes later is said with the next session.
+        let differs = |index: usize| ![0, self.settings.tables[index]].contains(&hello.tables[index]);
+        self.sizes_differ = std::array::from_fn(differs);
         self.rings.session_begins(hello.minor);
         self.noted.session_begins();
         self.peer = Some(hello);
@@ -287,8 +290,11 @@ impl Replica {
         match known {
             Some(record) => order > record.version().order(self.we_win),
             None => {
-                let tombstone = self.tombstones.get(fingerprint);
-                tombstone.is_none_or(|tombstone| order > tombstone.version.order(self.we_win))
+                let tombstone = self.tombstones.get(fingerprint).map(|tombstone| tombstone.version);
+                // One that found no tombstone stands all the same until it is sent: nothing that is heard now comes after it.
+                let unsent = self.dirty.deletion(fingerprint);
+                let unsent = unsent.map(|generation| Version { generation, owner: Owner::Us });
+                tombstone.or(unsent).is_none_or(|deleted| order > deleted.order(self.we_win))
             }
         }
     }

@@ -11,7 +11,7 @@ use super::error::SessionError;
 use super::frame::{Batches, FRAME_SIZE_MAX, is_one_without_entries};
 use super::hello::Hello;
 use super::ledger::{GENERATION_MAX, Ledger, Owner, Record, Version};
-use super::names::{Name, NameError, NameId, Names};
+use super::names::{Forgotten, Name, NameError, NameId, Names};
 use super::notes::Noted;
 use super::rings::Rings;
 use super::session::{Session, Stage};
@@ -26,6 +26,8 @@ use crate::chance::Word;
 pub struct Replica {
     pub(super) settings: Settings,
     pub(super) names: Names,
+    /// Why one got no number, the last time.
+    name_refused: Option<NameError>,
     pub(super) ledgers: [Ledger; Table::COUNT],
     pub(super) dirty: Dirty,
     /// Since when changes wait that are not in the dirty set: there was no session to send them in, or they were dropped for a new
@@ -41,6 +43,8 @@ pub struct Replica {
     made: Instant,
     /// Who the peer is, or was last.
     pub(super) peer: Option<Hello>,
+    /// Whose tables had room for another number of entries than ours when the last session began.
+    pub(super) sizes_differ: [bool; Table::COUNT],
     /// What this node says of its proxied connections.
     pub(super) word: Word,
     /// What the peer says of its own; only while there is a session.
@@ -102,6 +106,7 @@ impl Replica {
     pub fn new(settings: Settings, now: Instant) -> Self {
         Self {
             names: Names::default(),
+            name_refused: None,
             ledgers: settings.tables.map(|size| Ledger::new(size as usize)),
             dirty: Dirty::new(settings.dirty_max),
             untold: None,
@@ -113,6 +118,7 @@ impl Replica {
             generation: settings.generation.min(GENERATION_MAX / 2),
             made: now,
             peer: None,
+            sizes_differ: [false; Table::COUNT],
             word: Word::default(),
             peer_word: None,
             we_win: false,
@@ -136,7 +142,12 @@ impl Replica {
     ///
     /// The name is too long, or there are too many: entries that refer to it cannot be replicated, which is counted.
     pub fn name(&mut self, name: Name) -> Result<NameId, NameError> {
-        self.names.enter(name).inspect_err(|_| self.counters.names_refused += 1)
+        let id = self.names.enter(name);
+        if let Err(error) = id {
+            self.counters.names_refused += 1;
+            self.name_refused = Some(error);
+        }
+        id
     }
 
     /// The name of a number; `None` once it has been forgotten.
@@ -145,10 +156,16 @@ impl Replica {
         self.names.name(id)
     }
 
-    /// Forgets the names that `keep` does not want, those of targets that are gone from the configuration for instance; answers how
-    /// many. What the peer refers to and what waits to be sent are kept in any case. Looks at every name and everything that waits: once for each
-    /// reload, not for each connection.
-    pub fn forget_names(&mut self, keep: impl Fn(NameId, &Name) -> bool) -> usize {
+    /// Names that have a number.
+    #[must_use]
+    pub fn names(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Forgets the names that `keep` does not want, those of targets that are gone from the configuration for instance. What waits to be sent
+    /// and what the peer has announced in this session are kept in any case: of targets that is what both tell of, so they are held for as long as
+    /// the session lasts. Looks at every name and everything that waits: not for each connection.
+    pub fn forget_names(&mut self, keep: impl Fn(NameId, &Name) -> bool) -> Forgotten {
         let mut used = vec![false; self.names.numbers()];
         let mut mark = |id: NameId| used[id.index()] = true;
         for change in self.dirty.changes() {
@@ -163,17 +180,25 @@ impl Replica {
         for (_, _, put) in self.writing.iter().flat_map(|writing| &writing.puts) {
             put.live.entry.names().into_iter().for_each(&mut mark);
         }
+        let mut announced = vec![false; self.names.numbers()];
         if let Some(session) = &self.session {
-            session.incoming.names.locals().for_each(&mut mark);
             let page = &session.outgoing.snapshot.page;
             page.iter().flat_map(|entry| entry.entry.names()).for_each(&mut mark);
+            session.incoming.names.locals().for_each(|id| announced[id.index()] = true);
         }
-        let mut gone = Vec::new();
-        let forgotten = self.names.forget(|id, name| used[id.index()] || keep(id, name), &mut gone);
+        let (mut gone, mut held) = (Vec::new(), 0);
+        let keep = |id: NameId, name: &Name| {
+            if used[id.index()] || keep(id, name) {
+                return true;
+            }
+            held += usize::from(announced[id.index()]);
+            announced[id.index()]
+        };
+        let names = self.names.forget(keep, &mut gone);
         if let Some(session) = &mut self.session {
             gone.into_iter().for_each(|id| session.outgoing.announced.remove(id));
         }
-        forgotten
+        Forgotten { names, held }
     }
 
     /// An entry of a live table is new or has changed, by this node's own doing. Once for each change, in their order; what an
@@ -473,19 +498,19 @@ impl Replica {
     pub fn stats(&self, now: Instant) -> Stats {
         let outgoing = self.session.as_ref().map(|session| &session.outgoing);
         let peer = self.peer.as_ref();
-        let sizes = peer.map_or(self.settings.tables, |peer| peer.tables);
         Stats {
             state: self.state,
             since: self.since,
             peer_synced: outgoing.is_some_and(|outgoing| outgoing.snapshot.stage == Stage::Acknowledged),
             peer: self.peer.clone(),
             config_differs: peer.is_some_and(|peer| peer.config_hash != self.settings.config_hash),
-            sizes_differ: std::array::from_fn(|index| sizes[index] != self.settings.tables[index]),
+            sizes_differ: self.sizes_differ,
             lag: self.oldest_untold().map_or(Duration::ZERO, |oldest| now - oldest),
             dirty: self.dirty.len(),
             unacknowledged: outgoing.map_or(0, |outgoing| outgoing.unacknowledged),
             tombstones: self.tombstones.len(),
             names: self.names.len(),
+            name_refused: self.name_refused,
             ledger: std::array::from_fn(|index| self.ledgers[index].len()),
             peer_values: Table::ALL.map(|table| self.peer_values.len(table)),
             peer_rings: self.rings.peers(),

@@ -4,7 +4,8 @@
 //! A ring is told twice. *Next* is what this node is about to choose from: it goes out behind everything that was changed before, and its
 //! acknowledgement therefore says that the peer has all of that in its live tables. *Used* is what it chooses from: it goes out behind everything
 //! that was changed before it began to, so that the peer, which repeats this node's choice for flows that it was not told of, goes on with
-//! the old ring for as long as one of those may have been placed by it.
+//! the old ring for as long as one of those may have been placed by it. A snapshot that begins anew takes over what waits to be sent, so while one
+//! is on its way, that is behind its end.
 //!
 //! Only what is current is kept: for each ring of each node the one in use and the next one. Each session begins with those in use.
 
@@ -81,9 +82,18 @@ pub(super) struct Rings {
 #[derive(Debug, Default)]
 struct OwnRing {
     used: Option<RingMake>,
-    /// The peer has not been told of it since it connected, and is to be, behind all that became dirty before this place.
-    tell_used: Option<u64>,
+    /// The peer has not been told of it since it connected, and is to be, behind this.
+    tell_used: Option<Behind>,
     next: Option<Next>,
+}
+
+/// What is sent before the peer is told of a ring in use.
+#[derive(Clone, Copy, Debug)]
+enum Behind {
+    /// Nothing: the session has just begun. Which ring has placed what it lacks nobody knows any more, and most are of this one.
+    Nothing,
+    /// All that became dirty before this place, and what a snapshot has of it.
+    Changes(u64),
 }
 
 #[derive(Debug)]
@@ -106,10 +116,15 @@ impl Next {
 }
 
 impl OwnRing {
-    /// The place before which everything is to be sent before the peer is told of this ring; none if there is nothing to be told.
-    fn place(&self) -> Option<u64> {
-        let next = self.next.as_ref().filter(|next| next.sent.is_none()).map(|next| next.place);
-        self.tell_used.or(next)
+    /// The place before which everything is to be sent before the peer is told of this ring; none if there is nothing to be told, or if that
+    /// waits for the end of a snapshot that is on its way.
+    fn place(&self, in_snapshot: bool) -> Option<u64> {
+        match self.tell_used {
+            Some(Behind::Nothing) => Some(0),
+            Some(Behind::Changes(_)) if in_snapshot => None,
+            Some(Behind::Changes(place)) => Some(place),
+            None => self.next.as_ref().filter(|next| next.sent.is_none()).map(|next| next.place),
+        }
     }
 }
 
@@ -174,7 +189,8 @@ impl Replica {
         if session.minor < Some(MINOR_OF_RINGS) || session.outgoing.unacknowledged >= self.settings.window {
             return None;
         }
-        let (ring, members) = self.rings.due(self.dirty.done_before())?;
+        let in_snapshot = session.outgoing.snapshot.is_on_its_way();
+        let (ring, members) = self.rings.due(self.dirty.done_before(), in_snapshot)?;
         let mut frame = self.begin_data()?;
         for id in std::iter::once(ring).chain(members) {
             if !self.announce_name(&mut frame, id) {
@@ -190,8 +206,9 @@ impl Replica {
 
     /// Whether a ring waits for changes that have not been sent: these are not to wait for others.
     pub(super) fn ring_waits_for_changes(&self) -> bool {
-        let done = self.dirty.done_before();
-        self.rings.own.values().filter_map(OwnRing::place).any(|place| place > done)
+        let Some(session) = &self.session else { return false };
+        let (done, in_snapshot) = (self.dirty.done_before(), session.outgoing.snapshot.is_on_its_way());
+        self.rings.own.values().filter_map(|own| own.place(in_snapshot)).any(|place| place > done)
     }
 
     /// The peer tells of a ring. Everything that it has told before is in the live tables.
@@ -258,8 +275,7 @@ impl Rings {
 
     /// A session begins. The peer is told all of it, or speaks of no rings: then nothing is known of its.
     pub(super) fn session_begins(&mut self, minor: u16) {
-        // What was made by the ring before is part of the snapshot.
-        self.own.values_mut().for_each(|own| own.tell_used = own.used.as_ref().map(|_| 0));
+        self.own.values_mut().for_each(|own| own.tell_used = own.used.as_ref().map(|_| Behind::Nothing));
         if minor < MINOR_OF_RINGS {
             self.news.extend(std::mem::take(&mut self.peers).into_keys());
         }
@@ -301,14 +317,15 @@ impl Rings {
         // Of the next one that comes to nothing the peer has heard.
         if !is_same || next.is_some_and(|next| next.sent.is_some()) {
             own.used = Some(make);
-            own.tell_used = Some(place);
+            own.tell_used = Some(Behind::Changes(place));
         }
         outcome
     }
 
-    /// A ring that can be told of where everything before this place has been sent, and its targets.
-    fn due(&self, done_before: u64) -> Option<(NameId, Vec<NameId>)> {
-        let due = |own: &OwnRing| own.place().is_some_and(|place| place <= done_before);
+    /// A ring that can be told of where everything before this place has been sent, but for a snapshot that may be on its way, and its
+    /// targets.
+    fn due(&self, done_before: u64, in_snapshot: bool) -> Option<(NameId, Vec<NameId>)> {
+        let due = |own: &OwnRing| own.place(in_snapshot).is_some_and(|place| place <= done_before);
         let (&ring, own) = self.own.iter().find(|(_, own)| due(own))?;
         let make = if own.tell_used.is_some() {
             own.used.as_ref()

@@ -84,6 +84,13 @@ pub(super) struct Snapshot {
     pub(super) end: Option<u64>,
 }
 
+impl Snapshot {
+    /// Whether there is something in it that the peer has not been sent: whatever changed before it began.
+    pub(super) const fn is_on_its_way(&self) -> bool {
+        matches!(self.stage, Stage::Begin | Stage::Tables)
+    }
+}
+
 /// How far a snapshot is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Stage {

@@ -5,6 +5,7 @@ use common::time::{Duration, Instant};
 use super::entry::Table;
 use super::error::SessionEnd;
 use super::hello::Hello;
+use super::names::NameError;
 
 /// How far this node is with what the peer has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,7 +122,7 @@ pub struct Stats {
     pub peer: Option<Hello>,
     /// Whether its configuration is another one.
     pub config_differs: bool,
-    /// Tables that may have another number of entries at the peer, by [`Table::index`].
+    /// Tables that had room for another number of entries at the peer when the present session began, or the last one, by [`Table::index`].
     pub sizes_differ: [bool; Table::COUNT],
     /// How long the oldest change has been waiting that the peer has not been sent. Without a session, since the first one that it missed; and
     /// on until the next one has told it everything.
@@ -134,13 +135,15 @@ pub struct Stats {
     pub tombstones: usize,
     /// Names that have a number.
     pub names: usize,
+    /// Why one got none, the last time.
+    pub name_refused: Option<NameError>,
     /// Entries whose last change is remembered, by [`Table::index`].
     pub ledger: [usize; Table::COUNT],
     /// Values of the peer's own, by [`Table::index`].
     pub peer_values: [usize; Table::COUNT],
     /// Rings of the peer's that are known.
     pub peer_rings: usize,
-    /// Entries that the peer had no room for in the present session.
+    /// Entries that the peer had no place for in the present session.
     pub peer_refused: u64,
     /// Counters.
     pub counters: Counters,

@@ -45,17 +45,22 @@ impl Replica {
     }
 
     /// The shell has written what an [`super::Action::Apply`] asked for, except for these entries: there was no room, or it does not
-    /// know their service or target. They are counted, and the peer hears how many.
+    /// know their service or target. They are counted, and the peer hears how many of its they are.
     pub fn applied(&mut self, now: Instant, id: u64, refused: &[Key]) {
         let Some(writing) = self.writing.take_if(|writing| writing.id == id && writing.handed) else {
             return;
         };
+        let mut without_place = 0;
         for key in refused {
             let fingerprint = key.fingerprint(&self.settings.hash);
             let table = key.table();
-            if self.record(table, fingerprint).is_some_and(|record| record.version().owner == Owner::Peer) {
+            let is_peers =
+                self.record(table, fingerprint).is_some_and(|record| record.version().owner == Owner::Peer);
+            if is_peers {
                 self.ledgers[table.index()].remove(fingerprint);
             }
+            // Any other was changed here meanwhile: that stands in its place, and the peer hears of it.
+            without_place += u64::from(is_peers || table.is_per_node());
             self.counters.skipped.refused += 1;
         }
         let session = self.session.as_mut().map(|session| {
@@ -64,7 +69,7 @@ impl Replica {
         });
         match writing.session {
             Some(number) if Some(number) == session => {
-                self.count_refused(refused.len() as u64);
+                self.count_refused(without_place);
                 self.frame_applied(now + self.settings.acknowledge_after);
             }
             Some(_) => {}

@@ -1,7 +1,9 @@
 //! The replica as its shell sees it, and its bytes.
 
+mod deletions;
 mod differs;
 mod fields;
+mod forgotten;
 mod lag;
 mod notes;
 mod rings;
@@ -640,26 +642,6 @@ fn rates_of_both_nodes_stand_beside_each_other() {
     reborn.connected(at(2000));
     settle(&mut one, &mut reborn, at(2000));
     assert_eq!(one.peer_rate(here, [0; 16]), 0);
-}
-
-#[test]
-fn forgotten_names_give_their_numbers_back() {
-    let (mut one, mut other) = pair();
-    let live = flow(&mut one, 1);
-    one.changed(at(1000), &live);
-    assert_eq!(one.forget_names(|_, _| false), 0, "they wait to be sent");
-    settle(&mut one, &mut other, at(1000));
-    assert_eq!(one.forget_names(|_, _| false), 2);
-    let next = service(&mut one, "next");
-    let target = live.entry.names()[1];
-    assert!(next == live.entry.names()[0] || next == target);
-    one.changed(
-        at(2000),
-        &Live { entry: Entry::Rate { service: next, source: [1; 16], total: 1 }, remaining: None },
-    );
-    settle(&mut one, &mut other, at(2000));
-    let known = service(&mut other, "next");
-    assert_eq!(other.peer_rate(known, [1; 16]), 1, "the number was announced again");
 }
 
 /// A peer that does not read: changes wait, one for each entry, and nothing else grows.

@@ -51,7 +51,10 @@ impl Tombstones {
         self.map.get(fingerprint)
     }
 
-    /// False if there is no room. Then a change that crosses the deletion on its way brings the entry back.
+    /// False if there is no room. Then a change that crosses the deletion on its way brings the entry back here, while the peer deletes it; and a
+    /// snapshot that begins anew before the deletion was sent leaves it with the peer, if the peer was the last to change it. So one of the
+    /// nodes has it, until it is used or runs out, or until the next session: then both have it, or neither has. What was deleted without a
+    /// session comes back, on both, where the peer was the last to change it.
     pub(super) fn insert(
         &mut self,
         fingerprint: Fingerprint,

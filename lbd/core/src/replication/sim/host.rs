@@ -38,6 +38,8 @@ pub(super) struct Make {
     /// Entries that the live table has room for.
     pub(super) store_max: usize,
     pub(super) dirty_max: usize,
+    /// Deletions that are remembered.
+    pub(super) tombstones_max: usize,
     pub(super) window: usize,
     /// Wrong by that much.
     pub(super) generation_skew: u64,
@@ -58,6 +60,8 @@ pub(super) struct Host {
     touched: BTreeSet<Label>,
     /// Changed here last, as far as this process has told.
     own: BTreeSet<Label>,
+    /// Whose deletions found no tombstone, in whichever life.
+    pub(super) forgotten: BTreeSet<Label>,
     /// What it chooses flows' targets from.
     pub(super) ring: OwnRing,
     pub(super) sabotage: Sabotage,
@@ -80,7 +84,7 @@ impl Make {
         settings.minor = self.minor;
         settings.tables = [self.table_max; Table::COUNT];
         settings.dirty_max = self.dirty_max;
-        settings.tombstones_max = 64;
+        settings.tombstones_max = self.tombstones_max;
         settings.window = self.window;
         settings.scan_limit = 5;
         settings
@@ -98,6 +102,7 @@ impl Host {
             scans: VecDeque::new(),
             touched: BTreeSet::new(),
             own: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             ring: OwnRing::default(),
             sabotage,
             puts: 0,
@@ -107,7 +112,8 @@ impl Host {
     /// Another process; the tables stay if they are the kernel's.
     pub(super) fn restart(&mut self, boot: u64, now: u64, warm: bool) {
         let store = if warm { std::mem::take(&mut self.store) } else { BTreeMap::new() };
-        *self = Self { store, ..Self::new(self.make.clone(), boot, now, self.sabotage) };
+        let forgotten = std::mem::take(&mut self.forgotten);
+        *self = Self { store, forgotten, ..Self::new(self.make.clone(), boot, now, self.sabotage) };
     }
 
     pub(super) fn change(&mut self, label: Label, value: u16, lifetime: Duration, now: u64) -> bool {
@@ -132,7 +138,11 @@ impl Host {
                 self.touched.insert(label);
             }
             let key = self.entry(label, 0).key();
+            let before = self.replica.counters.tombstones_full;
             self.replica.deleted(self.make.local(now), &key, removal);
+            if self.replica.counters.tombstones_full > before {
+                self.forgotten.insert(label);
+            }
         }
     }
 

@@ -43,19 +43,26 @@ impl Variant {
             store_max: if roomy || rng.chance(500) { 1000 } else { 20 },
             // Of the 78 entries 23 can be deleted, and all tombstones have to find room.
             dirty_max: *rng.pick(&[24, 64, 1000]),
+            tombstones_max: 64,
             window: *rng.pick(&[200, 2000, 100_000]),
             generation_skew: *rng.pick(&[0, 0, 1_000_000, u64::MAX]),
             write_delay: *rng.pick(&[1, MS, 30 * MS, 400 * MS]),
         };
         let makes = [make("alpha"), make("beta")];
-        Self {
+        let mut variant = Self {
             makes,
             pace: *rng.pick(&[MS / 5, 5 * MS, 50 * MS]),
             delay: *rng.pick(&[MS / 10, MS, 100 * MS]),
             breaks: *rng.pick(&[0, 5, 50, 200]),
             operations: rng.range(100..600),
             roomy,
+        };
+        if rng.chance(300) {
+            for make in &mut variant.makes {
+                make.tombstones_max = *rng.pick(&[2, 8]);
+            }
         }
+        variant
     }
 }
 
@@ -167,9 +174,20 @@ impl World {
         // Lifetimes of 3 s, a silence of 5 s by the slower clock, and a frame of a few entries each half second where the window is
         // small, the way long and writing slow.
         let slow = self.variant.makes.iter().any(|make| make.write_delay > 100 * MS || make.window < 1000);
-        self.run_until(self.now + if slow { 90 } else { 25 } * SECOND)?;
-        equal(&self.hosts, self.now, self.variant.roomy)?;
-        if self.variant.roomy { rates_add_up(&mut self.hosts) } else { Ok(()) }
+        let rest = if slow { 90 } else { 25 } * SECOND;
+        self.run_until(self.now + rest)?;
+        let mut forgotten = BTreeSet::new();
+        self.hosts.iter_mut().for_each(|host| forgotten.append(&mut host.forgotten));
+        let roomy = self.variant.roomy;
+        equal(&self.hosts, self.now, roomy, &forgotten)?;
+        if roomy && !forgotten.is_empty() {
+            // Each node then hears what the other one has and has not.
+            self.say("another session, after deletions without a tombstone");
+            self.cut_at_once();
+            self.run_until(self.now + rest)?;
+            equal(&self.hosts, self.now, roomy, &BTreeSet::new())?;
+        }
+        if roomy { rates_add_up(&mut self.hosts) } else { Ok(()) }
     }
 
     fn run_until(&mut self, end: u64) -> Result<(), String> {
@@ -386,10 +404,15 @@ impl World {
             }
             _ => {
                 self.say("cut at once");
-                self.connection.ends = [Some(self.now); 2];
-                self.connection.pipes = Default::default();
+                self.cut_at_once();
             }
         }
+    }
+
+    /// What is on its way is gone, and both ends know.
+    fn cut_at_once(&mut self) {
+        self.connection.ends = [Some(self.now); 2];
+        self.connection.pipes = Default::default();
     }
 
     fn restart(&mut self, node: usize, cold: bool) {

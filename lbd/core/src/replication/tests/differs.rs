@@ -1,4 +1,4 @@
-//! What the nodes know of each other's configuration and release.
+//! What the nodes know of each other's configuration, release, and room.
 
 use super::*;
 
@@ -78,4 +78,57 @@ fn a_release_that_is_none_is_refused() {
     let mut cut = hello::opening(&of_release("a", 1, "1.2.3"), 0);
     cut.body.pop();
     assert!(matches!(hello::accept(&cut, &own), Err(SessionError::Malformed(_))));
+}
+
+#[test]
+fn a_node_knows_that_the_other_one_has_less_room_and_what_found_none() {
+    let sized = |node, boot, flows| {
+        let mut settings = of_release(node, boot, "");
+        settings.tables[Table::Flows.index()] = flows;
+        Replica::new(settings, at(0))
+    };
+    let (mut one, mut other) = (sized("a", 1, 3), sized("b", 2, 2));
+    let connect = |one: &mut Replica, other: &mut Replica, time| {
+        one.connected(at(time));
+        other.connected(at(time));
+        settle(one, other, at(time));
+    };
+    connect(&mut one, &mut other, 0);
+    let mut differs = [false; Table::COUNT];
+    differs[Table::Flows.index()] = true;
+    assert_eq!([&one, &other].map(|replica| replica.stats(at(200)).sizes_differ), [differs; 2]);
+    let flows = [1, 2, 3].map(|number| flow(&mut one, number));
+    one.changed_all(at(200), &flows);
+    settle(&mut one, &mut other, at(200));
+    assert_eq!([&one, &other].map(|replica| replica.stats(at(400)).peer_refused), [1, 0]);
+    // Of a session that is over nothing is refused any more.
+    let mut tables = other.settings.tables;
+    tables[Table::Flows.index()] = 3;
+    assert!(other.resize(tables, 100), "one had no room");
+    connect(&mut one, &mut other, 400);
+    let stats = one.stats(at(600));
+    assert_eq!((stats.peer_refused, stats.sizes_differ), (0, [false; Table::COUNT]));
+    // A table that the other one does not know has no size.
+    let mut before = of_release("b", 3, "");
+    before.tables[Table::Members.index()] = 0;
+    connect(&mut one, &mut Replica::new(before, at(700)), 700);
+    assert!(!one.stats(at(900)).sizes_differ[Table::Members.index()]);
+}
+
+#[test]
+fn what_was_changed_meanwhile_is_not_refused_for_want_of_a_place() {
+    let (mut one, mut other) = pair();
+    let (theirs, ours) = (flow(&mut one, 1), flow(&mut other, 1));
+    for (time, is_kept, refused) in [(200, true, 0), (600, false, 1)] {
+        one.changed(at(time), &theirs);
+        transmit(&mut one, &mut other, at(time + 6));
+        let Some(Action::Apply(apply)) = other.poll() else { panic!("it is to be written") };
+        if is_kept {
+            other.changed(at(time + 7), &ours);
+        }
+        other.applied(at(time + 7), apply.id, &[ours.entry.key()]);
+        settle(&mut one, &mut other, at(time + 8));
+        assert_eq!(one.stats(at(time + 300)).peer_refused, refused);
+    }
+    assert_eq!(other.stats(at(1000)).counters.skipped.refused, 2);
 }

@@ -151,6 +151,56 @@ fn a_change_that_comes_to_nothing_is_taken_back() {
     assert_eq!(other.stats(at(700)).peer_rings, 0);
 }
 
+/// What the ring before has placed waits in no dirty set then, whichever of both comes first.
+#[test]
+fn a_ring_is_told_behind_a_snapshot_that_has_what_the_one_before_has_placed() {
+    for snapshot_first in [false, true] {
+        let (mut one, mut other) = pair();
+        let ring = ring(&mut one);
+        let (old, new) = (make(&mut one, &[1, 1]), make(&mut one, &[1, 0, 3]));
+        one.ring_used(ring, old);
+        settle(&mut one, &mut other, at(200));
+        let placed = flow(&mut one, 9);
+        let flows = [placed];
+        one.changed(at(500), &placed);
+        if snapshot_first {
+            one.resync(at(500));
+            one.ring_used(ring, new);
+        } else {
+            one.ring_used(ring, new);
+            one.resync(at(500));
+        }
+        let (mut now, mut has_flow) = (at(500), false);
+        let is_told = |other: &Replica| {
+            let known = other.peer_ring(ring_of(other)).expect("a ring was told of before");
+            shown(other, known.used.as_ref()).len() == 3
+        };
+        for _ in 0..20 {
+            now = now + Duration::from_millis(6);
+            transmit(&mut one, &mut other, now);
+            transmit(&mut other, &mut one, now);
+            assert!(has_flow || !is_told(&other), "snapshot first: {snapshot_first}");
+            while let Some(action) = one.poll() {
+                if let Action::Scan(scan) = action {
+                    let found = if scan.table == Table::Flows { &flows[..] } else { &[] };
+                    one.scanned(now, scan.id, found, None);
+                }
+            }
+            while let Some(action) = other.poll() {
+                match action {
+                    Action::Apply(apply) => {
+                        has_flow |= apply.puts.iter().any(|put| put.live.entry.key() == placed.entry.key());
+                        other.applied(now, apply.id, &[]);
+                    }
+                    Action::Scan(scan) => other.scanned(now, scan.id, &[], None),
+                    _ => {}
+                }
+            }
+        }
+        assert!(has_flow && is_told(&other), "snapshot first: {snapshot_first}");
+    }
+}
+
 #[test]
 fn a_peer_of_the_version_before_is_told_nothing_of_rings() {
     let mut settings = Settings::new("b", 2, 7, HashKey::new([1; 16]), 100);
