@@ -21,8 +21,8 @@ pub const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 /// The silence after which `vrrpd` counts `lbd` as dead.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_millis(1000);
 
-/// How long a `vrrpd` that is told to stop keeps its roles at most while the other node lacks connections that this one knows of, so that
-/// its `lbd` can tell of them. An `lbd` that is told to stop at the same time serves for as long, and for the handover itself.
+/// How long a `vrrpd` that is told to stop, or whose node is not well but serves, keeps its roles at most while the other node lacks connections
+/// that this one knows of, so that its `lbd` can tell of them. An `lbd` that is told to stop serves for as long, and for the handover itself.
 pub const CATCH_UP_MAX: Duration = Duration::from_secs(4);
 
 /// The largest number of instances in one [`ToLbd::Roles`], and of services in one [`ToVrrpd::Health`].

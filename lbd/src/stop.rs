@@ -10,8 +10,8 @@ use crate::shared::Shared;
 use crate::summary;
 use crate::worker::{Command, Workers};
 
-/// How long `vrrpd` gets to move the VIPs to the other node before this one stops accepting. Where it is stopping, too, and the other node
-/// lacks connections, it first waits for that.
+/// How long `vrrpd` gets to move the VIPs to the other node before this one stops accepting. Where that may lack connections, `vrrpd` first
+/// waits for it.
 const HANDOVER_MAX: Duration = Duration::from_secs(2);
 
 /// How long open connections may go on, if their addresses are still here: there is no other node, or it did not take over. Those whose
@@ -56,7 +56,8 @@ pub(crate) async fn close(shared: &Shared, workers: &Workers) {
 /// Waits until this node is active for no instance. `vrrpd` has just been told that no worker is left here.
 async fn hand_over(shared: &Shared) {
     let mut vrrpd = shared.vrrpd.subscribe();
-    let limit = if shared.peer.other_lacks() { CATCH_UP_MAX + HANDOVER_MAX } else { HANDOVER_MAX };
+    // Whether it does lack any is for the other node to say.
+    let limit = if shared.peer.replicates() { CATCH_UP_MAX + HANDOVER_MAX } else { HANDOVER_MAX };
     let gone = vrrpd.wait_for(|view| !view.roles.values().any(|&role| role == Role::Active));
     if timeout(limit, gone).await.is_err() {
         tracing::warn!("the other node did not take over in time; stopping all the same");

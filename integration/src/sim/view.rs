@@ -50,6 +50,8 @@ pub struct HostView {
     pub behind_since: Option<Moment>,
     /// When that last ended.
     pub caught_up_at: Moment,
+    /// Since when `lbd` runs, if it does.
+    pub lbd_since: Option<Moment>,
 }
 
 /// One virtual router.

@@ -114,6 +114,8 @@ struct Entry {
     heard_since_heartbeat: bool,
     /// After a failed handover for health, none before this.
     health_retry_at: Instant,
+    /// Until when this node keeps the role although the peer is healthier, because that still learns of connections from it.
+    teach_until: Option<Instant>,
     /// After the addresses could not be added, no new attempt before this.
     fault_until: Option<Instant>,
     /// Addresses that somebody removed are put back at this time.
@@ -203,7 +205,9 @@ impl Node {
         let health = self.health.iter().filter_map(InstanceHealth::deadline);
         let link = self.link.iter().map(Link::deadline);
         let leave = (self.stopping && self.leave_by > self.now.at).then_some(self.leave_by);
-        routers.chain(health).chain(link).chain(leave).min()
+        let teach = self.entries.values().filter_map(|entry| entry.teach_until);
+        let teach = teach.filter(|&until| until > self.now.at);
+        routers.chain(health).chain(link).chain(leave).chain(teach).min()
     }
 
     /// The virtual routers with their slots.
@@ -275,6 +279,7 @@ impl Node {
             missed: 0,
             heard_since_heartbeat: false,
             health_retry_at: Instant::ZERO,
+            teach_until: None,
             fault_until: None,
             restore_at: None,
             last_restore: Instant::ZERO,

@@ -138,7 +138,7 @@ struct Story {
     preempts: bool,
     /// A switchover was asked for: who should be active is no longer plain.
     moved: bool,
-    /// An `lbd` was gone since it was quiet last.
+    /// An `lbd` was gone since it was quiet last, or a node in maintenance.
     unwell: bool,
     /// A `vrrpd` was told to stop since then.
     stopped: bool,
@@ -322,7 +322,7 @@ impl Story {
     fn break_something(&mut self, benign: bool) {
         let host = self.host();
         let mended = self.pair.now() + self.rng.span(Duration::from_millis(1), Duration::from_secs(3));
-        let kinds = if benign { 9 } else { 18 };
+        let kinds = if benign { 9 } else { 19 };
         let (event, end) = match self.rng.below(kinds) {
             0 => (Event::Cut, None),
             1 => (Event::Silence, None),
@@ -349,6 +349,10 @@ impl Story {
             14 => (Event::Vrrp(Fault::Stop(host)), Some(Event::Vrrp(Fault::Continue(host)))),
             15 => (Event::Vrrp(Fault::Pause(host)), Some(Event::Vrrp(Fault::Resume(host)))),
             16 => (Event::Vrrp(Fault::LanOut(host, false)), Some(Event::Vrrp(Fault::LanOut(host, true)))),
+            17 => (
+                Event::Vrrp(Fault::Maintenance(host, true)),
+                Some(Event::Vrrp(Fault::Maintenance(host, false))),
+            ),
             _ => {
                 self.moved = true;
                 (Event::Vrrp(Fault::Switchover(host)), None)
@@ -369,6 +373,7 @@ impl Story {
         match event {
             Event::Vrrp(fault) => {
                 self.stopped |= matches!(fault, Fault::Terminate(_));
+                self.unwell |= matches!(fault, Fault::Maintenance(..));
                 pair.world.strike(fault);
             }
             Event::Power(host, false) => {
@@ -416,6 +421,9 @@ impl Story {
                 Fault::PeerOut(host, true),
             ] {
                 self.pair.world.strike(fault);
+            }
+            if self.pair.world.hosts[host].maintenance {
+                self.pair.world.strike(Fault::Maintenance(host, false));
             }
             if self.pair.world.hosts[host].machine == Machine::Off {
                 self.pair.power_on(host);
