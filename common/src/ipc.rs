@@ -51,7 +51,8 @@ pub enum ToVrrpd {
     /// that are not named are not its. An empty list comes without a descriptor: there is no map any more.
     Instances(Vec<InstanceNumber>),
     /// Whether the other node's `lbd` has connections and sessions that this one does not know yet: then this node does not take the
-    /// role from it. Until `lbd` says so, and with an `lbd` that replicates nothing, it is not behind.
+    /// role from it. An `lbd` that is to be told of them says so before its first [`Self::Health`]; one that does not replicates nothing. Until
+    /// either has come, a node is behind where an `lbd` is to be told.
     Replication {
         /// Not known yet.
         behind: bool,

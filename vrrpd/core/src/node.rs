@@ -134,6 +134,8 @@ pub struct Node {
     lbd: LbdState,
     /// See [`Input::Behind`].
     behind: bool,
+    /// Whether `lbd` has said that, or is known to have nothing to say of it.
+    behind_is_told: bool,
     maintenance: bool,
     link: Option<Link>,
     signer: Option<Signer>,
@@ -161,7 +163,9 @@ impl Node {
             health: Vec::new(),
             interfaces: BTreeMap::new(),
             lbd: LbdState::Absent,
-            behind: false,
+            // A node that has just booted lacks everything, and its stack would reset what it takes over before its `lbd` is there.
+            behind: settings.replicates,
+            behind_is_told: false,
             maintenance: false,
             link: Link::new(&settings, boot, now.at),
             signer: settings.key.as_ref().map(Signer::new),
@@ -250,6 +254,12 @@ impl Node {
     #[must_use]
     pub fn destination(&self, slot: Slot) -> Option<IpAddr> {
         self.entries.get(&slot).map(|entry| destination(&entry.router.settings))
+    }
+
+    /// Whether this node lacks connections of the other one's, or may: see [`Input::Behind`].
+    #[must_use]
+    pub const fn is_behind(&self) -> bool {
+        self.behind
     }
 
     /// This node's life, as told to the peer.

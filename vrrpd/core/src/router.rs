@@ -227,7 +227,8 @@ impl Router {
         let reason = if self.role == Role::Fault { Reason::InterfaceUp } else { Reason::Startup };
         self.active_interval = self.settings.interval;
         self.preempt_after = now + self.settings.preempt_delay;
-        if self.effective == 255 && self.settings.is_owner() {
+        // Not in the RFC: an owner whose peer knows of connections leaves them to it, and takes the role if nobody has it.
+        if self.effective == 255 && self.settings.is_owner() && !self.behind {
             self.become_active(now, Reason::Owner, out);
         } else {
             self.become_backup(now, reason, out);

@@ -17,6 +17,9 @@ use super::check::is_steady;
 use super::lbd::{Flaw, Label, Make};
 use super::pair::Pair;
 
+/// So long after `vrrpd` an `lbd` is there at most when a host has booted: some intervals of advertisements.
+const LBD_START_MAX: Duration = Duration::from_secs(1);
+
 /// What a seed's run is about, besides the configuration.
 #[derive(Clone, Debug)]
 pub struct Draw {
@@ -380,7 +383,13 @@ impl Story {
                 self.unwell = true;
                 pair.power_off(host);
             }
-            Event::Power(host, true) => pair.power_on(host),
+            Event::Power(host, true) => {
+                // What `vrrpd` does meanwhile, it does without knowing what `lbd` lacks.
+                if pair.boot_host(host) {
+                    let started = now + self.rng.span(Duration::ZERO, LBD_START_MAX);
+                    self.coming.push((started, Event::Lbd(host, true)));
+                }
+            }
             Event::Lbd(host, false) => {
                 self.unwell = true;
                 pair.kill_lbd(host);

@@ -92,10 +92,20 @@ impl Node {
             _ => "healthy",
         };
         let (before, after) = (label(&self.lbd), label(&state));
+        if matches!(state, LbdState::Alive(_)) && !self.behind_is_told {
+            // It would have said it first: it replicates nothing.
+            self.told_behind(false);
+        }
         self.lbd = state;
         if before != after {
             self.event(Event::Lbd { health: after });
         }
+    }
+
+    /// `lbd` says whether it lacks connections.
+    pub(super) fn told_behind(&mut self, behind: bool) {
+        self.behind_is_told = true;
+        self.set_behind(behind);
     }
 
     pub(super) fn set_behind(&mut self, behind: bool) {
