@@ -21,8 +21,8 @@ pub const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 /// The silence after which `vrrpd` counts `lbd` as dead.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_millis(1000);
 
-/// How long a `vrrpd` that is told to stop keeps its roles at most while the other node lacks connections that this one knows of, so that
-/// its `lbd` can tell of them. An `lbd` that is told to stop at the same time serves for as long, and for the handover itself.
+/// How long a `vrrpd` that is told to stop, or whose node is not well but serves, keeps its roles at most while the other node lacks connections
+/// that this one knows of, so that its `lbd` can tell of them. An `lbd` that is told to stop serves for as long, and for the handover itself.
 pub const CATCH_UP_MAX: Duration = Duration::from_secs(4);
 
 /// The largest number of instances in one [`ToLbd::Roles`], and of services in one [`ToVrrpd::Health`].
@@ -51,7 +51,8 @@ pub enum ToVrrpd {
     /// that are not named are not its. An empty list comes without a descriptor: there is no map any more.
     Instances(Vec<InstanceNumber>),
     /// Whether the other node's `lbd` has connections and sessions that this one does not know yet: then this node does not take the
-    /// role from it. Until `lbd` says so, and with an `lbd` that replicates nothing, it is not behind.
+    /// role from it. An `lbd` that is to be told of them says so before its first [`Self::Health`]; one that does not replicates nothing. Until
+    /// either has come, a node is behind where an `lbd` is to be told.
     Replication {
         /// Not known yet.
         behind: bool,

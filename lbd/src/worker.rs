@@ -16,7 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::executor::Executor;
-use crate::l4::{BufferPool, Complaints, Connections, Departure, End, Pool, Socket, accept_loop, udp};
+use crate::l4::{
+    BufferPool, Closing, Complaints, Connections, Departure, End, Pool, Socket, accept_loop, udp,
+};
 use crate::l7::{Budget, Kept, Multiplexed, Presses, Site, Watches};
 use crate::shared::{Shared, WorkerShared};
 use crate::snapshot::{Group, Service, Snapshot};
@@ -44,8 +46,8 @@ pub(crate) enum Command {
     UnlistenUdp(SocketAddr),
     /// The same for all addresses.
     UnlistenAll,
-    /// Close every connection.
-    CloseAll,
+    /// Close connections.
+    Close(Closing),
     /// End the thread.
     Exit,
 }
@@ -368,12 +370,14 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
                 listening.clear();
                 datagrams.linger_all();
             }
-            Some(Command::CloseAll) => {
-                worker.connections.close_all(End::Stopped);
-                worker.watches.close_all();
-                worker.kept.close_all();
-                worker.multiplexed.close_all();
-                datagrams.close_all();
+            Some(Command::Close(closing)) => {
+                worker.connections.close(closing, End::Stopped);
+                worker.watches.close(closing);
+                datagrams.stop(closing);
+                if closing == Closing::All {
+                    worker.kept.close_all();
+                    worker.multiplexed.close_all();
+                }
             }
             Some(Command::Exit) | None => return,
         }

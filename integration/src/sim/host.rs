@@ -9,7 +9,7 @@ use vrrpd_core::node::{Action, InterfaceState, Node, Slot};
 use vrrpd_core::packet::Family;
 use vrrpd_core::track::LbdState;
 
-use super::clock::Clock;
+use super::clock::{Clock, Moment};
 use super::fault::Lbd;
 use super::network::Packet;
 use super::variant::{INTERFACE, Variant};
@@ -97,6 +97,8 @@ pub(super) struct Host {
     pub(super) lbd: Lbd,
     /// What `lbd` said last of whether it lacks something, if it says that at all.
     pub(super) behind: Option<bool>,
+    /// When its `vrrpd` last counted it as one that lacks something, if ever.
+    pub(super) behind_at: Option<Moment>,
     pub(super) maintenance: bool,
 }
 
@@ -128,6 +130,7 @@ impl Host {
             acquire_fails: false,
             lbd: Lbd::Healthy,
             behind: None,
+            behind_at: None,
             maintenance: false,
         }
     }

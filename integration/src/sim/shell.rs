@@ -129,6 +129,7 @@ impl World {
             });
         }
         let Some(node) = &mut this.node else { return };
+        let was_behind = node.is_behind();
         let interface = Host::interface();
         let trace = &mut self.trace;
         let mut note =
@@ -168,6 +169,9 @@ impl World {
                     Notice::Shutdown => node.handle(now, Input::Shutdown),
                 }
             }
+        }
+        if was_behind || node.is_behind() {
+            this.behind_at = Some(self.now);
         }
     }
 

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use common::ipc::Role;
 use common::time::Duration;
+use vrrpd_core::node::Node;
 
 use super::clock::Moment;
 use super::fault::Fault;
-use super::host::{Machine, Notice, Process};
+use super::host::{Host, Machine, Notice, Process};
 use super::sabotage::Sabotage;
 use super::variant::NAMES;
 use super::view::Seen;
@@ -23,9 +24,6 @@ impl World {
     /// Whether a node's `lbd` does lack something, whatever it says.
     pub(super) fn lacks(&mut self, host: usize, behind: bool) {
         let view = &mut self.view.hosts[host];
-        if view.behind_since.is_some() && !behind {
-            view.caught_up_at = self.now;
-        }
         view.behind_since = behind.then(|| view.behind_since.unwrap_or(self.now));
     }
 
@@ -188,16 +186,14 @@ impl World {
         let since = self.view.limits.active_down + Duration::from_millis(500);
         let long_ago = |moment: Option<Moment>| moment.is_some_and(|moment| self.now - moment > since);
         // Nobody is asked who lacks connections, as far as is known, and what is known is a little old.
-        let lately_behind =
-            |caught_up_at: Moment| caught_up_at > Moment::ZERO && !long_ago(Some(caught_up_at));
+        let lately_behind = |host: &Host| {
+            let is_behind = host.node.as_ref().is_some_and(Node::is_behind);
+            is_behind || (host.behind_at.is_some() && !long_ago(host.behind_at))
+        };
         let well = long_ago(self.view.lan_works_since)
             && long_ago(self.view.peer_works_since)
             && self.view.hosts.iter().all(|host| host.answers && long_ago(host.running_since))
-            && !self
-                .view
-                .hosts
-                .iter()
-                .any(|host| host.behind_since.is_some() || lately_behind(host.caught_up_at))
+            && !self.hosts.iter().any(lately_behind)
             && !self.hosts.iter().any(|host| host.acquire_fails)
             && self.view.routers.iter().all(|router| {
                 let [one, other] = router.sides;

@@ -51,6 +51,8 @@ pub struct Variant {
     pub version: u8,
     /// Whether `lbd` is tracked.
     pub track_lbd: bool,
+    /// Whether there is a service, and so an `lbd` that says whether it lacks connections. Always with `track_lbd`.
+    pub service: bool,
     /// Whether the gateway is tracked.
     pub track_gateway: bool,
     /// How often becoming active is announced.
@@ -76,6 +78,7 @@ impl Variant {
             unicast: false,
             version: 3,
             track_lbd: true,
+            service: true,
             track_gateway: false,
             announce_repeat: 5,
         }
@@ -93,7 +96,7 @@ impl Variant {
         let high = u8::try_from(rng.range(120..255)).unwrap_or(u8::MAX);
         let low = u8::try_from(rng.range(80..u64::from(high))).unwrap_or(80);
         let ipv4 = !ipv6 || rng.chance(500);
-        Self {
+        let mut variant = Self {
             interval: Duration::from_millis(millis),
             priority: if rng.chance(800) { [high, low] } else { [low, high] },
             instances: if rng.chance(150) { 2 } else { 1 },
@@ -108,9 +111,13 @@ impl Variant {
             unicast: rng.chance(300),
             version,
             track_lbd: rng.chance(700),
+            service: false,
             track_gateway: ipv4 && rng.chance(300),
             announce_repeat: *rng.pick(&[1, 2, 5, 5, 5]),
-        }
+        };
+        // Without one, nobody asks whether `lbd` is there.
+        variant.service = variant.track_lbd;
+        variant
     }
 
     /// This node's settings, by way of the configuration file's text.
@@ -153,7 +160,7 @@ impl Variant {
         for instance in 0..self.instances {
             self.write_instance(instance, &mut text);
         }
-        if self.track_lbd {
+        if self.service {
             text.push_str(
                 "[[service]]\nname = \"shop\"\nmode = \"tcp\"\nlisten = [\"@i0:80\"]\nforward = \"shop\"\n",
             );

@@ -48,8 +48,8 @@ pub struct HostView {
     pub answers: bool,
     /// Since when its `lbd` lacks what the other one has, if it does.
     pub behind_since: Option<Moment>,
-    /// When that last ended.
-    pub caught_up_at: Moment,
+    /// Since when `lbd` runs, if it does.
+    pub lbd_since: Option<Moment>,
 }
 
 /// One virtual router.

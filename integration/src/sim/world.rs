@@ -15,7 +15,7 @@ use vrrpd_core::settings::RouterSettings;
 
 use super::check::{Checks, Violation};
 use super::clock::{Clock, Moment};
-use super::fault::Fault;
+use super::fault::{Fault, Lbd};
 use super::host::{Host, Machine};
 use super::network::{Network, Packet};
 use super::sabotage::Sabotage;
@@ -342,6 +342,8 @@ impl World {
             }
             view.running_since = host.runs().then(|| view.running_since.unwrap_or(now));
             view.answers = host.answers();
+            let lbd_runs = host.lbd != Lbd::Absent;
+            view.lbd_since = lbd_runs.then(|| view.lbd_since.unwrap_or(now));
         }
         for (view, (instance, family)) in self.view.routers.iter_mut().zip(&self.routers) {
             for (side, host) in view.sides.iter_mut().zip(&self.hosts) {

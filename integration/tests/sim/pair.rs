@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::ipc::Role;
+use common::ipc::{CATCH_UP_MAX, Role};
 use integration::sim::{Draw, Failure, Fault, Flaw, NO_TOMBSTONE, Pair, Trace, Variant, run_pair_seed};
 
 use super::{number, seeds};
@@ -126,6 +126,32 @@ fn a_role_is_handed_to_nobody_who_is_behind() {
         pair.run_for(Duration::from_millis(1)).unwrap();
     }
     assert!(pair.is_synced(1) && pair.entries(1) == 400);
+}
+
+/// A node in maintenance serves, and keeps its role for a while so that a node that is behind can learn; not for longer.
+#[test]
+fn a_node_in_maintenance_has_the_other_one_learn_first() {
+    let variant = Variant::plain(Duration::from_millis(100));
+    for (write_delay_ms, learns) in [(100, true), (700, false)] {
+        let draw = Draw::slow(Duration::from_millis(5), Duration::from_millis(write_delay_ms));
+        let mut pair = Pair::new(1, &variant, &draw, Flaw::None, Trace::off());
+        pair.boot();
+        pair.write_flows(0, 400);
+        pair.restart_host(1, Duration::from_millis(500)).unwrap();
+        pair.run_for(Duration::from_millis(300)).unwrap();
+        assert!(!pair.is_synced(1));
+        pair.strike(Fault::Maintenance(0, true));
+        let asked = pair.now();
+        while pair.world().view().routers[0].actives() != [1] {
+            assert!(pair.world().view().routers[0].none_since.is_none(), "nobody serves");
+            pair.run_for(Duration::from_millis(1)).unwrap();
+        }
+        let waited = pair.now() - asked;
+        assert_eq!((pair.is_synced(1), pair.entries(1) == 400), (learns, learns));
+        // Clocks are wrong by 1 % at most.
+        let bounds = (CATCH_UP_MAX * 99 / 100)..(CATCH_UP_MAX * 105 / 100);
+        assert!(if learns { waited < bounds.start } else { bounds.contains(&waited) }, "{waited:?}");
+    }
 }
 
 /// Of a connection that one node has lost the other one need not know: a new one takes its place, and what was told into the old one is told

@@ -31,6 +31,7 @@ pub mod simulate;
 pub mod sni;
 pub mod sources;
 pub mod sticky;
+pub mod stop;
 pub mod summary;
 pub mod target;
 pub mod tls;

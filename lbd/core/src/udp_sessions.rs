@@ -270,6 +270,15 @@ impl<T, H: BuildHasher> Sessions<T, H> {
         }
     }
 
+    /// Takes those sessions out that are `wanted`.
+    pub fn take_where(&mut self, wanted: impl Fn(&T) -> bool) -> Vec<T> {
+        let is_wanted = |slot: &Slot<T>| slot.session.as_ref().is_some_and(|it| wanted(&it.value));
+        // The table's size fits an index.
+        let indexes: Vec<u32> =
+            (0_u32..).zip(&self.slots).filter(|(_, slot)| is_wanted(slot)).map(|(index, _)| index).collect();
+        indexes.into_iter().filter_map(|index| self.take(index)).map(|session| session.value).collect()
+    }
+
     /// Takes all sessions out.
     pub fn drain(&mut self) -> impl Iterator<Item = T> {
         self.by_key.clear();

@@ -9,7 +9,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use super::End;
-use super::departures::Leave;
+use super::departures::{Closing, Leave};
 use crate::snapshot::Target;
 
 /// Into how many slices a sweep over the whole table is cut. With a slice for each tick of 20 ms every connection is
@@ -183,10 +183,10 @@ impl Connections {
         }
     }
 
-    /// Has every connection closed.
-    pub(crate) fn close_all(&self, end: End) {
-        for control in self.slots.borrow().entries.iter().flatten() {
-            control.close(end);
-        }
+    /// Has connections closed.
+    pub(crate) fn close(&self, closing: Closing, end: End) {
+        let slots = self.slots.borrow();
+        let closed = slots.entries.iter().flatten().filter(|it| closing.is_for(it.leave.as_ref()));
+        closed.for_each(|control| control.close(end));
     }
 }

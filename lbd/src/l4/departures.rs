@@ -56,7 +56,28 @@ pub(crate) struct Leave {
     pub(crate) drain_ms: u64,
 }
 
+/// What a daemon that stops closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// What came by addresses that are here.
+    Here,
+    /// All.
+    All,
+}
+
+impl Closing {
+    /// Whether that is something of which this is known, if it came by a virtual IP at all.
+    pub(crate) fn is_for(self, leave: Option<&Leave>) -> bool {
+        self == Self::All || !leave.is_some_and(Leave::is_away)
+    }
+}
+
 impl Leave {
+    /// Whether the virtual IP is elsewhere now.
+    pub(crate) fn is_away(&self) -> bool {
+        self.departure.is_away()
+    }
+
     /// Whether its time is over.
     pub(crate) fn is_due(&self, now_ms: u64) -> bool {
         self.departure.is_past(now_ms, self.since_ms, self.drain_ms)
@@ -91,5 +112,18 @@ mod tests {
         departures.of("mail").set(Some(0));
         departure.set(None);
         assert!(!leave.is_due(1500));
+    }
+
+    #[test]
+    fn what_is_here_is_closed_before_what_has_left() {
+        let departures = Departures::default();
+        departures.of("east").set(Some(0));
+        let leave = |name| Leave { departure: Rc::new(departures.of(name)), since_ms: 0, drain_ms: 1000 };
+        let (east, west) = (leave("east"), leave("west"));
+        let is_for = |closing: Closing| [Some(&east), Some(&west), None].map(|leave| closing.is_for(leave));
+        assert_eq!(is_for(Closing::Here), [false, true, true]);
+        assert_eq!(is_for(Closing::All), [true; 3]);
+        departures.of("east").set(None);
+        assert_eq!(is_for(Closing::Here), [true; 3], "it has come back");
     }
 }

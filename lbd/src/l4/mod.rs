@@ -27,7 +27,7 @@ pub(crate) use buffers::{BUFFER_BYTES, Buffer, BufferPool};
 pub(crate) use choose::{Ends, Occupied, Pool, Tie};
 pub(crate) use connect::{Way, connect, place};
 pub(crate) use connections::{Connections, Control, Entry};
-pub(crate) use departures::{Departure, Departures, Leave};
+pub(crate) use departures::{Closing, Departure, Departures, Leave};
 pub(crate) use guard::{Guard, PairRates};
 pub(crate) use listen::{BindError, Listeners, bind_all};
 pub(crate) use loss::Loss;

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::l4::{Leave, Pool};
+use crate::l4::{Closing, Leave, Pool};
 
 /// Into how many slices a sweep is cut; there is one with each tick of 20 ms.
 const SLICES: usize = 25;
@@ -108,17 +108,17 @@ impl Watches {
         }
     }
 
-    /// Has every wait end.
-    pub(crate) fn close_all(&self) {
-        for state in self.slots.borrow().entries.iter().flatten() {
-            state.end(Why::Stopped);
-        }
+    /// Has waits of connections end.
+    pub(crate) fn close(&self, closing: Closing) {
+        let slots = self.slots.borrow();
+        let closed = slots.entries.iter().flatten().filter(|it| closing.is_for(it.leave.as_ref()));
+        closed.for_each(|state| state.end(Why::Stopped));
     }
 }
 
 impl State {
     fn sweep(&self, now_ms: u64, stopping: bool) {
-        let away = self.leave.as_ref().is_some_and(|leave| leave.departure.is_away());
+        let away = self.leave.as_ref().is_some_and(Leave::is_away);
         if (stopping || away) && self.early.replace(false) {
             self.wake();
         }
@@ -228,6 +228,7 @@ impl Drop for Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::l4::Departures;
 
     fn sweep(watches: &Watches, now_ms: u64, stopping: bool) {
         // Each slice once.
@@ -267,15 +268,31 @@ mod tests {
         assert_eq!([state(&free), state(&busy)], [Poll::Pending; 2]);
         sweep(&watches, 1000 + STOPPING_MS, true);
         assert_eq!([state(&free), state(&busy)], [Poll::Ready(Why::Stopped), Poll::Pending]);
-        watches.close_all();
+        watches.close(Closing::All);
         assert_eq!(state(&busy), Poll::Ready(Why::Stopped));
+    }
+
+    #[test]
+    fn a_stop_ends_those_last_whose_virtual_ip_has_left() {
+        let (watches, departures) = (Rc::<Watches>::default(), Departures::default());
+        let enter = |name| {
+            let departure = Rc::new(departures.of(name));
+            watches.enter(Some(Leave { departure, since_ms: 0, drain_ms: 10_000 }))
+        };
+        let (east, west, own) = (enter("east"), enter("west"), watches.enter(None));
+        departures.of("east").set(Some(1000));
+        watches.close(Closing::Here);
+        let stopped = Poll::Ready(Why::Stopped);
+        assert_eq!([&east, &west, &own].map(state), [Poll::Pending, stopped, stopped]);
+        watches.close(Closing::All);
+        assert_eq!(state(&east), stopped);
     }
 
     #[test]
     fn a_place_is_used_again() {
         let watches: Rc<Watches> = Rc::default();
         let first = watches.enter(None);
-        watches.close_all();
+        watches.close(Closing::All);
         drop(first);
         let second = watches.enter(None);
         assert_eq!((second.index, state(&second)), (0, Poll::Pending));

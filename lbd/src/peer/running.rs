@@ -115,9 +115,10 @@ impl PeerLink {
         self.health.load().get(group)?.get(target).copied()
     }
 
-    /// Whether the other node has not been told everything that this one knows. Not where nothing is replicated.
-    pub(crate) fn other_lacks(&self) -> bool {
-        self.shown.load().as_ref().is_some_and(|state| !state.peer_synced)
+    /// Whether the other node is to be told what this one knows. It may then say that it lacks something: also if it has been told everything,
+    /// for want of room, or because it does not yet use it.
+    pub(crate) fn replicates(&self) -> bool {
+        matches!(&*self.locked(), State::Running(_))
     }
 
     /// Whether this node has everything that the other one has to tell. Not where nothing is replicated.

@@ -114,6 +114,8 @@ struct Entry {
     heard_since_heartbeat: bool,
     /// After a failed handover for health, none before this.
     health_retry_at: Instant,
+    /// Until when this node keeps the role although the peer is healthier, because that still learns of connections from it.
+    teach_until: Option<Instant>,
     /// After the addresses could not be added, no new attempt before this.
     fault_until: Option<Instant>,
     /// Addresses that somebody removed are put back at this time.
@@ -132,6 +134,8 @@ pub struct Node {
     lbd: LbdState,
     /// See [`Input::Behind`].
     behind: bool,
+    /// Whether `lbd` has said that, or is known to have nothing to say of it.
+    behind_is_told: bool,
     maintenance: bool,
     link: Option<Link>,
     signer: Option<Signer>,
@@ -159,7 +163,9 @@ impl Node {
             health: Vec::new(),
             interfaces: BTreeMap::new(),
             lbd: LbdState::Absent,
-            behind: false,
+            // A node that has just booted lacks everything, and its stack would reset what it takes over before its `lbd` is there.
+            behind: settings.replicates,
+            behind_is_told: false,
             maintenance: false,
             link: Link::new(&settings, boot, now.at),
             signer: settings.key.as_ref().map(Signer::new),
@@ -203,7 +209,9 @@ impl Node {
         let health = self.health.iter().filter_map(InstanceHealth::deadline);
         let link = self.link.iter().map(Link::deadline);
         let leave = (self.stopping && self.leave_by > self.now.at).then_some(self.leave_by);
-        routers.chain(health).chain(link).chain(leave).min()
+        let teach = self.entries.values().filter_map(|entry| entry.teach_until);
+        let teach = teach.filter(|&until| until > self.now.at);
+        routers.chain(health).chain(link).chain(leave).chain(teach).min()
     }
 
     /// The virtual routers with their slots.
@@ -248,6 +256,12 @@ impl Node {
         self.entries.get(&slot).map(|entry| destination(&entry.router.settings))
     }
 
+    /// Whether this node lacks connections of the other one's, or may: see [`Input::Behind`].
+    #[must_use]
+    pub const fn is_behind(&self) -> bool {
+        self.behind
+    }
+
     /// This node's life, as told to the peer.
     #[must_use]
     pub const fn boot(&self) -> u64 {
@@ -275,6 +289,7 @@ impl Node {
             missed: 0,
             heard_since_heartbeat: false,
             health_retry_at: Instant::ZERO,
+            teach_until: None,
             fault_until: None,
             restore_at: None,
             last_restore: Instant::ZERO,

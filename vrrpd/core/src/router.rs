@@ -5,7 +5,8 @@
 //! - after a handover on request the router does not preempt until the peer fails (`held`);
 //! - a router that just took over by handover ignores the advertisements that its predecessor sent before it knew
 //!   (`deference`);
-//! - a priority below both configured ones means that the sender is unhealthy: it is preempted whatever Preempt_Mode is;
+//! - a priority below both configured ones means that the sender is unhealthy: it is preempted whatever Preempt_Mode is, but by a
+//!   router that still learns of connections from it only after a while (`learn_by`);
 //! - a router that was not run for 2.5 intervals steps down before it says another word (`stalled`).
 
 mod announce;
@@ -14,7 +15,7 @@ mod pass_on;
 use std::net::IpAddr;
 
 use common::config::VrrpVersion;
-use common::ipc::Role;
+use common::ipc::{CATCH_UP_MAX, Role};
 use common::time::{Duration, Instant};
 
 use crate::event::{HandoverFailure, Reason};
@@ -97,6 +98,8 @@ pub(crate) struct Router {
     held: bool,
     /// The peer knows of connections that this node does not: preempting it would break them.
     behind: bool,
+    /// Until when an unhealthy router is left alone because this node still learns from it, since that would first have been preempted.
+    learn_by: Option<Instant>,
     resigned: bool,
     deference: Option<Deference>,
     handover: Option<Handover>,
@@ -130,6 +133,7 @@ impl Router {
             preempt_after: Instant::ZERO,
             held: false,
             behind: false,
+            learn_by: None,
             resigned: false,
             deference: None,
             handover: None,
@@ -223,7 +227,8 @@ impl Router {
         let reason = if self.role == Role::Fault { Reason::InterfaceUp } else { Reason::Startup };
         self.active_interval = self.settings.interval;
         self.preempt_after = now + self.settings.preempt_delay;
-        if self.effective == 255 && self.settings.is_owner() {
+        // Not in the RFC: an owner whose peer knows of connections leaves them to it, and takes the role if nobody has it.
+        if self.effective == 255 && self.settings.is_owner() && !self.behind {
             self.become_active(now, Reason::Owner, out);
         } else {
             self.become_backup(now, reason, out);
@@ -311,8 +316,8 @@ impl Router {
         }
     }
 
-    /// An advertisement that passed all checks.
-    pub(crate) fn advert(&mut self, heard: Heard, out: &mut Vec<Output>) {
+    /// An advertisement that passed all checks. `learns` while this node is behind, and its sender serves and tells it of connections.
+    pub(crate) fn advert(&mut self, heard: Heard, learns: bool, out: &mut Vec<Output>) {
         self.stats.adverts_received += 1;
         // A predecessor advertises until it knows of its successor. After a silence it means what it says.
         let silent = |last: Heard| heard.at.since(last.at) > self.active_interval * SILENT_HALF_INTERVALS / 2;
@@ -322,7 +327,7 @@ impl Router {
         self.last_heard = Some(heard);
         match self.role {
             Role::Init | Role::Fault => {}
-            Role::Backup => self.advert_in_backup(heard),
+            Role::Backup => self.advert_in_backup(heard, learns),
             Role::Active => self.advert_in_active(heard, out),
         }
     }
@@ -332,11 +337,11 @@ impl Router {
     /// Set the Active_Adver_Interval to the Max Advertise Interval contained in the ADVERTISEMENT, Recompute the Skew_Time,
     /// Recompute the Active_Down_Interval, Set the Active_Down_Timer to Active_Down_Interval"; else "Discard the
     /// ADVERTISEMENT".
-    fn advert_in_backup(&mut self, heard: Heard) {
+    fn advert_in_backup(&mut self, heard: Heard, learns: bool) {
         if heard.priority == 0 {
             self.resigned = true;
             self.timers.set(Timer::ActiveDown, heard.at + self.skew());
-        } else if !self.preempts(heard) {
+        } else if !self.preempts(heard, learns) {
             self.resigned = false;
             self.learn_interval(heard.interval);
             self.timers.set(Timer::ActiveDown, heard.at + self.active_down_interval());
@@ -345,11 +350,20 @@ impl Router {
 
     /// RFC 9568 §6.1 on Preempt_Mode: "the router that owns the IPvX address associated with the Virtual Router always preempts,
     /// independent of the setting of this flag". It waits as others do, though, and stays away when it was told to or is behind.
-    fn preempts(&self, heard: Heard) -> bool {
-        let unhealthy = heard.priority < self.settings.lowest_priority;
+    ///
+    /// A sender that is unhealthy is preempted all the same, but not at once by a node that learns from it: the connections that this one
+    /// lacks would break, and the other one serves. It is to hand over by itself, which costs nobody anything; this is the bound for one
+    /// that does not.
+    fn preempts(&mut self, heard: Heard, learns: bool) -> bool {
+        let lower = heard.priority < self.effective;
+        let unhealthy = lower && heard.priority < self.settings.lowest_priority;
+        if !unhealthy {
+            self.learn_by = None;
+        }
+        let waits = unhealthy && learns && heard.at < *self.learn_by.get_or_insert(heard.at + CATCH_UP_MAX);
         let mode = self.settings.preempt || self.settings.is_owner();
         let allowed = mode && heard.at >= self.preempt_after && !self.held && !self.behind;
-        heard.priority < self.effective && (allowed || unhealthy)
+        lower && (allowed || (unhealthy && !waits))
     }
 
     /// RFC 9568 §6.4.3: "If the Priority in the ADVERTISEMENT is 0, then: Send an ADVERTISEMENT, Reset the Adver_Timer to
@@ -498,6 +512,7 @@ impl Router {
     fn forget(&mut self) {
         self.timers.cancel_all();
         self.held = false;
+        self.learn_by = None;
         self.resigned = false;
         self.deference = None;
         self.handover = None;

@@ -31,6 +31,9 @@ pub struct Settings {
     pub config_hash: u64,
     /// This release's name, as told to the peer.
     pub version: String,
+    /// Whether there is an `lbd` to which the other node's tells its connections: there are services, a peer link, and advertisements that are
+    /// signed, which only another Tandem does. Until it has said whether it lacks some, this node counts as one that does.
+    pub replicates: bool,
     /// The instances in the file's order.
     pub instances: Vec<InstanceSettings>,
 }
@@ -117,6 +120,9 @@ impl Settings {
             (Some(local), Some(remote), Some(_)) => Some(PeerLink { local, remote }),
             _ => None,
         };
+        // As `lbd` decides whether it says anything of it.
+        let signs = config.vrrp.iter().any(|vrrp| vrrp.auth == Auth::Hmac);
+        let replicates = peer_link.is_some() && signs && !config.services.is_empty();
         let instances = config
             .vrrp
             .iter()
@@ -129,6 +135,7 @@ impl Settings {
             key,
             config_hash: config.hash,
             version: version.chars().take(32).collect(),
+            replicates,
             instances,
         })
     }

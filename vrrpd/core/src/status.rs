@@ -22,7 +22,8 @@ pub struct NodeStatus {
     pub maintenance: bool,
     /// `lbd`'s health: `healthy`, `degraded`, `down` or `untracked`.
     pub lbd: &'static str,
-    /// Whether `lbd` lacks connections that the other node's has, so that this node preempts no healthy one.
+    /// Whether `lbd` lacks connections that the other node's has, or has not said yet that it does not, so that this node preempts no
+    /// healthy one.
     pub behind: bool,
     /// The instances in the configuration's order.
     pub instances: Vec<InstanceStatus>,

@@ -4,11 +4,17 @@
 //! advertises its configured priority; an unhealthy one a priority below both nodes' configured ones, the lower the
 //! more severe. So a healthy node always beats an unhealthy one, and of two unhealthy ones the less unhealthy serves: there
 //! is never a state in which both have stood down for health.
+//!
+//! Being a sum of powers of two, a severity also says what is wrong: [`is_cut_off`].
 
 use common::ipc::LbdHealth;
 
 /// The greatest severity.
 pub const SEVERITY_MAX: u8 = 63;
+
+/// Weights of what keeps a node from its clients or its targets.
+const GATEWAY: u8 = 8;
+const INTERFACES: u8 = 4;
 
 /// What is known of `lbd`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,8 +76,8 @@ impl Ailments {
     pub fn severity(&self) -> u8 {
         u8::from(self.maintenance) * 32
             + u8::from(self.lbd_down) * 16
-            + u8::from(self.gateway) * 8
-            + u8::from(!self.interfaces.is_empty()) * 4
+            + u8::from(self.gateway) * GATEWAY
+            + u8::from(!self.interfaces.is_empty()) * INTERFACES
             + u8::from(self.lbd_degraded) * 2
             + u8::from(self.targets)
     }
@@ -95,6 +101,12 @@ impl Ailments {
         add(self.targets, "targets");
         reasons
     }
+}
+
+/// Whether a node of this severity is cut off from its clients or its targets, so that it hardly serves anybody, however well its `lbd` is.
+#[must_use]
+pub const fn is_cut_off(severity: u8) -> bool {
+    severity & (GATEWAY | INTERFACES) != 0
 }
 
 /// The priority in force, from the configured one of this node, the lower of both nodes' configured ones, and the
@@ -146,6 +158,21 @@ mod tests {
         let some = LbdState::Alive(LbdHealth { workers_alive: 1, ..health });
         assert!(!some.down() && some.degraded());
         assert!(LbdState::Absent.down());
+    }
+
+    #[test]
+    fn a_severity_says_whether_the_node_is_cut_off() {
+        let serves = Ailments {
+            maintenance: true,
+            lbd_down: true,
+            lbd_degraded: true,
+            targets: true,
+            ..Ailments::default()
+        };
+        assert!(!is_cut_off(0) && !is_cut_off(serves.severity()));
+        let gateway = Ailments { gateway: true, ..Ailments::default() };
+        let interface = Ailments { interfaces: vec!["eth1".to_owned()], ..serves.clone() };
+        assert!(is_cut_off(gateway.severity()) && is_cut_off(interface.severity()));
     }
 
     proptest! {

@@ -1,22 +1,105 @@
-//! Nobody whose `lbd` lacks connections takes the role from a node that serves and is healthy, however much higher its priority is.
+//! Nobody whose `lbd` lacks connections takes the role from a node that serves and is healthy, however much higher its priority is. Nor from
+//! one that is not well, for as long as it waits with handing over, if its `lbd` is there to tell of them.
 //!
 //! Where the LAN works, both daemons run and the other one has been active for long enough, hearing nothing is no reason either. What the active
-//! node gives away by itself is its own business: it asks, resigns or releases.
+//! node gives away by itself while it is well is its own business: it asks, resigns or releases.
 
-use common::ipc::Role;
+use common::ipc::{CATCH_UP_MAX, Role};
 use vrrpd_core::event::Reason;
 
 use super::{Checker, name};
+use crate::sim::clock::Moment;
+use crate::sim::fault::Fault;
 use crate::sim::view::{Seen, View};
 
 pub(super) struct Preemption {
-    /// The priority that each host advertised last, and the configured one, for each virtual router.
-    advertised: Vec<[(u8, u8); 2]>,
+    routers: Vec<[Side; 2]>,
+    hosts: [Host; 2],
+}
+
+/// What a host has said of a virtual router.
+#[derive(Clone, Copy, Default)]
+struct Side {
+    /// The priority that it advertised last, and the configured one.
+    advertised: (u8, u8),
+    /// Since when it has been active and advertised that it is not well.
+    unwell_since: Option<Moment>,
+    /// When it last became a backup.
+    backup_since: Moment,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Host {
+    /// When its `vrrpd` was started.
+    started: Moment,
+    /// Whether that was told to stop since.
+    stops: bool,
 }
 
 impl Preemption {
     pub(super) fn new(routers: usize) -> Self {
-        Self { advertised: vec![[(0, 0); 2]; routers] }
+        Self { routers: vec![[Side::default(); 2]; routers], hosts: [Host::default(); 2] }
+    }
+
+    /// The lower one of the configured priorities that are known: an unhealthy node advertises less.
+    fn lowest(&self, router: usize) -> u8 {
+        let configured = self.routers[router].iter().map(|side| side.advertised.1);
+        configured.filter(|&configured| configured != 0).min().unwrap_or(0)
+    }
+
+    fn advert(&mut self, view: &View, (host, router): (usize, usize), priority: u8, configured: u8) {
+        self.routers[router][host].advertised = (priority, configured);
+        if priority == 0 {
+            // It says that it leaves, not how it is.
+            return;
+        }
+        let unwell = priority < self.lowest(router);
+        let side = &mut self.routers[router][host];
+        side.unwell_since = unwell.then(|| side.unwell_since.unwrap_or(view.now));
+    }
+
+    fn judge(&self, view: &View, host: usize, router: usize, reason: Reason) -> Result<(), String> {
+        let other = 1 - host;
+        let long_ago = |since| view.now - since > view.limits.active_down + view.limits.delivery;
+        let Some(behind_since) = view.hosts[host].behind_since.filter(|&since| long_ago(since)) else {
+            return Ok(());
+        };
+        let side = &view.routers[router].sides[other];
+        let serves = side.role == Role::Active && side.serves && long_ago(side.role_since);
+        let runs = view.hosts.iter().all(|host| host.running_since.is_some_and(long_ago));
+        if !serves || !runs || !view.lan_works_since.is_some_and(long_ago) {
+            return Ok(());
+        }
+        let by_itself = matches!(reason, Reason::ActiveDown | Reason::LanFault | Reason::Owner);
+        let healthy = self.routers[router][other].advertised.0 >= self.lowest(router);
+        let waits = self.should_wait(view, host, router) && (by_itself || reason == Reason::Handover);
+        if !(healthy && by_itself) && !waits {
+            return Ok(());
+        }
+        Err(format!(
+            "node {} has lacked connections for {:?} and took {} from node {}, which serves and {} ({reason:?})",
+            name(host),
+            view.now - behind_since,
+            view.routers[router].name,
+            name(other),
+            if healthy { "is healthy" } else { "could have told of them" },
+        ))
+    }
+
+    /// Whether the other host, active and not well, has had the host for a successor for less than the time that it is to wait.
+    fn should_wait(&self, view: &View, host: usize, router: usize) -> bool {
+        let (limits, other) = (view.limits, 1 - host);
+        let Some(unwell_since) = self.routers[router][other].unwell_since else { return false };
+        let since = unwell_since.max(self.routers[router][host].backup_since).max(self.hosts[host].started);
+        let long_ago = |since| view.now - since > limits.active_down + limits.delivery;
+        let tells = view.hosts[other].lbd_since.is_some_and(long_ago)
+            && view.peer_works_since.is_some_and(long_ago)
+            && !self.hosts[other].stops;
+        // Else it may have been well in between, and not have been heard to be.
+        let heard = view.lan_works_since.is_some_and(|works| works + limits.active_down < since);
+        // It waits from when it is not well, not from when it says so, and by its own clock.
+        let waited = view.now - since + limits.interval + CATCH_UP_MAX / 20;
+        tells && heard && waited < CATCH_UP_MAX
     }
 }
 
@@ -26,35 +109,28 @@ impl Checker for Preemption {
     }
 
     fn seen(&mut self, view: &View, seen: Seen<'_>) -> Result<(), String> {
-        if let Seen::AdvertDecided { host, router, priority, configured, .. } = seen {
-            self.advertised[router][host] = (priority, configured);
-        }
-        let Seen::Role { host, router, to: Role::Active, reason, .. } = seen else { return Ok(()) };
-        if !matches!(reason, Reason::ActiveDown | Reason::LanFault | Reason::Owner) {
-            return Ok(());
-        }
-        let other = 1 - host;
-        let long_ago = |since| view.now - since > view.limits.active_down + view.limits.delivery;
-        let Some(behind_since) = view.hosts[host].behind_since.filter(|&since| long_ago(since)) else {
-            return Ok(());
-        };
-        let side = &view.routers[router].sides[other];
-        let serves = side.role == Role::Active && side.serves && long_ago(side.role_since);
-        let runs = view.hosts.iter().all(|host| host.running_since.is_some_and(long_ago));
-        // An unhealthy one advertises less than anybody's configured priority.
-        let (priority, configured) = self.advertised[router][other];
-        let lowest = match self.advertised[router][host].1 {
-            0 => configured,
-            own => own.min(configured),
-        };
-        if serves && runs && view.lan_works_since.is_some_and(long_ago) && priority >= lowest {
-            return Err(format!(
-                "node {} has lacked connections for {:?} and took {} from node {}, which serves and is healthy ({reason:?})",
-                name(host),
-                view.now - behind_since,
-                view.routers[router].name,
-                name(other)
-            ));
+        match seen {
+            Seen::AdvertDecided { host, router, priority, configured, .. } => {
+                self.advert(view, (host, router), priority, configured);
+            }
+            Seen::Started(host) => self.hosts[host] = Host { started: view.now, stops: false },
+            Seen::Fault(&Fault::Terminate(host)) => self.hosts[host].stops = true,
+            Seen::Gone(host) => {
+                for router in &mut self.routers {
+                    router[host].unwell_since = None;
+                }
+            }
+            Seen::Role { host, router, to: Role::Active, reason, .. } => {
+                return self.judge(view, host, router, reason);
+            }
+            Seen::Role { host, router, to, .. } => {
+                let side = &mut self.routers[router][host];
+                side.unwell_since = None;
+                if to == Role::Backup {
+                    side.backup_since = view.now;
+                }
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -89,6 +89,8 @@ pub(super) struct Lbd {
     pub(super) ring: OwnRing,
     /// The number of its process, while it runs.
     pub(super) life: Option<u64>,
+    /// The host has lost everything, and no process has begun to learn it since.
+    pub(super) blank: bool,
     pub(super) flaw: Flaw,
     puts: u64,
     /// Nothing runs out before.
@@ -111,6 +113,7 @@ impl Lbd {
             said_behind: None,
             ring: OwnRing::default(),
             life: None,
+            blank: true,
             flaw,
             puts: 0,
             expires_at: Instant::from_nanos(u64::MAX),
@@ -131,7 +134,7 @@ impl Lbd {
         // Shorter than a node's, so that a run is.
         (settings.keepalive, settings.idle_timeout) =
             (Duration::from_millis(300), Duration::from_millis(1500));
-        self.life = Some(boot);
+        (self.life, self.blank) = (Some(boot), false);
         self.replica = Some(Box::new(Replica::new(settings, now.at)));
     }
 
@@ -151,6 +154,7 @@ impl Lbd {
     pub(super) fn lose_all(&mut self) {
         self.kill();
         self.store.clear();
+        self.blank = true;
     }
 
     /// Whether it lacks what the other node has, as far as it knows.

@@ -370,7 +370,7 @@ impl Pair {
     /// `vrrpd` hears whether something is lacking, and the checkers know whether that is so.
     fn say_behind(&mut self, host: usize) {
         let behind = self.lbds[host].is_behind();
-        self.world.lacks(host, behind == Some(true));
+        self.world.lacks(host, behind == Some(true) || self.lbds[host].blank);
         let says = self.lbds[host].says_behind();
         if says != self.lbds[host].said_behind {
             self.lbds[host].said_behind = says;
@@ -423,17 +423,24 @@ impl Pair {
         self.world.hosts[host].lbd = Health::Absent;
     }
 
-    /// It boots. Its kernel refuses what the other one still thinks it has.
+    /// It boots, and all of it is there.
     pub(super) fn power_on(&mut self, host: usize) {
+        if self.boot_host(host) {
+            self.start_lbd(host);
+        }
+    }
+
+    /// It boots, and has no `lbd` yet. Its kernel refuses what the other one still thinks it has. False if it is running.
+    pub(super) fn boot_host(&mut self, host: usize) -> bool {
         if self.world.hosts[host].machine != Machine::Off {
-            return;
+            return false;
         }
         self.world.strike(Fault::PowerOn(host));
-        self.start_lbd(host);
         if self.stream.open[1 - host] {
             let ends = &mut self.stream.ends[1 - host];
             *ends = ends.or(Some(self.world.now + self.draw.delay));
         }
+        true
     }
 
     /// A node makes or changes an entry.

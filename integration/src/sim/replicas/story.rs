@@ -17,6 +17,9 @@ use super::check::is_steady;
 use super::lbd::{Flaw, Label, Make, TOMBSTONES_MAX};
 use super::pair::Pair;
 
+/// So long after `vrrpd` an `lbd` is there at most when a host has booted: some intervals of advertisements.
+const LBD_START_MAX: Duration = Duration::from_secs(1);
+
 /// What a seed's run is about, besides the configuration.
 #[derive(Clone, Debug)]
 pub struct Draw {
@@ -148,7 +151,7 @@ struct Story {
     preempts: bool,
     /// A switchover was asked for: who should be active is no longer plain.
     moved: bool,
-    /// An `lbd` was gone since it was quiet last.
+    /// An `lbd` was gone since it was quiet last, or a node in maintenance.
     unwell: bool,
     /// A `vrrpd` was told to stop since then.
     stopped: bool,
@@ -332,7 +335,7 @@ impl Story {
     fn break_something(&mut self, benign: bool) {
         let host = self.host();
         let mended = self.pair.now() + self.rng.span(Duration::from_millis(1), Duration::from_secs(3));
-        let kinds = if benign { 9 } else { 18 };
+        let kinds = if benign { 9 } else { 19 };
         let (event, end) = match self.rng.below(kinds) {
             0 => (Event::Cut, None),
             1 => (Event::Silence, None),
@@ -359,6 +362,10 @@ impl Story {
             14 => (Event::Vrrp(Fault::Stop(host)), Some(Event::Vrrp(Fault::Continue(host)))),
             15 => (Event::Vrrp(Fault::Pause(host)), Some(Event::Vrrp(Fault::Resume(host)))),
             16 => (Event::Vrrp(Fault::LanOut(host, false)), Some(Event::Vrrp(Fault::LanOut(host, true)))),
+            17 => (
+                Event::Vrrp(Fault::Maintenance(host, true)),
+                Some(Event::Vrrp(Fault::Maintenance(host, false))),
+            ),
             _ => {
                 self.moved = true;
                 (Event::Vrrp(Fault::Switchover(host)), None)
@@ -379,13 +386,20 @@ impl Story {
         match event {
             Event::Vrrp(fault) => {
                 self.stopped |= matches!(fault, Fault::Terminate(_));
+                self.unwell |= matches!(fault, Fault::Maintenance(..));
                 pair.world.strike(fault);
             }
             Event::Power(host, false) => {
                 self.unwell = true;
                 pair.power_off(host);
             }
-            Event::Power(host, true) => pair.power_on(host),
+            Event::Power(host, true) => {
+                // What `vrrpd` does meanwhile, it does without knowing what `lbd` lacks.
+                if pair.boot_host(host) {
+                    let started = now + self.rng.span(Duration::ZERO, LBD_START_MAX);
+                    self.coming.push((started, Event::Lbd(host, true)));
+                }
+            }
             Event::Lbd(host, false) => {
                 self.unwell = true;
                 pair.kill_lbd(host);
@@ -423,6 +437,9 @@ impl Story {
                 Fault::PeerOut(host, true),
             ] {
                 self.pair.world.strike(fault);
+            }
+            if self.pair.world.hosts[host].maintenance {
+                self.pair.world.strike(Fault::Maintenance(host, false));
             }
             if self.pair.world.hosts[host].machine == Machine::Off {
                 self.pair.power_on(host);

@@ -91,6 +91,19 @@ fn both_directions_keep_a_session_alive() {
 }
 
 #[test]
+fn only_those_that_are_wanted_are_taken_out() {
+    let mut table = table();
+    let ids = [(1, 'a'), (2, 'b'), (3, 'a')].map(|(client, value)| table.insert(key(client, 1), value, 0).0);
+    assert_eq!(table.take_where(|value| *value == 'a'), ['a', 'a']);
+    assert_eq!(ids.map(|id| table.get(id).map(|session| session.value)), [None, Some('b'), None]);
+    assert_eq!(table.receive(&key(1, 1), 1, |_| Standing::Serves), Decision::New);
+    // Their places are used again, under other names.
+    let (again, replaced) = table.insert(key(1, 1), 'c', 1);
+    assert!(replaced.is_none() && !ids.contains(&again));
+    assert_eq!((table.len(), table.take_where(|_| false).len()), (2, 0));
+}
+
+#[test]
 fn a_drained_target_ends_its_sessions_even_if_nobody_sends() {
     let mut table = table();
     table.insert(key(1, 1), 'a', 0);

@@ -90,7 +90,14 @@ impl Hub {
 
     /// Takes no new sessions from now on.
     pub(super) fn linger(&mut self) {
-        self.lingering_ms = Some(self.worker.connections.now_ms());
+        self.lingering_ms.get_or_insert(self.worker.connections.now_ms());
+    }
+
+    /// Ends the sessions whose address is here.
+    pub(super) fn close_here(&mut self) {
+        for session in self.sessions.take_where(|session| !session.is_away()) {
+            session.end(SessionEnd::Stopped, true);
+        }
     }
 
     /// Ends all sessions.

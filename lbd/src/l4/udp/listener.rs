@@ -17,6 +17,7 @@ use super::batch::Batch;
 use super::hub::{Hub, Progress};
 use super::readable::Readable;
 use crate::executor::{Interest, Ready, Registration, yield_now};
+use crate::l4::Closing;
 use crate::worker::Worker;
 
 /// How often a slice of a socket's sessions is looked at: all of them twice a second, so that none ends later than that.
@@ -32,6 +33,8 @@ enum Phase {
     Serving,
     /// Take no new sessions, and close once the last one has ended.
     Lingering,
+    /// The same, and end those whose address is here.
+    Leaving,
     /// Close at once.
     Closed(SessionEnd),
 }
@@ -78,10 +81,19 @@ impl Listeners {
         }
     }
 
-    /// Ends all sessions.
-    pub(crate) fn close_all(&mut self) {
-        for (_, phase) in self.phases.drain() {
-            phase.send_replace(Phase::Closed(SessionEnd::Stopped));
+    /// Ends sessions, and takes no new ones any more.
+    pub(crate) fn stop(&mut self, closing: Closing) {
+        match closing {
+            Closing::Here => {
+                for phase in self.phases.values() {
+                    phase.send_replace(Phase::Leaving);
+                }
+            }
+            Closing::All => {
+                for (_, phase) in self.phases.drain() {
+                    phase.send_replace(Phase::Closed(SessionEnd::Stopped));
+                }
+            }
         }
     }
 }
@@ -147,6 +159,11 @@ async fn serve(
                     Phase::Serving => {}
                     Phase::Lingering => {
                         hub.linger();
+                        counted = None;
+                    }
+                    Phase::Leaving => {
+                        hub.linger();
+                        hub.close_here();
                         counted = None;
                     }
                     Phase::Closed(end) => return close(&mut hub, &socket.inner, &readable.inner, end),

@@ -164,7 +164,7 @@ impl Session {
 
     /// Whether its virtual IP is elsewhere now.
     pub(super) fn is_away(&self) -> bool {
-        self.leave.as_ref().is_some_and(|leave| leave.departure.is_away())
+        self.leave.as_ref().is_some_and(Leave::is_away)
     }
 
     /// Whether it has gone on for long enough after its virtual IP had left, and the other node has heard of it.

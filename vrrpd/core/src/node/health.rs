@@ -5,13 +5,15 @@ use std::net::IpAddr;
 use common::ipc::Role;
 use common::time::{Duration, Instant};
 
+use super::link::PeerView;
+use super::switchover::CATCH_UP_MAX;
 use super::{Action, Node, Slot, source_of};
 use crate::event::{Event, Reason};
 use crate::handover::Purpose;
 use crate::neighbor;
 use crate::packet::Family;
 use crate::settings::InstanceSettings;
-use crate::track::{Ailments, LbdState, effective_priority};
+use crate::track::{Ailments, LbdState, effective_priority, is_cut_off};
 
 /// Time between two attempts to hand over for health.
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -90,10 +92,20 @@ impl Node {
             _ => "healthy",
         };
         let (before, after) = (label(&self.lbd), label(&state));
+        if matches!(state, LbdState::Alive(_)) && !self.behind_is_told {
+            // It would have said it first: it replicates nothing.
+            self.told_behind(false);
+        }
         self.lbd = state;
         if before != after {
             self.event(Event::Lbd { health: after });
         }
+    }
+
+    /// `lbd` says whether it lacks connections.
+    pub(super) fn told_behind(&mut self, behind: bool) {
+        self.behind_is_told = true;
+        self.set_behind(behind);
     }
 
     pub(super) fn set_behind(&mut self, behind: bool) {
@@ -217,6 +229,7 @@ impl Node {
     /// Hands over to a backup that is healthier, and steps down beside an active that is.
     fn yield_to_healthier(&mut self, slot: Slot) {
         let at = self.now.at;
+        let waits = self.teaches(slot);
         let Some(entry) = self.entries.get(&slot) else { return };
         let own = self.severity_of(&entry.router.settings.instance);
         let Some(peer) = entry.peer.filter(|peer| peer.severity < own) else { return };
@@ -226,7 +239,7 @@ impl Node {
         }
         let (since, retry_at) = (entry.since.at, entry.health_retry_at);
         match peer.role {
-            Role::Backup if retry_at <= at => {
+            Role::Backup if retry_at <= at && !waits => {
                 let id = self.new_handover_id();
                 self.drive(slot, |router, at, out| router.hand_over(at, id, Purpose::Health, true, out));
             }
@@ -236,5 +249,25 @@ impl Node {
             }
             _ => {}
         }
+    }
+
+    /// Whether this node keeps a role that a healthier backup is to have, for that to learn first of the connections that it lacks: they would
+    /// break, and this one serves meanwhile. What it serves worse (a service without a target) is so for a few seconds more.
+    ///
+    /// Not without this node's `lbd`, of which the peer would learn, and not where this one is cut off, so that all that would be kept stands
+    /// still anyway. That no worker of a live `lbd` runs is what one says that stops, and serves until the role has left.
+    fn teaches(&mut self, slot: Slot) -> bool {
+        let Some(entry) = self.entries.get(&slot) else { return false };
+        let own = self.severity_of(&entry.router.settings.instance);
+        let is_active = entry.router.role() == Role::Active;
+        let successor = |peer: PeerView| peer.role == Role::Backup && peer.severity < own;
+        let is_due = is_active && entry.peer.is_some_and(successor);
+        let helps = self.lbd != LbdState::Absent && !is_cut_off(own) && self.peer_may_be_behind();
+        let at = self.now.at;
+        let Some(entry) = self.entries.get_mut(&slot) else { return false };
+        if !is_due {
+            entry.teach_until = None;
+        }
+        is_due && helps && at < *entry.teach_until.get_or_insert(at + CATCH_UP_MAX)
     }
 }

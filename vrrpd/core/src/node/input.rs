@@ -49,7 +49,8 @@ pub enum Input<'a> {
     Timeout,
     /// `lbd`'s health changed.
     Lbd(LbdState),
-    /// Whether `lbd` lacks connections and sessions that the other node's has: then this node preempts no healthy one.
+    /// Whether `lbd` lacks connections and sessions that the other node's has: then this node preempts no healthy one. To be given before
+    /// [`Input::Lbd`] says that it is alive, if it says this at all; until then it is so where `lbd` is to say it ([`Settings::replicates`]).
     Behind(bool),
     /// An address appeared on an interface.
     AddressAdded {
@@ -174,7 +175,7 @@ impl Node {
             Input::Peer(bytes) => self.peer_datagram(bytes),
             Input::Timeout => self.timeout(),
             Input::Lbd(state) => self.set_lbd(state),
-            Input::Behind(behind) => self.set_behind(behind),
+            Input::Behind(behind) => self.told_behind(behind),
             Input::AddressAdded { interface, ip, ours } => self.address_added(interface, ip, ours),
             Input::AddressRemoved { interface, ip } => self.address_removed(interface, ip),
             Input::AcquireFailed { slot, what } => self.acquire_failed(slot, what),

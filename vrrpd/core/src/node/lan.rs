@@ -75,7 +75,8 @@ impl Node {
         if heard.priority == 0 {
             self.peer_gave_up(slot);
         }
-        self.drive(slot, |router, _, out| router.advert(heard, out));
+        let learns = self.learns_from_peer(slot);
+        self.drive(slot, |router, _, out| router.advert(heard, learns, out));
     }
 
     /// Someone else's claim of an address we hold, or the gateway's sign of life.

@@ -11,6 +11,7 @@ use crate::auth::Verifier;
 use crate::event::{Event, Reason};
 use crate::peer::{Body, Heartbeat, Opener, RouterKey, RouterReport, Sealer, silence_limit};
 use crate::settings::{ROUTERS_MAX, Settings};
+use crate::track::is_cut_off;
 
 /// Advertisements that were sent and not heard, after which the LAN between the nodes counts as broken: as many as RFC 9568
 /// waits for (three intervals), but counted, so that a late one is not taken for a lost one.
@@ -18,6 +19,9 @@ pub(super) const MISSED_MAX: u32 = 3;
 
 /// Intervals without an advertisement before that: of three missed ones the first and the last are two apart.
 const SILENT_INTERVALS_MIN: u32 = 2;
+
+/// Heartbeats without its word that it is behind after which the peer is not: the word comes after the heartbeat, and one may be lost.
+const BEATS_MAX: u32 = 3;
 
 /// The most and the least time between heartbeats.
 const HEARTBEAT_MAX: Duration = Duration::from_millis(100);
@@ -39,9 +43,11 @@ pub(super) struct Link {
     opener: Opener,
     next_heartbeat: Instant,
     pub(super) heard: Option<Heard>,
-    /// When the peer last said that it is behind.
-    behind_at: Option<Instant>,
+    /// Heartbeats since the peer last said that it is behind.
+    beats_since_behind: u32,
     pub(super) alive: bool,
+    /// Since when it is alive, in its present life.
+    alive_since: Instant,
     pub(super) drops: BTreeMap<&'static str, u64>,
 }
 
@@ -63,8 +69,9 @@ impl Link {
             opener: Opener::new(key, &settings.peer, boot),
             next_heartbeat: at,
             heard: None,
-            behind_at: None,
+            beats_since_behind: BEATS_MAX,
             alive: false,
+            alive_since: at,
             drops: BTreeMap::new(),
         })
     }
@@ -95,9 +102,30 @@ impl Node {
 
     /// Whether the peer is alive and lacks connections that this node knows of. It says so with each heartbeat.
     pub(super) fn peer_is_behind(&self) -> bool {
-        let Some(link) = &self.link else { return false };
-        let (Some(heard), Some(said)) = (&link.heard, link.behind_at) else { return false };
-        link.alive && self.now.at.since(said) <= heard.interval * 5 / 2
+        self.link.as_ref().is_some_and(|link| link.alive && link.beats_since_behind < BEATS_MAX)
+    }
+
+    /// The same, or the peer has been heard for so short a time that it may not have come to say it: it does so with other datagrams than
+    /// those that say that it is there, and these count only once it has heard of this node.
+    pub(super) fn peer_may_be_behind(&self) -> bool {
+        let Some(link) = self.link.as_ref().filter(|link| link.alive) else { return false };
+        let known_for = self.now.at.since(link.alive_since);
+        let is_new = link.heard.as_ref().is_some_and(|heard| known_for < silence_limit(heard.interval));
+        is_new || self.peer_is_behind()
+    }
+
+    /// Whether its last heartbeats have come: a peer that is dead must not be waited for longer than its advertisements.
+    fn peer_beats(&self) -> bool {
+        let heard = self.link.as_ref().and_then(|link| link.heard.as_ref());
+        self.peer_alive() && heard.is_some_and(|heard| self.now.at.since(heard.at) <= heard.interval * 5 / 2)
+    }
+
+    /// Whether this node lacks connections that the peer knows of, which has the role, serves, and tells of them. Whether its `lbd` is there
+    /// to tell is not known here; if it is not, the peer hands the role over at once.
+    pub(super) fn learns_from_peer(&self, slot: Slot) -> bool {
+        let peer = self.entries.get(&slot).and_then(|entry| entry.peer);
+        let serves = |peer: PeerView| peer.role == Role::Active && !is_cut_off(peer.severity);
+        self.behind && self.peer_beats() && peer.is_some_and(serves)
     }
 
     /// Whether the peer is alive and less healthy than this node.
@@ -182,7 +210,7 @@ impl Node {
         let Some(link) = &mut self.link else { return };
         match opened {
             Ok(Body::Heartbeat(heartbeat)) => self.heartbeat(heartbeat),
-            Ok(Body::Behind) => link.behind_at = Some(self.now.at),
+            Ok(Body::Behind) => link.beats_since_behind = 0,
             // What waited while we did not run may be long past. An offer that still stands is repeated, and a release that
             // was meant leaves silence behind.
             Ok(Body::Offer { .. } | Body::Release { .. }) if self.late => {}
@@ -214,6 +242,11 @@ impl Node {
     fn peer_restarted(&mut self) {
         for entry in self.entries.values_mut() {
             entry.verifier = self.settings.key.as_ref().map(Verifier::new);
+            // It begins to learn.
+            entry.teach_until = None;
+        }
+        if let Some(link) = &mut self.link {
+            (link.alive_since, link.beats_since_behind) = (self.now.at, BEATS_MAX);
         }
     }
 
@@ -243,10 +276,14 @@ impl Node {
         let at = self.now.at;
         let Some(link) = &mut self.link else { return };
         let first = !link.alive;
+        if first {
+            link.alive_since = at;
+        }
         let same = link.heard.as_ref().is_some_and(|last| {
             last.config_hash == heartbeat.config_hash && last.version == heartbeat.version
         });
         link.alive = true;
+        link.beats_since_behind = link.beats_since_behind.saturating_add(1);
         link.heard = Some(Heard {
             at,
             interval: Duration::from_millis(heartbeat.interval_ms.clamp(1, 60_000).into()),
@@ -323,14 +360,10 @@ impl Node {
     }
 
     /// Whether a backup leaves the role to a peer that serves and is healthier, even when its advertisements do not arrive. Only
-    /// as long as its heartbeats do: one that is dead must not be waited for longer than its advertisements.
+    /// as long as its heartbeats do.
     pub(super) fn stands_by(&self, slot: Slot) -> bool {
         let Some(entry) = self.entries.get(&slot) else { return false };
         let own = self.severity_of(&entry.router.settings.instance);
-        let heard = self.link.as_ref().and_then(|link| link.heard.as_ref());
-        let beats = heard.is_some_and(|heard| self.now.at.since(heard.at) <= heard.interval * 5 / 2);
-        beats
-            && self.peer_alive()
-            && entry.peer.is_some_and(|peer| peer.role == Role::Active && peer.severity < own)
+        self.peer_beats() && entry.peer.is_some_and(|peer| peer.role == Role::Active && peer.severity < own)
     }
 }

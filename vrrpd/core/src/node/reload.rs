@@ -30,6 +30,9 @@ impl Node {
             self.link = Link::new(&self.settings, self.boot, self.now.at);
         }
         self.replace_health();
+        if !self.behind_is_told {
+            self.set_behind(self.settings.replicates);
+        }
         let wanted: Vec<RouterSettings> = self.settings.routers().cloned().collect();
         self.remove_routers_not_in(&wanted);
         // Between what is about the former routers and what is about the present ones: the shell takes these from here on.

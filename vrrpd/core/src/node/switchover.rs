@@ -11,8 +11,8 @@ use crate::track::LbdState;
 /// Requests under way at once.
 const REQUESTS_MAX: usize = 16;
 
-/// How long a node that stops waits for a peer that is behind to learn of the connections it lacks. Together with the handover itself
-/// that is less than the 10 s after which `vrrpd` ends in any case.
+/// How long a node that stops, or is less healthy, waits for a peer that is behind to learn of the connections it lacks. Together with the
+/// handover itself that is less than the 10 s after which `vrrpd` ends in any case.
 pub use common::ipc::CATCH_UP_MAX;
 
 /// The switchovers that somebody waits for.

@@ -108,6 +108,7 @@ pub(crate) fn settings_of(routers: Vec<RouterSettings>) -> Settings {
         key: None,
         config_hash: 0xc0ffee,
         version: "1".to_owned(),
+        replicates: false,
         instances: vec![instance],
     }
 }

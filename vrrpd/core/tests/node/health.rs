@@ -4,7 +4,7 @@ use common::ipc::{LbdHealth, Role};
 use common::time::Duration;
 use vrrpd_core::event::{Event, HandoverFailure, Reason};
 use vrrpd_core::neighbor;
-use vrrpd_core::node::{Action, Input, InterfaceState};
+use vrrpd_core::node::{Action, CATCH_UP_MAX, Input, InterfaceState};
 use vrrpd_core::peer::Body;
 use vrrpd_core::settings::Settings;
 use vrrpd_core::track::LbdState;
@@ -270,10 +270,63 @@ fn a_node_that_is_behind_preempts_only_an_unhealthy_one() {
     let mut lab = Lab::backup(settings());
     lab.input(Input::Behind(true));
     lab.hear_for(99, Duration::from_secs(2));
-    assert_eq!(lab.role(), Role::Active, "the other one is not well");
+    assert_eq!(lab.role(), Role::Active, "the other one is not well, and nothing can be learned from it");
     let mut lab = Lab::backup(settings());
     lab.input(Input::Behind(true));
     lab.run_until_role(Role::Active);
+}
+
+/// A backup that is behind and hears the peer on both links: how long until it takes the role from that, which is not well.
+fn learns_for(severity: u8, mut meanwhile: impl FnMut(&mut Lab, Duration)) -> Duration {
+    let (mut lab, mut peer) = (Lab::backup(linked(settings())), Peer::new());
+    lab.input(Input::Behind(true));
+    let begin = lab.at();
+    while lab.role() == Role::Backup {
+        let waited = lab.at().since(begin);
+        assert!(waited < Duration::from_secs(60), "it waits for ever");
+        meanwhile(&mut lab, waited);
+        peer.beat_as(&mut lab, Role::Active, severity);
+        lab.hear_for(99, ms(50));
+    }
+    lab.at().since(begin)
+}
+
+#[test]
+fn a_node_that_still_learns_preempts_an_unhealthy_one_only_after_a_while() {
+    const DOWN: Duration = Duration::from_millis(400);
+    for severity in [1, 2, 16, 32] {
+        let waited = learns_for(severity, |_, _| ());
+        assert!((CATCH_UP_MAX..CATCH_UP_MAX + DOWN).contains(&waited), "{severity}: {waited:?}");
+    }
+    // Once it has learned everything it need not wait.
+    let waited = learns_for(32, |lab, waited| {
+        lab.input(Input::Behind(waited < Duration::from_secs(1)));
+    });
+    assert!((ms(1_000)..ms(1_000) + DOWN).contains(&waited), "{waited:?}");
+    // Nor from one that is cut off, by its gateway or an interface.
+    for severity in [4, 8, 8 + 32] {
+        let waited = learns_for(severity, |_, _| ());
+        assert!(waited < DOWN, "{severity}: {waited:?}");
+    }
+    // Nor if it is not better itself; then its time begins when it is.
+    let waited = learns_for(1, |lab, waited| {
+        lab.input(Input::Maintenance(waited < Duration::from_secs(10)));
+    });
+    let least = Duration::from_secs(10) + CATCH_UP_MAX;
+    assert!((least..least + DOWN).contains(&waited), "{waited:?}");
+}
+
+#[test]
+fn a_node_learns_only_from_one_that_it_hears_on_the_peer_link() {
+    let (mut lab, mut peer) = (Lab::backup(linked(settings())), Peer::new());
+    lab.input(Input::Behind(true));
+    for _ in 0..10 {
+        peer.beat_as(&mut lab, Role::Active, 32);
+        lab.hear_for(99, ms(100));
+    }
+    assert_eq!(lab.role(), Role::Backup);
+    lab.hear_for(99, ms(700));
+    assert_eq!(lab.role(), Role::Active);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod harness;
 
 mod addresses;
+mod boot;
 mod handover;
 mod health;
 mod lan;

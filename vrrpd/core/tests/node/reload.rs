@@ -117,6 +117,19 @@ fn a_new_priority_is_advertised_and_no_role_changes_for_it() {
 }
 
 #[test]
+fn a_reload_says_anew_whether_lbd_is_awaited_until_that_has_spoken() {
+    let replicating = |replicates| Settings { replicates, ..linked(settings()) };
+    let mut lab = Lab::backup(replicating(true));
+    for replicates in [false, true] {
+        reload(&mut lab, replicating(replicates));
+        assert_eq!(lab.node.is_behind(), replicates);
+    }
+    lab.input(Input::Behind(false));
+    reload(&mut lab, replicating(true));
+    assert!(!lab.node.is_behind());
+}
+
+#[test]
 fn another_interface_is_another_router() {
     let mut lab = Lab::active(settings());
     let moved = || settings_with(|router| router.interface = "eth1".to_owned());

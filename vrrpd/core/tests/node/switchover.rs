@@ -4,7 +4,7 @@ use common::ipc::Role;
 use common::time::Duration;
 use vrrpd_core::event::{Event, HandoverFailure, Reason};
 use vrrpd_core::handover::{OFFER_BOUND, OFFER_INTERVAL, resign_bound};
-use vrrpd_core::node::{Action, Input, SwitchoverError};
+use vrrpd_core::node::{Action, CATCH_UP_MAX, Input, SwitchoverError};
 use vrrpd_core::peer::Body;
 use vrrpd_core::track::LbdState;
 
@@ -260,10 +260,102 @@ fn a_request_does_not_wait_for_a_peer_that_nobody_teaches() {
 }
 
 #[test]
-fn an_unhealthy_node_leaves_to_one_that_is_behind() {
+fn an_unhealthy_node_that_teaches_nobody_leaves_at_once_to_one_that_is_behind() {
     let (mut lab, mut peer) = active();
     peer.beat_behind(&mut lab);
     offered_id(&mut peer, &lab.input(Input::Maintenance(true)));
+}
+
+/// An active node in maintenance, whose `lbd` has much to tell to the peer.
+fn unwell() -> (Lab, Peer) {
+    let (mut lab, mut peer) = active();
+    lab.input(Input::Lbd(crate::health::serving()));
+    peer.beat_behind(&mut lab);
+    assert_eq!(peer.hear_words(&lab.input(Input::Maintenance(true))), []);
+    (lab, peer)
+}
+
+/// Serves timers, and has the peer do `beat` every 50 ms, until the role is on offer: how long that takes.
+fn until_offered(lab: &mut Lab, peer: &mut Peer, beat: fn(&mut Peer, &mut Lab) -> Vec<Action>) -> Duration {
+    let begin = lab.at();
+    loop {
+        let run = lab.run_for(ms(50));
+        let offered =
+            run.iter().find(|(_, action)| !peer.hear_words(std::slice::from_ref(action)).is_empty());
+        if let Some((at, _)) = offered {
+            return at.since(begin);
+        }
+        assert!(lab.at().since(begin) < Duration::from_secs(60), "it keeps the role for ever");
+        let actions = beat(peer, lab);
+        if !peer.hear_words(&actions).is_empty() {
+            return lab.at().since(begin);
+        }
+    }
+}
+
+#[test]
+fn an_unhealthy_node_has_one_that_is_behind_learn_first() {
+    let (mut lab, mut peer) = unwell();
+    for _ in 0..10 {
+        let actions = lab.run_for(ms(100));
+        assert!(!adverts(&actions).is_empty(), "it serves meanwhile");
+        assert_eq!(peer.hear_words(&untimed(actions)), []);
+        let actions = peer.beat_behind(&mut lab);
+        assert_eq!(peer.hear_words(&actions), []);
+    }
+    // It has caught up: it beats, and does not say that any more.
+    let waited = until_offered(&mut lab, &mut peer, Peer::beat);
+    assert!(waited <= ms(300), "{waited:?}");
+}
+
+#[test]
+fn an_unhealthy_node_does_not_wait_for_ever_for_one_that_is_behind() {
+    let (mut lab, mut peer) = unwell();
+    assert_eq!(until_offered(&mut lab, &mut peer, Peer::beat_behind), CATCH_UP_MAX);
+    // The peer does not take it, and is asked again after 5 s as ever: it had its time.
+    for _ in 0..10 {
+        lab.run_for(ms(100));
+        peer.beat_behind(&mut lab);
+    }
+    let again = until_offered(&mut lab, &mut peer, Peer::beat_behind);
+    assert!((ms(4_000)..=ms(4_500)).contains(&again), "{again:?}");
+}
+
+#[test]
+fn a_node_that_was_well_meanwhile_waits_anew() {
+    let (mut lab, mut peer) = unwell();
+    for _ in 0..30 {
+        lab.run_for(ms(100));
+        peer.beat_behind(&mut lab);
+    }
+    lab.input(Input::Maintenance(false));
+    assert_eq!(peer.hear_words(&lab.input(Input::Maintenance(true))), []);
+    assert_eq!(until_offered(&mut lab, &mut peer, Peer::beat_behind), CATCH_UP_MAX);
+}
+
+#[test]
+fn a_node_that_is_cut_off_leaves_at_once_to_one_that_is_behind() {
+    let mut settings = linked(settings());
+    settings.instances[0].track.interfaces = vec!["eth1".to_owned()];
+    let (mut lab, mut peer) = (Lab::active(settings), Peer::new());
+    lab.input(Input::Lbd(crate::health::serving()));
+    let actions = peer.beat_behind(&mut lab);
+    offered_id(&mut peer, &actions);
+}
+
+#[test]
+fn whether_a_peer_is_behind_is_known_only_after_some_of_its_heartbeats() {
+    let known_from_the_first = |beat: fn(&mut Peer, &mut Lab) -> Vec<Action>| {
+        let (mut lab, mut peer) = (Lab::active(linked(settings())), Peer::new());
+        lab.input(Input::Lbd(crate::health::serving()));
+        lab.input(Input::Maintenance(true));
+        let actions = peer.beat(&mut lab);
+        assert_eq!(peer.hear_words(&actions), []);
+        until_offered(&mut lab, &mut peer, beat)
+    };
+    let knows_all = known_from_the_first(Peer::beat);
+    assert!((ms(300)..=ms(350)).contains(&knows_all), "{knows_all:?}");
+    assert_eq!(known_from_the_first(Peer::beat_behind), CATCH_UP_MAX);
 }
 
 #[test]
