@@ -107,7 +107,8 @@ fn a_client_that_does_not_heed_that_it_is_to_leave_begins_nothing_more_some_day(
     let mut config = config(ip, &[target.address]);
     config.group = "drain_timeout = \"1s\"".to_owned();
     let lbd = Lbd::start(&config);
-    let mut wire = Wire::open(lbd.address);
+    // SETTINGS_HEADER_TABLE_SIZE: each block says its status itself.
+    let mut wire = Wire::open_with(lbd.address, &[(1, 0)]);
     // So that a stream is always open.
     wire.ask(1, &head("GET", "/wait", &[]), true);
     eventually("the request is at the target", || target.seen().len() == 1);
