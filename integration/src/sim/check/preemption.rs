@@ -73,7 +73,7 @@ impl Preemption {
         let by_itself = matches!(reason, Reason::ActiveDown | Reason::LanFault | Reason::Owner);
         let healthy = self.routers[router][other].advertised.0 >= self.lowest(router);
         let waits = self.should_wait(view, host, router) && (by_itself || reason == Reason::Handover);
-        if !(healthy && by_itself) && !waits {
+        if !waits && (!healthy || !by_itself) {
             return Ok(());
         }
         Err(format!(
