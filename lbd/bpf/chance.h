@@ -239,16 +239,20 @@ static __always_inline struct bpf_sock *socket_of(struct __sk_buff *ctx, const s
 	return bpf_skc_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
 }
 
+/* What of a segment's numbers says something. One without ACK acknowledges nothing (RFC 9293, section 3.1): but for SYN that is a RST which
+ * answers a segment (section 3.10.7.1). */
+enum { NUMBERS_NONE, NUMBERS_SEQUENCE, NUMBERS_BOTH };
+
 static __always_inline int numbers_of(struct __sk_buff *ctx, const struct of_connection *it, struct closing *numbers)
 {
 	void *start = frame_start(ctx, 0) + BOUNDED(it->l4, 127);
 	FIXED(start);
 	struct tcp *tcp = start;
 	if ((void *)(tcp + 1) > frame_end(ctx, 0))
-		return 0;
+		return NUMBERS_NONE;
 	numbers->sequence = ntohl(tcp->sequence);
 	numbers->acknowledgement = ntohl(tcp->acknowledgement);
-	return 1;
+	return tcp->flags & TCP_ACK ? NUMBERS_BOTH : NUMBERS_SEQUENCE;
 }
 
 static __always_inline int are_near(__u32 one, __u32 other)
@@ -262,20 +266,25 @@ static __always_inline int are_near(__u32 one, __u32 other)
  * whichever segment it is. TIME_WAIT would acknowledge data with numbers that mean nothing to this client, keep from the other node that the
  * client ends or resets the connection, and begin its minute anew each time.
  * Where nothing is written down, the connection ended before this node had the virtual IPs back (or there was no room). What the other
- * node resets then is an end that its client has closed, too, or can do nothing more with. An ICMP error is none of TIME_WAIT's business. */
+ * node resets then is an end that its client has closed, too, or can do nothing more with. A RST without ACK, which answers what somebody
+ * sent, is the stack's all the same: with it a client makes TIME_WAIT give way to its next SYN. An ICMP error is none of its business. */
 static __always_inline int is_of_socket(struct __sk_buff *ctx, const struct of_connection *it, __u32 state)
 {
 	int ends = state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING;
 	if (!ends && state != TCP_TIME_WAIT)
 		return 1;
 	struct closing numbers = {};
-	if (it->error || !numbers_of(ctx, it, &numbers))
+	int told = it->error ? NUMBERS_NONE : numbers_of(ctx, it, &numbers);
+	if (told == NUMBERS_NONE)
 		return ends;
 	if (ends) {
-		bpf_map_update_elem(&closings, &it->flow, &numbers, BPF_ANY);
+		if (told == NUMBERS_BOTH)
+			bpf_map_update_elem(&closings, &it->flow, &numbers, BPF_ANY);
 		return 1;
 	}
 	struct closing *last = bpf_map_lookup_elem(&closings, &it->flow);
+	if (told == NUMBERS_SEQUENCE)
+		return !last || are_near(numbers.sequence, last->sequence);
 	return last && are_near(numbers.sequence, last->sequence) && are_near(numbers.acknowledgement, last->acknowledgement);
 }
 

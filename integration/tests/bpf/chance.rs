@@ -164,9 +164,23 @@ fn what_ends_while_the_other_node_may_have_connections_is_known_by_its_numbers()
         ] {
             is_the_others(&scene, other);
         }
-        // The stack begins a connection anew; an error it would not look at.
+        // The stack begins a connection anew, or is told to by what answers its acknowledgement; an error it would not look at.
         assert_eq!(scene.segment(SYN, [7, 0]), TC_PASS);
+        assert_eq!(scene.segment(RST, [sequence, 0]), TC_PASS);
+        assert_eq!(scene.segment(RST, [sequence.wrapping_add(FAR), 0]), TC_REDIRECT);
         assert_eq!(scene.error(), TC_REDIRECT);
+    });
+}
+
+#[test]
+fn a_reset_that_acknowledges_nothing_leaves_what_is_known_of_an_end() {
+    on_each_family(|mut scene| {
+        scene.close_first();
+        is_the_stacks(&scene, NUMBERS);
+        assert_eq!(scene.segment(RST, [7, 0]), TC_PASS);
+        scene.close();
+        is_the_stacks(&scene, NUMBERS);
+        assert_eq!(scene.segment(RST, [NUMBERS[0], 0]), TC_PASS);
     });
 }
 
@@ -177,6 +191,7 @@ fn what_ended_before_takes_no_segment_of_the_clients_next_connection() {
         scene.close();
         is_the_others(&scene, NUMBERS);
         assert_eq!(scene.segment(SYN, NUMBERS), TC_PASS);
+        assert_eq!(scene.segment(RST, [NUMBERS[0], 0]), TC_PASS);
         assert_eq!(scene.error(), TC_REDIRECT);
     });
 }
