@@ -96,6 +96,11 @@ impl Service {
         default.into_iter().chain(self.rules.iter().map(|(_, group)| group)).chain(&self.http_groups)
     }
 
+    /// Of the groups that may serve it, the one whose connections drain for longest.
+    pub(crate) fn last_to_drain(&self) -> &Group {
+        self.groups().max_by_key(|group| group.config.drain_timeout).unwrap_or(&self.group)
+    }
+
     /// What is counted of the requests that meet this rule, or none; nothing without `http`.
     pub(crate) fn counters_of(&self, rule: Option<usize>) -> Option<&Arc<Sharded<RuleCounters>>> {
         self.by_rule.get(rule.map_or(0, |index| index + 1))

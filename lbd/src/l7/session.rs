@@ -61,6 +61,11 @@ impl Session {
         self.leave_with(&self.seat.route.service.group)
     }
 
+    /// The same for a connection that several groups may serve at the same time: the one that goes on for longest says how long.
+    pub(super) fn leave_last(&self) -> Option<Leave> {
+        self.leave_with(self.seat.route.service.last_to_drain())
+    }
+
     /// The same for what is under way on it from now on, which this group serves.
     pub(super) fn leave_with(&self, group: &Group) -> Option<Leave> {
         let departure = Rc::clone(self.departure.as_ref()?);

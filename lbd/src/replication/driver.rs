@@ -498,6 +498,7 @@ impl Driver {
         self.heeding = None;
         self.disconnected();
         self.replica = replica(&self.shared);
+        self.names_logged = false;
         self.word.mark_changed();
         self.tables.begin_anew(&mut self.replica);
         self.shared.kernel.rings().tell_again();

@@ -25,8 +25,9 @@ const RESET_STREAMS_MAX: usize = 50;
 
 /// Serves the requests of a connection until it has ended.
 pub(in crate::l7) async fn serve(connection: Connection, began: Instant) {
-    let Connection { session, stream, watch, .. } = connection;
+    let Connection { session, stream, .. } = connection;
     let session = Rc::new(session);
+    let watch = session.seat.worker.watches.enter(session.leave_last());
     let known = session.known();
     let Some(http) = &known.service.config.http else { return };
     session.seat.counters().http.http2_connections.add(1);
@@ -209,11 +210,11 @@ impl Host<'_> {
         match self.watch.poll(context) {
             Poll::Pending => {}
             // Every request's wait is over for the same reason, and each is answered for itself.
-            Poll::Ready(why @ (Why::Drained | Why::Stopped)) if !free => {
+            Poll::Ready(Why::Drained | Why::Stopped) if !free => {
                 if self.stage == Stage::Serving {
                     self.tell_to_leave();
                     context.waker().wake_by_ref();
-                } else if why == Why::Stopped || self.refuses() {
+                } else {
                     self.end_in_time();
                 }
             }
@@ -224,11 +225,7 @@ impl Host<'_> {
     /// Has the client begin no more streams. It knows which is the last one that is served once it has answered a ping; who does not answer that
     /// may go on for as long as who does, and not for ever: as long as any group of the service would serve a stream of before.
     fn tell_to_leave(&mut self) {
-        let route = self.session.known();
-        let service = &route.service;
-        let first = service.group.config.drain_timeout;
-        let drain =
-            service.http_groups.iter().map(|group| group.config.drain_timeout).fold(first, Duration::max);
+        let drain = self.session.known().service.last_to_drain().config.drain_timeout;
         let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
         self.refuses_from_ms = self.now_ms().saturating_add(drain_ms);
         self.stage = Stage::Leaving;

@@ -86,6 +86,11 @@ impl Line {
         self.gone.get() || matches!(ready, Poll::Ready(Err(_)))
     }
 
+    /// Whether it may be let go of. One that is over counts for as long as it has requests, or there would be any number of them.
+    fn is_done(&self) -> bool {
+        self.streams.get() == 0 && self.is_over()
+    }
+
     /// It waits for its next request, or has one.
     fn set_kept(&self, kept: bool) {
         if let Some(open) = self.open.upgrade() {
@@ -307,7 +312,11 @@ impl Multiplexed {
             if line.number <= number || !line.has_room() {
                 index += 1;
             } else if line.is_over() || !is_same(line.origin.as_ref(), origin) {
-                lines.open.remove(index);
+                if line.streams.get() == 0 {
+                    lines.open.remove(index);
+                } else {
+                    index += 1;
+                }
             } else {
                 return Place::Taken(Lease::new(line, worker));
             }
@@ -316,7 +325,7 @@ impl Multiplexed {
             return Place::Wait(Rc::clone(dial));
         }
         if lines.open.len() >= PER_TARGET_MAX {
-            lines.open.retain(|line| !line.is_over());
+            lines.open.retain(|line| !line.is_done());
             if lines.open.len() >= PER_TARGET_MAX {
                 return Place::Full;
             }
@@ -347,7 +356,7 @@ impl Multiplexed {
                 let is_free = line.streams.get() == 0;
                 let waited_ms = now_ms.saturating_sub(line.free_since_ms.get());
                 let waits = gets_more && waited_ms < idle_ms && free < max;
-                let stays = (!is_free || waits) && !line.is_over();
+                let stays = !is_free || waits && !line.is_over();
                 free += usize::from(stays && is_free);
                 stays
             });
