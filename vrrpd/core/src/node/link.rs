@@ -121,7 +121,7 @@ impl Node {
     }
 
     /// Whether this node lacks connections that the peer knows of, which has the role, serves, and tells of them. Whether its `lbd` is there
-    /// to tell is not known here; if it is not, the peer hands the role over at once.
+    /// to tell is not known here; if it is not, the peer hands the role over at once, unless it does not hear this node, or a handover has just failed.
     pub(super) fn learns_from_peer(&self, slot: Slot) -> bool {
         let peer = self.entries.get(&slot).and_then(|entry| entry.peer);
         let serves = |peer: PeerView| peer.role == Role::Active && !is_cut_off(peer.severity);
