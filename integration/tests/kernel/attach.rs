@@ -200,8 +200,8 @@ fn where_there_is_no_driver_that_is_said_and_nothing_is_attached() -> Result<()>
     lab.write_config_text(&text(&lab, "tc", "mode = \"nat\""))?;
     lab.a().start_lbd()?;
     served(&lab)?;
-    let kernel = status(&lab)?["kernel"].clone();
-    assert!(attached(&lab, "tcx") && kernel["interfaces"][0]["name"] == "br0", "{kernel}");
+    wait_until("its status to say so", LIMIT, || attached(&lab, "tcx"))?;
+    assert_eq!(status(&lab)?["kernel"]["interfaces"][0]["name"], "br0");
     lab.finish()
 }
 

@@ -356,8 +356,12 @@ impl Load {
                 assert!(stall < max + report.pause, "{what}, at most {max:?}: {}", report.summary());
             }
         }
-        let silence = self.datagrams.snapshot().silence();
-        assert!(silence < max, "datagrams: {silence:?} without an answer, at most {max:?}");
+        let report = self.datagrams.snapshot();
+        let (silence, pause) = (report.silence(), report.pause);
+        assert!(
+            silence < max + pause,
+            "datagrams: {silence:?} without an answer ({pause:?} late), at most {max:?}"
+        );
     }
 
     /// Ends, and fails if a connection broke or was not served, or something has stood still for longer than over a planned move since that

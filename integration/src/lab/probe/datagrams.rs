@@ -98,6 +98,8 @@ impl DatagramClient {
 pub struct DatagramReport {
     /// Each client, the first number's first.
     pub clients: Vec<DatagramClient>,
+    /// How late the clients looked at their sockets at most, because they did not run: so much of a silence may be their own.
+    pub pause: Duration,
     /// What came to a client without being its own datagram as it was sent.
     pub strange: u64,
 }
@@ -125,7 +127,7 @@ impl DatagramReport {
     #[must_use]
     pub fn of_destination(&self, place: usize, clients: usize) -> Self {
         let own = self.clients.chunks(clients.max(1)).nth(place).unwrap_or_default();
-        Self { clients: own.to_vec(), strange: self.strange }
+        Self { clients: own.to_vec(), pause: self.pause, strange: self.strange }
     }
 
     /// How many clients have had so many answers more than in an earlier report.
@@ -155,7 +157,7 @@ impl DatagramProbe {
         let addresses = sockets.iter().map(UdpSocket::local_addr).collect::<io::Result<Vec<_>>>();
         let addresses = addresses.doing(doing)?;
         let clients = vec![DatagramClient::default(); sockets.len()];
-        let report = Arc::new(Mutex::new(DatagramReport { clients, strange: 0 }));
+        let report = Arc::new(Mutex::new(DatagramReport { clients, ..DatagramReport::default() }));
         let mut engine = Engine::new(&settings, sockets, Arc::clone(&report));
         let worker = host.namespace().worker("datagram probe", move |stop| engine.run(stop))?;
         Ok(Self { addresses, report, worker })
@@ -183,6 +185,7 @@ impl DatagramProbe {
         let mut report = lock(&self.report);
         let longest = report.silence();
         report.clients.iter_mut().for_each(|client| client.silence = Duration::ZERO);
+        report.pause = Duration::ZERO;
         longest
     }
 
@@ -275,12 +278,20 @@ impl Engine {
     /// Has each say something now and then, until the end.
     fn run(&mut self, stop: &AtomicBool) {
         let mut next = now();
+        let mut looked = next;
         let mut end: Option<Instant> = None;
         while end.is_none_or(|end| now() < end && lock(&self.report).unanswered() > 0) {
             if stop.load(Ordering::Acquire) && end.is_none() {
                 end = Some(now() + self.linger);
             }
-            let speaks = end.is_none() && now() >= next;
+            let time = now();
+            let late = (time - looked).saturating_sub(LOOK_EVERY);
+            looked = time;
+            {
+                let mut report = lock(&self.report);
+                report.pause = report.pause.max(late);
+            }
+            let speaks = end.is_none() && time >= next;
             for (index, line) in self.lines.iter_mut().enumerate() {
                 let mut report = lock(&self.report);
                 if speaks {
@@ -342,10 +353,11 @@ mod tests {
         client.receives(1);
         client.receives(17);
         assert_eq!((client.answered, client.lost()), (3, 1));
-        let report = DatagramReport { clients: vec![client.clone(), client], strange: 0 };
+        let report = DatagramReport { clients: vec![client.clone(), client], ..DatagramReport::default() };
         assert_eq!((report.lost(), report.unanswered()), (2, 4));
         assert_eq!(report.ahead_of(&DatagramReport::default(), 1), 0, "of no client there is nothing to say");
-        let before = DatagramReport { clients: vec![DatagramClient::default(); 2], strange: 0 };
+        let before =
+            DatagramReport { clients: vec![DatagramClient::default(); 2], ..DatagramReport::default() };
         assert_eq!((report.ahead_of(&before, 3), report.ahead_of(&before, 4)), (2, 0));
         let second = report.of_destination(1, 1);
         assert_eq!((second.clients.len(), second.lost()), (1, 1));

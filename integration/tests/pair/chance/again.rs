@@ -50,7 +50,9 @@ pub(super) fn leave(lab: &Lab, node: &Node) -> Result<()> {
     wait_until(&format!("{} to remember them", node.name()), LIMIT, || remembered(node) == vips().len())
 }
 
-/// Those that come back from the same ports, each with a page that it has fetched.
+/// Those that come back from the same ports, each with a page that it has fetched. Not within a second or two: the numbers of a new connection
+/// between the same ports begin where the clock has come to (RFC 6528), and here both nodes have one kernel with one secret, so that both
+/// numbers would be near those of before, as between two hosts one may be.
 pub(super) fn come_back(lab: &Lab) -> Result<Vec<TcpStream>> {
     let connect = |vip| {
         let mut stream = connect(vip).expect("it is accepted");
