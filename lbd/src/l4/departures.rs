@@ -49,11 +49,11 @@ impl Departure {
 #[derive(Debug)]
 pub(crate) struct Leave {
     /// The virtual IP's instance.
-    pub(crate) departure: Rc<Departure>,
+    departure: Rc<Departure>,
     /// When it began, by the process's clock.
-    pub(crate) since_ms: u64,
+    since_ms: u64,
     /// How long it may go on.
-    pub(crate) drain_ms: u64,
+    drain_ms: u64,
 }
 
 /// What a daemon that stops closes.
@@ -73,6 +73,11 @@ impl Closing {
 }
 
 impl Leave {
+    /// Of what began at `since_ms`, by the process's clock, and may go on for `drain`.
+    pub(crate) fn new(departure: Rc<Departure>, since_ms: u64, drain: Duration) -> Self {
+        Self { departure, since_ms, drain_ms: millis(drain) }
+    }
+
     /// Whether the virtual IP is elsewhere now.
     pub(crate) fn is_away(&self) -> bool {
         self.departure.is_away()
@@ -85,9 +90,13 @@ impl Leave {
 
     /// The same of what began on the connection only at `since_ms`, and may go on for `drain`.
     pub(crate) fn is_due_for(&self, now_ms: u64, since_ms: u64, drain: Duration) -> bool {
-        let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
-        self.departure.is_past(now_ms, since_ms, drain_ms)
+        self.departure.is_past(now_ms, since_ms, millis(drain))
     }
+}
+
+/// A time in milliseconds: for ever, if it has more than there are numbers for.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -98,7 +107,8 @@ mod tests {
     fn a_connection_ends_when_its_address_left_long_ago() {
         let departures = Departures::default();
         let departure = departures.of("web");
-        let leave = |since_ms| Leave { departure: Rc::new(departures.of("web")), since_ms, drain_ms: 1000 };
+        let leave =
+            |since_ms| Leave::new(Rc::new(departures.of("web")), since_ms, Duration::from_millis(1000));
         let (leave, late) = (leave(100), leave(700));
         assert!(!leave.is_due(u64::MAX - 1));
         assert!(!departure.is_away());
@@ -118,7 +128,7 @@ mod tests {
     fn what_is_here_is_closed_before_what_has_left() {
         let departures = Departures::default();
         departures.of("east").set(Some(0));
-        let leave = |name| Leave { departure: Rc::new(departures.of(name)), since_ms: 0, drain_ms: 1000 };
+        let leave = |name| Leave::new(Rc::new(departures.of(name)), 0, Duration::from_millis(1000));
         let (east, west) = (leave("east"), leave("west"));
         let is_for = |closing: Closing| [Some(&east), Some(&west), None].map(|leave| closing.is_for(leave));
         assert_eq!(is_for(Closing::Here), [false, true, true]);

@@ -67,9 +67,8 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
     }
     let timeouts = &seat.route.service.config.timeout;
     let idle_ms = u64::try_from(timeouts.idle.as_millis()).unwrap_or(u64::MAX);
-    let drain_ms = u64::try_from(occupied.pool.group.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
-    let since_ms = worker.connections.now_ms();
-    let leave = worker.departure(local.ip()).map(|departure| Leave { departure, since_ms, drain_ms });
+    let (since_ms, drain) = (worker.connections.now_ms(), occupied.pool.group.config.drain_timeout);
+    let leave = worker.departure(local.ip()).map(|departure| Leave::new(departure, since_ms, drain));
     let entry = worker.connections.enter(Arc::clone(&occupied.target), leave, idle_ms);
     let control = &entry.control;
     let mut relay =

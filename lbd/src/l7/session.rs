@@ -69,12 +69,7 @@ impl Session {
     /// The same for what is under way on it from now on, which this group serves.
     pub(super) fn leave_with(&self, group: &Group) -> Option<Leave> {
         let departure = Rc::clone(self.departure.as_ref()?);
-        let drain = group.config.drain_timeout;
-        Some(Leave {
-            departure,
-            since_ms: self.seat.worker.connections.now_ms(),
-            drain_ms: u64::try_from(drain.as_millis()).unwrap_or(u64::MAX),
-        })
+        Some(Leave::new(departure, self.seat.worker.connections.now_ms(), group.config.drain_timeout))
     }
 
     /// The service as it was when it was last there.

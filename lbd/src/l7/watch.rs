@@ -277,7 +277,7 @@ mod tests {
         let (watches, departures) = (Rc::<Watches>::default(), Departures::default());
         let enter = |name| {
             let departure = Rc::new(departures.of(name));
-            watches.enter(Some(Leave { departure, since_ms: 0, drain_ms: 10_000 }))
+            watches.enter(Some(Leave::new(departure, 0, Duration::from_secs(10))))
         };
         let (east, west, own) = (enter("east"), enter("west"), watches.enter(None));
         departures.of("east").set(Some(1000));

@@ -84,9 +84,8 @@ impl Session {
             Ok((seat, upstream)) => {
                 let since_ms = worker.connections.now_ms();
                 let drain = upstream.occupied.pool.group.config.drain_timeout;
-                let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
                 let departure = worker.departure(ends.local.ip());
-                let leave = departure.map(|departure| Leave { departure, since_ms, drain_ms });
+                let leave = departure.map(|departure| Leave::new(departure, since_ms, drain));
                 let relayed = Cell::default();
                 let (told_ms, asked) = (Cell::new(since_ms), Cell::new(false));
                 let handed_over = Cell::new(false);
