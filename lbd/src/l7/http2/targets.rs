@@ -311,14 +311,12 @@ impl Multiplexed {
         while let Some(line) = lines.open.get(index) {
             if line.number <= number || !line.has_room() {
                 index += 1;
-            } else if line.is_over() || !is_same(line.origin.as_ref(), origin) {
-                if line.streams.get() == 0 {
-                    lines.open.remove(index);
-                } else {
-                    index += 1;
-                }
-            } else {
+            } else if !line.is_over() && is_same(line.origin.as_ref(), origin) {
                 return Place::Taken(Lease::new(line, worker));
+            } else if line.streams.get() == 0 {
+                lines.open.remove(index);
+            } else {
+                index += 1;
             }
         }
         if let Some(dial) = &lines.dial {
