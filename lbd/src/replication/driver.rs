@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::time::{Duration, Instant};
 use lbd_core::chance::Word;
 use lbd_core::replication::{
-    Action, Apply, Entry, Key, NAMES_MAX, Name, Put, Replica, Settings, State, Stats, Table,
+    Action, Apply, Entry, Key, NAMES_MAX, Name, NameError, Put, Replica, Settings, State, Table,
 };
 use tokio::sync::watch;
 
@@ -137,10 +137,8 @@ pub(super) struct Driver {
     scanning: bool,
     /// Names are not looked through before.
     forget_at: Instant,
-    /// Names that got no number, as last counted.
-    names_refused: u64,
-    /// Why has been logged since some were forgotten.
-    names_logged: bool,
+    /// Why a name got no number, as last logged.
+    name_refused: Option<NameError>,
     /// The second chance has heeded what the other node had said of its connections when the two came into step. What is said later changes
     /// with each of these connections, and is waited for by nobody.
     heeded_word: bool,
@@ -172,8 +170,7 @@ impl Driver {
             failing: None,
             scanning: false,
             forget_at: now.at,
-            names_refused: 0,
-            names_logged: false,
+            name_refused: None,
             heeded_word: false,
             shared,
             outlets,
@@ -498,7 +495,7 @@ impl Driver {
         self.heeding = None;
         self.disconnected();
         self.replica = replica(&self.shared);
-        self.names_logged = false;
+        self.name_refused = None;
         self.word.mark_changed();
         self.tables.begin_anew(&mut self.replica);
         self.shared.kernel.rings().tell_again();
@@ -545,7 +542,7 @@ impl Driver {
             self.forget_names(now);
         }
         let stats = self.replica.stats(now);
-        self.log_refused_names(&stats);
+        self.log_refused_names(stats.name_refused);
         let flows = self.flows.as_ref();
         self.tables.show_health(&self.replica, &stats, self.session.is_some());
         let view = StateView::of(
@@ -580,7 +577,6 @@ impl Driver {
         let forgotten = replica.forget_names(|_, name| in_flows(name) || tables.knows(name));
         // Their numbers are others' next.
         if forgotten.names > 0 {
-            self.names_logged = false;
             if let Some(flows) = flows {
                 flows.forget_names();
             }
@@ -590,11 +586,9 @@ impl Driver {
     }
 
     /// Names without a number are logged when that begins.
-    fn log_refused_names(&mut self, stats: &Stats) {
-        let refused = stats.counters.names_refused;
-        let is_new = refused > std::mem::replace(&mut self.names_refused, refused);
-        if let Some(error) = stats.name_refused.filter(|_| is_new && !self.names_logged) {
-            self.names_logged = true;
+    fn log_refused_names(&mut self, refused: Option<NameError>) {
+        let before = std::mem::replace(&mut self.name_refused, refused);
+        if let Some(error) = refused.filter(|_| refused != before) {
             tracing::warn!("{error}");
         }
     }

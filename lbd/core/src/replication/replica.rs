@@ -26,7 +26,7 @@ use crate::chance::Word;
 pub struct Replica {
     pub(super) settings: Settings,
     pub(super) names: Names,
-    /// Why one got no number, the last time.
+    /// Why one got no number, the last time since some were forgotten.
     name_refused: Option<NameError>,
     pub(super) ledgers: [Ledger; Table::COUNT],
     pub(super) dirty: Dirty,
@@ -195,6 +195,9 @@ impl Replica {
             announced[id.index()]
         };
         let names = self.names.forget(keep, &mut gone);
+        if names > 0 {
+            self.name_refused = None;
+        }
         if let Some(session) = &mut self.session {
             gone.into_iter().for_each(|id| session.outgoing.announced.remove(id));
         }

@@ -135,7 +135,7 @@ pub struct Stats {
     pub tombstones: usize,
     /// Names that have a number.
     pub names: usize,
-    /// Why one got none, the last time.
+    /// Why one got none, the last time since some were forgotten.
     pub name_refused: Option<NameError>,
     /// Entries whose last change is remembered, by [`Table::index`].
     pub ledger: [usize; Table::COUNT],
