@@ -106,46 +106,47 @@ fn preemption_waits_until_the_returning_node_has_everything() {
     }
 }
 
-/// Switchovers on request go to nobody who is behind, and a node that stops waits for one.
-#[test]
-fn a_role_is_handed_to_nobody_who_is_behind() {
+/// A pair of which the first node serves, and the second one, which has come back and takes so long to write at most, still learns from it.
+fn returned(write_delay: Duration) -> Pair {
     let variant = Variant::plain(Duration::from_millis(100));
-    let draw = Draw::slow(Duration::from_millis(5), Duration::from_millis(100));
+    let draw = Draw::slow(Duration::from_millis(5), write_delay);
     let mut pair = Pair::new(1, &variant, &draw, Flaw::None, Trace::off());
     pair.boot();
     pair.write_flows(0, 400);
     pair.restart_host(1, Duration::from_millis(500)).unwrap();
     pair.run_for(Duration::from_millis(300)).unwrap();
     assert!(!pair.is_synced(1));
-    pair.strike(Fault::Switchover(0));
-    pair.run_for(Duration::from_millis(50)).unwrap();
-    assert_eq!(pair.world().switchovers(), [false]);
-    pair.strike(Fault::Terminate(0));
+    pair
+}
+
+/// The role moves without a moment in which nobody serves.
+fn until_the_other_serves(pair: &mut Pair) {
     while pair.world().view().routers[0].actives() != [1] {
         assert!(pair.world().view().routers[0].none_since.is_none(), "nobody serves");
         pair.run_for(Duration::from_millis(1)).unwrap();
     }
+}
+
+/// Switchovers on request go to nobody who is behind, and a node that stops waits for one.
+#[test]
+fn a_role_is_handed_to_nobody_who_is_behind() {
+    let mut pair = returned(Duration::from_millis(100));
+    pair.strike(Fault::Switchover(0));
+    pair.run_for(Duration::from_millis(50)).unwrap();
+    assert_eq!(pair.world().switchovers(), [false]);
+    pair.strike(Fault::Terminate(0));
+    until_the_other_serves(&mut pair);
     assert!(pair.is_synced(1) && pair.entries(1) == 400);
 }
 
 /// A node in maintenance serves, and keeps its role for a while so that a node that is behind can learn; not for longer.
 #[test]
 fn a_node_in_maintenance_has_the_other_one_learn_first() {
-    let variant = Variant::plain(Duration::from_millis(100));
     for (write_delay_ms, learns) in [(100, true), (700, false)] {
-        let draw = Draw::slow(Duration::from_millis(5), Duration::from_millis(write_delay_ms));
-        let mut pair = Pair::new(1, &variant, &draw, Flaw::None, Trace::off());
-        pair.boot();
-        pair.write_flows(0, 400);
-        pair.restart_host(1, Duration::from_millis(500)).unwrap();
-        pair.run_for(Duration::from_millis(300)).unwrap();
-        assert!(!pair.is_synced(1));
+        let mut pair = returned(Duration::from_millis(write_delay_ms));
         pair.strike(Fault::Maintenance(0, true));
         let asked = pair.now();
-        while pair.world().view().routers[0].actives() != [1] {
-            assert!(pair.world().view().routers[0].none_since.is_none(), "nobody serves");
-            pair.run_for(Duration::from_millis(1)).unwrap();
-        }
+        until_the_other_serves(&mut pair);
         let waited = pair.now() - asked;
         assert_eq!((pair.is_synced(1), pair.entries(1) == 400), (learns, learns));
         // Clocks are wrong by 1 % at most.

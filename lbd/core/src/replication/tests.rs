@@ -46,8 +46,13 @@ fn transmit(from: &mut Replica, to: &mut Replica, now: Instant) {
 }
 
 /// Answers what is asked, with empty live tables, until nothing is left to say; what was to be written.
-fn settle(one: &mut Replica, other: &mut Replica, mut now: Instant) -> [Vec<Apply>; 2] {
-    let mut applied = [Vec::new(), Vec::new()];
+fn settle(one: &mut Replica, other: &mut Replica, now: Instant) -> [Vec<Apply>; 2] {
+    settle_with([one, other], [&[], &[]], now)
+}
+
+/// The same with these flows in the nodes' live tables.
+fn settle_with(replicas: [&mut Replica; 2], flows: [&[Live]; 2], mut now: Instant) -> [Vec<Apply>; 2] {
+    let ([one, other], mut applied) = (replicas, [Vec::new(), Vec::new()]);
     for _ in 0..20 {
         now = now + Duration::from_millis(6);
         transmit(one, other, now);
@@ -59,7 +64,10 @@ fn settle(one: &mut Replica, other: &mut Replica, mut now: Instant) -> [Vec<Appl
                         replica.applied(now, apply.id, &[]);
                         applied[place].push(apply);
                     }
-                    Action::Scan(scan) => replica.scanned(now, scan.id, &[], None),
+                    Action::Scan(scan) => {
+                        let found = if scan.table == Table::Flows { flows[place] } else { &[] };
+                        replica.scanned(now, scan.id, found, None);
+                    }
                     Action::SwitchRing { .. } | Action::PeerRing(_) | Action::Note(_) => {}
                     Action::Disconnect(_) => return applied,
                 }

@@ -2,32 +2,6 @@
 
 use super::*;
 
-/// Answers with these flows what is there, until nothing is left to say; the flows that one of the nodes is to delete.
-fn settle_flows(replicas: [&mut Replica; 2], flows: [&[Live]; 2], mut now: Instant) -> [Vec<Key>; 2] {
-    let ([one, other], mut deleted) = (replicas, [Vec::new(), Vec::new()]);
-    for _ in 0..20 {
-        now = now + Duration::from_millis(6);
-        transmit(one, other, now);
-        transmit(other, one, now);
-        for (place, replica) in [&mut *one, &mut *other].into_iter().enumerate() {
-            while let Some(action) = replica.poll() {
-                match action {
-                    Action::Apply(apply) => {
-                        replica.applied(now, apply.id, &[]);
-                        deleted[place].extend(apply.deletes);
-                    }
-                    Action::Scan(scan) => {
-                        let found = if scan.table == Table::Flows { flows[place] } else { &[] };
-                        replica.scanned(now, scan.id, found, None);
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
-    }
-    deleted
-}
-
 /// A flow that one node has ended, without a tombstone, and the other one used in the same moment, a little earlier by generation; and one that
 /// goes on.
 fn crossing() -> (Replica, Replica, [Live; 2]) {
@@ -87,7 +61,8 @@ fn one_without_a_tombstone_may_be_undone_on_one_node_until_the_next_session() {
         replica.connected(at(600));
     }
     let (of_one, of_other) = ([ended, going_on], [going_on]);
-    let deleted = settle_flows([&mut one, &mut other], [&of_one, &of_other], at(600));
+    let applied = settle_with([&mut one, &mut other], [&of_one, &of_other], at(600));
+    let deleted = applied.map(|all| all.into_iter().flat_map(|apply| apply.deletes).collect::<Vec<_>>());
     assert_eq!(deleted, [vec![ended.entry.key()], Vec::new()]);
     assert_eq!([known(&one), known(&other)], [1, 1]);
 }
