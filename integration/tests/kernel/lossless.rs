@@ -243,10 +243,12 @@ fn targets_that_come_go_and_change_cost_no_packet() -> Result<()> {
                     let [first, _, third] = way.targets.map(|place| &lab.targets()[place]);
                     let added = SocketAddr::new(address(third, vip), port);
                     let path = format!("{group}/{}", first.name());
-                    send("PATCH", &path, &format!("{{\"weight\":{}}}", 7 - round))?;
                     send("POST", &group, &format!("{{\"id\":\"third\",\"address\":\"{added}\"}}"))?;
+                    // Whose nearly all places are: the next place of another one is a long way off.
+                    send("PATCH", &path, "{\"weight\":100}")?;
                     send("PATCH", &path, "{\"state\":\"drain\"}")?;
                     send("PATCH", &path, "{\"state\":\"ready\"}")?;
+                    send("PATCH", &path, &format!("{{\"weight\":{}}}", 7 - round))?;
                     send("DELETE", &format!("{group}/third"), "")?;
                 }
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::abi::{
     Acl, AclKey, Address, Config, Endpoint, EndpointKey, Listener, Listening, SERVICE_ACL, Service,
-    ServicePorts, Target, Vip, VipAddress,
+    ServicePorts, TARGET_DRAINING, TARGET_UP, Target, Vip, VipAddress,
 };
 use super::Contents;
 
@@ -96,7 +96,14 @@ fn put<K: Ord, V: PartialEq + Clone>(map: &mut BTreeMap<K, V>, key: K, value: V)
 #[must_use]
 pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     let mut list: Vec<Change> = new.slots.difference(&old.slots).map(|&index| Change::Slots(index)).collect();
-    list.extend(changed(&old.targets, &new.targets).map(|(&index, &it)| Change::Target(index, it)));
+    let chosen_yet = chosen_yet(&old.targets, &new.targets);
+    let targets =
+        changed(&old.targets, &new.targets).map(|(index, it)| (*index, *chosen_yet.get(index).unwrap_or(it)));
+    list.extend(
+        targets
+            .filter(|(index, it)| old.targets.get(index) != Some(it))
+            .map(|(index, it)| Change::Target(index, it)),
+    );
     // A ring takes the kernel some ten milliseconds. Before this node chooses from another one it has to know where flows of the other node are:
     // the role may come in between.
     let others = changed(&old.other_rings, &new.other_rings);
@@ -109,6 +116,7 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     let asking: BTreeMap<u32, Service> = changed(&old.services, &new.services).filter_map(asks).collect();
     list.extend(asking.iter().map(|(&index, &it)| Change::Service(index, it)));
     list.extend(changed(&old.rings, &new.rings).map(|(&index, it)| Change::Ring(index, Arc::clone(it))));
+    list.extend(chosen_yet.keys().map(|index| Change::Target(*index, new.targets[index])));
     // Of networks within each other the smallest decides. With the small ones written before those around them, and removed after
     // them, every address is treated at any moment as the old list has it or as the new one has it, in one step.
     list.extend(changed(&old.acl, &new.acl).rev().map(|(&key, &it)| Change::Acl(key, it)));
@@ -154,6 +162,14 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
         list.push(Change::Config(new.config));
     }
     list
+}
+
+/// Targets that get no new flows from now on and keep those that they have, as they are to be until the rings do without them: whoever finds one in a
+/// ring that takes none looks only so far for another, and finds none where most places are its own.
+fn chosen_yet(old: &BTreeMap<u32, Target>, new: &BTreeMap<u32, Target>) -> BTreeMap<u32, Target> {
+    let was_chosen = |index: &u32| old.get(index).is_some_and(|target| target.state == TARGET_UP);
+    let draining = new.iter().filter(|(index, target)| target.state == TARGET_DRAINING && was_chosen(index));
+    draining.map(|(&index, target)| (index, Target { state: TARGET_UP, ..*target })).collect()
 }
 
 /// What is new or different.

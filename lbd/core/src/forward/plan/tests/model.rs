@@ -1,6 +1,6 @@
 //! Maps as plain maps, and what has to hold for them at any moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use common::time::{Duration, Instant};
@@ -76,6 +76,10 @@ pub(super) fn assert_whole(maps: &Maps) {
             assert!(target == last || maps.targets.contains_key(&u32::from(target)), "target {target}");
             last = target;
         }
+    }
+    for target in maps.rings.values().flat_map(|ring| ring.iter()).collect::<BTreeSet<_>>() {
+        let state = maps.targets.get(&u32::from(*target)).map(|target| target.state);
+        assert_ne!(state, Some(TARGET_DRAINING), "{target} has places, and takes no new flows");
     }
     for target in maps.targets.values() {
         assert!(target.endpoint == 0 || maps.slots.contains(&u32::from(target.endpoint)));
