@@ -5,8 +5,10 @@ use std::rc::Rc;
 
 use super::splice::Pipes;
 
-/// The size of a buffer in bytes, and so the most that a connection holds in one direction.
-pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
+/// The size of a buffer in bytes, and so the most that a connection holds in one direction: a body of 64 KiB, as large as the kernel makes packets
+/// of bulk and as servers make their own pieces, with the head before it. Measured beside 64 KiB, which take one more read and one more write for
+/// such an answer: a quarter less processor time.
+pub(crate) const BUFFER_BYTES: usize = 68 * 1024;
 
 /// Free buffers kept for the next use; more are given back to the allocator. Buffers in use are bounded by two for each
 /// connection, which `max_connections` bounds.

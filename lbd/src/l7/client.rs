@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
+use common::config::Http;
 use lbd_core::http::conduct::PREFACE;
 use lbd_core::http::framing::{Fault, Scanner, parse_request};
 use socket2::SockRef;
@@ -211,8 +212,9 @@ impl Connection {
     async fn read_head(&mut self, route: &Route) -> Result<(Range<usize>, Instant, Instant), NoHead> {
         let timeouts = &route.service.config.timeout;
         let http = route.service.config.http.as_ref();
-        // A head that fills the buffer leaves no room to find out that it is too long.
-        let max = http.map_or(0, |http| http.header_bytes_max).min(BUFFER_BYTES - 1);
+        // A head that filled the buffer would leave no room to find out that it is too long.
+        const { assert!(BUFFER_BYTES > Http::HEADER_BYTES_MOST) };
+        let max = http.map_or(0, |http| http.header_bytes_max);
         // RFC 9113, section 3.2: with TLS it is agreed on in the handshake, or not spoken.
         let first = !self.served && self.session.encrypted.is_none();
         let http2 = first && http.is_some_and(|http| http.http2);

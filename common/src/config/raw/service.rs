@@ -16,8 +16,8 @@ use super::{name, text};
 use crate::config::diag::{Problems, Span, quoted};
 use crate::config::problem::Problem;
 use crate::config::types::{
-    AccessLog, AccessLogFormat, Compress, Dsr, Forwarded, Limits, OnUnhealthy, Rate, RateKey, RateScope,
-    SampleShare, Split,
+    AccessLog, AccessLogFormat, Compress, Dsr, Forwarded, Http, Limits, OnUnhealthy, Rate, RateKey,
+    RateScope, SampleShare, Split,
 };
 use crate::time::Duration;
 
@@ -109,8 +109,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The most that a request's head may be allowed to have: it is read into one buffer of a worker.
-const HEADER_BYTES: [u64; 2] = [1 << 10, 1 << 16];
+const HEADER_BYTES: [u64; 2] = [1 << 10, Http::HEADER_BYTES_MOST as u64];
 const URI_BYTES: [u64; 2] = [128, 1 << 16];
 const BODY_BYTES: [u64; 2] = [0, 1 << 40];
 

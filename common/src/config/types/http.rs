@@ -29,7 +29,7 @@ pub struct Http {
     pub response_timeout: Duration,
     /// How long an upgraded connection (WebSocket) may be silent; 1 s to 7 days, 1 h by default.
     pub tunnel_timeout: Duration,
-    /// The longest request head in bytes; 1,024 to 65,536, by default 32,768.
+    /// The longest request head in bytes; 1,024 to [`Self::HEADER_BYTES_MOST`], by default 32,768.
     pub header_bytes_max: usize,
     /// Whether clients may speak HTTP/2: with TLS by agreeing on it in the handshake, in clear text by beginning with its preface. By default
     /// those with TLS may.
@@ -55,6 +55,9 @@ pub struct Http {
 }
 
 impl Http {
+    /// The most that [`Self::header_bytes_max`] can be: a head is read into one buffer of a worker.
+    pub const HEADER_BYTES_MOST: usize = 1 << 16;
+
     /// Who is let in with a rule, or without one.
     #[must_use]
     pub fn auth_of<'h>(&'h self, rule: Option<&'h HttpRule>) -> Option<&'h HttpAuth> {

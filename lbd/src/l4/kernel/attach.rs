@@ -263,6 +263,12 @@ impl Attachments {
         &self.present
     }
 
+    /// Whether the program that forwards is at an interface, be it a former life's.
+    pub(super) fn forwards_at(&self, index: u32) -> bool {
+        let place = (Part::Forward, index);
+        self.present.contains_key(&place) || pins(&self.folder).iter().any(|pin| pin.place == place)
+    }
+
     /// Has the program on these interfaces and no others. Goes on after a failure; one that failed is tried again with the next
     /// call. What is there of the parts that are held stays as it is.
     pub(super) fn sync(

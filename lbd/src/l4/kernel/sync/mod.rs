@@ -501,10 +501,7 @@ impl Sync {
             }
             let flags = if *virtual_mac { LINK_OURS | LINK_VIRTUAL_MAC } else { LINK_OURS };
             let entry = Link { mac: link.mac.unwrap_or_default(), flags, mtu: link.mtu, ..Link::default() };
-            if self.links.get(&index) != Some(&entry) {
-                self.maps.links.put(&index, &entry)?;
-                self.links.insert(index, entry);
-            }
+            self.put_link(index, entry)?;
             if let Err(why) = self.settings.allow_forwarding(&interface.name, ipv4, ipv6) {
                 troubles.push(TroubleView { what: interface.name.clone(), why });
             }
@@ -533,6 +530,14 @@ impl Sync {
             self.failures += 1;
             troubles.push(TroubleView { what: "attaching".to_owned(), why: error.to_string() });
         }
+        // What a driver is given to send by another interface's program it may lose in silence where it has no program itself.
+        let without: Vec<u32> =
+            interfaces.keys().copied().filter(|index| !self.attachments.forwards_at(*index)).collect();
+        for index in without {
+            if let Some(&link) = self.links.get(&index) {
+                self.put_link(index, Link { flags: link.flags & !LINK_OURS, ..link })?;
+            }
+        }
         let gone: Vec<u32> = self.links.keys().filter(|it| !interfaces.contains_key(it)).copied().collect();
         for index in gone {
             self.maps.links.put(&index, &Link::default())?;
@@ -541,6 +546,15 @@ impl Sync {
         // Nothing is forwarded any more where it was taken off.
         if let Err(why) = self.settings.put_back_others() {
             troubles.push(TroubleView { what: "kernel settings".to_owned(), why });
+        }
+        Ok(())
+    }
+
+    /// Has the program know this of an interface.
+    fn put_link(&mut self, index: u32, entry: Link) -> Result<(), KernelError> {
+        if self.links.get(&index) != Some(&entry) {
+            self.maps.links.put(&index, &entry)?;
+            self.links.insert(index, entry);
         }
         Ok(())
     }
