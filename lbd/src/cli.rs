@@ -15,7 +15,7 @@ use lbd_core::group::Admin;
 
 use crate::flows::{self, FlowsWanted};
 use crate::l4::kernel::{self, DoctorOptions};
-use crate::{access_log, api, load, prober, process, reload, route, run, simulate, status};
+use crate::{access_log, load, prober, process, reload, route, run, simulate, status};
 
 /// Tandem's load balancer: forwards the traffic of the pair's virtual IPs to healthy targets.
 #[derive(Debug, Parser)]
@@ -178,9 +178,7 @@ fn check(options: &Options) -> anyhow::Result<String> {
         reload::check_node(&config, node)?;
     }
     let mut lacking: Vec<String> = prober::problems(&config).map(|error| error.to_string()).collect();
-    if let Some(Err(error)) = config.api.token_file.as_ref().map(api::read_token) {
-        lacking.push(error.to_string());
-    }
+    lacking.extend(common::config::load_token(&config.api).err().map(|error| error.to_string()));
     lacking.extend(access_log::problems(&config).map(|error| error.to_string()));
     let file = options.config.display();
     if !lacking.is_empty() {

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use common::config::read_text;
 use lbd_core::simulate::{self, Workload};
 
 /// A longer description is refused.
@@ -12,11 +13,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Plays a workload, writes the drawing where asked for, and answers the table.
 pub(crate) fn simulate(file: &Path, drawing: Option<&Path>) -> anyhow::Result<String> {
     let shown = file.display();
-    let size = fs::metadata(file).with_context(|| format!("cannot read the workload {shown}"))?.len();
-    if size > FILE_BYTES_MAX {
-        bail!("the workload {shown} has {size} bytes, more than 1 MiB; is it the right file?");
-    }
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read the workload {shown}"))?;
+    let text =
+        read_text(file, FILE_BYTES_MAX).with_context(|| format!("cannot read the workload {shown}"))?;
     let workload =
         Workload::parse(&text).with_context(|| format!("the workload {shown} cannot be played"))?;
     let report = simulate::run(&workload);

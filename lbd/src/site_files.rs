@@ -3,11 +3,9 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use common::config::{Config, FileAt, HttpAuth};
+use common::config::{Config, FileAt, HttpAuth, read_text};
 use lbd_core::http::auth::basic::Users;
 
 use crate::token_keys::TokenKeys;
@@ -110,16 +108,6 @@ fn unusable(error: &dyn Display) -> String {
     format!("it cannot be used: {error}")
 }
 
-fn text(path: &Path, max: u64) -> Result<String, String> {
-    let read = || {
-        // Opening a pipe would wait for its other end.
-        if !fs::metadata(path)?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        let mut text = String::new();
-        File::open(path)?.take(max + 1).read_to_string(&mut text)?;
-        Ok(text)
-    };
-    let text = read().map_err(|error| format!("cannot read it: {error}"))?;
-    if text.len() as u64 > max { Err(format!("it is larger than {max} bytes")) } else { Ok(text) }
+fn text(path: &Path, bytes_max: u64) -> Result<String, String> {
+    read_text(path, bytes_max).map_err(|error| format!("cannot read it: {error}"))
 }

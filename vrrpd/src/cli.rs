@@ -209,7 +209,7 @@ fn check(file: &Path, node: Option<&str>, out: &mut impl Write) -> Result<(), Cl
         note(control::require_node(&config, node, file));
     }
     note(common::config::load_key(&config.pair).map(|_| ()).map_err(Into::into));
-    note(control::load_token(&config).map(|_| ()));
+    note(common::config::load_token(&config.api).map(|_| ()).map_err(Into::into));
     if !good {
         return Err(CliError::Reported);
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use common::config::{Config, ConfigError, KeyFileError};
+use common::config::{Config, ConfigError, KeyFileError, TokenFileError, load_key, load_token};
 use common::key::PairKey;
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
@@ -43,9 +43,6 @@ pub const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
 /// The longest wait for hooks after the loop's end; then they are killed.
 pub const HOOKS_MAX: Duration = Duration::from_secs(10);
-
-/// More of a token file is not read.
-const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// Which files and which node.
 #[derive(Clone, Debug)]
@@ -81,13 +78,8 @@ pub enum ControlError {
     #[error(transparent)]
     Key(#[from] KeyFileError),
     /// The token is not readable, or empty.
-    #[error("cannot read the API's token file {}: {source}", path.display())]
-    Token {
-        /// The file.
-        path: PathBuf,
-        /// What failed.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Token(#[from] TokenFileError),
     /// The run directory cannot be made.
     #[error("cannot create the run directory {}: {source}", path.display())]
     RunDir {
@@ -132,8 +124,8 @@ pub fn read(options: &Options) -> Result<Inputs, ControlError> {
     if config.vrrp.is_empty() {
         return Err(ControlError::NoInstances(options.config.clone()));
     }
-    let key = common::config::load_key(&config.pair)?;
-    let token = load_token(&config)?;
+    let key = load_key(&config.pair)?;
+    let token = load_token(&config.api)?;
     Ok(Inputs { config, key, token })
 }
 
@@ -149,23 +141,6 @@ pub fn require_node(config: &Config, node: &str, file: &Path) -> Result<(), Cont
     let names: Vec<_> = config.nodes.iter().map(|node| node.name.as_str()).collect();
     let known = if names.is_empty() { "none".to_owned() } else { names.join(" and ") };
     Err(ControlError::UnknownNode { node: node.to_owned(), file: file.to_owned(), known })
-}
-
-/// The first line of the token file, if the configuration names one.
-///
-/// # Errors
-///
-/// When the file is not readable or its first line is empty.
-pub fn load_token(config: &Config) -> Result<Option<String>, ControlError> {
-    let Some(path) = &config.api.token_file else { return Ok(None) };
-    let read = || {
-        use io::Read;
-        let mut text = String::new();
-        std::fs::File::open(path)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
-        let token = text.lines().next().unwrap_or_default().trim().to_owned();
-        if token.is_empty() { Err(io::Error::other("its first line is empty")) } else { Ok(token) }
-    };
-    read().map(Some).map_err(|source| ControlError::Token { path: path.clone(), source })
 }
 
 /// Runs the daemon until it is told to end. `start` starts the real-time loop ([`crate::run::start`]).

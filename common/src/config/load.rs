@@ -5,13 +5,15 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Config, Diagnostics, FileAt, Pair, Target, parse, parse_targets};
+use super::{Api, Config, Diagnostics, FileAt, Pair, Target, parse, parse_targets};
 use crate::key::{KeyError, PairKey};
 
 /// A larger configuration file is refused.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// More of a key file is not read; it is then no key anyway.
 const KEY_BYTES_MAX: u64 = 4096;
+/// The same of a file with a token.
+const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,16 @@ pub enum ConfigError {
     /// The file has errors, all of them in here.
     #[error("{0}")]
     Invalid(Diagnostics),
+}
+
+/// Why there is no token although `api.token_file` names a file.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the API's token file {}: {source}", path.display())]
+pub struct TokenFileError {
+    /// The file.
+    path: PathBuf,
+    /// What failed.
+    source: io::Error,
 }
 
 /// Why there is no key although `pair.key_file` names a file.
@@ -128,16 +140,46 @@ pub fn load_key(pair: &Pair) -> Result<Option<PairKey>, KeyFileError> {
     }
 }
 
-/// The text of a regular file of at most `bytes_max` bytes.
-fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+/// What both daemons' APIs ask for as the bearer's token of whoever changes something over TCP: the first line of its file, without the blanks around it.
+/// `None` if the configuration names no file.
+///
+/// # Errors
+/// When the file cannot be read, or its first line is empty.
+pub fn load_token(api: &Api) -> Result<Option<String>, TokenFileError> {
+    let Some(path) = &api.token_file else { return Ok(None) };
+    let token = read_text(path, TOKEN_BYTES_MAX).and_then(|text| {
+        match text.lines().next().unwrap_or_default().trim() {
+            "" => Err(io::Error::other(
+                "its first line is empty; write a secret of 16 or more characters there",
+            )),
+            token => Ok(token.to_owned()),
+        }
+    });
+    token.map(Some).map_err(|source| TokenFileError { path: path.clone(), source })
+}
+
+/// The text of a file that is a regular one, of at most `bytes_max` bytes.
+///
+/// # Errors
+/// When it cannot be read, is something else, larger, or no UTF-8.
+pub fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    String::from_utf8(read_bytes(path, bytes_max)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+}
+
+/// The bytes of such a file.
+///
+/// # Errors
+/// When it cannot be read, is something else, or larger.
+pub fn read_bytes(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for its other end.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    let mut text = String::new();
-    File::open(path)?.take(bytes_max + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > bytes_max {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
         return Err(io::Error::other(format!("it is larger than {bytes_max} bytes")));
     }
-    Ok(text)
+    Ok(bytes)
 }

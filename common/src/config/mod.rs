@@ -19,7 +19,10 @@ mod types;
 use std::path::Path;
 
 pub use diag::{Diagnostic, Diagnostics};
-pub use load::{ConfigError, KeyFileError, load, load_and_inspect, load_key, load_targets};
+pub use load::{
+    ConfigError, KeyFileError, TokenFileError, load, load_and_inspect, load_key, load_targets, load_token,
+    read_bytes, read_text,
+};
 pub use problem::DIAGNOSTIC_CODES;
 pub use types::*;
 

@@ -7,14 +7,13 @@ mod server;
 mod sticky;
 mod targets;
 
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use common::config::Api;
+use common::config::{Api, TokenFileError, load_token};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -45,26 +44,12 @@ pub(crate) enum ApiError {
         source: io::Error,
     },
     /// No token.
-    #[error("cannot read the API's token file {}: {source}", path.display())]
-    Token {
-        /// The file.
-        path: PathBuf,
-        /// What failed.
-        source: io::Error,
-    },
-    /// An empty token.
-    #[error("the first line of the API's token file {} is empty; write a secret of 16 or more characters there", path.display())]
-    EmptyToken {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error(transparent)]
+    Token(#[from] TokenFileError),
 }
 
 /// The token that allows changes over TCP, if there is one.
 type Token = Arc<ArcSwapOption<String>>;
-
-/// A token file is read up to this length.
-const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// The running API.
 #[derive(Debug)]
@@ -103,7 +88,7 @@ impl ApiServer {
 
     /// Gets everything that new settings need.
     pub(crate) async fn prepare(&self, config: &Api) -> Result<ApiChange, ApiError> {
-        let token = config.token_file.as_ref().map(read_token).transpose()?;
+        let token = load_token(config)?;
         let address = config.lbd;
         if self.tcp.as_ref().is_some_and(|(current, _)| *current == address) {
             return Ok(ApiChange { tcp: None, token });
@@ -124,17 +109,4 @@ impl ApiServer {
             self.tcp = Some((address, task));
         }
     }
-}
-
-pub(crate) fn read_token(path: &PathBuf) -> Result<String, ApiError> {
-    let read = || {
-        let mut text = String::new();
-        fs::File::open(path)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text).map(|_| text)
-    };
-    let text = read().map_err(|source| ApiError::Token { path: path.clone(), source })?;
-    let token = text.lines().next().unwrap_or_default().trim();
-    if token.is_empty() {
-        return Err(ApiError::EmptyToken { path: path.clone() });
-    }
-    Ok(token.to_owned())
 }

@@ -1,12 +1,12 @@
 //! Reading certificates, keys and authorities.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::config::{CertificateFiles, FileAt};
+use common::config::{CertificateFiles, FileAt, read_bytes};
 use common::time::UnixTime;
 use lbd_core::tls::{Certificate, KeyKind, PublicKey, Response};
 use rustls::crypto::CryptoProvider;
@@ -168,16 +168,7 @@ pub(super) fn read(file: &FileAt, wrong: &mut Vec<Wrong>) -> Option<Vec<u8>> {
 
 /// The bytes of a file with certificates or keys, of at most 4 MiB.
 pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening a pipe would wait for its other end.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
+    read_bytes(path, FILE_BYTES_MAX)
 }
 
 fn read_chain(file: &FileAt, bytes: &[u8], wrong: &mut Vec<Wrong>) -> Option<Vec<CertificateDer<'static>>> {

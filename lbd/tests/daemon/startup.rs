@@ -3,6 +3,9 @@
 use std::fs;
 use std::net::TcpListener;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
 use crate::server::Server;
 use crate::support::{Config, Folder, Lbd, command, own_ip, ping};
 
@@ -100,6 +103,11 @@ fn check_says_what_the_host_lacks() {
     }
     assert!(lines[3].ends_with("make its folder, or change access_log.file"), "{text}");
     fs::create_dir(folder.path().join("logs")).unwrap();
+    // Nobody writes into it, and nobody waits for that.
+    mkfifo(&folder.path().join("api.token"), Mode::S_IRUSR).unwrap();
+    let (_, text) = check();
+    assert!(text.contains("it is not a regular file"), "{text}");
+    fs::remove_file(folder.path().join("api.token")).unwrap();
     fs::write(folder.path().join("api.token"), "secret\n").unwrap();
     let (code, text) = check();
     assert_eq!((code, text.lines().count()), (Some(1), 2), "{text}");
