@@ -232,8 +232,9 @@ static __always_inline __u32 answer_to_slot(struct packet *packet, const struct 
 	key.protocol = packet->key.protocol;
 	struct flow *flow = bpf_map_lookup_elem(&flows, &key);
 	/* What is written down for one of the two is for both: so a flow was seen as late as its slot was, and has nothing to be written down while
-	 * that has not. A slot may be one that the flow had before it got another. */
-	if (flow && flow->port == packet->key.destination_port) {
+	 * that has not. A slot may be one that the flow had before it got another: that of another port, or the same one's of another target. */
+	struct target *target = flow ? AT(targets, flow->target) : NULL;
+	if (target && flow->port == packet->key.destination_port && target->endpoint == endpoint->index) {
 		packet->target = flow->target;
 		__u8 next = (flow->state & ~gone) | state;
 		noted = noted && next == flow->state && is_noted(service, next, age(packet->now, flow->seen));

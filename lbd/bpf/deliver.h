@@ -121,17 +121,18 @@ static __always_inline int forward_packet(void *ctx, const int xdp, struct packe
 		return too_long(ctx, xdp, packet, target->mtu);
 	if (unlikely(packet->tcp_flags & TCP_SYN && service->mss_max))
 		OF_KIND(clamp_mss, packet, service->mss_max);
-	count_in(packet);
 	if (target->way != WAY_PLAIN) {
 		__u8 reason = OF_KIND(encapsulate, packet);
 		if (unlikely(reason))
 			return dropped(packet, xdp, reason);
+		count_in(packet);
 		return transmit(xdp, packet->ifindex, target->ifindex);
 	}
 	if (!rewrite_frame(ctx, xdp, packet, target->destination_mac))
 		return dropped(packet, xdp, DROP_MALFORMED);
 	if (service->mode == MODE_NAT && !nat_to_target(ctx, xdp, packet, target))
 		return dropped(packet, xdp, DROP_MALFORMED);
+	count_in(packet);
 	return transmit(xdp, packet->ifindex, target->ifindex);
 }
 

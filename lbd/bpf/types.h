@@ -26,7 +26,7 @@
 #define NAT_PORTS 64512        /* 1024..65535; node 0 allocates from the lower half, node 1 from the upper one */
 #define NAT_TRIES 32           /* candidates looked at for one flow */
 #define NAT_TRIES_SHORT 4      /* the same for what opens no connection, once SEARCHES_PER_TICK of these have looked further */
-#define LINKS_MAX 4096         /* by interface index */
+#define LINKS_MAX 65536        /* by interface index */
 
 struct address { union { __u8 bytes[16]; __u32 words[4]; }; };
 

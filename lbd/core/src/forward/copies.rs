@@ -78,6 +78,8 @@ pub struct Places {
     /// Group and id.
     names: PlainMap<u16, (Arc<str>, Arc<str>)>,
     rings: PlainMap<u16, Members>,
+    /// The targets of groups that a service has turned away from, by its number.
+    former: PlainMap<u16, Vec<Members>>,
 }
 
 impl Places {
@@ -93,6 +95,19 @@ impl Places {
             let numbers = targets.values().filter_map(|it| Some((Arc::clone(&names.get(it)?.1), *it)));
             Some((*ring, (group, numbers.collect())))
         };
+        let former = |(service, targets): (&u16, &BTreeMap<(String, String), u16>)| {
+            let mut groups: Vec<Members> = Vec::new();
+            for number in targets.values() {
+                let Some((group, id)) = names.get(number) else { continue };
+                match groups.last_mut().filter(|(last, _)| last == group) {
+                    Some((_, numbers)) => _ = numbers.insert(Arc::clone(id), *number),
+                    None => {
+                        groups.push((Arc::clone(group), [(Arc::clone(id), *number)].into_iter().collect()))
+                    }
+                }
+            }
+            (*service, groups)
+        };
         let small = |index: &u32| u16::try_from(*index).ok();
         let service = |(index, service): (&u32, &Service)| {
             let number = small(index)?;
@@ -107,6 +122,7 @@ impl Places {
             services: contents.services.iter().filter_map(service).collect(),
             targets: contents.targets.iter().filter_map(target).collect(),
             rings: contents.ring_targets.iter().filter_map(ring).collect(),
+            former: contents.former_targets.iter().map(former).collect(),
             names,
         }
     }
@@ -123,6 +139,7 @@ impl Places {
             || has_more(&self.services, &before.services)
             || has_more(&self.targets, &before.targets)
             || self.rings.iter().any(members)
+            || has_more(&self.former, &before.former)
     }
 
     /// Whether a flow that is here already is to stay as it is, although the other node told of `place` for it: this node's own that was used
@@ -181,8 +198,10 @@ impl Places {
     pub fn place(&self, key: &FlowKey, told: &Told<'_>, now: u32) -> Result<Place, Misfit> {
         let (service_number, _) = self.service_of(key).ok_or(Misfit::NoService)?;
         let (_, service) = self.services.get(&service_number).ok_or(Misfit::NoService)?;
-        let ring = self.rings.get(&service.ring).filter(|(group, _)| **group == *told.group);
-        let number = ring.and_then(|(_, numbers)| numbers.get(told.target));
+        let of_group = |members: &&Members| *members.0 == *told.group;
+        let ring = self.rings.get(&service.ring).filter(of_group);
+        let former = || self.former.get(&service_number)?.iter().find(of_group);
+        let number = ring.or_else(former).and_then(|(_, numbers)| numbers.get(told.target));
         let (number, endpoint) =
             number.and_then(|number| Some((*number, *self.targets.get(number)?))).ok_or(Misfit::NoTarget)?;
         let has_slots = has_slots(service);
@@ -202,7 +221,8 @@ impl Places {
         let silent = expiry::time_out(&fresh, service).saturating_sub(told.remaining);
         let flow = Flow { seen: now.wrapping_sub(silent), ..fresh };
         let slot = self.slot(key, &flow);
-        let client = (service.flags & SERVICE_AFFINITY != 0).then(|| {
+        // To a target of another group nobody comes back.
+        let client = (service.flags & SERVICE_AFFINITY != 0 && ring.is_some()).then(|| {
             let expires = now.wrapping_add(service.affinity_ticks);
             let client = AffinityKey { address: key.source, ring: service.ring, spare: 0 };
             (client, Affinity { expires, target: number, spare: 0 })

@@ -326,6 +326,16 @@ impl<H: Host> Ways<H> {
             Ok(None) => Err(NoWay::NoRoute),
             Err(why) => Err(kept(why)),
         };
+        // While a neighbour is asked for packets go as they went: the kernel would hold them back for that time, which the program cannot. Somebody has
+        // cleared the table, or it is a router that the host has had nothing to do with.
+        let found = match (found, before.ways.get(&direction)) {
+            (Err(NoWay::NoNeighbour { patient: true, .. }), Some(last))
+                if self.links.contains_key(&last.index) =>
+            {
+                Ok(last.clone())
+            }
+            (found, _) => found,
+        };
         let way = match &found {
             Ok(way) => Some(way),
             Err(NoWay::Unknown { last, .. }) => last.as_deref(),

@@ -59,7 +59,7 @@ constants! {
     /// The same for what opens no connection, once [`SEARCHES_PER_TICK`] of these have looked further.
     NAT_TRIES_SHORT: u32 = 4;
     /// Size of `links`, by interface index.
-    LINKS_MAX: u32 = 4096;
+    LINKS_MAX: u32 = 65_536;
     /// [`Config::flags`]: there are endpoints.
     CONFIG_HAS_NAT: u32 = 1;
     /// [`Config::flags`]: a service has an access list.

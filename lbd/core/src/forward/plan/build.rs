@@ -45,8 +45,23 @@ pub(super) struct Users {
     pub(super) listen: Vec<Listen>,
     /// The services, to be told the largest segment.
     pub(super) services: Vec<(u32, Family)>,
+    /// Services that have turned away from it: no new flow of theirs comes.
+    pub(super) former: Vec<u16>,
     /// The source that the ways to the targets are looked up for.
     pub(super) source: Option<IpAddr>,
+}
+
+impl Users {
+    /// Answers come for what arrives there.
+    fn answered(&mut self, forwarding: &Forwarding, service: u16, listen: &[&Listen]) {
+        match forwarding.method {
+            Method::Nat { preserve_client_ip: true } => {
+                self.preserved.extend(listen.iter().map(|listen| ((*listen).clone(), service)));
+            }
+            Method::Nat { .. } => self.translated.extend(listen.iter().map(|listen| (*listen).clone())),
+            Method::Dsr(_) => {}
+        }
+    }
 }
 
 pub(super) struct Builder<'a> {
@@ -98,7 +113,13 @@ impl<'a> Builder<'a> {
         }
         for ((protocol, family, instance), listen) in parts {
             let place = instance.map_or("", String::as_str);
-            let name = format!("{} {} {} {place}", service.name, protocol.name(), family.name());
+            // With other addresses at the targets it is another one: flows of before would hang, since nobody takes their answers for theirs.
+            let source = if forwarding.method == (Method::Nat { preserve_client_ip: true }) {
+                " preserved"
+            } else {
+                ""
+            };
+            let name = format!("{} {} {} {place}{source}", service.name, protocol.name(), family.name());
             let other_until = self.input.other_until.get(place).map_or(0, |until| until.of(protocol));
             let instance = match instance.map(|name| self.out.instances.get(name)) {
                 None => Some(0),
@@ -123,6 +144,11 @@ impl<'a> Builder<'a> {
             }
             self.out.services.insert(u32::from(number), made);
             self.out.service_names.insert(number, service.name.clone());
+            for group in self.input.former.of(&service.name) {
+                let users = self.rings.entry(ring.to(group)).or_default();
+                users.answered(&forwarding, number, &listen);
+                users.former.push(number);
+            }
             self.use_ring(ring, &forwarding, (number, family), &listen);
             for listen in listen {
                 self.add_listen(listen, number, instance);
@@ -206,13 +232,7 @@ impl<'a> Builder<'a> {
         let users = self.rings.entry(key).or_default();
         users.services.push((u32::from(service), family));
         users.listen.extend(listen.iter().map(|listen| (*listen).clone()));
-        match forwarding.method {
-            Method::Nat { preserve_client_ip: true } => {
-                users.preserved.extend(listen.iter().map(|listen| ((*listen).clone(), service)));
-            }
-            Method::Nat { .. } => users.translated.extend(listen.iter().map(|listen| (*listen).clone())),
-            Method::Dsr(_) => {}
-        }
+        users.answered(forwarding, service, listen);
     }
 
     fn add_listen(&mut self, listen: &Listen, service: u16, instance: u8) {
@@ -263,7 +283,7 @@ impl<'a> Builder<'a> {
         let mut unfit: BTreeMap<String, &'static str> = BTreeMap::new();
         let mut rings = std::mem::take(&mut self.rings);
         self.twins = Twins::of(&rings, self.input.groups);
-        for (key, origin) in origin::by_ring(self.input.file) {
+        for (key, origin) in origin::by_ring(self.input.file, self.input.former) {
             if let Some(users) = rings.get_mut(&key) {
                 users.source = origin.source();
             }

@@ -96,14 +96,18 @@ fn put<K: Ord, V: PartialEq + Clone>(map: &mut BTreeMap<K, V>, key: K, value: V)
 #[must_use]
 pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     let mut list: Vec<Change> = new.slots.difference(&old.slots).map(|&index| Change::Slots(index)).collect();
-    let chosen_yet = chosen_yet(&old.targets, &new.targets);
-    let targets =
-        changed(&old.targets, &new.targets).map(|(index, it)| (*index, *chosen_yet.get(index).unwrap_or(it)));
-    list.extend(
-        targets
-            .filter(|(index, it)| old.targets.get(index) != Some(it))
-            .map(|(index, it)| Change::Target(index, it)),
-    );
+    // Who gets a packet has to be known when it answers, so that a target's endpoint is there before any ring has the target.
+    let targets: BTreeMap<u32, Target> =
+        new.targets.iter().map(|(&index, it)| (index, yet(old, index, it))).collect();
+    let endpoints: BTreeMap<EndpointKey, Endpoint> =
+        new.endpoints.iter().map(|(&key, it)| (key, answering_yet(old, key, it))).collect();
+    list.extend(changed(&old.targets, &targets).map(|(&index, &it)| Change::Target(index, it)));
+    list.extend(changed(&old.endpoints, &endpoints).map(|(&key, &it)| Change::Endpoint(key, it)));
+    // What one of both has is looked for until the other is in place.
+    let config = Config { flags: old.config.flags | new.config.flags, ..new.config };
+    if old.config != config {
+        list.push(Change::Config(config));
+    }
     // A ring takes the kernel some ten milliseconds. Before this node chooses from another one it has to know where flows of the other node are:
     // the role may come in between.
     let others = changed(&old.other_rings, &new.other_rings);
@@ -116,7 +120,6 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     let asking: BTreeMap<u32, Service> = changed(&old.services, &new.services).filter_map(asks).collect();
     list.extend(asking.iter().map(|(&index, &it)| Change::Service(index, it)));
     list.extend(changed(&old.rings, &new.rings).map(|(&index, it)| Change::Ring(index, Arc::clone(it))));
-    list.extend(chosen_yet.keys().map(|index| Change::Target(*index, new.targets[index])));
     // Of networks within each other the smallest decides. With the small ones written before those around them, and removed after
     // them, every address is treated at any moment as the old list has it or as the new one has it, in one step.
     list.extend(changed(&old.acl, &new.acl).rev().map(|(&key, &it)| Change::Acl(key, it)));
@@ -127,14 +130,10 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     let (looked_at, others): (Vec<AclKey>, Vec<AclKey>) =
         missing(&old.acl, &new.acl).copied().partition(is_looked_at);
     list.extend(looked_at.into_iter().map(Change::NoAcl));
-    // What one of both has is looked for until the other is in place.
-    let config = Config { flags: old.config.flags | new.config.flags, ..new.config };
-    if old.config != config {
-        list.push(Change::Config(config));
-    }
     let left = changed(&old.services, &new.services).filter(|(index, it)| asking.get(index) != Some(*it));
     list.extend(left.map(|(&index, &it)| Change::Service(index, it)));
-    list.extend(changed(&old.endpoints, &new.endpoints).map(|(&key, &it)| Change::Endpoint(key, it)));
+    list.extend(changed(&targets, &new.targets).map(|(&index, &it)| Change::Target(index, it)));
+    list.extend(changed(&endpoints, &new.endpoints).map(|(&key, &it)| Change::Endpoint(key, it)));
     let addresses = changed(&old.vip_addresses, &new.vip_addresses);
     list.extend(addresses.map(|(&index, &it)| Change::VipAddress(index, it)));
     // A port more is no harm, one less hides a service: ports go when the listeners have gone.
@@ -151,11 +150,11 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
         list.push(Change::ServicePorts(new.service_ports.clone()));
     }
     list.extend(missing(&old.vip_addresses, &new.vip_addresses).map(|&index| Change::NoVipAddress(index)));
-    list.extend(missing(&old.endpoints, &new.endpoints).map(|&key| Change::NoEndpoint(key)));
     list.extend(missing(&old.services, &new.services).map(|&index| Change::NoService(index)));
     list.extend(others.into_iter().map(Change::NoAcl));
     list.extend(missing(&old.other_rings, &new.other_rings).map(|&index| Change::NoOtherRing(index)));
     list.extend(missing(&old.rings, &new.rings).map(|&index| Change::NoRing(index)));
+    list.extend(missing(&old.endpoints, &new.endpoints).map(|&key| Change::NoEndpoint(key)));
     list.extend(missing(&old.targets, &new.targets).map(|&index| Change::NoTarget(index)));
     list.extend(old.slots.difference(&new.slots).map(|&index| Change::NoSlots(index)));
     if new.config != config {
@@ -164,12 +163,20 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     list
 }
 
-/// Targets that get no new flows from now on and keep those that they have, as they are to be until the rings do without them: whoever finds one in a
-/// ring that takes none looks only so far for another, and finds none where most places are its own.
-fn chosen_yet(old: &BTreeMap<u32, Target>, new: &BTreeMap<u32, Target>) -> BTreeMap<u32, Target> {
-    let was_chosen = |index: &u32| old.get(index).is_some_and(|target| target.state == TARGET_UP);
-    let draining = new.iter().filter(|(index, target)| target.state == TARGET_DRAINING && was_chosen(index));
-    draining.map(|(&index, target)| (index, Target { state: TARGET_UP, ..*target })).collect()
+/// A target as it is to be until rings and services are new. One that keeps its flows and gets no more takes new ones until the rings do without it:
+/// whoever finds one in a ring that takes none looks only so far for another, and finds none where most places are its own. And where connections
+/// get ports of its endpoint, they do until their service says otherwise.
+fn yet(old: &Contents, index: u32, new: &Target) -> Target {
+    let Some(old) = old.targets.get(&index) else { return *new };
+    let is_chosen = old.state == TARGET_UP && new.state == TARGET_DRAINING;
+    let state = if is_chosen { TARGET_UP } else { new.state };
+    Target { state, endpoint: if new.endpoint == 0 { old.endpoint } else { new.endpoint }, ..*new }
+}
+
+/// The same of an endpoint, whose answers are for those ports.
+fn answering_yet(old: &Contents, key: EndpointKey, new: &Endpoint) -> Endpoint {
+    let before = old.endpoints.get(&key).map_or(0, |old| old.index);
+    Endpoint { index: if new.index == 0 { before } else { new.index }, ..*new }
 }
 
 /// What is new or different.

@@ -24,6 +24,11 @@ impl RingKey {
         Self { group: service.forward.clone(), way, protocol: listen.protocol, family }
     }
 
+    /// The same of another group.
+    pub(super) fn to(&self, group: &str) -> Self {
+        Self { group: group.to_owned(), ..self.clone() }
+    }
+
     pub(super) fn name(&self) -> String {
         let family = self.family.map_or("", Family::name);
         format!("{} {} {} {family}", self.group, self.way.name(), self.protocol.name()).trim_end().to_owned()

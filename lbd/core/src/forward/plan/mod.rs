@@ -8,6 +8,7 @@
 mod build;
 mod changes;
 mod checks;
+mod former;
 mod indexes;
 mod keys;
 mod origin;
@@ -29,6 +30,7 @@ use common::hash::HashKey;
 pub use build::contents;
 pub use changes::{Change, changes};
 pub use checks::{Check, Through};
+pub use former::Former;
 pub use indexes::{Gone, Indexes, LINGER};
 pub use origin::{Origin, origins, source_of};
 pub use others::{Heard, OTHERS_FOR, OtherRing, OtherUntil, Owners, until};
@@ -53,7 +55,9 @@ pub struct Input<'a> {
     pub key: HashKey,
     /// The kernel's clock.
     pub clock: KernelClock,
-    /// The targets of each group that a service of the kernel forwards to, removed ones included while their flows go on.
+    /// The groups that services have turned away from.
+    pub former: &'a Former,
+    /// The targets of each group that a service of the kernel forwards to or has turned away from, removed ones included while their flows go on.
     pub groups: &'a BTreeMap<String, Vec<TargetInput>>,
     /// The ways to targets, as far as they are known, for the sources of [`origins`].
     pub hops: &'a Hops,
@@ -164,6 +168,8 @@ pub struct Contents {
     pub target_names: BTreeMap<u16, (String, String)>,
     /// The number of a target by its ring's and its id.
     pub ring_targets: BTreeMap<u16, BTreeMap<String, u16>>,
+    /// The targets of a service's former groups, by group and id.
+    pub former_targets: BTreeMap<u16, BTreeMap<(String, String), u16>>,
     /// What the way to a target in a tunnel takes at least, in bytes ([`least`](super::path_mtu::least)), by the target's number.
     pub least_paths: BTreeMap<u32, u32>,
     /// How each target is checked that is to be checked through a virtual IP.

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use common::config::{Config, Method, Service};
 
+use super::Former;
 use super::keys::{Family, RingKey};
 
 /// What leads to the targets of a group in one way.
@@ -35,10 +36,10 @@ impl Origin {
     }
 }
 
-/// Of everything that the kernel forwards to targets.
+/// Of everything that the kernel forwards to targets, those of groups that services have turned away from included.
 #[must_use]
-pub fn origins(file: &Config) -> Vec<Origin> {
-    by_ring(file).into_values().collect()
+pub fn origins(file: &Config, former: &Former) -> Vec<Origin> {
+    by_ring(file, former).into_values().collect()
 }
 
 /// The source that the way of a service's packets to a target is looked up for.
@@ -46,19 +47,36 @@ pub fn origins(file: &Config) -> Vec<Origin> {
 pub fn source_of(file: &Config, service: &Service, target: IpAddr) -> Option<IpAddr> {
     let method = service.forwarding?.method;
     let listen = service.listen.iter().find(|listen| listen.address.is_ipv4() == target.is_ipv4())?;
-    by_ring(file).get(&RingKey::of(service, method, listen))?.source()
+    by_ring(file, &Former::default()).get(&RingKey::of(service, method, listen))?.source()
 }
 
 /// The same by ring.
-pub(super) fn by_ring(file: &Config) -> BTreeMap<RingKey, Origin> {
+pub(super) fn by_ring(file: &Config, former: &Former) -> BTreeMap<RingKey, Origin> {
+    let mut origins = of_groups(file, |service| vec![service.forward.as_str()]);
+    // Flows that go on have no say in where new ones go.
+    for (key, origin) in of_groups(file, |service| former.of(&service.name).collect()) {
+        origins.entry(key).or_insert(origin);
+    }
+    origins
+}
+
+/// The same of these groups of each service.
+fn of_groups<'f>(
+    file: &'f Config,
+    groups: impl Fn(&'f Service) -> Vec<&'f str>,
+) -> BTreeMap<RingKey, Origin> {
     let mut origins: BTreeMap<RingKey, Origin> = BTreeMap::new();
     let mut preserved = BTreeSet::new();
     for service in file.services.iter().filter(|service| service.mode.in_kernel()) {
         let Some(forwarding) = service.forwarding else { continue };
-        for listen in &service.listen {
-            let key = RingKey::of(service, forwarding.method, listen);
+        for (listen, group) in service
+            .listen
+            .iter()
+            .flat_map(|listen| groups(service).into_iter().map(move |group| (listen, group)))
+        {
+            let key = RingKey::of(service, forwarding.method, listen).to(group);
             let fresh = || Origin {
-                group: service.forward.clone(),
+                group: group.to_owned(),
                 ipv4: key.family.map(|family| family == Family::V4),
                 sources: BTreeSet::new(),
             };

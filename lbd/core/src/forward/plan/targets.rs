@@ -55,6 +55,10 @@ impl Builder<'_> {
                     if let Some(ring) = self.indexes.number(Kind::Ring, &key.name()) {
                         self.out.ring_targets.entry(ring).or_default().insert(target.id.clone(), number);
                     }
+                    for service in &users.former {
+                        let of_service = self.out.former_targets.entry(*service).or_default();
+                        of_service.insert((key.group.clone(), target.id.clone()), number);
+                    }
                     if let Use::Up(share) = use_now {
                         used.push((target, number, share));
                         smallest = Some(smallest.map_or(mtu, |smallest: u32| smallest.min(mtu)));
@@ -165,8 +169,9 @@ impl Builder<'_> {
             // It was here before the other one, and goes on with the flows that it has.
             use_now = Use::Draining;
         }
-        let endpoint = if key.way == Way::Nat { self.add_endpoint(key, users, target)? } else { 0 };
+        // First of all its number: an endpoint without a target would be one more than there is room for.
         let number = self.indexes.get(Kind::Target, &name(key, target)).ok_or(FULL)?;
+        let endpoint = if key.way == Way::Nat { self.add_endpoint(key, users, target)? } else { 0 };
         if key.way == Way::Nat {
             self.add_answering(endpoint_key(key, target), number);
         }

@@ -23,6 +23,7 @@ const KERNEL: &str = include_str!("../../../../../configs/kernel.toml");
 /// The network of a test: every address has a way.
 #[derive(Default)]
 struct Net {
+    former: Former,
     groups: BTreeMap<String, Vec<TargetInput>>,
     hops: BTreeMap<IpAddr, Hop>,
     paths: BTreeMap<IpAddr, u32>,
@@ -56,7 +57,8 @@ impl Net {
 
     /// The same way, whichever the source is.
     fn hops_for(&self, file: &File) -> Hops {
-        let sources: BTreeSet<Option<IpAddr>> = origins(file).iter().map(Origin::source).collect();
+        let sources: BTreeSet<Option<IpAddr>> =
+            origins(file, &self.former).iter().map(Origin::source).collect();
         let all = self.hops.iter().flat_map(|(ip, hop)| sources.iter().map(|it| ((*ip, *it), hop.clone())));
         all.collect()
     }
@@ -64,13 +66,14 @@ impl Net {
     fn plan_with(&self, file: &File, indexes: &mut Indexes, hops: &Hops) -> Contents {
         let key = HashKey::new([7; 16]);
         let clock = KernelClock::of(4_000_000, 1000, 5_000_000_000);
-        let Self { groups, paths, own, absent, others, other_rings, other_until, .. } = self;
+        let Self { former, groups, paths, own, absent, others, other_rings, other_until, .. } = self;
         let node = 1;
         let input = Input {
             file,
             node,
             key,
             clock,
+            former,
             groups,
             hops,
             paths,
@@ -104,7 +107,7 @@ fn parse(text: &str) -> File {
     config::parse(text, Path::new("kernel.toml")).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-fn file(services: &str, groups: &str) -> File {
+pub(super) fn file(services: &str, groups: &str) -> File {
     let vrrp = "[[node]]\nname = \"a\"\n[[node]]\nname = \"b\"\n\
         [[vrrp]]\nname = \"web\"\ninterface = \"eth0\"\nvrid = 1\npriority = { a = 2, b = 3 }\n\
         vips = [\"192.0.2.10/24\", \"2001:db8::10/64\"]\n\
@@ -119,13 +122,13 @@ fn plan(file: &File) -> Contents {
     contents
 }
 
-fn service(name: &str, mode: &str, listen: &str, keys: &str) -> String {
+pub(super) fn service(name: &str, mode: &str, listen: &str, keys: &str) -> String {
     format!(
         "[[service]]\nname = \"{name}\"\nmode = \"{mode}\"\nlisten = [{listen}]\nforward = \"{name}\"\n{keys}\n"
     )
 }
 
-fn group(name: &str, targets: &str, keys: &str) -> String {
+pub(super) fn group(name: &str, targets: &str, keys: &str) -> String {
     let targets: String = targets.split(' ').map(|target| format!("{{ address = \"{target}\" }},")).collect();
     format!("[[target_group]]\nname = \"{name}\"\ntargets = [{targets}]\n{keys}\n")
 }

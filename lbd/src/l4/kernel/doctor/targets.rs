@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use common::config::{Config, Dsr, Method, Protocol, Service};
-use lbd_core::forward::plan;
+use lbd_core::forward::plan::{self, Former};
 use nix::poll::{PollFd, PollFlags, poll};
 
 use super::{Level, Report};
@@ -27,7 +27,7 @@ type Found = BTreeMap<Direction, Result<Way, NoWay>>;
 /// The ways to the configured targets, and the interfaces that they take.
 pub(super) fn ways_of(ways: &mut Ways, config: &Config, report: &mut Report) -> BTreeSet<String> {
     let mut directions: BTreeSet<Direction> = BTreeSet::new();
-    for origin in plan::origins(config) {
+    for origin in plan::origins(config, &Former::default()) {
         let targets = config.target_group(&origin.group).map_or(&[][..], |group| &group.targets);
         let of_origin = targets.iter().map(|it| it.address.ip()).filter(|ip| origin.is_for(*ip));
         directions.extend(of_origin.map(|ip| (ip, origin.source())));

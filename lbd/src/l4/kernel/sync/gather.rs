@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::config::{Attach, Config, Dsr, Service, Via};
-use lbd_core::forward::plan::{self, Hop, Hops, Known, Origin, TargetInput};
+use lbd_core::forward::plan::{self, Former, Hop, Hops, Known, Origin, TargetInput, Use};
 
 use super::super::attach::Wanted;
 use super::super::view::TroubleView;
@@ -35,19 +35,29 @@ pub(super) fn answers_from_driver(config: &Config) -> bool {
     config.kernel.attach == Attach::Xdp && [false, true].into_iter().any(|ipv6| translates(config, ipv6))
 }
 
-/// The targets of the groups that the kernel forwards to, those removed whose flows still go on included.
+/// The targets of the groups that the kernel forwards to, those removed whose flows still go on included; and of those that it has forwarded to, whose
+/// targets keep their flows alone.
 pub(super) fn groups(
     shared: &Shared,
     snapshot: &Snapshot,
     removed: &[Arc<Target>],
+    former: &Former,
 ) -> BTreeMap<String, Vec<TargetInput>> {
     let names: BTreeSet<&str> = services(&snapshot.config).map(|service| service.forward.as_str()).collect();
+    let former = former.all();
     let now_ms = shared.clock.now_ms();
-    let mut groups = BTreeMap::new();
-    for group in snapshot.groups.iter().filter(|group| names.contains(group.config.name.as_str())) {
-        let targets: Vec<TargetInput> =
-            group.targets.iter().filter_map(|target| input(target, false, now_ms)).collect();
-        groups.insert(group.config.name.clone(), targets);
+    let mut groups: BTreeMap<String, Vec<TargetInput>> = BTreeMap::new();
+    for group in &snapshot.groups {
+        let name = group.config.name.as_str();
+        let targets = group.targets.iter().filter_map(|target| input(target, false, now_ms));
+        if names.contains(name) {
+            groups.insert(name.to_owned(), targets.collect());
+        } else if former.contains(name) {
+            groups.insert(name.to_owned(), targets.map(keeping).collect());
+        }
+    }
+    for name in former {
+        groups.entry(name.to_owned()).or_default();
     }
     for target in removed {
         if let (Some(input), Some(targets)) = (input(target, true, now_ms), groups.get_mut(&target.key.group))
@@ -57,6 +67,12 @@ pub(super) fn groups(
         }
     }
     groups
+}
+
+/// One that gets no new flows.
+fn keeping(target: TargetInput) -> TargetInput {
+    let used = if let Use::Up(_) = target.used { Use::Draining } else { target.used };
+    TargetInput { used, ..target }
 }
 
 fn input(target: &Target, removed: bool, now_ms: u64) -> Option<TargetInput> {
@@ -70,6 +86,7 @@ fn input(target: &Target, removed: bool, now_ms: u64) -> Option<TargetInput> {
 pub(super) fn hops(
     ways: &mut Ways,
     config: &Config,
+    former: &Former,
     groups: &BTreeMap<String, Vec<TargetInput>>,
     troubles: &mut Vec<TroubleView>,
 ) -> Hops {
@@ -77,7 +94,7 @@ pub(super) fn hops(
     let mut hops = Hops::new();
     let mut found: HashMap<(IpAddr, Option<IpAddr>), Option<String>> = HashMap::new();
     let mut said: BTreeSet<(String, String)> = BTreeSet::new();
-    for origin in plan::origins(config) {
+    for origin in plan::origins(config, former) {
         let targets = groups.get(&origin.group).map_or(&[][..], Vec::as_slice);
         for target in targets.iter().filter(|target| origin.is_for(target.address.ip())) {
             let ip = target.address.ip();

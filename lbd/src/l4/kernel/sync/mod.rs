@@ -6,7 +6,7 @@
 pub(super) mod gather;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,9 @@ use lbd_core::forward::abi::{CONFIG_PORTS_MISSING, LINK_OURS, LINK_VIRTUAL_MAC, 
 use lbd_core::forward::copies::Places;
 use lbd_core::forward::next_hops::Neighbourhood;
 use lbd_core::forward::path_mtu::{PathMtus, Worth};
-use lbd_core::forward::plan::{self, Check, Contents, Gone, Heard, Indexes, Input, OtherUntil, Owners};
+use lbd_core::forward::plan::{
+    self, Check, Contents, Former, Gone, Heard, Indexes, Input, OtherUntil, Owners,
+};
 use lbd_core::forward::refill::Refill;
 use lbd_core::forward::switch::{Step, Switch};
 use lbd_core::health::HealthState;
@@ -96,10 +98,15 @@ pub(super) struct Sync {
     least_paths: BTreeMap<u32, u32>,
     written: Written,
     links: BTreeMap<u32, Link>,
+    /// What the programs at interfaces do.
+    work: Work,
+    /// Interfaces where the one that forwards could not be put.
+    without: BTreeSet<u32>,
     indexes: Indexes,
     saved_indexes: Vec<u8>,
     /// Numbers whose flows are being deleted.
     going: Option<Gone>,
+    former: Former,
     /// A former life's choices, in this layout or another, stand still.
     waiting: bool,
     /// Flows of another layout that lack their ports.
@@ -114,6 +121,30 @@ pub(super) struct Sync {
     failures: u64,
     /// Failures are logged when they begin, not each time.
     failing: bool,
+}
+
+/// Where the programs are to be, and what for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Work {
+    /// Interfaces, and whether virtual routers' MAC addresses count there.
+    interfaces: BTreeMap<u32, (Wanted, bool)>,
+    /// Whether IPv4 and IPv6 packets may have to be translated.
+    translates: [bool; 2],
+    /// Whether targets are checked through virtual IPs.
+    checks: bool,
+}
+
+impl Work {
+    /// This and another, which has the say where an interface is for both.
+    fn and(&self, other: &Self) -> Self {
+        let mut interfaces = self.interfaces.clone();
+        interfaces.extend(other.interfaces.iter().map(|(index, it)| (*index, it.clone())));
+        Self {
+            interfaces,
+            translates: [0, 1].map(|family| self.translates[family] || other.translates[family]),
+            checks: self.checks || other.checks,
+        }
+    }
 }
 
 /// What is handed to the thread.
@@ -167,12 +198,15 @@ impl Sync {
             indexes,
             kernel: features.version.to_string(),
             links: BTreeMap::new(),
+            work: Work::default(),
+            without: BTreeSet::new(),
             errors: None,
             paths: PathMtus::default(),
             least_paths: BTreeMap::new(),
             waiting: written.serves() || loaded.has_old(),
             refill: Refill::new(loaded.ports_lost, written.lacks_ports()),
             going: None,
+            former: Former::default(),
             switching: None,
             switch: Switch::default(),
             owners: Owners::default(),
@@ -234,14 +268,26 @@ impl Sync {
             // Both at once: a target that is moved from one to the other is in one of them.
             let removed = self.shared.removed();
             let snapshot = self.shared.snapshot.load_full();
-            let groups = gather::groups(&self.shared, &snapshot, &removed);
+            self.former.follow(&snapshot.config, self.shared.clock.now().at);
+            let groups = gather::groups(&self.shared, &snapshot, &removed, &self.former);
             (snapshot, groups)
         };
         let config = &*snapshot.config;
-        let hops = gather::hops(&mut self.ways, config, &groups, troubles);
+        let mut hops = gather::hops(&mut self.ways, config, &self.former, &groups, troubles);
         self.know_neighbours(gather::answers_from_driver(config));
         let wanted = gather::interfaces(&self.ways, config, &self.shared.life.node, &hops, troubles);
-        let own = self.ways.addresses_at(|index| wanted.contains_key(&index));
+        let work = Work {
+            interfaces: wanted,
+            translates: [false, true].map(|ipv6| gather::translates(config, ipv6)),
+            checks: gather::checks_through_vips(config),
+        };
+        // Before packets go by an interface the program is there, for what is answered; and where they went it stays until none does.
+        let both = self.work.and(&work);
+        self.attach(&both, troubles)?;
+        if !self.loaded.has_old() {
+            hops.retain(|_, hop| self.attachments.forwards_at(hop.ifindex));
+        }
+        let own = self.ways.addresses_at(|index| work.interfaces.contains_key(&index));
         let absent = gather::absent(&mut self.ways, config, troubles);
         self.listen_to_routers(config, troubles);
         let paths = self.paths.current(self.shared.clock.now().at);
@@ -252,6 +298,7 @@ impl Sync {
             node: gather::node_number(config, &self.shared.life.node),
             key: snapshot.hash_key,
             clock: self.instances.clock()?,
+            former: &self.former,
             groups: &groups,
             hops: &hops,
             paths: &paths,
@@ -285,8 +332,11 @@ impl Sync {
             }
             self.refill_ports(troubles);
         }
-        let translates = [false, true].map(|ipv6| gather::translates(config, ipv6));
-        self.attach(&wanted, translates, gather::checks_through_vips(config), troubles)?;
+        if self.loaded.has_old() || both != work {
+            // What fails here has failed, and was said, above.
+            self.attach(&work, &mut Vec::new())?;
+        }
+        self.work = work;
         if !self.refill.are_missing() {
             self.written.write_ports_are_there(&self.maps)?;
         }
@@ -478,15 +528,9 @@ impl Sync {
         }
     }
 
-    /// Has the program on these interfaces; it knows an interface before it is there. IPv4 and IPv6 packets may have to be
-    /// translated.
-    fn attach(
-        &mut self,
-        wanted: &BTreeMap<u32, (Wanted, bool)>,
-        [ipv4, ipv6]: [bool; 2],
-        checks: bool,
-        troubles: &mut Vec<TroubleView>,
-    ) -> Result<(), KernelError> {
+    /// Has the program on these interfaces; it knows an interface before it is there.
+    fn attach(&mut self, work: &Work, troubles: &mut Vec<TroubleView>) -> Result<(), KernelError> {
+        let Work { interfaces: ref wanted, translates: [ipv4, ipv6], checks } = *work;
         // Programs of another layout go on until these know as much, and have the flows.
         let knows_all = self.reader.written.load(Ordering::Acquire);
         let held = (self.loaded.has_old() && !knows_all).then_some(Part::Forward);
@@ -499,7 +543,8 @@ impl Sync {
                 troubles.push(TroubleView { what: interface.name.clone(), why });
                 continue;
             }
-            let flags = if *virtual_mac { LINK_OURS | LINK_VIRTUAL_MAC } else { LINK_OURS };
+            let ours = if self.without.contains(&index) { 0 } else { LINK_OURS };
+            let flags = if *virtual_mac { ours | LINK_VIRTUAL_MAC } else { ours };
             let entry = Link { mac: link.mac.unwrap_or_default(), flags, mtu: link.mtu, ..Link::default() };
             self.put_link(index, entry)?;
             if let Err(why) = self.settings.allow_forwarding(&interface.name, ipv4, ipv6) {
@@ -531,12 +576,12 @@ impl Sync {
             troubles.push(TroubleView { what: "attaching".to_owned(), why: error.to_string() });
         }
         // What a driver is given to send by another interface's program it may lose in silence where it has no program itself.
-        let without: Vec<u32> =
-            interfaces.keys().copied().filter(|index| !self.attachments.forwards_at(*index)).collect();
-        for index in without {
-            if let Some(&link) = self.links.get(&index) {
-                self.put_link(index, Link { flags: link.flags & !LINK_OURS, ..link })?;
-            }
+        let is_without = |index: &u32| !self.attachments.forwards_at(*index);
+        self.without = interfaces.keys().copied().filter(is_without).collect();
+        for &index in interfaces.keys() {
+            let Some(&link) = self.links.get(&index) else { continue };
+            let ours = if self.without.contains(&index) { 0 } else { LINK_OURS };
+            self.put_link(index, Link { flags: link.flags & !LINK_OURS | ours, ..link })?;
         }
         let gone: Vec<u32> = self.links.keys().filter(|it| !interfaces.contains_key(it)).copied().collect();
         for index in gone {

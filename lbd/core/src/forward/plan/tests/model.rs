@@ -32,6 +32,7 @@ impl Maps {
             it.service_names.clear();
             it.target_names.clear();
             it.ring_targets.clear();
+            it.former_targets.clear();
             it.ring_makes.clear();
             it.least_paths.clear();
             it.checks.clear();
@@ -81,6 +82,19 @@ pub(super) fn assert_whole(maps: &Maps) {
         let state = maps.targets.get(&u32::from(*target)).map(|target| target.state);
         assert_ne!(state, Some(TARGET_DRAINING), "{target} has places, and takes no new flows");
     }
+    for (service, ring) in
+        maps.services.values().filter_map(|it| Some((it, maps.rings.get(&u32::from(it.ring))?)))
+    {
+        let members = ring.iter().copied().collect::<BTreeSet<_>>();
+        let targets = members.iter().filter_map(|target| maps.targets.get(&u32::from(*target)));
+        for target in targets.filter(|_| service.mode == MODE_NAT) {
+            let answers = maps
+                .endpoints
+                .iter()
+                .filter(|(key, _)| (key.address, key.port) == (target.address, target.port));
+            assert!(answers.count() > 0, "{target:?} gets packets, and its answers are nobody's");
+        }
+    }
     for target in maps.targets.values() {
         assert!(target.endpoint == 0 || maps.slots.contains(&u32::from(target.endpoint)));
     }
@@ -89,9 +103,6 @@ pub(super) fn assert_whole(maps: &Maps) {
         assert!(index == 0 || maps.slots.contains(&index));
         assert!(endpoint.target == 0 || maps.targets.contains_key(&u32::from(endpoint.target)));
         assert!(index == 0 || key.address.is_ipv4() || maps.slots.contains(&(ENDPOINTS_MAX + index)));
-        for candidate in &endpoint.candidates[..usize::from(endpoint.candidates_count)] {
-            assert!(has_service(candidate.service), "{candidate:?}");
-        }
     }
 }
 

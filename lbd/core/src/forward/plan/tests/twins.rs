@@ -80,7 +80,7 @@ fn the_way_of_nat_is_that_of_its_virtual_ip() {
     let groups = group("s", "10.0.1.1:80", "") + &group("p", "10.0.1.1:81", "") + &group("d", "10.0.1.1", "");
     let file = file(&services, &groups);
     let (target, vip): (IpAddr, IpAddr) = ("10.0.1.1".parse().unwrap(), "192.0.2.10".parse().unwrap());
-    let origins = origins(&file);
+    let origins = origins(&file, &Former::default());
     let source = |group: &str| origins.iter().find(|it| it.group == group).unwrap().source();
     assert_eq!(["s", "p", "d"].map(source), [Some(vip), None, None]);
     assert!(
