@@ -108,7 +108,7 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
         }
     }
     let worker = Rc::clone(&seat.worker);
-    let mut session = Session::new(seat, ends, peer, listen);
+    let mut session = Session::new(seat, ends, peer, local.ip(), listen);
     let watch = worker.watches.enter(session.leave());
     let known = session.known();
     let (transport, ahead) = match known.service.tls.as_deref() {
