@@ -22,7 +22,7 @@ use super::transport::Transport;
 use super::tunnel::{self, Far};
 use super::watch::{Watch, Why};
 use crate::executor::yield_now;
-use crate::l4::{BUFFER_BYTES, Ends, Seat, Socket, TCP, read_preamble, reset_on_close};
+use crate::l4::{BUFFER_BYTES, Ends, Seat, Socket, TCP, read_proxy_header, reset_on_close};
 use crate::tls::Protocol;
 use crate::worker::Route;
 
@@ -102,10 +102,8 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
     let mut ahead = Vec::new();
     if seat.route.service.guard.trusts(peer.ip()) {
         // Rare and large, so not a part of every connection's task.
-        match Box::pin(read_preamble(&mut seat, &client, &mut ends, true)).await {
-            Ok(preamble) => ahead = preamble.bytes,
-            Err(_) => return reset_on_close(SockRef::from(&client)),
-        }
+        let Some(behind) = Box::pin(read_proxy_header(&mut seat, &client, &mut ends)).await else { return };
+        ahead = behind;
     }
     let worker = Rc::clone(&seat.worker);
     let mut session = Session::new(seat, ends, peer, local.ip(), listen);
