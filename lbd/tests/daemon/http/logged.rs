@@ -184,13 +184,13 @@ fn the_line_for_people_has_the_same() {
     let mut config = config(ip, &[target.address]);
     config.service = format!("access_log = {{ file = \"{}\" }}\n", path.display());
     let lbd = Lbd::start_in(folder, &config);
-    assert_eq!(ask(lbd.address, &get("/a?b=c")).text(), "ok");
+    assert_eq!(ask(lbd.address, &get("/a?b=\"c")).text(), "ok");
     eventually("a line", || {
         let text = fs::read_to_string(&path).unwrap_or_default();
         let times = text.split_once(" times=").and_then(|(_, rest)| rest.split_once(' '));
         times.is_some_and(|(times, rest)| {
             times.split('/').count() == 5
-                && rest == "termination=-- status=200 reused=0 \"GET shop.example/a?b=c\"\n"
+                && rest == "termination=-- status=200 reused=0 \"GET shop.example/a?b=\\x22c\"\n"
         })
     });
 }
