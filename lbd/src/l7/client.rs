@@ -133,19 +133,19 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
         Protocol::Http1 => Box::pin(connection.serve()).await,
         Protocol::Http2 => Next::Http2,
     };
-    match end {
-        // Its time is not over.
-        Next::Http2 => return Box::pin(http2::serve(connection, began)).await,
-        _ => connection.session.seat.counters().durations.record(began.elapsed()),
+    // That of the others is not over.
+    if !matches!(end, Next::Http2 | Next::Tunnel(_)) {
+        connection.session.seat.counters().durations.record(began.elapsed());
     }
     match end {
-        Next::Request | Next::Http2 => {}
+        Next::Request => {}
+        Next::Http2 => Box::pin(http2::serve(connection, began)).await,
         // RFC 9112, section 9.6: "A client that sends a "close" connection option MUST NOT send further requests on that connection". What
         // has come all the same would have the kernel reset it; and with TLS the end has to be said.
         Next::Close if connection.stream.is_quiet_in_clear() => {}
         Next::Finish | Next::Close => connection.finish().await,
         Next::Abort => reset_on_close(SockRef::from(connection.stream.transport.socket())),
-        Next::Tunnel(tunnel) => tunnel::begin(connection, *tunnel),
+        Next::Tunnel(tunnel) => tunnel::begin(connection, *tunnel, began),
     }
 }
 
