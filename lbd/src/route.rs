@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use common::config::{self, Action, Config, Http, HttpAuth, HttpRule, Mode, Service, Share, Split, StickyBy};
+use common::config::{
+    self, Action, Config, Http, HttpAuth, HttpRule, Mode, Service, Share, Split, StickyBy, Template, Variable,
+};
 use common::hash::HashKey;
 use lbd_core::http::auth::Denied;
 use lbd_core::http::framing::{Fault, RequestHead, parse_request};
@@ -73,7 +75,7 @@ pub(crate) fn explain(file: &Path, question: &Question<'_>) -> anyhow::Result<St
         request_id: &id,
         tls_version: if encrypted { "1.3" } else { "" },
         server_name: if encrypted { head.authority.host() } else { "" },
-        certificate: Shown::NotAsked,
+        certificate: shown(http),
     };
     if guard.lets_connect(question.source) {
         let around = Around { config: &config, guard: &guard, trusted: origin.trusted, key };
@@ -109,6 +111,25 @@ fn request_text(question: &Question<'_>) -> String {
     let host = if question.headers.iter().any(named) { "" } else { "Host: unnamed.invalid\r\n" };
     let headers: String = question.headers.iter().map(|header| format!("{}\r\n", header.trim())).collect();
     format!("{} {} HTTP/1.1\r\n{host}{headers}\r\n", question.method, question.url)
+}
+
+/// What the client has shown of itself: a certificate, where it has to have one. Which one is not known here: there are words for what it says.
+fn shown(http: &Http) -> Shown<'static> {
+    match http.tls.as_ref().and_then(|tls| tls.clients.as_ref()) {
+        Some(clients) if clients.required => Shown::Certificate { subject: "SUBJECT", sha256: "SHA256" },
+        Some(_) => Shown::Nothing,
+        None => Shown::NotAsked,
+    }
+}
+
+/// Says what such words stand for in what was made of this.
+fn words(out: &mut String, template: &Template, shown: Shown<'_>) {
+    let Shown::Certificate { subject, sha256 } = shown else { return };
+    for (variable, word) in [(Variable::ClientCertSubject, subject), (Variable::ClientCertSha256, sha256)] {
+        if template.variables().any(|its| its == variable) {
+            line(out, format_args!("where {word} stands for {variable} of the client that asks"));
+        }
+    }
 }
 
 /// The service that such a request would come to.
@@ -210,13 +231,17 @@ fn tell(
             let to = routed.rule.map(|(_, rule)| location(redirect, rule, asked, arrival, background));
             let to = to.unwrap_or_default();
             line(out, format_args!("redirected with {} to {to}", redirect.status));
+            words(out, &redirect.to, background.certificate);
         }
     }
     if let (Outcome::Forward(_), Some((_, rule))) = (routed.outcome, routed.rule)
         && let Some(rewrite) = &rule.rewrite
     {
         match rewritten(rewrite, rule, asked, arrival, background) {
-            Ok(path) => line(out, format_args!("the target gets the path {path}")),
+            Ok(path) => {
+                line(out, format_args!("the target gets the path {path}"));
+                words(out, rewrite, background.certificate);
+            }
             Err(error) => {
                 line(out, format_args!("answered with 400: the rewritten path cannot be used: {error}"));
             }

@@ -1,4 +1,5 @@
-//! What lasts longer than a request: WebSockets and downloads, begun on the node that has the virtual IPs and still there when it has not.
+//! What lasts longer than a request: WebSockets, downloads and kept connections, begun on the node that has the virtual IPs and still there when
+//! it has not.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -20,6 +21,8 @@ use serde_json::Value;
 const TARGET_PORT: u16 = 9001;
 /// Where those of the pair are.
 const PORT: u16 = 81;
+/// Where proxies in front connect.
+const PROXIED_PORT: u16 = 82;
 
 /// What a client says when it opens a WebSocket, and the answer to that: RFC 6455, section 1.3 has both.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -176,6 +179,29 @@ fn talk(server: SocketAddr, messages: &AtomicU64, stop: &AtomicBool) -> io::Resu
     if rest == 0 { Ok(number) } else { Err(io::Error::other("something came behind the end")) }
 }
 
+/// A connection that a proxy in front keeps. Its client came to the proxy's own address.
+struct Kept(TcpStream);
+
+impl Kept {
+    fn open(vip: IpAddr) -> io::Result<Self> {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(vip, PROXIED_PORT), LIMIT)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.write_all(b"PROXY TCP4 198.51.100.7 203.0.113.10 51234 443\r\n")?;
+        Ok(Self(stream))
+    }
+
+    /// Asks once more; answers whether that was the last time.
+    fn is_told_to_close(&mut self) -> io::Result<bool> {
+        write!(self.0, "HEAD /health HTTP/1.1\r\nHost: lab\r\n\r\n")?;
+        let head = read_head(&mut self.0)?;
+        if head.starts_with("HTTP/1.1 200 ") {
+            Ok(head.to_ascii_lowercase().contains("\r\nconnection: close\r\n"))
+        } else {
+            Err(io::Error::other(head))
+        }
+    }
+}
+
 /// Clients' connections that a node's `lbd` has.
 pub(crate) fn open(node: &Node) -> Option<u64> {
     let status: Option<Value> = node.get("lbd", "/v1/status").ok().and_then(|answer| answer.json().ok());
@@ -198,7 +224,7 @@ fn frames_are_those_of_the_rfc() {
 }
 
 #[test]
-fn websockets_and_downloads_go_on_where_they_began() -> Result<()> {
+fn websockets_and_downloads_go_on_where_they_began_and_kept_connections_are_to_end() -> Result<()> {
     let lab = Lab::builder("http lasting").targets(2).build()?;
     let servers = lab.targets().iter().map(serve).collect::<Result<Vec<_>>>()?;
     let (file, bytes) = (lab.dir().join("large"), noise(LARGE_BYTES));
@@ -206,9 +232,11 @@ fn websockets_and_downloads_go_on_where_they_began() -> Result<()> {
     lab.targets().iter().try_for_each(|target| target.publish(&file))?;
     let talks: Vec<SocketAddr> =
         lab.targets().iter().map(|target| SocketAddr::from((target.v4(), TARGET_PORT))).collect();
+    let proxies = "accept_proxy = [\"10.77.0.0/24\", \"fd77::/64\"]";
     let config = PairConfig::new(vec![every("100ms")])
         .service("web", "http", "@web:80", "web", "")
         .service("talk", "http", &format!("@web:{PORT}"), "talk", "")
+        .service("proxied", "http", &format!("@web:{PROXIED_PORT}"), "web", proxies)
         .target_group("talk", &talks, "");
     begin(&lab, config, "")?;
 
@@ -225,11 +253,21 @@ fn websockets_and_downloads_go_on_where_they_began() -> Result<()> {
         downloads.iter().try_for_each(|download| download.wait_bytes(512 << 10, LIMIT))
     };
     under_way()?;
-    wait_until("all four to be a's", LIMIT, || open(a) == Some(4))?;
+    let open_all = || vips().into_iter().map(Kept::open).collect::<io::Result<Vec<Kept>>>();
+    let mut kept = lab.client().namespace().inside(open_all)?.expect("the virtual IPs are there");
+    for connection in &mut kept {
+        assert!(!connection.is_told_to_close().expect("it is answered"));
+    }
+    wait_until("all six to be a's", LIMIT, || open(a) == Some(6))?;
     switch(&lab, a)?;
     under_way()?;
     assert!(!downloads.iter().any(DownloadProbe::is_over), "they were to last over the move");
-    assert_eq!((open(a), open(b)), (Some(4), Some(0)), "they are still a's");
+    assert_eq!((open(a), open(b)), (Some(6), Some(0)), "they are still a's");
+    for mut connection in kept {
+        wait_until("a kept connection to be asked to end", LIMIT, || {
+            connection.is_told_to_close().expect("it is answered")
+        })?;
+    }
 
     for download in downloads {
         let report = download.finish(LIMIT)?;

@@ -297,12 +297,31 @@ impl fmt::Display for Record<'_> {
         if let Some(rule) = request.rule {
             write!(f, " rule={rule}")?;
         }
-        // Neither a path nor a query nor a host has spaces or quotes in it.
-        write!(f, " \"{} {}{}", request.method, request.host, request.path)?;
-        if let Some(query) = request.query {
+        // None of it has spaces in it, but a query may have quotes: what a client writes is not to end the part in quotes.
+        let [method, host, path] = [request.method, request.host, request.path].map(Quoted);
+        write!(f, " \"{method} {host}{path}")?;
+        if let Some(query) = request.query.map(Quoted) {
             write!(f, "?{query}")?;
         }
         f.write_str("\"")
+    }
+}
+
+/// A text between quotes, with what has a meaning there escaped as nginx does it.
+struct Quoted<'t>(&'t str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some(at) = rest.find(['"', '\\']) {
+            let (before, found) = rest.split_at(at);
+            // Both take one byte.
+            let (escaped, after) = found.split_at(1);
+            f.write_str(before)?;
+            f.write_str(if escaped == "\"" { "\\x22" } else { "\\x5C" })?;
+            rest = after;
+        }
+        f.write_str(rest)
     }
 }
 
@@ -390,6 +409,33 @@ mod tests {
         assert!(traced.to_string().contains(&format!(" trace_id={id} times=")), "{traced}");
         assert_eq!(serde_json::to_value(&traced).unwrap()["trace_id"], id);
         assert!(json.get("trace_id").is_none(), "{json}");
+    }
+
+    /// The places of a log's fields are not a client's to choose.
+    #[test]
+    fn a_request_has_nothing_in_it_that_ends_its_quotes() {
+        let request = Request {
+            method: "GET",
+            host: "shop.example",
+            path: "/a",
+            query: Some("b=\"\\c\"\"d"),
+            rule: None,
+            status: 200,
+            reused: false,
+            trace: None,
+            times: Times::of(&record().phases),
+            termination: Termination::of("done", Stage::Data, false),
+        };
+        let line = Record { request: Some(request), ..record() }.to_string();
+        let end = " status=200 reused=0 \"GET shop.example/a?b=\\x22\\x5Cc\\x22\\x22d\"";
+        assert!(line.ends_with(end), "{line}");
+        // None of the others can come with any, but that is decided elsewhere.
+        let odd = Request { method: "\"", host: "\\", path: "/\"", query: None, ..request };
+        let line = Record { request: Some(odd), ..record() }.to_string();
+        assert!(line.ends_with(" reused=0 \"\\x22 \\x5C/\\x22\""), "{line}");
+        // JSON has an escape of its own.
+        let json = serde_json::to_string(&Record { request: Some(request), ..record() }).unwrap();
+        assert!(json.contains(r#""query":"b=\"\\c\"\"d""#), "{json}");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(crate) use departures::{Closing, Departure, Departures, Leave};
 pub(crate) use guard::{Guard, PairRates};
 pub(crate) use listen::{BindError, Listeners, bind_all};
 pub(crate) use loss::Loss;
-pub(crate) use preamble::{Complaints, read as read_preamble};
+pub(crate) use preamble::{Complaints, read_proxy_header};
 pub(crate) use queue::Queue;
 pub(crate) use refusal::Refusal;
 pub(crate) use relay::Relay;

@@ -11,11 +11,14 @@ use std::rc::Rc;
 
 use lbd_core::client_hello::{HELLO_BYTES_MAX, HelloReader};
 use lbd_core::proxy_protocol::{self, Origin, Parsed, V2_BYTES_MAX};
+use socket2::SockRef;
 
 use super::admission::Seat;
 use super::buffers::BufferPool;
 use super::choose::{Ends, Pool};
+use super::journal::Journal;
 use super::refusal::Refusal;
+use super::reset_on_close;
 use super::socket::Socket;
 
 /// The most that is ever read ahead, in bytes. Neither a header nor a hello asks for more than its own maximum.
@@ -26,13 +29,13 @@ const BYTES_MAX: usize = V2_BYTES_MAX + HELLO_BYTES_MAX;
 const COMPLAINT_INTERVAL_MS: u64 = 1000;
 
 /// What was read.
-pub(crate) struct Preamble {
+pub(super) struct Preamble {
     /// The group that serves the connection.
     pub(super) pool: Rc<Pool>,
     /// The server name that decided.
     pub(super) server_name: Option<String>,
     /// What belongs to the target: all that followed a PROXY header.
-    pub(crate) bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// When a service complained last, and what it has kept to itself since.
@@ -54,8 +57,24 @@ impl Complaints {
     }
 }
 
+/// Reads the header of a connection of a service that routes requests, and answers what followed it. Whoever is refused is reset, of which the
+/// access log is told here: there is no request yet.
+pub(crate) async fn read_proxy_header(seat: &mut Seat, client: &Socket, ends: &mut Ends) -> Option<Vec<u8>> {
+    let mut journal = Journal::begin(&seat.route, ends.client, ends.local);
+    match read(seat, client, ends, true).await {
+        Ok(preamble) => Some(preamble.bytes),
+        Err(refusal) => {
+            reset_on_close(SockRef::from(client));
+            // Whoever is refused has a name by then, or not.
+            journal.heard(ends);
+            journal.refused(&seat.route, &seat.worker, refusal);
+            None
+        }
+    }
+}
+
 /// Reads what the service asks for. A header corrects `ends`, and the client it names is let in or refused.
-pub(crate) async fn read(
+pub(super) async fn read(
     seat: &mut Seat,
     client: &Socket,
     ends: &mut Ends,

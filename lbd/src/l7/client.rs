@@ -22,7 +22,7 @@ use super::transport::Transport;
 use super::tunnel::{self, Far};
 use super::watch::{Watch, Why};
 use crate::executor::yield_now;
-use crate::l4::{BUFFER_BYTES, Ends, Seat, Socket, TCP, read_preamble, reset_on_close};
+use crate::l4::{BUFFER_BYTES, Ends, Seat, Socket, TCP, read_proxy_header, reset_on_close};
 use crate::tls::Protocol;
 use crate::worker::Route;
 
@@ -102,13 +102,11 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
     let mut ahead = Vec::new();
     if seat.route.service.guard.trusts(peer.ip()) {
         // Rare and large, so not a part of every connection's task.
-        match Box::pin(read_preamble(&mut seat, &client, &mut ends, true)).await {
-            Ok(preamble) => ahead = preamble.bytes,
-            Err(_) => return reset_on_close(SockRef::from(&client)),
-        }
+        let Some(behind) = Box::pin(read_proxy_header(&mut seat, &client, &mut ends)).await else { return };
+        ahead = behind;
     }
     let worker = Rc::clone(&seat.worker);
-    let mut session = Session::new(seat, ends, peer, listen);
+    let mut session = Session::new(seat, ends, peer, local.ip(), listen);
     let watch = worker.watches.enter(session.leave());
     let known = session.known();
     let (transport, ahead) = match known.service.tls.as_deref() {
@@ -135,19 +133,19 @@ pub(crate) async fn serve(mut seat: Seat, client: Socket, peer: SocketAddr, list
         Protocol::Http1 => Box::pin(connection.serve()).await,
         Protocol::Http2 => Next::Http2,
     };
-    match end {
-        // Its time is not over.
-        Next::Http2 => return Box::pin(http2::serve(connection, began)).await,
-        _ => connection.session.seat.counters().durations.record(began.elapsed()),
+    // That of the others is not over.
+    if !matches!(end, Next::Http2 | Next::Tunnel(_)) {
+        connection.session.seat.counters().durations.record(began.elapsed());
     }
     match end {
-        Next::Request | Next::Http2 => {}
+        Next::Request => {}
+        Next::Http2 => Box::pin(http2::serve(connection, began)).await,
         // RFC 9112, section 9.6: "A client that sends a "close" connection option MUST NOT send further requests on that connection". What
         // has come all the same would have the kernel reset it; and with TLS the end has to be said.
         Next::Close if connection.stream.is_quiet_in_clear() => {}
         Next::Finish | Next::Close => connection.finish().await,
         Next::Abort => reset_on_close(SockRef::from(connection.stream.transport.socket())),
-        Next::Tunnel(tunnel) => tunnel::begin(connection, *tunnel),
+        Next::Tunnel(tunnel) => tunnel::begin(connection, *tunnel, began),
     }
 }
 

@@ -49,9 +49,10 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Of a connection from `peer` to `listen`, in clear text so far.
-    pub(super) fn new(seat: Seat, ends: Ends, peer: SocketAddr, listen: SocketAddr) -> Self {
-        let departure = seat.worker.departure(ends.local.ip());
+    /// Of a connection from `peer` to `local`, which was accepted at `listen`, in clear text so far. A PROXY header may have named other `ends`.
+    pub(super) fn new(seat: Seat, ends: Ends, peer: SocketAddr, local: IpAddr, listen: SocketAddr) -> Self {
+        // What may leave is the virtual IP that it came to itself, not the address that a proxy's client came to.
+        let departure = seat.worker.departure(local);
         let known = RefCell::new(Rc::clone(&seat.route));
         Self { seat, ends, encrypted: None, peer, listen, departure, known, latest: RefCell::default() }
     }

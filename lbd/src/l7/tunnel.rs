@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::client::Connection;
 use super::journal::Story;
@@ -29,11 +29,12 @@ pub(super) struct Far {
     pub(super) story: Option<Box<Story>>,
 }
 
-/// Has bytes passed on, both ways, until both ends have finished. What either has sent by now behind its last head goes first.
+/// Has bytes passed on, both ways, until both ends have finished. What either has sent by now behind its last head goes first. The client's
+/// connection was accepted when it `began`.
 ///
 /// There are many tunnels, and they last. So each is a task of its own, that holds what a tunnel needs and nothing of what its connection took
 /// while it had requests: neither the rest of that connection's task nor its watch, whose sweep would wake it when it was due.
-pub(super) fn begin(connection: Connection, far: Far) {
+pub(super) fn begin(connection: Connection, far: Far, began: Instant) {
     let Connection { session, stream: client, watch, .. } = connection;
     let Far { upstream: Upstream { stream: target, open, .. }, occupied, by_rule, story } = far;
     let leave = session.leave_with(&occupied.pool.group);
@@ -43,7 +44,7 @@ pub(super) fn begin(connection: Connection, far: Far) {
     let worker = Rc::clone(&seat.worker);
     let entry = worker.connections.enter(Arc::clone(&occupied.target), leave, idle_ms);
     seat.counters().http.tunnels.add(1);
-    let places = Places { seat, occupied, by_rule, story: Cell::new(story), _open: open, entry };
+    let places = Places { began, seat, occupied, by_rule, story: Cell::new(story), _open: open, entry };
     match (client.transport, target.transport) {
         (Transport::Clear(from), Transport::Clear(to)) => {
             let ahead = Ahead::of(client.inbound, target.inbound, watch);
@@ -81,6 +82,8 @@ pub(super) fn begin(connection: Connection, far: Far) {
 
 /// Where a tunnel has a place, and is counted, for as long as it lasts.
 struct Places {
+    /// When the connection was accepted.
+    began: Instant,
     /// Among the connections of its service.
     seat: Seat,
     /// At its target.
@@ -115,9 +118,10 @@ impl Places {
         Passage::new(client, target, worker, timeouts, self.seat.counters(), at_target, &self.entry.control)
     }
 
-    /// Tells of it, and counts how it has ended, and what it has `moved` to the target and to the client for group and rule: for service and
-    /// target that was counted as it moved.
+    /// Tells of it, and counts how it has ended, how long the connection has lasted, and what it has `moved` to the target and to the client for
+    /// group and rule: for service and target that was counted as it moved.
     fn ended(&self, end: End, moved: [u64; 2]) {
+        self.seat.counters().durations.record(self.began.elapsed());
         self.seat.counters().ends[end.index()].add(1);
         let worker = self.seat.worker.index;
         self.occupied.pool.group.shared.counters.of(worker).effort.add(moved, [0; Again::COUNT]);

@@ -105,11 +105,18 @@ fn buckets_shown(shown: &serde_json::Value) -> Vec<(String, u64)> {
 
 #[test]
 fn who_is_refused_behind_a_proxy_is_logged_by_name_with_what_was_waited_for() {
+    for mode in ["tcp", "http"] {
+        expect_refusals(mode);
+    }
+}
+
+fn expect_refusals(mode: &str) {
     let ip = own_ip();
     let server = Server::echo((ip, 0).into());
     let folder = Folder::new();
     let path = folder.path().join("access.log");
     let mut config = Config::new(ip, &[server.address]);
+    config.mode = mode.to_owned();
     config.service = format!(
         "access_log = {{ format = \"json\", file = \"{}\" }}\naccept_proxy = [\"127.0.0.0/8\"]\n\
          access = {{ deny = [{{ network = \"198.51.100.0/24\", tag = \"scraper\" }}] }}\n\
@@ -126,6 +133,7 @@ fn who_is_refused_behind_a_proxy_is_logged_by_name_with_what_was_waited_for() {
     assert_eq!(logged["listen"], "203.0.113.10:443");
     assert_eq!(logged["proxy"], proxy.to_string());
     assert!(logged["header_us"].as_u64() <= logged["total_us"].as_u64(), "{logged}");
+    assert!(logged.get("status").is_none(), "there is no request: {logged}");
     // And who says nothing is only known as what it came from, after all the time that it had.
     let silent = lbd.connect();
     let logged = &records(&path, 2)[1];
@@ -133,6 +141,13 @@ fn who_is_refused_behind_a_proxy_is_logged_by_name_with_what_was_waited_for() {
     assert_eq!(logged["client"], silent.local_addr().unwrap().to_string());
     assert!(logged.get("proxy").is_none(), "{logged}");
     assert!(logged["header_us"].as_u64() >= Some(1_000_000), "{logged}");
+    // So is who speaks without a header.
+    let mut strange = lbd.connect();
+    strange.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let logged = &records(&path, 3)[2];
+    assert_eq!(logged["end"], "proxy_header");
+    assert_eq!(logged["client"], strange.local_addr().unwrap().to_string());
+    assert!(logged.get("proxy").is_none(), "{logged}");
 }
 
 #[test]

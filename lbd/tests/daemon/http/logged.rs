@@ -152,6 +152,8 @@ fn a_tunnel_is_told_of_when_it_has_ended() {
     let [mut done, mut left, mut broken] = ["/done", "/left", "/broken"].map(open);
     let open_since = Instant::now();
     assert_eq!(ask(lbd.address, &get("/")).text(), "ok");
+    let durations = |lbd: &Lbd| lbd.status()["services"][0]["duration"].clone();
+    eventually("only the connection without a tunnel has ended", || durations(&lbd)["count"] == 1);
     let before = records(&path, 1);
     assert_eq!((before.len(), &before[0]["path"]), (1, &"/".into()), "{before:?}");
     let open_for = open_since.elapsed();
@@ -173,6 +175,12 @@ fn a_tunnel_is_told_of_when_it_has_ended() {
         let request = seen.iter().find(|request| request.line().contains(asked)).unwrap();
         assert_eq!(record["bytes_to_target"], request.head.len() + 4 + sent, "{record}");
     }
+    // They are counted with all the time that they were open.
+    let least = u64::try_from(3 * open_for.as_micros()).unwrap();
+    eventually("all connections have ended", || {
+        let all = durations(&lbd);
+        all["count"] == 4 && all["sum_us"].as_u64() >= Some(least)
+    });
 }
 
 #[test]
@@ -184,13 +192,13 @@ fn the_line_for_people_has_the_same() {
     let mut config = config(ip, &[target.address]);
     config.service = format!("access_log = {{ file = \"{}\" }}\n", path.display());
     let lbd = Lbd::start_in(folder, &config);
-    assert_eq!(ask(lbd.address, &get("/a?b=c")).text(), "ok");
+    assert_eq!(ask(lbd.address, &get("/a?b=\"c")).text(), "ok");
     eventually("a line", || {
         let text = fs::read_to_string(&path).unwrap_or_default();
         let times = text.split_once(" times=").and_then(|(_, rest)| rest.split_once(' '));
         times.is_some_and(|(times, rest)| {
             times.split('/').count() == 5
-                && rest == "termination=-- status=200 reused=0 \"GET shop.example/a?b=c\"\n"
+                && rest == "termination=-- status=200 reused=0 \"GET shop.example/a?b=\\x22c\"\n"
         })
     });
 }

@@ -48,8 +48,13 @@ sticky = { by = "cookie" }
 
 /// What the command prints, and whether it succeeded.
 fn route(arguments: &[&str]) -> (bool, String) {
+    route_by(CONFIG, arguments)
+}
+
+/// The same with another configuration.
+fn route_by(config: &str, arguments: &[&str]) -> (bool, String) {
     let folder = Folder::new();
-    fs::write(folder.path().join("pair.toml"), CONFIG).unwrap();
+    fs::write(folder.path().join("pair.toml"), config).unwrap();
     let output = command(folder.path(), &[&["route"][..], arguments].concat()).output().unwrap();
     let text = if output.status.success() { output.stdout } else { output.stderr };
     (output.status.success(), String::from_utf8(text).unwrap())
@@ -90,6 +95,42 @@ fn it_says_which_rule_is_met_and_why_the_others_are_not() {
     let expected =
         "\nbut a valid cookie of api (tandem-api) decides before that; cookies are not looked at here\n";
     assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn it_says_where_a_certificate_of_the_client_belongs() {
+    let config = r#"
+[[service]]
+name = "shop"
+mode = "http"
+listen = ["127.0.0.1:443"]
+forward = "shop"
+tls = { certificates = ["shop.pem"], client_ca_file = "clients.pem" }
+[[service.rule]]
+when = { path = "/own" }
+forward = "shop"
+rewrite = "/of/{client_cert_sha256}"
+[[service.rule]]
+when = { path = "/login" }
+redirect = { to = "https://{host}/in?who={client_cert_subject}&from={client_ip}" }
+[[target_group]]
+name = "shop"
+targets = [{ address = "127.0.0.1:9001" }]
+"#;
+    let (ok, text) = route_by(config, &["GET", "https://shop.example/own"]);
+    let expected = "the target gets the path /of/SHA256\n\
+        where SHA256 stands for {client_cert_sha256} of the client that asks\n";
+    assert!(ok && text.ends_with(expected), "{text}");
+    let login = ["GET", "https://shop.example/login"];
+    let (_, text) = route_by(config, &login);
+    let expected = "redirected with 302 to https://shop.example/in?who=SUBJECT&from=127.0.0.1\n\
+        where SUBJECT stands for {client_cert_subject} of the client that asks\n";
+    assert!(text.ends_with(expected), "{text}");
+    // Where it may do without, this client has none, and a path is made of nothing else.
+    let optional = config.replace("\"clients.pem\"", "\"clients.pem\", client_certificate = \"optional\"");
+    let optional = optional.replace("{client_cert_sha256}", "{client_ip}");
+    let (_, text) = route_by(&optional, &login);
+    assert!(text.ends_with("redirected with 302 to https://shop.example/in?who=&from=127.0.0.1\n"), "{text}");
 }
 
 #[test]
