@@ -69,6 +69,9 @@ struct Line {
     free_since_ms: Cell<u64>,
     /// It has ended, or gets no more requests.
     gone: Rc<Cell<bool>>,
+    /// It was one request's, which has been answered, and leaves no port waiting for a minute as it ends. Those that many share end seldom, and
+    /// may have requests on them that were given up: they are closed properly.
+    ends_at_once: Rc<Cell<bool>>,
     /// Its place at the target, as long as it has not ended.
     open: Weak<Open>,
 }
@@ -129,6 +132,8 @@ pub(in crate::l7) struct Lease {
     line: Rc<Line>,
     worker: Rc<Worker>,
     reused: bool,
+    /// The connection is this request's alone.
+    exclusive: bool,
 }
 
 impl Lease {
@@ -137,7 +142,7 @@ impl Lease {
         line.set_kept(false);
         let before = line.requests.get();
         line.requests.set(before + 1);
-        Self { line: Rc::clone(line), worker: Rc::clone(worker), reused: before > 0 }
+        Self { line: Rc::clone(line), worker: Rc::clone(worker), reused: before > 0, exclusive: false }
     }
 }
 
@@ -230,7 +235,9 @@ pub(in crate::l7) async fn exclusive(
             None => return Err(Refusal::ConnectTimeout),
         }
     }
-    Ok(Lease::new(&line, worker))
+    let mut lease = Lease::new(&line, worker);
+    lease.exclusive = true;
+    Ok(lease)
 }
 
 /// Makes a connection, and takes what it can be asked with whether it is there, if that `asks`.
@@ -249,9 +256,10 @@ async fn dial_up(
     if let Some(version) = group.config.send_proxy.filter(|_| group.tls.is_none()) {
         introduce(version, ends, &mut header);
     }
+    let ends_at_once = Rc::<Cell<bool>>::default();
     let handshake = async {
         transport.write_all(&header).await.map_err(|_| ())?;
-        let wire = Wire::new(Stream::new(transport, Vec::new(), &worker.buffers), None);
+        let wire = Wire::to_target(Stream::new(transport, Vec::new(), &worker.buffers), &ends_at_once);
         builder().handshake::<_, Bytes>(wire).await.map_err(|_| ())
     };
     let timeout = session.seat.route.service.config.timeout.connect;
@@ -271,6 +279,7 @@ async fn dial_up(
         origin: group.tls.clone(),
         free_since_ms: Cell::new(worker.multiplexed.now_ms.get()),
         gone,
+        ends_at_once,
         open: place,
     };
     Ok((Rc::new(line), pings))
@@ -415,6 +424,13 @@ impl TargetStream {
     /// others, so the next one leads to whoever there is by now.
     pub(in crate::l7) fn retire(&self) {
         self.lease.line.gone.set(true);
+    }
+
+    /// The request has gone whole, and so has its answer come: has the connection end at once if it is nobody else's.
+    pub(in crate::l7) fn end_at_once(&self) {
+        if self.lease.exclusive {
+            self.lease.line.ends_at_once.set(true);
+        }
     }
 
     /// Whether the target has said that a stream may become a tunnel (RFC 8441, section 3).

@@ -10,7 +10,7 @@ use super::frames::{
     ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Outcome, PING, RST_STREAM, Wire, block,
     frame, head, status,
 };
-use crate::http::{Client, ask, get};
+use crate::http::{Client, ask, get, leave_no_port_behind};
 use crate::server::Server;
 use crate::support::{Config, Lbd, eventually, metric, own_ip, patient};
 
@@ -465,4 +465,5 @@ fn a_proxy_header_names_one_client_and_so_takes_a_connection_of_its_own() {
         assert_eq!(got, Outcome::Answer(200, b"served".to_vec()));
     }
     assert_eq!(headers.load(Ordering::SeqCst), 5);
+    leave_no_port_behind(target.address);
 }
