@@ -13,7 +13,7 @@ use http::{Method, Request};
 use tokio::sync::Notify;
 
 use super::wire::Wire;
-use super::{CONNECTION_WINDOW_BYTES, Incoming, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, size};
+use super::{Incoming, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, size};
 use crate::l4::{Ends, Occupied, Refusal};
 use crate::l7::flow::{Flow, Sink, Source};
 use crate::l7::kept::{Open, is_same};
@@ -26,7 +26,11 @@ use crate::tls::Origin;
 use crate::worker::Worker;
 
 /// More requests at the same time than this go on another connection, also where the target would take more on one.
-const STREAMS_MAX: usize = 100;
+const STREAMS_MAX: u32 = 100;
+
+/// How much of all answers on a connection may have come that nobody has taken, in bytes: as much as of each together. They are of many clients, and
+/// those who take nothing of theirs leave the others room.
+const CONNECTION_WINDOW_BYTES: u32 = STREAMS_MAX * STREAM_WINDOW_BYTES;
 
 /// More connections to a target than this a worker does not have; requests beyond that are refused.
 const PER_TARGET_MAX: usize = 64;
@@ -79,7 +83,7 @@ struct Line {
 impl Line {
     /// Whether it takes a request.
     fn has_room(&self) -> bool {
-        self.streams.get() < STREAMS_MAX.min(self.sender.current_max_send_streams())
+        self.streams.get() < (STREAMS_MAX as usize).min(self.sender.current_max_send_streams())
     }
 
     /// Whether it takes no more requests at all: it has ended, or the target has said that it is going to, or has let one wait in vain.
@@ -291,7 +295,7 @@ fn builder() -> Builder {
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .initial_max_send_streams(STREAMS_MAX)
+        .initial_max_send_streams(STREAMS_MAX as usize)
         .max_header_list_size(u32::try_from(ANSWER_BYTES_MAX).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER_BYTES);
     builder
