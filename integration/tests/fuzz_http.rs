@@ -240,7 +240,13 @@ fn nobody_says_of_itself_what_proxies_say() {
         let shown = Shown::Certificate { subject: "CN=ada", sha256: "ab" };
         let certificate = *rng.pick(&[Shown::NotAsked, Shown::Nothing, shown]);
         let mut out = Vec::new();
-        if pass_on::request(&head, &passing(&head.path, trusted, certificate, &unchanged), &mut out).is_err()
+        if pass_on::request(
+            &head,
+            &passing(&head.path, trusted, certificate, &unchanged),
+            rng.chance(500),
+            &mut out,
+        )
+        .is_err()
         {
             looped += 1;
             assert!(values(&head, "via").iter().any(|via| via.contains("tandem-1")), "seed {seed}");
@@ -271,7 +277,7 @@ fn nobody_says_of_itself_what_proxies_say() {
         assert_eq!(told("via").last().map(String::as_str), Some("1.1 tandem-1"), "{what}");
         // It would be known if it came round.
         let round = passing(&again.path, trusted, certificate, &unchanged);
-        assert_eq!(pass_on::request(&again, &round, &mut Vec::new()), Err(Fault::Loop), "{what}");
+        assert_eq!(pass_on::request(&again, &round, false, &mut Vec::new()), Err(Fault::Loop), "{what}");
     });
     assert!(is_replay() || (passed > 0 && refused > 0 && looped > 0), "{passed} {refused} {looped}");
 }
@@ -466,7 +472,8 @@ fn what_comes_by_http2_goes_down_as_one_request() {
         };
         passed += 1;
         let mut out = Vec::new();
-        pass_on::request(&head, &passing(&head.path, false, Shown::NotAsked, &unchanged), &mut out).unwrap();
+        pass_on::request(&head, &passing(&head.path, false, Shown::NotAsked, &unchanged), false, &mut out)
+            .unwrap();
         let what = format!("seed {seed}: {pseudo:?} {fields:?} became {}", out.escape_ascii());
         let ends = out.windows(2).filter(|pair| pair == b"\r\n").count();
         let breaks = out.iter().filter(|byte| matches!(byte, b'\r' | b'\n' | b'\0')).count();

@@ -43,6 +43,8 @@ pub(crate) struct Tie {
     pub(crate) session: Option<IpAddr>,
     /// The hash of what the group goes by, if that is not the client's address and the request has it.
     pub(crate) hash: Option<u64>,
+    /// Whether its head is written for targets of HTTP/2, if it is written already.
+    pub(crate) http2: Option<bool>,
 }
 
 /// What a group has for a client.

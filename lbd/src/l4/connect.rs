@@ -202,12 +202,15 @@ async fn wait_in(
     loop {
         let looks = place.may_look();
         if looks {
-            // The targets may be others by now.
-            if let Choice::Occupied(occupied) = try_now(seat, &seat.current(pool), who, tried) {
+            // The targets may be others by now, and the protocol that they speak another one than what a request's head is written in: such a
+            // request is for those of before.
+            let now = seat.current(pool);
+            let fits = who.1.http2.is_none_or(|http2| http2 == now.group.config.http2);
+            if let Choice::Occupied(occupied) = try_now(seat, if fits { &now } else { pool }, who, tried) {
                 return Ok(occupied);
             }
-            // The only free places may be at targets that it has tried: not so for the others.
-            if !tried.is_empty() {
+            // The only free places may be at targets that it has tried, or that are not for it: not so for the others.
+            if !tried.is_empty() || !fits {
                 place.pass();
             }
         }

@@ -517,10 +517,12 @@ impl Exchange<'_> {
             let far = Far { upstream, occupied, by_rule, story: None };
             return Ok(Done { status, next: Next::Tunnel(Box::new(far)) });
         }
-        if keep_alive && taken && !plan.alone && occupied.pool.group.config.send_proxy.is_none() {
-            reached.keep(&self.session.seat.worker);
-        } else {
-            reached.say_goodbye();
+        let kept = keep_alive && !plan.alone && occupied.pool.group.config.send_proxy.is_none();
+        match (taken && !tunnel, kept) {
+            (true, true) => reached.keep(&self.session.seat.worker),
+            (true, false) => reached.end_at_once(),
+            // Something may be on its way to the target still.
+            (false, _) => reached.say_goodbye(),
         }
         let kept = afterwards != Afterwards::Closed && up.is_done();
         let next = match (kept, plan.is_last && up.is_done()) {

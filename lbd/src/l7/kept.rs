@@ -85,7 +85,8 @@ impl Drop for Open {
     }
 }
 
-/// The kept connections of a worker, the last used one of each target last.
+/// The kept connections of a worker, the last used one of each target last. Each has had nothing but whole answers to whole requests, so that
+/// those that are kept no longer end at once: see [`super::transport::Transport::end_at_once`].
 #[derive(Default)]
 pub(crate) struct Kept {
     /// By the target's place in memory, which is its own as long as a connection holds it.
@@ -127,7 +128,7 @@ impl Kept {
                 idle.upstream.open.set_kept(false);
                 return Some(Upstream { reused: true, ..idle.upstream });
             }
-            idle.upstream.stream.transport.say_goodbye();
+            idle.upstream.stream.transport.end_at_once();
         }
         None
     }
@@ -137,13 +138,13 @@ impl Kept {
         // A target that gets nothing more needs none.
         let stream = &upstream.stream;
         if upstream.open.target.share() == 0 || !stream.inbound.is_empty() || !stream.transport.is_idle() {
-            stream.transport.say_goodbye();
+            stream.transport.end_at_once();
             return;
         }
         let mut by_target = self.by_target.borrow_mut();
         let kept = by_target.entry(Arc::as_ptr(&upstream.open.target)).or_default();
         if kept.len() >= upstream.open.target.keep_max() {
-            stream.transport.say_goodbye();
+            stream.transport.end_at_once();
             return;
         }
         upstream.open.set_kept(true);
@@ -152,7 +153,10 @@ impl Kept {
 
     /// Closes all to a target: one was found dead, and the others were made when it was.
     pub(super) fn forget(&self, target: &Arc<Target>) {
-        self.by_target.borrow_mut().remove(&Arc::as_ptr(target));
+        let forgotten = self.by_target.borrow_mut().remove(&Arc::as_ptr(target));
+        for idle in forgotten.into_iter().flatten() {
+            idle.upstream.stream.transport.end_at_once();
+        }
     }
 
     /// Takes the time, and now and then closes what has been unused for long, was closed by its target or is more than its group wants by now.
@@ -173,7 +177,7 @@ impl Kept {
                     && upstream.open.target.share() > 0
                     && upstream.stream.transport.is_quiet(false);
                 if !kept {
-                    upstream.stream.transport.say_goodbye();
+                    upstream.stream.transport.end_at_once();
                 }
                 surplus = surplus.saturating_sub(1);
                 kept

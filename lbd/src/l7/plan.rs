@@ -65,8 +65,9 @@ pub(super) struct Plan {
     pub(super) if_none_match: Vec<u8>,
     /// What a client of HTTP/1 is told if its tunnel leads through a stream of HTTP/2.
     pub(super) accept: Option<String>,
-    /// Whether the connection to the target is nobody else's after it. It may authenticate that connection, or have a body where many do not
-    /// look for one: a target that leaves it would take it for the next request. Or its trailers may end a connection of HTTP/2.
+    /// Whether the connection to the target is its own, and nobody else's after it. It may authenticate that connection, or have a body where many
+    /// do not look for one: a target that leaves it would take it for the next request. Or its trailers may end a connection of HTTP/2, or its group
+    /// wants no connection used again.
     pub(super) alone: bool,
     /// Whether its trailers stay here: targets are told in fields who it is from, or might end a connection that it shares.
     pub(super) drops_trailers: bool,
@@ -414,6 +415,10 @@ impl Plan {
         };
         // A configuration that is in force names its own groups only.
         let Some(pool) = site.pool(group) else { return Ok(self.answer(around, &Answer::plain(503))) };
+        // A header that names the client makes a connection this request's own. Of HTTP/2 those that are under way at the same time share one
+        // also where none is kept.
+        self.alone |= pool.group.config.send_proxy.is_some()
+            || (!pool.group.config.http2 && pool.group.config.keep_alive.max == 0);
         if pool.group.config.http2 && head.version != Version::Http2 && head.asks_for_websocket() {
             self.accept = head.values("sec-websocket-key").next().map(websocket::accept);
         }
@@ -422,7 +427,7 @@ impl Plan {
             ForTarget::Http2(Box::new(http2_request(head, &passing, scheme)?))
         } else {
             let mut out = Vec::new();
-            pass_on::request(head, &passing, &mut out)?;
+            pass_on::request(head, &passing, self.alone, &mut out)?;
             ForTarget::Http1(out)
         };
         // Servers may end the whole connection at trailers that they do not look for, and with it the requests of others. So who says that

@@ -48,7 +48,7 @@ pub(super) enum Reached {
 pub(super) struct Need<'r> {
     /// How it begins there.
     pub(super) head: &'r ForTarget,
-    /// It shares its connection with no other one, which it may authenticate.
+    /// It shares its connection with no other one: see [`super::plan::Plan::alone`].
     pub(super) alone: bool,
     /// It could not be sent on another connection if a kept one turned out to be closed. Only over HTTP/1 is that asked.
     pub(super) once: bool,
@@ -196,7 +196,10 @@ impl Reached {
             return Ok(Self::Http2(Box::new(TargetStream::new(lease))));
         }
         let origin = group.tls.as_ref();
+        // A kept one would do for what has its connection for itself, but end with it, which others could go on with; and most of such requests
+        // could not be sent again if the target closed it just now.
         if shared
+            && !alone
             && newer_than.is_none()
             && let Some(kept) = worker.kept.take(&occupied.target, origin, (worker.round(), once))
         {
@@ -289,6 +292,14 @@ impl Reached {
     pub(super) fn retire(&self) {
         if let Self::Http2(stream) = self {
             stream.retire();
+        }
+    }
+
+    /// Ends a connection on which nothing is under way any more, and which is not to be kept.
+    pub(super) fn end_at_once(&self) {
+        match self {
+            Self::Http1(upstream) => upstream.stream.transport.end_at_once(),
+            Self::Http2(stream) => stream.end_at_once(),
         }
     }
 

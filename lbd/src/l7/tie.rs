@@ -89,7 +89,8 @@ impl Tied {
     /// What a request of this origin says to the targets of a group.
     pub(super) fn of(pool: &Pool, asked: &Asked<'_>, passing: &Passing<'_>, origin: &Origin<'_>) -> Self {
         let tied = Self::by_cookies(pool, asked, passing, origin);
-        Self { tie: Tie { hash: hashed(pool, asked), ..tied.tie }, ..tied }
+        let http2 = Some(pool.group.config.http2);
+        Self { tie: Tie { hash: hashed(pool, asked), http2, ..tied.tie }, ..tied }
     }
 
     /// What its cookies say of a target that it had before.

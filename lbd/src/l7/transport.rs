@@ -9,7 +9,7 @@ use socket2::SockRef;
 
 use super::secure::Secure;
 use crate::executor::Ready;
-use crate::l4::Socket;
+use crate::l4::{Socket, reset_on_close};
 
 /// So many pieces can be written with one call.
 pub(super) const PIECES_MAX: usize = 3;
@@ -141,6 +141,17 @@ impl Transport {
     pub(super) fn say_goodbye(&self) {
         if let Self::Tls(secure) = self {
             secure.close();
+        }
+    }
+
+    /// Has a connection to a target, on which nothing is under way any more, end at once when it is dropped. Whoever closes first keeps the
+    /// connection's ports for a minute (TIME_WAIT), and there are some 28,000 to a target: 470 connections a second would use them up. A reset
+    /// gives them back. Nothing is lost by it: a whole answer to a whole request says that the target has got that. Who has closed first is left
+    /// to close as it likes.
+    pub(super) fn end_at_once(&self) {
+        self.say_goodbye();
+        if !self.socket().is(Ready::ENDED) {
+            reset_on_close(SockRef::from(self.socket()));
         }
     }
 

@@ -88,12 +88,17 @@ pub enum Shown<'p> {
     },
 }
 
-/// Writes the head of a request to a target of HTTP/1.
+/// Writes the head of a request to a target of HTTP/1. If it is the `last` one on its connection, the target is told so.
 ///
 /// # Errors
 ///
 /// That the request has come through here before, or does not say properly through how many it may go.
-pub fn request(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub fn request(
+    head: &RequestHead<'_>,
+    passing: &Passing<'_>,
+    last: bool,
+    out: &mut Vec<u8>,
+) -> Result<(), Fault> {
     out.reserve(
         512 + head.fields.iter().map(|field| field.name.len() + field.value.len() + 4).sum::<usize>(),
     );
@@ -109,8 +114,15 @@ pub fn request(head: &RequestHead<'_>, passing: &Passing<'_>, out: &mut Vec<u8>)
         if head.version == Version::Http2 && head.values("sec-websocket-key").next().is_none() {
             field(out, "Sec-WebSocket-Key", &websocket_key(passing.request_id));
         }
-    } else if head.takes_trailers {
-        out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n");
+    } else {
+        // RFC 9112, section 9.6: a sender SHOULD say "close" "when it intends to close a connection". Who asks for a tunnel hopes that it goes on.
+        let options: &[u8] = match (head.takes_trailers, last) {
+            (true, true) => b"Connection: TE, close\r\nTE: trailers\r\n",
+            (true, false) => b"Connection: TE\r\nTE: trailers\r\n",
+            (false, true) => b"Connection: close\r\n",
+            (false, false) => b"",
+        };
+        out.extend_from_slice(options);
     }
     expect(head, out);
     match head.body {

@@ -162,7 +162,7 @@ fn what_goes_out_is_read_as_what_came_in() {
             trace: None,
         };
         let mut out = Vec::new();
-        pass_on::request(&head, &passing, &mut out).unwrap();
+        pass_on::request(&head, &passing, false, &mut out).unwrap();
         let shown = String::from_utf8_lossy(&out).into_owned();
         let ends = out.windows(2).filter(|pair| pair == b"\r\n").count();
         let breaks = out.iter().filter(|byte| matches!(byte, b'\r' | b'\n' | b'\0')).count();

@@ -32,7 +32,7 @@ pub(in crate::l7) async fn serve(connection: Connection, began: Instant) {
     let Some(http) = &known.service.config.http else { return };
     session.seat.counters().http.http2_connections.add(1);
     let eye = Eye::new(&session.seat.worker);
-    let handshake = builder(http).handshake::<_, Bytes>(Wire::new(stream, Some(Rc::clone(&eye))));
+    let handshake = builder(http).handshake::<_, Bytes>(Wire::of_client(stream, &eye));
     watch.limit(known.service.config.timeout.header);
     if let Ok(Ok(connection)) = watch.wait(handshake).await {
         let mut host = Host {

@@ -18,7 +18,7 @@ pub(super) use targets::{TargetStream, exclusive, lease};
 /// How much of a body a stream may have sent that nobody has taken, in bytes: as much as a connection of HTTP/1 has in its buffer.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 
-/// The same of all streams of a connection together.
+/// The same of all streams of a client's connection together: of the streams to a target each has its own, see `targets`.
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// How much of what a stream is to send may wait for the socket.

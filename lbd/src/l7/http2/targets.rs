@@ -13,7 +13,7 @@ use http::{Method, Request};
 use tokio::sync::Notify;
 
 use super::wire::Wire;
-use super::{CONNECTION_WINDOW_BYTES, Incoming, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, size};
+use super::{Incoming, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, size};
 use crate::l4::{Ends, Occupied, Refusal};
 use crate::l7::flow::{Flow, Sink, Source};
 use crate::l7::kept::{Open, is_same};
@@ -26,7 +26,11 @@ use crate::tls::Origin;
 use crate::worker::Worker;
 
 /// More requests at the same time than this go on another connection, also where the target would take more on one.
-const STREAMS_MAX: usize = 100;
+const STREAMS_MAX: u32 = 100;
+
+/// How much of all answers on a connection may have come that nobody has taken, in bytes: as much as of each together. They are of many clients, and
+/// those who take nothing of theirs leave the others room.
+const CONNECTION_WINDOW_BYTES: u32 = STREAMS_MAX * STREAM_WINDOW_BYTES;
 
 /// More connections to a target than this a worker does not have; requests beyond that are refused.
 const PER_TARGET_MAX: usize = 64;
@@ -69,6 +73,9 @@ struct Line {
     free_since_ms: Cell<u64>,
     /// It has ended, or gets no more requests.
     gone: Rc<Cell<bool>>,
+    /// It was one request's, which has been answered, and leaves no port waiting for a minute as it ends. Those that many share end seldom, and
+    /// may have requests on them that were given up: they are closed properly.
+    ends_at_once: Rc<Cell<bool>>,
     /// Its place at the target, as long as it has not ended.
     open: Weak<Open>,
 }
@@ -76,7 +83,7 @@ struct Line {
 impl Line {
     /// Whether it takes a request.
     fn has_room(&self) -> bool {
-        self.streams.get() < STREAMS_MAX.min(self.sender.current_max_send_streams())
+        self.streams.get() < (STREAMS_MAX as usize).min(self.sender.current_max_send_streams())
     }
 
     /// Whether it takes no more requests at all: it has ended, or the target has said that it is going to, or has let one wait in vain.
@@ -129,6 +136,8 @@ pub(in crate::l7) struct Lease {
     line: Rc<Line>,
     worker: Rc<Worker>,
     reused: bool,
+    /// The connection is this request's alone.
+    exclusive: bool,
 }
 
 impl Lease {
@@ -137,7 +146,7 @@ impl Lease {
         line.set_kept(false);
         let before = line.requests.get();
         line.requests.set(before + 1);
-        Self { line: Rc::clone(line), worker: Rc::clone(worker), reused: before > 0 }
+        Self { line: Rc::clone(line), worker: Rc::clone(worker), reused: before > 0, exclusive: false }
     }
 }
 
@@ -230,7 +239,9 @@ pub(in crate::l7) async fn exclusive(
             None => return Err(Refusal::ConnectTimeout),
         }
     }
-    Ok(Lease::new(&line, worker))
+    let mut lease = Lease::new(&line, worker);
+    lease.exclusive = true;
+    Ok(lease)
 }
 
 /// Makes a connection, and takes what it can be asked with whether it is there, if that `asks`.
@@ -249,9 +260,10 @@ async fn dial_up(
     if let Some(version) = group.config.send_proxy.filter(|_| group.tls.is_none()) {
         introduce(version, ends, &mut header);
     }
+    let ends_at_once = Rc::<Cell<bool>>::default();
     let handshake = async {
         transport.write_all(&header).await.map_err(|_| ())?;
-        let wire = Wire::new(Stream::new(transport, Vec::new(), &worker.buffers), None);
+        let wire = Wire::to_target(Stream::new(transport, Vec::new(), &worker.buffers), &ends_at_once);
         builder().handshake::<_, Bytes>(wire).await.map_err(|_| ())
     };
     let timeout = session.seat.route.service.config.timeout.connect;
@@ -271,6 +283,7 @@ async fn dial_up(
         origin: group.tls.clone(),
         free_since_ms: Cell::new(worker.multiplexed.now_ms.get()),
         gone,
+        ends_at_once,
         open: place,
     };
     Ok((Rc::new(line), pings))
@@ -282,7 +295,7 @@ fn builder() -> Builder {
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .initial_max_send_streams(STREAMS_MAX)
+        .initial_max_send_streams(STREAMS_MAX as usize)
         .max_header_list_size(u32::try_from(ANSWER_BYTES_MAX).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER_BYTES);
     builder
@@ -415,6 +428,13 @@ impl TargetStream {
     /// others, so the next one leads to whoever there is by now.
     pub(in crate::l7) fn retire(&self) {
         self.lease.line.gone.set(true);
+    }
+
+    /// The request has gone whole, and so has its answer come: has the connection end at once if it is nobody else's.
+    pub(in crate::l7) fn end_at_once(&self) {
+        if self.lease.exclusive {
+            self.lease.line.ends_at_once.set(true);
+        }
     }
 
     /// Whether the target has said that a stream may become a tunnel (RFC 8441, section 3).

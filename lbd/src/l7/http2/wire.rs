@@ -22,6 +22,8 @@ pub(super) struct Wire {
     stream: Stream,
     eye: Option<Rc<Eye>>,
     reads: u32,
+    /// Of a connection to a target: whether it ends at once, see [`crate::l7::transport::Transport::end_at_once`].
+    ends_at_once: Option<Rc<Cell<bool>>>,
     /// How much is still read of a client that gets nothing more: see [`LINGER_BYTES_MAX`].
     linger: usize,
     shut: bool,
@@ -63,9 +65,18 @@ impl Eye {
 }
 
 impl Wire {
-    /// A connection of which something may have been read already.
-    pub(super) const fn new(stream: Stream, eye: Option<Rc<Eye>>) -> Self {
-        Self { stream, eye, reads: 0, linger: LINGER_BYTES_MAX, shut: false }
+    /// A client's connection, of which something may have been read already.
+    pub(super) fn of_client(stream: Stream, eye: &Rc<Eye>) -> Self {
+        Self::new(stream, Some(Rc::clone(eye)), None)
+    }
+
+    /// A connection to a target, which ends at once if that is said by then.
+    pub(super) fn to_target(stream: Stream, ends_at_once: &Rc<Cell<bool>>) -> Self {
+        Self::new(stream, None, Some(Rc::clone(ends_at_once)))
+    }
+
+    const fn new(stream: Stream, eye: Option<Rc<Eye>>, ends_at_once: Option<Rc<Cell<bool>>>) -> Self {
+        Self { stream, eye, reads: 0, ends_at_once, linger: LINGER_BYTES_MAX, shut: false }
     }
 
     fn read(&mut self, context: &Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
@@ -175,6 +186,10 @@ impl AsyncWrite for Wire {
 
     /// Ends it so that what was sent last arrives, whatever the other end still sends; whoever waits for this sees to how long.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ends_at_once.as_ref().is_some_and(|ends| ends.get()) {
+            self.stream.transport.end_at_once();
+            return Poll::Ready(Ok(()));
+        }
         if !self.shut {
             let finished = ready!(self.stream.transport.poll_finish(context));
             self.shut = true;

@@ -1,9 +1,12 @@
 //! What targets and clients get of each other's heads, and how connections are used again.
 
 use super::config;
-use super::peers::{Client, Target, answer, ask, get, write};
+use super::peers::{Client, Target, answer, ask, get, leave_no_port_behind, write};
 use super::real::curl;
 use crate::support::{Lbd, eventually, metric, own_ip};
+
+/// A request that shares its connection with no other one.
+const NEGOTIATING: &str = "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Negotiate YII=\r\n\r\n";
 
 #[test]
 fn a_request_is_passed_on_with_what_a_proxy_adds() {
@@ -84,6 +87,48 @@ fn a_connection_that_may_be_somebody_s_or_hold_a_rest_is_nobody_else_s() {
         assert_eq!(client.send(basic).answer().text(), "ok");
     }
     assert_eq!((target.connections(), target.ended()), (5, 4));
+}
+
+#[test]
+fn a_request_that_shares_no_connection_leaves_the_kept_one_to_others() {
+    let ip = own_ip();
+    // Answers with what tells its connections apart.
+    let target = Target::with(ip, |_, stream| {
+        let port = stream.get_ref().peer_addr()?.port().to_string();
+        answer(stream, &port)
+    });
+    let lbd = Lbd::start(&config(ip, &[target.address]));
+    // All of one client, so that one worker has them.
+    let mut client = Client::new(lbd.address);
+    let mut port_of = |request: &str| client.send(request).answer().text().to_owned();
+    let kept = port_of(&get("/"));
+    assert_ne!(port_of(NEGOTIATING), kept);
+    assert_eq!(port_of(&get("/")), kept);
+}
+
+#[test]
+fn a_connection_that_is_not_kept_leaves_no_port_behind() {
+    const COUNT: usize = 50;
+    let plain = get("/");
+    for (group, request) in [
+        ("send_proxy = \"v1\"", plain.as_str()),
+        ("keep_alive = { max = 0 }", plain.as_str()),
+        ("", NEGOTIATING),
+    ] {
+        let ip = own_ip();
+        let target = Target::named(ip, "ok");
+        let mut config = config(ip, &[target.address]);
+        config.group = group.to_owned();
+        let lbd = Lbd::start(&config);
+        let mut client = Client::new(lbd.address);
+        for _ in 0..COUNT {
+            assert_eq!(client.send(request).answer().text(), "ok");
+            // It may close it itself, though this one waits for the daemon to.
+            assert_eq!(target.last().field("connection"), Some("close"), "{group}");
+        }
+        assert_eq!(target.connections(), COUNT, "{group}");
+        leave_no_port_behind(target.address);
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ mod sticky;
 pub(crate) mod tls;
 mod traces;
 
-pub(crate) use peers::{Client, Message, Target, answer, ask, get, write};
+pub(crate) use peers::{Client, Message, Target, answer, ask, get, leave_no_port_behind, write};
 
 use std::net::{Ipv4Addr, SocketAddr};
 

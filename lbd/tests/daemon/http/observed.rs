@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::config;
-use super::peers::{Client, Message, Target, answer, ask, get, write};
+use super::peers::{Client, Message, Target, answer, ask, get, leave_no_port_behind, write};
 use crate::support::{Config, Lbd, eventually, free, metric, own_ip};
 
 const RULES: &str = "[[service.rule]]\nwhen = { path_prefix = \"/api\" }\nforward = \"pool\"\n\
@@ -114,6 +114,7 @@ fn a_group_says_how_long_and_how_many_connections_are_kept() {
     }
     assert_eq!(target.connections(), 4, "each request has one of its own");
     eventually("none is left", || target.ended() == 4);
+    leave_no_port_behind(target.address);
     assert_eq!(lbd.status()["target_groups"][0]["targets"][0]["requests"]["connections_kept"], 0);
 }
 

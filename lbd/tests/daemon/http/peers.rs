@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::support::{connect, patient};
+use crate::support::{connect, eventually, patient};
 
 /// A message as it was read: the head without its empty line, the body, and what stood behind that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -273,15 +273,7 @@ impl Target {
     /// Whether the kernel holds no connection to it for open (`ESTABLISHED`, include/net/tcp_states.h) at the other end any more. An end
     /// comes there only when a processor has time for it.
     pub(crate) fn is_left(&self) -> bool {
-        let SocketAddr::V4(address) = self.address else { panic!("{} is in another table", self.address) };
-        // As the kernel prints it: the address in memory as a number of this machine's.
-        let number = u32::from_ne_bytes(address.ip().octets());
-        let remote = format!("{number:08X}:{:04X}", address.port());
-        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-        !table.lines().any(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            fields[2] == remote && fields[3] == "01"
-        })
+        !states_towards(self.address).iter().any(|state| state == "01")
     }
 
     /// Requests that broke off.
@@ -317,6 +309,27 @@ impl Shared {
             }
         }
     }
+}
+
+/// The states (include/net/tcp_states.h) of all that the kernel knows of whose other end is a target.
+fn states_towards(target: SocketAddr) -> Vec<String> {
+    let SocketAddr::V4(address) = target else { panic!("{target} is in another table") };
+    // As the kernel prints it: the address in memory as a number of this machine's.
+    let number = u32::from_ne_bytes(address.ip().octets());
+    let remote = format!("{number:08X}:{:04X}", address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let state = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().take(4).collect();
+        (fields[2] == remote).then(|| fields[3].to_owned())
+    };
+    table.lines().filter_map(state).collect()
+}
+
+/// Waits until the last connection to a target has ended, and sees to it that it was not the daemon that closed any of them properly first: each
+/// of those would keep a port for a minute (`TIME_WAIT`).
+pub(crate) fn leave_no_port_behind(target: SocketAddr) {
+    eventually("none is open", || states_towards(target).iter().all(|state| state == "06"));
+    assert_eq!(states_towards(target), [""; 0]);
 }
 
 /// Answers with 200 and a text.

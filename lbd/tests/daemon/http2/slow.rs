@@ -1,6 +1,15 @@
-//! Clients that are never idle and never done: a head or a body that trickles, and a window that is opened a byte at a time.
+//! Clients that are never idle and never done: a head or a body that trickles, and a window that is opened a byte at a time, or not at all.
 
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use ::http::Response;
+use bytes::Bytes;
+use h2::server::SendResponse;
 
 use super::config;
 use super::frames::{
@@ -61,4 +70,91 @@ fn bodies_that_trickle_are_cut_off() {
     eventually("the target is rid of both", || target.ended() == 2);
     // Who is quick has all of it.
     assert_eq!(ask(lbd.address, &get("/")).body.len(), LENGTH);
+}
+
+/// What a target of HTTP/2 answers, in bytes: more than a stream has room for.
+const MUCH: usize = 256 * 1024;
+
+/// What it has seen.
+#[derive(Default)]
+struct Noted {
+    /// The number of the connection on which it was asked for each path last.
+    asked: Mutex<BTreeMap<String, usize>>,
+    /// Bytes that it has sent behind `/slow`.
+    slow: AtomicUsize,
+}
+
+/// A target of HTTP/2 that sends as much as it may.
+fn much(ip: Ipv4Addr, noted: Arc<Noted>) -> SocketAddr {
+    let listener = TcpListener::bind((ip, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let mut connections = 0;
+        while let Ok((stream, _)) = listener.accept().await {
+            connections += 1;
+            let (number, noted) = (connections, Arc::clone(&noted));
+            tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    let path = request.uri().path().to_owned();
+                    noted.asked.lock().unwrap().insert(path.clone(), number);
+                    tokio::spawn(send_much(path, respond, Arc::clone(&noted)));
+                }
+            });
+        }
+    };
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(serving);
+    });
+    address
+}
+
+async fn send_much(path: String, mut respond: SendResponse<Bytes>, noted: Arc<Noted>) {
+    let Ok(mut stream) = respond.send_response(Response::new(()), false) else { return };
+    let mut left = MUCH;
+    while left > 0 {
+        stream.reserve_capacity(left);
+        let room = stream.capacity().min(left);
+        if room == 0 {
+            let Some(Ok(_)) = poll_fn(|context| stream.poll_capacity(context)).await else { return };
+            continue;
+        }
+        left -= room;
+        if path == "/slow" {
+            noted.slow.fetch_add(room, Ordering::SeqCst);
+        }
+        if stream.send_data(Bytes::from(vec![0; room]), left == 0).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn clients_that_take_nothing_leave_others_room_on_the_connection_to_their_target() {
+    const SLOW: u32 = 24;
+    /// What each of them has room for.
+    const WINDOW: usize = 64 * 1024;
+    let (ip, noted) = (own_ip(), Arc::<Noted>::default());
+    let target = much(ip, Arc::clone(&noted));
+    let mut config = config(ip, &[target]);
+    config.group = "protocol = \"http2\"\n".to_owned();
+    let lbd = Lbd::start(&config);
+    // SETTINGS_INITIAL_WINDOW_SIZE, and no word more.
+    let mut slow = Wire::open_with(lbd.address, &[(4, 0)]);
+    for index in 0..SLOW {
+        slow.ask(1 + 2 * index, &head("GET", "/slow", &[]), true);
+    }
+    let sent = || noted.slow.load(Ordering::SeqCst);
+    eventually("16 of them, or as much of all, wait to be taken", || sent() >= 16 * WINDOW);
+    // Which worker a client gets is the kernel's to say, and each has a connection of its own.
+    eventually("others have shared theirs", || {
+        assert_eq!(ask(lbd.address, &get("/quick")).body.len(), MUCH);
+        let asked = noted.asked.lock().unwrap();
+        asked["/quick"] == asked["/slow"]
+    });
+    let all = SLOW as usize * WINDOW;
+    eventually("each of them has what is its own", || sent() == all);
 }

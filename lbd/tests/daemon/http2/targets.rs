@@ -10,7 +10,8 @@ use super::frames::{
     ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, Outcome, PING, RST_STREAM, Wire, block,
     frame, head, status,
 };
-use crate::http::{Client, ask, get};
+use super::life::waiting;
+use crate::http::{Client, ask, get, leave_no_port_behind};
 use crate::server::Server;
 use crate::support::{Config, Lbd, eventually, metric, own_ip, patient};
 
@@ -435,6 +436,36 @@ fn who_does_not_speak_http2_is_a_bad_gateway() {
     assert_eq!(ask(lbd.address, &get("/")).status(), 502);
 }
 
+/// Its head is written before it waits.
+#[test]
+fn who_waits_while_a_reload_changes_the_protocol_is_served_by_a_target_that_understands_it() {
+    let ip = own_ip();
+    let (old, go) = waiting(ip);
+    let new = target(ip, |_, got, wire| answer(wire, got.stream, "new"));
+    let queued = |target: SocketAddr| {
+        let mut config = config(ip, &[target]);
+        config.target_keys = vec!["max_connections = 1".to_owned()];
+        config.group = "queue = { max = 2, timeout = \"20s\" }\n".to_owned();
+        config
+    };
+    let first = queued(old.address);
+    let lbd = Lbd::start(&first);
+    let mut held = Client::new(lbd.address);
+    held.send(get("/wait"));
+    eventually("it is at the target", || old.seen().len() == 1);
+    let mut waits = Client::new(lbd.address);
+    waits.send(get("/"));
+    eventually("the other one waits", || lbd.waiting() == 1);
+    let mut second = Config { listen: first.listen, ..queued(new.address) };
+    second.group += "protocol = \"http2\"\n";
+    assert_eq!(lbd.reload(&second).0, 200);
+    assert_eq!(ask(lbd.address, &get("/")).text(), "new", "who comes later need not wait for the old one");
+    go.send(()).unwrap();
+    for client in [&mut held, &mut waits] {
+        assert_eq!(client.answer().text(), "served");
+    }
+}
+
 #[test]
 fn a_proxy_header_names_one_client_and_so_takes_a_connection_of_its_own() {
     let ip = own_ip();
@@ -465,4 +496,5 @@ fn a_proxy_header_names_one_client_and_so_takes_a_connection_of_its_own() {
         assert_eq!(got, Outcome::Answer(200, b"served".to_vec()));
     }
     assert_eq!(headers.load(Ordering::SeqCst), 5);
+    leave_no_port_behind(target.address);
 }

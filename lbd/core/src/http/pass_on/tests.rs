@@ -25,9 +25,14 @@ fn passing(trusted: bool) -> Passing<'static> {
 }
 
 fn passed_on(text: &str, passing: &Passing<'_>) -> Result<String, Fault> {
+    passed_on_as(text, passing, false)
+}
+
+/// As the last one on its connection, or not.
+fn passed_on_as(text: &str, passing: &Passing<'_>, last: bool) -> Result<String, Fault> {
     let head = parse_request(text.as_bytes())?;
     let mut out = Vec::new();
-    request(&head, passing, &mut out)?;
+    request(&head, passing, last, &mut out)?;
     Ok(String::from_utf8(out).unwrap())
 }
 
@@ -42,6 +47,32 @@ fn a_request_is_written_anew() {
                     X-Request-ID: 00000000000000000000000000000abc\r\nVia: 1.1 tandem-1\r\n\
                     Connection: TE\r\nTE: trailers\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
     assert_eq!(passed_on(text, &passing(false)).unwrap(), expected);
+}
+
+#[test]
+fn a_target_is_told_what_is_the_last_request_on_its_connection() {
+    for (fields, usual, last) in [
+        ("", "", "Connection: close\r\n"),
+        (
+            "TE: trailers\r\n",
+            "Connection: TE\r\nTE: trailers\r\n",
+            "Connection: TE, close\r\nTE: trailers\r\n",
+        ),
+        // What the client wants of its own connection is another matter.
+        ("Connection: close\r\n", "", "Connection: close\r\n"),
+        // It may become a tunnel.
+        ("Connection: upgrade\r\nUpgrade: x\r\n", "Connection: upgrade\r\n", "Connection: upgrade\r\n"),
+    ] {
+        let text = format!("GET /path HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        for (is_last, expected) in [(false, usual), (true, last)] {
+            let passed = passed_on_as(&text, &passing(false), is_last).unwrap();
+            let written: String = passed
+                .split_inclusive("\r\n")
+                .filter(|line| line.starts_with("Connection:") || line.starts_with("TE:"))
+                .collect();
+            assert_eq!(written, expected, "{fields:?}, the last one: {is_last}");
+        }
+    }
 }
 
 #[test]
