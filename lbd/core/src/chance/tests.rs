@@ -149,6 +149,32 @@ fn what_the_other_node_said_holds_while_it_is_there() {
 }
 
 #[test]
+fn a_node_that_has_ended_in_order_is_sent_on_what_it_has_yet_to_deliver() {
+    let standing = Standing {
+        instance: "web".to_owned(),
+        mac: Some([3; 6]),
+        addresses: vec![[192, 0, 2, 1].into()],
+        may_have: true,
+        draining: 7,
+    };
+    let word = Word { instances: vec![standing.clone()] };
+    let last = word.clone().last();
+    assert_eq!(last.instances, [Standing { may_have: false, draining: 0, ..standing }]);
+    assert_eq!(Word::default().last(), Word::default());
+    let mut other = Other::default();
+    other.heard(at(0), Some(&word));
+    other.heard(at(1000), Some(&last));
+    assert_eq!((other.until("web"), other.mac("web")), (Some(at(0) + LEASE), Some([3; 6])));
+    assert_eq!(other.sessions_until("web"), None, "nobody has sessions there any more");
+    // The link has ended, and its host lives on, which says nothing.
+    other.heard(at(1050), None);
+    other.renew(at(9999), |_| Some(true));
+    assert_eq!((other.until("web"), other.mac("web")), (Some(at(0) + LEASE), Some([3; 6])));
+    other.renew(at(10_000), |_| Some(true));
+    assert_eq!(other.until("web"), None);
+}
+
+#[test]
 fn sessions_are_sent_on_while_the_other_process_may_live() {
     let said = || {
         let mut other = Other::default();

@@ -83,6 +83,13 @@ struct Outlets {
     known: Arc<AtomicBool>,
 }
 
+impl Outlets {
+    /// Nothing is here any more.
+    fn say_last_word(&self) {
+        self.word.send_modify(|word| *word = std::mem::take(word).last());
+    }
+}
+
 #[derive(Debug)]
 struct Running {
     signal: Arc<Signal>,
@@ -121,7 +128,7 @@ impl Chance {
             }
         }
         self.outlets.view.store(None);
-        self.outlets.word.send_replace(Word::default());
+        self.outlets.say_last_word();
         self.outlets.others.store(Arc::default());
         self.outlets.known.store(false, Ordering::Relaxed);
         if let Err(error) = remove(run_dir) {
@@ -233,7 +240,22 @@ pub(super) fn remove(run_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
 
 #[cfg(test)]
 mod tests {
+    use lbd_core::chance::Standing;
+
     use super::*;
+
+    #[test]
+    fn the_last_word_says_where_this_node_is() {
+        let outlets = Outlets::default();
+        let mut said = outlets.word.subscribe();
+        let standing = Standing { instance: "web".to_owned(), mac: Some([2; 6]), ..Standing::default() };
+        let word = Standing { may_have: true, draining: 7, ..standing.clone() };
+        outlets.word.send_replace(Word { instances: vec![word] });
+        said.mark_unchanged();
+        outlets.say_last_word();
+        assert!(said.has_changed().is_ok_and(|changed| changed));
+        assert_eq!(said.borrow().instances, [standing]);
+    }
 
     #[test]
     fn a_word_is_heeded_once_the_thread_has_seen_to_that_very_one() {

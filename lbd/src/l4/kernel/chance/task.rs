@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::super::attach::{Attachments, Part, Place, Wanted};
 use super::super::features::{Features, mount_bpffs};
 use super::super::maps::Table;
-use super::super::netlink::Sockets;
+use super::super::netlink::{Sockets, States};
 use super::super::thread::Signal;
 use super::super::ticks::boot_ns;
 use super::super::view::{InterfaceView, TroubleView};
@@ -306,7 +306,8 @@ impl Task {
         let counts = if connections.is_empty() {
             Ok(BTreeMap::new())
         } else {
-            self.sockets.count(|local| connections.get(&local).map(|name| (*name).to_owned()))
+            let named = |local: SocketAddr| connections.get(&local).map(|name| (*name).to_owned());
+            self.sockets.count(States::ALIVE, named)
         };
         self.uncounted = match counts {
             Ok(mut counts) => {
