@@ -76,6 +76,7 @@ struct Heard(Arc<Shared>);
 impl Drop for Heard {
     fn drop(&mut self) {
         self.0.chance.heard(None);
+        self.0.chance.in_step(false);
         self.0.kernel.rings().stopped(self.0.clock.now().at);
         self.0.kernel.wake();
     }
@@ -291,6 +292,7 @@ impl Driver {
         self.transmit(now);
         rings::hear(self, now);
         self.shared.chance.heard(self.replica.peer_word());
+        self.shared.chance.in_step(self.is_synced());
         self.heeded_word = self.is_synced() && (self.heeded_word || self.shared.chance.has_heeded());
         let waits = self.outlets.waits.load(Ordering::Relaxed);
         let lacks =

@@ -6,6 +6,7 @@
 //! ([`Other`]).
 
 pub mod abi;
+mod hold;
 mod other;
 mod own;
 pub mod plan;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 
 use bincode::{Decode, Encode};
 
+pub use hold::Hold;
 pub use other::{ALONE_MAX, LEASE, Other};
 pub use own::{Interface, LINGER, Own};
 pub use way::{Seen, Way};

@@ -175,6 +175,23 @@ fn a_node_that_has_ended_in_order_is_sent_on_what_it_has_yet_to_deliver() {
 }
 
 #[test]
+fn what_a_former_life_has_attached_goes_on_until_all_is_known() {
+    assert!(!Hold::default().is_on());
+    let mut hold = Hold::begin(at(1000));
+    for (heard, in_step) in [(false, false), (true, false), (false, true)] {
+        hold.look(at(1001), heard, in_step);
+        assert!(hold.is_on(), "heard {heard}, in step {in_step}");
+    }
+    let mut alone = hold;
+    hold.look(at(1002), true, true);
+    assert!(!hold.is_on());
+    alone.look(at(10_999), true, false);
+    assert!(alone.is_on());
+    alone.look(at(11_000), true, false);
+    assert!(!alone.is_on(), "what was said to that life is over");
+}
+
+#[test]
 fn sessions_are_sent_on_while_the_other_process_may_live() {
     let said = || {
         let mut other = Other::default();

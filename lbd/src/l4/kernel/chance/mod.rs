@@ -54,6 +54,8 @@ struct Heard {
     word: ArcSwapOption<Word>,
     /// The one that the thread has seen to.
     heeded: ArcSwapOption<Word>,
+    /// Whether its entries are all here.
+    in_step: AtomicBool,
     /// How often its process was found to have ended.
     ends: AtomicU64,
 }
@@ -156,6 +158,13 @@ impl Chance {
         }
     }
 
+    /// Whether all entries of the other node's are here, those of sessions of datagrams included. To be said after what it [said](Self::heard).
+    pub(crate) fn in_step(&self, in_step: bool) {
+        if self.heard.in_step.swap(in_step, Ordering::AcqRel) != in_step {
+            self.wake();
+        }
+    }
+
     /// The other node's process has ended, without a last word.
     pub(crate) fn other_ended(&self) {
         self.heard(None);
@@ -163,8 +172,8 @@ impl Chance {
         self.wake();
     }
 
-    /// Whether the program has been told of what the other node said last, if it runs at all: whoever takes virtual IPs before that resets
-    /// connections that the other node has.
+    /// Whether the program has been told of what the other node said last, if it runs at all, and is not the one of a former life any more:
+    /// whoever takes virtual IPs before that resets connections that the other node has.
     pub(crate) fn has_heeded(&self) -> bool {
         self.lock().as_ref().is_none_or(|running| running.thread.is_finished()) || self.heard.is_heeded()
     }
