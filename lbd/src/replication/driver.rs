@@ -419,6 +419,7 @@ impl Driver {
         // What is being written is neither as it was nor as it will be.
         if self.heeding.is_none() {
             self.news_at = None;
+            self.replica.set_clock(self.shared.clock.now());
             if self.tables.take_news(&mut self.replica, now) {
                 self.news_at = Some(now);
             }
@@ -616,7 +617,7 @@ fn is_behind(waits: bool, state: State, lacks: bool) -> bool {
 /// One that knows nothing.
 fn replica(shared: &Shared) -> Replica {
     let now = shared.clock.now();
-    let (hash, generation) = (*shared.config_hash.borrow(), now.unix.as_nanos() / 1000);
+    let (hash, generation) = (*shared.config_hash.borrow(), now.unix.as_micros());
     let (node, boot, key) = (&shared.life.node, random::number(), random::hash_key());
     let mut settings = Settings::new(node, boot, hash, key, generation);
     settings.process = shared.life.process;

@@ -1,5 +1,6 @@
 //! The replica as its shell sees it, and its bytes.
 
+mod clock;
 mod deletions;
 mod differs;
 mod fields;
