@@ -17,7 +17,10 @@ use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lbd_core::group::{Admin, Said, WEIGHT_MAX};
+use lbd_core::replication::Counters;
 
+use super::tables::Refused;
+use crate::l4::kernel::Written;
 use crate::snapshot::Snapshot;
 
 /// Words on targets that are gone, at most, with those on targets that are there; and of those on who belongs to a group. One of these beyond
@@ -61,6 +64,19 @@ impl Memory {
     }
 }
 
+/// What was counted since the process began by drivers, replicas and tables of flows that have ended since.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Past {
+    /// By replicas.
+    pub(super) counters: Counters,
+    /// By the tables.
+    pub(super) refused: Refused,
+    /// What became of the other node's flows.
+    pub(super) written: Written,
+    /// Reports of the walk through all flows that found no room.
+    pub(super) reports_lost: u64,
+}
+
 /// When something was said here that has not been told yet, in microseconds since 1970, by group and target.
 type SaidAt = HashMap<(String, String), u64>;
 
@@ -75,6 +91,8 @@ pub(crate) struct Remembered {
     members_said: SaidAt,
     /// The other node's process whose counts and sockets are known of.
     pub(super) peer_process: Option<u64>,
+    /// What was counted by what has ended since.
+    pub(super) past: Past,
     /// Words on who belongs to a group that found no room.
     lost: u64,
 }

@@ -387,7 +387,7 @@ impl Replica {
         }
         self.dirty.set_max(dirty_max);
         self.peer_values.set_max(tables);
-        let unmet = self.counters.local_full + self.counters.skipped.table_full;
+        let unmet = self.counters.unmet();
         grown && std::mem::replace(&mut self.unmet, unmet) != unmet
     }
 
@@ -494,6 +494,19 @@ impl Replica {
             _ => return,
         };
         self.fail_session(reason, now);
+    }
+
+    /// Counts on from what replicas before this one have counted. Before it has counted anything.
+    pub fn count_from(&mut self, counters: Counters) {
+        self.counters = counters;
+        // What found no room in their tables is not looked for in these.
+        self.unmet = self.counters.unmet();
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// How far this node is with what the peer has.
