@@ -81,6 +81,12 @@ impl UnixTime {
         self.nanos
     }
 
+    /// Whole microseconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_micros(self) -> u64 {
+        self.nanos / 1000
+    }
+
     /// Whole milliseconds since the Unix epoch, the unit of every `…_unix_ms` field of the APIs.
     #[must_use]
     pub const fn as_millis(self) -> u64 {

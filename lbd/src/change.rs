@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use common::config;
+use common::time::Now;
 use lbd_core::group::{Admin, Roster, RosterError, Said};
 use tokio::sync::oneshot;
 
@@ -179,7 +180,7 @@ impl Parts {
         let snapshot = self.shared.snapshot.load();
         let group = snapshot.group(name)?;
         let mut memory = self.shared.peer.memory().lock();
-        if memory.has_later_member(name, target, *generation) {
+        if memory.has_later_member(name, target, *generation, self.shared.clock.now().unix.as_micros()) {
             return Some(false);
         }
         let file =
@@ -217,12 +218,12 @@ impl Parts {
     /// Answers whether its weight is another one now; none if there is no such target.
     fn heed_word(&self, heed: &Heed, word: Option<Word>) -> Option<bool> {
         let Heed { group: name, target, generation, .. } = heed;
-        let now = self.shared.clock.now().at;
+        let Now { at: now, unix } = self.shared.clock.now();
         let snapshot = self.shared.snapshot.load();
         let group = snapshot.group(name)?;
         let index = group.targets.iter().position(|known| known.key.id == *target)?;
         let mut memory = self.shared.peer.memory().lock();
-        if memory.has_later_word(name, target, *generation) {
+        if memory.has_later_word(name, target, *generation, unix.as_micros()) {
             return Some(false);
         }
         let wanted = word.unwrap_or_default();

@@ -44,8 +44,8 @@ pub(crate) enum Command {
     ListenUdp(SocketAddr, UdpSocket),
     /// Pass on what is queued at this address for datagrams, and close its socket.
     UnlistenUdp(SocketAddr),
-    /// The same for all addresses.
-    UnlistenAll,
+    /// Both for all addresses, but for connections at these.
+    UnlistenAllBut(Arc<HashSet<SocketAddr>>),
     /// Close connections.
     Close(Closing),
     /// End the thread.
@@ -366,8 +366,8 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
             Some(Command::Unlisten(address)) => drop(listening.remove(&address)),
             Some(Command::ListenUdp(address, socket)) => datagrams.listen(&worker, address, socket),
             Some(Command::UnlistenUdp(address)) => datagrams.close(address),
-            Some(Command::UnlistenAll) => {
-                listening.clear();
+            Some(Command::UnlistenAllBut(kept)) => {
+                listening.retain(|address, _| kept.contains(address));
                 datagrams.linger_all();
             }
             Some(Command::Close(closing)) => {

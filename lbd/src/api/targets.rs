@@ -94,7 +94,7 @@ async fn perform(context: &Context, asked: Asked) -> Result<(), Response> {
     let (reply, result) = oneshot::channel();
     let stopping = |_| answer(StatusCode::SERVICE_UNAVAILABLE, "lbd is stopping");
     let busy = "lbd is stopping, or busy with other changes";
-    let at = context.shared.clock.now().unix.as_nanos() / 1000;
+    let at = context.shared.clock.now().unix.as_micros();
     let sent = context.requests.try_send(Request::Change(asked, at, reply));
     sent.map_err(|_| answer(StatusCode::SERVICE_UNAVAILABLE, busy))?;
     result.await.map_err(stopping)?.map_err(|error| {

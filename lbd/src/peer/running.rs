@@ -76,8 +76,7 @@ impl PeerLink {
                 return;
             }
         };
-        // Other VRRP software has nothing to tell, and is to give the role back as it always does.
-        self.waits.store(config.vrrp.iter().any(|vrrp| vrrp.auth == Auth::Hmac), Ordering::Relaxed);
+        self.waits.store(waits(&config), Ordering::Relaxed);
         if matches!(&*state, State::Running(link) if *link.settings() == wanted && !link.is_over()) {
             return;
         }
@@ -161,6 +160,12 @@ impl PeerLink {
     }
 }
 
+/// Whether the role is to wait for this node to know what the other one has: not with other VRRP software, which has nothing to tell, and is to give
+/// it back as it always does. A key that is being rolled out is one between two Tandems.
+fn waits(config: &Config) -> bool {
+    config.vrrp.iter().any(|vrrp| vrrp.auth != Auth::None)
+}
+
 /// What the configuration says of the link.
 fn settings(config: &Config, node: &str) -> Result<Settings, LinkError> {
     let (Some(own), Some(peer)) = (config.node(node), config.peer_of(node)) else {
@@ -182,4 +187,26 @@ fn settings(config: &Config, node: &str) -> Result<Settings, LinkError> {
         key,
         timing: Timing::default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_role_waits_for_what_a_tandem_has_and_for_nobody_else() {
+        for (auth, expected) in [("none", false), ("permissive", true), ("hmac", true)] {
+            let text = format!(
+                "[pair]\nkey_file = \"pair.key\"\n[[node]]\nname = \"a\"\npeer_address = \"198.51.100.1\"\n\
+                 [[node]]\nname = \"b\"\npeer_address = \"198.51.100.2\"\n\
+                 [[vrrp]]\nname = \"web\"\ninterface = \"eth0\"\nvrid = 1\npriority = {{ a = 200, b = 100 }}\n\
+                 vips = [\"192.0.2.10/24\"]\nauth = \"{auth}\"\n"
+            );
+            let config = common::config::parse(&text, Path::new("pair.toml"));
+            let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+            assert_eq!(waits(&config), expected, "{auth}");
+        }
+    }
 }

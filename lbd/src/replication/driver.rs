@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::time::{Duration, Instant};
 use lbd_core::chance::Word;
 use lbd_core::replication::{
-    Action, Apply, Entry, Key, NAMES_MAX, Name, NameError, Put, Replica, Settings, State, Table,
+    Action, Apply, Counters, Entry, Key, NAMES_MAX, Name, NameError, Put, Replica, Settings, State, Table,
 };
 use tokio::sync::watch;
 
 use super::flows::{ANEW_PAUSE, Flows, SCAN};
 use super::tables::{Heeding, Tables};
+use super::words::Past;
 use super::{Outlets, Shown, StateView, clients, rings};
-use crate::l4::kernel::{self, Copies, KernelError, Report};
+use crate::l4::kernel::{self, Copies, KernelError, Report, Written};
 use crate::peer::{Port, SendError, Session};
 use crate::random;
 use crate::shared::Shared;
@@ -76,6 +77,7 @@ struct Heard(Arc<Shared>);
 impl Drop for Heard {
     fn drop(&mut self) {
         self.0.chance.heard(None);
+        self.0.chance.in_step(false);
         self.0.kernel.rings().stopped(self.0.clock.now().at);
         self.0.kernel.wake();
     }
@@ -116,6 +118,10 @@ pub(super) struct Driver {
     /// A message that the session has no room for.
     waiting: Option<Vec<u8>>,
     pub(super) flows: Option<Flows>,
+    /// What became of flows of the other node's in maps that are gone.
+    written: Written,
+    /// Reports that were lost of those.
+    reports_lost: u64,
     /// The kernel's maps could not be opened: when that is tried again.
     open_at: Option<Instant>,
     tables: Tables,
@@ -147,13 +153,16 @@ pub(super) struct Driver {
 impl Driver {
     fn new(shared: Arc<Shared>, outlets: Outlets) -> Self {
         let now = shared.clock.now();
+        let past = outlets.memory.lock().past.clone();
         let mut config_hash = shared.config_hash.subscribe();
         config_hash.mark_unchanged();
         let kernel = shared.kernel.copies();
         let mut word = shared.chance.word();
         word.mark_changed();
         let mut driver = Self {
-            replica: replica(&shared),
+            replica: replica(&shared, past.counters),
+            written: past.written,
+            reports_lost: past.reports_lost,
             session: None,
             waiting: None,
             flows: None,
@@ -291,6 +300,7 @@ impl Driver {
         self.transmit(now);
         rings::hear(self, now);
         self.shared.chance.heard(self.replica.peer_word());
+        self.shared.chance.in_step(self.is_synced());
         self.heeded_word = self.is_synced() && (self.heeded_word || self.shared.chance.has_heeded());
         let waits = self.outlets.waits.load(Ordering::Relaxed);
         let lacks =
@@ -417,6 +427,7 @@ impl Driver {
         // What is being written is neither as it was nor as it will be.
         if self.heeding.is_none() {
             self.news_at = None;
+            self.replica.set_clock(self.shared.clock.now());
             if self.tables.take_news(&mut self.replica, now) {
                 self.news_at = Some(now);
             }
@@ -475,7 +486,7 @@ impl Driver {
     /// The kernel has begun to forward, or has stopped.
     fn kernel_changed(&mut self) {
         self.kernel.mark_unchanged();
-        self.flows = None;
+        self.end_flows();
         self.forget();
         self.ready_by = self.now() + READY_MAX;
         self.open_flows();
@@ -494,12 +505,20 @@ impl Driver {
     fn forget(&mut self) {
         self.heeding = None;
         self.disconnected();
-        self.replica = replica(&self.shared);
+        self.replica = replica(&self.shared, self.replica.counters().clone());
         self.name_refused = None;
         self.word.mark_changed();
         self.tables.begin_anew(&mut self.replica);
         self.shared.kernel.rings().tell_again();
         self.news_at = Some(Instant::ZERO);
+    }
+
+    /// The kernel's maps are gone, or others are.
+    fn end_flows(&mut self) {
+        if let Some(flows) = self.flows.take() {
+            self.written.add(flows.written);
+            self.reports_lost += flows.lost_reports();
+        }
     }
 
     /// Opens the kernel's maps, if it forwards; if that fails, in a moment once more.
@@ -543,14 +562,19 @@ impl Driver {
         }
         let stats = self.replica.stats(now);
         self.log_refused_names(stats.name_refused);
-        let flows = self.flows.as_ref();
+        let (mut written, mut untold, mut reports_lost) = (self.written, 0, self.reports_lost);
+        if let Some(flows) = &self.flows {
+            written.add(flows.written);
+            untold = flows.untold();
+            reports_lost += flows.lost_reports();
+        }
         self.tables.show_health(&self.replica, &stats, self.session.is_some());
         let view = StateView::of(
             &stats,
             now,
             &self.tables.refused,
-            flows.map(|flows| flows.written).unwrap_or_default(),
-            flows.map(|flows| [flows.untold(), flows.lost_reports()]).unwrap_or_default(),
+            written,
+            [untold, reports_lost],
             self.tables.words_lost(),
             self.failing.clone().or_else(|| (!self.has_place()).then(|| NO_PLACE.to_owned())),
         );
@@ -605,23 +629,38 @@ impl Driver {
     }
 }
 
+impl Drop for Driver {
+    /// What was counted is counted on by the next link's.
+    fn drop(&mut self) {
+        self.end_flows();
+        self.outlets.memory.lock().past = Past {
+            counters: self.replica.counters().clone(),
+            refused: self.tables.refused,
+            written: self.written,
+            reports_lost: self.reports_lost,
+        };
+    }
+}
+
 /// Whether this node is behind. One that `lacks` flows of the other's because they had no place in it has refused them, and is in step
 /// with the other node all the same; so is one that does not yet know which packets are of the other node's connections.
 fn is_behind(waits: bool, state: State, lacks: bool) -> bool {
     waits && (state != State::Synced || lacks)
 }
 
-/// One that knows nothing.
-fn replica(shared: &Shared) -> Replica {
+/// One that knows nothing but what those before it have counted.
+fn replica(shared: &Shared, counters: Counters) -> Replica {
     let now = shared.clock.now();
-    let (hash, generation) = (*shared.config_hash.borrow(), now.unix.as_nanos() / 1000);
+    let (hash, generation) = (*shared.config_hash.borrow(), now.unix.as_micros());
     let (node, boot, key) = (&shared.life.node, random::number(), random::hash_key());
     let mut settings = Settings::new(node, boot, hash, key, generation);
     settings.process = shared.life.process;
     settings.release = Arc::from(crate::process::release());
     (settings.tables, settings.dirty_max) = sizes(&shared.snapshot.load());
     settings.scan_limit = SCAN;
-    Replica::new(settings, now.at)
+    let mut replica = Replica::new(settings, now.at);
+    replica.count_from(counters);
+    replica
 }
 
 /// How many entries each table may have, as many as the live ones have room for, and how many may wait to be sent.

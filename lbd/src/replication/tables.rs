@@ -139,7 +139,7 @@ impl Tables {
             expire_at: Instant::ZERO,
             health_of: None,
             notes_told: None,
-            refused: Refused::default(),
+            refused: outlets.memory.lock().past.refused,
             shared: Arc::clone(shared),
         }
     }

@@ -17,12 +17,19 @@ use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lbd_core::group::{Admin, Said, WEIGHT_MAX};
+use lbd_core::replication::Counters;
 
+use super::tables::Refused;
+use crate::l4::kernel::Written;
 use crate::snapshot::Snapshot;
 
 /// Words on targets that are gone, at most, with those on targets that are there; and of those on who belongs to a group. One of these beyond
 /// it is not told, which is counted.
 pub(super) const WORDS_MAX: usize = 16_384;
+
+/// A word of the other node's that is so far ahead of this node's clock, in microseconds, says nothing of when it was said: a clock was wrong once, and
+/// generations never go back. A minute: the clocks of two nodes differ by less where anybody sets them.
+const LEAD_MAX: u64 = 60_000_000;
 
 /// What is wanted of a target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +64,19 @@ impl Memory {
     }
 }
 
+/// What was counted since the process began by drivers, replicas and tables of flows that have ended since.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Past {
+    /// By replicas.
+    pub(super) counters: Counters,
+    /// By the tables.
+    pub(super) refused: Refused,
+    /// What became of the other node's flows.
+    pub(super) written: Written,
+    /// Reports of the walk through all flows that found no room.
+    pub(super) reports_lost: u64,
+}
+
 /// When something was said here that has not been told yet, in microseconds since 1970, by group and target.
 type SaidAt = HashMap<(String, String), u64>;
 
@@ -71,6 +91,8 @@ pub(crate) struct Remembered {
     members_said: SaidAt,
     /// The other node's process whose counts and sockets are known of.
     pub(super) peer_process: Option<u64>,
+    /// What was counted by what has ended since.
+    pub(super) past: Past,
     /// Words on who belongs to a group that found no room.
     lost: u64,
 }
@@ -101,14 +123,15 @@ impl Remembered {
         self.members_said.insert((group.to_owned(), target.to_owned()), at);
     }
 
-    /// Whether something was said here of the target's state or weight, and not told yet, that is later than a word of the other node's.
-    pub(crate) fn has_later_word(&self, group: &str, target: &str, generation: u64) -> bool {
-        is_later(&self.words_said, group, target, generation)
+    /// Whether something was said here of the target's state or weight, and not told yet, that is later than a word of the other node's, which is
+    /// heard `now`, in microseconds since 1970.
+    pub(crate) fn has_later_word(&self, group: &str, target: &str, generation: u64, now: u64) -> bool {
+        is_later(&self.words_said, group, target, generation, now)
     }
 
     /// The same of its place in its group.
-    pub(crate) fn has_later_member(&self, group: &str, target: &str, generation: u64) -> bool {
-        is_later(&self.members_said, group, target, generation)
+    pub(crate) fn has_later_member(&self, group: &str, target: &str, generation: u64, now: u64) -> bool {
+        is_later(&self.members_said, group, target, generation, now)
     }
 
     /// A word of the other node's on state and weight is now this node's.
@@ -186,8 +209,10 @@ impl Remembered {
     }
 }
 
-fn is_later(said: &SaidAt, group: &str, target: &str, generation: u64) -> bool {
-    !said.is_empty() && said.get(&(group.to_owned(), target.to_owned())).is_some_and(|&at| at > generation)
+fn is_later(said: &SaidAt, group: &str, target: &str, generation: u64, now: u64) -> bool {
+    // What is said here and not told yet is told as later than all that was heard before.
+    let wins = |&at: &u64| at > generation || generation > now.saturating_add(LEAD_MAX);
+    !said.is_empty() && said.get(&(group.to_owned(), target.to_owned())).is_some_and(wins)
 }
 
 /// Words of one kind with their generations, by group and target.
@@ -316,16 +341,22 @@ mod tests {
 
     #[test]
     fn the_other_node_s_word_goes_over_one_that_was_said_before_it_only() {
+        const NOW: u64 = 110;
         let mut memory = Remembered::default();
-        assert!(!memory.has_later_word("pool", "t0", 50));
+        assert!(!memory.has_later_word("pool", "t0", 50, NOW));
         memory.said_word("pool", "t0", 100);
-        let later = |memory: &Remembered, generation| memory.has_later_word("pool", "t0", generation);
+        let later = |memory: &Remembered, generation| memory.has_later_word("pool", "t0", generation, NOW);
         assert!(later(&memory, 99) && !later(&memory, 100) && !later(&memory, 101));
-        assert!(!memory.has_later_word("pool", "t1", 50) && !memory.has_later_member("pool", "t0", 50));
+        assert!(
+            !memory.has_later_word("pool", "t1", 50, NOW) && !memory.has_later_member("pool", "t0", 50, NOW)
+        );
+        // The other node's clock is ahead of this one's, or was wrong once.
+        assert!(!later(&memory, NOW + LEAD_MAX) && later(&memory, NOW + LEAD_MAX + 1));
         memory.said_member("pool", "t9", Said::Deleted, 100);
-        assert!(memory.has_later_member("pool", "t9", 99));
+        assert!(memory.has_later_member("pool", "t9", 99, NOW));
         memory.heeded_member("pool", "t9", Said::Given, 200);
-        assert!(!memory.has_later_member("pool", "t9", 99));
+        assert!(!memory.has_later_member("pool", "t9", 99, NOW));
+        assert!(!memory.has_later_member("pool", "t9", u64::MAX, NOW), "nothing waits to be told");
         assert_eq!(memory.members.get("pool", "t9"), Some((&Said::Given, 200)));
     }
 

@@ -147,7 +147,8 @@ fn of_words_that_crossed_each_other_the_later_one_stays_on_both_nodes() {
     // What is said while a node has no link is told when it has one.
     set(a, "t1", &json!({ "state": "drain" }));
     eventually("b has heard it", || said(b)[1] == "drain 1");
-    let mut cut = pair.configs[1].clone();
+    let received = || state(b)["received"]["targets"].as_u64();
+    let (before, mut cut) = (received(), pair.configs[1].clone());
     cut.head = cut.head.replace("key_file = \"pair.key\"", "");
     assert_eq!(b.reload(&cut).0, 200);
     eventually("the link is cut", || a.status()["replication"]["link"]["state"] != "connected");
@@ -156,6 +157,8 @@ fn of_words_that_crossed_each_other_the_later_one_stays_on_both_nodes() {
     assert_eq!(b.reload(&pair.configs[1]).0, 200);
     becomes(a, &["drain 3*", "maint 1"]);
     becomes(b, &["drain 3*", "maint 1"]);
+    // What was counted before is counted on.
+    eventually("b counts on", || received() > before);
 }
 
 #[test]

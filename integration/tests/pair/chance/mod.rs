@@ -7,6 +7,7 @@ mod both;
 mod datagrams;
 mod lan;
 mod segments;
+mod stop;
 mod talk;
 
 use std::fs::File;
@@ -29,7 +30,6 @@ use integration::lab::probe::{
 };
 use integration::lab::{Lab, Node, Result, Target};
 use lbd_core::chance::LEASE;
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// The echo server through `tcp`.
@@ -248,23 +248,6 @@ fn connections_survive_switchovers_there_and_back() -> Result<()> {
     wait_until("b to send nothing more to a", LIMIT, || chance(b)["instances"]["web"]["sends"] == false)?;
     // And so often that some begin and end in the middle of it.
     move_back_and_forth(&lab, b)?;
-    lab.finish()
-}
-
-#[test]
-fn a_stopped_lbd_serves_its_connections_to_their_end() -> Result<()> {
-    let lab = proxying("chance stop", every("100ms"), "")?;
-    let [a, b] = lab.nodes();
-    let probes = echoes(&lab, 20)?;
-    steady(&probes)?;
-    a.signal("lbd", Signal::SIGTERM)?;
-    b.wait_role("web", "active", LIMIT)?;
-    owned_by(&lab, b)?;
-    steady(&probes)?;
-    drains(&lab, a, 40)?;
-    assert!(a.running("lbd"));
-    end(probes)?;
-    assert!(a.wait_end("lbd", LIMIT)?.success());
     lab.finish()
 }
 

@@ -6,6 +6,7 @@
 //! ([`Other`]).
 
 pub mod abi;
+mod hold;
 mod other;
 mod own;
 pub mod plan;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 
 use bincode::{Decode, Encode};
 
+pub use hold::Hold;
 pub use other::{ALONE_MAX, LEASE, Other};
 pub use own::{Interface, LINGER, Own};
 pub use way::{Seen, Way};
@@ -51,6 +53,16 @@ pub struct Standing {
 }
 
 impl Word {
+    /// What a node says last that ends in order: there is nothing here any more. Whoever hears it knows all the same where the node is, for
+    /// what its kernel has yet to deliver.
+    #[must_use]
+    pub fn last(mut self) -> Self {
+        for standing in &mut self.instances {
+            (standing.may_have, standing.draining) = (false, 0);
+        }
+        self
+    }
+
     /// Whether the word is one that a node would say: a peer's is checked before it counts.
     #[must_use]
     pub fn is_within_bounds(&self) -> bool {

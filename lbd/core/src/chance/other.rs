@@ -56,10 +56,12 @@ impl Other {
             self.until.extend(until);
             return;
         }
-        let alone = now - self.last;
+        let (alone, standings) = (now - self.last, &self.standings);
         self.until.retain(|instance, until| {
             let present = present(instance);
-            if present == Some(true) && alone < ALONE_MAX {
+            // Where it had none any more when it was heard last, it has none now.
+            let may_have = standings.get(instance).is_some_and(|standing| standing.may_have);
+            if present == Some(true) && may_have && alone < ALONE_MAX {
                 *until = now + LEASE;
             }
             present != Some(false)

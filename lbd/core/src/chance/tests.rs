@@ -149,6 +149,49 @@ fn what_the_other_node_said_holds_while_it_is_there() {
 }
 
 #[test]
+fn a_node_that_has_ended_in_order_is_sent_on_what_it_has_yet_to_deliver() {
+    let standing = Standing {
+        instance: "web".to_owned(),
+        mac: Some([3; 6]),
+        addresses: vec![[192, 0, 2, 1].into()],
+        may_have: true,
+        draining: 7,
+    };
+    let word = Word { instances: vec![standing.clone()] };
+    let last = word.clone().last();
+    assert_eq!(last.instances, [Standing { may_have: false, draining: 0, ..standing }]);
+    assert_eq!(Word::default().last(), Word::default());
+    let mut other = Other::default();
+    other.heard(at(0), Some(&word));
+    other.heard(at(1000), Some(&last));
+    assert_eq!((other.until("web"), other.mac("web")), (Some(at(0) + LEASE), Some([3; 6])));
+    assert_eq!(other.sessions_until("web"), None, "nobody has sessions there any more");
+    // The link has ended, and its host lives on, which says nothing.
+    other.heard(at(1050), None);
+    other.renew(at(9999), |_| Some(true));
+    assert_eq!((other.until("web"), other.mac("web")), (Some(at(0) + LEASE), Some([3; 6])));
+    other.renew(at(10_000), |_| Some(true));
+    assert_eq!(other.until("web"), None);
+}
+
+#[test]
+fn what_a_former_life_has_attached_goes_on_until_all_is_known() {
+    assert!(!Hold::default().is_on());
+    let mut hold = Hold::begin(at(1000));
+    for (heard, in_step) in [(false, false), (true, false), (false, true)] {
+        hold.look(at(1001), heard, in_step);
+        assert!(hold.is_on(), "heard {heard}, in step {in_step}");
+    }
+    let mut alone = hold;
+    hold.look(at(1002), true, true);
+    assert!(!hold.is_on());
+    alone.look(at(10_999), true, false);
+    assert!(alone.is_on());
+    alone.look(at(11_000), true, false);
+    assert!(!alone.is_on(), "what was said to that life is over");
+}
+
+#[test]
 fn sessions_are_sent_on_while_the_other_process_may_live() {
     let said = || {
         let mut other = Other::default();

@@ -24,7 +24,7 @@
 //! node that made it. The later one stays, a tie goes to the greater node name, so both nodes end up with the same whatever the
 //! order in which they hear of it. Generations begin with the wall clock, so that a restarted node's changes count as
 //! later than what it did in its former life; nothing but that depends on the clock. What people say of targets has generations that
-//! are never behind the wall clock: where the nodes did not hear of each other, the word that was said later, by the clock of the node
+//! are never behind the wall clock ([`Replica::set_clock`]): where the nodes did not hear of each other, the word that was said later, by the clock of the node
 //! that it was said to, is the one that stays.
 //!
 //! *Full snapshot with each session*, of what the node owns, from scans of the live tables, by turns with changes. A

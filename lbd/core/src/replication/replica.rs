@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use common::time::{Duration, Instant};
+use common::time::{Duration, Instant, Now};
 
 use super::action::{Action, Put};
 use super::dirty::{Dirty, Expiry, Item};
@@ -39,8 +39,8 @@ pub struct Replica {
     pub(super) noted: Noted,
     /// The largest generation given or seen.
     pub(super) generation: u64,
-    /// When the generations began that it was made with.
-    made: Instant,
+    /// What the wall clock said last, in microseconds since 1970, and when.
+    clock: (u64, Instant),
     /// Who the peer is, or was last.
     pub(super) peer: Option<Hello>,
     /// Whose tables had room for another number of entries than ours when the last session began.
@@ -116,7 +116,7 @@ impl Replica {
             rings: Rings::default(),
             noted: Noted::default(),
             generation: settings.generation.min(GENERATION_MAX / 2),
-            made: now,
+            clock: (settings.generation, now),
             peer: None,
             sizes_differ: [false; Table::COUNT],
             word: Word::default(),
@@ -234,6 +234,12 @@ impl Replica {
                 }
             }
         }
+    }
+
+    /// What both clocks say: words of people count as said by the wall clock, which may be set at any time. To be called before what they have said is
+    /// told.
+    pub const fn set_clock(&mut self, now: Now) {
+        self.clock = (now.unix.as_micros(), now.at);
     }
 
     /// An entry that this node knows from before this replica was made, of the generation that [`Self::generation_of`] had answered for it
@@ -381,7 +387,7 @@ impl Replica {
         }
         self.dirty.set_max(dirty_max);
         self.peer_values.set_max(tables);
-        let unmet = self.counters.local_full + self.counters.skipped.table_full;
+        let unmet = self.counters.unmet();
         grown && std::mem::replace(&mut self.unmet, unmet) != unmet
     }
 
@@ -490,6 +496,19 @@ impl Replica {
         self.fail_session(reason, now);
     }
 
+    /// Counts on from what replicas before this one have counted. Before it has counted anything.
+    pub fn count_from(&mut self, counters: Counters) {
+        self.counters = counters;
+        // What found no room in their tables is not looked for in these.
+        self.unmet = self.counters.unmet();
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// How far this node is with what the peer has.
     #[must_use]
     pub const fn state(&self) -> State {
@@ -552,9 +571,9 @@ impl Replica {
     fn next_generation(&mut self, table: Table, now: Instant) -> u64 {
         let mut next = self.generation + 1;
         if table.has_words() {
-            let passed = u64::try_from((now - self.made).as_nanos() / 1000).unwrap_or(u64::MAX);
-            let clock = self.settings.generation.min(GENERATION_MAX / 2).saturating_add(passed);
-            next = next.max(clock);
+            let (clock, at) = self.clock;
+            let passed = u64::try_from((now - at).as_nanos() / 1000).unwrap_or(u64::MAX);
+            next = next.max(clock.min(GENERATION_MAX / 2).saturating_add(passed));
         }
         self.generation = next.min(GENERATION_MAX);
         self.generation

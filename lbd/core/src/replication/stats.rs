@@ -109,6 +109,13 @@ pub struct Counters {
     pub names_refused: u64,
 }
 
+impl Counters {
+    /// Entries that found no room in a table.
+    pub(super) const fn unmet(&self) -> u64 {
+        self.local_full + self.skipped.table_full
+    }
+}
+
 /// What there is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {

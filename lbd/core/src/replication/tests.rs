@@ -1,5 +1,7 @@
 //! The replica as its shell sees it, and its bytes.
 
+mod clock;
+mod counted;
 mod deletions;
 mod differs;
 mod fields;

@@ -48,7 +48,7 @@ pub(crate) use doctor::{DoctorOptions, doctor, port_clash};
 pub(crate) use features::Version;
 pub(crate) use flows::{ListError, Listing, Sum, Totals};
 pub(crate) use instances::Offer;
-pub(crate) use netlink::NetlinkError;
+pub(crate) use netlink::{NetlinkError, States, connections_at};
 pub(crate) use rings::RingNews;
 pub(crate) use thread::{Kernel, Prepared, lack, wanted};
 pub(crate) use view::KernelView;

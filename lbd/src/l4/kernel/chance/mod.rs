@@ -54,6 +54,8 @@ struct Heard {
     word: ArcSwapOption<Word>,
     /// The one that the thread has seen to.
     heeded: ArcSwapOption<Word>,
+    /// Whether its entries are all here.
+    in_step: AtomicBool,
     /// How often its process was found to have ended.
     ends: AtomicU64,
 }
@@ -81,6 +83,13 @@ struct Outlets {
     others: Arc<ArcSwap<BTreeMap<String, OtherNode>>>,
     /// The workers: whether the other node is known in any network.
     known: Arc<AtomicBool>,
+}
+
+impl Outlets {
+    /// Nothing is here any more.
+    fn say_last_word(&self) {
+        self.word.send_modify(|word| *word = std::mem::take(word).last());
+    }
 }
 
 #[derive(Debug)]
@@ -121,7 +130,7 @@ impl Chance {
             }
         }
         self.outlets.view.store(None);
-        self.outlets.word.send_replace(Word::default());
+        self.outlets.say_last_word();
         self.outlets.others.store(Arc::default());
         self.outlets.known.store(false, Ordering::Relaxed);
         if let Err(error) = remove(run_dir) {
@@ -149,6 +158,13 @@ impl Chance {
         }
     }
 
+    /// Whether all entries of the other node's are here, those of sessions of datagrams included. To be said after what it [said](Self::heard).
+    pub(crate) fn in_step(&self, in_step: bool) {
+        if self.heard.in_step.swap(in_step, Ordering::AcqRel) != in_step {
+            self.wake();
+        }
+    }
+
     /// The other node's process has ended, without a last word.
     pub(crate) fn other_ended(&self) {
         self.heard(None);
@@ -156,8 +172,8 @@ impl Chance {
         self.wake();
     }
 
-    /// Whether the program has been told of what the other node said last, if it runs at all: whoever takes virtual IPs before that resets
-    /// connections that the other node has.
+    /// Whether the program has been told of what the other node said last, if it runs at all, and is not the one of a former life any more:
+    /// whoever takes virtual IPs before that resets connections that the other node has.
     pub(crate) fn has_heeded(&self) -> bool {
         self.lock().as_ref().is_none_or(|running| running.thread.is_finished()) || self.heard.is_heeded()
     }
@@ -233,7 +249,22 @@ pub(super) fn remove(run_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
 
 #[cfg(test)]
 mod tests {
+    use lbd_core::chance::Standing;
+
     use super::*;
+
+    #[test]
+    fn the_last_word_says_where_this_node_is() {
+        let outlets = Outlets::default();
+        let mut said = outlets.word.subscribe();
+        let standing = Standing { instance: "web".to_owned(), mac: Some([2; 6]), ..Standing::default() };
+        let word = Standing { may_have: true, draining: 7, ..standing.clone() };
+        outlets.word.send_replace(Word { instances: vec![word] });
+        said.mark_unchanged();
+        outlets.say_last_word();
+        assert!(said.has_changed().is_ok_and(|changed| changed));
+        assert_eq!(said.borrow().instances, [standing]);
+    }
 
     #[test]
     fn a_word_is_heeded_once_the_thread_has_seen_to_that_very_one() {

@@ -13,7 +13,7 @@ use common::ipc::Role;
 use common::time::Instant;
 use lbd_core::chance::abi::{PEER_APART, PEER_HAS_NOT, PEER_VIRTUAL_MAC, Peer, Session, TUNNEL_PORT, Tunnel};
 use lbd_core::chance::plan::{self, Place as Network};
-use lbd_core::chance::{Interface, LEASE, Other, Own, Way, Word};
+use lbd_core::chance::{Hold, Interface, Other, Own, Way, Word};
 use lbd_core::forward::abi::{Abi, FlowKey};
 use lbd_core::forward::plan::OtherNode;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::super::attach::{Attachments, Part, Place, Wanted};
 use super::super::features::{Features, mount_bpffs};
 use super::super::maps::Table;
-use super::super::netlink::Sockets;
+use super::super::netlink::{Sockets, States};
 use super::super::thread::Signal;
 use super::super::ticks::boot_ns;
 use super::super::view::{InterfaceView, TroubleView};
@@ -72,8 +72,8 @@ pub(super) struct Task {
     tunnels: Tunnels,
     /// Failures are logged when they begin, not each time.
     failing: bool,
-    /// What a former life has attached goes on until this one knows as much as that did, or until this time.
-    held_until: Option<Instant>,
+    /// What a former life has attached goes on.
+    hold: Hold,
     /// When connections were counted last, and of which instances.
     counted: Option<(Instant, BTreeSet<String>)>,
     /// Why they cannot be counted, if they cannot.
@@ -95,7 +95,7 @@ impl Task {
             .map_err(|source| KernelError::Folder { path: folder.clone(), source })?;
         let Loaded { ebpf, maps, sessions, counted } = maps::load()?;
         let now = shared.clock.now().at;
-        let held_until = (!attach::pins(&folder).is_empty()).then(|| now + LEASE);
+        let hold = if attach::pins(&folder).is_empty() { Hold::default() } else { Hold::begin(now) };
         let task = Self {
             ebpf,
             maps,
@@ -111,7 +111,7 @@ impl Task {
             asked: Asked::default(),
             tunnels: Tunnels::new(&shared.run_dir),
             failing: false,
-            held_until,
+            hold,
             counted: None,
             uncounted: None,
             last_heard: None,
@@ -128,7 +128,12 @@ impl Task {
     pub(super) fn run(mut self) {
         while !self.signal.stopped() {
             let mut troubles = Vec::new();
-            match self.pass(&mut troubles) {
+            let result = self.pass(&mut troubles);
+            // Also where it failed: nobody is to wait for what does not come about. What is held knows nothing of it.
+            if result.is_err() || !self.hold.is_on() {
+                self.heard.heeded.store(self.last_heard.clone());
+            }
+            match result {
                 Ok(()) => self.failing = false,
                 Err(error) => {
                     if !std::mem::replace(&mut self.failing, true) {
@@ -137,8 +142,6 @@ impl Task {
                     troubles.push(TroubleView { what: "second chance".to_owned(), why: error.to_string() });
                 }
             }
-            // Also where it failed: nobody is to wait for what does not come about.
-            self.heard.heeded.store(self.last_heard.clone());
             self.publish(troubles);
             self.wait();
         }
@@ -176,9 +179,7 @@ impl Task {
         self.maps.write_proxied(proxied)?;
         self.tell_forwarding(&peers, &networks);
         self.outlets.known.store(!peers.is_empty(), Ordering::Relaxed);
-        if self.last_heard.is_some() || self.held_until.is_some_and(|until| until <= now) {
-            self.held_until = None;
-        }
+        self.hold.look(now, self.last_heard.is_some(), self.heard.in_step.load(Ordering::Acquire));
         self.attach(&networks, config.kernel.attach, troubles);
         self.open_tunnel(troubles);
         Ok(())
@@ -196,7 +197,7 @@ impl Task {
         let other = config.peer_of(node).and_then(|node| node.peer_address);
         let ends = own.zip(other).map(|(own, other)| Ends { own, other });
         let mut trouble = |why| troubles.push(TroubleView { what: TUNNEL.to_owned(), why });
-        let held = self.held_until.is_some();
+        let held = self.hold.is_on();
         let tunnel = self.tunnels.keep(&mut self.ways, networks, ends, held).unwrap_or_else(|error| {
             trouble(error.to_string());
             Tunnel::default()
@@ -214,7 +215,7 @@ impl Task {
     /// The tunnel's device is up while the program is on it, and only then: nobody else looks at what comes out.
     fn open_tunnel(&mut self, troubles: &mut Vec<TroubleView>) {
         // Until then it is as a former life left it.
-        let Some(device) = self.tunnels.device().filter(|_| self.held_until.is_none()) else { return };
+        let Some(device) = self.tunnels.device().filter(|_| !self.hold.is_on()) else { return };
         let is_guarded = self.attachments.present().contains_key(&(Part::ChanceIn, device.index));
         if device.up != is_guarded
             && let Err(error) = self.ways.set_up(device.index, is_guarded)
@@ -306,7 +307,8 @@ impl Task {
         let counts = if connections.is_empty() {
             Ok(BTreeMap::new())
         } else {
-            self.sockets.count(|local| connections.get(&local).map(|name| (*name).to_owned()))
+            let named = |local: SocketAddr| connections.get(&local).map(|name| (*name).to_owned());
+            self.sockets.count(States::ALIVE, named)
         };
         self.uncounted = match counts {
             Ok(mut counts) => {
@@ -428,7 +430,7 @@ impl Task {
             wanted.insert((Part::ChanceLink, link.index), wanted_link);
         }
         let parts = [Part::Chance, Part::ChanceIn, Part::ChanceLink];
-        let held = if self.held_until.is_some() { parts.as_slice() } else { &[] };
+        let held = if self.hold.is_on() { parts.as_slice() } else { &[] };
         for error in self.attachments.sync(&mut self.ebpf, &wanted, held) {
             troubles.push(TroubleView { what: "attaching".to_owned(), why: error.to_string() });
         }

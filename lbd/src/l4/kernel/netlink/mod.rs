@@ -25,6 +25,7 @@ use nix::sys::time::TimeVal;
 
 pub(super) use monitor::{Change, Monitor};
 pub(super) use sockets::Sockets;
+pub(crate) use sockets::{States, connections_at};
 use wire::Answer;
 
 /// The answer to a request.

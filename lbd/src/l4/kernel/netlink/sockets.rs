@@ -1,7 +1,7 @@
 //! How many connections the kernel has at addresses of this host, by `NETLINK_SOCK_DIAG`: those that are being made, wait to be
 //! accepted, or have yet to deliver what was sent included.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
@@ -18,9 +18,21 @@ use super::{ANSWER_TIMEOUT, DATAGRAM_MAX, NetlinkError, no_answer};
 /// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
 const BY_FAMILY: u16 = 20;
 
-/// States in which a connection still needs its packets: `ESTABLISHED`, `SYN_RECV`, `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`,
-/// `CLOSING` and `NEW_SYN_RECV` (include/net/tcp_states.h).
-const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11 | 1 << 12;
+/// States of connections, as bits by their numbers in include/net/tcp_states.h.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct States(u32);
+
+impl States {
+    /// Those in which a connection still needs its packets: all but `SYN_SENT`, `TIME_WAIT`, `CLOSE` and `LISTEN`.
+    pub(in super::super) const ALIVE: Self =
+        Self(Self::BEGINNING.0 | Self::ENDING.0 | 1 << 1 | 1 << 5 | 1 << 8);
+
+    /// The client's last step of the handshake has not come: `SYN_RECV` and `NEW_SYN_RECV`.
+    pub(crate) const BEGINNING: Self = Self(1 << 3 | 1 << 12);
+
+    /// Nothing more is sent here, and the client has not acknowledged all of it: `FIN_WAIT1`, `LAST_ACK` and `CLOSING`.
+    pub(crate) const ENDING: Self = Self(1 << 4 | 1 << 9 | 1 << 11);
+}
 
 /// Datagrams of an answer: some 100 sockets are in each.
 const DATAGRAMS_MAX: usize = 1 << 17;
@@ -49,14 +61,15 @@ impl Sockets {
         Ok(Self { socket: open().map_err(NetlinkError::Open)?, sequence: 0, buffer: vec![0; DATAGRAM_MAX] })
     }
 
-    /// How many TCP connections of both families there are at the addresses of which `counts` says what they count for.
+    /// How many TCP connections of both families there are in these states at the addresses of which `counts` says what they count for.
     pub(in super::super) fn count<T: Ord>(
         &mut self,
+        states: States,
         counts: impl Fn(SocketAddr) -> Option<T>,
     ) -> Result<BTreeMap<T, u32>, NetlinkError> {
         let mut found = BTreeMap::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            self.dump(family, &mut |address| {
+            self.dump(family, states, &mut |address| {
                 if let Some(key) = counts(address) {
                     *found.entry(key).or_insert(0) += 1;
                 }
@@ -66,9 +79,9 @@ impl Sockets {
         Ok(found)
     }
 
-    fn dump(&mut self, family: i32, found: &mut dyn FnMut(SocketAddr)) -> io::Result<()> {
+    fn dump(&mut self, family: i32, states: States, found: &mut dyn FnMut(SocketAddr)) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        self.socket.send_to(&request(family, self.sequence), &Port::new(0, 0), 0)?;
+        self.socket.send_to(&request(family, states, self.sequence), &Port::new(0, 0), 0)?;
         for _ in 0..DATAGRAMS_MAX {
             let mut space = self.buffer.as_mut_slice();
             let (length, sender) = self.socket.recv_from(&mut space, 0).map_err(no_answer)?;
@@ -89,8 +102,15 @@ impl Sockets {
     }
 }
 
-/// A `struct inet_diag_req_v2` for all of a family.
-fn request(family: i32, sequence: u32) -> Vec<u8> {
+/// How many connections there are in these states at these addresses. Takes the longer the more sockets the host has: not for a thread that
+/// somebody waits for.
+pub(crate) fn connections_at(addresses: &BTreeSet<SocketAddr>, states: States) -> Result<u32, NetlinkError> {
+    let counts = Sockets::open()?.count(states, |local| addresses.contains(&local).then_some(()))?;
+    Ok(counts.values().sum())
+}
+
+/// A `struct inet_diag_req_v2` for those of a family in these states.
+fn request(family: i32, states: States, sequence: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_LEN + REQUEST);
     bytes.extend(u32::try_from(HEADER_LEN + REQUEST).unwrap_or_default().to_ne_bytes());
     bytes.extend(BY_FAMILY.to_ne_bytes());
@@ -100,7 +120,7 @@ fn request(family: i32, sequence: u32) -> Vec<u8> {
     bytes.push(u8::try_from(family).unwrap_or_default());
     bytes.push(u8::try_from(libc::IPPROTO_TCP).unwrap_or_default());
     bytes.extend([0; 2]);
-    bytes.extend(STATES.to_ne_bytes());
+    bytes.extend(states.0.to_ne_bytes());
     bytes.resize(HEADER_LEN + REQUEST, 0);
     bytes
 }
@@ -129,7 +149,10 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address).unwrap();
             let at = listener.local_addr().unwrap();
-            let mut count = || sockets.count(|local| (local == at).then_some(())).unwrap().get(&()).copied();
+            let mut count = || {
+                let counts = sockets.count(States::ALIVE, |local| (local == at).then_some(()));
+                counts.unwrap().get(&()).copied()
+            };
             assert_eq!(count(), None, "a listener is none");
             let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(at).unwrap()).collect();
             assert_eq!(count(), Some(3), "not accepted yet");
