@@ -2,7 +2,8 @@
 //! client's address, and direct server return; and that no `lbd` is needed for it to go on.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use integration::lab::addresses::{vip4, vip6};
 use integration::lab::clock::wait_until;
@@ -15,7 +16,7 @@ use crate::kernel_support::{LIMIT, PATIENCE, answerer, bulk, forwarding, reload,
 
 /// Whether the client's datagram to port 7 of a VIP is echoed.
 fn echoed(lab: &Lab, vip: IpAddr) -> bool {
-    let ask = || -> std::io::Result<bool> {
+    let ask = || -> io::Result<bool> {
         let socket = talker(SocketAddr::new(vip, 7), PATIENCE)?;
         let mut answer = [0; 16];
         // The second one belongs to a flow that is known.
@@ -209,6 +210,12 @@ fn new_flows(lab: &Lab) -> Result<u64> {
     Ok(web["kernel"]["new_flows"].as_u64().unwrap_or(0))
 }
 
+/// Has the echo server say the same.
+fn repeated(connection: &mut TcpStream) -> io::Result<()> {
+    connection.write_all(b"more")?;
+    connection.read_exact(&mut [0; 4])
+}
+
 #[test]
 fn targets_see_the_client_and_may_answer_it_directly() -> Result<()> {
     let lab = forwarding("kernel-client", "mode = \"nat\"\npreserve_client_ip = true")?;
@@ -218,6 +225,20 @@ fn targets_see_the_client_and_may_answer_it_directly() -> Result<()> {
         target.ip(&format!("-6 route add {}/120 via {}", lab.client().v6(), lab.a().v6()))?;
     }
     served(&lab, true)?;
+    // Who has been somebody else to his target is reset by it when he goes on, and does not wait for answers that nobody knows.
+    reload(&lab, "mode = \"nat\"")?;
+    served(&lab, true)?;
+    let connect =
+        || vips().map(|vip| TcpStream::connect_timeout(&SocketAddr::new(vip, 7), PATIENCE).unwrap());
+    for mut known in lab.client().namespace().inside(connect)? {
+        known.set_read_timeout(Some(PATIENCE)).unwrap();
+        wait_until("an echo", LIMIT, || repeated(&mut known).is_ok())?;
+        reload(&lab, "mode = \"nat\"\npreserve_client_ip = true")?;
+        wait_until("the connection's end", LIMIT, || {
+            repeated(&mut known).is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock)
+        })?;
+        reload(&lab, "mode = \"nat\"")?;
+    }
     for target in lab.targets() {
         target.ip(&format!("route delete {}/32", lab.client().v4()))?;
         target.ip(&format!("-6 route delete {}/120", lab.client().v6()))?;

@@ -57,20 +57,25 @@ fn text(lab: &Lab, weights: [u32; 2], max_flows: u64) -> String {
 
 /// The same with these keys of `[kernel]`.
 pub(crate) fn text_with(lab: &Lab, weights: [u32; 2], kernel: &str) -> String {
+    text_of(lab, "", |way| way.targets.into_iter().zip(weights).collect(), kernel)
+}
+
+/// The same with these targets and weights of each way, in groups whose names begin so.
+fn text_of(lab: &Lab, prefix: &str, targets: impl Fn(&Way) -> Vec<(usize, u32)>, kernel: &str) -> String {
     let mut text = format!("[kernel]\n{kernel}\n");
     for way in &WAYS {
         for vip in vips() {
             for (what, (port, target_port)) in [("http", way.http), ("echo", way.echo)] {
                 let name = format!("{}-{what}{}", way.name, family(vip));
-                let target = |(place, weight): (&usize, u32)| {
-                    let host = &lab.targets()[*place];
+                let target = |(place, weight): (usize, u32)| {
+                    let host = &lab.targets()[place];
                     let address = SocketAddr::new(address(host, vip), target_port);
                     format!("{{ id = \"{}\", address = \"{address}\", weight = {weight} }}", host.name())
                 };
-                let targets: Vec<String> = way.targets.iter().zip(weights).map(target).collect();
+                let targets: Vec<String> = targets(way).into_iter().map(target).collect();
                 text.push_str(&format!(
-                    "[[service]]\nname = \"{name}\"\nlisten = [\"{}\"]\nforward = \"{name}\"\n{}\n\
-                     [[target_group]]\nname = \"{name}\"\ntargets = [{}]\n",
+                    "[[service]]\nname = \"{name}\"\nlisten = [\"{}\"]\nforward = \"{prefix}{name}\"\n{}\n\
+                     [[target_group]]\nname = \"{prefix}{name}\"\ntargets = [{}]\n",
                     SocketAddr::new(vip, port),
                     way.keys,
                     targets.join(", ")
@@ -230,6 +235,13 @@ fn drops(lab: &Lab) -> Result<u64> {
 fn targets_that_come_go_and_change_cost_no_packet() -> Result<()> {
     let lab = forwarding("kernel-ring", [1, 1], 100_000)?;
     let load = Load::begin(&lab)?;
+    // To another group, whose targets were nobody's, while the one before is gone from the file; and back.
+    let kernel = "max_flows = 100000";
+    let green = text_of(&lab, "green-", |way| vec![(way.targets[2], 1)], kernel);
+    for text in [green, text_with(&lab, [1, 1], kernel)] {
+        reload_text(&lab, &text)?;
+        load.goes_on()?;
+    }
     let send = |method: &str, path: &str, body: &str| -> Result<()> {
         let answer = lab.a().send("lbd", method, path, body)?;
         assert!((200..300).contains(&answer.status), "{method} {path}: {}", answer.body);
