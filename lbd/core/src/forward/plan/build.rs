@@ -45,7 +45,7 @@ pub(super) struct Users {
     pub(super) listen: Vec<Listen>,
     /// The services, to be told the largest segment.
     pub(super) services: Vec<(u32, Family)>,
-    /// Services that have turned away from it: no new flow of theirs comes.
+    /// Services of which no new flow comes.
     pub(super) former: Vec<u16>,
     /// The source that the ways to the targets are looked up for.
     pub(super) source: Option<IpAddr>,
@@ -126,8 +126,9 @@ impl<'a> Builder<'a> {
                 Some(index) => index.and_then(|index| u8::try_from(*index).ok()),
             };
             // It is the same for all of them.
-            let Some(ring) = listen.first().map(|listen| RingKey::of(service, forwarding.method, listen))
-            else {
+            let Some(ring) = listen.first().map(|listen| {
+                RingKey::of(service, forwarding.method, listen).to(self.input.former.serving(service))
+            }) else {
                 continue;
             };
             let number = self.indexes.get(Kind::Service, name.trim_end());
@@ -144,7 +145,7 @@ impl<'a> Builder<'a> {
             }
             self.out.services.insert(u32::from(number), made);
             self.out.service_names.insert(number, service.name.clone());
-            for group in self.input.former.of(&service.name) {
+            for group in self.input.former.others(service) {
                 let users = self.rings.entry(ring.to(group)).or_default();
                 users.answered(&forwarding, number, &listen);
                 users.former.push(number);

@@ -1,13 +1,17 @@
 //! Groups that services have turned away from (`forward` names another one since a reload). Where packets go is for new flows alone: those that are
-//! there go on with the targets that they have, for the group's `drain_timeout`, as they do with a target that is removed.
+//! there go on with the targets that they have, for the group's `drain_timeout`, as they do with a target that is removed. And a service turns to
+//! a group when one of its targets can be reached, for packets that the program could send nowhere would be lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::config::Config;
+use common::config::{Config, Service};
 use common::time::{Duration, Instant};
 
 /// The most groups that are kept for one service; of more the one whose time is over first makes place, and its flows are no longer known.
 const FORMER_MAX: usize = 8;
+
+/// So long a group that cannot be reached is waited for.
+const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Which groups the kernel's services forwarded to before, and until when these are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,9 +21,36 @@ pub struct Former {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Groups {
-    /// The one that it forwards to now, and its `drain_timeout`.
+    /// The one that it forwards to by its configuration, and its `drain_timeout`.
     current: (String, Duration),
+    /// The one that gets its new flows still, with its `drain_timeout`, and until when at most.
+    serving: Option<(String, Duration, Instant)>,
     former: BTreeMap<String, Instant>,
+}
+
+impl Groups {
+    fn turn(&mut self, forward: &str, drain: Duration, now: Instant) {
+        let (left, left_drain) = std::mem::replace(&mut self.current, (forward.to_owned(), drain));
+        if left != forward && !left.is_empty() && self.serving.is_none() {
+            self.serving = Some((left, left_drain, now + WAIT_MAX));
+        }
+        self.serving.take_if(|(serving, ..)| serving == forward);
+        self.former.remove(forward);
+        self.former.retain(|_, until| *until > now);
+    }
+
+    fn settle(&mut self, now: Instant, can_reach: impl Fn(&str) -> bool) {
+        let current = &self.current.0;
+        if let Some((left, drain, _)) =
+            self.serving.take_if(|(_, _, until)| *until <= now || can_reach(current))
+        {
+            self.former.insert(left, now + drain);
+        }
+        while self.former.len() > FORMER_MAX {
+            let first = self.former.iter().min_by_key(|(_, until)| **until).map(|(name, _)| name.clone());
+            first.map(|name| self.former.remove(&name));
+        }
+    }
 }
 
 impl Former {
@@ -30,30 +61,42 @@ impl Former {
             let mut groups = before.remove(&service.name).unwrap_or_default();
             let drain =
                 file.target_group(&service.forward).map_or(Duration::ZERO, |group| group.drain_timeout);
-            let (left, left_drain) = std::mem::replace(&mut groups.current, (service.forward.clone(), drain));
-            if left != service.forward && !left.is_empty() {
-                groups.former.insert(left, now + left_drain);
-            }
-            groups.former.remove(&service.forward);
-            groups.former.retain(|_, until| *until > now);
-            while groups.former.len() > FORMER_MAX {
-                let first =
-                    groups.former.iter().min_by_key(|(_, until)| **until).map(|(name, _)| name.clone());
-                first.map(|name| groups.former.remove(&name));
-            }
+            groups.turn(&service.forward, drain, now);
             self.services.insert(service.name.clone(), groups);
         }
     }
 
-    /// Those of a service.
-    pub fn of(&self, service: &str) -> impl Iterator<Item = &str> {
-        self.services.get(service).into_iter().flat_map(|groups| groups.former.keys()).map(String::as_str)
+    /// Has services turn to groups of which a target can be reached, as `can_reach` says, or that were waited for long enough.
+    pub fn settle(&mut self, now: Instant, can_reach: impl Fn(&str) -> bool) {
+        self.services.values_mut().for_each(|groups| groups.settle(now, &can_reach));
     }
 
-    /// Those of all services.
+    /// The group that gets a service's new flows.
+    #[must_use]
+    pub fn serving<'s>(&'s self, service: &'s Service) -> &'s str {
+        let groups = self.services.get(&service.name);
+        let serving = groups.and_then(|groups| groups.serving.as_ref());
+        serving.map_or(&service.forward, |(serving, ..)| serving)
+    }
+
+    /// The groups of a service that get no new flows: its former ones, and one that it has not turned to yet.
+    pub fn others<'s>(&'s self, service: &'s Service) -> impl Iterator<Item = &'s str> {
+        let groups = self.services.get(&service.name);
+        let former = groups.into_iter().flat_map(|groups| groups.former.keys()).map(String::as_str);
+        let serving = self.serving(service);
+        former.chain([service.forward.as_str()]).filter(move |group| *group != serving)
+    }
+
+    /// Former groups of all services.
     #[must_use]
     pub fn all(&self) -> BTreeSet<&str> {
         self.services.values().flat_map(|groups| groups.former.keys()).map(String::as_str).collect()
+    }
+
+    /// Until when a group is waited for at most.
+    #[must_use]
+    pub fn waits_until(&self) -> Option<Instant> {
+        self.services.values().filter_map(|groups| groups.serving.as_ref()).map(|(.., until)| *until).min()
     }
 }
 
@@ -75,22 +118,53 @@ mod tests {
         Instant::ZERO + Duration::from_secs(seconds)
     }
 
+    fn others(former: &Former, file: &Config) -> Vec<String> {
+        former.others(&file.services[0]).map(str::to_owned).collect()
+    }
+
     #[test]
     fn a_group_is_kept_for_its_time_or_until_it_is_the_service_s_again() {
         let mut former = Former::default();
-        former.follow(&turned_to("g1"), at(0));
-        assert_eq!(former.of("s").count(), 0);
-        former.follow(&turned_to("g2"), at(10));
-        former.follow(&turned_to("g2"), at(39));
-        assert_eq!(former.of("s").collect::<Vec<_>>(), ["g1"]);
-        former.follow(&turned_to("g2"), at(40));
-        assert_eq!(former.of("s").count(), 0, "from the time when it was left");
-        former.follow(&turned_to("g1"), at(50));
-        assert_eq!(former.of("s").collect::<Vec<_>>(), ["g2"]);
-        former.follow(&turned_to("g2"), at(60));
-        assert_eq!(former.of("s").collect::<Vec<_>>(), ["g1"]);
-        former.follow(&turned_to("g2"), at(90));
-        assert_eq!((former.of("s").count(), former.all().len()), (0, 0));
+        let mut turn = |forward: &str, seconds: u64| {
+            let file = turned_to(forward);
+            former.follow(&file, at(seconds));
+            former.settle(at(seconds), |_| true);
+            assert_eq!((former.serving(&file.services[0]), former.waits_until()), (forward, None));
+            others(&former, &file)
+        };
+        assert!(turn("g1", 0).is_empty());
+        assert_eq!(turn("g2", 10), ["g1"]);
+        assert_eq!(turn("g2", 39), ["g1"]);
+        assert!(turn("g2", 40).is_empty(), "from the time when it was left");
+        assert_eq!(turn("g1", 50), ["g2"]);
+        assert_eq!(turn("g2", 60), ["g1"]);
+        assert!(turn("g2", 90).is_empty());
+    }
+
+    #[test]
+    fn a_service_turns_when_it_can_or_has_waited() {
+        let mut former = Former::default();
+        let mut turn = |forward: &str, seconds: u64, can: bool| {
+            let file = turned_to(forward);
+            former.follow(&file, at(seconds));
+            former.settle(at(seconds), |group| can && group == forward);
+            (former.serving(&file.services[0]).to_owned(), others(&former, &file))
+        };
+        let is = |serving: &str, others: &[&str]| {
+            (serving.to_owned(), others.iter().map(|it| (*it).to_owned()).collect())
+        };
+        assert_eq!(turn("g1", 0, false), is("g1", &[]), "the first one is not waited for");
+        assert_eq!(turn("g2", 10, false), is("g1", &["g2"]));
+        assert_eq!(turn("g2", 12, true), is("g2", &["g1"]));
+        assert_eq!(turn("g3", 20, false), is("g2", &["g1", "g3"]));
+        assert_eq!(turn("g4", 24, false), is("g2", &["g1", "g4"]), "g3 never had a flow");
+        assert_eq!(
+            turn("g4", 25, false),
+            is("g4", &["g1", "g2"]),
+            "waited for since it was turned away from g2"
+        );
+        assert_eq!(turn("g1", 30, false), is("g4", &["g2", "g1"]));
+        assert_eq!(turn("g4", 31, false), is("g4", &["g2"]), "back before it had turned");
     }
 
     #[test]
@@ -98,9 +172,11 @@ mod tests {
         let mut former = Former::default();
         for number in 0..12 {
             former.follow(&turned_to(&format!("g{number}")), at(number));
+            former.settle(at(number), |_| true);
         }
-        assert_eq!(former.of("s").count(), FORMER_MAX);
-        assert!(former.of("s").all(|group| !["g0", "g1", "g2", "g11"].contains(&group)));
+        let kept = others(&former, &turned_to("g11"));
+        assert_eq!(kept.len(), FORMER_MAX);
+        assert!(kept.iter().all(|group| !["g0", "g1", "g2", "g11"].contains(&group.as_str())));
         former.follow(&file("", ""), at(13));
         assert!(former.all().is_empty());
     }

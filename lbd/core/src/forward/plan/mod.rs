@@ -168,7 +168,7 @@ pub struct Contents {
     pub target_names: BTreeMap<u16, (String, String)>,
     /// The number of a target by its ring's and its id.
     pub ring_targets: BTreeMap<u16, BTreeMap<String, u16>>,
-    /// The targets of a service's former groups, by group and id.
+    /// The targets of those groups of a service that get no new flows, by group and id.
     pub former_targets: BTreeMap<u16, BTreeMap<(String, String), u16>>,
     /// What the way to a target in a tunnel takes at least, in bytes ([`least`](super::path_mtu::least)), by the target's number.
     pub least_paths: BTreeMap<u32, u32>,

@@ -52,9 +52,9 @@ pub fn source_of(file: &Config, service: &Service, target: IpAddr) -> Option<IpA
 
 /// The same by ring.
 pub(super) fn by_ring(file: &Config, former: &Former) -> BTreeMap<RingKey, Origin> {
-    let mut origins = of_groups(file, |service| vec![service.forward.as_str()]);
+    let mut origins = of_groups(file, |service| vec![former.serving(service)]);
     // Flows that go on have no say in where new ones go.
-    for (key, origin) in of_groups(file, |service| former.of(&service.name).collect()) {
+    for (key, origin) in of_groups(file, |service| former.others(service).collect()) {
         origins.entry(key).or_insert(origin);
     }
     origins

@@ -35,32 +35,30 @@ pub(super) fn answers_from_driver(config: &Config) -> bool {
     config.kernel.attach == Attach::Xdp && [false, true].into_iter().any(|ipv6| translates(config, ipv6))
 }
 
-/// The targets of the groups that the kernel forwards to, those removed whose flows still go on included; and of those that it has forwarded to, whose
-/// targets keep their flows alone.
+/// The targets of the groups that the kernel forwards to, or has forwarded to, those removed whose flows still go on included.
 pub(super) fn groups(
     shared: &Shared,
     snapshot: &Snapshot,
     removed: &[Arc<Target>],
     former: &Former,
 ) -> BTreeMap<String, Vec<TargetInput>> {
-    let names: BTreeSet<&str> = services(&snapshot.config).map(|service| service.forward.as_str()).collect();
-    let former = former.all();
+    let serving: BTreeSet<&str> = services(&snapshot.config).map(|service| former.serving(service)).collect();
+    let current = services(&snapshot.config).map(|service| service.forward.as_str());
+    let names: BTreeSet<&str> =
+        former.all().into_iter().chain(serving.iter().copied()).chain(current).collect();
     let now_ms = shared.clock.now_ms();
-    let mut groups: BTreeMap<String, Vec<TargetInput>> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Vec<TargetInput>> =
+        names.iter().map(|name| ((*name).to_owned(), Vec::new())).collect();
     for group in &snapshot.groups {
-        let name = group.config.name.as_str();
-        let targets = group.targets.iter().filter_map(|target| input(target, false, now_ms));
-        if names.contains(name) {
-            groups.insert(name.to_owned(), targets.collect());
-        } else if former.contains(name) {
-            groups.insert(name.to_owned(), targets.map(keeping).collect());
+        if let Some(targets) = groups.get_mut(&group.config.name) {
+            targets.extend(group.targets.iter().filter_map(|target| input(target, false, now_ms)));
         }
     }
-    for name in former {
-        groups.entry(name.to_owned()).or_default();
-    }
     for target in removed {
-        if let (Some(input), Some(targets)) = (input(target, true, now_ms), groups.get_mut(&target.key.group))
+        let group = target.key.group.as_str();
+        // A group that serves until another can be reached may be gone from the file.
+        let is_removed = !serving.contains(group) || snapshot.config.target_group(group).is_some();
+        if let (Some(input), Some(targets)) = (input(target, is_removed, now_ms), groups.get_mut(group))
             && targets.iter().all(|it: &TargetInput| it.id != target.key.id)
         {
             targets.push(input);
@@ -69,10 +67,27 @@ pub(super) fn groups(
     groups
 }
 
-/// One that gets no new flows.
-fn keeping(target: TargetInput) -> TargetInput {
-    let used = if let Use::Up(_) = target.used { Use::Draining } else { target.used };
-    TargetInput { used, ..target }
+/// Has services turn to their groups of which a target can be reached; those that they have turned away from get no new flows.
+pub(super) fn settle(
+    former: &mut Former,
+    config: &Config,
+    groups: &mut BTreeMap<String, Vec<TargetInput>>,
+    hops: &Hops,
+    now: common::time::Instant,
+) {
+    let reached: BTreeSet<IpAddr> = hops.keys().map(|(target, _)| *target).collect();
+    let serves =
+        |target: &TargetInput| matches!(target.used, Use::Up(_)) && reached.contains(&target.address.ip());
+    former.settle(now, |group| groups.get(group).is_some_and(|targets| targets.iter().any(serves)));
+    let serving: BTreeSet<&str> = services(config).map(|service| former.serving(service)).collect();
+    for (_, targets) in groups.iter_mut().filter(|(name, _)| !serving.contains(name.as_str())) {
+        targets.iter_mut().for_each(|target| target.used = keeping(target.used));
+    }
+}
+
+/// The same of one that gets no new flows.
+const fn keeping(used: Use) -> Use {
+    if let Use::Up(_) = used { Use::Draining } else { used }
 }
 
 fn input(target: &Target, removed: bool, now_ms: u64) -> Option<TargetInput> {

@@ -234,13 +234,18 @@ impl Sync {
             let troubles = self.pass();
             self.publish(troubles);
             let end = self.waiting.then_some(end);
-            self.wait(end.into_iter().chain(self.switching).min());
+            self.wait(end.into_iter().chain(self.switching).chain(self.turning()).min());
         }
         let run_dir = self.shared.run_dir.clone();
         drop(self);
         if let Err(error) = load::remove_all(&run_dir) {
             tracing::warn!(%error, "cannot remove what the kernel was given");
         }
+    }
+
+    /// When a service turns to another group at the latest.
+    fn turning(&self) -> Option<Instant> {
+        Some(Instant::now() + (self.former.waits_until()? - self.shared.clock.now().at))
     }
 
     /// Brings everything up to date; answers what does not work.
@@ -264,11 +269,12 @@ impl Sync {
         if let Some(why) = self.ways.trouble() {
             troubles.push(TroubleView { what: "network".to_owned(), why: format!("{why}; trying again") });
         }
-        let (snapshot, groups) = {
+        let now = self.shared.clock.now().at;
+        let (snapshot, mut groups) = {
             // Both at once: a target that is moved from one to the other is in one of them.
             let removed = self.shared.removed();
             let snapshot = self.shared.snapshot.load_full();
-            self.former.follow(&snapshot.config, self.shared.clock.now().at);
+            self.former.follow(&snapshot.config, now);
             let groups = gather::groups(&self.shared, &snapshot, &removed, &self.former);
             (snapshot, groups)
         };
@@ -287,6 +293,7 @@ impl Sync {
         if !self.loaded.has_old() {
             hops.retain(|_, hop| self.attachments.forwards_at(hop.ifindex));
         }
+        gather::settle(&mut self.former, config, &mut groups, &hops, now);
         let own = self.ways.addresses_at(|index| work.interfaces.contains_key(&index));
         let absent = gather::absent(&mut self.ways, config, troubles);
         self.listen_to_routers(config, troubles);
