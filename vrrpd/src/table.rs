@@ -49,6 +49,8 @@ struct Instance {
 struct Router {
     family: String,
     role: String,
+    #[serde(default)]
+    provisional: bool,
     advert_interval_ms: u64,
     last_advert_from: Option<String>,
     last_advert_priority: Option<u8>,
@@ -147,6 +149,9 @@ fn details(out: &mut String, instance: &Instance) {
         }
         if let Some(role) = &router.peer_role {
             write!(out, ", peer is {role}").ok();
+        }
+        if router.provisional {
+            out.push_str(", gives way once it hears it");
         }
         let late_ms = std::time::Duration::from_micros(router.lateness_max_us).as_secs_f64() * 1000.0;
         writeln!(out, ", {} transitions, at most {late_ms:.3} ms late", router.transitions).ok();

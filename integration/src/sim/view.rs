@@ -46,6 +46,8 @@ pub struct HostView {
     pub halted_since: Moment,
     /// Whether the host answers on the LAN for what it holds: it is on, not paused, and its interface has a carrier.
     pub answers: bool,
+    /// Since when its port on the LAN carries everything both ways, if it does.
+    pub port_works_since: Option<Moment>,
     /// Since when its `lbd` lacks what the other one has, if it does.
     pub behind_since: Option<Moment>,
     /// Since when `lbd` runs, if it does.

@@ -336,7 +336,9 @@ impl World {
     /// Brings the view in line with the hosts after something about one of them changed.
     pub(super) fn refresh(&mut self) {
         let now = self.now;
-        for (view, host) in self.view.hosts.iter_mut().zip(&self.hosts) {
+        for (index, (view, host)) in self.view.hosts.iter_mut().zip(&self.hosts).enumerate() {
+            let port = host.carrier && self.lan.out_open[index] && self.lan.in_open[index];
+            view.port_works_since = port.then(|| view.port_works_since.unwrap_or(now));
             if view.running_since.is_some() && !host.runs() {
                 view.halted_since = now;
             }

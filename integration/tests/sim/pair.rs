@@ -106,6 +106,96 @@ fn preemption_waits_until_the_returning_node_has_everything() {
     }
 }
 
+/// A pair of which the second node serves, and the first one, which is the better one and has lost its power, comes back behind a port that passes
+/// nothing to it, or nothing at all. It learns from the other one for longer than it waits for that.
+fn returned_behind_its_port(seed: u64, flaw: Flaw, port: &[fn(usize, bool) -> Fault]) -> Pair {
+    let variant = Variant::plain(Duration::from_millis(100));
+    let draw = Draw::slow(Duration::from_millis(5), Duration::from_millis(700));
+    let mut pair = Pair::new(seed, &variant, &draw, flaw, Trace::off());
+    pair.boot();
+    pair.write_flows(1, 800);
+    for way in port {
+        pair.strike(way(0, false));
+    }
+    pair.restart_host(0, Duration::from_secs(2)).unwrap();
+    pair
+}
+
+/// What a port passes to the node, and what it passes from it.
+const PORT: [fn(usize, bool) -> Fault; 2] = [Fault::LanIn, Fault::LanOut];
+
+/// So long after it has come back, such a node has taken the role, and still lacks connections.
+const BLOCKED: Duration = Duration::from_millis(4800);
+
+/// It waits, takes the role where nobody hears it, gives way as soon as it hears the other one, and has the role back when it knows all.
+#[test]
+fn a_port_that_passes_nothing_at_first_costs_the_other_node_no_role() {
+    for (seed, port) in [(1, &PORT[..]), (2, &PORT[..]), (3, &PORT[..1]), (4, &PORT[..1])] {
+        let mut pair = returned_behind_its_port(seed, Flaw::None, port);
+        let role = |pair: &Pair, host: usize| pair.world().view().routers[0].sides[host].role;
+        let (back, mut took) = (pair.now(), None);
+        while pair.now() - back < BLOCKED {
+            pair.run_for(Duration::from_millis(5)).unwrap();
+            assert_eq!(role(&pair, 1), Role::Active);
+            if role(&pair, 0) == Role::Active {
+                took = took.or(Some(pair.now() - back));
+            }
+        }
+        // Clocks are wrong by 1 % at most.
+        assert!(took.is_some_and(|took| took > CATCH_UP_MAX * 99 / 100), "{took:?}");
+        assert!(!pair.is_synced(0));
+        for way in port {
+            pair.strike(way(0, true));
+        }
+        pair.run_for(Duration::from_millis(300)).unwrap();
+        assert_eq!(pair.world().view().routers[0].actives(), [1]);
+        while pair.world().view().routers[0].actives() != [0] {
+            assert!(pair.world().view().routers[0].none_since.is_none(), "nobody serves");
+            assert!(pair.now() - back < Duration::from_secs(60), "it never takes the role back");
+            pair.run_for(Duration::from_millis(5)).unwrap();
+        }
+        assert!(pair.is_synced(0) && pair.entries(0) == 800, "{} entries", pair.entries(0));
+    }
+}
+
+/// Where it is the other node's port, a node that is behind waits no longer: nobody serves.
+#[test]
+fn a_dead_port_of_the_other_node_costs_no_more_than_the_time_to_catch_up() {
+    let mut pair = returned_behind_its_port(1, Flaw::None, &[]);
+    pair.run_for(Duration::from_millis(300)).unwrap();
+    for way in PORT {
+        pair.strike(way(1, false));
+    }
+    let broken = pair.now();
+    while pair.world().view().routers[0].sides[0].role != Role::Active {
+        pair.run_for(Duration::from_millis(1)).unwrap();
+        assert!(pair.now() - broken < CATCH_UP_MAX + Duration::from_millis(600), "it waits too long");
+    }
+    assert!(!pair.is_synced(0));
+    for way in PORT {
+        pair.strike(way(1, true));
+    }
+    pair.run_for(Duration::from_millis(300)).unwrap();
+    assert_eq!(pair.world().view().routers[0].actives().len(), 1);
+}
+
+/// Of a node that takes the role too early, and of one that has it and does not give way.
+#[test]
+fn checkers_object_to_a_node_that_thinks_nothing_of_its_port() {
+    for flaw in [Flaw::SaysSyncedWhenBlocked, Flaw::SaysSyncedWhenActive] {
+        let mut pair = returned_behind_its_port(1, flaw, &PORT);
+        let mut story = || {
+            pair.run_for(BLOCKED)?;
+            for way in PORT {
+                pair.strike(way(0, true));
+            }
+            pair.run_for(Duration::from_millis(300))
+        };
+        let checker = story().err().map(|violation| violation.checker);
+        assert_eq!(checker, Some("preemption"), "{flaw:?}");
+    }
+}
+
 /// A pair of which the first node serves, and the second one, which has come back and takes so long to write at most, still learns from it.
 fn returned(write_delay: Duration) -> Pair {
     let variant = Variant::plain(Duration::from_millis(100));

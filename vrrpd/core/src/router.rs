@@ -7,10 +7,12 @@
 //!   (`deference`);
 //! - a priority below both configured ones means that the sender is unhealthy: it is preempted whatever Preempt_Mode is, but by a
 //!   router that still learns of connections from it only after a while (`learn_by`);
+//! - a router that learns from a peer of which it hears nothing takes over only after a while, and then provisionally ([`silence`]);
 //! - a router that was not run for 2.5 intervals steps down before it says another word (`stalled`).
 
 mod announce;
 mod pass_on;
+mod silence;
 
 use std::net::IpAddr;
 
@@ -22,6 +24,8 @@ use crate::event::{HandoverFailure, Reason};
 use crate::handover::{Handover, Phase, Purpose};
 use crate::settings::RouterSettings;
 use crate::timer::{Timer, Timers};
+
+use silence::Others;
 
 /// What a virtual router wants done, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +104,14 @@ pub(crate) struct Router {
     behind: bool,
     /// Until when an unhealthy router is left alone because this node still learns from it, since that would first have been preempted.
     learn_by: Option<Instant>,
+    /// Until when a router that is not heard is left alone because this node still learns from it, since its silence was first noticed.
+    silence_until: Option<Instant>,
+    /// The peer says over the peer link that it is active, and is no less healthy than this node.
+    rival: bool,
+    /// It took the role in the silence of such a peer, which has been one ever since, and lacks connections of that.
+    provisional: bool,
+    /// Who else was heard on the interface since the peer last was.
+    others: Option<Others>,
     resigned: bool,
     deference: Option<Deference>,
     handover: Option<Handover>,
@@ -134,6 +146,10 @@ impl Router {
             held: false,
             behind: false,
             learn_by: None,
+            silence_until: None,
+            rival: false,
+            provisional: false,
+            others: None,
             resigned: false,
             deference: None,
             handover: None,
@@ -226,6 +242,7 @@ impl Router {
         }
         let reason = if self.role == Role::Fault { Reason::InterfaceUp } else { Reason::Startup };
         self.active_interval = self.settings.interval;
+        self.others = None;
         self.preempt_after = now + self.settings.preempt_delay;
         // Not in the RFC: an owner whose peer knows of connections leaves them to it, and takes the role if nobody has it.
         if self.effective == 255 && self.settings.is_owner() && !self.behind {
@@ -277,6 +294,7 @@ impl Router {
     /// Whether the peer knows of connections that this node does not.
     pub(crate) const fn set_behind(&mut self, behind: bool) {
         self.behind = behind;
+        self.provisional = self.provisional && behind;
     }
 
     /// New settings for the same virtual router: they apply from now on, the role stays.
@@ -325,6 +343,8 @@ impl Router {
             self.deference = None;
         }
         self.last_heard = Some(heard);
+        self.silence_until = None;
+        self.heard_peer();
         match self.role {
             Role::Init | Role::Fault => {}
             Role::Backup => self.advert_in_backup(heard, learns),
@@ -395,7 +415,8 @@ impl Router {
             return;
         }
         let tie_lost = self.source.is_some_and(|own| heard.source > own);
-        if heard.priority > self.effective || (heard.priority == self.effective && tie_lost) {
+        let own = self.advertised();
+        if heard.priority > own || (heard.priority == own && tie_lost) {
             if self.defers_to(heard) {
                 return;
             }
@@ -432,8 +453,16 @@ impl Router {
     }
 
     /// Serves every timer that is due. `standby` keeps a backup from taking over (the peer is known to serve, and better), unless
-    /// that peer resigned; `late` makes it listen first, because it did not run and may have missed what was sent.
-    pub(crate) fn timeout(&mut self, now: Instant, standby: bool, late: bool, out: &mut Vec<Output>) {
+    /// that peer resigned, and so does `learns` for a while if it hears nothing (the peer is known to serve, and tells this node of connections that it
+    /// lacks); `late` makes it listen first, because it did not run and may have missed what was sent.
+    pub(crate) fn timeout(
+        &mut self,
+        now: Instant,
+        standby: bool,
+        learns: bool,
+        late: bool,
+        out: &mut Vec<Output>,
+    ) {
         while let Some((timer, deadline)) = self.timers.take_due(now) {
             match timer {
                 Timer::Advert => self.advert_due(now, deadline, out),
@@ -441,7 +470,16 @@ impl Router {
                     self.timers.set(Timer::ActiveDown, now + self.active_interval + self.skew());
                 }
                 Timer::ActiveDown if standby && !self.resigned => {
+                    // Its time to learn begins when it would take over.
+                    self.silence_until = None;
                     self.timers.set(Timer::ActiveDown, now + self.active_interval);
+                }
+                Timer::ActiveDown
+                    if learns && !self.resigned && self.is_silent(now) && self.bears_silence(now) =>
+                {
+                    let soon = now + self.active_interval;
+                    let until = self.silence_until.map_or(soon, |until| until.min(soon));
+                    self.timers.set(Timer::ActiveDown, until);
                 }
                 Timer::ActiveDown => {
                     let reason = if self.resigned { Reason::Resigned } else { Reason::ActiveDown };
@@ -470,7 +508,7 @@ impl Router {
         self.last_advert_sent = now;
         self.lease = now + self.stall_limit();
         self.stats.adverts_sent += 1;
-        out.push(Output::Advertise(self.effective));
+        out.push(Output::Advertise(self.advertised()));
     }
 
     /// "I am no longer active": RFC 9568 §5.2.4.
@@ -482,10 +520,9 @@ impl Router {
     /// The state is live before it is announced: addresses, then the advertisement, then ARP or ND.
     fn become_active(&mut self, now: Instant, reason: Reason, out: &mut Vec<Output>) {
         self.forget();
-        let silent = |heard: Heard| now.since(heard.at) > self.active_interval * SILENT_HALF_INTERVALS / 2;
         // Who preempts has heard the other one all the time.
-        self.from_silence =
-            matches!(reason, Reason::ActiveDown | Reason::LanFault) && self.last_heard.is_none_or(silent);
+        self.from_silence = matches!(reason, Reason::ActiveDown | Reason::LanFault) && self.is_silent(now);
+        self.provisional = self.takes_provisionally(now, reason);
         // What a predecessor advertised says nothing about the successor, should this one leave without having heard it.
         self.active_interval = self.settings.interval;
         self.asserts_left = ASSERTS_MAX;
@@ -496,6 +533,12 @@ impl Router {
         self.announce = AnnouncePlan { quick_left: repeats.min(1), slow_left: repeats.saturating_sub(1) };
         self.announce_now(now, out);
         self.change_role(Role::Active, reason, out);
+    }
+
+    /// Whether the router last heard is taken to have stopped since, or none was.
+    fn is_silent(&self, now: Instant) -> bool {
+        let limit = self.active_interval * SILENT_HALF_INTERVALS / 2;
+        self.last_heard.is_none_or(|heard| now.since(heard.at) > limit)
     }
 
     fn become_backup(&mut self, now: Instant, reason: Reason, out: &mut Vec<Output>) {
@@ -513,6 +556,8 @@ impl Router {
         self.timers.cancel_all();
         self.held = false;
         self.learn_by = None;
+        self.silence_until = None;
+        self.provisional = false;
         self.resigned = false;
         self.deference = None;
         self.handover = None;

@@ -32,7 +32,8 @@ pub struct Settings {
     /// This release's name, as told to the peer.
     pub version: String,
     /// Whether there is an `lbd` to which the other node's tells its connections: there are services, a peer link, and advertisements that are
-    /// signed, which only another Tandem does. Until it has said whether it lacks some, this node counts as one that does.
+    /// signed, which only another Tandem does (unsigned ones may be accepted, too, while a key is rolled out). Until it has said whether it
+    /// lacks some, this node counts as one that does.
     pub replicates: bool,
     /// The instances in the file's order.
     pub instances: Vec<InstanceSettings>,
@@ -120,8 +121,8 @@ impl Settings {
             (Some(local), Some(remote), Some(_)) => Some(PeerLink { local, remote }),
             _ => None,
         };
-        // As `lbd` decides whether it says anything of it.
-        let signs = config.vrrp.iter().any(|vrrp| vrrp.auth == Auth::Hmac);
+        // As `lbd` decides whether it says anything of it. Who accepts unsigned advertisements, too, signs its own; "none" is for other software.
+        let signs = config.vrrp.iter().any(|vrrp| vrrp.auth != Auth::None);
         let replicates = peer_link.is_some() && signs && !config.services.is_empty();
         let instances = config
             .vrrp

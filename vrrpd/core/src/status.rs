@@ -114,6 +114,9 @@ pub struct RouterStatus {
     pub role: Role,
     /// Active because nothing was heard of the one before.
     pub from_silence: bool,
+    /// Active although the other node says over the peer link that it is, too, and has connections that this one lacks: it advertises priority 1,
+    /// and gives way as soon as they hear each other.
+    pub provisional: bool,
     /// Its own address on the interface.
     pub source: Option<IpAddr>,
     /// The configured advertisement interval, in milliseconds.

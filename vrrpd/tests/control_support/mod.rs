@@ -128,6 +128,7 @@ fn instance(name: &str, role: Role) -> InstanceStatus {
             family: Family::V4,
             role,
             from_silence: false,
+            provisional: false,
             source: Some("203.0.113.1".parse().unwrap()),
             advert_interval_ms: 100,
             active_interval_ms: 100,

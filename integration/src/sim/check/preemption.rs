@@ -1,10 +1,13 @@
 //! Nobody whose `lbd` lacks connections takes the role from a node that serves and is healthy, however much higher its priority is. Nor from
 //! one that is not well, for as long as it waits with handing over, if its `lbd` is there to tell of them.
 //!
-//! Where the LAN works, both daemons run and the other one has been active for long enough, hearing nothing is no reason either. What the active
+//! Where the LAN works, both daemons run and the other one has been active for long enough, hearing nothing is no reason either. Nor is it where the
+//! host's own port on the LAN does not work, the other one's does, and they hear each other on the peer link, for as long as a node waits that cannot
+//! tell which port it is; whoever takes the role after that intrudes, and the other one does not give way to it. What the active
 //! node gives away by itself while it is well is its own business: it asks, resigns or releases.
 
 use common::ipc::{CATCH_UP_MAX, Role};
+use common::time::Duration;
 use vrrpd_core::event::Reason;
 
 use super::{Checker, name};
@@ -12,9 +15,14 @@ use crate::sim::clock::Moment;
 use crate::sim::fault::Fault;
 use crate::sim::view::{Seen, View};
 
+/// So long a silence is put up with at least, whatever the clocks say: [`CATCH_UP_MAX`] and what it takes to notice it.
+const SILENCE_MIN: Duration = Duration::from_millis(3600);
+
 pub(super) struct Preemption {
     routers: Vec<[Side; 2]>,
     hosts: [Host; 2],
+    /// When the LAN last had worked for long enough for an active node to be heard.
+    heard: Moment,
 }
 
 /// What a host has said of a virtual router.
@@ -26,6 +34,8 @@ struct Side {
     unwell_since: Option<Moment>,
     /// When it last became a backup.
     backup_since: Moment,
+    /// It has become active because its port does not work, beside the other one, which is and has been well and heard on the peer link since.
+    intrudes: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -38,7 +48,11 @@ struct Host {
 
 impl Preemption {
     pub(super) fn new(routers: usize) -> Self {
-        Self { routers: vec![[Side::default(); 2]; routers], hosts: [Host::default(); 2] }
+        Self {
+            routers: vec![[Side::default(); 2]; routers],
+            hosts: [Host::default(); 2],
+            heard: Moment::ZERO,
+        }
     }
 
     /// The lower one of the configured priorities that are known: an unhealthy node advertises less.
@@ -58,23 +72,35 @@ impl Preemption {
         side.unwell_since = unwell.then(|| side.unwell_since.unwrap_or(view.now));
     }
 
-    fn judge(&self, view: &View, host: usize, router: usize, reason: Reason) -> Result<(), String> {
+    fn judge(&mut self, view: &View, host: usize, router: usize, reason: Reason) -> Result<(), String> {
         let other = 1 - host;
-        let long_ago = |since| view.now - since > view.limits.active_down + view.limits.delivery;
+        let long_ago = |since| is_long_ago(view, since);
         let Some(behind_since) = view.hosts[host].behind_since.filter(|&since| long_ago(since)) else {
             return Ok(());
         };
         let side = &view.routers[router].sides[other];
         let serves = side.role == Role::Active && side.serves && long_ago(side.role_since);
-        let runs = view.hosts.iter().all(|host| host.running_since.is_some_and(long_ago));
-        if !serves || !runs || !view.lan_works_since.is_some_and(long_ago) {
+        if !serves || !view.hosts[other].running_since.is_some_and(long_ago) {
             return Ok(());
         }
         let by_itself = matches!(reason, Reason::ActiveDown | Reason::LanFault | Reason::Owner);
         let healthy = self.routers[router][other].advertised.0 >= self.lowest(router);
-        let waits = self.should_wait(view, host, router) && (by_itself || reason == Reason::Handover);
-        if !waits && (!healthy || !by_itself) {
-            return Ok(());
+        if view.lan_works_since.is_some_and(long_ago) {
+            let runs = view.hosts[host].running_since.is_some_and(long_ago);
+            let waits = self.should_wait(view, host, router) && (by_itself || reason == Reason::Handover);
+            if !runs || (!waits && (!healthy || !by_itself)) {
+                return Ok(());
+            }
+        } else {
+            // However short it runs: it has heard on the peer link who is active before it can miss that one on the LAN.
+            if !is_own_port(view, host) || !healthy || !by_itself {
+                return Ok(());
+            }
+            self.routers[router][host].intrudes = true;
+            let begun = self.hosts[host].started.max(self.routers[router][host].backup_since);
+            if view.now - self.heard.max(begun) >= SILENCE_MIN {
+                return Ok(());
+            }
         }
         Err(format!(
             "node {} has lacked connections for {:?} and took {} from node {}, which serves and {} ({reason:?})",
@@ -84,6 +110,34 @@ impl Preemption {
             name(other),
             if healthy { "is healthy" } else { "could have told of them" },
         ))
+    }
+
+    /// A host that served and was well has stepped down because of what the other one advertises.
+    fn gave_way(&self, view: &View, host: usize, router: usize) -> Result<(), String> {
+        let other = 1 - host;
+        if !self.routers[router][other].intrudes {
+            return Ok(());
+        }
+        Err(format!(
+            "node {}, which served {} and is healthy, gave way to node {}, which lacks connections and had not heard it",
+            name(host),
+            view.routers[router].name,
+            name(other),
+        ))
+    }
+
+    /// Whether all that made a host an intruder goes on. Whoever steps down has said so and has no addresses any more before its role
+    /// changes.
+    fn still_intrudes(&self, view: &View, host: usize, router: usize) -> bool {
+        let other = 1 - host;
+        let [own, others] = [host, other].map(|host| &view.hosts[host]);
+        self.routers[router][host].intrudes
+            && self.routers[router][other].unwell_since.is_none()
+            && view.routers[router].sides[other].role == Role::Active
+            && own.behind_since.is_some()
+            && own.running_since.is_some()
+            && others.running_since.is_some()
+            && view.peer_works_since.is_some()
     }
 
     /// Whether the other host, active and not well, has had the host for a successor for less than the time that it is to wait.
@@ -103,6 +157,20 @@ impl Preemption {
     }
 }
 
+/// So long ago that it is known everywhere.
+fn is_long_ago(view: &View, since: Moment) -> bool {
+    view.now - since > view.limits.active_down + view.limits.delivery
+}
+
+/// Whether it is the host's own port that does not work, while it hears the other one on the peer link.
+fn is_own_port(view: &View, host: usize) -> bool {
+    let [own, others] = [host, 1 - host].map(|host| view.hosts[host].port_works_since);
+    own.is_none()
+        && [others, view.peer_works_since]
+            .iter()
+            .all(|works| works.is_some_and(|since| is_long_ago(view, since)))
+}
+
 impl Checker for Preemption {
     fn name(&self) -> &'static str {
         "preemption"
@@ -118,19 +186,37 @@ impl Checker for Preemption {
             Seen::Gone(host) => {
                 for router in &mut self.routers {
                     router[host].unwell_since = None;
+                    router[host].intrudes = false;
                 }
             }
             Seen::Role { host, router, to: Role::Active, reason, .. } => {
                 return self.judge(view, host, router, reason);
             }
-            Seen::Role { host, router, to, .. } => {
+            Seen::Role { host, router, to, reason, .. } => {
                 let side = &mut self.routers[router][host];
                 side.unwell_since = None;
+                side.intrudes = false;
                 if to == Role::Backup {
                     side.backup_since = view.now;
                 }
+                if reason == Reason::HigherPriority {
+                    return self.gave_way(view, host, router);
+                }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, view: &View) -> Result<(), String> {
+        let needed = view.limits.interval + view.limits.delivery;
+        if view.lan_works_since.is_some_and(|since| view.now - since > needed) {
+            self.heard = view.now;
+        }
+        for router in 0..self.routers.len() {
+            for host in 0..2 {
+                self.routers[router][host].intrudes = self.still_intrudes(view, host, router);
+            }
         }
         Ok(())
     }

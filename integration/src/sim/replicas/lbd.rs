@@ -36,6 +36,10 @@ pub enum Flaw {
     None,
     /// `vrrpd` is told that nothing is lacking, whatever is.
     SaysSynced,
+    /// The same, while nothing comes in by the node's port on the LAN.
+    SaysSyncedWhenBlocked,
+    /// The same, while the node is active.
+    SaysSyncedWhenActive,
     /// The core is answered before anything is written.
     AnswersEarly,
     /// Some entries are not written.

@@ -14,7 +14,8 @@
 //! Beside what the checkers of the world watch: an entry that was acknowledged is not lost while a node that has it lives; after quiescence
 //! both have the same (what was deleted without a tombstone for it after another session), and a change that is made then wins; memory stays
 //! within its bounds at any rate; replication's faults change no role; no node chooses targets from another ring before the other node is ready
-//! for it, but after a wait or without one in step; nobody who is behind takes the role from a healthy node.
+//! for it, but after a wait or without one in step; nobody who is behind takes the role from a healthy node, be it that its own port on the LAN passes
+//! nothing.
 //!
 //! `TANDEM_SIM_PAIR_SEED=1234 cargo test -p integration --test sim pair_replay -- --nocapture` prints the account of a run.
 

@@ -371,7 +371,8 @@ impl Pair {
     fn say_behind(&mut self, host: usize) {
         let behind = self.lbds[host].is_behind();
         self.world.lacks(host, behind == Some(true) || self.lbds[host].blank);
-        let says = self.lbds[host].says_behind();
+        let hides = self.hides_behind(host);
+        let says = self.lbds[host].says_behind().map(|behind| behind && !hides);
         if says != self.lbds[host].said_behind {
             self.lbds[host].said_behind = says;
             if let Some(behind) = says {
@@ -382,6 +383,16 @@ impl Pair {
                     self.world.strike(Fault::Lbd(host, health));
                 }
             }
+        }
+    }
+
+    /// Whether a node's `lbd` does not say now that it lacks something, for it is made so.
+    fn hides_behind(&self, host: usize) -> bool {
+        let mut routers = self.world.view.routers.iter();
+        match self.flaw {
+            Flaw::SaysSyncedWhenBlocked => !self.world.lan.in_open[host],
+            Flaw::SaysSyncedWhenActive => routers.any(|router| router.sides[host].role == Role::Active),
+            _ => false,
         }
     }
 

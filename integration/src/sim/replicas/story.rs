@@ -20,6 +20,9 @@ use super::pair::Pair;
 /// So long after `vrrpd` an `lbd` is there at most when a host has booted: some intervals of advertisements.
 const LBD_START_MAX: Duration = Duration::from_secs(1);
 
+/// A port on the LAN passes nothing for so long at most: longer than a node that is behind waits for one that it does not hear.
+const PORT_BLOCKED_MAX: Duration = Duration::from_secs(6);
+
 /// What a seed's run is about, besides the configuration.
 #[derive(Clone, Debug)]
 pub struct Draw {
@@ -123,8 +126,17 @@ pub fn run_pair_seed(seed: u64, flaw: Flaw, trace: Trace) -> Result<Trace, Box<F
     let draw = Draw::from_seed(&mut rng).with_tombstones(&mut Rng::new(seed ^ 0x70b5));
     let pair = Pair::new(rng.next_u64(), &variant, &draw, flaw, trace);
     let preempts = variant.preempt;
-    let mut story =
-        Story { rng, pair, draw, preempts, moved: false, unwell: true, stopped: false, coming: Vec::new() };
+    let mut story = Story {
+        rng,
+        ports: Rng::new(seed ^ 0x9027),
+        pair,
+        draw,
+        preempts,
+        moved: false,
+        unwell: true,
+        stopped: false,
+        coming: Vec::new(),
+    };
     match story.play() {
         Ok(()) => Ok(story.pair.world.into_trace()),
         Err(violation) => Err(Box::new(Failure { seed, violation, trace: story.pair.world.into_trace() })),
@@ -146,6 +158,8 @@ fn variant(rng: &mut Rng) -> Variant {
 
 struct Story {
     rng: Rng,
+    /// For ports on the LAN. What is drawn for them shifts nothing else.
+    ports: Rng,
     pair: Pair,
     draw: Draw,
     preempts: bool,
@@ -243,11 +257,18 @@ impl Story {
             let wait = self.rng.span(Duration::ZERO, self.draw.pace);
             self.pair.run_for(wait)?;
             self.strike_due();
+            if !benign && self.ports.chance(5) {
+                let host = usize::from(self.ports.chance(500));
+                self.block_port(host);
+            }
             if self.rng.chance(self.draw.breaks) {
                 self.break_something(benign);
             } else {
                 self.operate();
             }
+        }
+        if !benign && self.ports.chance(500) {
+            self.outlast_ports()?;
         }
         if benign {
             self.heal();
@@ -255,6 +276,31 @@ impl Story {
             self.pair.world.tell(Seen::Benign(false));
         }
         self.pair.world.checks.verdict()
+    }
+
+    /// A port passes nothing to its host for a while, or nothing either way, as that of a switch which first looks who is there.
+    fn block_port(&mut self, host: usize) {
+        let opened = self.pair.now() + self.ports.span(Duration::from_millis(1), PORT_BLOCKED_MAX);
+        let mut block = |ways: fn(usize, bool) -> Fault| {
+            self.coming.push((opened, Event::Vrrp(ways(host, true))));
+            self.pair.note(|| format!("-- {:?}", ways(host, false)));
+            self.pair.world.strike(ways(host, false));
+        };
+        block(Fault::LanIn);
+        if self.ports.chance(500) {
+            block(Fault::LanOut);
+        }
+    }
+
+    /// What is blocked stays so until it opens by itself.
+    fn outlast_ports(&mut self) -> Result<(), Violation> {
+        let is_blocked = |pair: &Pair| pair.world.lan.in_open != [true; 2];
+        let end = self.pair.now() + PORT_BLOCKED_MAX;
+        while is_blocked(&self.pair) && self.pair.now() < end {
+            self.pair.run_for(Duration::from_millis(20))?;
+            self.strike_due();
+        }
+        Ok(())
     }
 
     fn strike_due(&mut self) {
@@ -394,8 +440,11 @@ impl Story {
                 pair.power_off(host);
             }
             Event::Power(host, true) => {
+                if self.pair.world.hosts[host].machine == Machine::Off && self.ports.chance(400) {
+                    self.block_port(host);
+                }
                 // What `vrrpd` does meanwhile, it does without knowing what `lbd` lacks.
-                if pair.boot_host(host) {
+                if self.pair.boot_host(host) {
                     let started = now + self.rng.span(Duration::ZERO, LBD_START_MAX);
                     self.coming.push((started, Event::Lbd(host, true)));
                 }
@@ -434,6 +483,7 @@ impl Story {
                 Fault::Resume(host),
                 Fault::Continue(host),
                 Fault::LanOut(host, true),
+                Fault::LanIn(host, true),
                 Fault::PeerOut(host, true),
             ] {
                 self.pair.world.strike(fault);

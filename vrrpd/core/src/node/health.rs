@@ -180,6 +180,7 @@ impl Node {
         for slot in self.slot_list() {
             self.refresh_priority(slot);
             self.yield_to_healthier(slot);
+            self.note_rival(slot);
         }
         self.finish_if_stopped();
     }

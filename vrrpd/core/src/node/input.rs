@@ -231,8 +231,8 @@ impl Node {
         let late = std::mem::take(&mut self.late);
         self.health_timeout();
         for slot in self.slot_list() {
-            let standby = self.stands_by(slot);
-            self.drive(slot, |router, at, out| router.timeout(at, standby, late, out));
+            let (standby, learns) = (self.stands_by(slot), self.learns_from_peer(slot));
+            self.drive(slot, |router, at, out| router.timeout(at, standby, learns, late, out));
             let Some(entry) = self.entries.get_mut(&slot) else { continue };
             if entry.restore_at.is_some_and(|due| due <= at) {
                 entry.restore_at = None;

@@ -1,9 +1,11 @@
 //! What is heard on the LAN: advertisements, and claims of addresses.
 
+use std::net::IpAddr;
+
 use common::config::{Auth, VrrpVersion};
 use common::ipc::Role;
 
-use super::Node;
+use super::{Entry, Node};
 use crate::event::Event;
 use crate::neighbor::{self, SightingKind};
 use crate::packet::{Advert, Family, Meta};
@@ -74,6 +76,7 @@ impl Node {
         };
         if heard.priority == 0 {
             self.peer_gave_up(slot);
+            self.note_rival(slot);
         }
         let learns = self.learns_from_peer(slot);
         self.drive(slot, |router, _, out| router.advert(heard, learns, out));
@@ -85,7 +88,11 @@ impl Node {
         for health in &mut self.health {
             health.seen(interface, sighting.ip);
         }
-        if sighting.kind == SightingKind::Request || self.is_own_mac(interface, sighting.mac) {
+        if self.is_own_mac(interface, sighting.mac) {
+            return;
+        }
+        self.note_speaker(interface, sighting.ip);
+        if sighting.kind == SightingKind::Request {
             return;
         }
         for slot in self.slot_list() {
@@ -101,11 +108,35 @@ impl Node {
             entry.router.stats.conflicts += 1;
             entry.claims += 1;
             let reported = entry.claims.is_power_of_two();
-            entry.router.announce_soon(self.now.at);
+            // A router that is to give way does not contend for the addresses, either.
+            if !entry.router.is_provisional() {
+                entry.router.announce_soon(self.now.at);
+            }
             // A station that keeps claiming would fill the log: report ever more rarely, the counter has them all.
             if reported {
                 let mac = sighting.mac.map(|byte| format!("{byte:02x}")).join(":");
                 self.event(Event::Conflict { instance, family, address: sighting.ip, mac });
+            }
+        }
+    }
+
+    /// Tells the routers on the interface whether it was the peer that was heard there, with an address that only it may have beside this node or that
+    /// its advertisements came from, or somebody else. Not those of the other family: a switch may pass broadcasts to this port, and
+    /// not know yet that it listens to a group.
+    fn note_speaker(&mut self, interface: &str, ip: IpAddr) {
+        let (at, family) = (self.now.at, Family::of(ip));
+        let hears = |entry: &Entry| {
+            let settings = &entry.router.settings;
+            settings.interface == interface && settings.family == family
+        };
+        let has = |entry: &Entry| entry.router.settings.addresses.iter().any(|net| net.addr() == ip);
+        let is_virtual = self.entries.values().any(|entry| hears(entry) && has(entry));
+        for entry in self.entries.values_mut().filter(|entry| hears(entry)) {
+            let router = &mut entry.router;
+            if is_virtual || router.last_heard().is_some_and(|heard| heard.source == ip) {
+                router.heard_peer();
+            } else {
+                router.heard_others(at);
             }
         }
     }

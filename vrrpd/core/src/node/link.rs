@@ -128,6 +128,18 @@ impl Node {
         self.behind && self.peer_beats() && peer.is_some_and(serves)
     }
 
+    /// Tells the router whether the peer is alive, says that it is active, and is no less healthy than this node.
+    pub(super) fn note_rival(&mut self, slot: Slot) {
+        let Some(entry) = self.entries.get(&slot) else { return };
+        let own = self.severity_of(&entry.router.settings.instance);
+        let is_rival = |peer: PeerView| peer.role == Role::Active && peer.severity <= own;
+        let rival = self.peer_alive() && entry.peer.is_some_and(is_rival);
+        let at = self.now.at;
+        if let Some(entry) = self.entries.get_mut(&slot) {
+            entry.router.set_rival(at, rival);
+        }
+    }
+
     /// Whether the peer is alive and less healthy than this node.
     pub(super) fn peer_is_less_healthy(&self, slot: Slot) -> bool {
         let Some(entry) = self.entries.get(&slot) else { return false };
@@ -183,7 +195,7 @@ impl Node {
             .map(|entry| RouterReport {
                 router: entry.router.settings.key(),
                 role: entry.router.role(),
-                effective_priority: entry.router.effective(),
+                effective_priority: entry.router.advertised(),
                 severity: self.severity_of(&entry.router.settings.instance),
                 adverts_sent: entry.router.stats.adverts_sent,
             })
@@ -332,11 +344,12 @@ impl Node {
             entry.missed = 0;
             entry.router.end_deference(at);
         }
+        self.note_rival(slot);
         self.take_over_from_lost_lan(slot);
     }
 
     /// The peer is alive and advertises, but nothing of it arrives: one of the two LAN ports is dead. RFC 9568 would wait for
-    /// Active_Down_Timer; the peer link says earlier, and says more: who is the healthier side.
+    /// Active_Down_Timer; the peer link says earlier, and says more: who is the healthier side, and who still learns from the other one.
     fn take_over_from_lost_lan(&mut self, slot: Slot) {
         let Some(entry) = self.entries.get(&slot) else { return };
         // Heartbeats that were held up come in a bunch, and what the later ones report was heard before the first of them.
@@ -344,6 +357,11 @@ impl Node {
         let silent = self.now.at.since(heard_at) >= entry.router.active_interval() * SILENT_INTERVALS_MIN;
         let lost = silent && entry.missed >= MISSED_MAX && entry.router.role() == Role::Backup;
         if !lost || self.stands_by(slot) || self.stopping {
+            return;
+        }
+        let (learns, at) = (self.learns_from_peer(slot), self.now.at);
+        let Some(entry) = self.entries.get_mut(&slot) else { return };
+        if learns && entry.router.bears_silence(at) {
             return;
         }
         let settings = &entry.router.settings;

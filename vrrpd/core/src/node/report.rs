@@ -100,6 +100,7 @@ impl Node {
             family: router.settings.family,
             role: router.role(),
             from_silence: router.is_from_silence(),
+            provisional: router.is_provisional(),
             source: router.source(),
             advert_interval_ms: millis(router.settings.interval),
             active_interval_ms: millis(router.active_interval()),

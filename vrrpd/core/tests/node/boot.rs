@@ -104,6 +104,10 @@ fn whether_an_lbd_is_to_say_what_it_lacks_follows_from_the_configuration() {
     assert!(!replicates(&[PAIR, NODES, VRRP]), "there is nothing to lack");
     let alone = NODES.replace("peer_address", "# peer_address");
     assert!(!replicates(&[PAIR, &alone, VRRP, SERVICE]), "there is nobody to learn from");
-    let unsigned = VRRP.replace("vrid", "auth = \"none\"\n        vrid");
-    assert!(!replicates(&[PAIR, NODES, &unsigned, SERVICE]), "the other node may be anybody's");
+    let with_auth = |auth: &str| VRRP.replace("vrid", &format!("auth = \"{auth}\"\n        vrid"));
+    assert!(!replicates(&[PAIR, NODES, &with_auth("none"), SERVICE]), "the other node may be anybody's");
+    assert!(
+        replicates(&[PAIR, NODES, &with_auth("permissive"), SERVICE]),
+        "a key is rolled out between two of ours"
+    );
 }

@@ -12,5 +12,6 @@ mod link;
 mod ownership;
 mod random;
 mod reload;
+mod silence;
 mod stopping;
 mod switchover;
