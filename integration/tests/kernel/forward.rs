@@ -6,13 +6,13 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use integration::lab::addresses::{vip4, vip6};
-use integration::lab::clock::wait_until;
+use integration::lab::clock::{wait_for, wait_until};
 use integration::lab::probe::talker;
 use integration::lab::{Lab, Result, binary, http};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::kernel_support::{LIMIT, PATIENCE, answerer, bulk, forwarding, reload, status, vips};
+use crate::kernel_support::{LIMIT, PATIENCE, answerer, bulk, flows, forwarding, reload, status, vips};
 
 /// Whether the client's datagram to port 7 of a VIP is echoed.
 fn echoed(lab: &Lab, vip: IpAddr) -> bool {
@@ -216,6 +216,18 @@ fn repeated(connection: &mut TcpStream) -> io::Result<()> {
     connection.read_exact(&mut [0; 4])
 }
 
+/// A new connection to the echo server, if it has a port of the VIP.
+fn translated(lab: &Lab, vip: IpAddr) -> Option<TcpStream> {
+    let connect = || TcpStream::connect_timeout(&SocketAddr::new(vip, 7), PATIENCE);
+    let mut connection = lab.client().namespace().inside(connect).ok()?.ok()?;
+    connection.set_read_timeout(Some(PATIENCE)).ok()?;
+    repeated(&mut connection).ok()?;
+    let client = connection.local_addr().ok()?.to_string();
+    let listed = flows(lab, if vip.is_ipv4() { "echo4" } else { "echo6" }).ok()?;
+    let is_translated = |flow: &Value| flow["client"] == client && flow["nat_port"].is_u64();
+    listed.iter().any(is_translated).then_some(connection)
+}
+
 #[test]
 fn targets_see_the_client_and_may_answer_it_directly() -> Result<()> {
     let lab = forwarding("kernel-client", "mode = \"nat\"\npreserve_client_ip = true")?;
@@ -228,11 +240,8 @@ fn targets_see_the_client_and_may_answer_it_directly() -> Result<()> {
     // Who has been somebody else to his target is reset by it when he goes on, and does not wait for answers that nobody knows.
     reload(&lab, "mode = \"nat\"")?;
     served(&lab, true)?;
-    let connect =
-        || vips().map(|vip| TcpStream::connect_timeout(&SocketAddr::new(vip, 7), PATIENCE).unwrap());
-    for mut known in lab.client().namespace().inside(connect)? {
-        known.set_read_timeout(Some(PATIENCE)).unwrap();
-        wait_until("an echo", LIMIT, || repeated(&mut known).is_ok())?;
+    for vip in vips() {
+        let mut known = wait_for("a connection with a port of the VIP", LIMIT, || translated(&lab, vip))?;
         reload(&lab, "mode = \"nat\"\npreserve_client_ip = true")?;
         wait_until("the connection's end", LIMIT, || {
             repeated(&mut known).is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock)
