@@ -99,11 +99,11 @@ impl Places {
             let mut groups: Vec<Members> = Vec::new();
             for number in targets.values() {
                 let Some((group, id)) = names.get(number) else { continue };
-                match groups.last_mut().filter(|(last, _)| last == group) {
-                    Some((_, numbers)) => _ = numbers.insert(Arc::clone(id), *number),
-                    None => {
-                        groups.push((Arc::clone(group), [(Arc::clone(id), *number)].into_iter().collect()))
-                    }
+                if groups.last().is_none_or(|(last, _)| last != group) {
+                    groups.push((Arc::clone(group), PlainMap::default()));
+                }
+                if let Some((_, numbers)) = groups.last_mut() {
+                    numbers.insert(Arc::clone(id), *number);
                 }
             }
             (*service, groups)
