@@ -30,6 +30,9 @@ const UNLISTEN_MAX: Duration = Duration::from_secs(1);
 /// How long closing everything may take.
 const CLOSE_MAX: Duration = Duration::from_millis(500);
 
+/// How long neighbours may take to note that a virtual IP is elsewhere, of which they are told by gratuitous ARP as it moves.
+const NOTED: Duration = Duration::from_millis(200);
+
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -126,6 +129,8 @@ async fn finish_handshakes(shared: &Shared, workers: &Workers, departed: BTreeSe
     }
     let listeners = Arc::new(listeners);
     workers.send_all(|| Command::UnlistenAllBut(Arc::clone(&listeners))).await;
+    // What neighbours send before they have taken note of the move is still this node's to accept.
+    sleep(NOTED).await;
     until_none(LINGER, departed, States::BEGINNING, "handshakes that are under way").await;
 }
 

@@ -120,8 +120,9 @@ pub(super) struct Driver {
     pub(super) flows: Option<Flows>,
     /// What became of flows of the other node's in maps that are gone.
     written: Written,
-    /// Reports that were lost of those.
+    /// Reports that were lost of those, and news that the program had no room for.
     reports_lost: u64,
+    untold: u64,
     /// The kernel's maps could not be opened: when that is tried again.
     open_at: Option<Instant>,
     tables: Tables,
@@ -163,6 +164,7 @@ impl Driver {
             replica: replica(&shared, past.counters),
             written: past.written,
             reports_lost: past.reports_lost,
+            untold: past.untold,
             session: None,
             waiting: None,
             flows: None,
@@ -518,6 +520,7 @@ impl Driver {
         if let Some(flows) = self.flows.take() {
             self.written.add(flows.written);
             self.reports_lost += flows.lost_reports();
+            self.untold += flows.untold();
         }
     }
 
@@ -562,10 +565,10 @@ impl Driver {
         }
         let stats = self.replica.stats(now);
         self.log_refused_names(stats.name_refused);
-        let (mut written, mut untold, mut reports_lost) = (self.written, 0, self.reports_lost);
+        let (mut written, mut untold, mut reports_lost) = (self.written, self.untold, self.reports_lost);
         if let Some(flows) = &self.flows {
             written.add(flows.written);
-            untold = flows.untold();
+            untold += flows.untold();
             reports_lost += flows.lost_reports();
         }
         self.tables.show_health(&self.replica, &stats, self.session.is_some());
@@ -638,6 +641,7 @@ impl Drop for Driver {
             refused: self.tables.refused,
             written: self.written,
             reports_lost: self.reports_lost,
+            untold: self.untold,
         };
     }
 }

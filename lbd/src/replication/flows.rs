@@ -49,6 +49,8 @@ pub(super) struct Flows {
     strangers: bool,
     /// News that the program had no room for, as last counted.
     untold: u64,
+    /// Those of before, which the maps may have had with a former life, too.
+    untold_before: u64,
     /// There are some since everything was told last, so that the ledger may take a flow of this node's own for a copy.
     doubts: bool,
     /// This node's own that were not written over.
@@ -90,6 +92,7 @@ impl Flows {
             // Those of a former life.
             strangers: true,
             untold,
+            untold_before: untold,
             doubts: false,
             kept: Vec::new(),
             misfits: false,
@@ -106,9 +109,9 @@ impl Flows {
         !self.places.is_empty()
     }
 
-    /// News that the program had no room for.
+    /// News that the program had no room for since these maps were opened.
     pub(super) fn untold(&self) -> u64 {
-        self.tables.untold()
+        self.tables.untold().saturating_sub(self.untold_before)
     }
 
     /// Reports that were lost because too many waited.

@@ -75,6 +75,8 @@ pub(super) struct Past {
     pub(super) written: Written,
     /// Reports of the walk through all flows that found no room.
     pub(super) reports_lost: u64,
+    /// News that the kernel's program found no room for.
+    pub(super) untold: u64,
 }
 
 /// When something was said here that has not been told yet, in microseconds since 1970, by group and target.
