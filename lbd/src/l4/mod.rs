@@ -38,6 +38,7 @@ pub(crate) use relay::Relay;
 pub(crate) use socket::Socket;
 pub(crate) use tcp::PROTOCOL as TCP;
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use common::config::Timeouts;
@@ -82,6 +83,15 @@ pub(crate) fn keep_alive(socket: &SockRef<'_>, timeouts: &Timeouts) -> std::io::
     let interval = (timeouts.keepalive / 3).max(Duration::from_secs(1));
     let keepalive = TcpKeepalive::new().with_time(timeouts.keepalive).with_interval(interval);
     socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Whether the other end has acknowledged all that was sent; not if the kernel does not say.
+pub(crate) fn is_all_acknowledged(socket: &impl AsFd) -> bool {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ writes one `int`, the bytes in the send queue (tcp(7)), into the place given, which outlives the call.
+    let result =
+        unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, std::ptr::from_mut(&mut bytes)) };
+    result == 0 && bytes == 0
 }
 
 /// Makes closing `socket` send a reset, so that the other end cannot take what it got for the whole.

@@ -9,7 +9,7 @@ use socket2::SockRef;
 
 use super::secure::Secure;
 use crate::executor::Ready;
-use crate::l4::{Socket, reset_on_close};
+use crate::l4::{Socket, is_all_acknowledged, reset_on_close};
 
 /// So many pieces can be written with one call.
 pub(super) const PIECES_MAX: usize = 3;
@@ -146,11 +146,12 @@ impl Transport {
 
     /// Has a connection to a target, on which nothing is under way any more, end at once when it is dropped. Whoever closes first keeps the
     /// connection's ports for a minute (TIME_WAIT), and there are some 28,000 to a target: 470 connections a second would use them up. A reset
-    /// gives them back. Nothing is lost by it: a whole answer to a whole request says that the target has got that. Who has closed first is left
-    /// to close as it likes.
+    /// gives them back. It would take away, too, what the target has not acknowledged of a body that it has answered before reading it: then the
+    /// connection closes as usual, and so it does if the target has closed first.
     pub(super) fn end_at_once(&self) {
+        let is_taken = is_all_acknowledged(self.socket());
         self.say_goodbye();
-        if !self.socket().is(Ready::ENDED) {
+        if is_taken && !self.socket().is(Ready::ENDED) {
             reset_on_close(SockRef::from(self.socket()));
         }
     }

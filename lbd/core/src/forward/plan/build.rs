@@ -47,21 +47,12 @@ pub(super) struct Users {
     pub(super) services: Vec<(u32, Family)>,
     /// Services of which no new flow comes.
     pub(super) former: Vec<u16>,
+    /// Whether some of these have flows with ports of the VIP.
+    pub(super) formerly_translated: bool,
+    /// Where packets of their flows arrive whose source stays.
+    pub(super) formerly_preserved: Vec<(Listen, u16)>,
     /// The source that the ways to the targets are looked up for.
     pub(super) source: Option<IpAddr>,
-}
-
-impl Users {
-    /// Answers come for what arrives there.
-    fn answered(&mut self, forwarding: &Forwarding, service: u16, listen: &[&Listen]) {
-        match forwarding.method {
-            Method::Nat { preserve_client_ip: true } => {
-                self.preserved.extend(listen.iter().map(|listen| ((*listen).clone(), service)));
-            }
-            Method::Nat { .. } => self.translated.extend(listen.iter().map(|listen| (*listen).clone())),
-            Method::Dsr(_) => {}
-        }
-    }
 }
 
 pub(super) struct Builder<'a> {
@@ -147,8 +138,14 @@ impl<'a> Builder<'a> {
             self.out.service_names.insert(number, service.name.clone());
             for group in self.input.former.others(service) {
                 let users = self.rings.entry(ring.to(group)).or_default();
-                users.answered(&forwarding, number, &listen);
                 users.former.push(number);
+                match forwarding.method {
+                    Method::Nat { preserve_client_ip: true } => {
+                        users.formerly_preserved.extend(listen.iter().map(|it| ((*it).clone(), number)));
+                    }
+                    Method::Nat { .. } => users.formerly_translated = true,
+                    Method::Dsr(_) => {}
+                }
             }
             self.use_ring(ring, &forwarding, (number, family), &listen);
             for listen in listen {
@@ -233,7 +230,13 @@ impl<'a> Builder<'a> {
         let users = self.rings.entry(key).or_default();
         users.services.push((u32::from(service), family));
         users.listen.extend(listen.iter().map(|listen| (*listen).clone()));
-        users.answered(forwarding, service, listen);
+        match forwarding.method {
+            Method::Nat { preserve_client_ip: true } => {
+                users.preserved.extend(listen.iter().map(|listen| ((*listen).clone(), service)));
+            }
+            Method::Nat { .. } => users.translated.extend(listen.iter().map(|listen| (*listen).clone())),
+            Method::Dsr(_) => {}
+        }
     }
 
     fn add_listen(&mut self, listen: &Listen, service: u16, instance: u8) {

@@ -35,7 +35,6 @@ impl Groups {
             self.serving = Some((left, left_drain, now + WAIT_MAX));
         }
         self.serving.take_if(|(serving, ..)| serving == forward);
-        self.former.remove(forward);
         self.former.retain(|_, until| *until > now);
     }
 
@@ -45,6 +44,9 @@ impl Groups {
             self.serving.take_if(|(_, _, until)| *until <= now || can_reach(current))
         {
             self.former.insert(left, now + drain);
+        }
+        if self.serving.is_none() {
+            self.former.remove(&self.current.0);
         }
         while self.former.len() > FORMER_MAX {
             let first = self.former.iter().min_by_key(|(_, until)| **until).map(|(name, _)| name.clone());
@@ -84,7 +86,9 @@ impl Former {
         let groups = self.services.get(&service.name);
         let former = groups.into_iter().flat_map(|groups| groups.former.keys()).map(String::as_str);
         let serving = self.serving(service);
-        former.chain([service.forward.as_str()]).filter(move |group| *group != serving)
+        let is_former = groups.is_some_and(|groups| groups.former.contains_key(&service.forward));
+        let coming = (!is_former).then_some(service.forward.as_str());
+        former.chain(coming).filter(move |group| *group != serving)
     }
 
     /// Former groups of all services.
@@ -163,8 +167,8 @@ mod tests {
             is("g4", &["g1", "g2"]),
             "waited for since it was turned away from g2"
         );
-        assert_eq!(turn("g1", 30, false), is("g4", &["g2", "g1"]));
-        assert_eq!(turn("g4", 31, false), is("g4", &["g2"]), "back before it had turned");
+        assert_eq!(turn("g1", 30, false), is("g4", &["g1", "g2"]));
+        assert_eq!(turn("g4", 31, false), is("g4", &["g1", "g2"]), "back before it had turned");
     }
 
     #[test]

@@ -258,7 +258,23 @@ impl Builder<'_> {
             *place = candidate;
             endpoint.candidates_count += 1;
         }
-        let ports = !users.translated.is_empty();
+        // Flows that go on have what is left.
+        for (listen, service) in &users.formerly_preserved {
+            let asked = if port == 0 { 0 } else { listen.address.port() };
+            let candidate =
+                Candidate { vip: listen.address.ip().into(), port: Be16(asked), service: *service };
+            let known = usize::from(endpoint.candidates_count);
+            let is_new = !endpoint.candidates[..known]
+                .iter()
+                .any(|it| it.vip == candidate.vip && it.port == candidate.port);
+            if let Some(place) =
+                endpoint.candidates.get_mut(known).filter(|_| is_new && known < CANDIDATES_MAX)
+            {
+                *place = candidate;
+                endpoint.candidates_count += 1;
+            }
+        }
+        let ports = !users.translated.is_empty() || users.formerly_translated;
         if ports && endpoint.index == 0 {
             let text = format!("{} {}", target.address, key.protocol.name());
             endpoint.index = self.indexes.get(Kind::Endpoint, &text).ok_or(FULL)?;

@@ -76,18 +76,34 @@ pub(super) fn settle(
     now: common::time::Instant,
 ) {
     let reached: BTreeSet<IpAddr> = hops.keys().map(|(target, _)| *target).collect();
-    let serves =
-        |target: &TargetInput| matches!(target.used, Use::Up(_)) && reached.contains(&target.address.ip());
-    former.settle(now, |group| groups.get(group).is_some_and(|targets| targets.iter().any(serves)));
+    // Of each family, for a service may listen on both.
+    former.settle(now, |group| {
+        let targets = groups.get(group).map_or(&[][..], Vec::as_slice);
+        let serving = || {
+            targets
+                .iter()
+                .filter(|target| matches!(target.used, Use::Up(_)))
+                .map(|target| target.address.ip())
+        };
+        let all = |ipv4: bool| {
+            let mut of_family = serving().filter(|ip| ip.is_ipv4() == ipv4).peekable();
+            of_family.peek().is_none() || of_family.any(|ip| reached.contains(&ip))
+        };
+        serving().next().is_some() && all(true) && all(false)
+    });
     let serving: BTreeSet<&str> = services(config).map(|service| former.serving(service)).collect();
     for (_, targets) in groups.iter_mut().filter(|(name, _)| !serving.contains(name.as_str())) {
         targets.iter_mut().for_each(|target| target.used = keeping(target.used));
     }
 }
 
-/// The same of one that gets no new flows.
+/// The same of one that gets no new flows. Whether it is well is not for checks to say, which may be others by now: nobody forwards to its group any
+/// more.
 const fn keeping(used: Use) -> Use {
-    if let Use::Up(_) = used { Use::Draining } else { used }
+    match used {
+        Use::Up(_) | Use::Draining | Use::Unhealthy => Use::Draining,
+        Use::Gone => Use::Gone,
+    }
 }
 
 fn input(target: &Target, removed: bool, now_ms: u64) -> Option<TargetInput> {

@@ -339,11 +339,14 @@ impl Sync {
             }
             self.refill_ports(troubles);
         }
-        if self.loaded.has_old() || both != work {
+        let waits = self.waiting || self.switching.is_some();
+        if self.loaded.has_old() {
+            self.attach(if waits { &both } else { &work }, troubles)?;
+        } else if !waits && both != work {
             // What fails here has failed, and was said, above.
             self.attach(&work, &mut Vec::new())?;
         }
-        self.work = work;
+        self.work = if waits { both } else { work };
         if !self.refill.are_missing() {
             self.written.write_ports_are_there(&self.maps)?;
         }
