@@ -26,6 +26,7 @@ use crate::settings::RouterSettings;
 use crate::timer::{Timer, Timers};
 
 use silence::Others;
+pub(crate) use silence::PRIORITY_PROVISIONAL;
 
 /// What a virtual router wants done, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub(crate) struct Heard {
     pub(crate) priority: u8,
     pub(crate) interval: Duration,
     pub(crate) source: IpAddr,
+    /// Whether the peer says over the peer link that it has its role provisionally ([`silence`]).
+    pub(crate) provisional: bool,
 }
 
 /// The predecessor whose advertisements are ignored for a moment.
@@ -106,10 +109,10 @@ pub(crate) struct Router {
     learn_by: Option<Instant>,
     /// Until when a router that is not heard is left alone because this node still learns from it, since its silence was first noticed.
     silence_until: Option<Instant>,
-    /// The peer says over the peer link that it is active, and is no less healthy than this node.
+    /// The peer says over the peer link that it is active, and serves no worse than this node, or not well, but serves.
     rival: bool,
-    /// It took the role in the silence of such a peer, which has been one ever since, and lacks connections of that.
-    provisional: bool,
+    /// It took the role in the silence of such a peer, while it lacked connections of that, which has not said since that it is not active.
+    taken_in_silence: bool,
     /// Who else was heard on the interface since the peer last was.
     others: Option<Others>,
     resigned: bool,
@@ -148,7 +151,7 @@ impl Router {
             learn_by: None,
             silence_until: None,
             rival: false,
-            provisional: false,
+            taken_in_silence: false,
             others: None,
             resigned: false,
             deference: None,
@@ -294,7 +297,6 @@ impl Router {
     /// Whether the peer knows of connections that this node does not.
     pub(crate) const fn set_behind(&mut self, behind: bool) {
         self.behind = behind;
-        self.provisional = self.provisional && behind;
     }
 
     /// New settings for the same virtual router: they apply from now on, the role stays.
@@ -414,9 +416,7 @@ impl Router {
             self.deference = None;
             return;
         }
-        let tie_lost = self.source.is_some_and(|own| heard.source > own);
-        let own = self.advertised();
-        if heard.priority > own || (heard.priority == own && tie_lost) {
+        if self.gives_way_to(heard) {
             if self.defers_to(heard) {
                 return;
             }
@@ -522,7 +522,7 @@ impl Router {
         self.forget();
         // Who preempts has heard the other one all the time.
         self.from_silence = matches!(reason, Reason::ActiveDown | Reason::LanFault) && self.is_silent(now);
-        self.provisional = self.takes_provisionally(now, reason);
+        self.taken_in_silence = self.takes_in_silence(now, reason);
         // What a predecessor advertised says nothing about the successor, should this one leave without having heard it.
         self.active_interval = self.settings.interval;
         self.asserts_left = ASSERTS_MAX;
@@ -557,7 +557,7 @@ impl Router {
         self.held = false;
         self.learn_by = None;
         self.silence_until = None;
-        self.provisional = false;
+        self.taken_in_silence = false;
         self.resigned = false;
         self.deference = None;
         self.handover = None;

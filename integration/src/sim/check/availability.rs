@@ -2,8 +2,8 @@
 //!
 //! While a backup runs without a pause, nobody answering for a virtual router lasts at most Active_Down_Interval (three
 //! intervals and the skew: RFC 9568 waits for no longer), plus the 100 ms within which addresses that somebody removed
-//! are put back, plus the way. A backup that leaves the role to a healthier peer behind a broken LAN first has to find
-//! that this one is gone as well: for it, another Active_Down_Interval and the silence that ends the peer link's life.
+//! are put back, plus the way. A backup that behind a broken LAN leaves the role to a healthier peer, or to one that it learns from, first has to find
+//! that this one is gone as well: for it, another Active_Down_Interval and the silence that ends the peer link's life. So it is where the LAN works again only since then.
 
 use common::ipc::Role;
 use common::time::Duration;
@@ -27,7 +27,7 @@ impl Checker for Availability {
     fn tick(&mut self, view: &View) -> Result<(), String> {
         let limits = view.limits;
         let mut bound = limits.active_down + RESTORED + limits.delivery;
-        if view.lan_works_since.is_none_or(|since| view.now - since < limits.active_down) {
+        if view.lan_works_since.is_none_or(|since| view.now - since < limits.active_down + PEER_SILENCE) {
             bound += limits.active_down + PEER_SILENCE;
         }
         for router in &view.routers {

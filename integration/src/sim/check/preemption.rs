@@ -3,8 +3,8 @@
 //!
 //! Where the LAN works, both daemons run and the other one has been active for long enough, hearing nothing is no reason either. Nor is it where the
 //! host's own port on the LAN does not work, the other one's does, and they hear each other on the peer link, for as long as a node waits that cannot
-//! tell which port it is; whoever takes the role after that intrudes, and the other one does not give way to it. What the active
-//! node gives away by itself while it is well is its own business: it asks, resigns or releases.
+//! tell which port it is; whoever takes the role after that intrudes, and the other one does not give way to it while they hear each other on the peer
+//! link, whatever that did before. What the active node gives away by itself while it is well is its own business: it asks, resigns or releases.
 
 use common::ipc::{CATCH_UP_MAX, Role};
 use common::time::Duration;
@@ -34,7 +34,7 @@ struct Side {
     unwell_since: Option<Moment>,
     /// When it last became a backup.
     backup_since: Moment,
-    /// It has become active because its port does not work, beside the other one, which is and has been well and heard on the peer link since.
+    /// It has become active because its port does not work, beside the other one, which was heard on the peer link, and is and has been well since.
     intrudes: bool,
 }
 
@@ -115,7 +115,8 @@ impl Preemption {
     /// A host that served and was well has stepped down because of what the other one advertises.
     fn gave_way(&self, view: &View, host: usize, router: usize) -> Result<(), String> {
         let other = 1 - host;
-        if !self.routers[router][other].intrudes {
+        let heard = view.peer_works_since.is_some_and(|since| is_long_ago(view, since));
+        if !self.routers[router][other].intrudes || !heard {
             return Ok(());
         }
         Err(format!(
@@ -137,7 +138,6 @@ impl Preemption {
             && own.behind_since.is_some()
             && own.running_since.is_some()
             && others.running_since.is_some()
-            && view.peer_works_since.is_some()
     }
 
     /// Whether the other host, active and not well, has had the host for a successor for less than the time that it is to wait.

@@ -239,13 +239,16 @@ impl Node {
             return;
         }
         let (since, retry_at) = (entry.since.at, entry.health_retry_at);
+        // One that has its role only until it hears this node does not know whose port is dead: if it is its own, nobody would serve. It
+        // says so when it has learned everything.
+        let stays = self.can_teach(own) && self.peer_is_provisional(slot);
         match peer.role {
             Role::Backup if retry_at <= at && !waits => {
                 let id = self.new_handover_id();
                 self.drive(slot, |router, at, out| router.hand_over(at, id, Purpose::Health, true, out));
             }
             // Said after we became active, so it is not what we took over from.
-            Role::Active if peer.at > since => {
+            Role::Active if peer.at > since && !stays => {
                 self.drive(slot, |router, at, out| router.step_down(at, Reason::PeerHealthier, out));
             }
             _ => {}
@@ -263,12 +266,17 @@ impl Node {
         let is_active = entry.router.role() == Role::Active;
         let successor = |peer: PeerView| peer.role == Role::Backup && peer.severity < own;
         let is_due = is_active && entry.peer.is_some_and(successor);
-        let helps = self.lbd != LbdState::Absent && !is_cut_off(own) && self.peer_may_be_behind();
+        let helps = self.can_teach(own) && self.peer_may_be_behind();
         let at = self.now.at;
         let Some(entry) = self.entries.get_mut(&slot) else { return false };
         if !is_due {
             entry.teach_until = None;
         }
         is_due && helps && at < *entry.teach_until.get_or_insert(at + CATCH_UP_MAX)
+    }
+
+    /// Whether a node of this severity serves, if not well, and has an `lbd` of which the peer learns.
+    fn can_teach(&self, own: u8) -> bool {
+        self.lbd != LbdState::Absent && !is_cut_off(own)
     }
 }

@@ -24,10 +24,12 @@ impl Node {
             settings.interface == interface && settings.family == family && settings.vrid == vrid
         });
         let Some((&slot, entry)) = matching else { return self.drop_unmatched("unknown_vrid") };
-        let settings = &entry.router.settings;
         if entry.router.source() == Some(meta.source) {
             return entry.drop_advert("own");
         }
+        // Even if it is dropped: the port of whoever sent it passes what it sends.
+        entry.router.heard_peer();
+        let settings = &entry.router.settings;
         let parsed = match Advert::parse(bytes, meta, settings.version) {
             Ok(parsed) => parsed,
             Err(error) => return entry.drop_advert(error.name()),
@@ -68,11 +70,13 @@ impl Node {
         }
         entry.missed = 0;
         entry.heard_since_heartbeat = true;
+        let provisional = self.peer_is_provisional(slot);
         let heard = Heard {
             at: self.now.at,
             priority: advert.priority,
             interval: advert.interval,
             source: meta.source,
+            provisional,
         };
         if heard.priority == 0 {
             self.peer_gave_up(slot);
@@ -121,8 +125,8 @@ impl Node {
     }
 
     /// Tells the routers on the interface whether it was the peer that was heard there, with an address that only it may have beside this node or that
-    /// its advertisements came from, or somebody else. Not those of the other family: a switch may pass broadcasts to this port, and
-    /// not know yet that it listens to a group.
+    /// its advertisements came from, or somebody else. As long as none has come, a speaker may be either, and nothing follows. Not those of the other family: a switch may
+    /// pass broadcasts to this port, and not know yet that it listens to a group.
     fn note_speaker(&mut self, interface: &str, ip: IpAddr) {
         let (at, family) = (self.now.at, Family::of(ip));
         let hears = |entry: &Entry| {
@@ -133,9 +137,10 @@ impl Node {
         let is_virtual = self.entries.values().any(|entry| hears(entry) && has(entry));
         for entry in self.entries.values_mut().filter(|entry| hears(entry)) {
             let router = &mut entry.router;
-            if is_virtual || router.last_heard().is_some_and(|heard| heard.source == ip) {
+            let last = router.last_heard();
+            if is_virtual || last.is_some_and(|heard| heard.source == ip) {
                 router.heard_peer();
-            } else {
+            } else if last.is_some() {
                 router.heard_others(at);
             }
         }

@@ -10,6 +10,7 @@ use super::{Node, Slot};
 use crate::auth::Verifier;
 use crate::event::{Event, Reason};
 use crate::peer::{Body, Heartbeat, Opener, RouterKey, RouterReport, Sealer, silence_limit};
+use crate::router::PRIORITY_PROVISIONAL;
 use crate::settings::{ROUTERS_MAX, Settings};
 use crate::track::is_cut_off;
 
@@ -33,6 +34,8 @@ pub(super) struct PeerView {
     pub(super) at: Instant,
     pub(super) role: Role,
     pub(super) severity: u8,
+    /// The priority that it advertises, or would.
+    priority: u8,
     adverts_sent: u64,
 }
 
@@ -114,6 +117,13 @@ impl Node {
         is_new || self.peer_is_behind()
     }
 
+    /// Whether the peer has its role only until it hears this node: it lacks connections, and cannot tell whose port on the LAN is dead.
+    pub(super) fn peer_is_provisional(&self, slot: Slot) -> bool {
+        let peer = self.entries.get(&slot).and_then(|entry| entry.peer);
+        let says_so = |peer: PeerView| peer.role == Role::Active && peer.priority == PRIORITY_PROVISIONAL;
+        self.peer_may_be_behind() && peer.is_some_and(says_so)
+    }
+
     /// Whether its last heartbeats have come: a peer that is dead must not be waited for longer than its advertisements.
     fn peer_beats(&self) -> bool {
         let heard = self.link.as_ref().and_then(|link| link.heard.as_ref());
@@ -123,20 +133,28 @@ impl Node {
     /// Whether this node lacks connections that the peer knows of, which has the role, serves, and tells of them. Whether its `lbd` is there
     /// to tell is not known here; if it is not, the peer hands the role over at once, unless it does not hear this node, or a handover has just failed.
     pub(super) fn learns_from_peer(&self, slot: Slot) -> bool {
-        let peer = self.entries.get(&slot).and_then(|entry| entry.peer);
+        let Some(entry) = self.entries.get(&slot) else { return false };
         let serves = |peer: PeerView| peer.role == Role::Active && !is_cut_off(peer.severity);
-        self.behind && self.peer_beats() && peer.is_some_and(serves)
+        // Silence that is put up with already has its own bound, and late heartbeats do not show that the peer is dead.
+        let is_there = if entry.router.has_borne_silence() { self.peer_alive() } else { self.peer_beats() };
+        self.behind && is_there && entry.peer.is_some_and(serves)
     }
 
-    /// Tells the router whether the peer is alive, says that it is active, and is no less healthy than this node.
+    /// Tells the router whether the peer is alive, says that it is active, and serves: no worse than this node, or not well, but not cut off either.
     pub(super) fn note_rival(&mut self, slot: Slot) {
         let Some(entry) = self.entries.get(&slot) else { return };
         let own = self.severity_of(&entry.router.settings.instance);
-        let is_rival = |peer: PeerView| peer.role == Role::Active && peer.severity <= own;
+        let is_rival = |peer: PeerView| {
+            peer.role == Role::Active && (peer.severity <= own || !is_cut_off(peer.severity))
+        };
         let rival = self.peer_alive() && entry.peer.is_some_and(is_rival);
+        let has_left = entry.peer.is_some_and(|peer| peer.role != Role::Active);
         let at = self.now.at;
         if let Some(entry) = self.entries.get_mut(&slot) {
             entry.router.set_rival(at, rival);
+            if has_left {
+                entry.router.keep_role(at);
+            }
         }
     }
 
@@ -252,13 +270,16 @@ impl Node {
     /// The peer's new life signs by the wall clock alone. If that was set back meanwhile, all it says on the LAN would count as
     /// replayed, and both nodes would be active until the clock has caught up.
     fn peer_restarted(&mut self) {
+        let at = self.now.at;
         for entry in self.entries.values_mut() {
             entry.verifier = self.settings.key.as_ref().map(Verifier::new);
             // It begins to learn.
             entry.teach_until = None;
+            // Whatever role it has now, it took after this node took its own.
+            entry.router.keep_role(at);
         }
         if let Some(link) = &mut self.link {
-            (link.alive_since, link.beats_since_behind) = (self.now.at, BEATS_MAX);
+            (link.alive_since, link.beats_since_behind) = (at, BEATS_MAX);
         }
     }
 
@@ -338,6 +359,7 @@ impl Node {
             at,
             role: report.role,
             severity: report.severity,
+            priority: report.effective_priority,
             adverts_sent: report.adverts_sent,
         });
         if report.role != Role::Active {

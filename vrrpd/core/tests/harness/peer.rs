@@ -24,10 +24,19 @@ pub(crate) struct Peer {
 impl Peer {
     /// A healthy backup of the IPv4 router.
     pub(crate) fn new() -> Self {
+        Self::in_life(PEER_BOOT)
+    }
+
+    /// The same, started anew.
+    pub(crate) fn restarted() -> Self {
+        Self::in_life(PEER_BOOT + 1)
+    }
+
+    fn in_life(boot: u64) -> Self {
         let secret = key().derive(KeyUse::PeerLink);
         Self {
-            sealer: Sealer::new(secret, "b", PEER_BOOT),
-            opener: Opener::new(secret, "a", PEER_BOOT),
+            sealer: Sealer::new(secret, "b", boot),
+            opener: Opener::new(secret, "a", boot),
             report: RouterReport {
                 router: RouterKey::new(INSTANCE, Family::V4),
                 role: Role::Backup,

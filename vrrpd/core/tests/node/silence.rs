@@ -1,12 +1,15 @@
 //! Silence on the LAN while the peer says over the peer link that it is active, and this node lacks connections of it.
 
 use common::ipc::Role;
+use common::key::PairKey;
 use common::time::{Duration, Instant};
 use vrrpd_core::neighbor;
 use vrrpd_core::node::{Action, CATCH_UP_MAX, Input};
 use vrrpd_core::settings::Settings;
+use vrrpd_core::track::LbdState;
 
 use crate::harness::*;
+use crate::health::serving;
 
 /// What the silence takes to be noticed in the node under test, and a heartbeat more.
 const NOTICED: Duration = Duration::from_millis(450);
@@ -185,6 +188,9 @@ fn a_role_stays_with_the_node_that_has_learned_everything() {
     assert_advertises(&mut lab, &mut peer, 200);
     assert_eq!(priorities(&lab.hear(100)), [200]);
     assert_eq!((lab.role(), is_provisional(&lab)), (Role::Active, false));
+    // What it comes to lack later would break all the same.
+    lab.input(Input::Behind(true));
+    assert_advertises(&mut lab, &mut peer, 1);
 }
 
 #[test]
@@ -207,20 +213,20 @@ fn a_role_that_nobody_else_has_is_its_own_and_announced() {
 }
 
 #[test]
-fn who_hears_all_others_takes_the_peers_port_for_the_dead_one() {
+fn who_hears_all_others_waits_no_longer_and_gives_way_all_the_same() {
     let (mut lab, mut peer) = behind();
+    lab.hear(100);
     let waited = waits(&mut lab, &mut peer, |lab| drop(speak(lab, STRANGER)));
     assert!((ms(1_000)..ms(1_000) + NOTICED).contains(&waited), "{waited:?}");
-    assert!(!is_provisional(&lab));
-    assert_advertises(&mut lab, &mut peer, 200);
-    let (mut lab, mut peer) = provisional();
-    for _ in 0..=10 {
-        assert!(is_provisional(&lab));
+    // Two switches may have lost each other.
+    for _ in 0..20 {
         speak(&mut lab, STRANGER);
         say_for(&mut lab, &mut peer, INTERVAL);
+        assert!(is_provisional(&lab));
     }
-    assert!(!is_provisional(&lab));
-    assert_advertises(&mut lab, &mut peer, 200);
+    assert_advertises(&mut lab, &mut peer, 1);
+    assert_eq!(priorities(&lab.hear(100)), [0]);
+    assert_eq!(lab.role(), Role::Backup);
 }
 
 #[test]
@@ -243,22 +249,151 @@ fn what_the_peer_sends_or_little_of_others_says_nothing_of_its_port() {
         // The virtual address, and the one that the peer's advertisements came from.
         waits_for(false, [192, 0, 2, 100], 1),
         waits_for(true, [192, 0, 2, 2], 1),
+        // As long as no advertisement has come, whoever speaks may be the peer.
+        waits_for(false, [192, 0, 2, 2], 1),
+        waits_for(false, STRANGER, 1),
         // Once each 1.5 s, its own port may have passed nothing in between.
-        waits_for(false, STRANGER, 15),
+        waits_for(true, STRANGER, 15),
     ] {
         assert!(bounds.contains(&waited), "{waited:?}");
     }
 }
 
 #[test]
-fn a_port_that_begins_to_pass_others_frames_is_not_taken_for_one_that_did_all_the_time() {
-    let (mut lab, mut peer) = provisional();
-    for _ in 0..5 {
-        speak(&mut lab, STRANGER);
-        say_for(&mut lab, &mut peer, INTERVAL);
+fn an_advertisement_that_is_dropped_has_come_through_the_peers_port() {
+    let (mut lab, mut peer) = behind();
+    lab.hear(100);
+    let (router, mut meta) = (lab.first(), meta_from(PEER));
+    let bytes = advert_of(&router, 100).emit(meta.source, meta.destination, router.checksum);
+    meta.hop_limit = 64;
+    let waited = waits(&mut lab, &mut peer, |lab| {
+        speak(lab, STRANGER);
+        lab.hear_bytes(&bytes, meta);
+    });
+    assert!((CATCH_UP_MAX..CATCH_UP_MAX + NOTICED).contains(&waited), "{waited:?}");
+    assert!(lab.dropped("hop_limit") > 0);
+}
+
+#[test]
+fn late_heartbeats_do_not_end_the_wait() {
+    for pause in [ms(260), ms(280), ms(295)] {
+        let (mut lab, mut peer) = behind();
+        let begin = lab.at();
+        say_for(&mut lab, &mut peer, ms(500));
+        while lab.role() == Role::Backup {
+            assert!(lab.at().since(begin) < Duration::from_secs(60), "it waits for ever");
+            lab.run_for(pause - INTERVAL);
+            // It lasts an interval.
+            say_for(&mut lab, &mut peer, INTERVAL);
+        }
+        let waited = lab.at().since(begin);
+        assert!((CATCH_UP_MAX..CATCH_UP_MAX + NOTICED + pause).contains(&waited), "{pause:?}: {waited:?}");
     }
-    assert_eq!(priorities(&lab.hear(100)), [0]);
+}
+
+#[test]
+fn a_gap_on_the_peer_link_does_not_have_it_forget_how_it_came_by_the_role() {
+    let gives_way = |lab: &mut Lab, peer: &mut Peer| {
+        assert!(!is_provisional(lab), "nobody else is known to have the role");
+        assert_advertises(lab, peer, 1);
+        assert_eq!(priorities(&lab.hear(100)), [0]);
+        assert_eq!(lab.role(), Role::Backup);
+    };
+    let (mut lab, mut peer) = provisional();
+    let actions = lab.run_for(ms(400));
+    assert_eq!(adverts(&actions).last().map(|&(_, priority)| priority), Some(200));
+    gives_way(&mut lab, &mut peer);
+    // A new key, and the former one again, each with a link that has not heard of the peer yet.
+    let (mut lab, mut peer) = provisional();
+    for pair_key in [PairKey::new([8; 32]), key()] {
+        let mut settings = linked(settings());
+        settings.key = Some(pair_key);
+        lab.input(Input::Reconfigure(Box::new(settings)));
+    }
+    gives_way(&mut lab, &mut peer);
+}
+
+#[test]
+fn a_peer_that_had_left_the_role_is_not_given_it_back() {
+    let (mut lab, mut peer) = provisional();
+    peer.beat_as(&mut lab, Role::Backup, 0);
+    assert_advertises(&mut lab, &mut peer, 200);
+    let (mut lab, _) = provisional();
+    assert_advertises(&mut lab, &mut Peer::restarted(), 200);
+}
+
+#[test]
+fn a_peer_that_is_not_well_but_serves_is_given_its_role_back() {
+    for severity in [1, 2, 32] {
+        let (mut lab, mut peer) = behind();
+        peer.report.severity = severity;
+        let waited = waits(&mut lab, &mut peer, |_| ());
+        assert!((CATCH_UP_MAX..CATCH_UP_MAX + NOTICED).contains(&waited), "{severity}: {waited:?}");
+        assert_advertises(&mut lab, &mut peer, 1);
+        assert_eq!(priorities(&lab.hear(60)), [0]);
+        assert_eq!(lab.role(), Role::Backup);
+    }
+}
+
+/// An active node in maintenance, beside a healthy one that says for a second that it has the role, too, but provisionally.
+fn beside_a_provisional_one(settings: Settings, lbd: LbdState) -> (Lab, Peer) {
+    let mut lab = Lab::active(linked(settings));
+    let mut peer = Peer::new();
+    lab.input(Input::Lbd(lbd));
+    lab.input(Input::Maintenance(true));
+    (peer.report.role, peer.report.effective_priority) = (Role::Active, 1);
+    for _ in 0..10 {
+        peer.beat_behind(&mut lab);
+        lab.run_for(INTERVAL);
+    }
+    (lab, peer)
+}
+
+#[test]
+fn who_serves_does_not_step_down_for_one_that_does_not_know_whose_port_is_dead() {
+    let (mut lab, mut peer) = beside_a_provisional_one(settings(), serving());
+    assert_eq!(lab.role(), Role::Active);
+    // It has learned everything.
+    peer.report.effective_priority = 100;
+    peer.beat(&mut lab);
     assert_eq!(lab.role(), Role::Backup);
+    let (lab, _) = beside_a_provisional_one(settings(), LbdState::Absent);
+    assert_eq!(lab.role(), Role::Backup, "without its lbd it hardly serves");
+    let mut settings = settings();
+    settings.instances[0].track.interfaces = vec!["eth1".to_owned()];
+    let (lab, _) = beside_a_provisional_one(settings, serving());
+    assert_eq!(lab.role(), Role::Backup, "it is cut off");
+}
+
+#[test]
+fn of_two_that_advertise_priority_1_the_provisional_one_gives_way() {
+    // Of the lesser address the other one would be the one to give way.
+    let (mut lab, _) = provisional();
+    let (router, meta) = (lab.first(), meta_from("192.0.1.9"));
+    let bytes = advert_of(&router, 1).emit(meta.source, meta.destination, router.checksum);
+    assert_eq!(priorities(&lab.hear_bytes(&bytes, meta)), [0]);
+    assert_eq!(lab.role(), Role::Backup);
+    // And of the greater address this one.
+    let hears_one = |peer_is_behind: bool, behind: bool| {
+        let mut lab = Lab::active(linked(settings_with(|router| {
+            (router.priority, router.lowest_priority) = (1, 1);
+        })));
+        let mut peer = Peer::new();
+        lab.input(Input::Behind(behind));
+        (peer.report.role, peer.report.effective_priority) = (Role::Active, 1);
+        for _ in 0..10 {
+            if peer_is_behind {
+                peer.beat_behind(&mut lab);
+            } else {
+                peer.beat(&mut lab);
+            }
+            lab.run_for(INTERVAL);
+        }
+        (priorities(&lab.hear(1)), lab.role())
+    };
+    assert_eq!(hears_one(true, false), (vec![1], Role::Active));
+    assert_eq!(hears_one(false, false), (vec![0], Role::Backup), "it is 1 by configuration");
+    assert_eq!(hears_one(true, true), (vec![0], Role::Backup), "both may be the one that is to give way");
 }
 
 #[test]
