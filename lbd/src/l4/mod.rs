@@ -100,3 +100,31 @@ pub(crate) fn reset_on_close(socket: SockRef<'_>) {
         tracing::debug!(%error, "cannot make a socket close with a reset");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn what_the_other_end_has_no_room_for_is_not_acknowledged() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut reader, _) = listener.accept().unwrap();
+        sender.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        while let Ok(count) = sender.write(&[7; 65_536]) {
+            sent += count;
+        }
+        assert!(!is_all_acknowledged(&sender));
+        reader.read_exact(&mut vec![0; sent]).unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        while !is_all_acknowledged(&sender) {
+            assert!(Instant::now() < end, "all was read");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

@@ -520,7 +520,7 @@ impl Exchange<'_> {
         let kept = keep_alive && !plan.alone && occupied.pool.group.config.send_proxy.is_none();
         match (taken && !tunnel, kept) {
             (true, true) => reached.keep(&self.session.seat.worker),
-            (true, false) => reached.end_at_once(),
+            (true, false) => reached.end_at_once(plan.body),
             // Something may be on its way to the target still.
             (false, _) => reached.say_goodbye(),
         }

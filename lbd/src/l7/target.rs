@@ -15,7 +15,7 @@ use http::Response;
 use lbd_core::http::compress::{Coding, DIGESTS, compressed, revalidates_compressed, weak_tag};
 use lbd_core::http::fields::authenticates_connection;
 use lbd_core::http::framing::{
-    Fault, ResponseBody, ResponseHead, Scanner, Version, http2_response, parse_response,
+    Fault, RequestBody, ResponseBody, ResponseHead, Scanner, Version, http2_response, parse_response,
 };
 use lbd_core::http::pass_on::{self, Afterwards, Ending};
 
@@ -295,11 +295,13 @@ impl Reached {
         }
     }
 
-    /// Ends a connection on which nothing is under way any more, and which is not to be kept.
-    pub(super) fn end_at_once(&self) {
+    /// Ends a connection on which nothing is under way any more, and which is not to be kept. One of HTTP/2 has always something that the target
+    /// has not acknowledged yet, so that nobody could tell whether that is of a `body`.
+    pub(super) fn end_at_once(&self, body: RequestBody) {
         match self {
             Self::Http1(upstream) => upstream.stream.transport.end_at_once(),
-            Self::Http2(stream) => stream.end_at_once(),
+            Self::Http2(stream) if body == RequestBody::None => stream.end_at_once(),
+            Self::Http2(_) => {}
         }
     }
 

@@ -149,9 +149,17 @@ impl Transport {
     /// gives them back. It would take away, too, what the target has not acknowledged of a body that it has answered before reading it: then the
     /// connection closes as usual, and so it does if the target has closed first.
     pub(super) fn end_at_once(&self) {
-        let is_taken = is_all_acknowledged(self.socket());
+        if is_all_acknowledged(self.socket()) {
+            self.reset_at_end();
+        } else {
+            self.say_goodbye();
+        }
+    }
+
+    /// The same where the other end is known to have all that it needs: what it has not acknowledged is about the connection alone.
+    pub(super) fn reset_at_end(&self) {
         self.say_goodbye();
-        if is_taken && !self.socket().is(Ready::ENDED) {
+        if !self.socket().is(Ready::ENDED) {
             reset_on_close(SockRef::from(self.socket()));
         }
     }

@@ -97,7 +97,7 @@ fn without_any_target_the_client_is_reset() {
     let error = lbd.fetch().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     eventually("it is counted", || lbd.refused("connect_failed") == 1);
-    assert_eq!(lbd.service("connections_open"), 0);
+    eventually("the connection to be closed", || lbd.service("connections_open") == 0);
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub(super) struct Wire {
     stream: Stream,
     eye: Option<Rc<Eye>>,
     reads: u32,
-    /// Of a connection to a target: whether it ends at once, see [`crate::l7::transport::Transport::end_at_once`].
+    /// Of a connection to a target: whether it ends at once, see [`crate::l7::transport::Transport::reset_at_end`].
     ends_at_once: Option<Rc<Cell<bool>>>,
     /// How much is still read of a client that gets nothing more: see [`LINGER_BYTES_MAX`].
     linger: usize,
@@ -187,7 +187,7 @@ impl AsyncWrite for Wire {
     /// Ends it so that what was sent last arrives, whatever the other end still sends; whoever waits for this sees to how long.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.ends_at_once.as_ref().is_some_and(|ends| ends.get()) {
-            self.stream.transport.end_at_once();
+            self.stream.transport.reset_at_end();
             return Poll::Ready(Ok(()));
         }
         if !self.shut {

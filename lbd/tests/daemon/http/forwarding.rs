@@ -1,7 +1,5 @@
 //! What targets and clients get of each other's heads, and how connections are used again.
 
-use std::io::{Read, Write};
-
 use super::config;
 use super::peers::{Client, Target, answer, ask, get, leave_no_port_behind, write};
 use super::real::curl;
@@ -131,45 +129,6 @@ fn a_connection_that_is_not_kept_leaves_no_port_behind() {
         assert_eq!(target.connections(), COUNT, "{group}");
         leave_no_port_behind(target.address);
     }
-}
-
-/// What the target has not acknowledged by then is what a reset would take away.
-#[test]
-fn a_target_that_answers_before_it_reads_gets_the_whole_body_all_the_same() {
-    const BODY: usize = 64 * 1024;
-    let ip = own_ip();
-    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    // Most of the body stays with the sender until it is read.
-    listener.set_recv_buffer_size(4096).unwrap();
-    listener.bind(&std::net::SocketAddr::from((ip, 0)).into()).unwrap();
-    listener.listen(8).unwrap();
-    let listener = std::net::TcpListener::from(listener);
-    let mut config = config(ip, &[listener.local_addr().unwrap()]);
-    config.group = "keep_alive = { max = 0 }".to_owned();
-    let (answered, go_on) = std::sync::mpsc::channel::<()>();
-    let target = std::thread::spawn(move || -> std::io::Result<usize> {
-        let (mut stream, _) = listener.accept()?;
-        let mut got = Vec::new();
-        while !got.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            got.push(byte[0]);
-        }
-        stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")?;
-        // The client has its answer, so that the proxy has done with both.
-        go_on.recv().unwrap();
-        let mut body = Vec::new();
-        stream.read_to_end(&mut body)?;
-        Ok(body.len())
-    });
-    let lbd = Lbd::start(&config);
-    let mut client = Client::new(lbd.address);
-    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY}\r\n\r\n"));
-    assert_eq!(client.send(vec![7; BODY]).answer().status(), 202);
-    let open = || metric(&lbd, "tandem_lbd_target_connections_open");
-    eventually("the connection to the target to be closed", || open().values().all(|open| *open == 0));
-    answered.send(()).unwrap();
-    assert_eq!(target.join().unwrap().unwrap(), BODY);
 }
 
 #[test]
