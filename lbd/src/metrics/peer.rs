@@ -82,7 +82,7 @@ fn encode_state(out: &mut Out<'_>, state: &StateView) -> fmt::Result {
     let refused = state.refused.iter().map(|(table, count)| (vec![("table", table.as_str())], *count));
     let help = "Entries received that name what is unknown here, or say what cannot be";
     out.counters("replication_refused", help, refused)?;
-    let help = "Entries of this session that the other node had no place for";
+    let help = "Entries that the other node had no place for since it connected";
     out.gauge("replication_peer_refused", help, state.peer_refused as f64)?;
     let heard = state.entries.keys().filter(|_| state.config_differs.is_some());
     let sizes =

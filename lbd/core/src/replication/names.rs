@@ -139,7 +139,7 @@ impl Names {
 pub struct Forgotten {
     /// So many are forgotten.
     pub names: usize,
-    /// So many are not, for nothing but that the peer has announced them in this session, and may refer to them until it ends.
+    /// So many are not, for nothing but that the peer has announced them since it connected, and may refer to them until it ends.
     pub held: usize,
 }
 

@@ -163,7 +163,7 @@ impl Replica {
     }
 
     /// Forgets the names that `keep` does not want, those of targets that are gone from the configuration for instance. What waits to be sent
-    /// and what the peer has announced in this session are kept in any case: of targets that is what both tell of, so they are held for as long as
+    /// and what the peer has announced since it connected are kept in any case: of targets that is what both tell of, so they are held for as long as
     /// the session lasts. Looks at every name and everything that waits: not for each connection.
     pub fn forget_names(&mut self, keep: impl Fn(NameId, &Name) -> bool) -> Forgotten {
         let mut used = vec![false; self.names.numbers()];

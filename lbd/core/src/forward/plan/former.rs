@@ -1,6 +1,6 @@
 //! Groups that services have turned away from (`forward` names another one since a reload). Where packets go is for new flows alone: those that are
 //! there go on with the targets that they have, for the group's `drain_timeout`, as they do with a target that is removed. And a service turns to
-//! a group when one of its targets can be reached, for packets that the program could send nowhere would be lost.
+//! a group when it can be reached, for packets that the program could send nowhere would be lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,7 +68,7 @@ impl Former {
         }
     }
 
-    /// Has services turn to groups of which a target can be reached, as `can_reach` says, or that were waited for long enough.
+    /// Has services turn to groups that can be reached, as `can_reach` says, or that were waited for long enough.
     pub fn settle(&mut self, now: Instant, can_reach: impl Fn(&str) -> bool) {
         self.services.values_mut().for_each(|groups| groups.settle(now, &can_reach));
     }

@@ -67,7 +67,7 @@ pub(super) fn groups(
     groups
 }
 
-/// Has services turn to their groups of which a target can be reached; those that they have turned away from get no new flows.
+/// Has services turn to their groups of which a target of each family can be reached; those that they have turned away from get no new flows.
 pub(super) fn settle(
     former: &mut Former,
     config: &Config,
