@@ -76,12 +76,4 @@ static __always_inline int drop(const int xdp)
 	return xdp ? XDP_DROP : TC_ACT_SHOT;
 }
 
-/* Out of an interface; `came_by` is the one that it came by. */
-static __always_inline int transmit(const int xdp, __u32 came_by, __u32 ifindex)
-{
-	if (xdp && likely(ifindex == came_by))
-		return XDP_TX;
-	return bpf_redirect(ifindex, 0);
-}
-
 #endif

@@ -13,6 +13,7 @@
 #include "rewrite.h"
 #include "route.h"
 #include "toobig.h"
+#include "transmit.h"
 
 /* The function of a kind of program. */
 #define OF_KIND(name, ...) (xdp ? name##_xdp(ctx, __VA_ARGS__) : name##_tc(ctx, __VA_ARGS__))
@@ -33,7 +34,7 @@ static __always_inline int answered(const int xdp, struct packet *packet, __u8 r
 	packet->reason = reason;
 	count_drop(reason);
 	sample(packet, VERDICT_ANSWER);
-	return transmit(xdp, packet->ifindex, packet->ifindex);
+	return transmit_plain(xdp, packet->ifindex, packet->ifindex);
 }
 
 /* Whether a target's packet to somebody's own address, of no flow that is known here, can be of one of the other node's. Not what comes from
@@ -78,7 +79,7 @@ static __always_inline int send_to_other(void *ctx, const int xdp, struct packet
 	*count += 1;
 	sample(packet, VERDICT_OTHER);
 	set_macs(frame, vip->other_mac, vip->own_mac);
-	return transmit(xdp, packet->ifindex, vip->other_ifindex);
+	return transmit(ctx, xdp, packet->ifindex, vip->other_ifindex);
 }
 
 /* Whether a packet's sender lets routers cut it: IPv4 without DF, a fragment among others. */
@@ -126,14 +127,14 @@ static __always_inline int forward_packet(void *ctx, const int xdp, struct packe
 		if (unlikely(reason))
 			return dropped(packet, xdp, reason);
 		count_in(packet);
-		return transmit(xdp, packet->ifindex, target->ifindex);
+		return transmit_plain(xdp, packet->ifindex, target->ifindex);
 	}
 	if (!rewrite_frame(ctx, xdp, packet, target->destination_mac))
 		return dropped(packet, xdp, DROP_MALFORMED);
 	if (service->mode == MODE_NAT && !nat_to_target(ctx, xdp, packet, target))
 		return dropped(packet, xdp, DROP_MALFORMED);
 	count_in(packet);
-	return transmit(xdp, packet->ifindex, target->ifindex);
+	return transmit(ctx, xdp, packet->ifindex, target->ifindex);
 }
 
 /* From a target to its client. */
@@ -166,7 +167,7 @@ static __always_inline int return_packet(void *ctx, const int xdp, struct packet
 	}
 	if (!done)
 		return dropped(packet, xdp, DROP_MALFORMED);
-	return !xdp && unlikely(unresolved) ? bpf_redirect_neigh(ifindex, NULL, 0, 0) : transmit(xdp, packet->ifindex, ifindex);
+	return !xdp && unlikely(unresolved) ? bpf_redirect_neigh(ifindex, NULL, 0, 0) : transmit(ctx, xdp, packet->ifindex, ifindex);
 }
 
 #endif

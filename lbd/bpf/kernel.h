@@ -57,6 +57,7 @@ enum map_type {
 #define BPF_F_MMAPABLE 1024
 #define BPF_ANY 0
 
+#define PACKET_HOST 0
 #define TC_ACT_UNSPEC (-1)
 #define TC_ACT_SHOT 2
 #define XDP_DROP 1
@@ -181,5 +182,6 @@ static long (*const bpf_ringbuf_output)(void *map, void *data, __u64 size, __u64
 static void *(*const bpf_ringbuf_reserve)(void *map, __u64 size, __u64 flags) = (void *)131;
 static void (*const bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
 static long (*const bpf_redirect_neigh)(__u32 ifindex, void *parameters, int length, __u64 flags) = (void *)152;
+static long (*const bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;
 
 #endif

@@ -216,6 +216,7 @@ struct affinity { __u32 expires; __u16 target; __u16 spare; };
 struct link { __u8 mac[6]; __u8 flags; __u8 spare; __u32 mtu; };
 #define LINK_OURS 1         /* the program takes packets here */
 #define LINK_VIRTUAL_MAC 2  /* 00:00:5e:00:01:xx and 00:00:5e:00:02:xx are ours too */
+#define LINK_OTHER_END 4    /* TC may hand packets to the other end of this veth at once */
 
 /* processors: of each processor */
 struct processor {

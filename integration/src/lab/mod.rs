@@ -484,6 +484,8 @@ fn configure(name: &str, number: u8, namespace: &Namespace) -> Result<()> {
     match name {
         // Thousands of connections a second leave the client's ports in TIME_WAIT.
         "client" => namespace.sysctl(&[("ipv4/ip_local_port_range", "1024 65535")]),
+        // `lbd` hands packets to the other end of a veth without a queue at once, unlike to a network card: here one node has it like that.
+        "b" => namespace.run("tc", &["qdisc", "add", "dev", "eth0", "root", "pfifo"]).map(drop),
         "gw" => namespace.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")]),
         _ => Ok(()),
     }

@@ -236,6 +236,34 @@ fn as_a_filter_that_stays_when_lbd_does_not() -> Result<()> {
     lab.finish()
 }
 
+/// How many bytes node `a` has sent by its `eth0`, as its counters have it, while the client fetches what is 1 MiB.
+fn sent_for_large(lab: &Lab) -> Result<u64> {
+    let sent = || Ok(lab.a().passed()?[1].bytes);
+    let before = sent()?;
+    served(lab)?;
+    Ok(sent()? - before)
+}
+
+/// Packets pass by the sending side of a veth, its counters among it, unless something there has to see them.
+#[test]
+fn the_other_end_of_a_veth_gets_packets_at_once_where_nothing_is_between() -> Result<()> {
+    let lab = Lab::builder("kernel-veth").targets(2).build()?;
+    start(&lab, &text(&lab, "auto", "mode = \"nat\""))?;
+    let handed = |at_once: bool| {
+        wait_until("packets to take the other way", LIMIT, || {
+            sent_for_large(&lab).is_ok_and(|bytes| if at_once { bytes < 1 << 20 } else { bytes > 2 << 20 })
+        })
+    };
+    handed(true)?;
+    lab.a().run("tc", &["qdisc", "add", "dev", "eth0", "root", "pfifo"])?;
+    handed(false)?;
+    lab.a().run("tc", &["qdisc", "delete", "dev", "eth0", "root"])?;
+    handed(true)?;
+    lab.a().run("ethtool", &["-K", "eth0", "tso", "off"])?;
+    handed(false)?;
+    lab.finish()
+}
+
 #[test]
 fn what_others_take_off_is_attached_again() -> Result<()> {
     let lab = Lab::builder("kernel-again").targets(2).build()?;

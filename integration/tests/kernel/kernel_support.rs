@@ -11,7 +11,7 @@ use common::rng::Rng;
 use integration::lab::addresses::{vip4, vip6};
 use integration::lab::clock::wait_until;
 use integration::lab::probe::talker;
-use integration::lab::{Host, Lab, Result, http};
+use integration::lab::{Host, Lab, Passed, Result, http};
 use serde_json::Value;
 
 /// How long what must happen may take.
@@ -131,7 +131,7 @@ pub(crate) fn bulk(lab: &Lab, vip: IpAddr) -> Result<()> {
     }
     let mut rng = Rng::new(7);
     let sent: Vec<u8> = (0..BULK / 8).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
-    let [_, before] = lab.a().passed()?;
+    let before = came(lab)?;
     lab.client().namespace().inside(|| -> Result<()> {
         let mut made = None;
         wait_until(&format!("a connection to {vip}"), LIMIT, || {
@@ -150,10 +150,23 @@ pub(crate) fn bulk(lab: &Lab, vip: IpAddr) -> Result<()> {
         assert!(came.as_ref().is_ok_and(|came| *came == sent), "through {vip}: {:?}", came.err());
         Ok(())
     })??;
-    let [_, after] = lab.a().passed()?;
+    let after = came(lab)?;
     let (bytes, packets) = (after.bytes - before.bytes, after.packets - before.packets);
-    assert!(bytes >= BULK as u64 && bytes > packets * 2000, "{bytes} bytes in {packets} packets went out");
+    assert!(
+        bytes >= BULK as u64 && bytes > packets * 2000,
+        "{bytes} bytes in {packets} packets came to the targets"
+    );
     Ok(())
+}
+
+/// What has come to all targets so far.
+fn came(lab: &Lab) -> Result<Passed> {
+    let mut all = Passed { bytes: 0, packets: 0 };
+    for target in lab.targets() {
+        let [come, _] = target.passed()?;
+        all = Passed { bytes: all.bytes + come.bytes, packets: all.packets + come.packets };
+    }
+    Ok(all)
 }
 
 /// Datagrams that leave their sender as one packet, and how long each is.

@@ -2,10 +2,11 @@
 
 use std::os::fd::AsRawFd;
 
-/// `SIOCETHTOOL`, the commands "get the offload of sent checksums" and "get flags", and the flags of taking VLAN tags off and of large
-/// receive offload.
+/// `SIOCETHTOOL`, the commands "get the offload of sent checksums", "get that of TCP's segmentation" and "get flags", and the flags of taking
+/// VLAN tags off and of large receive offload.
 const REQUEST: libc::Ioctl = 0x8946;
 const GET_SENT_CHECKSUMS: u32 = 0x16;
+const GET_SEGMENTATION: u32 = 0x1e;
 const GET_FLAGS: u32 = 0x25;
 const TAKES_TAGS_OFF: u32 = 1 << 8;
 const LARGE_RECEIVE: u32 = 1 << 15;
@@ -29,6 +30,11 @@ pub(super) fn takes_tags_off(interface: &str) -> Option<bool> {
 /// Whether checksums of what it sends are left to its driver; none if it does not say.
 pub(super) fn completes_checksums(interface: &str) -> Option<bool> {
     ask(interface, GET_SENT_CHECKSUMS).map(|value| value != 0)
+}
+
+/// Whether its driver cuts long segments of TCP; none if it does not say.
+pub(super) fn cuts_segments(interface: &str) -> Option<bool> {
+    ask(interface, GET_SEGMENTATION).map(|value| value != 0)
 }
 
 fn flags(interface: &str) -> Option<u32> {

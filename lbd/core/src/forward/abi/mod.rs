@@ -142,4 +142,6 @@ constants! {
     LINK_OURS: u8 = 1;
     /// [`Link::flags`]: virtual routers' MAC addresses are ours too.
     LINK_VIRTUAL_MAC: u8 = 2;
+    /// [`Link::flags`]: TC may hand packets to the other end of this veth at once.
+    LINK_OTHER_END: u8 = 4;
 }

@@ -95,6 +95,7 @@ struct Facts {
     takes_tags_off: Option<bool>,
     /// Whether checksums of what it sends are left to its driver; none if it does not say.
     completes_checksums: Option<bool>,
+    hands_over: bool,
     /// `forwarding` of IPv4 and IPv6; none where there is no such family.
     forwarding: [Option<String>; 2],
     /// `rp_filter` of it and of all; empty where it cannot be read.
@@ -116,6 +117,7 @@ impl Facts {
             has_vlans: ways.has_vlans(link.index),
             takes_tags_off: ethtool::takes_tags_off(name),
             completes_checksums: ethtool::completes_checksums(name),
+            hands_over: link.hands_over,
             forwarding: ["ipv4", "ipv6"]
                 .map(|family| settings::read(&format!("{family}/conf/{name}/forwarding"))),
             filters: filters(name),
@@ -145,6 +147,11 @@ fn judge(name: &str, facts: &Facts, in_driver: bool, handed: HandedOver, report:
              complete, loses that on its way through a program in the driver: pings pass, and TCP does not; `ethtool -K … tx off` on each host that \
              sends through a veth to here, and on this one";
         report.add(Level::Note, name, finding);
+    }
+    if !in_driver && facts.hands_over {
+        let finding = "packets forwarded out of it are handed to its other end at once; captures, filters and counters of what it sends do not \
+             see them";
+        report.add(Level::Good, name, finding);
     }
     let without_driver = match facts.kind.as_str() {
         _ if facts.is_vlan => Some("a VLAN's interface"),
@@ -222,6 +229,7 @@ mod tests {
             has_vlans: false,
             takes_tags_off: Some(true),
             completes_checksums: Some(true),
+            hands_over: false,
             forwarding: [Some("1".to_owned()), Some("1".to_owned())],
             filters: ["0".to_owned(), "0".to_owned()],
         }
@@ -260,6 +268,8 @@ mod tests {
         let veth = Facts { kind: "veth".to_owned(), ..eth0() };
         assert!(only(&veth, true).starts_with("note  eth0: tx checksum offload is on"));
         assert_eq!(of(&Facts { completes_checksums: Some(false), ..veth.clone() }, true).len(), 1);
+        let handing = Facts { hands_over: true, ..veth.clone() };
+        assert!(only(&handing, false).starts_with("ok    eth0: packets forwarded out of it are handed"));
         for facts in [vlan, bridge, tagged, veth] {
             assert_eq!(of(&facts, false).len(), 1);
         }

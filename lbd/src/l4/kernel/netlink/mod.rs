@@ -28,6 +28,8 @@ pub(super) use sockets::Sockets;
 pub(crate) use sockets::{States, connections_at};
 use wire::Answer;
 
+use super::ethtool;
+
 /// The answer to a request.
 type Answers = common::netlink::Answers<Answer>;
 
@@ -95,6 +97,9 @@ pub(crate) struct Link {
     pub(crate) below: Option<u32>,
     /// What kind of device it is: `veth`, `vlan`, `bridge`…; empty for hardware.
     pub(crate) kind: String,
+    /// Whether nothing is left to do between it and its other end: a veth out of this network namespace without a queue, whose end there takes
+    /// checksums and segments as senders leave them to a device. (It takes no long segments if it has a program in its driver: `veth_fix_features`.)
+    pub(crate) hands_over: bool,
 }
 
 /// The kernel's choice of a way.
@@ -192,7 +197,12 @@ impl Netlink {
 
     /// All interfaces.
     pub(super) fn links(&mut self) -> Result<Listed<Link>, NetlinkError> {
-        self.dump(&wire::get_links(), "listing the interfaces", Answer::link)
+        let mut listed = self.dump(&wire::get_links(), "listing the interfaces", Answer::link)?;
+        for link in listed.list.iter_mut().filter(|link| link.hands_over) {
+            let asked = [ethtool::completes_checksums(&link.name), ethtool::cuts_segments(&link.name)];
+            link.hands_over = asked == [Some(true); 2];
+        }
+        Ok(listed)
     }
 
     /// All neighbours of both families.

@@ -15,13 +15,17 @@ use super::{DATAGRAM_MAX, Neighbour, NetlinkError};
 /// The kernel's queue for the watch, in bytes; beyond it [`Change::Overrun`] says so.
 const QUEUE_BYTES: usize = 4 * 1024 * 1024;
 
-/// The multicast groups, as bits: links, neighbours, and of both families addresses, routes and rules.
-const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
+/// The multicast groups, as bits: links, neighbours, queueing disciplines, and of both families addresses, routes and rules.
+const GROUPS: u32 = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
+
+/// `RTM_NEWCHAIN` and `RTM_GETCHAIN`.
+const NEW_CHAIN: u16 = 100;
+const GET_CHAIN: u16 = 102;
 
 /// What has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// An interface, an address, a route or a rule: any way may be another now.
+    /// An interface or its queueing discipline, an address, a route or a rule: any way may be another now.
     Ways,
     /// A neighbour appeared or changed.
     Neighbour(Neighbour),
@@ -89,6 +93,10 @@ fn change(message_type: u16, payload: &[u8]) -> Option<Change> {
         Some(Answer::Neighbour(neighbour)) => Some(Change::Neighbour(neighbour)),
         Some(Answer::NeighbourGone(neighbour)) => Some(Change::NeighbourGone(neighbour)),
         _ if matches!(message_type, libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH) => None,
+        // Told of beside queueing disciplines: their classes, filters, actions and chains.
+        _ if matches!(message_type, libc::RTM_NEWTCLASS..=libc::RTM_GETACTION | NEW_CHAIN..=GET_CHAIN) => {
+            None
+        }
         _ => Some(Change::Ways),
     }
 }

@@ -29,6 +29,9 @@ const WAY_HEADER: usize = 8;
 /// The kind, in what a link says about its device.
 const INFO_KIND: u16 = 1;
 
+/// The queueing discipline of an interface that sends at once.
+const NO_QUEUE: &str = "noqueue";
+
 /// The length of `struct tcmsg`.
 const FILTER_HEADER: usize = 20;
 
@@ -96,7 +99,10 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         up: header.flags.contains(LinkFlags::Up),
         below: None,
         kind: String::new(),
+        hands_over: false,
     };
+    // Of a link to another network namespace the kernel says the number of that one.
+    let (mut leads_away, mut has_queue) = (false, true);
     for (kind, value) in attributes(payload.get(16..)) {
         match kind {
             libc::IFLA_IFNAME => link.name = text(value),
@@ -105,6 +111,8 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
             }
             libc::IFLA_MTU => link.mtu = number(value)?,
             libc::IFLA_LINK => link.below = number(value),
+            libc::IFLA_LINK_NETNSID => leads_away = true,
+            libc::IFLA_QDISC => has_queue = text(value) != NO_QUEUE,
             libc::IFLA_LINKINFO => {
                 let kind = attributes(Some(value)).find(|(kind, _)| *kind == INFO_KIND);
                 link.kind = kind.map(|(_, name)| text(name)).unwrap_or_default();
@@ -112,6 +120,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
             _ => {}
         }
     }
+    link.hands_over = link.kind == "veth" && leads_away && !has_queue;
     Some(link)
 }
 

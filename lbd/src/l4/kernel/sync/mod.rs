@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use common::config::{Attach, Config};
 use common::ipc::Role;
-use lbd_core::forward::abi::{CONFIG_PORTS_MISSING, LINK_OURS, LINK_VIRTUAL_MAC, LINKS_MAX, Link};
+use lbd_core::forward::abi::{
+    CONFIG_PORTS_MISSING, LINK_OTHER_END, LINK_OURS, LINK_VIRTUAL_MAC, LINKS_MAX, Link,
+};
 use lbd_core::forward::copies::Places;
 use lbd_core::forward::next_hops::Neighbourhood;
 use lbd_core::forward::path_mtu::{PathMtus, Worth};
@@ -554,7 +556,9 @@ impl Sync {
                 continue;
             }
             let ours = if self.without.contains(&index) { 0 } else { LINK_OURS };
-            let flags = if *virtual_mac { ours | LINK_VIRTUAL_MAC } else { ours };
+            let virtual_mac = if *virtual_mac { LINK_VIRTUAL_MAC } else { 0 };
+            let other_end = if link.hands_over { LINK_OTHER_END } else { 0 };
+            let flags = ours | virtual_mac | other_end;
             let entry = Link { mac: link.mac.unwrap_or_default(), flags, mtu: link.mtu, ..Link::default() };
             self.put_link(index, entry)?;
             if let Err(why) = self.settings.allow_forwarding(&interface.name, ipv4, ipv6) {
