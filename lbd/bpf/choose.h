@@ -43,39 +43,31 @@ static __always_inline int is_denied(const struct packet *packet)
 	return !entry || !entry->allowed;
 }
 
-/* What the client has begun in this window of its rate; NULL if nothing yet: then one is counted. */
-static __always_inline struct source *begun_by(const struct packet *packet, const struct service *service)
-{
-	__u32 length = service->source_rate_ticks;
-	struct source_key key = { packet->key.source, packet->service, 0 };
-	__u32 window = length ? packet->now / length : packet->now;
-	struct source *source = bpf_map_lookup_elem(&sources, &key);
-	if (source && source->window == window)
-		return source;
-	struct source first = { window, 1 };
-	bpf_map_update_elem(&sources, &key, &first, BPF_ANY);
-	return NULL;
-}
-
-/* Counts a new flow of the client; returns whether that is too many. */
-static __always_inline int is_too_fast(const struct packet *packet, const struct service *service)
-{
-	struct source *source = begun_by(packet, service);
-	return source ? __sync_fetch_and_add(&source->count, 1) >= service->source_rate : !service->source_rate;
-}
-
-/* Whether the client may have one more flow in the table that it has not begun with a SYN here: then it is counted. Such a flow may be one that
- * another node has begun, so it goes on whatever the rate; and as it comes here with each of its packets until it is remembered, those that
- * are not counted do not keep the client from new ones. */
-__noinline int may_remember(const struct packet *packet)
+/* Whether the client may begin one more flow, or have one more in the table that it has not begun with a SYN here: then it is counted. One of
+ * these may be of the other node, so it goes on whatever the rate; and it comes here with each of its packets until it is remembered. So what is
+ * refused is not counted: it would keep the client from new ones, and on the other node, whose window ends at another time, from all of them. */
+__noinline int may_begin(const struct packet *packet)
 {
 	struct service *service = packet ? AT(services, packet->service) : NULL;
 	if (!service || !(service->flags & SERVICE_SOURCE_RATE))
 		return 1;
-	struct source *source = begun_by(packet, service);
-	if (!source)
-		return service->source_rate != 0;
-	return source->count < service->source_rate && __sync_fetch_and_add(&source->count, 1) < service->source_rate;
+	struct source_key key = { packet->key.source, service->counts_as, 0 };
+	__u32 rate = service->source_rate;
+	if (service->flags & SERVICE_SOURCE_RATE_PAIR) {
+		struct other_source *other = bpf_map_lookup_elem(&other_sources, &key);
+		if (other && !reached(packet->now, other->until))
+			rate = other->count < rate ? rate - other->count : 0;
+	}
+	__u32 length = service->source_rate_ticks;
+	__u32 window = length ? packet->now / length : packet->now;
+	struct source *source = bpf_map_lookup_elem(&sources, &key);
+	if (source && source->window == window)
+		return source->count < rate && __sync_fetch_and_add(&source->count, 1) < rate;
+	if (!rate)
+		return 0;
+	struct source first = { window, 1 };
+	bpf_map_update_elem(&sources, &key, &first, BPF_ANY);
+	return 1;
 }
 
 /* Where a target's answers are recognised. (Its name is on the stack for as long as it is looked for.) */

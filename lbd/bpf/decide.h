@@ -414,7 +414,7 @@ static __always_inline __u32 follow_half_open(struct packet *packet, const struc
 	if (!flow || flow->service != packet->service)
 		return VERDICT_MISS;
 	int promoted = !is_syn(packet) && !(packet->flags & (PACKET_ICMP | PACKET_LATER_FRAGMENT));
-	if (promoted && unlikely(flow->generation & GENERATION_UNCOUNTED) && !may_remember(packet))
+	if (promoted && unlikely(flow->generation & GENERATION_UNCOUNTED) && !may_begin(packet))
 		promoted = 0;
 	__u32 verdict = follow(packet, flow, promoted, NULL);
 	if (verdict != VERDICT_FORWARD || !promoted)
@@ -502,7 +502,7 @@ __noinline int decide_new(struct packet *packet, __u32 reuse)
 		return VERDICT_DROP;
 	}
 	int opens = packet->key.protocol != PROTOCOL_TCP || is_syn(packet);
-	if (opens && service->flags & SERVICE_SOURCE_RATE && !(packet->flags & PACKET_ICMP) && is_too_fast(packet, service)) {
+	if (opens && service->flags & SERVICE_SOURCE_RATE && !(packet->flags & PACKET_ICMP) && !may_begin(packet)) {
 		packet->reason = DROP_SOURCE_RATE;
 		return VERDICT_DROP;
 	}

@@ -22,6 +22,7 @@ MAP(half_open, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct half_open_set, HALF_OPEN
 MAP(endpoints, BPF_MAP_TYPE_HASH, struct endpoint_key, struct endpoint, ENDPOINTS_MAX);
 MAP(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, 16384);
 MAP(sources, BPF_MAP_TYPE_LRU_HASH, struct source_key, struct source, 65536);
+MAP(other_sources, BPF_MAP_TYPE_LRU_HASH, struct source_key, struct other_source, 65536);
 MAP(affinity, BPF_MAP_TYPE_LRU_HASH, struct affinity_key, struct affinity, 65536);
 MAP(links, BPF_MAP_TYPE_ARRAY, __u32, struct link, LINKS_MAX);
 MAP(processors, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct processor, 1);

@@ -96,7 +96,7 @@ struct service {
 	__u32 source_rate_ticks;
 	__u32 other_until;       /* until then flows that are not known here may be the other node's: see `other_rings`; 0 for never */
 	__u16 mss_max;           /* nat, whose SYNs pass both ways: their MSS is brought down to it; 0 for any */
-	__u16 spare;
+	__u16 counts_as;         /* the number in the keys of `sources`: one for all numbers of a service */
 };
 #define MODE_NAT 1
 #define MODE_DSR 2
@@ -106,6 +106,7 @@ struct service {
 #define SERVICE_SOURCE_RATE 8u
 #define SERVICE_ACL 16u             /* look the client up in `acl` */
 #define SERVICE_RESET_UNHEALTHY 32u /* TCP flows of an unhealthy target are reset; without it they move to another */
+#define SERVICE_SOURCE_RATE_PAIR 64u /* what the other node has begun counts, too: look the client up in `other_sources` */
 
 /* rings[index]: an array map of one element. other_rings[index]: what the other node chooses from, where that is something else */
 struct ring { __u16 targets[RING_SLOTS + 3]; };
@@ -207,6 +208,10 @@ struct acl { __u32 allowed; };
 /* sources: LRU; new flows of an address to a service in the running window */
 struct source_key { struct address address; __u16 service; __u16 spare; };
 struct source { __u32 window; __u32 count; };
+
+/* other_sources: LRU, by the keys of `sources`; what the other node has told of its own, which counts until its window ends there. Only `lbd`
+ * writes it. */
+struct other_source { __u32 until; __u32 count; };
 
 /* affinity: LRU */
 struct affinity_key { struct address address; __u16 ring; __u16 spare; };

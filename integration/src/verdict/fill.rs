@@ -27,6 +27,7 @@ pub(super) fn fill(harness: &mut Harness, world: &World) {
     targets(harness, world);
     endpoints(harness, world);
     access(harness, world);
+    others_begun(harness, world);
 }
 
 fn config(harness: &Harness, world: &World) {
@@ -93,7 +94,8 @@ fn services(harness: &mut Harness, world: &World) {
             | u32::from(service.affinity.is_some()) << 2
             | u32::from(service.source_rate.is_some()) << 3
             | u32::from(!service.access.is_empty()) << 4
-            | u32::from(service.reset_unhealthy) << 5;
+            | u32::from(service.reset_unhealthy) << 5
+            | u32::from(service.pair_rate) << 6;
         let (rate, window) = service.source_rate.unwrap_or((0, 0));
         let value = Bytes::default()
             .u8(if service.nat { 1 } else { 2 })
@@ -109,7 +111,8 @@ fn services(harness: &mut Harness, world: &World) {
             .u32(rate)
             .u32(window)
             .u32(service.other.as_ref().map_or(0, |other| other.1))
-            .u16(service.mss_max);
+            .u16(service.mss_max)
+            .u16(world.counted_as(index));
         harness.table("services").put(&u32::from(index).to_ne_bytes(), &value.0);
         for (table, ring) in [("rings", world.ring(index)), ("other_rings", world.other_ring(index))] {
             fill_ring(harness, table, index, &ring);
@@ -197,6 +200,13 @@ fn access(harness: &Harness, world: &World) {
             let key = Bytes::default().u32(16 + bits).be16(index).address(*address).u16(0);
             harness.table("acl").put(&key.0, &Bytes::default().u32(u32::from(*let_in)).0);
         }
+    }
+}
+
+fn others_begun(harness: &Harness, world: &World) {
+    for ((client, service), (count, until)) in &world.others_begun {
+        let key = Bytes::default().address(*client).u16(*service).u16(0);
+        harness.table("other_sources").put(&key.0, &Bytes::default().u32(*until).u32(*count).0);
     }
 }
 

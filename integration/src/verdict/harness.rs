@@ -34,7 +34,7 @@ pub const ADDRESSES: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2)),
 ];
 
-const TABLES: [&str; 26] = [
+const TABLES: [&str; 27] = [
     "config",
     "instances",
     "vips",
@@ -53,6 +53,7 @@ const TABLES: [&str; 26] = [
     "fragments",
     "acl",
     "sources",
+    "other_sources",
     "affinity",
     "links",
     "drops",
@@ -63,8 +64,18 @@ const TABLES: [&str; 26] = [
     "pushed_out",
 ];
 const STATE: [&str; 4] = ["processors", "routes", "service_stats", "target_stats"];
-const CLEARED: [&str; 9] =
-    ["vips", "listeners", "flows", "pending", "endpoints", "fragments", "acl", "sources", "affinity"];
+const CLEARED: [&str; 10] = [
+    "vips",
+    "listeners",
+    "flows",
+    "pending",
+    "endpoints",
+    "fragments",
+    "acl",
+    "sources",
+    "other_sources",
+    "affinity",
+];
 const REASONS: u32 = 20;
 /// The clock stands still for so long at least after it was set, in the kernel's jiffies of 1 to 10 ms.
 const QUIET_JIFFIES: u64 = 50;

@@ -545,7 +545,11 @@ impl Oracle {
     /// Counts a flow of a client's within its rate; whether it is.
     fn admits(&mut self, client: IpAddr, service: u16) -> bool {
         let Some((most, ticks)) = self.world.of(service).source_rate else { return true };
-        let window = self.sources.entry((client, service)).or_insert((self.world.now, 0));
+        let counted = (client, self.world.counted_as(service));
+        let others = self.world.others_begun.get(&counted).filter(|_| self.world.of(service).pair_rate);
+        let others = others.filter(|(_, until)| self.world.now < *until).map_or(0, |(count, _)| *count);
+        let most = most.saturating_sub(others);
+        let window = self.sources.entry(counted).or_insert((self.world.now, 0));
         if self.world.now.wrapping_sub(window.0) >= ticks {
             *window = (self.world.now, 0);
         }

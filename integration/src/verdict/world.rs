@@ -103,6 +103,10 @@ pub struct Service {
     pub affinity: Option<u32>,
     /// New flows of an address, in so many ticks.
     pub source_rate: Option<(u32, u32)>,
+    /// What the other node has begun for an address counts, too.
+    pub pair_rate: bool,
+    /// Its addresses are counted with those of the service of this index; else by themselves.
+    pub counts_as: Option<u16>,
     /// Networks and whether they are let in; the longest prefix decides, and there is one of length 0.
     pub access: Vec<(IpAddr, u8, bool)>,
     /// TCP flows of an unhealthy target are reset.
@@ -125,6 +129,8 @@ impl Default for Service {
             by_source: false,
             affinity: None,
             source_rate: None,
+            pair_rate: false,
+            counts_as: None,
             access: Vec::new(),
             reset_unhealthy: false,
             mss_max: 0,
@@ -208,6 +214,8 @@ pub struct World {
     pub other: Option<(u32, [u8; 6])>,
     /// The same in the networks of VIPs where it is another.
     pub others_of: HashMap<IpAddr, (u32, [u8; 6])>,
+    /// How many flows the other node has begun for an address and the service of an index, and until which tick they count.
+    pub others_begun: HashMap<(IpAddr, u16), (u32, u32)>,
 }
 
 impl World {
@@ -230,6 +238,7 @@ impl World {
             others_until: 0,
             other: None,
             others_of: HashMap::new(),
+            others_begun: HashMap::new(),
         }
     }
 
@@ -280,6 +289,12 @@ impl World {
     #[must_use]
     pub fn of(&self, service: u16) -> &Service {
         &self.services[usize::from(service) - 1]
+    }
+
+    /// The index of the service by which the addresses of this one are counted.
+    #[must_use]
+    pub fn counted_as(&self, service: u16) -> u16 {
+        self.of(service).counts_as.unwrap_or(service)
     }
 
     /// The target of this index.

@@ -1,13 +1,15 @@
 //! Both nodes of a pair forward at once, each for VIPs of its own, and each stands by for the other's.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::kernel_pair_support::*;
 use crate::pair_support::{LIMIT, caught_up, every, vips, vrrpd};
 use integration::lab::addresses::{vip4, vip6};
 use integration::lab::clock::{Window, wait_until};
-use integration::lab::config::Instance;
-use integration::lab::{Lab, Node, Result};
+use integration::lab::config::{Instance, PairConfig};
+use integration::lab::{Lab, Node, Result, http};
+use serde_json::Value;
 
 /// `a` is to be active for the first, `b` for the second.
 const NAMES: [&str; 2] = ["web", "shop"];
@@ -96,5 +98,93 @@ fn both_forward_and_each_goes_on_for_the_other() -> Result<()> {
     }
     load.steady_after(STALL_OF_A_MOVE)?;
     load.end_after_deaths(&deaths)?;
+    lab.finish()
+}
+
+/// The port of the service whose clients have one rate on both nodes.
+const COUNTED: u16 = 9000;
+
+/// New connections of a client there, in so long that no test is across the end of it.
+const SHARE: u64 = 12;
+
+/// So long a client waits for a page that it is not to get.
+const MOMENT: Duration = Duration::from_millis(300);
+
+/// A pair with that service on the VIPs of both instances.
+fn counting(label: &str) -> Result<Lab> {
+    let lab = Lab::builder(label).targets(2).build()?;
+    let addresses = lab.targets().iter().flat_map(|target| [IpAddr::from(target.v4()), target.v6().into()]);
+    let targets: String = addresses
+        .map(|address| format!("{{ address = \"{}\" }}, ", SocketAddr::new(address, 8080)))
+        .collect();
+    let tables = format!(
+        "\n[[service]]\nname = \"counted\"\nmode = \"nat\"\nforward = \"counted\"\n\
+         listen = [\"@{}:{COUNTED}\", \"@{}:{COUNTED}\"]\n\
+         rate = {{ key = \"source_ip\", requests = {SHARE}, per = \"1day\", scope = \"pair\" }}\n\
+         [[target_group]]\nname = \"counted\"\ntargets = [{targets}]\n",
+        NAMES[0], NAMES[1]
+    );
+    lab.write_config(&PairConfig::new(instances()).raw(&tables))?;
+    for node in lab.nodes() {
+        node.start_lbd()?;
+        node.start_vrrpd()?;
+    }
+    shared(&lab)?;
+    Ok(lab)
+}
+
+/// Whether the client gets a page over a new connection.
+fn page(lab: &Lab, vip: IpAddr) -> bool {
+    let ask = || http::tcp(SocketAddr::new(vip, COUNTED), "GET", "/", "", MOMENT);
+    lab.client().namespace().inside(ask).is_ok_and(|it| it.is_ok_and(|page| page.status == 200))
+}
+
+/// Packets of clients that were over the rate on a node, and connections that it has begun.
+fn refused_and_begun(node: &Node) -> (u64, u64) {
+    let refused = counted(node, "tandem_lbd_kernel_drops_total", "reason=\"source_rate\"");
+    (refused, counted(node, "tandem_lbd_kernel_service_new_flows_total", "service=\"counted\""))
+}
+
+/// Clients of the other node's whose rate a node knows.
+fn clients_known(node: &Node) -> Value {
+    let answer = node.get("lbd", "/v1/replication").ok().and_then(|answer| answer.json().ok());
+    let replication: Value = answer.unwrap_or_default();
+    replication["state"]["peer_entries"]["rates"].clone()
+}
+
+/// Waits until a node refuses the client for its rate, and fails if it gets a page before that.
+fn refuses(lab: &Lab, node: &Node, vip: IpAddr) -> Result<()> {
+    let (refused, begun) = refused_and_begun(node);
+    wait_until(&format!("{} to refuse the client at {vip}", node.name()), LIMIT, || {
+        assert!(!page(lab, vip), "a page from {vip}");
+        refused_and_begun(node).0 > refused
+    })?;
+    assert_eq!(refused_and_begun(node).1, begun, "connections that {} has begun", node.name());
+    Ok(())
+}
+
+#[test]
+fn a_client_has_one_rate_on_both_nodes_and_takes_it_along_when_the_role_moves() -> Result<()> {
+    let lab = counting("kernel rates")?;
+    let [a, b] = lab.nodes();
+    let [[web4, web6], [shop4, shop6]] = [0, 1].map(vips_of);
+    wait_until("the client to have had its share from a", LIMIT, || {
+        page(&lab, web4);
+        refused_and_begun(a).0 > 0
+    })?;
+    let begun = refused_and_begun(a).1;
+    assert!((1..=SHARE).contains(&begun), "{begun} connections");
+    // Told after the first, or with it: where this is known, that is known, too.
+    wait_until("a page over IPv6", LIMIT, || page(&lab, web6))?;
+    wait_until("b to know both clients", LIMIT, || clients_known(b) == 2)?;
+    refuses(&lab, b, shop4)?;
+    assert_eq!(refused_and_begun(b).1, 0, "b has begun nothing for a client that a has given all");
+    wait_until("a page over IPv6 from b", LIMIT, || page(&lab, shop6))?;
+    wait_until("a to know that client of b", LIMIT, || clients_known(a) == 1)?;
+    let (good, _, complaint) = vrrpd(a, &["switchover", NAMES[0]]);
+    assert!(good, "{complaint}");
+    active(&lab, 0, b)?;
+    wait_until("a page over IPv6 after the move", LIMIT, || page(&lab, web6))?;
+    refuses(&lab, b, web4)?;
     lab.finish()
 }

@@ -247,6 +247,66 @@ fn an_address_gets_no_more_flows_remembered_by_segments_that_open_none() {
 }
 
 #[test]
+fn what_the_other_node_has_begun_counts_until_its_window_ends() {
+    // Windows so long that no tick which cannot be had is across the end of one.
+    const WINDOW: u32 = 40_000;
+    each(paths(), |path, pair| {
+        let client = path.client(0).ip();
+        let others = |pair: &mut Pair<'_>, count: u32| {
+            pair.tell(|world| {
+                world.others_begun.insert((client, 1), (count, world.now + 1_000));
+            });
+        };
+        pair.tell(|world| world.services[0].source_rate = Some((3, WINDOW)));
+        others(pair, 2);
+        for port in 800..803 {
+            pair.sends(&path.tcp(port, SYN).frame());
+        }
+        pair.does(&path.tcp(803, SYN).frame(), &lost(Reason::SourceRate));
+        pair.wait(WINDOW * 3 / 2);
+        pair.tell(|world| world.services[0].pair_rate = true);
+        others(pair, 2);
+        pair.sends(&path.tcp(804, SYN).frame());
+        for port in 805..809 {
+            pair.does(&path.tcp(port, SYN).frame(), &lost(Reason::SourceRate));
+        }
+        // A segment that opens nothing passes, and what it is of is not remembered.
+        let before = pair.harness.flows();
+        for _ in 0..3 {
+            pair.sends(&path.tcp(809, ACK).carrying(5).frame());
+        }
+        assert_eq!(pair.harness.flows(), before);
+        // The other node's window has ended. In this one's are those that were not refused.
+        pair.wait(2_000);
+        for port in 810..812 {
+            pair.sends(&path.tcp(port, SYN).frame());
+        }
+        pair.does(&path.tcp(812, SYN).frame(), &lost(Reason::SourceRate));
+        // More than the rate leaves nothing; and it is of this service alone.
+        pair.wait(WINDOW * 3 / 2);
+        others(pair, 9);
+        pair.does(&path.tcp(813, SYN).frame(), &lost(Reason::SourceRate));
+        pair.sends(&path.udp(813).frame());
+    });
+}
+
+#[test]
+fn a_client_has_one_rate_for_all_numbers_of_a_service() {
+    each(paths(), |path, pair| {
+        pair.tell(|world| {
+            for service in &mut world.services {
+                (service.source_rate, service.counts_as) = (Some((3, 32)), Some(1));
+            }
+        });
+        pair.sends(&path.tcp(820, SYN).frame());
+        pair.sends(&path.udp(820).frame());
+        pair.sends(&path.tcp(821, SYN).frame());
+        pair.does(&path.udp(822).frame(), &lost(Reason::SourceRate));
+        pair.does(&path.tcp(823, SYN).frame(), &lost(Reason::SourceRate));
+    });
+}
+
+#[test]
 fn clients_come_back_to_their_target() {
     each(paths(), |path, pair| {
         pair.tell(|world| world.services[0].affinity = Some(1000));

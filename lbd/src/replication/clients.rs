@@ -4,9 +4,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use common::config::Mode;
+use common::config::{Mode, RateScope};
 use common::time::{Duration, Instant};
 use lbd_core::forward::abi::{Abi, Address, FlowKey};
+use lbd_core::forward::counts;
 use lbd_core::holder::Holder;
 use lbd_core::rate::{SOURCES_MAX, SourceBuckets, Told};
 use lbd_core::replication::{Cursor, Entry, Key, Live, Name, NameId, Removal, Replica, Scan, Tuple};
@@ -293,7 +294,13 @@ pub(super) fn is_of_all(source: [u8; 16]) -> bool {
 /// Whether a service has a rate that is the pair's, for all clients together or for each as asked for.
 pub(super) fn has_rate(snapshot: &Snapshot, service: &Name, of_all: bool) -> bool {
     let has = |rates: PairRates<'_>| if of_all { rates.of_all.is_some() } else { rates.of_each.is_some() };
-    rates_of(snapshot, Some(service)).is_ok_and(has)
+    (!of_all && counts_in_kernel(snapshot, service)) || rates_of(snapshot, Some(service)).is_ok_and(has)
+}
+
+/// Whether it is the kernel that counts for a service's rate, which is the pair's.
+pub(super) fn counts_in_kernel(snapshot: &Snapshot, service: &Name) -> bool {
+    let is_it = |known: &Service| matches!(service, Name::Service(name) if *known.config.name == **name);
+    kernel_pair_rates(snapshot).any(is_it)
 }
 
 /// The rates of a service that are the pair's.
@@ -309,7 +316,9 @@ pub(super) fn sizes(snapshot: &Snapshot) -> [usize; 3] {
     let sessions = session_tables(snapshot).map(|(service, _)| told_sessions(&service.config));
     let rates = pair_rates(snapshot)
         .map(|(_, rates)| usize::from(rates.of_all.is_some()) + rates.of_each.map_or(0, |_| SOURCES_MAX));
-    [sticky.map(|sticky| sticky.max_entries as usize).sum(), sessions.sum(), rates.sum()]
+    // One table is that of all services of the kernel.
+    let in_kernel = kernel_pair_rates(snapshot).next().map_or(0, |_| counts::SOURCES_MAX);
+    [sticky.map(|sticky| sticky.max_entries as usize).sum(), sessions.sum(), rates.sum::<usize>() + in_kernel]
 }
 
 fn sticky_tables(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Group>, &StickyTable)> {
@@ -322,7 +331,15 @@ fn session_tables(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Service>, &
 }
 
 fn pair_rates(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Service>, PairRates<'_>)> {
-    snapshot.services.iter().filter_map(|service| Some((service, service.guard.pair_rates()?)))
+    let proxied = snapshot.services.iter().filter(|service| !service.config.mode.in_kernel());
+    proxied.filter_map(|service| Some((service, service.guard.pair_rates()?)))
+}
+
+fn kernel_pair_rates(snapshot: &Snapshot) -> impl Iterator<Item = &Service> {
+    let in_kernel = snapshot.services.iter().filter(|service| service.config.mode.in_kernel());
+    let is_pairs =
+        |service: &&Service| service.config.rates.of_each.is_some_and(|rate| rate.scope == RateScope::Pair);
+    in_kernel.map(|service| &**service).filter(is_pairs)
 }
 
 fn sticky(
@@ -387,6 +404,12 @@ fn read_cursor(bytes: &[u8]) -> Option<(&str, Place)> {
     let (slot, name) = rest.split_first_chunk()?;
     let place = Place { part: u32::from_le_bytes(*part), slot: u64::from_le_bytes(*slot) };
     Some((std::str::from_utf8(name).ok()?, place))
+}
+
+/// The cursor at the beginning of a table.
+#[cfg(test)]
+pub(super) fn a_cursor(name: &str) -> Cursor {
+    Cursor(write_cursor(name, Place::default()))
 }
 
 #[cfg(test)]
@@ -573,6 +596,39 @@ mod tests {
             ));
         }
         assert_eq!(sizes(&of(&text))[2], 5 * SOURCES_MAX + 1);
+        for number in 0..2 {
+            text.push_str(&in_kernel(number));
+        }
+        assert_eq!(sizes(&of(&text))[2], 5 * SOURCES_MAX + 1 + counts::SOURCES_MAX, "they share one table");
+    }
+
+    /// A service of the kernel, and its group.
+    fn in_kernel(number: u16) -> String {
+        format!(
+            "[[service]]\nname = \"nat{number}\"\nmode = \"nat\"\nlisten = [\"192.0.2.12:{}\"]\nforward = \"nat{number}\"\n\
+             rate = {{ key = \"source_ip\", requests = 5, per = \"1h\", scope = \"pair\" }}\n\
+             [[target_group]]\nname = \"nat{number}\"\ntargets = [{{ address = \"192.0.2.{}:80\" }}]\n",
+            80 + number,
+            40 + number
+        )
+    }
+
+    #[test]
+    fn what_the_kernel_counts_is_kept_apart_from_what_the_proxies_do() {
+        let snapshot = of(&(TEXT.to_owned() + &in_kernel(0)));
+        let service = |name: &str| Name::Service(name.into());
+        for (name, is_the_kernels) in [("nat0", true), ("web", false), ("all", false), ("none", false)] {
+            assert_eq!(counts_in_kernel(&snapshot, &service(name)), is_the_kernels, "{name}");
+        }
+        assert!(!counts_in_kernel(&snapshot, &Name::Group("nat0".into())));
+        assert_eq!([true, false].map(|of_all| has_rate(&snapshot, &service("nat0"), of_all)), [false, true]);
+        let source = Address::from(IpAddr::from([198, 51, 100, 1])).0;
+        for source in [source, ALL_CLIENTS] {
+            let put = put_rate(&snapshot, (Some(&service("nat0")), source), 1, Some(Duration::MAX), NOW);
+            assert_eq!(put, Err(Misfit::Unknown));
+        }
+        let per_node = in_kernel(0).replace("\"pair\"", "\"node\"");
+        assert!(!counts_in_kernel(&of(&(TEXT.to_owned() + &per_node)), &service("nat0")));
     }
 
     #[test]

@@ -277,7 +277,11 @@ impl Driver {
             self.give_up_heeding();
         }
         if let Some(flows) = &mut self.flows {
-            let taken = flows.take_news(&mut self.replica, now);
+            let mut taken = flows.take_news(&mut self.replica, now);
+            // Nobody else wants to know, and the next session begins with all there is.
+            if taken.is_ok() && self.session.is_some() {
+                taken = flows.take_counts(&mut self.replica, now);
+            }
             self.note(taken);
         }
         if self.news_at.is_some_and(|at| at <= now) {
@@ -328,7 +332,14 @@ impl Driver {
                     }
                 }
                 None if scan.table == Table::Flows => self.replica.scanned(now, scan.id, &[], None),
-                _ => self.tables.scan(&mut self.replica, now, &scan),
+                flows => {
+                    let scanned = self.tables.scan(&mut self.replica, now, &scan, flows.as_mut());
+                    // One that succeeds may have nothing to do with the kernel, and is not the end of its failure.
+                    if scanned.is_err() {
+                        self.note(scanned);
+                        self.disconnected();
+                    }
+                }
             },
             Action::SwitchRing { ring, hash, outcome } => rings::ready(self, ring, hash, outcome),
             Action::PeerRing(ring) => rings::of_peer(self, ring),
@@ -341,13 +352,19 @@ impl Driver {
     }
 
     fn apply(&mut self, apply: &Apply, now: Instant) {
-        let (mut words, mut refused) = (Vec::new(), Vec::new());
+        let (mut words, mut refused, mut counted) = (Vec::new(), Vec::new(), Vec::new());
         for Put { live, .. } in &apply.puts {
             match live.entry {
                 // They are written together.
                 Entry::Flow(_) if self.flows.is_some() => {}
                 // No live table for it.
                 Entry::Flow(flow) => refused.push(Key::Flow(flow.tuple)),
+                Entry::Rate { service, source, .. }
+                    if self.tables.counts_in_kernel(&self.replica, service, source) =>
+                {
+                    // As with flows.
+                    if self.flows.is_some() { counted.push(*live) } else { refused.push(live.entry.key()) }
+                }
                 _ => self.tables.put(&self.replica, live, now, &mut words, &mut refused),
             }
         }
@@ -359,7 +376,10 @@ impl Driver {
             }
         }
         if let Some(flows) = &mut self.flows {
-            let applied = flows.apply(&self.replica, &apply.puts, &deletes, &mut refused);
+            let mut applied = flows.apply(&self.replica, &apply.puts, &deletes, &mut refused);
+            if applied.is_ok() {
+                applied = flows.put_counts(&self.replica, &counted, &mut refused);
+            }
             let failed = applied.is_err();
             self.note(applied);
             // The peer is to tell everything once more.
@@ -627,7 +647,8 @@ impl Driver {
         let own_news = self.news_at.filter(|_| self.heeding.is_none());
         let known = self.tables.deadline();
         let heed = self.heeding.as_ref().map(|_| self.heed_by);
-        let others = [self.replica.deadline(), news, own_news, scan, self.open_at, known, heed];
+        let counts = self.session.as_ref().and(self.flows.as_ref()).and_then(Flows::counts_deadline);
+        let others = [self.replica.deadline(), news, counts, own_news, scan, self.open_at, known, heed];
         others.into_iter().flatten().chain([show]).min()
     }
 }

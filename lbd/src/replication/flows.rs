@@ -11,6 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Receiver;
 
+use super::counts::{self, Counts};
 use crate::l4::kernel::{Copies, FlowTables, KernelError, Position, Prior, Report, Reports, Written};
 
 /// News taken at once, so that whoever else waits has a turn.
@@ -32,6 +33,7 @@ pub(super) const ANEW_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct Flows {
     copies: Arc<Copies>,
     tables: FlowTables,
+    counts: Counts,
     /// Says when there are news; none while they are taken by the clock, so that nobody is woken for those that wait for it.
     readable: Option<AsyncFd<OwnedFd>>,
     reports: Receiver<Report>,
@@ -71,6 +73,7 @@ impl Flows {
     /// The flows of a kernel that has begun to forward.
     pub(super) fn open(copies: Arc<Copies>) -> Result<Self, KernelError> {
         let mut tables = copies.open()?;
+        let counts = Counts::new(copies.open_sources()?);
         // Nobody knows how old that is. What has become of these flows, a walk through all finds.
         let skipped = tables.skip_news();
         tracing::debug!(skipped, "flows that the program told of while nobody listened");
@@ -80,6 +83,7 @@ impl Flows {
         Ok(Self {
             copies,
             tables,
+            counts,
             readable: None,
             reports,
             sender,
@@ -317,6 +321,56 @@ impl Flows {
         deleted.map(drop)
     }
 
+    /// When it is looked for what the kernel has counted, where a rate is the pair's.
+    pub(super) fn counts_deadline(&self) -> Option<Instant> {
+        self.places.has_pair_rates().then(|| self.counts.step_at())
+    }
+
+    /// Tells the core what the kernel has counted since, if it is time.
+    pub(super) fn take_counts(&mut self, replica: &mut Replica, at: Instant) -> Result<(), KernelError> {
+        self.renumber();
+        if self.counts_deadline().is_none_or(|deadline| deadline > at) {
+            return Ok(());
+        }
+        let now = self.tables.now()?;
+        let Self { counts, places, names, .. } = self;
+        counts.step(replica, places, names, at, now)
+    }
+
+    /// Finds what the kernel has counted for a scan of the rates, once all of the proxies' has been found; where to go on, if there is more.
+    pub(super) fn scan_counts(
+        &mut self,
+        replica: &mut Replica,
+        scan: &Scan,
+        found: &mut Vec<Live>,
+    ) -> Result<Option<Cursor>, KernelError> {
+        self.renumber();
+        if counts::position(&scan.cursor).is_none() {
+            return Ok(self.places.has_pair_rates().then(|| counts::cursor(Position::default())));
+        }
+        let now = self.tables.now()?;
+        let Self { counts, places, names, .. } = self;
+        counts.scan(replica, places, names, scan, found, now)
+    }
+
+    /// Writes what the peer's kernel has counted; puts what has no place here into `refused`.
+    pub(super) fn put_counts(
+        &mut self,
+        replica: &Replica,
+        counted: &[Live],
+        refused: &mut Vec<Key>,
+    ) -> Result<(), KernelError> {
+        if counted.is_empty() {
+            return Ok(());
+        }
+        self.renumber();
+        let now = self.tables.now()?;
+        let written = self.counts.put(replica, &self.places, counted, now, refused)?;
+        self.misfits |= written.misfits > 0;
+        self.written.add(written);
+        Ok(())
+    }
+
     /// Tells the peer of flows that are this node's own and were used later than what it told of them.
     pub(super) fn tell_kept(&mut self, replica: &mut Replica, at: Instant) -> Result<(), KernelError> {
         if self.kept.is_empty() {
@@ -403,7 +457,7 @@ const fn tuple_of(live: &Live) -> Option<Tuple> {
 
 /// The core's numbers of services and targets by the kernel's; none yet, or none of one that is gone.
 #[derive(Debug, Default)]
-struct Names {
+pub(super) struct Names {
     services: Vec<Option<Option<NameId>>>,
     targets: Vec<Option<Option<NameId>>>,
 }
@@ -418,16 +472,21 @@ impl Names {
         flow: &Entered,
         now: u32,
     ) -> Option<Live> {
-        let service = known(&mut self.services, flow.service, || {
-            let name = Name::Service(Arc::clone(places.service(flow.service)?));
-            replica.name(name).ok()
-        })?;
+        let service = self.service(replica, places, flow.service)?;
         let target = known(&mut self.targets, flow.target, || {
             let (group, id) = places.target(flow.target)?.clone();
             replica.name(Name::Target { group, id }).ok()
         })?;
         let entry = Entry::Flow(Flow { tuple, service, target, port: flow.port.0, state: flow.state });
         Some(Live { entry, remaining: Some(duration_of(places.remaining(flow, now))) })
+    }
+
+    /// A service for the core; none if it is gone.
+    pub(super) fn service(&mut self, replica: &mut Replica, places: &Places, number: u16) -> Option<NameId> {
+        known(&mut self.services, number, || {
+            let name = Name::Service(Arc::clone(places.service(number)?));
+            replica.name(name).ok()
+        })
     }
 
     fn clear(&mut self) {

@@ -4,6 +4,7 @@
 //! core, and writing what came from the peer, a frame at a time.
 
 mod clients;
+mod counts;
 mod driver;
 mod flows;
 mod ids;

@@ -14,12 +14,13 @@ use lbd_core::replication::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::flows::ANEW_PAUSE;
+use super::flows::{ANEW_PAUSE, Flows};
 use super::ids::Ids;
 use super::said::{live_member, live_word, member_of, page, read_pair};
 use super::strangers::{Misfit, Stranger, knows};
 use super::words::{Memory, Word};
-use super::{Outlets, clients};
+use super::{Outlets, clients, counts};
+use crate::l4::kernel::KernelError;
 use crate::reload::Request;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
@@ -266,8 +267,14 @@ impl Tables {
         });
     }
 
-    /// Answers a scan.
-    pub(super) fn scan(&mut self, replica: &mut Replica, now: Instant, scan: &Scan) {
+    /// Answers a scan, unless the kernel does not tell what it has counted.
+    pub(super) fn scan(
+        &mut self,
+        replica: &mut Replica,
+        now: Instant,
+        scan: &Scan,
+        flows: Option<&mut Flows>,
+    ) -> Result<(), KernelError> {
         let mut found = Vec::new();
         let next = match scan.table {
             Table::Targets | Table::Members => self.scan_words(replica, scan, &mut found),
@@ -282,13 +289,30 @@ impl Tables {
             Table::UdpSessions => {
                 clients::scan_sessions(&self.snapshot, &mut self.ids, replica, now, scan, &mut found)
             }
-            Table::Rates => {
-                clients::scan_rates(&self.snapshot, &mut self.ids, replica, now, scan, &mut found)
-            }
+            Table::Rates => self.scan_rates(replica, now, scan, flows, &mut found)?,
             // It is the kernel's.
             Table::Flows => None,
         };
         replica.scanned(now, scan.id, &found, next);
+        Ok(())
+    }
+
+    /// First what the proxies have admitted, then what the kernel has counted.
+    fn scan_rates(
+        &mut self,
+        replica: &mut Replica,
+        now: Instant,
+        scan: &Scan,
+        flows: Option<&mut Flows>,
+        found: &mut Vec<Live>,
+    ) -> Result<Option<Cursor>, KernelError> {
+        if counts::position(&scan.cursor).is_none() {
+            let next = clients::scan_rates(&self.snapshot, &mut self.ids, replica, now, scan, found);
+            if next.is_some() {
+                return Ok(next);
+            }
+        }
+        flows.map_or(Ok(None), |flows| flows.scan_counts(replica, scan, found))
     }
 
     fn scan_words(&mut self, replica: &mut Replica, scan: &Scan, found: &mut Vec<Live>) -> Option<Cursor> {
@@ -304,6 +328,12 @@ impl Tables {
         page(memory.words.after(after, scan.limit), scan.limit, |group, id, word| {
             found.extend(live_word(replica, ids, group, id, *word));
         })
+    }
+
+    /// Whether an entry of the rates is about what the kernel counts, and is written where that looks.
+    pub(super) fn counts_in_kernel(&self, replica: &Replica, service: NameId, source: [u8; 16]) -> bool {
+        let in_kernel = |name| clients::counts_in_kernel(&self.snapshot, name);
+        !clients::is_of_all(source) && replica.name_of(service).is_some_and(in_kernel)
     }
 
     /// Writes an entry of the other node's; those of targets are to be [heeded](Self::heed). Puts it into `refused` if it has no place.

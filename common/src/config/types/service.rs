@@ -263,7 +263,7 @@ pub struct Rates {
     pub of_each: Option<Rate>,
 }
 
-/// A limit of [`Rates`]: more than so many are refused and counted. Counted on each node by itself.
+/// A limit of [`Rates`]: more than so many are refused and counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// What is counted together.

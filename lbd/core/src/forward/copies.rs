@@ -12,8 +12,8 @@ use super::abi::{
     SERVICE_AFFINITY, SERVICE_PRESERVE_CLIENT, STATE_CLIENT_FIN, STATE_ESTABLISHED, STATE_RESET,
     STATE_TARGET_FIN, STATE_UDP, Service, Slot, SlotControl, Target, Vip,
 };
-use super::expiry;
 use super::plan::Contents;
+use super::{counts, expiry};
 use common::hash::PlainMap;
 
 /// All bits of a flow's state.
@@ -80,6 +80,8 @@ pub struct Places {
     rings: PlainMap<u16, Members>,
     /// The targets of groups that a service has turned away from, by its number.
     former: PlainMap<u16, Vec<Members>>,
+    /// Whether there is a service whose rate is the pair's.
+    has_pair_rates: bool,
 }
 
 impl Places {
@@ -123,6 +125,7 @@ impl Places {
             targets: contents.targets.iter().filter_map(target).collect(),
             rings: contents.ring_targets.iter().filter_map(ring).collect(),
             former: contents.former_targets.iter().map(former).collect(),
+            has_pair_rates: contents.services.values().any(counts::is_pairs),
             names,
         }
     }
@@ -160,6 +163,26 @@ impl Places {
     #[must_use]
     pub fn service(&self, number: u16) -> Option<&Arc<str>> {
         self.services.get(&number).map(|(name, _)| name)
+    }
+
+    /// Whether there is a service whose rate is the pair's.
+    #[must_use]
+    pub const fn has_pair_rates(&self) -> bool {
+        self.has_pair_rates
+    }
+
+    /// A service whose rate is the pair's, by the number that its sources are counted by.
+    #[must_use]
+    pub fn pair_rate(&self, number: u16) -> Option<&Service> {
+        let (_, service) = self.services.get(&number)?;
+        (counts::is_pairs(service) && service.counts_as == number).then_some(service)
+    }
+
+    /// The same by its name. Any of its numbers says what its sources are counted by.
+    #[must_use]
+    pub fn pair_rate_of(&self, name: &str) -> Option<&Service> {
+        let (_, service) = self.services.values().find(|(known, _)| **known == *name)?;
+        counts::is_pairs(service).then_some(service)
     }
 
     /// Whether there is a service of this name or, with a group, such a target.

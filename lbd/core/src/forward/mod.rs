@@ -3,6 +3,7 @@
 
 pub mod abi;
 pub mod copies;
+pub mod counts;
 pub mod expiry;
 pub mod flows;
 pub mod formats;

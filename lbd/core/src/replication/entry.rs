@@ -196,7 +196,8 @@ pub enum Entry {
         service: NameId,
         /// The client; zeros for a limit that all clients share.
         source: Address,
-        /// Requests admitted since the node's process began; it only grows.
+        /// Requests admitted since the node's process began; it only grows. Of a service of the kernel: flows begun in the window that runs, and what
+        /// that has left is the entry's lifetime.
         total: u64,
     },
     /// What an operator, or discovery, wants of a target.

@@ -20,6 +20,7 @@ use super::bpf::{Batch, Cursor, Map};
 use super::flows::{Reader, reading};
 use super::maps::{SLOTS_PREFIX, slots_shape};
 use super::ports::Ports;
+use super::sources::SourceTables;
 use super::ticks::Reading;
 
 /// Flows read with one call, to be given their ports.
@@ -154,6 +155,11 @@ impl Copies {
         FlowTables::open(&self.folder, Arc::clone(&self.reader))
     }
 
+    /// Opens those in which sources are counted.
+    pub(crate) fn open_sources(&self) -> Result<SourceTables, KernelError> {
+        SourceTables::open(&self.folder)
+    }
+
     /// Has the walk through all flows report there, or nowhere.
     pub(crate) fn report_to(&self, reports: Option<Arc<Reports>>) {
         self.reader.reports.store(reports);
@@ -162,7 +168,7 @@ impl Copies {
 
 /// Where a walk through the flows is.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Position(Cursor);
+pub(crate) struct Position(pub(super) Cursor);
 
 impl Position {
     /// From where a walk was interrupted; of no bytes, the start.

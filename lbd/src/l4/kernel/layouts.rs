@@ -22,12 +22,13 @@ const COPY_BATCH: usize = 4096;
 
 /// Maps that a new layout shares with the old one if they look the same there: what the programs remember, the roles (without
 /// them the new programs would forward nothing until `vrrpd` is heard), and the numbers that all of it refers to.
-const TAKEN_OVER: [&str; 16] = [
+const TAKEN_OVER: [&str; 17] = [
     "flows",
     "pending",
     "half_open",
     "affinity",
     "sources",
+    "other_sources",
     "fragments",
     "instances",
     "service_stats",

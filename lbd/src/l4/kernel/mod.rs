@@ -3,7 +3,7 @@
 //! Packets never come here. [`load`] brings the program into the kernel and finds the maps that a former life left, [`layouts`] goes on from maps that look different, [`attach`] puts
 //! it on interfaces, [`ways`] knows how targets are reached, [`next_hops`] hears whom the program in the driver cannot reach, [`sync`] writes what `lbd_core::forward` makes of configuration,
 //! groups and ways; [`instances`] is for `vrrpd`, which says what this node owns, [`expiry`] deletes flows that are over, [`flows`] reads what the
-//! program has noted, [`copies`] exchanges flows with the other node, and [`doctor`] looks at the host.
+//! program has noted, [`copies`] exchanges flows with the other node and [`sources`] what clients have begun, and [`doctor`] looks at the host.
 //!
 //! All of it runs on threads of its own: system calls for a million flows must not keep the control runtime, and
 //! nothing here is in a packet's way.
@@ -29,6 +29,7 @@ mod path_mtu;
 mod ports;
 mod rings;
 mod settings;
+mod sources;
 mod sync;
 mod thread;
 mod ticks;
@@ -50,6 +51,7 @@ pub(crate) use flows::{ListError, Listing, Sum, Totals};
 pub(crate) use instances::Offer;
 pub(crate) use netlink::{NetlinkError, States, connections_at};
 pub(crate) use rings::RingNews;
+pub(crate) use sources::SourceTables;
 pub(crate) use thread::{Kernel, Prepared, lack, wanted};
 pub(crate) use view::KernelView;
 

@@ -140,6 +140,14 @@ mod tests {
     }
 
     #[test]
+    fn there_is_room_for_as_many_sources_as_the_nodes_tell_each_other_of() {
+        let shapes = shapes(Sizes { flows: 1 << 20, affinity: AFFINITY_MIN }).unwrap();
+        for name in ["sources", "other_sources"] {
+            assert_eq!(usize::try_from(shapes[name].max_entries), Ok(lbd_core::forward::counts::SOURCES_MAX));
+        }
+    }
+
+    #[test]
     fn groups_of_the_kernel_share_one_table_of_clients() {
         let group = |name: &str, clients: u32| {
             format!(

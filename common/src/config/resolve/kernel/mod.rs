@@ -14,7 +14,7 @@ use crate::config::problem::Problem;
 use crate::config::raw::{At, RawFile, RawInterfaces, RawKernel, RawService, shown};
 use crate::config::types::{
     ACCESS_ENTRIES_IN_KERNEL_MAX, FlowTimeouts, Forwarding, Kernel, Listen, Method, Mode, PerNode, RateKey,
-    RateScope, access_entries,
+    access_entries,
 };
 use crate::time::Duration;
 
@@ -171,10 +171,6 @@ fn check_service(service: &RawService, mode: &At<&'static str>, out: &mut Proble
         if rate.key == RateKey::Service {
             let why = "new flows are counted for each client address only, key = \"source_ip\"";
             refused.push(("service.rate.key".to_owned(), span.clone(), why));
-        }
-        if rate.scope == RateScope::Pair {
-            let why = "the kernel of each node counts for itself";
-            refused.push(("service.rate.scope".to_owned(), span.clone(), why));
         }
         if rate.per < TICK {
             let why = "it counts time in steps of 62.5ms, write a longer one";

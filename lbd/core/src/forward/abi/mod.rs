@@ -96,6 +96,8 @@ constants! {
     SERVICE_ACL: u32 = 16;
     /// [`Service::flags`]: TCP flows of an unhealthy target are reset instead of moved.
     SERVICE_RESET_UNHEALTHY: u32 = 32;
+    /// [`Service::flags`]: what the other node has begun for an address counts, too.
+    SERVICE_SOURCE_RATE_PAIR: u32 = 64;
     /// [`Target::state`]: not there.
     TARGET_ABSENT: u8 = 0;
     /// [`Target::state`]: in use.

@@ -136,8 +136,8 @@ twins! {
         other_until: u32,
         /// The largest MSS of SYNs, which pass both ways with nat; 0 for any.
         mss_max: u16,
-        /// Zero.
-        spare: u16,
+        /// The number in the keys of `sources`: one for all numbers of a service.
+        counts_as: u16,
     }
 
     /// `targets[index]`.
@@ -328,6 +328,14 @@ twins! {
     "source" Source {
         /// Which window it counts.
         window: u32,
+        /// New flows in it.
+        count: u32,
+    }
+
+    /// Value of `other_sources`.
+    "other_source" OtherSource {
+        /// The tick at which the other node's window ends.
+        until: u32,
         /// New flows in it.
         count: u32,
     }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use common::config::{self, Algorithm, Forwarding, Listen, Method, OnUnhealthy, Protocol, RateKey};
+use common::config::{
+    self, Algorithm, Forwarding, Listen, Method, OnUnhealthy, Protocol, RateKey, RateScope,
+};
 use common::time::Duration;
 use ipnet::IpNet;
 
@@ -14,8 +16,8 @@ use super::{Contents, Indexes, Input, LeftOut, origin};
 use crate::forward::abi::{
     Acl, AclKey, Address, Be16, CONFIG_HAS_ACL, CONFIG_HAS_ANY_PORT, CONFIG_HAS_NAT, CONFIG_REPLICATED,
     EndpointKey, Listener, Listening, MODE_DSR, MODE_NAT, RANGES_MAX, Range, SERVICE_ACL, SERVICE_AFFINITY,
-    SERVICE_HASH_SOURCE, SERVICE_PRESERVE_CLIENT, SERVICE_RESET_UNHEALTHY, SERVICE_SOURCE_RATE, Service,
-    Ticks, VipAddress, ticks_multiplier, ticks_of,
+    SERVICE_HASH_SOURCE, SERVICE_PRESERVE_CLIENT, SERVICE_RESET_UNHEALTHY, SERVICE_SOURCE_RATE,
+    SERVICE_SOURCE_RATE_PAIR, Service, Ticks, VipAddress, ticks_multiplier, ticks_of,
 };
 
 /// How long a flow that was reset is remembered.
@@ -102,6 +104,8 @@ impl<'a> Builder<'a> {
             let family = Family::of(listen.address.ip());
             parts.entry((listen.protocol, family, listen.instance.as_ref())).or_default().push(listen);
         }
+        // A client has one rate, whichever address of the service it asks.
+        let mut counts_as = None;
         for ((protocol, family, instance), listen) in parts {
             let place = instance.map_or("", String::as_str);
             // With other addresses at the targets it is another one: flows of before would hang, since nobody takes their answers for theirs.
@@ -130,6 +134,7 @@ impl<'a> Builder<'a> {
             };
             let mut made = self.service(service, &forwarding, instance, ring_number);
             made.other_until = other_until;
+            made.counts_as = *counts_as.get_or_insert(number);
             if !(service.access.allow.is_empty() && service.access.deny.is_empty()) {
                 made.flags |= SERVICE_ACL;
                 self.add_access(&service.access, number, family);
@@ -183,6 +188,9 @@ impl<'a> Builder<'a> {
         if let Some(rate) = service.rates.of_each.filter(|rate| rate.key == RateKey::SourceIp) {
             made.flags |= SERVICE_SOURCE_RATE;
             (made.source_rate, made.source_rate_ticks) = (rate.requests, ticks_of(rate.per).max(1));
+            if rate.scope == RateScope::Pair {
+                made.flags |= SERVICE_SOURCE_RATE_PAIR;
+            }
         }
         if let Some(group) = self.input.file.target_group(&service.forward) {
             if group.algorithm == Algorithm::ConsistentHash {

@@ -20,6 +20,8 @@ use model::{Maps, assert_whole};
 
 const KERNEL: &str = include_str!("../../../../../configs/kernel.toml");
 
+const PAIR_RATE: &str = "rate = { key = \"source_ip\", requests = 9, per = \"1s\", scope = \"pair\" }";
+
 /// The network of a test: every address has a way.
 #[derive(Default)]
 struct Net {
@@ -173,6 +175,12 @@ fn a_service_is_one_for_each_protocol_family_and_instance() {
             .map(|(address, protocol)| behind(&contents, address, 443, protocol).0);
     assert_eq!(numbers.into_iter().collect::<BTreeSet<_>>().len(), 5);
     assert!(numbers.iter().all(|number| contents.service_names[number] == "s"));
+    let counted: BTreeSet<u16> =
+        numbers.iter().map(|number| contents.services[&u32::from(*number)].counts_as).collect();
+    assert!(
+        counted.len() == 1 && counted.is_subset(&numbers.into_iter().collect()),
+        "one rate for each client"
+    );
     let (_, web) = behind(&contents, "192.0.2.10", 443, 6);
     let (_, db) = behind(&contents, "192.0.2.20", 443, 6);
     assert_eq!(
@@ -213,6 +221,10 @@ fn keys_of_services_become_flags() {
     );
     assert_eq!((s.source_rate, s.source_rate_ticks, s.affinity_ticks), (9, 16, 160));
     assert_eq!(behind(&contents, "192.0.2.10", 81, 6).1.flags, SERVICE_RESET_UNHEALTHY);
+    let pairs = service("s", "nat", "\"192.0.2.10:80\"", PAIR_RATE);
+    let (_, s) = behind(&plan(&file(&pairs, &group("s", "10.0.1.1:80", ""))), "192.0.2.10", 80, 6);
+    let both = SERVICE_SOURCE_RATE | SERVICE_SOURCE_RATE_PAIR;
+    assert_eq!((s.flags & both, s.source_rate, s.source_rate_ticks), (both, 9, 16));
     let key = |address| EndpointKey { address: vip(address), port: Be16(80), protocol: 6, spare: 0 };
     let preserved = contents.endpoints[&key("10.0.1.1")];
     let candidate = Candidate { vip: vip("192.0.2.10"), port: Be16(80), service: number };

@@ -144,3 +144,26 @@ fn only_what_was_missing_gives_more_flows_a_place() {
     }
     assert!(one.has_more_than(&Places::default()) && !one.has_more_than(&one));
 }
+
+#[test]
+fn a_rate_of_the_pair_is_found_by_name_and_number() {
+    let services = service("n", "nat", "\"@web:80\", \"@web:53/udp\", \"@db:80\"", PAIR_RATE)
+        + &service("k", "nat", "\"@db:81\"", &PAIR_RATE.replace("pair", "node"))
+        + &service("d", "dsr", "\"@db:82\"", &format!("dsr = \"l2\"\n{PAIR_RATE}"));
+    let groups = group("n", "10.0.1.1:8080 [2001:db8:1::1]:8080", "")
+        + &group("k", "10.0.1.1:81", "")
+        + &group("d", "10.0.1.3:82", "");
+    for places in nodes(&file(&services, &groups)) {
+        assert!(places.has_pair_rates());
+        let numbers: Vec<u16> = (0..u16::MAX).filter(|number| places.pair_rate(*number).is_some()).collect();
+        let [first, second] = numbers[..] else { panic!("one of each service: {numbers:?}") };
+        let mut names = [first, second].map(|number| &**places.service(number).unwrap());
+        for (number, name) in [first, second].into_iter().zip(names) {
+            assert_eq!(places.pair_rate_of(name).unwrap().counts_as, number, "{name}");
+        }
+        names.sort_unstable();
+        assert_eq!(names, ["d", "n"]);
+        assert!(places.pair_rate_of("k").is_none() && places.pair_rate_of("x").is_none());
+    }
+    assert!(!nodes(&example())[0].has_pair_rates());
+}
