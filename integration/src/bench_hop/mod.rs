@@ -15,7 +15,7 @@
 //! What the hop costs for a packet is that difference by the packets that came to its interface: both ways' with nat, nftables and HAProxy, with
 //! dsr those of the client alone. A packet is what the kernel handles as one, which in bulk has up to 64 KiB; and the switch's work for it counts.
 
-mod busy;
+pub(crate) mod busy;
 mod network;
 mod row;
 mod tools;

@@ -4,7 +4,10 @@
 //! Each node has a processor of its own: what begins the flows, and would be the network's interrupts on a real host, shares that of the
 //! `lbd` that tells of them. What becomes of a packet between the nodes once it has left one of them is on the other one's processor. Only
 //! flows that the kernel's program has told of by itself count: nothing is written to any map by hand.
+//!
+//! What that costs beside what forwarding costs the machine is measured with real connections (`connections/`).
 
+mod connections;
 mod network;
 mod rival;
 mod row;
@@ -15,6 +18,9 @@ mod stage;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+pub use connections::{
+    Connections, Stretch as ConnectionsStretch, Way, render as render_connections, run as run_connections,
+};
 pub use rival::{Rival, run as run_rival};
 pub use row::{render, render_aims, render_misses};
 pub use snapshot::Snapshot;
@@ -46,6 +52,29 @@ impl Subject {
         match self {
             Self::Nat => "nat",
             Self::Dsr => "dsr",
+        }
+    }
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Flows that are begun by running the program.
+    Flows(Subject),
+    /// Real connections of either mode.
+    Connections,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Flows(Subject::Nat), Self::Flows(Subject::Dsr), Self::Connections];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Flows(subject) => subject.name(),
+            Self::Connections => "connections",
         }
     }
 }

@@ -22,7 +22,7 @@ const PORT: u16 = 9000;
 /// Ports of each target: a node has half of the VIP's ports towards each, and a million flows use a part of them.
 const PORTS_OF_TARGET: u16 = 32;
 /// The table has room for twice as many flows as there are.
-const KERNEL: &str = "\n[kernel]\nmax_flows = 2000000\nnew_flows_per_second = 10000000\n";
+pub(super) const KERNEL: &str = "\n[kernel]\nmax_flows = 2000000\nnew_flows_per_second = 10000000\n";
 /// Connections of the traffic that goes on meanwhile.
 const CONNECTIONS: usize = 64;
 
@@ -109,7 +109,7 @@ impl Network {
 /// Has packets between the nodes go on by the processor of the node that they are for (RPS), from where they leave the other one. Else
 /// whoever sends one does all there is to do until it is in the socket at the other end, and for the answering acknowledgement, too: with
 /// a veth that is one and the same thread.
-fn take_wire_apart(lab: &Lab) -> Result<()> {
+pub(super) fn take_wire_apart(lab: &Lab) -> Result<()> {
     let [of_a, of_b] = PROCESSORS.map(|processor| 1_u32 << processor);
     let chosen =
         |device: &str, mask: u32| format!("echo {mask:x} > /sys/class/net/{device}/queues/rx-0/rps_cpus");
@@ -161,7 +161,7 @@ fn shown(node: &Node, part: &str) -> serde_json::Value {
     answer.map(|answer| answer[part].clone()).unwrap_or_default()
 }
 
-fn wait_synced(node: &Node) -> Result<()> {
+pub(super) fn wait_synced(node: &Node) -> Result<()> {
     wait_until(&format!("{} to be synced", node.name()), LIMIT, || {
         let state = state(node);
         state["state"] == "synced" && state["peer_synced"] == true

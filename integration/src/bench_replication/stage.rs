@@ -29,7 +29,7 @@ const SOUGHT_MAX: usize = 64;
 const LOST: Duration = Duration::from_secs(2);
 
 /// All of replication is this one's work. (The walks of `lbd-expiry` are there without it, too.)
-const THREAD: &str = "lbd-peer";
+pub(super) const THREAD: &str = "lbd-peer";
 
 type Flows = HashMap<MapData, [u8; 40], [u8; 16]>;
 

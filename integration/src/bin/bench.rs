@@ -168,9 +168,9 @@ struct Replication {
     /// How often everything is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
-    /// Only this: nat or dsr; may be repeated
-    #[arg(long, value_name = "MODE", value_parser = replicated)]
-    only: Vec<bench_replication::Subject>,
+    /// Only this: nat or dsr (flows that are begun by the program alone), or connections (real ones of both); may be repeated
+    #[arg(long, value_name = "PART", value_parser = replicated)]
+    only: Vec<bench_replication::Part>,
     /// Write every run to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -252,9 +252,9 @@ fn subject(name: &str) -> Result<bench_l4::Subject, String> {
     found.ok_or_else(|| "there are l2, ipip and nat".to_owned())
 }
 
-fn replicated(name: &str) -> Result<bench_replication::Subject, String> {
-    let found = bench_replication::Subject::ALL.into_iter().find(|subject| subject.name() == name);
-    found.ok_or_else(|| "there are nat and dsr".to_owned())
+fn replicated(name: &str) -> Result<bench_replication::Part, String> {
+    let found = bench_replication::Part::ALL.into_iter().find(|part| part.name() == name);
+    found.ok_or_else(|| "there are nat, dsr and connections".to_owned())
 }
 
 fn main() -> Result<ExitCode> {
@@ -428,33 +428,62 @@ fn hop(arguments: &Hop) -> Result<ExitCode> {
 }
 
 fn replication(arguments: &Replication) -> Result<ExitCode> {
-    let Some(conntrackd) = conntrackd_version() else {
-        bail!("conntrackd is not installed: `scripts/setup test` does that");
-    };
-    println!("beside conntrackd {conntrackd};");
-    let chosen =
-        |subject: &bench_replication::Subject| arguments.only.is_empty() || arguments.only.contains(subject);
-    println!(
-        "what begins flows and the lbd that tells of them on processor 0, the other node's lbd on processor 1\n"
-    );
-    let (mut runs, mut rivals) = (Vec::new(), Vec::new());
-    for _ in 0..arguments.runs {
-        let rival = bench_replication::run_rival()?;
-        println!("{rival}");
-        rivals.push(rival);
-        for subject in bench_replication::Subject::ALL.into_iter().filter(chosen) {
-            runs.push(bench_replication::run(subject, |line| println!("{line}"))?);
-        }
+    use bench_replication::Part;
+
+    let chosen = |part: &Part| arguments.only.is_empty() || arguments.only.contains(part);
+    let parts: Vec<Part> = Part::ALL.into_iter().filter(chosen).collect();
+    let flows = parts.iter().any(|part| matches!(part, Part::Flows(_)));
+    if flows {
+        let Some(conntrackd) = conntrackd_version() else {
+            bail!("conntrackd is not installed: `scripts/setup test` does that");
+        };
+        println!("beside conntrackd {conntrackd};");
     }
     println!(
-        "\nmedians of {} runs; lost: the most. flows/s of a core: by the processor time of the slower lbd's replication;",
-        arguments.runs
+        "what begins flows and the lbd that tells of them on processor 0, the other node's lbd on processor 1;"
     );
-    println!("share: the sender's time for a flow, of the program's for a connection of ten packets\n");
-    println!("{}", bench_replication::render(&runs, &rivals));
-    println!("{}", bench_replication::render_aims(&runs));
-    write_json(arguments.json.as_deref(), &(&runs, &rivals))?;
-    let missed = bench_replication::render_misses(&runs);
+    println!(
+        "real connections: their target and the lbd that tells on processor 0, client and other lbd on 1\n"
+    );
+    let (mut runs, mut rivals, mut connections) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..arguments.runs {
+        if flows {
+            let rival = bench_replication::run_rival()?;
+            println!("{rival}");
+            rivals.push(rival);
+        }
+        for part in &parts {
+            let progress = |line: &str| println!("{line}");
+            match part {
+                Part::Flows(subject) => runs.push(bench_replication::run(*subject, progress)?),
+                Part::Connections => connections.push(bench_replication::run_connections(number, progress)?),
+            }
+        }
+    }
+    if flows {
+        println!(
+            "\nmedians of {} runs; lost: the most. flows/s of a core: by the processor time of the slower lbd's replication;",
+            arguments.runs
+        );
+        println!("share: the sender's time for a flow, of the program's for a connection of ten packets\n");
+        println!("{}", bench_replication::render(&runs, &rivals));
+    }
+    if !connections.is_empty() {
+        println!(
+            "\nreal connections, medians of {} runs; forwarding's own: what the machine spends on one by the hop, without telling,",
+            arguments.runs
+        );
+        println!(
+            "more than on one directly; sender: the thread that tells, with what each connection changes until its end; share: of"
+        );
+        println!(
+            "forwarding's own. More when told: by the whole machine, the other node and the link included, as a difference of differences\n"
+        );
+        println!("{}", bench_replication::render_connections(&connections));
+    }
+    println!("{}", bench_replication::render_aims(&runs, &connections));
+    write_json(arguments.json.as_deref(), &(&runs, &rivals, &connections))?;
+    let missed = bench_replication::render_misses(&runs, &connections);
     if !missed.is_empty() {
         println!("targets missed:\n{missed}");
     }

@@ -13,6 +13,7 @@ pub const KEY: &str = "746474647464746474647464746474647464746474647464746474647
 #[derive(Clone, Debug)]
 pub struct PairConfig {
     second_pair: bool,
+    linked: bool,
     instances: Vec<Instance>,
     services: String,
     groups: String,
@@ -73,6 +74,7 @@ impl PairConfig {
     pub const fn new(instances: Vec<Instance>) -> Self {
         Self {
             second_pair: false,
+            linked: true,
             instances,
             services: String::new(),
             groups: String::new(),
@@ -84,6 +86,13 @@ impl PairConfig {
     #[must_use]
     pub const fn second_pair(mut self) -> Self {
         self.second_pair = true;
+        self
+    }
+
+    /// Leaves out the link between the nodes: neither tells the other of flows.
+    #[must_use]
+    pub const fn without_link(mut self) -> Self {
+        self.linked = false;
         self
     }
 
@@ -129,7 +138,10 @@ impl fmt::Display for PairConfig {
         f.write_str("[pair]\nname = \"lab\"\nkey_file = \"pair.key\"\n")?;
         let nodes = if self.second_pair { [("c", 3), ("d", 4)] } else { [("a", 1), ("b", 2)] };
         for (node, number) in nodes {
-            write!(f, "\n[[node]]\nname = \"{node}\"\npeer_address = \"10.0.255.{number}\"\n")?;
+            write!(f, "\n[[node]]\nname = \"{node}\"\n")?;
+            if self.linked {
+                writeln!(f, "peer_address = \"10.0.255.{number}\"")?;
+            }
         }
         for instance in &self.instances {
             instance.write(f, nodes.map(|(node, _)| node))?;
@@ -185,6 +197,15 @@ mod tests {
         assert_eq!(value["service"][0]["listen"][0].as_str(), Some("@web:80"));
         assert_eq!(value["target_group"][0]["targets"][0]["address"].as_str(), Some("10.77.0.11:8080"));
         assert_eq!(value["api"]["vrrpd"].as_str(), Some("127.0.0.1:9112"));
+    }
+
+    #[test]
+    fn a_pair_without_a_link_is_one_too() {
+        let text = PairConfig::default().without_link().render();
+        if let Err(diagnostics) = common::config::parse(&text, Path::new("pair.toml")) {
+            panic!("the daemons refuse it: {diagnostics:?}");
+        }
+        assert!(!text.contains("peer_address"), "{text}");
     }
 
     #[test]

@@ -14,6 +14,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How many connects are under way at once where all connections stay open.
 const AT_ONCE: usize = 64;
 
+/// Clients at a pace come in bursts of so long, as a link's interrupts bring packets: each way to the target then has the same bursts to do.
+const SLOT: Duration = Duration::from_millis(2);
+/// How often it is looked whether the next ones are due.
+const DUE_EVERY: Duration = Duration::from_millis(1);
+
 /// A client's connection.
 pub(crate) trait Client {
     /// Goes on; answers whether it has got what it came for by this, which is said once.
@@ -52,12 +57,15 @@ impl<'a> Scene<'a> {
 
     /// Puts the clients that may go on into `clients`, once the target has done its part.
     fn wait(&mut self, clients: &mut Vec<usize>) -> io::Result<()> {
+        if self.wait_for(clients, STUCK_LIMIT)? { Ok(()) } else { Err(stuck()) }
+    }
+
+    /// The same of what happens within `limit` (whole milliseconds); answers whether anything has.
+    fn wait_for(&mut self, clients: &mut Vec<usize>, limit: Duration) -> io::Result<bool> {
         clients.clear();
-        self.poller.wait(&mut self.tokens, STUCK_LIMIT)?;
-        if self.tokens.is_empty() {
-            return Err(stuck());
-        }
-        self.handle(|index| clients.push(index as usize))
+        self.poller.wait(&mut self.tokens, limit)?;
+        self.handle(|index| clients.push(index as usize))?;
+        Ok(!self.tokens.is_empty())
     }
 
     fn handle(&mut self, mut client: impl FnMut(u32)) -> io::Result<()> {
@@ -128,4 +136,156 @@ pub(crate) fn come_and_stay<C: Client, T>(
         }
     }
     look()
+}
+
+/// How clients come and go at a steady rate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// So many come in a second,
+    pub(crate) per_second: u32,
+    /// unless so many are there.
+    pub(crate) at_once: usize,
+    /// How long this goes on before it counts.
+    pub(crate) warm: Duration,
+    /// And how long it counts.
+    pub(crate) time: Duration,
+}
+
+impl Pace {
+    /// How many are due after so long.
+    fn due(&self, passed: Duration) -> u64 {
+        let slots = passed.as_nanos() / SLOT.as_nanos() + 1;
+        let due = u128::from(self.per_second) * SLOT.as_nanos() * slots / 1_000_000_000;
+        u64::try_from(due).unwrap_or(u64::MAX)
+    }
+}
+
+/// What came of a pace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Came<T> {
+    /// Clients that got what they came for in the time that counts.
+    pub(crate) count: u64,
+    /// And with those before.
+    pub(crate) all: u64,
+    /// What was seen when that time began, and when it was over.
+    pub(crate) looks: [T; 2],
+}
+
+/// Has clients come and go at a pace. Who is late, since the machine or the target is, catches up; where neither does as much, there are
+/// always as many as may be there at once.
+pub(crate) fn come_at_a_pace<C: Client, T>(
+    mut scene: Scene<'_>,
+    pace: Pace,
+    mut start: impl FnMut(&Poller, u32) -> io::Result<C>,
+    mut look: impl FnMut() -> io::Result<T>,
+) -> io::Result<Came<T>> {
+    let (mut clients, mut free): (Vec<Option<C>>, Vec<u32>) = (Vec::new(), Vec::new());
+    let (mut ready, mut buffer) = (Vec::new(), [0; 4096]);
+    let (mut started, mut ended) = (0_u64, 0_u64);
+    let begin = Instant::now();
+    let mut before = None;
+    loop {
+        let passed = begin.elapsed();
+        if passed >= pace.warm && before.is_none() {
+            before = Some((ended, look()?));
+        }
+        if passed >= pace.warm + pace.time {
+            break;
+        }
+        while started < pace.due(passed) && clients.len() - free.len() < pace.at_once {
+            let index = match free.pop() {
+                Some(index) => index,
+                None => {
+                    clients.push(None);
+                    u32::try_from(clients.len() - 1).map_err(io::Error::other)?
+                }
+            };
+            clients[index as usize] = Some(start(&scene.poller, index)?);
+            started += 1;
+        }
+        scene.wait_for(&mut ready, DUE_EVERY)?;
+        for &index in &ready {
+            let Some(client) = &mut clients[index] else { continue };
+            if client.step(&mut buffer)? {
+                clients[index] = None;
+                free.push(u32::try_from(index).map_err(io::Error::other)?);
+                ended += 1;
+            }
+        }
+    }
+    let (warm, first) = before.ok_or_else(stuck)?;
+    let last = look()?;
+    // Nobody waits for longer than this went on.
+    if ended == warm {
+        Err(stuck())
+    } else {
+        Ok(Came { count: ended - warm, all: ended, looks: [first, last] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpStream};
+
+    use super::*;
+    use crate::bench_tcp::load::{connect, unless_blocked};
+
+    const PACE: Pace = Pace {
+        per_second: 20_000,
+        at_once: 100,
+        warm: Duration::from_millis(100),
+        time: Duration::from_secs(1),
+    };
+
+    #[test]
+    fn clients_are_due_in_bursts() {
+        let due = [0, 1999, 2000, 999_999].map(|micros| PACE.due(Duration::from_micros(micros)));
+        assert_eq!(due, [40, 40, 80, 20_000]);
+    }
+
+    /// Sends a byte and wants it back.
+    struct Byte(TcpStream, bool);
+
+    impl Client for Byte {
+        fn step(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+            if !self.1 {
+                self.1 = unless_blocked(self.0.write(b"x"))?.is_some();
+            }
+            Ok(self.1 && unless_blocked(self.0.read(buffer))? == Some(1))
+        }
+    }
+
+    #[test]
+    fn no_more_come_than_are_due_or_may_be_there() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let scene = Scene::with_target(&listener, Behaviour::AnswerOnce).unwrap();
+        let pace = Pace { per_second: 1000, at_once: 1, ..PACE };
+        let start = |poller: &Poller, index: u32| {
+            assert_eq!(index, 0, "there is another one");
+            Ok::<_, io::Error>(Byte(connect(poller, Token::Client(index), address)?, false))
+        };
+        let mut looked = 0;
+        let look = || {
+            looked += 1;
+            Ok(looked)
+        };
+        let came = come_at_a_pace(scene, pace, start, look).unwrap();
+        assert_eq!(came.looks, [1, 2]);
+        assert!(came.count > 0 && came.count <= came.all, "{came:?}");
+        assert!(came.all <= pace.due(pace.warm + pace.time), "{came:?}");
+    }
+
+    #[test]
+    fn a_target_that_does_not_answer_is_noticed() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let start = |poller: &Poller, index: u32| {
+            Ok::<_, io::Error>(Byte(connect(poller, Token::Client(index), address)?, false))
+        };
+        let pace = Pace { at_once: 1, time: Duration::from_millis(10), ..PACE };
+        let error = come_at_a_pace(Scene::new().unwrap(), pace, start, || Ok(())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
 }

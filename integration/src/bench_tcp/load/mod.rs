@@ -13,12 +13,14 @@ pub(crate) mod server;
 mod short;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::epoll::EpollFlags;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
@@ -99,7 +101,22 @@ pub(crate) fn stay_on(processor: usize) -> nix::Result<()> {
 
 /// Begins to connect.
 pub(crate) fn connect(poller: &Poller, token: Token, address: SocketAddr) -> io::Result<TcpStream> {
+    connect_from(poller, token, None, address)
+}
+
+/// The same from an address of this host.
+pub(crate) fn connect_from(
+    poller: &Poller,
+    token: Token,
+    source: Option<IpAddr>,
+    address: SocketAddr,
+) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    if let Some(source) = source {
+        // The port is chosen with the connection, so that there are as many for each end.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
