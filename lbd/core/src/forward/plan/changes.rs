@@ -168,6 +168,11 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
 /// A target as it is to be until rings and services are new. One that keeps its flows and gets no more takes new ones until the rings do without it:
 /// whoever finds one in a ring that takes none looks only so far for another, and finds none where most places are its own. And where connections
 /// get ports of its endpoint, they do until their service says otherwise.
+///
+/// One that is not well, or whose flows are to end, says so before the rings are without it: its flows move or are reset at once. A new connection
+/// that finds it in a ring meanwhile goes to the target of the next place, and is never reset, since it begins with a SYN. If all the places that
+/// are looked at are of such targets, it is dropped, and its SYN comes again after a second, when the ring is new: a target that is down would not
+/// have answered it either.
 fn yet(old: &Contents, index: u32, new: &Target) -> Target {
     let Some(old) = old.targets.get(&index) else { return *new };
     let is_chosen = old.state == TARGET_UP && new.state == TARGET_DRAINING;
