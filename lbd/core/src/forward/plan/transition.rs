@@ -506,8 +506,8 @@ impl Contents {
     #[must_use]
     pub fn as_far_as(&self, now: &Self) -> Self {
         let mut there = self.clone();
-        there.listeners.retain(|key, it| now.listeners.get(key) == Some(&*it));
-        there.vips.retain(|key, it| now.vips.get(key) == Some(&*it));
+        there.listeners.clone_from(&now.listeners);
+        there.vips.clone_from(&now.vips);
         there.services.retain(|index, it| {
             now.services.get(index).is_some_and(|now| (now.mode, now.ring) == (it.mode, it.ring))
         });
