@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use common::config::{self, Algorithm, Forwarding, Listen, Method, OnUnhealthy, Protocol, RateKey};
+use common::config::{self, Forwarding, Listen, Method, OnUnhealthy, Protocol, RateKey};
 use common::time::Duration;
 use ipnet::IpNet;
 
@@ -184,14 +184,13 @@ impl<'a> Builder<'a> {
             made.flags |= SERVICE_SOURCE_RATE;
             (made.source_rate, made.source_rate_ticks) = (rate.requests, ticks_of(rate.per).max(1));
         }
-        if let Some(group) = self.input.file.target_group(&service.forward) {
-            if group.algorithm == Algorithm::ConsistentHash {
-                made.flags |= SERVICE_HASH_SOURCE;
-            }
-            if let Some(sticky) = &group.sticky {
-                made.flags |= SERVICE_AFFINITY;
-                made.affinity_ticks = ticks_of(sticky.ttl);
-            }
+        let choice = self.input.former.choice(self.input.file, service);
+        if choice.by_source {
+            made.flags |= SERVICE_HASH_SOURCE;
+        }
+        if let Some(ttl) = choice.sticky {
+            made.flags |= SERVICE_AFFINITY;
+            made.affinity_ticks = ticks_of(ttl);
         }
         made
     }
