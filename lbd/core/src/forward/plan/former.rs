@@ -138,6 +138,13 @@ impl Former {
     pub fn waits_until(&self) -> Option<Instant> {
         self.services.values().filter_map(|groups| groups.serving.as_ref()).map(|(.., until)| *until).min()
     }
+
+    /// When there is something to be done at the latest: a group is not waited for any longer, or the time of a former one is over.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let ends = self.services.values().flat_map(|groups| groups.former.values().copied());
+        ends.chain(self.waits_until()).min()
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +177,7 @@ mod tests {
             former.follow(&file, at(seconds));
             former.settle(at(seconds), |_| true);
             assert_eq!((former.serving(&file.services[0]), former.waits_until()), (forward, None));
+            assert_eq!(former.deadline().is_some(), !others(&former, &file).is_empty());
             others(&former, &file)
         };
         assert!(turn("g1", 0).is_empty());

@@ -246,9 +246,9 @@ impl Sync {
         }
     }
 
-    /// When a service turns to another group at the latest.
+    /// When a service turns to another group at the latest, or has had a former one for its time.
     fn turning(&self) -> Option<Instant> {
-        Some(Instant::now() + (self.former.waits_until()? - self.shared.clock.now().at))
+        Some(Instant::now() + (self.former.deadline()? - self.shared.clock.now().at))
     }
 
     /// Brings everything up to date; answers what does not work.
