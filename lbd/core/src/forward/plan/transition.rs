@@ -502,7 +502,7 @@ fn covers(vip: &Vip, key: &Listener) -> bool {
 }
 
 impl Contents {
-    /// The same without what `now`, which is what the maps hold, does not have yet: only what is there can have flows.
+    /// What of this plan is in `now`, which is what the maps hold, and who listens there: only what is there can have flows.
     #[must_use]
     pub fn as_far_as(&self, now: &Self) -> Self {
         let mut there = self.clone();

@@ -380,6 +380,10 @@ impl Sync {
         self.shared.kernel.rings().switched(told);
         if !is_whole {
             self.place(&self.written.part_of(contents));
+            // What is missing ends nobody's flows; only programs of another layout go on until these know as much.
+            if !self.loaded.has_old() {
+                self.reader.written.store(true, Ordering::Release);
+            }
             return;
         }
         self.reader.written.store(true, Ordering::Release);
