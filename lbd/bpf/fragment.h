@@ -26,8 +26,9 @@ __noinline int fragment_store(const struct packet *packet)
 	return 0;
 }
 
-/* A datagram's fragments arrive within this, in ticks: its identification comes again. */
-#define FRAGMENT_TICKS (30 * 16)
+/* A datagram's fragments arrive within this, in ticks. Its identification comes again: of IPv4's 16 bits at 32,768 fragmented datagrams a second
+ * from one host to another, and a later fragment whose first one was lost must not go where one of long ago went. */
+#define FRAGMENT_TICKS (2 * 16)
 
 /* Gives a later fragment its ports. Returns VERDICT_MISS when it has them, else what becomes of it. */
 __noinline int fragment_find(struct packet *packet)

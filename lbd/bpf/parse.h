@@ -106,6 +106,11 @@ static __always_inline int parse_v4(void *ctx, const int xdp, struct packet *pac
 	return parse_transport(ctx, xdp, packet, total - sizeof(*ip));
 }
 
+static __always_inline int is_extension(__u8 kind)
+{
+	return kind == NEXT_HOP_BY_HOP || kind == NEXT_ROUTING || kind == NEXT_FRAGMENT || kind == NEXT_DESTINATION;
+}
+
 /* Extension headers up to TCP, UDP, ICMPv6 or a later fragment: returns what is left behind them, 0 if that is nothing. */
 static __always_inline __u32 parse_extensions(void *ctx, const int xdp, struct packet *packet, __u32 left)
 {
@@ -113,7 +118,7 @@ static __always_inline __u32 parse_extensions(void *ctx, const int xdp, struct p
 	__u32 offset = packet->l4;
 	for (int number = 0; number < EXTENSIONS_MAX; number++) {
 		__u8 kind = packet->key.protocol;
-		if (kind != NEXT_HOP_BY_HOP && kind != NEXT_ROUTING && kind != NEXT_FRAGMENT && kind != NEXT_DESTINATION)
+		if (!is_extension(kind))
 			break;
 		struct extension *extension = frame_start(ctx, xdp) + (offset & 0x3fff);
 		if ((void *)(extension + 1) > end)
@@ -137,8 +142,12 @@ static __always_inline __u32 parse_extensions(void *ctx, const int xdp, struct p
 		left -= length;
 		offset += length;
 		packet->key.protocol = extension->next;
+		/* Of a datagram with more headers behind that of a fragment only the first fragment has them: nobody knows the others by their protocol, and
+		 * the stack gets all. */
 		if (packet->flags & PACKET_LATER_FRAGMENT)
 			break;
+		if (packet->flags & PACKET_FIRST_FRAGMENT && is_extension(extension->next))
+			return 0;
 	}
 	packet->l4 = offset & 0x3fff;
 	return left;

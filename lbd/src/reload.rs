@@ -284,10 +284,12 @@ impl Parts {
         removed.retain(|target| !live.contains(&target.key) && !long_gone(target, now_ms));
         for group in &before.groups {
             let drain_ms = u64::try_from(group.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
+            let with_group = next.config.target_group(&group.config.name).is_none();
             for target in group.targets.iter().filter(|target| keys.contains(&target.key)) {
                 // One that was being drained does not get more time by being removed.
                 let close_at_ms = now_ms.saturating_add(drain_ms).min(u64::MAX - 1);
                 target.set_close_at_ms(close_at_ms.min(target.close_at_ms()));
+                target.set_left_with_group(with_group);
                 removed.push(Arc::clone(target));
             }
         }

@@ -123,6 +123,10 @@ impl View {
                 if !first {
                     break;
                 }
+                // The fragments that follow do not say what is behind the headers that only this one has.
+                if !quoted && view.piece.is_some() && matches!(view.protocol, 0 | 43 | 44 | 60) {
+                    return None;
+                }
                 continue;
             }
             view.transport += 8 + usize::from(header[1]) * 8;

@@ -205,6 +205,59 @@ fn where_there_is_no_driver_that_is_said_and_nothing_is_attached() -> Result<()>
     lab.finish()
 }
 
+/// Gives node `a` a network behind a bridge, which has no driver, and answers with a target there: its Ethernet address is known, and nobody is it.
+fn behind_a_bridge(lab: &Lab) -> Result<SocketAddr> {
+    let node = lab.a();
+    node.ip("link add far0 type veth peer name far1")?;
+    node.ip("link add br1 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
+    node.ip("link set far0 master br1")?;
+    for link in ["far0", "far1", "br1"] {
+        node.ip(&format!("link set {link} up"))?;
+    }
+    node.ip("address add 10.98.0.1/24 dev br1")?;
+    node.ip("neigh replace 10.98.0.2 lladdr 02:00:0a:62:00:02 dev br1 nud permanent")?;
+    Ok(SocketAddr::from(([10, 98, 0, 2], 80)))
+}
+
+/// What would go by an interface without the program would be lost, or its answers would: a target there gets nothing while another one can be
+/// reached.
+#[test]
+fn a_target_behind_an_interface_without_the_program_has_no_place() -> Result<()> {
+    let lab = Lab::builder("kernel-without").targets(1).build()?;
+    lab.prepare_for_xdp()?;
+    lab.introduce_client()?;
+    let (vip, far) = (vips()[0], behind_a_bridge(&lab)?);
+    let near = SocketAddr::new(address(&lab.targets()[0], vip), 80);
+    let text = |attach: &str| {
+        format!(
+            "[kernel]\nattach = \"{attach}\"\n\
+             [[service]]\nname = \"web\"\nmode = \"nat\"\nlisten = [\"{}\"]\nforward = \"web\"\n\
+             [[target_group]]\nname = \"web\"\n\
+             targets = [{{ id = \"near\", address = \"{near}\" }}, {{ id = \"far\", address = \"{far}\" }}]\n",
+            SocketAddr::new(vip, 80)
+        )
+    };
+    start(&lab, &text("xdp"))?;
+    let why = "cannot attach the forwarding program to br1: its driver has no hook for XDP";
+    wait_until("the status to say it", LIMIT, || {
+        status(&lab).is_ok_and(|status| status["kernel"]["troubles"].to_string().contains(why))
+    })?;
+    let all_near = || (0..32).all(|_| answerer(&lab, vip).is_some());
+    wait_until("all connections at the target whose interface has the program", LIMIT, all_near)?;
+    // With the program there it has its share, though nobody answers.
+    reload_text(&lab, &text("tc"))?;
+    let begun = || lab.a().counted("tandem_lbd_kernel_target_new_flows_total", "target=\"far\"");
+    let before = begun()?;
+    wait_until("connections to the target behind the bridge", LIMIT, || {
+        answerer(&lab, vip);
+        begun().is_ok_and(|begun| begun > before)
+    })?;
+    wait_until("the status to say it no more", LIMIT, || {
+        status(&lab).is_ok_and(|status| !status["kernel"]["troubles"].to_string().contains("br1"))
+    })?;
+    lab.finish()
+}
+
 #[test]
 fn as_a_filter_that_stays_when_lbd_does_not() -> Result<()> {
     let lab = Lab::builder("kernel-clsact").targets(2).build()?;

@@ -6,6 +6,7 @@ mod capabilities;
 mod counters;
 mod doctor;
 mod flood;
+mod former;
 mod forward;
 mod kernel_support;
 mod lossless;

@@ -246,6 +246,59 @@ fn connections_keep_their_target_whatever_the_other_node_would_choose_from() -> 
     lab.finish()
 }
 
+/// Flows of a group that the other node's service has turned away from already are known there as well, and go on.
+#[test]
+fn connections_of_a_former_group_go_on_at_the_other_node() -> Result<()> {
+    let lab = forwarding("replication former", every("100ms"))?;
+    let [a, b] = lab.nodes();
+    let (direct, translated) = lab.targets().split_at(DIRECT_TARGETS);
+    let mut text = std::fs::read_to_string(lab.dir().join("pair.toml")).expect("the configuration");
+    let mut services = Vec::new();
+    for vip in vips() {
+        for (what, targets) in [("dsr-echo", direct), ("nat-echo", translated)] {
+            let service = service(what, vip, 0);
+            let forward = format!("forward = \"{service}\"");
+            assert!(text.contains(&forward), "{text}");
+            text = text.replace(&forward, &format!("forward = \"next-{service}\""));
+            let target = &targets[1];
+            let ip: IpAddr = if vip.is_ipv4() { target.v4().into() } else { target.v6().into() };
+            text += &format!(
+                "\n[[target_group]]\nname = \"next-{service}\"\ntargets = [{{ id = \"next\", address = \"{}\" }}]\n",
+                SocketAddr::new(ip, 7)
+            );
+            services.push(service);
+        }
+    }
+    lab.write_config_text(&text)?;
+    let reload = |node: &Node| -> Result<()> {
+        assert_eq!(node.send("lbd", "POST", "/v1/reload", "")?.status, 200);
+        ready(node)?;
+        lab.nodes().into_iter().try_for_each(synced)
+    };
+    reload(b)?;
+    let mut probes = connections(&lab, 20)?;
+    let all_known = |count: usize, groups: &[&str]| {
+        services.iter().try_for_each(|service| {
+            wait_until(&format!("b to know the flows of {service}"), LIMIT, || {
+                let known = targets(b, service);
+                let is_of = |group: &&str| {
+                    known.values().any(|target| target.starts_with(&format!("{group}{service}/")))
+                };
+                known.len() == count && known == targets(a, service) && groups.iter().all(is_of)
+            })
+        })
+    };
+    all_known(20, &[""])?;
+    reload(a)?;
+    probes.extend(connections(&lab, 5)?);
+    all_known(25, &["", "next-"])?;
+    dies(a)?;
+    b.wait_role("web", "active", LIMIT)?;
+    owned_by(&lab, b)?;
+    all_survived(probes)?;
+    lab.finish()
+}
+
 /// Text for nft: nothing passes between the `lbd`s.
 const CUT: &str = "table inet cut {\nchain in {\ntype filter hook input priority 0\ntcp dport 7112 drop\ntcp sport 7112 drop\n}\n}\n";
 

@@ -80,6 +80,22 @@ fn a_connection_that_moves_while_it_opens_is_not_reset() {
     });
 }
 
+/// A ring is written after the targets: for a moment it has one that is known not to be well.
+#[test]
+fn new_connections_pass_by_an_unhealthy_target_that_the_ring_has_still() {
+    each(paths(), |path, pair| {
+        pair.tell(|world| {
+            world.services[0].reset_unhealthy = true;
+            world.change(1).health = Health::Unhealthy;
+        });
+        for port in 740..756 {
+            pair.sends(&path.tcp(port, SYN).frame());
+            pair.sends(&path.tcp(port, ACK).frame());
+        }
+        assert!(pair.oracle.flows.values().all(|flow| flow.target != 1), "all are at the other target");
+    });
+}
+
 #[test]
 fn a_target_of_one_port_and_of_any_has_the_answers_of_both() {
     each(nats(), |path, pair| {

@@ -72,6 +72,8 @@ struct Decided {
     max_connections: AtomicU32,
     /// On the process's clock: when its connections are closed; `u64::MAX` for never.
     close_at_ms: AtomicU64,
+    /// It was removed together with its group.
+    with_group: AtomicBool,
     health: AtomicU8,
     failed: AtomicBool,
     /// Its place in its group's list.
@@ -158,6 +160,7 @@ impl Target {
                 share: AtomicU32::new(0),
                 max_connections: AtomicU32::new(u32::MAX),
                 close_at_ms: AtomicU64::new(u64::MAX),
+                with_group: AtomicBool::new(false),
                 health: AtomicU8::new(1),
                 failed: AtomicBool::new(false),
                 index: AtomicU32::new(0),
@@ -218,6 +221,16 @@ impl Target {
         if self.close_at_ms() != at_ms {
             self.decided.close_at_ms.store(at_ms, Ordering::Relaxed);
         }
+    }
+
+    /// Whether it was removed together with its group, and not by itself.
+    pub(crate) fn left_with_group(&self) -> bool {
+        self.decided.with_group.load(Ordering::Relaxed)
+    }
+
+    /// It is removed: with its group, or by itself.
+    pub(crate) fn set_left_with_group(&self, with_group: bool) {
+        self.decided.with_group.store(with_group, Ordering::Relaxed);
     }
 
     /// How long a connection to it may wait for the next request, in milliseconds. Like [`Self::keep_max`] of the configuration in force, also

@@ -159,6 +159,12 @@ impl Places {
         self.services.is_empty()
     }
 
+    /// Whether nobody listens where a flow goes to: its address, or its port, has been taken from the service. Without a plan that is not known.
+    #[must_use]
+    pub fn is_unheard(&self, key: &FlowKey) -> bool {
+        !self.is_empty() && self.service_of(key).is_none()
+    }
+
     /// The name of a service's number.
     #[must_use]
     pub fn service(&self, number: u16) -> Option<&Arc<str>> {

@@ -62,13 +62,23 @@ impl Switch {
         Step::Wait { until, ask }
     }
 
-    /// These are chosen from now; answers those that the other node is to be told of. Without targets one is gone.
-    pub fn switched<'a>(&mut self, wanted: impl IntoIterator<Item = &'a Arc<Make>>) -> Vec<Arc<Make>> {
-        let asked = std::mem::take(&mut self.asked);
+    /// These are chosen from now, as far as they are in place, which is said of each; of the others what was in use before still is. Answers those that
+    /// the other node is to be told of. Without targets one is gone.
+    pub fn switched<'a>(
+        &mut self,
+        wanted: impl IntoIterator<Item = (&'a Arc<Make>, bool)>,
+    ) -> Vec<Arc<Make>> {
+        let mut asked = std::mem::take(&mut self.asked);
         let mut before = std::mem::take(&mut self.used);
         let mut told = Vec::new();
-        for make in wanted {
-            if before.remove(&make.name).as_ref() != Some(make) || asked.contains_key(&make.name) {
+        for (make, is_in_place) in wanted {
+            let (used, was_asked) = (before.remove(&make.name), asked.remove(&make.name));
+            if !is_in_place {
+                self.used.extend(used.map(|used| (make.name.clone(), used)));
+                self.asked.extend(was_asked.map(|hash| (make.name.clone(), hash)));
+                continue;
+            }
+            if used.as_ref() != Some(make) || was_asked.is_some() {
                 told.push(Arc::clone(make));
             }
             self.used.insert(make.name.clone(), Arc::clone(make));
@@ -100,9 +110,9 @@ mod tests {
         let mut switch = Switch::default();
         let one = make("a", 1);
         assert_eq!(switch.step(at(0), [(&one, false)], NOT_YET), Step::Write);
-        assert_eq!(switch.switched([&one]), [Arc::clone(&one)]);
+        assert_eq!(switch.switched([(&one, true)]), [Arc::clone(&one)]);
         assert_eq!(switch.step(at(0), [(&one, true)], NOT_YET), Step::Write);
-        assert!(switch.switched([&one]).is_empty());
+        assert!(switch.switched([(&one, true)]).is_empty());
         // What a former life has left may be something else.
         let mut switch = Switch::default();
         assert!(matches!(switch.step(at(0), [(&one, true)], NOT_YET), Step::Wait { .. }));
@@ -114,39 +124,57 @@ mod tests {
         let (one, two, three) = (make("a", 1), make("a", 2), make("a", 3));
         let mut switch = Switch::default();
         switch.step(at(0), [(&one, false)], READY);
-        switch.switched([&one]);
+        switch.switched([(&one, true)]);
         let until = at(1100);
         let ask = vec![Arc::clone(&two)];
         assert_eq!(switch.step(at(1000), [(&two, true)], NOT_YET), Step::Wait { until, ask });
         assert_eq!(switch.step(at(1001), [(&two, true)], NOT_YET), Step::Wait { until, ask: Vec::new() });
         assert_eq!(switch.step(at(1020), [(&two, true)], READY), Step::Write);
-        assert_eq!(switch.switched([&two]), [Arc::clone(&two)]);
+        assert_eq!(switch.switched([(&two, true)]), [Arc::clone(&two)]);
         // Another one meanwhile waits no longer than the first.
         let until = at(2100);
         switch.step(at(2000), [(&three, true)], NOT_YET);
         let ask = vec![Arc::clone(&one)];
         assert_eq!(switch.step(at(2050), [(&one, true)], NOT_YET), Step::Wait { until, ask });
         assert_eq!(switch.step(at(2100), [(&one, true)], NOT_YET), Step::Write);
-        assert_eq!(switch.switched([&one]), [Arc::clone(&one)]);
+        assert_eq!(switch.switched([(&one, true)]), [Arc::clone(&one)]);
         // One that comes to nothing is taken back, and the next wait has its own time.
         switch.step(at(3000), [(&two, true)], NOT_YET);
         assert_eq!(switch.step(at(3001), [(&one, true)], NOT_YET), Step::Write);
-        assert_eq!(switch.switched([&one]), [Arc::clone(&one)]);
+        assert_eq!(switch.switched([(&one, true)]), [Arc::clone(&one)]);
         assert!(
             matches!(switch.step(at(9000), [(&two, true)], NOT_YET), Step::Wait { until, .. } if until == at(9100))
         );
     }
 
     #[test]
+    fn one_that_could_not_be_put_in_place_is_told_when_it_is() {
+        let (one, two, other) = (make("a", 1), make("a", 2), make("b", 1));
+        let mut switch = Switch::default();
+        switch.switched([(&one, true)]);
+        switch.step(at(0), [(&two, true)], NOT_YET);
+        assert_eq!(switch.step(at(100), [(&two, true)], NOT_YET), Step::Write);
+        assert_eq!(switch.switched([(&two, false), (&other, true)]), [Arc::clone(&other)]);
+        // It is asked about no more, and waits for nobody who is ready.
+        let until = at(1100);
+        assert_eq!(
+            switch.step(at(1000), [(&two, true), (&other, true)], NOT_YET),
+            Step::Wait { until, ask: Vec::new() }
+        );
+        assert_eq!(switch.step(at(1010), [(&two, true), (&other, true)], READY), Step::Write);
+        assert_eq!(switch.switched([(&two, true), (&other, true)]), [two]);
+    }
+
+    #[test]
     fn one_that_is_gone_is_told_without_targets() {
         let (one, other) = (make("a", 1), make("b", 1));
         let mut switch = Switch::default();
-        switch.switched([&one, &other]);
-        let told = switch.switched([&one]);
+        switch.switched([(&one, true), (&other, true)]);
+        let told = switch.switched([(&one, true)]);
         assert_eq!(
             told.iter().map(|make| (make.name.as_str(), make.members.len())).collect::<Vec<_>>(),
             [("b", 0)]
         );
-        assert!(switch.switched([&one]).is_empty());
+        assert!(switch.switched([(&one, true)]).is_empty());
     }
 }

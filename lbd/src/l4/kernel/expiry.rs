@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use lbd_core::forward::abi::{Abi, Address, Affinity, AffinityKey, Flow, FlowKey, Service, Ticks};
-use lbd_core::forward::copies::Tuple;
+use lbd_core::forward::copies::{Places, Tuple};
 use lbd_core::forward::expiry;
 use lbd_core::forward::next_hops::Clients;
 use lbd_core::forward::pace::Pace;
@@ -35,14 +35,20 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Runs until the signal says stop.
 pub(super) fn run(reader: &Arc<Reader>, signal: &Arc<Signal>) {
     let (mut pace, mut walks) = (Pace::default(), Walks::default());
+    // Since a walk with these no flow can have lost its listener.
+    let mut heard: Option<Arc<Places>> = None;
     // Maps of another layout are empty at first, but the flows of the one before are there already.
     while !reader.written.load(Ordering::Acquire) && !signal.stopped() {
         std::thread::sleep(LOOK);
     }
     while !signal.stopped() {
         let mut begin = Instant::now();
-        let gone = reader.gone.load_full();
-        let walked = walk(reader, signal, pace, gone.as_deref(), &mut walks).and_then(|walked| {
+        let (gone, places) = (reader.gone.load_full(), reader.places.load_full());
+        let ends = Ends {
+            gone: gone.as_deref(),
+            listeners: heard.as_ref().is_none_or(|heard| !Arc::ptr_eq(heard, &places)),
+        };
+        let walked = walk(reader, signal, pace, &ends, &mut walks).and_then(|walked| {
             if let Some(gone) = gone.as_deref() {
                 forget_clients(reader, signal, gone)?;
             }
@@ -52,6 +58,9 @@ pub(super) fn run(reader: &Arc<Reader>, signal: &Arc<Signal>) {
             Ok((census, deleted)) => {
                 if gone.is_some() && !signal.stopped() {
                     reader.gone.store(None);
+                }
+                if reader.placed.load(Ordering::Acquire) {
+                    heard = Some(places);
                 }
                 pace = Pace::after(deleted, census.all, u64::from(reader.flows.shape().max_entries));
                 reader.census.store(Arc::new(census));
@@ -76,7 +85,7 @@ fn walk(
     reader: &Reader,
     signal: &Signal,
     pace: Pace,
-    gone: Option<&Gone>,
+    ends: &Ends<'_>,
     walks: &mut Walks,
 ) -> Result<(Census, u64), KernelError> {
     let mut services = reader.services.all()?;
@@ -91,12 +100,14 @@ fn walk(
         let begin = Instant::now();
         let now = now(reader)?;
         let reports = reader.reports.load();
+        // Never those of when the walk began: somebody may listen by now, and have flows.
+        let places = reader.places.load();
         let mut used = Vec::new();
         reader.flows.walk(&mut cursor, BATCH, &mut batch).map_err(reading)?;
         over.clear();
         for (tuple, flow) in tuples(&batch) {
             let service = service_of(reader, &mut services, flow.service)?;
-            if is_over(&flow, &service, now, gone) {
+            if is_over(&flow, &service, now, ends.gone) || ends.is_unheard(reader, &places, &tuple) {
                 over.push(tuple);
                 continue;
             }
@@ -115,9 +126,9 @@ fn walk(
             *census.targets.entry(flow.target).or_default() += 1;
         }
         for some in over.chunks(DELETED_AT_ONCE) {
-            let deleted = delete_over(&reader.flows, some, |flow| {
+            let deleted = delete_over(&reader.flows, some, |tuple, flow| {
                 let service = services.get(&u32::from(flow.service)).copied().unwrap_or_default();
-                is_over(flow, &service, now, gone)
+                is_over(flow, &service, now, ends.gone) || ends.is_unheard(reader, &reader.places.load(), tuple)
             })? as u64;
             all_deleted += deleted;
             reader.expired.fetch_add(deleted, Ordering::Relaxed);
@@ -134,16 +145,35 @@ fn walk(
     Ok((census, all_deleted))
 }
 
+/// What ends flows besides their time.
+struct Ends<'e> {
+    /// Numbers that are gone.
+    gone: Option<&'e Gone>,
+    /// Listeners may be: the flows of a service that has others would else go on at random, as long as somebody has their port at another address.
+    listeners: bool,
+}
+
+impl Ends<'_> {
+    fn is_unheard(&self, reader: &Reader, places: &Places, tuple: &Tuple) -> bool {
+        let is_unheard = || FlowKey::from_bytes(tuple).is_some_and(|key| places.is_unheard(&key));
+        self.listeners && is_unheard() && reader.placed.load(Ordering::Acquire)
+    }
+}
+
 fn is_over(flow: &Flow, service: &Service, now: u32, gone: Option<&Gone>) -> bool {
     expiry::is_over(flow, service, now) || gone.is_some_and(|gone| gone.is_in(flow))
 }
 
 /// Deletes those of some flows that are `over` by now, and says how many.
-fn delete_over(flows: &Map, tuples: &[Tuple], over: impl Fn(&Flow) -> bool) -> Result<usize, KernelError> {
+fn delete_over(
+    flows: &Map,
+    tuples: &[Tuple],
+    over: impl Fn(&Tuple, &Flow) -> bool,
+) -> Result<usize, KernelError> {
     let (mut value, mut keys) = ([0; Flow::SIZE], Vec::with_capacity(tuples.len() * FlowKey::SIZE));
     for tuple in tuples {
         let found = flows.get_into(tuple, &mut value).map_err(reading)?;
-        if found && Flow::from_bytes(&value).is_some_and(|flow| over(&flow)) {
+        if found && Flow::from_bytes(&value).is_some_and(|flow| over(tuple, &flow)) {
             keys.extend_from_slice(tuple);
         }
     }
@@ -211,7 +241,7 @@ mod tests {
             Flow { seen, copied, state: STATE_ESTABLISHED, ..Flow::default() }.put(&mut value);
             map.put(&tuple, &value).unwrap();
         };
-        let over = |flow: &Flow| is_over(flow, &service, 1000, None);
+        let over = |_: &Tuple, flow: &Flow| is_over(flow, &service, 1000, None);
         // Three were over when the walk came by; then one was written by replication, one had a packet, and one is gone by itself.
         let tuples = [1, 2, 3, 4].map(|number| [number; 40]);
         put(tuples[0], 10, 0);

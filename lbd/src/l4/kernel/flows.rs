@@ -54,6 +54,8 @@ pub(crate) struct Reader {
     pub(super) instances: Arc<Instances>,
     pub(super) names: ArcSwap<Names>,
     pub(super) places: ArcSwap<Places>,
+    /// Whether all that the maps hold has its place.
+    pub(super) placed: AtomicBool,
     pub(super) census: ArcSwap<Census>,
     pub(super) expired: AtomicU64,
     /// Words of routers on ways through tunnels that were refused.
@@ -149,6 +151,7 @@ impl Reader {
             instances,
             names: ArcSwap::default(),
             places: ArcSwap::default(),
+            placed: AtomicBool::new(false),
             census: ArcSwap::default(),
             expired: AtomicU64::new(0),
             refused_mtus: AtomicU64::new(0),

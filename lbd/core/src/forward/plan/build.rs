@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use common::config::{
-    self, Algorithm, Forwarding, Listen, Method, OnUnhealthy, Protocol, RateKey, RateScope,
-};
+use common::config::{self, Forwarding, Listen, Method, OnUnhealthy, Protocol, RateKey, RateScope};
 use common::time::Duration;
 use ipnet::IpNet;
 
@@ -192,14 +190,13 @@ impl<'a> Builder<'a> {
                 made.flags |= SERVICE_SOURCE_RATE_PAIR;
             }
         }
-        if let Some(group) = self.input.file.target_group(&service.forward) {
-            if group.algorithm == Algorithm::ConsistentHash {
-                made.flags |= SERVICE_HASH_SOURCE;
-            }
-            if let Some(sticky) = &group.sticky {
-                made.flags |= SERVICE_AFFINITY;
-                made.affinity_ticks = ticks_of(sticky.ttl);
-            }
+        let choice = self.input.former.choice(self.input.file, service);
+        if choice.by_source {
+            made.flags |= SERVICE_HASH_SOURCE;
+        }
+        if let Some(ttl) = choice.sticky {
+            made.flags |= SERVICE_AFFINITY;
+            made.affinity_ticks = ticks_of(ttl);
         }
         made
     }

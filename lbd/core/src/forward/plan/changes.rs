@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::abi::{
-    Acl, AclKey, Address, Config, Endpoint, EndpointKey, Listener, Listening, SERVICE_ACL, Service,
-    ServicePorts, TARGET_DRAINING, TARGET_UP, Target, Vip, VipAddress,
+    Acl, AclKey, Address, Candidate, Config, Endpoint, EndpointKey, Listener, Listening, SERVICE_ACL,
+    Service, ServicePorts, TARGET_DRAINING, TARGET_UP, Target, Vip, VipAddress,
 };
 use super::Contents;
 
@@ -132,8 +132,6 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
     list.extend(looked_at.into_iter().map(Change::NoAcl));
     let left = changed(&old.services, &new.services).filter(|(index, it)| asking.get(index) != Some(*it));
     list.extend(left.map(|(&index, &it)| Change::Service(index, it)));
-    list.extend(changed(&targets, &new.targets).map(|(&index, &it)| Change::Target(index, it)));
-    list.extend(changed(&endpoints, &new.endpoints).map(|(&key, &it)| Change::Endpoint(key, it)));
     let addresses = changed(&old.vip_addresses, &new.vip_addresses);
     list.extend(addresses.map(|(&index, &it)| Change::VipAddress(index, it)));
     // A port more is no harm, one less hides a service: ports go when the listeners have gone.
@@ -146,6 +144,10 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
 
     list.extend(missing(&old.vips, &new.vips).map(|&key| Change::NoVip(key)));
     list.extend(missing(&old.listeners, &new.listeners).map(|&key| Change::NoListener(key)));
+    // A service that is to give its connections other addresses at the targets is another one, and gets packets with its listeners: until now
+    // the one before has needed what it needs.
+    list.extend(changed(&targets, &new.targets).map(|(&index, &it)| Change::Target(index, it)));
+    list.extend(changed(&endpoints, &new.endpoints).map(|(&key, &it)| Change::Endpoint(key, it)));
     if new.service_ports != both {
         list.push(Change::ServicePorts(new.service_ports.clone()));
     }
@@ -166,6 +168,11 @@ pub fn changes(old: &Contents, new: &Contents) -> Vec<Change> {
 /// A target as it is to be until rings and services are new. One that keeps its flows and gets no more takes new ones until the rings do without it:
 /// whoever finds one in a ring that takes none looks only so far for another, and finds none where most places are its own. And where connections
 /// get ports of its endpoint, they do until their service says otherwise.
+///
+/// One that is not well, or whose flows are to end, says so before the rings are without it: its flows move or are reset at once. A new connection
+/// that finds it in a ring meanwhile goes to the target of the next place, and is never reset, since it begins with a SYN. If all the places that
+/// are looked at are of such targets, it is dropped, and its SYN comes again after a second, when the ring is new: a target that is down would not
+/// have answered it either.
 fn yet(old: &Contents, index: u32, new: &Target) -> Target {
     let Some(old) = old.targets.get(&index) else { return *new };
     let is_chosen = old.state == TARGET_UP && new.state == TARGET_DRAINING;
@@ -173,10 +180,29 @@ fn yet(old: &Contents, index: u32, new: &Target) -> Target {
     Target { state, endpoint: if new.endpoint == 0 { old.endpoint } else { new.endpoint }, ..*new }
 }
 
-/// The same of an endpoint, whose answers are for those ports.
+/// The same of an endpoint, whose answers are for those ports, or for clients of the addresses that it has stood behind.
 fn answering_yet(old: &Contents, key: EndpointKey, new: &Endpoint) -> Endpoint {
-    let before = old.endpoints.get(&key).map_or(0, |old| old.index);
-    Endpoint { index: if new.index == 0 { before } else { new.index }, ..*new }
+    let Some(old) = old.endpoints.get(&key) else { return *new };
+    let mut made = Endpoint { index: if new.index == 0 { old.index } else { new.index }, ..*new };
+    for candidate in candidates(old) {
+        let is_known = has_candidate(&made, candidate);
+        let place = made.candidates.get_mut(usize::from(made.candidates_count));
+        if let Some(place) = place.filter(|_| !is_known) {
+            *place = *candidate;
+            made.candidates_count += 1;
+        }
+    }
+    made
+}
+
+/// What counts of an endpoint's candidates.
+pub(super) fn candidates(endpoint: &Endpoint) -> &[Candidate] {
+    endpoint.candidates.get(..usize::from(endpoint.candidates_count)).unwrap_or(&endpoint.candidates)
+}
+
+/// Whether an endpoint stands behind a candidate's address and port.
+pub(super) fn has_candidate(endpoint: &Endpoint, candidate: &Candidate) -> bool {
+    candidates(endpoint).iter().any(|it| (it.vip, it.port) == (candidate.vip, candidate.port))
 }
 
 /// What is new or different.

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::config::{Config, Service};
+use common::config::{Algorithm, Config, Service, TargetGroup};
 use common::time::{Duration, Instant};
 
 /// The most groups that are kept for one service; of more the one whose time is over first makes place, and its flows are no longer known.
@@ -19,34 +19,57 @@ pub struct Former {
     services: BTreeMap<String, Groups>,
 }
 
+/// How a group's targets are chosen, as far as a service of the program has a say in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// By the client's address alone.
+    pub(super) by_source: bool,
+    /// So long a client's target is remembered, if it is.
+    pub(super) sticky: Option<Duration>,
+}
+
+impl Choice {
+    fn of(group: &TargetGroup) -> Self {
+        let by_source = group.algorithm == Algorithm::ConsistentHash;
+        Self { by_source, sticky: group.sticky.as_ref().map(|sticky| sticky.ttl) }
+    }
+}
+
+/// A group, as it was when the file had it last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Group {
+    name: String,
+    drain: Duration,
+    choice: Choice,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Groups {
-    /// The one that it forwards to by its configuration, and its `drain_timeout`.
-    current: (String, Duration),
-    /// The one that gets its new flows still, with its `drain_timeout`, and until when at most.
-    serving: Option<(String, Duration, Instant)>,
+    /// The one that it forwards to by its configuration.
+    current: Group,
+    /// The one that gets its new flows still, and until when at most.
+    serving: Option<(Group, Instant)>,
     former: BTreeMap<String, Instant>,
 }
 
 impl Groups {
-    fn turn(&mut self, forward: &str, drain: Duration, now: Instant) {
-        let (left, left_drain) = std::mem::replace(&mut self.current, (forward.to_owned(), drain));
-        if left != forward && !left.is_empty() && self.serving.is_none() {
-            self.serving = Some((left, left_drain, now + WAIT_MAX));
+    fn turn(&mut self, group: Group, now: Instant) {
+        let left = std::mem::replace(&mut self.current, group);
+        let current = &self.current.name;
+        if left.name != *current && !left.name.is_empty() && self.serving.is_none() {
+            self.serving = Some((left, now + WAIT_MAX));
         }
-        self.serving.take_if(|(serving, ..)| serving == forward);
+        self.serving.take_if(|(serving, _)| serving.name == *current);
         self.former.retain(|_, until| *until > now);
     }
 
     fn settle(&mut self, now: Instant, can_reach: impl Fn(&str) -> bool) {
-        let current = &self.current.0;
-        if let Some((left, drain, _)) =
-            self.serving.take_if(|(_, _, until)| *until <= now || can_reach(current))
-        {
-            self.former.insert(left, now + drain);
+        let current = &self.current.name;
+        if let Some((left, _)) = self.serving.take_if(|(_, until)| *until <= now || can_reach(current)) {
+            self.former.insert(left.name, now + left.drain);
         }
         if self.serving.is_none() {
-            self.former.remove(&self.current.0);
+            self.former.remove(current);
         }
         while self.former.len() > FORMER_MAX {
             let first = self.former.iter().min_by_key(|(_, until)| **until).map(|(name, _)| name.clone());
@@ -61,9 +84,13 @@ impl Former {
         let mut before = std::mem::take(&mut self.services);
         for service in file.services.iter().filter(|service| service.mode.in_kernel()) {
             let mut groups = before.remove(&service.name).unwrap_or_default();
-            let drain =
-                file.target_group(&service.forward).map_or(Duration::ZERO, |group| group.drain_timeout);
-            groups.turn(&service.forward, drain, now);
+            let group = file.target_group(&service.forward);
+            let group = Group {
+                name: service.forward.clone(),
+                drain: group.map_or(Duration::ZERO, |group| group.drain_timeout),
+                choice: group.map(Choice::of).unwrap_or_default(),
+            };
+            groups.turn(group, now);
             self.services.insert(service.name.clone(), groups);
         }
     }
@@ -78,7 +105,16 @@ impl Former {
     pub fn serving<'s>(&'s self, service: &'s Service) -> &'s str {
         let groups = self.services.get(&service.name);
         let serving = groups.and_then(|groups| groups.serving.as_ref());
-        serving.map_or(&service.forward, |(serving, ..)| serving)
+        serving.map_or(&service.forward, |(serving, _)| &serving.name)
+    }
+
+    /// How the targets are chosen that get a service's new flows; those of a group that the file no longer has as it had it.
+    pub(super) fn choice(&self, file: &Config, service: &Service) -> Choice {
+        if let Some(group) = file.target_group(self.serving(service)) {
+            return Choice::of(group);
+        }
+        let serving = self.services.get(&service.name).and_then(|groups| groups.serving.as_ref());
+        serving.map(|(serving, _)| serving.choice).unwrap_or_default()
     }
 
     /// The groups of a service that get no new flows: its former ones, and one that it has not turned to yet.
@@ -101,6 +137,13 @@ impl Former {
     #[must_use]
     pub fn waits_until(&self) -> Option<Instant> {
         self.services.values().filter_map(|groups| groups.serving.as_ref()).map(|(.., until)| *until).min()
+    }
+
+    /// When there is something to be done at the latest: a group is not waited for any longer, or the time of a former one is over.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let ends = self.services.values().flat_map(|groups| groups.former.values().copied());
+        ends.chain(self.waits_until()).min()
     }
 }
 
@@ -134,6 +177,7 @@ mod tests {
             former.follow(&file, at(seconds));
             former.settle(at(seconds), |_| true);
             assert_eq!((former.serving(&file.services[0]), former.waits_until()), (forward, None));
+            assert_eq!(former.deadline().is_some(), !others(&former, &file).is_empty());
             others(&former, &file)
         };
         assert!(turn("g1", 0).is_empty());
@@ -169,6 +213,26 @@ mod tests {
         );
         assert_eq!(turn("g1", 30, false), is("g4", &["g1", "g2"]));
         assert_eq!(turn("g4", 31, false), is("g4", &["g1", "g2"]), "back before it had turned");
+    }
+
+    #[test]
+    fn who_still_serves_is_chosen_as_before() {
+        let of = |forward: &str, keys: &str| {
+            let services = service("s", "nat", "\"192.0.2.10:80\"", "")
+                .replace("forward = \"s\"", &format!("forward = \"{forward}\""));
+            file(&services, &group(forward, "10.0.1.1:80", keys))
+        };
+        let keys = "algorithm = \"consistent_hash\"\nsticky = { by = \"source_ip\", ttl = \"10s\" }";
+        let (first, second) = (of("g1", keys), of("g2", ""));
+        let before = Choice { by_source: true, sticky: Some(Duration::from_secs(10)) };
+        let mut former = Former::default();
+        for (file, can, expected) in
+            [(&first, true, before), (&second, false, before), (&second, true, Choice::default())]
+        {
+            former.follow(file, at(1));
+            former.settle(at(1), |_| can);
+            assert_eq!(former.choice(file, &file.services[0]), expected, "{can}");
+        }
     }
 
     #[test]

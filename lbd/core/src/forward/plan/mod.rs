@@ -3,7 +3,7 @@
 //! A service of the file becomes a service of the program for each protocol, address family and instance that it listens on: a
 //! ring holds targets of one protocol, and with `nat` of one family, and each VIP has its own owner. Numbers come from
 //! [`Indexes`], which remembers them by name. [`changes`] leads from one plan to the next without a step at which something
-//! refers to what is not there.
+//! refers to what is not there, and [`Transition`] does so where a step may fail.
 
 mod build;
 mod changes;
@@ -17,6 +17,7 @@ mod ring;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod transition;
 mod twins;
 mod usage;
 
@@ -35,6 +36,7 @@ pub use indexes::{Gone, Indexes, LINGER};
 pub use origin::{Origin, origins, source_of};
 pub use others::{Heard, OTHERS_FOR, OtherRing, OtherUntil, Owners, until};
 pub use ring::Make;
+pub use transition::Transition;
 pub use usage::Known;
 
 use crate::target::TargetKey;

@@ -5,6 +5,7 @@ mod checks;
 mod copies;
 mod model;
 mod others;
+mod partial;
 mod twins;
 
 use std::path::Path;

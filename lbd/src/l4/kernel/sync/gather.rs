@@ -56,8 +56,9 @@ pub(super) fn groups(
     }
     for target in removed {
         let group = target.key.group.as_str();
-        // A group that serves until another can be reached may be gone from the file.
-        let is_removed = !serving.contains(group) || snapshot.config.target_group(group).is_some();
+        // A group that serves until another can be reached may be gone from the file, and its targets with it; those of before are not back.
+        let is_gone = snapshot.config.target_group(group).is_none();
+        let is_removed = !(serving.contains(group) && is_gone && target.left_with_group());
         if let (Some(input), Some(targets)) = (input(target, is_removed, now_ms), groups.get_mut(group))
             && targets.iter().all(|it: &TargetInput| it.id != target.key.id)
         {

@@ -46,7 +46,7 @@ use super::view::{InterfaceView, KernelView, TroubleView};
 use super::ways::Ways;
 use super::{KernelError, attach, load};
 use crate::shared::Shared;
-use write::Written;
+use write::{Unwritten, Written};
 
 /// What failed is tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
@@ -63,6 +63,9 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Whether the programs are still where they were put is looked at so often: nobody tells when somebody takes one off. A call or two for
 /// each.
 const LOOK_AT_PLACES: Duration = Duration::from_secs(1);
+
+/// So many writes that failed are told of one by one.
+const UNWRITTEN_MAX: usize = 16;
 
 /// What is said to fail where flows that came from another layout cannot be given their ports.
 const PORTS: &str = "ports of another layout's flows";
@@ -245,9 +248,9 @@ impl Sync {
         }
     }
 
-    /// When a service turns to another group at the latest.
+    /// When a service turns to another group at the latest, or has had a former one for its time.
     fn turning(&self) -> Option<Instant> {
-        Some(Instant::now() + (self.former.waits_until()? - self.shared.clock.now().at))
+        Some(Instant::now() + (self.former.deadline()? - self.shared.clock.now().at))
     }
 
     /// Brings everything up to date; answers what does not work.
@@ -328,20 +331,19 @@ impl Sync {
         troubles.extend(left_out.map(|it| TroubleView { what: it.what.clone(), why: it.why.to_owned() }));
         self.instances.offer(&self.outlets.offers, &contents.instances);
         self.name(&contents);
-        if self.waiting || self.must_wait(&contents) {
-            self.written.write_for_checks(&self.maps, &contents)?;
+        let is_whole = if self.waiting || self.must_wait(&contents) {
+            let unwritten = self.written.write_for_checks(&self.maps, &contents);
+            self.tell_unwritten(&unwritten, troubles)
         } else {
-            self.written.write(&self.maps, &contents)?;
-            let told = self.switch.switched(contents.ring_makes.values());
-            self.shared.kernel.rings().switched(told);
-            self.reader.written.store(true, Ordering::Release);
-            self.place(&contents);
-            if self.loaded.copy_old() {
-                self.refill.copied(false);
-            }
-            self.refill_ports(troubles);
-        }
-        let waits = self.waiting || self.switching.is_some();
+            // A new listener may have flows before it has its place.
+            self.reader.placed.store(false, Ordering::Release);
+            let unwritten = self.written.write(&self.maps, &contents);
+            let is_whole = self.tell_unwritten(&unwritten, troubles);
+            self.use_written(&contents, is_whole, troubles);
+            self.reader.placed.store(true, Ordering::Release);
+            is_whole
+        };
+        let waits = self.waiting || self.switching.is_some() || !is_whole;
         if self.loaded.has_old() {
             self.attach(if waits { &both } else { &work }, troubles)?;
         } else if !waits && both != work {
@@ -354,6 +356,47 @@ impl Sync {
         }
         self.tell_checks(contents.checks, troubles);
         Ok(())
+    }
+
+    /// Says what could not be written; all of that is tried again. Answers whether nothing is missing.
+    fn tell_unwritten(&mut self, unwritten: &Unwritten, troubles: &mut Vec<TroubleView>) -> bool {
+        let (failures, held) = (&unwritten.failures, unwritten.held);
+        let waits = if held == 0 { String::new() } else { format!("; {held} other changes wait for that") };
+        for (what, error) in failures.iter().take(UNWRITTEN_MAX) {
+            let why = format!("{error}{waits}; trying again");
+            troubles.push(TroubleView { what: what.clone(), why });
+        }
+        if failures.len() > UNWRITTEN_MAX {
+            let why = format!("{} more writes have failed; trying again", failures.len() - UNWRITTEN_MAX);
+            troubles.push(TroubleView { what: "kernel forwarding".to_owned(), why });
+        } else if failures.is_empty() && held > 0 {
+            let why = format!("{held} changes wait for what failed before; trying again");
+            troubles.push(TroubleView { what: "kernel forwarding".to_owned(), why });
+        }
+        self.failures += failures.len() as u64;
+        unwritten.is_nothing()
+    }
+
+    /// Has everybody know what the maps hold now.
+    fn use_written(&mut self, contents: &Contents, is_whole: bool, troubles: &mut Vec<TroubleView>) {
+        let makes = contents.ring_makes.iter();
+        let makes = makes.map(|(index, make)| (make, self.written.has_ring_of(*index, contents)));
+        let told = self.switch.switched(makes);
+        self.shared.kernel.rings().switched(told);
+        if !is_whole {
+            self.place(&self.written.part_of(contents));
+            // What is missing ends nobody's flows; only programs of another layout go on until these know as much.
+            if !self.loaded.has_old() {
+                self.reader.written.store(true, Ordering::Release);
+            }
+            return;
+        }
+        self.reader.written.store(true, Ordering::Release);
+        self.place(contents);
+        if self.loaded.copy_old() {
+            self.refill.copied(false);
+        }
+        self.refill_ports(troubles);
     }
 
     /// Whether other rings have to wait for the other node: all that is new waits with them, for a moment, so that it is one step.

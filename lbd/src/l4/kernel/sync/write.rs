@@ -1,5 +1,5 @@
-//! Writing the difference between what the maps hold and what they are to hold, in the order of
-//! [`changes`](lbd_core::forward::plan::changes): every packet finds either the old or the new.
+//! Writing the difference between what the maps hold and what they are to hold, in the order of a [`Transition`]: every packet finds either the
+//! old or the new, also where something cannot be written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,14 +7,34 @@ use std::sync::Arc;
 use lbd_core::forward::abi::{
     Abi, CONFIG_HAS_CHECKS, CONFIG_PORTS_MISSING, Config, Service, Target, Vip, VipAddress,
 };
-use lbd_core::forward::plan::{Change, Contents, Indexes, changes};
+use lbd_core::forward::plan::{Change, Contents, Indexes, Transition};
 
 use super::super::KernelError;
 use super::super::maps::Maps;
 
 /// What is in the maps, as far as this process knows.
 #[derive(Debug, Default)]
-pub(super) struct Written(Contents);
+pub(super) struct Written {
+    contents: Contents,
+    /// It is not all of a plan: something could not be written.
+    is_partial: bool,
+}
+
+/// What of a plan is not in the maps.
+#[derive(Debug, Default)]
+pub(super) struct Unwritten {
+    /// What could not be written, for people, and why not.
+    pub(super) failures: Vec<(String, KernelError)>,
+    /// How many changes wait for that.
+    pub(super) held: usize,
+}
+
+impl Unwritten {
+    /// Whether all of the plan is in the maps.
+    pub(super) const fn is_nothing(&self) -> bool {
+        self.failures.is_empty() && self.held == 0
+    }
+}
 
 impl Written {
     /// What a former life has left, whose numbers those are.
@@ -23,7 +43,7 @@ impl Written {
         let unknown: Arc<[u16]> = Arc::default();
         let ring = |index| (index, Arc::clone(&unknown));
         let [own, others] = maps.rings(indexes)?;
-        Ok(Self(Contents {
+        let contents = Contents {
             config: maps.config.get(&0)?.unwrap_or_default(),
             services: used(maps.services.all()?),
             targets: used(maps.targets.all()?),
@@ -37,52 +57,78 @@ impl Written {
             slots: maps.slots(indexes)?.into_iter().collect(),
             service_ports: maps.service_ports()?,
             ..Contents::default()
-        }))
+        };
+        Ok(Self { contents, is_partial: false })
     }
 
     /// Whether a former life has left services.
     pub(super) fn serves(&self) -> bool {
-        !self.0.services.is_empty()
+        !self.contents.services.is_empty()
     }
 
     /// Whether the program was told that flows may lack their ports.
     pub(super) const fn lacks_ports(&self) -> bool {
-        self.0.config.flags & CONFIG_PORTS_MISSING != 0
+        self.contents.config.flags & CONFIG_PORTS_MISSING != 0
     }
 
     /// Tells the program that no flow lacks its port, if it was told otherwise.
     pub(super) fn write_ports_are_there(&mut self, maps: &Maps) -> Result<(), KernelError> {
         if self.lacks_ports() {
-            let flags = self.0.config.flags & !CONFIG_PORTS_MISSING;
-            let config = Config { flags, ..self.0.config };
+            let flags = self.contents.config.flags & !CONFIG_PORTS_MISSING;
+            let config = Config { flags, ..self.contents.config };
             maps.config.put(&0, &config)?;
-            self.0.config = config;
+            self.contents.config = config;
         }
         Ok(())
     }
 
     /// The targets by their numbers.
     pub(super) fn targets(&self) -> impl Iterator<Item = (u32, &Target)> {
-        self.0.targets.iter().map(|(number, target)| (*number, target))
+        self.contents.targets.iter().map(|(number, target)| (*number, target))
     }
 
     /// Whether there is a ring of this number, whatever is in it.
     pub(super) fn has_ring(&self, index: u32) -> bool {
-        self.0.rings.contains_key(&index)
+        self.contents.rings.contains_key(&index)
     }
 
-    /// Makes the maps hold `wanted`. After a failure the next call goes on where this one ended.
-    pub(super) fn write(&mut self, maps: &Maps, wanted: &Contents) -> Result<(), KernelError> {
-        for change in changes(&self.0, wanted) {
-            write(maps, &change)?;
-            self.0.apply(change);
+    /// Whether a ring is in the maps as a plan has it.
+    pub(super) fn has_ring_of(&self, index: u32, wanted: &Contents) -> bool {
+        self.contents.rings.get(&index) == wanted.rings.get(&index)
+    }
+
+    /// As much of a plan as is in the maps.
+    pub(super) fn part_of(&self, wanted: &Contents) -> Contents {
+        wanted.as_far_as(&self.contents)
+    }
+
+    /// Makes the maps hold `wanted`, but for what fails and what depends on that: the next call does that again.
+    pub(super) fn write(&mut self, maps: &Maps, wanted: &Contents) -> Unwritten {
+        let unwritten = self.go_to(maps, wanted, wanted);
+        self.is_partial = !unwritten.is_nothing();
+        unwritten
+    }
+
+    fn go_to(&mut self, maps: &Maps, wanted: &Contents, names: &Contents) -> Unwritten {
+        let mut way = Transition::new(&self.contents, wanted, self.is_partial);
+        let mut failures = Vec::new();
+        while let Some(change) = way.step(&self.contents) {
+            match write(maps, &change) {
+                Ok(()) => {
+                    self.contents.apply(change);
+                }
+                Err(error) => {
+                    failures.push((names.subject(&change), error));
+                    way.failed(change);
+                }
+            }
         }
-        Ok(())
+        Unwritten { failures, held: way.held() }
     }
 
     /// Adds what health checks need, and leaves to which targets packets of clients go.
-    pub(super) fn write_for_checks(&mut self, maps: &Maps, wanted: &Contents) -> Result<(), KernelError> {
-        let mut next = self.0.clone();
+    pub(super) fn write_for_checks(&mut self, maps: &Maps, wanted: &Contents) -> Unwritten {
+        let mut next = self.contents.clone();
         next.config.flags |= wanted.config.flags & CONFIG_HAS_CHECKS;
         for (index, target) in &wanted.targets {
             let known = next.targets.entry(*index).or_insert(*target);
@@ -94,7 +140,10 @@ impl Written {
             let nobody = Vip { ranges_count: 0, ..*vip };
             next.vips.entry(*address).or_insert(nobody);
         }
-        self.write(maps, &next)
+        // What is missing of a plan since before is not made up for.
+        let unwritten = self.go_to(maps, &next, wanted);
+        self.is_partial |= !unwritten.is_nothing();
+        unwritten
     }
 }
 

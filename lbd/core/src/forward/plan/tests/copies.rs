@@ -67,6 +67,24 @@ fn a_flow_has_its_place_on_the_other_node() {
 }
 
 #[test]
+fn a_flow_whose_address_or_port_was_taken_from_its_service_is_heard_by_nobody() {
+    let of = |listen: &str| {
+        let file = file(&service("n", "nat", listen, ""), &group("n", "10.0.1.1:8080", ""));
+        Places::of(&Net::of(&file).plan(&file, &mut Indexes::default()))
+    };
+    let [address, port, range] =
+        ["192.0.2.20:80", "192.0.2.10:81", "192.0.2.10:8050"].map(|to| key(6, "198.51.100.7:5000", to));
+    let all = of("\"192.0.2.10:80\", \"192.0.2.20:80\", \"192.0.2.10:81\", \"192.0.2.10:8000-8100\"");
+    let few = of("\"192.0.2.10:80\"");
+    for key in [&address, &port, &range] {
+        assert!(!all.is_unheard(key) && few.is_unheard(key), "{key:?}");
+    }
+    assert!(few.is_unheard(&key(17, "198.51.100.7:5000", "192.0.2.10:80")));
+    assert!(!few.is_unheard(&key(6, "198.51.100.7:5000", "192.0.2.10:80")));
+    assert!(!Places::default().is_unheard(&address), "nothing is known yet");
+}
+
+#[test]
 fn a_client_of_a_flow_comes_back_to_its_target_where_clients_do() {
     let services = service("n", "nat", "\"@web:80\"", "") + &service("k", "nat", "\"@db:81\"", "");
     let groups = group(
