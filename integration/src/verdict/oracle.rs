@@ -15,6 +15,9 @@ use super::rewrite;
 use super::solicitation;
 use super::world::*;
 
+/// Places of a ring that are looked at for a target that takes new flows.
+const PLACES: usize = 16;
+
 pub use super::world::World;
 
 /// Why a packet was not forwarded: `enum drop_reason`.
@@ -523,7 +526,7 @@ impl Oracle {
             None => {
                 let other = self.by_other(tuple, service, flags);
                 let other = other.filter(|other| !(rules.preserve && self.clashes(tuple, *other)));
-                other.or_else(|| self.by_hash(tuple, service, 0)).ok_or(Reason::NoTarget)?
+                other.or_else(|| self.well_by_hash(tuple, service)).ok_or(Reason::NoTarget)?
             }
         };
         if rules.preserve {
@@ -563,6 +566,12 @@ impl Oracle {
     pub fn by_hash(&self, tuple: &Tuple, service: u16, further: usize) -> Option<u16> {
         let [ring, _] = self.rings.get(&service).filter(|[ring, _]| !ring.is_empty())?;
         Some(ring[(self.slot(tuple, service) + further) % 65_537])
+    }
+
+    /// The first target from the flow's place on that takes new flows, of so many places.
+    fn well_by_hash(&self, tuple: &Tuple, service: u16) -> Option<u16> {
+        let mut places = (0..PLACES).filter_map(|further| self.by_hash(tuple, service, further));
+        places.find(|target| self.world.at(*target).health == Health::Up)
     }
 
     /// A flow's place in a ring.

@@ -248,6 +248,18 @@ fn pieces_of_datagrams_follow_the_first() {
         pair.sends(&second.frame());
         let other = Packet { piece: piece(78, 1008, false), ..path.udp(4500).carrying(8) };
         pair.step(&other.frame());
+        if !path.vip.is_ipv4() {
+            // Those that follow say of themselves that they are options: all of the datagram is the stack's.
+            let with = |place: [u8; 2]| {
+                let pieces = (44, [&[0, 0][..], &place, &[0, 0, 0, 79]].concat());
+                let extensions = vec![pieces, (60, vec![0, 0, 1, 4, 0, 0, 0, 0])];
+                Packet { extensions, ..path.udp(4500).carrying(1000) }.frame()
+            };
+            pair.does(&with([0, 1]), &Expected::pass());
+            pair.does(&with([4, 0]), &Expected::pass());
+            // One that says so of a datagram that is whole.
+            pair.sends(&with([0, 0]));
+        }
         if path.nat {
             let back = |packet: Packet| Packet { macs: answer(&sent, 0).macs, ..packet };
             let first = Packet { piece: piece(9, 0, true), ..answer(&sent, 0).carrying(600) };
