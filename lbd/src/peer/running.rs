@@ -97,8 +97,8 @@ impl PeerLink {
         *state = match Link::start(wanted, Arc::clone(&self.stats), drive) {
             Ok(link) => State::Running(Box::new(link)),
             Err(error) => {
+                // This node stays behind: nobody tells it what the other one has.
                 tracing::error!("{error}");
-                self.behind.send_replace(false);
                 State::Off(error.to_string())
             }
         };
