@@ -1,28 +1,17 @@
 //! The loop with all that it works on but a link, whose bytes the tests carry, and a control loop, which they are.
 
-use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 
-use arc_swap::ArcSwap;
 use common::hash::HashKey;
-use common::ipc::LbdHealth;
-use common::key::PairKey;
 use lbd_core::group::Admin;
 use lbd_core::replication::Live;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::*;
-use crate::acme::Acme;
-use crate::clock::{Clock, unix_now};
-use crate::l4::Departures;
-use crate::l4::kernel::{Chance, Kernel};
-use crate::peer::PeerLink;
 use crate::reload::Request;
 use crate::replication::{Heed, Wanted, Word as Said};
-use crate::shared::{ControlCounters, VrrpdView};
-use crate::snapshot::Carry;
+use crate::shared::testing;
 
 /// How long what must happen may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,47 +30,6 @@ const CONFIG: &str = r#"
     targets = [{ id = "s1", address = "192.0.2.20:80" }]
 "#;
 
-/// A daemon in which nothing has been started.
-fn daemon() -> Arc<Shared> {
-    let config = common::config::parse(CONFIG, Path::new("test.toml"));
-    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
-    let (clock, config_hash) = (Clock::new(), config.hash);
-    let life = crate::snapshot::Life {
-        node: "a".to_owned(),
-        process: 1,
-        workers: 1,
-        alarm: Arc::default(),
-        bell: Arc::default(),
-        sessions: Arc::default(),
-        ticket_secret: PairKey::new([0; 32]),
-    };
-    let carry = Carry::nothing(life.clone(), HashKey::new([1; 16]));
-    let snapshot = Snapshot::build(Arc::new(config), &carry);
-    snapshot.adopt(clock.now());
-    Arc::new(Shared {
-        clock,
-        life,
-        config_file: PathBuf::new(),
-        run_dir: PathBuf::new(),
-        started: unix_now(),
-        snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-        removed: Mutex::default(),
-        workers: Box::default(),
-        health: watch::Sender::new(LbdHealth::default()),
-        health_changed: Notify::new(),
-        config_hash: watch::Sender::new(config_hash),
-        vrrpd: watch::Sender::new(VrrpdView::default()),
-        stopping: AtomicBool::new(false),
-        control: ControlCounters::default(),
-        discovery: Arc::default(),
-        kernel: Kernel::default(),
-        peer: PeerLink::default(),
-        chance: Chance::default(),
-        acme: Acme::default(),
-        departures: Departures::default(),
-    })
-}
-
 /// A node that waits for the other one, and what its control loop is asked for.
 fn node() -> (Driver, mpsc::Receiver<Request>) {
     let (requests, asked) = mpsc::channel(1);
@@ -94,7 +42,7 @@ fn node() -> (Driver, mpsc::Receiver<Request>) {
         memory: Arc::default(),
         news: Arc::default(),
     };
-    (Driver::new(daemon(), outlets), asked)
+    (Driver::new(testing::daemon(CONFIG), outlets), asked)
 }
 
 /// The other node, with what was said to it.
