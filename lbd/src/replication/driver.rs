@@ -627,7 +627,10 @@ impl Driver {
         let own_news = self.news_at.filter(|_| self.heeding.is_none());
         let known = self.tables.deadline();
         let heed = self.heeding.as_ref().map(|_| self.heed_by);
-        let others = [self.replica.deadline(), news, own_news, scan, self.open_at, known, heed];
+        // What is to be sent next waits for the session to have room, which wakes by itself.
+        let is_full = self.waiting.is_some();
+        let replica = if is_full { self.replica.deadline_without_room() } else { self.replica.deadline() };
+        let others = [replica, news, own_news, scan, self.open_at, known, heed];
         others.into_iter().flatten().chain([show]).min()
     }
 }

@@ -151,6 +151,28 @@ fn what_the_control_loop_does_not_heed_in_time_is_told_once_more() {
 }
 
 #[test]
+fn what_waits_for_room_waits_for_no_time() {
+    let (mut driver, _asked) = node();
+    let mut other = Other::new();
+    other.connect(&mut driver);
+    other.talk(&mut driver, "both are in step", Driver::is_synced);
+    let target = Name::Target { group: "pool".into(), id: "s1".into() };
+    let target = driver.replica.name(target).expect("there is room for it");
+    let entry = Entry::Target { target, state: SAID.state(), weight: SAID.weight };
+    let told = driver.now();
+    driver.replica.changed(told, &Live { entry, remaining: None });
+    // By then it is due.
+    let later = told + SHOW_EVERY;
+    (driver.show_at, driver.news_at) = (later, None);
+    let due = |driver: &Driver| driver.deadline().is_some_and(|deadline| deadline <= later);
+    assert!(due(&driver));
+    driver.waiting = Some(vec![0]);
+    assert!(!due(&driver), "the thread looks for room again and again");
+    driver.waiting = None;
+    assert!(due(&driver));
+}
+
+#[test]
 fn replication_that_fails_leaves_a_node_behind_and_shows_nothing() {
     for waits in [true, false] {
         let (shown, behind) = (Shown::default(), watch::Sender::new(false));
