@@ -27,6 +27,7 @@ const CONFIG: &str = r#"
     forward = "pool"
     [[target_group]]
     name = "pool"
+    sticky = { by = "source_ip", max_entries = 1 }
     targets = [{ id = "s1", address = "192.0.2.20:80" }]
 "#;
 
@@ -148,6 +149,39 @@ fn what_the_control_loop_does_not_heed_in_time_is_told_once_more() {
     let Poll::Ready(known) = answer(&mut driver) else { panic!("the answer was not heard") };
     driver.heeded(&known);
     other.talk(&mut driver, "both are in step again", Driver::is_synced);
+}
+
+#[test]
+fn what_is_lost_again_and_again_is_made_good_for_now_and_then() {
+    let (mut driver, _asked) = node();
+    let mut other = Other::new();
+    other.connect(&mut driver);
+    let in_step = |driver: &Driver| driver.is_synced() && driver.replica.peer_is_synced();
+    let resyncs = |driver: &Driver| driver.replica.counters().resyncs;
+    // More clients than there is room for news of.
+    let lose = |driver: &mut Driver| {
+        let (snapshot, now) = (driver.shared.snapshot.load_full(), driver.now());
+        let table =
+            &snapshot.group("pool").and_then(|group| group.sticky.as_ref()).expect("it is sticky").table;
+        for last in 0..10 {
+            drop(table.enter(&[198, 51, 100, last].into(), &"s1".into(), None, now));
+        }
+        driver.take_news_now(now);
+        driver.work();
+    };
+    other.talk(&mut driver, "both are in step", in_step);
+    lose(&mut driver);
+    assert_eq!(resyncs(&driver), 1);
+    let pause = driver.now() + ANEW_PAUSE;
+    other.talk(&mut driver, "all is told once more", in_step);
+    lose(&mut driver);
+    let again = driver.tables.owed_at(&driver.replica);
+    // Unless the pause is over by now.
+    let is_late = driver.now() + SHOW_EVERY >= pause;
+    assert!(is_late || (resyncs(&driver) == 1 && again.is_some()), "{again:?}");
+    assert!(again <= Some(pause), "{again:?}");
+    driver.tables.make_good(&mut driver.replica, pause);
+    assert_eq!((resyncs(&driver), driver.tables.owed_at(&driver.replica)), (2, None));
 }
 
 #[test]
