@@ -15,10 +15,10 @@ use super::rewrite;
 use super::solicitation;
 use super::world::*;
 
+pub use super::world::World;
+
 /// Places of a ring that are looked at for a target that takes new flows.
 const PLACES: usize = 16;
-
-pub use super::world::World;
 
 /// Why a packet was not forwarded: `enum drop_reason`.
 pub mod reason {

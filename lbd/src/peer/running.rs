@@ -60,6 +60,7 @@ impl PeerLink {
     pub(crate) fn apply(&self, shared: &Arc<Shared>, requests: &mpsc::Sender<Request>) {
         let config = Arc::clone(&shared.snapshot.load().config);
         let mut state = self.locked();
+        let waits = waits(&config);
         let wanted = match settings(&config, &shared.life.node) {
             Ok(wanted) => wanted,
             Err(error) => {
@@ -71,18 +72,21 @@ impl PeerLink {
                     tracing::error!("the link to the other node stays as it was: {error}");
                     if let State::Off(why) = &mut *state {
                         *why = error.to_string();
+                        // One is wanted: the other node has what nobody tells this one.
+                        self.waits.store(waits, Ordering::Relaxed);
+                        self.behind.send_replace(waits);
                     }
                 }
                 return;
             }
         };
-        self.waits.store(waits(&config), Ordering::Relaxed);
+        self.waits.store(waits, Ordering::Relaxed);
         if matches!(&*state, State::Running(link) if *link.settings() == wanted && !link.is_over()) {
             return;
         }
         // Ended before the next one begins: its address is to be free, and only one counts.
         *state = State::default();
-        self.behind.send_replace(self.waits.load(Ordering::Relaxed));
+        self.behind.send_replace(waits);
         let outlets = replication::Outlets {
             shown: Arc::clone(&self.shown),
             behind: self.behind.clone(),
@@ -97,8 +101,8 @@ impl PeerLink {
         *state = match Link::start(wanted, Arc::clone(&self.stats), drive) {
             Ok(link) => State::Running(Box::new(link)),
             Err(error) => {
+                // This node stays behind: nobody tells it what the other one has.
                 tracing::error!("{error}");
-                self.behind.send_replace(false);
                 State::Off(error.to_string())
             }
         };
@@ -194,19 +198,38 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::shared::testing;
+
+    /// A pair whose instance has this `auth`, with a key that is not there.
+    fn text(auth: &str) -> String {
+        format!(
+            "[pair]\nkey_file = \"/nonexistent/pair.key\"\n[[node]]\nname = \"a\"\npeer_address = \"198.51.100.1\"\n\
+             [[node]]\nname = \"b\"\npeer_address = \"198.51.100.2\"\n\
+             [[vrrp]]\nname = \"web\"\ninterface = \"eth0\"\nvrid = 1\npriority = {{ a = 200, b = 100 }}\n\
+             vips = [\"192.0.2.10/24\"]\nauth = \"{auth}\"\n"
+        )
+    }
 
     #[test]
     fn the_role_waits_for_what_a_tandem_has_and_for_nobody_else() {
         for (auth, expected) in [("none", false), ("permissive", true), ("hmac", true)] {
-            let text = format!(
-                "[pair]\nkey_file = \"pair.key\"\n[[node]]\nname = \"a\"\npeer_address = \"198.51.100.1\"\n\
-                 [[node]]\nname = \"b\"\npeer_address = \"198.51.100.2\"\n\
-                 [[vrrp]]\nname = \"web\"\ninterface = \"eth0\"\nvrid = 1\npriority = {{ a = 200, b = 100 }}\n\
-                 vips = [\"192.0.2.10/24\"]\nauth = \"{auth}\"\n"
-            );
-            let config = common::config::parse(&text, Path::new("pair.toml"));
+            let config = common::config::parse(&text(auth), Path::new("pair.toml"));
             let config = config.unwrap_or_else(|errors| panic!("{errors}"));
             assert_eq!(waits(&config), expected, "{auth}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_cannot_read_the_pairs_key_is_behind() {
+        for (auth, expected) in [("none", false), ("hmac", true)] {
+            let shared = testing::daemon(&text(auth));
+            let (requests, _asked) = mpsc::channel(1);
+            let behind = shared.peer.behind();
+            assert!(!*behind.borrow());
+            shared.peer.apply(&shared, &requests);
+            assert_eq!(*behind.borrow(), expected, "{auth}");
+            let off = shared.peer.settings();
+            assert!(off.as_ref().is_err_and(|why| why.contains("/nonexistent/pair.key")), "{off:?}");
         }
     }
 }

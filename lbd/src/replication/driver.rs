@@ -287,6 +287,9 @@ impl Driver {
         if self.news_at.is_some_and(|at| at <= now) {
             self.take_news_now(now);
         }
+        if self.heeding.is_none() {
+            self.tables.make_good(&mut self.replica, now);
+        }
         rings::tell(self, now);
         self.scanning = false;
         self.tables.look_at_other(&self.replica);
@@ -644,11 +647,15 @@ impl Driver {
         let news = self.flows.as_ref().and_then(Flows::deadline);
         let show = if self.session.is_some() { self.show_at } else { self.show_at + SHOW_ALONE };
         let scan = self.scanning.then_some(Instant::ZERO);
-        let own_news = self.news_at.filter(|_| self.heeding.is_none());
+        let own_news = self.news_at.into_iter().chain(self.tables.owed_at(&self.replica)).min();
+        let own_news = own_news.filter(|_| self.heeding.is_none());
         let known = self.tables.deadline();
         let heed = self.heeding.as_ref().map(|_| self.heed_by);
         let counts = self.session.as_ref().and(self.flows.as_ref()).and_then(Flows::counts_deadline);
-        let others = [self.replica.deadline(), news, counts, own_news, scan, self.open_at, known, heed];
+        // What is to be sent next waits for the session to have room, which wakes by itself.
+        let is_full = self.waiting.is_some();
+        let replica = if is_full { self.replica.deadline_without_room() } else { self.replica.deadline() };
+        let others = [replica, news, counts, own_news, scan, self.open_at, known, heed];
         others.into_iter().flatten().chain([show]).min()
     }
 }

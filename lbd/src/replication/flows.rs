@@ -55,7 +55,7 @@ pub(super) struct Flows {
     untold_before: u64,
     /// There are some since everything was told last, so that the ledger may take a flow of this node's own for a copy.
     doubts: bool,
-    /// This node's own that were not written over.
+    /// This node's own that were not written over, or not deleted.
     kept: Vec<Tuple>,
     /// Some of the peer's found no place since everything was told last.
     misfits: bool,
@@ -277,8 +277,8 @@ impl Flows {
         Ok(())
     }
 
-    /// Deletes the flows that the peer says are over, and writes its others; puts those that are refused into `refused`. After an error
-    /// nobody knows which were written; as many as can be are deleted, for nobody would ask for that again.
+    /// Deletes the flows that the peer says are over, unless this node uses them by now, and writes its others; puts those that are refused into
+    /// `refused`. After an error nobody knows which were written; as many as can be are deleted, for nobody would ask for that again.
     pub(super) fn apply(
         &mut self,
         replica: &Replica,
@@ -305,16 +305,17 @@ impl Flows {
             };
             Some((&flow.tuple, told, prior))
         });
-        let deleted = self.tables.delete(deletes);
         let Self { tables, kept, .. } = self;
         kept.clear();
+        let deleted = tables.delete(deletes, |tuple| kept.push(*tuple));
+        let undeleted = kept.len();
         let written = tables.put(told, |tuple| {
             refused.push(Key::Flow(*tuple));
             kept.push(*tuple);
         })?;
         // Of this node's own flows it was told that the peer has changed them, and they are not what the peer has told.
         if written.kept == 0 && puts.iter().all(|put| !put.over_own) {
-            kept.clear();
+            kept.truncate(undeleted);
         }
         self.misfits |= written.misfits > 0;
         self.written.add(written);
@@ -371,7 +372,7 @@ impl Flows {
         Ok(())
     }
 
-    /// Tells the peer of flows that are this node's own and were used later than what it told of them.
+    /// Tells the peer of flows that are this node's own and were used later than what it told of them, their end included.
     pub(super) fn tell_kept(&mut self, replica: &mut Replica, at: Instant) -> Result<(), KernelError> {
         if self.kept.is_empty() {
             return Ok(());

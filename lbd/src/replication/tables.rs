@@ -110,6 +110,8 @@ pub(super) struct Tables {
     lost: u64,
     /// Some of them have not been made good for yet.
     owes: bool,
+    /// Not before that are they.
+    owes_at: Instant,
     /// When what has run out is taken out.
     expire_at: Instant,
     /// What the shown health depends on, as it was when it was shown.
@@ -137,6 +139,7 @@ impl Tables {
             shown_health: Arc::clone(&outlets.health),
             lost: 0,
             owes: false,
+            owes_at: Instant::ZERO,
             expire_at: Instant::ZERO,
             health_of: None,
             notes_told: None,
@@ -188,12 +191,21 @@ impl Tables {
         let lost = clients::lost(&self.snapshot);
         self.owes |= lost > self.lost;
         self.lost = lost;
-        // A snapshot that began anew with each loss would never come to its end.
-        if self.owes && replica.peer_is_synced() {
+        more
+    }
+
+    /// Has everything told once more if news were lost. Where they always are, a pause between leaves the processor and the link to others.
+    pub(super) fn make_good(&mut self, replica: &mut Replica, now: Instant) {
+        if self.owed_at(replica).is_some_and(|at| at <= now) {
             self.owes = false;
+            self.owes_at = now + ANEW_PAUSE;
             replica.resync(now);
         }
-        more
+    }
+
+    /// When that is to be done, if it is. A snapshot that began anew with each loss would never come to its end.
+    pub(super) fn owed_at(&self, replica: &Replica) -> Option<Instant> {
+        (self.owes && replica.peer_is_synced()).then_some(self.owes_at)
     }
 
     /// Takes note if the other node's process is another one. Before anything is written that that one says.

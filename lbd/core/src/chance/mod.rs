@@ -20,7 +20,7 @@ use bincode::{Decode, Encode};
 
 pub use hold::Hold;
 pub use other::{ALONE_MAX, LEASE, Other};
-pub use own::{Interface, LINGER, Own};
+pub use own::{Interface, LINGER, Own, UNSAID_MAX};
 pub use way::{Seen, Way};
 
 /// Instances in a [`Word`]: as many as the program's `peers` has room for.

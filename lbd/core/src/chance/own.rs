@@ -11,6 +11,10 @@ use super::{ADDRESSES_MAX, INSTANCES_MAX, Standing, Word};
 /// last step after a second, and again after two.
 pub const LINGER: Duration = Duration::from_secs(5);
 
+/// Virtual IPs that a node had and whose addresses it still has count as its own for so long while `vrrpd` does not say whose they are: it is connected
+/// to again after seconds, and when it ends, it takes the addresses off or something does in its place.
+pub const UNSAID_MAX: Duration = Duration::from_secs(30);
+
 /// This node's side of an instance's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
@@ -32,6 +36,8 @@ pub struct Own {
 struct Instance {
     interface: Interface,
     owner: bool,
+    /// Since when nobody says whether it is, though the virtual IPs are here.
+    unsaid: Option<Instant>,
     /// When the virtual IPs left, as long as it matters.
     left: Option<Instant>,
     draining: u32,
@@ -46,10 +52,13 @@ impl Own {
         }
     }
 
-    /// This node has the virtual IPs of these instances now.
-    pub fn owns(&mut self, now: Instant, owned: &BTreeSet<String>) {
+    /// This node has the virtual IPs of the instances `owned` now. Of those `unsaid` nobody says whose they are, and their addresses are here: they
+    /// are whose they were, for [`UNSAID_MAX`] at most.
+    pub fn owns(&mut self, now: Instant, owned: &BTreeSet<String>, unsaid: &BTreeSet<String>) {
         for (name, instance) in &mut self.instances {
-            let owner = owned.contains(name);
+            instance.unsaid = if unsaid.contains(name) { instance.unsaid.or(Some(now)) } else { None };
+            let stays = instance.unsaid.is_some_and(|since| now - since < UNSAID_MAX);
+            let owner = owned.contains(name) || (instance.owner && stays);
             if owner {
                 (instance.left, instance.draining) = (None, 0);
             } else if instance.owner {
@@ -57,6 +66,12 @@ impl Own {
             }
             instance.owner = owner;
         }
+    }
+
+    /// Whether this node has the virtual IPs of an instance, as far as is known.
+    #[must_use]
+    pub fn is_owner(&self, instance: &str) -> bool {
+        self.instances.get(instance).is_some_and(|instance| instance.owner)
     }
 
     /// The instances whose connections are to be counted: those that have left and may have any.

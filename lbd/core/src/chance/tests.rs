@@ -58,11 +58,11 @@ fn a_backup_has_nothing_and_an_owner_may_have_anything() {
         Word { instances: vec![Standing { instance, mac: Some([2; 6]), addresses, may_have, draining }] }
     };
     assert_eq!(own.word(), standing(false, 0));
-    own.owns(at(0), &names(&["web", "of another configuration"]));
+    own.owns(at(0), &names(&["web", "of another configuration"]), &names(&[]));
     assert_eq!(own.word(), standing(true, 0));
     assert_eq!(own.to_count().count(), 0, "the other node need not know how many");
 
-    own.owns(at(1000), &names(&[]));
+    own.owns(at(1000), &names(&[]), &names(&[]));
     assert_eq!(own.to_count().collect::<Vec<_>>(), ["web"]);
     own.counted(at(1001), &counts(&[("web", 0)]));
     assert_eq!(own.word(), standing(true, 0), "a handshake may be under way");
@@ -78,8 +78,8 @@ fn a_backup_has_nothing_and_an_owner_may_have_anything() {
 #[test]
 fn connections_without_a_route_to_them_are_none() {
     let mut own = node();
-    own.owns(at(0), &names(&["web"]));
-    own.owns(at(1000), &names(&[]));
+    own.owns(at(0), &names(&["web"]), &names(&[]));
+    own.owns(at(1000), &names(&[]), &names(&[]));
     own.counted(at(2000), &counts(&[("web", 7)]));
     own.configured(&BTreeMap::from([("web".to_owned(), interface(false))]));
     assert!(!own.word().instances[0].may_have);
@@ -90,15 +90,44 @@ fn connections_without_a_route_to_them_are_none() {
 #[test]
 fn who_gets_the_virtual_ips_back_drains_nothing() {
     let mut own = node();
-    own.owns(at(0), &names(&["web"]));
-    own.owns(at(1000), &names(&[]));
+    own.owns(at(0), &names(&["web"]), &names(&[]));
+    own.owns(at(1000), &names(&[]), &names(&[]));
     own.counted(at(2000), &counts(&[("web", 7)]));
-    own.owns(at(3000), &names(&["web"]));
+    own.owns(at(3000), &names(&["web"]), &names(&[]));
     assert_eq!((own.word().instances[0].draining, own.left("web")), (0, None));
-    own.owns(at(9000), &names(&[]));
+    own.owns(at(9000), &names(&[]), &names(&[]));
     assert_eq!(own.left("web"), Some(at(9000)), "the last time counts");
     own.configured(&BTreeMap::new());
     assert_eq!(own.word(), Word::default());
+}
+
+#[test]
+fn who_has_the_virtual_ips_has_them_while_nobody_says_so_for_a_while() {
+    let (web, nobody) = (names(&["web"]), names(&[]));
+    let mut own = node();
+    own.owns(at(0), &nobody, &web);
+    assert!(!own.is_owner("web"), "nobody has ever said so");
+    own.owns(at(1000), &web, &nobody);
+    // The connection to vrrpd is gone, and comes back.
+    own.owns(at(2000), &nobody, &web);
+    own.owns(at(31_000), &nobody, &web);
+    assert_eq!((own.is_owner("web"), own.left("web")), (true, None));
+    own.owns(at(31_500), &web, &nobody);
+    own.owns(at(40_000), &nobody, &web);
+    assert!(own.is_owner("web"));
+    // The addresses are gone, or vrrpd says that they are elsewhere.
+    own.owns(at(41_000), &nobody, &nobody);
+    assert_eq!((own.is_owner("web"), own.left("web")), (false, Some(at(41_000))));
+    own.owns(at(42_000), &nobody, &web);
+    assert!(!own.is_owner("web"), "what is here again is nobody's");
+    // It does not come back.
+    own.owns(at(50_000), &web, &nobody);
+    own.owns(at(51_000), &nobody, &web);
+    let end = at(51_000) + UNSAID_MAX;
+    own.owns(end.before(Duration::from_millis(1)), &nobody, &web);
+    assert!(own.is_owner("web"));
+    own.owns(end, &nobody, &web);
+    assert_eq!((own.is_owner("web"), own.left("web")), (false, Some(end)));
 }
 
 #[test]

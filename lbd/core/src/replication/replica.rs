@@ -463,19 +463,28 @@ impl Replica {
     /// When [`Self::poll_transmit`] and [`Self::timeout`] have to be called if nothing else happens before.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let purge = (self.tombstones.len() > 0).then(|| self.tombstones.purged() + PURGE_INTERVAL);
-        let session = self.session.as_ref().map(|session| {
-            let (outgoing, incoming) = (&session.outgoing, &session.incoming);
-            let heard = if session.minor.is_some() { incoming.last_heard } else { session.began };
-            let silence = heard + self.settings.idle_timeout;
+        let send = self.session.as_ref().map(|session| {
+            let outgoing = &session.outgoing;
             let word = outgoing.last_sent + self.settings.keepalive;
-            let ack = incoming.ack_at;
+            let ack = session.incoming.ack_at;
             let open = outgoing.unacknowledged < self.settings.window;
             let flush = self.dirty.oldest().filter(|_| open).map(|oldest| oldest + self.settings.flush_after);
+            [flush, ack].into_iter().flatten().fold(word, Instant::min)
+        });
+        send.into_iter().chain(self.deadline_without_room()).min()
+    }
+
+    /// The same while the stream has no room, so that [`Self::poll_transmit`] is not to be asked: what is due to be sent waits for the room, not for
+    /// a time, which may be over already.
+    #[must_use]
+    pub fn deadline_without_room(&self) -> Option<Instant> {
+        let purge = (self.tombstones.len() > 0).then(|| self.tombstones.purged() + PURGE_INTERVAL);
+        let session = self.session.as_ref().and_then(|session| {
+            let incoming = &session.incoming;
+            let heard = if session.minor.is_some() { incoming.last_heard } else { session.began };
             // What the shell does not read because it is writing is no silence.
-            let silence = if self.writing.is_some() { word } else { silence };
-            let rings = self.rings.deadline();
-            [flush, ack, rings].into_iter().flatten().fold(word.min(silence), Instant::min)
+            let silence = self.writing.is_none().then(|| heard + self.settings.idle_timeout);
+            [silence, self.rings.deadline()].into_iter().flatten().min()
         });
         [purge, session].into_iter().flatten().min()
     }

@@ -323,14 +323,14 @@ impl FlowTables {
         Ok(written)
     }
 
-    /// Deletes flows that the other node says are over; how many there were.
+    /// Deletes copies of flows that the other node says are over; how many there were. `kept` hears of those that this node has used since they
+    /// were written: they are its own.
     pub(crate) fn delete<'a>(
         &mut self,
         tuples: impl IntoIterator<Item = &'a Tuple>,
+        kept: impl FnMut(&Tuple),
     ) -> Result<u64, KernelError> {
-        self.flows.clear();
-        tuples.into_iter().for_each(|tuple| self.flows.keys.extend_from_slice(tuple));
-        let deleted = self.reader.flows.delete_all(&self.flows.keys);
+        let deleted = delete_copies(&self.reader.flows, &mut self.flows, tuples, kept);
         Ok(deleted.map_err(|source| failed("deleting flows of the other node", source))? as u64)
     }
 
@@ -471,6 +471,26 @@ impl From<KernelError> for Refusal {
     }
 }
 
+/// Deletes those of these flows that are copies; how many there were. A packet that uses one in the moment between comes too late.
+fn delete_copies<'a>(
+    flows: &Map,
+    scratch: &mut Batch,
+    tuples: impl IntoIterator<Item = &'a Tuple>,
+    mut kept: impl FnMut(&Tuple),
+) -> std::io::Result<usize> {
+    let mut value = [0; Flow::SIZE];
+    scratch.clear();
+    for tuple in tuples {
+        match flows.get_into(tuple, &mut value) {
+            Ok(false) => {}
+            Ok(true) if Flow::from_bytes(&value).is_some_and(|flow| flow.copied == 0) => kept(tuple),
+            // What cannot be looked at cannot be deleted either, and that says why.
+            Ok(true) | Err(_) => scratch.keys.extend_from_slice(tuple),
+        }
+    }
+    flows.delete_all(&scratch.keys)
+}
+
 /// The flows of a batch.
 pub(super) fn tuples(batch: &Batch) -> impl Iterator<Item = (Tuple, Flow)> + '_ {
     let (keys, _) = batch.keys.as_chunks();
@@ -510,5 +530,21 @@ mod tests {
         }
         assert!(matches!(last, Report::Ended(tuples) if tuples == [[2; 40]]));
         assert_eq!([reports.lost(), reports.lost_ends()], [2, 1]);
+    }
+    #[test]
+    fn of_what_is_over_on_the_other_node_only_copies_are_deleted() {
+        let sizes = [FlowKey::SIZE, Flow::SIZE].map(|size| size.try_into().unwrap());
+        let map = Map::new_hash("test", sizes, 8).unwrap();
+        // One was used here since it was written, and one is gone by itself.
+        let tuples = [1, 2, 3].map(|number| [number; 40]);
+        for (tuple, copied) in tuples.iter().zip([1, 0]) {
+            map.put(tuple, &Flow { copied, ..Flow::default() }.to_bytes()).unwrap();
+        }
+        let (mut batch, mut kept) = (Batch::default(), Vec::new());
+        let deleted = delete_copies(&map, &mut batch, &tuples, |tuple| kept.push(*tuple)).unwrap();
+        assert_eq!((deleted, kept), (1, vec![tuples[1]]));
+        let left = tuples.map(|tuple| map.get(&tuple).unwrap().is_some());
+        assert_eq!(left, [false, true, false]);
+        assert_eq!(delete_copies(&map, &mut batch, &tuples, |_| {}).unwrap(), 0);
     }
 }

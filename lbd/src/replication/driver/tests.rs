@@ -1,28 +1,17 @@
 //! The loop with all that it works on but a link, whose bytes the tests carry, and a control loop, which they are.
 
-use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 
-use arc_swap::ArcSwap;
 use common::hash::HashKey;
-use common::ipc::LbdHealth;
-use common::key::PairKey;
 use lbd_core::group::Admin;
 use lbd_core::replication::Live;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::*;
-use crate::acme::Acme;
-use crate::clock::{Clock, unix_now};
-use crate::l4::Departures;
-use crate::l4::kernel::{Chance, Kernel};
-use crate::peer::PeerLink;
 use crate::reload::Request;
 use crate::replication::{Heed, Wanted, Word as Said};
-use crate::shared::{ControlCounters, VrrpdView};
-use crate::snapshot::Carry;
+use crate::shared::testing;
 
 /// How long what must happen may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,49 +27,9 @@ const CONFIG: &str = r#"
     forward = "pool"
     [[target_group]]
     name = "pool"
+    sticky = { by = "source_ip", max_entries = 1 }
     targets = [{ id = "s1", address = "192.0.2.20:80" }]
 "#;
-
-/// A daemon in which nothing has been started.
-fn daemon() -> Arc<Shared> {
-    let config = common::config::parse(CONFIG, Path::new("test.toml"));
-    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
-    let (clock, config_hash) = (Clock::new(), config.hash);
-    let life = crate::snapshot::Life {
-        node: "a".to_owned(),
-        process: 1,
-        workers: 1,
-        alarm: Arc::default(),
-        bell: Arc::default(),
-        sessions: Arc::default(),
-        ticket_secret: PairKey::new([0; 32]),
-    };
-    let carry = Carry::nothing(life.clone(), HashKey::new([1; 16]));
-    let snapshot = Snapshot::build(Arc::new(config), &carry);
-    snapshot.adopt(clock.now());
-    Arc::new(Shared {
-        clock,
-        life,
-        config_file: PathBuf::new(),
-        run_dir: PathBuf::new(),
-        started: unix_now(),
-        snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-        removed: Mutex::default(),
-        workers: Box::default(),
-        health: watch::Sender::new(LbdHealth::default()),
-        health_changed: Notify::new(),
-        config_hash: watch::Sender::new(config_hash),
-        vrrpd: watch::Sender::new(VrrpdView::default()),
-        stopping: AtomicBool::new(false),
-        control: ControlCounters::default(),
-        discovery: Arc::default(),
-        kernel: Kernel::default(),
-        peer: PeerLink::default(),
-        chance: Chance::default(),
-        acme: Acme::default(),
-        departures: Departures::default(),
-    })
-}
 
 /// A node that waits for the other one, and what its control loop is asked for.
 fn node() -> (Driver, mpsc::Receiver<Request>) {
@@ -94,7 +43,7 @@ fn node() -> (Driver, mpsc::Receiver<Request>) {
         memory: Arc::default(),
         news: Arc::default(),
     };
-    (Driver::new(daemon(), outlets), asked)
+    (Driver::new(testing::daemon(CONFIG), outlets), asked)
 }
 
 /// The other node, with what was said to it.
@@ -200,6 +149,61 @@ fn what_the_control_loop_does_not_heed_in_time_is_told_once_more() {
     let Poll::Ready(known) = answer(&mut driver) else { panic!("the answer was not heard") };
     driver.heeded(&known);
     other.talk(&mut driver, "both are in step again", Driver::is_synced);
+}
+
+#[test]
+fn what_is_lost_again_and_again_is_made_good_for_now_and_then() {
+    let (mut driver, _asked) = node();
+    let mut other = Other::new();
+    other.connect(&mut driver);
+    let in_step = |driver: &Driver| driver.is_synced() && driver.replica.peer_is_synced();
+    let resyncs = |driver: &Driver| driver.replica.counters().resyncs;
+    // More clients than there is room for news of.
+    let lose = |driver: &mut Driver| {
+        let (snapshot, now) = (driver.shared.snapshot.load_full(), driver.now());
+        let table =
+            &snapshot.group("pool").and_then(|group| group.sticky.as_ref()).expect("it is sticky").table;
+        for last in 0..10 {
+            drop(table.enter(&[198, 51, 100, last].into(), &"s1".into(), None, now));
+        }
+        driver.take_news_now(now);
+        driver.work();
+    };
+    other.talk(&mut driver, "both are in step", in_step);
+    lose(&mut driver);
+    assert_eq!(resyncs(&driver), 1);
+    let pause = driver.now() + ANEW_PAUSE;
+    other.talk(&mut driver, "all is told once more", in_step);
+    lose(&mut driver);
+    let again = driver.tables.owed_at(&driver.replica);
+    // Unless the pause is over by now.
+    let is_late = driver.now() + SHOW_EVERY >= pause;
+    assert!(is_late || (resyncs(&driver) == 1 && again.is_some()), "{again:?}");
+    assert!(again <= Some(pause), "{again:?}");
+    driver.tables.make_good(&mut driver.replica, pause);
+    assert_eq!((resyncs(&driver), driver.tables.owed_at(&driver.replica)), (2, None));
+}
+
+#[test]
+fn what_waits_for_room_waits_for_no_time() {
+    let (mut driver, _asked) = node();
+    let mut other = Other::new();
+    other.connect(&mut driver);
+    other.talk(&mut driver, "both are in step", Driver::is_synced);
+    let target = Name::Target { group: "pool".into(), id: "s1".into() };
+    let target = driver.replica.name(target).expect("there is room for it");
+    let entry = Entry::Target { target, state: SAID.state(), weight: SAID.weight };
+    let told = driver.now();
+    driver.replica.changed(told, &Live { entry, remaining: None });
+    // By then it is due.
+    let later = told + SHOW_EVERY;
+    (driver.show_at, driver.news_at) = (later, None);
+    let due = |driver: &Driver| driver.deadline().is_some_and(|deadline| deadline <= later);
+    assert!(due(&driver));
+    driver.waiting = Some(vec![0]);
+    assert!(!due(&driver), "the thread looks for room again and again");
+    driver.waiting = None;
+    assert!(due(&driver));
 }
 
 #[test]

@@ -70,3 +70,16 @@ fn what_is_left_to_a_new_snapshot_waits_for_its_end() {
     settle(&mut one, &mut other, at(2010));
     assert_eq!(lag(&one, 2500), Duration::ZERO);
 }
+
+#[test]
+fn without_room_nobody_waits_for_the_time_to_send_something() {
+    let (mut one, _) = pair();
+    let live = flow(&mut one, 1);
+    one.changed(at(200), &live);
+    assert!(one.deadline().is_some_and(|due| due <= at(205)));
+    // What is left is that the peer is silent.
+    let silence = one.deadline_without_room().unwrap();
+    assert!((at(5000)..=at(5200)).contains(&silence), "{silence:?}");
+    one.timeout(silence);
+    assert_eq!((one.state(), one.deadline(), one.deadline_without_room()), (State::Stale, None, None));
+}

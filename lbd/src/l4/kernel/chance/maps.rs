@@ -28,7 +28,7 @@ pub(super) struct Maps {
 
 /// What the program counts.
 #[derive(Debug)]
-pub(super) struct Counted(Table<u32, u64>);
+pub(super) struct Counted(pub(super) Table<u32, u64>);
 
 /// The program with its maps, which are empty.
 pub(super) struct Loaded {

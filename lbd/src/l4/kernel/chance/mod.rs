@@ -39,6 +39,10 @@ pub(crate) use sessions::Sessions;
 use task::Task;
 pub(crate) use view::{ChanceView, InstanceChanceView};
 
+/// Why it does not run, where its thread has failed.
+const FAILED: &str =
+    "its thread has failed (please report what the log says); a reload of lbd starts it anew";
+
 /// The second chance, whether it runs or not.
 #[derive(Debug, Default)]
 pub(crate) struct Chance {
@@ -100,11 +104,21 @@ struct Running {
     thread: JoinHandle<()>,
 }
 
+impl Running {
+    /// Whether its thread has ended by itself.
+    fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
 impl Chance {
     /// Has it run if the configuration in force has anything for it. What goes wrong is shown, and keeps nothing else from running.
     pub(crate) fn apply(&self, shared: &Arc<Shared>) {
         let config = Arc::clone(&shared.snapshot.load().config);
         let wanted = !plan::places(&config, &shared.life.node).is_empty();
+        if wanted {
+            self.take_failed();
+        }
         let runs = self.lock().is_some();
         if wanted && !runs {
             if let Err(error) = self.start(shared) {
@@ -116,6 +130,19 @@ impl Chance {
             self.stop(&shared.run_dir);
         }
         self.wake();
+    }
+
+    /// Takes out one whose thread has failed, so that another one can begin. What that one has attached goes on as a former life's does.
+    fn take_failed(&self) {
+        // Nobody else waits for the thread's end.
+        let failed = self.lock().take_if(|running| running.is_over());
+        let Some(failed) = failed else { return };
+        failed.sessions.forget();
+        if failed.thread.join().is_err() {
+            tracing::error!(
+                "the thread of the second chance had failed; please report it; it is started anew"
+            );
+        }
     }
 
     /// Ends it, and takes the program off.
@@ -175,7 +202,7 @@ impl Chance {
     /// Whether the program has been told of what the other node said last, if it runs at all, and is not the one of a former life any more:
     /// whoever takes virtual IPs before that resets connections that the other node has.
     pub(crate) fn has_heeded(&self) -> bool {
-        self.lock().as_ref().is_none_or(|running| running.thread.is_finished()) || self.heard.is_heeded()
+        self.lock().as_ref().is_none_or(Running::is_over) || self.heard.is_heeded()
     }
 
     /// Where the other node is, by VRRP instance, as far as that is known.
@@ -190,8 +217,18 @@ impl Chance {
 
     /// What it does; none while there is nothing for it.
     pub(crate) fn show(&self) -> Option<ChanceView> {
-        let view = ChanceView::clone(&*self.outlets.view.load_full()?);
+        let view = self.outlets.view.load_full();
         let running = self.lock();
+        let failed = running.as_ref().is_some_and(Running::is_over);
+        let mut view = match view {
+            Some(view) => ChanceView::clone(&view),
+            // It may have failed before it had come to anything.
+            None if failed => ChanceView::default(),
+            None => return None,
+        };
+        if failed {
+            view.off_because = Some(FAILED.to_owned());
+        }
         let packets = running.as_ref().map(|running| running.counted.by_name()).unwrap_or_default();
         let sessions_refused = running.as_ref().map(|running| running.sessions.refused()).unwrap_or_default();
         Some(ChanceView { packets, sessions_refused, ..view })
@@ -251,6 +288,8 @@ pub(super) fn remove(run_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
 mod tests {
     use lbd_core::chance::Standing;
 
+    use super::super::bpf::Map;
+    use super::super::maps::Table;
     use super::*;
 
     #[test]
@@ -264,6 +303,40 @@ mod tests {
         outlets.say_last_word();
         assert!(said.has_changed().is_ok_and(|changed| changed));
         assert_eq!(said.borrow().instances, [standing]);
+    }
+
+    #[test]
+    fn a_thread_that_has_failed_is_shown_and_makes_room_for_another_one() {
+        let chance = Chance::default();
+        assert_eq!(chance.show(), None);
+        let begin = |work: fn()| {
+            let array = Map::new_array("test", 8, 16).unwrap();
+            let counted = Table::of(&mut BTreeMap::from([("chances".to_owned(), array)]), "chances");
+            let (signal, counted) = (Arc::new(Signal::new().unwrap()), Counted(counted.unwrap()));
+            let thread = std::thread::spawn(work);
+            *chance.lock() = Some(Running { signal, counted, sessions: Arc::default(), thread });
+        };
+        let why = || chance.show().and_then(|view| view.off_because);
+        // Until the test ends.
+        begin(|| {
+            loop {
+                std::thread::park();
+            }
+        });
+        chance.take_failed();
+        assert!(chance.lock().is_some());
+        assert_eq!(why(), None);
+        begin(|| panic!("as a test"));
+        while !chance.lock().as_ref().is_some_and(Running::is_over) {
+            std::thread::yield_now();
+        }
+        assert_eq!(why().as_deref(), Some(FAILED));
+        // What it had shown last is no longer so.
+        chance.outlets.view.store(Some(Arc::default()));
+        assert_eq!(why().as_deref(), Some(FAILED));
+        chance.take_failed();
+        assert!(chance.lock().is_none());
+        assert_eq!(why(), None);
     }
 
     #[test]

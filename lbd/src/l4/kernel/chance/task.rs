@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aya::Ebpf;
-use common::config::Config;
+use common::config::{Config, Vrrp};
 use common::ipc::Role;
 use common::time::Instant;
 use lbd_core::chance::abi::{PEER_APART, PEER_HAS_NOT, PEER_VIRTUAL_MAC, Peer, Session, TUNNEL_PORT, Tunnel};
@@ -32,7 +32,7 @@ use super::tunnel::{ASK_AGAIN, Asked, Ends, Tunnels};
 use super::view::{ChanceView, InstanceChanceView};
 use super::{Heard, Outlets, folder};
 use crate::clock::ms_of;
-use crate::shared::Shared;
+use crate::shared::{Shared, VrrpdView};
 
 /// Everything is looked at again after this time, whatever has been told: connections are counted, what the other node said is renewed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -60,9 +60,7 @@ pub(super) struct Task {
     own: Own,
     /// Whether packets for a virtual IP are for this host, as of the last pass.
     local: BTreeMap<IpAddr, bool>,
-    /// Instances whose virtual IPs are here.
-    owned: BTreeSet<String>,
-    /// Those of them that were taken because nothing was heard of the other node.
+    /// Instances whose virtual IPs are here, and were taken because nothing was heard of the other node.
     from_silence: BTreeSet<String>,
     /// Sessions of datagrams that are drained, by instance.
     sessions: BTreeMap<String, u32>,
@@ -104,7 +102,6 @@ impl Task {
             attachments: Attachments::new(&folder, &folder, features.tcx()),
             own: Own::default(),
             local: BTreeMap::new(),
-            owned: BTreeSet::new(),
             from_silence: BTreeSet::new(),
             sessions: BTreeMap::new(),
             other: Other::default(),
@@ -161,8 +158,7 @@ impl Task {
             troubles.push(TroubleView { what: "second chance".to_owned(), why });
         }
         let now = self.shared.clock.now().at;
-        let vips = config.vrrp.iter().flat_map(|vrrp| &vrrp.vips).map(|vip| vip.addr()).collect();
-        self.look_at_own(now, &networks, &vips);
+        self.look_at_own(now, &config, &networks);
         if let Some(error) = &self.uncounted {
             troubles.push(TroubleView { what: "counting connections".to_owned(), why: error.to_string() });
         }
@@ -240,7 +236,9 @@ impl Task {
     }
 
     /// What this node has, and tells.
-    fn look_at_own(&mut self, now: Instant, networks: &BTreeMap<String, Network>, vips: &BTreeSet<IpAddr>) {
+    fn look_at_own(&mut self, now: Instant, config: &Config, networks: &BTreeMap<String, Network>) {
+        let vips: BTreeSet<IpAddr> =
+            config.vrrp.iter().flat_map(|vrrp| &vrrp.vips).map(|vip| vip.addr()).collect();
         let mut interfaces = BTreeMap::new();
         let known = std::mem::take(&mut self.local);
         for (name, network) in networks {
@@ -258,14 +256,7 @@ impl Task {
             interfaces.insert(name.clone(), Interface { mac, addresses, local });
         }
         self.own.configured(&interfaces);
-        let (roles, from_silence) = {
-            let vrrpd = self.shared.vrrpd.borrow();
-            (vrrpd.roles.clone(), vrrpd.from_silence.clone())
-        };
-        let active = roles.into_iter().filter(|(_, role)| *role == Role::Active);
-        self.owned = active.map(|(name, _)| name).collect();
-        self.from_silence = from_silence;
-        self.own.owns(now, &self.owned);
+        self.look_at_roles(now, config);
         self.count(now, networks);
         for name in networks.keys() {
             self.shared.departures.of(name).set(self.own.left(name).map(ms_of));
@@ -276,6 +267,20 @@ impl Task {
             *said = word;
             changed
         });
+    }
+
+    /// Which virtual IPs are here. While the connection to `vrrpd` is gone, the addresses say that they have not left.
+    fn look_at_roles(&mut self, now: Instant, config: &Config) {
+        let VrrpdView { roles, mut from_silence, .. } = self.shared.vrrpd.borrow().clone();
+        let has_all = |vrrp: &Vrrp| vrrp.vips.iter().all(|vip| self.ways.holder(vip.addr()).is_some());
+        let unsaid = config.vrrp.iter().filter(|vrrp| !roles.contains_key(&vrrp.name) && has_all(vrrp));
+        let unsaid: BTreeSet<String> = unsaid.map(|vrrp| vrrp.name.clone()).collect();
+        let active = roles.into_iter().filter(|(_, role)| *role == Role::Active);
+        self.own.owns(now, &active.map(|(name, _)| name).collect(), &unsaid);
+        // How they were taken is as it was, too.
+        let before = std::mem::take(&mut self.from_silence).into_iter();
+        from_silence.extend(before.filter(|name| unsaid.contains(name) && self.own.is_owner(name)));
+        self.from_silence = from_silence;
     }
 
     /// Counts what this node serves although its virtual IPs have left, now and then.
@@ -384,7 +389,7 @@ impl Task {
             let until = boot_of(self.other.until(name));
             let sessions_until = boot_of(self.sessions_until(name));
             let virtual_mac = if network.virtual_mac { PEER_VIRTUAL_MAC } else { 0 };
-            let has_not = if self.owned.contains(name) { PEER_HAS_NOT } else { 0 };
+            let has_not = if self.own.is_owner(name) { PEER_HAS_NOT } else { 0 };
             let apart = if self.tunnels.way(name) == Way::Tunnel { PEER_APART } else { 0 };
             let flags = virtual_mac | has_not | apart;
             let (ifindex, vrid) = (link.index, network.vrid);
