@@ -128,7 +128,8 @@ fn walk(
         for some in over.chunks(DELETED_AT_ONCE) {
             let deleted = delete_over(&reader.flows, some, |tuple, flow| {
                 let service = services.get(&u32::from(flow.service)).copied().unwrap_or_default();
-                is_over(flow, &service, now, ends.gone) || ends.is_unheard(reader, &reader.places.load(), tuple)
+                is_over(flow, &service, now, ends.gone)
+                    || ends.is_unheard(reader, &reader.places.load(), tuple)
             })? as u64;
             all_deleted += deleted;
             reader.expired.fetch_add(deleted, Ordering::Relaxed);
