@@ -331,6 +331,9 @@ impl Sync {
         troubles.extend(left_out.map(|it| TroubleView { what: it.what.clone(), why: it.why.to_owned() }));
         self.instances.offer(&self.outlets.offers, &contents.instances);
         self.name(&contents);
+        if self.written.keep_config(&self.maps)? {
+            tracing::info!("the program's configuration was not as it had been written; written once more");
+        }
         let is_whole = if self.waiting || self.must_wait(&contents) {
             let unwritten = self.written.write_for_checks(&self.maps, &contents);
             self.tell_unwritten(&unwritten, troubles)
