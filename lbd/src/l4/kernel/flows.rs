@@ -67,7 +67,8 @@ pub(crate) struct Reader {
     pub(super) next_hops: Counts,
     /// Whether the maps hold the services: before that nobody can say which flows are over.
     pub(super) written: AtomicBool,
-    /// Numbers that have stood for nothing for some time: their flows are deleted with the next walk, which then takes this away.
+    /// Numbers that have stood for nothing for some time: their flows are deleted with the next walk, which then takes this away. There are no others
+    /// before that, only fewer, where some stand for something again.
     pub(super) gone: ArcSwapOption<Gone>,
     /// Who hears of flows in use and of those that are over, while there is replication.
     pub(super) reports: ArcSwapOption<Reports>,

@@ -525,12 +525,18 @@ impl Sync {
 
     /// Numbers that have stood for nothing for some time may stand for something else, once no flow has them any more.
     fn let_go(&mut self) {
-        if let Some(gone) = &self.going {
+        if let Some(gone) = self.going.take() {
+            let left = self.indexes.still_gone(&gone);
             if self.reader.gone.load().is_some() {
+                // What is there again has the number that it had. The walk has to know before there are flows. It takes away even what is empty,
+                // so that nothing else is there when it ends.
+                if left != gone {
+                    self.reader.gone.store(Some(Arc::new(left.clone())));
+                }
+                self.going = Some(left);
                 return;
             }
-            self.indexes.release(gone);
-            self.going = None;
+            self.indexes.release(&left);
         }
         let gone = self.indexes.gone(self.shared.clock.now().at);
         if !gone.is_empty() {
