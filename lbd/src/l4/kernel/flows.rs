@@ -37,7 +37,7 @@ pub(crate) struct Names {
     pub(crate) targets: BTreeMap<u16, (String, String)>,
 }
 
-/// Reads the maps. Its own descriptors: nobody waits for anybody.
+/// Reads the maps, and clears counters. Its own descriptors: nobody waits for anybody.
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(super) flows: Map,
@@ -164,6 +164,15 @@ impl Reader {
             reports: ArcSwapOption::empty(),
             listing: AtomicBool::new(false),
         })
+    }
+
+    /// Has counters of services and targets that are gone begin anew, for whoever gets their numbers.
+    pub(super) fn clear_counters(&self, gone: &Gone) -> Result<(), KernelError> {
+        for service in gone.services() {
+            self.service_stats.clear(&service)?;
+            self.pushed_out.clear(&service)?;
+        }
+        gone.targets().try_for_each(|target| self.target_stats.clear(&target))
     }
 
     /// Packets that were not forwarded, by the number of the reason.

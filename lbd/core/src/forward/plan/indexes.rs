@@ -89,6 +89,20 @@ impl Gone {
         self.entries.is_empty()
     }
 
+    /// The numbers of services.
+    pub fn services(&self) -> impl Iterator<Item = u32> {
+        self.numbers(Kind::Service)
+    }
+
+    /// The numbers of targets.
+    pub fn targets(&self) -> impl Iterator<Item = u32> {
+        self.numbers(Kind::Target)
+    }
+
+    fn numbers(&self, kind: Kind) -> impl Iterator<Item = u32> {
+        self.entries.iter().filter(move |(its, _)| *its == kind).map(|(_, index)| u32::from(*index))
+    }
+
     /// Whether a flow has to be deleted.
     #[must_use]
     pub fn is_in(&self, flow: &Flow) -> bool {

@@ -490,6 +490,8 @@ fn numbers_are_kept_until_nothing_names_them() {
     );
     let gone = indexes.gone(at(725));
     assert!(gone.is_in(&flow(s, 0)) && gone.is_in(&flow(t, target)) && !gone.is_in(&flow(t, 0)));
+    assert_eq!(gone.services().collect::<Vec<_>>(), [u32::from(s)]);
+    assert_eq!(gone.targets().collect::<Vec<_>>(), [u32::from(target)]);
     let key = AffinityKey { ring: before.services[&u32::from(s)].ring, ..AffinityKey::default() };
     assert!(gone.is_in_affinity(&key, &Affinity::default()));
     assert!(!gone.is_in_affinity(&AffinityKey::default(), &Affinity::default()));

@@ -70,6 +70,9 @@ const UNWRITTEN_MAX: usize = 16;
 /// What is said to fail where flows that came from another layout cannot be given their ports.
 const PORTS: &str = "ports of another layout's flows";
 
+/// The same where what was counted of services and targets that are gone cannot be cleared.
+const COUNTERS: &str = "counters of what is gone";
+
 /// The loopback interface, in every network namespace.
 const LOOPBACK: u32 = 1;
 
@@ -325,7 +328,7 @@ impl Sync {
             contents.config.flags |= CONFIG_PORTS_MISSING;
         }
         self.least_paths.clone_from(&contents.least_paths);
-        self.let_go();
+        self.let_go(troubles);
         self.save_indexes()?;
         let left_out = contents.left_out.iter();
         troubles.extend(left_out.map(|it| TroubleView { what: it.what.clone(), why: it.why.to_owned() }));
@@ -524,7 +527,7 @@ impl Sync {
     }
 
     /// Numbers that have stood for nothing for some time may stand for something else, once no flow has them any more.
-    fn let_go(&mut self) {
+    fn let_go(&mut self, troubles: &mut Vec<TroubleView>) {
         if let Some(gone) = self.going.take() {
             let left = self.indexes.still_gone(&gone);
             if self.reader.gone.load().is_some() {
@@ -533,6 +536,13 @@ impl Sync {
                 if left != gone {
                     self.reader.gone.store(Some(Arc::new(left.clone())));
                 }
+                self.going = Some(left);
+                return;
+            }
+            if let Err(error) = self.reader.clear_counters(&left) {
+                self.failures += 1;
+                let why = format!("{error}; numbers of what is gone are not used again before; trying again");
+                troubles.push(TroubleView { what: COUNTERS.to_owned(), why });
                 self.going = Some(left);
                 return;
             }
