@@ -33,7 +33,7 @@ const BATCH: usize = 4096;
 pub(crate) struct Names {
     /// Services by number.
     pub(crate) services: BTreeMap<u16, String>,
-    /// Targets by number: group and id.
+    /// Targets by number: group and id, and the address behind that where the id is another one's by now.
     pub(crate) targets: BTreeMap<u16, (String, String)>,
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct FlowView {
     pub(crate) vip: SocketAddr,
     /// The service; empty if the configuration no longer has it.
     pub(crate) service: String,
-    /// The target, `GROUP/ID`; empty if it is no longer there.
+    /// The target, `GROUP/ID`, or `GROUP/ID ADDRESS` of one whose id is another one's by now; empty if it is no longer there.
     pub(crate) target: String,
     /// The source port towards the target, where the source is the VIP.
     pub(crate) nat_port: Option<u16>,
