@@ -237,8 +237,14 @@ pub(super) fn interfaces(
 ) -> BTreeMap<u32, (Wanted, bool)> {
     let way = config.kernel.attach;
     let mut wanted: BTreeMap<u32, (Wanted, bool)> = BTreeMap::new();
+    let mut no_ethernet: BTreeMap<&str, String> = BTreeMap::new();
     let mut want = |index: u32, purpose: String, virtual_mac: bool| {
         let Some(link) = ways.link_at(index) else { return };
+        // The program would take for Ethernet's what is none.
+        if !link.is_ethernet() {
+            no_ethernet.insert(&link.name, purpose);
+            return;
+        }
         let fresh = || (Wanted { name: link.name.clone(), way, purpose: String::new() }, false);
         let (interface, virtual_too) = wanted.entry(index).or_insert_with(fresh);
         if !interface.purpose.split(", ").any(|known| known == purpose) {
@@ -281,6 +287,12 @@ pub(super) fn interfaces(
     }
     for hop in hops.values() {
         want(hop.ifindex, "targets".to_owned(), false);
+    }
+    for (name, purpose) in no_ethernet {
+        let why = format!(
+            "it is no Ethernet interface, and kernel forwarding takes no other, for {purpose}; use another interface, or mode tcp or udp there"
+        );
+        trouble(format!("interface {name}"), why);
     }
     wanted
 }

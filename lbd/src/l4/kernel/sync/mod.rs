@@ -38,6 +38,7 @@ use super::flows::{Names, Reader};
 use super::instances::{Instances, Offers};
 use super::load::{Loaded, chance_folder};
 use super::maps::Maps;
+use super::netlink::LOOPBACK;
 use super::next_hops::NextHops;
 use super::path_mtu::Errors;
 use super::settings::Settings;
@@ -72,9 +73,6 @@ const PORTS: &str = "ports of another layout's flows";
 
 /// The same where what was counted of services and targets that are gone cannot be cleared.
 const COUNTERS: &str = "counters of what is gone";
-
-/// The loopback interface, in every network namespace.
-const LOOPBACK: u32 = 1;
 
 /// Whom it tells what it has come to.
 #[derive(Clone, Debug, Default)]
@@ -611,7 +609,8 @@ impl Sync {
         let mut interfaces = BTreeMap::new();
         let mut places: BTreeMap<Place, Wanted> = BTreeMap::new();
         for (&index, (interface, virtual_mac)) in wanted {
-            let Some(link) = self.ways.link_at(index) else { continue };
+            // Another one may have come to have this index.
+            let Some(link) = self.ways.link_at(index).filter(|link| link.is_ethernet()) else { continue };
             if index >= LINKS_MAX {
                 let why = format!("its index {index} is beyond {}", LINKS_MAX - 1);
                 troubles.push(TroubleView { what: interface.name.clone(), why });
