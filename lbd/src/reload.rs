@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::config::{self, Config, ConfigError, Mode};
 use common::key::PairKey;
-use lbd_core::reload::Difference;
+use lbd_core::reload::{Difference, Remembered, Removed};
 use lbd_core::target::TargetKey;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -282,7 +282,13 @@ impl Parts {
         let now_ms = self.shared.clock.now_ms();
         // Those taken back are the snapshot's now.
         removed.retain(|target| !live.contains(&target.key) && !long_gone(target, now_ms));
+        let kernel = before.config.services.iter().filter(|service| service.mode.in_kernel());
+        let kernel: HashSet<&str> = kernel.map(|service| service.forward.as_str()).collect();
         for group in &before.groups {
+            // Also those that stay: a service that turns to another group leaves flows behind.
+            if kernel.contains(group.config.name.as_str()) {
+                group.targets.iter().for_each(|target| target.set_in_kernel());
+            }
             let drain_ms = u64::try_from(group.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
             let with_group = next.config.target_group(&group.config.name).is_none();
             for target in group.targets.iter().filter(|target| keys.contains(&target.key)) {
@@ -293,16 +299,36 @@ impl Parts {
                 removed.push(Arc::clone(target));
             }
         }
-        // A discovery may replace its targets every second. Those without connections are kept for their counters, in case
-        // that they come back.
-        if removed.len() > REMOVED_MAX {
-            removed.retain(|target| target.open_now.open() > 0);
-        }
+        forget_too_many(removed);
     }
 }
 
 /// How long a reload waits for the workers to open and close their sockets. A worker that hangs is not waited for.
 const LISTEN_MAX: Duration = Duration::from_millis(500);
+
+/// A discovery may replace its targets every second. Those without connections are kept for their counters, in case that they come back, and
+/// for flows through the kernel.
+fn forget_too_many(removed: &mut Vec<Arc<Target>>) {
+    if removed.len() <= REMOVED_MAX {
+        return;
+    }
+    let known = |target: &Arc<Target>| Removed {
+        is_open: target.open_now.open() > 0,
+        is_in_kernel: target.in_kernel(),
+        close_at_ms: target.close_at_ms(),
+    };
+    let known: Vec<Removed> = removed.iter().map(known).collect();
+    let Remembered { kept, ended } = Remembered::of(&known, REMOVED_MAX);
+    let mut kept = kept.into_iter();
+    removed.retain(|_| kept.next().unwrap_or(true));
+    if ended > 0 {
+        tracing::warn!(
+            targets = ended,
+            "more than {REMOVED_MAX} targets were removed whose flows may go on in the kernel; those of the ones whose `drain_timeout` would be over first \
+             end now: a shorter `drain_timeout` keeps them fewer"
+        );
+    }
+}
 
 /// The most removed targets that are remembered although they have no connections.
 const REMOVED_MAX: usize = 4096;

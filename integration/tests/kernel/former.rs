@@ -12,17 +12,20 @@ use crate::kernel_support::{LIMIT, PATIENCE, address, flows, reload_text, start,
 /// So long the connections of a group go on that the service has turned away from.
 const DRAIN: Duration = Duration::from_secs(4);
 
-/// A service for echo that forwards to one of two groups, each with one target.
-fn text(lab: &Lab, forward: &str) -> String {
+/// So long those of the other one would, which nothing here waits for.
+const LONG_DRAIN: Duration = Duration::from_secs(60);
+
+/// A service for echo that forwards to one of two groups, each with one target, which is called `t` in both.
+fn text(lab: &Lab, forward: &str, targets: [usize; 2]) -> String {
     let vip = vips()[0];
     let listen = SocketAddr::new(vip, 7);
     let mut text = format!(
         "[[service]]\nname = \"echo\"\nmode = \"nat\"\nlisten = [\"{listen}\"]\nforward = \"{forward}\"\n"
     );
-    for (group, target) in ["blue", "green"].into_iter().zip(lab.targets()) {
-        let (drain, address) = (DRAIN.as_secs(), SocketAddr::new(address(target, vip), 7));
+    for ((group, drain), target) in [("blue", DRAIN), ("green", LONG_DRAIN)].into_iter().zip(targets) {
+        let (drain, address) = (drain.as_secs(), SocketAddr::new(address(&lab.targets()[target], vip), 7));
         text.push_str(&format!(
-            "[[target_group]]\nname = \"{group}\"\ndrain_timeout = \"{drain}s\"\ntargets = [{{ address = \"{address}\" }}]\n"
+            "[[target_group]]\nname = \"{group}\"\ndrain_timeout = \"{drain}s\"\ntargets = [{{ id = \"t\", address = \"{address}\" }}]\n"
         ));
     }
     text
@@ -53,10 +56,10 @@ fn target_of(lab: &Lab, connection: &TcpStream) -> Option<String> {
 #[test]
 fn connections_of_a_former_group_end_when_its_time_is_over() -> Result<()> {
     let lab = Lab::builder("kernel-former").targets(2).build()?;
-    start(&lab, &text(&lab, "blue"))?;
+    start(&lab, &text(&lab, "blue", [0, 1]))?;
     let mut known = wait_for("a connection", LIMIT, || connected(&lab))?;
     let begun = now();
-    reload_text(&lab, &text(&lab, "green"))?;
+    reload_text(&lab, &text(&lab, "green", [0, 1]))?;
     let is_of = |group: &str, connection: &TcpStream| {
         target_of(&lab, connection).is_some_and(|target| target.starts_with(group))
     };
@@ -68,5 +71,11 @@ fn connections_of_a_former_group_end_when_its_time_is_over() -> Result<()> {
     wait_until("its end", LIMIT, || exchanged(&mut known).is_err_and(is_reset))?;
     assert!(now() - begun >= DRAIN, "not before its time");
     assert!(exchanged(&mut new).is_ok(), "of the other group none ends");
+    // A target that keeps its id and gets another address is another one to new connections alone.
+    reload_text(&lab, &text(&lab, "green", [0, 0]))?;
+    wait_until("a former target", LIMIT, || is_of("green/t ", &new))?;
+    assert!(exchanged(&mut new).is_ok(), "what it has goes on");
+    let is_at = |connection: &TcpStream| target_of(&lab, connection).as_deref() == Some("green/t");
+    wait_until("a new one at the other", LIMIT, || connected(&lab).is_some_and(|it| is_at(&it)))?;
     lab.finish()
 }

@@ -74,6 +74,8 @@ struct Decided {
     close_at_ms: AtomicU64,
     /// It was removed together with its group.
     with_group: AtomicBool,
+    /// A service of the kernel's forwards to its group, or did.
+    in_kernel: AtomicBool,
     health: AtomicU8,
     failed: AtomicBool,
     /// Its place in its group's list.
@@ -161,6 +163,7 @@ impl Target {
                 max_connections: AtomicU32::new(u32::MAX),
                 close_at_ms: AtomicU64::new(u64::MAX),
                 with_group: AtomicBool::new(false),
+                in_kernel: AtomicBool::new(false),
                 health: AtomicU8::new(1),
                 failed: AtomicBool::new(false),
                 index: AtomicU32::new(0),
@@ -231,6 +234,18 @@ impl Target {
     /// It is removed: with its group, or by itself.
     pub(crate) fn set_left_with_group(&self, with_group: bool) {
         self.decided.with_group.store(with_group, Ordering::Relaxed);
+    }
+
+    /// Whether it may have flows through the kernel, which this process does not count with its connections.
+    pub(crate) fn in_kernel(&self) -> bool {
+        self.decided.in_kernel.load(Ordering::Relaxed)
+    }
+
+    /// A service of the kernel's forwards to its group: it may have flows from then on.
+    pub(crate) fn set_in_kernel(&self) {
+        if !self.in_kernel() {
+            self.decided.in_kernel.store(true, Ordering::Relaxed);
+        }
     }
 
     /// How long a connection to it may wait for the next request, in milliseconds. Like [`Self::keep_max`] of the configuration in force, also

@@ -155,6 +155,11 @@ impl Map {
         self.shape
     }
 
+    /// Bytes of a value: of those of all possible processors, where each has one.
+    pub(super) fn value_bytes(&self) -> usize {
+        self.value_bytes
+    }
+
     /// The value of a key.
     pub(super) fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let mut value = vec![0; self.value_bytes];

@@ -3,6 +3,7 @@
 //! would else be walked through too slowly for copies of flows with short time-outs, or is nearly full; without pauses only while that makes room
 //! in it ([`Pace`]).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,13 +45,11 @@ pub(super) fn run(reader: &Arc<Reader>, signal: &Arc<Signal>) {
     while !signal.stopped() {
         let mut begin = Instant::now();
         let (gone, places) = (reader.gone.load_full(), reader.places.load_full());
-        let ends = Ends {
-            gone: gone.as_deref(),
-            listeners: heard.as_ref().is_none_or(|heard| !Arc::ptr_eq(heard, &places)),
-        };
+        let listeners = heard.as_ref().is_none_or(|heard| !Arc::ptr_eq(heard, &places));
+        let ends = Ends { listeners, put_off: Cell::new(false) };
         let walked = walk(reader, signal, pace, &ends, &mut walks).and_then(|walked| {
-            if let Some(gone) = gone.as_deref() {
-                forget_clients(reader, signal, gone)?;
+            if gone.is_some() {
+                forget_clients(reader, signal)?;
             }
             Ok(walked)
         });
@@ -59,7 +58,7 @@ pub(super) fn run(reader: &Arc<Reader>, signal: &Arc<Signal>) {
                 if gone.is_some() && !signal.stopped() {
                     reader.gone.store(None);
                 }
-                if reader.placed.load(Ordering::Acquire) {
+                if !ends.put_off.get() {
                     heard = Some(places);
                 }
                 pace = Pace::after(deleted, census.all, u64::from(reader.flows.shape().max_entries));
@@ -85,7 +84,7 @@ fn walk(
     reader: &Reader,
     signal: &Signal,
     pace: Pace,
-    ends: &Ends<'_>,
+    ends: &Ends,
     walks: &mut Walks,
 ) -> Result<(Census, u64), KernelError> {
     let mut services = reader.services.all()?;
@@ -100,14 +99,14 @@ fn walk(
         let begin = Instant::now();
         let now = now(reader)?;
         let reports = reader.reports.load();
-        // Never those of when the walk began: somebody may listen by now, and have flows.
-        let places = reader.places.load();
+        // Never those of when the walk began: somebody may listen by now, or have a number again, and have flows.
+        let (places, gone) = (reader.places.load(), reader.gone.load());
         let mut used = Vec::new();
         reader.flows.walk(&mut cursor, BATCH, &mut batch).map_err(reading)?;
         over.clear();
         for (tuple, flow) in tuples(&batch) {
             let service = service_of(reader, &mut services, flow.service)?;
-            if is_over(&flow, &service, now, ends.gone) || ends.is_unheard(reader, &places, &tuple) {
+            if is_over(&flow, &service, now, gone.as_deref()) || ends.is_unheard(reader, &places, &tuple) {
                 over.push(tuple);
                 continue;
             }
@@ -128,7 +127,7 @@ fn walk(
         for some in over.chunks(DELETED_AT_ONCE) {
             let deleted = delete_over(&reader.flows, some, |tuple, flow| {
                 let service = services.get(&u32::from(flow.service)).copied().unwrap_or_default();
-                is_over(flow, &service, now, ends.gone)
+                is_over(flow, &service, now, reader.gone.load().as_deref())
                     || ends.is_unheard(reader, &reader.places.load(), tuple)
             })? as u64;
             all_deleted += deleted;
@@ -146,18 +145,23 @@ fn walk(
     Ok((census, all_deleted))
 }
 
-/// What ends flows besides their time.
-struct Ends<'e> {
-    /// Numbers that are gone.
-    gone: Option<&'e Gone>,
+/// What ends flows besides their time, and numbers that are gone.
+struct Ends {
     /// Listeners may be: the flows of a service that has others would else go on at random, as long as somebody has their port at another address.
     listeners: bool,
+    /// A flow that nobody seemed to listen for was let live, since listeners were being written.
+    put_off: Cell<bool>,
 }
 
-impl Ends<'_> {
+impl Ends {
     fn is_unheard(&self, reader: &Reader, places: &Places, tuple: &Tuple) -> bool {
-        let is_unheard = || FlowKey::from_bytes(tuple).is_some_and(|key| places.is_unheard(&key));
-        self.listeners && is_unheard() && reader.placed.load(Ordering::Acquire)
+        let is_unheard = FlowKey::from_bytes(tuple).is_some_and(|key| places.is_unheard(&key));
+        if !self.listeners || !is_unheard {
+            return false;
+        }
+        let placed = reader.placed.load(Ordering::Acquire);
+        self.put_off.set(self.put_off.get() || !placed);
+        placed
     }
 }
 
@@ -204,7 +208,7 @@ fn service_of(
 }
 
 /// Deletes what is remembered of clients under numbers that are gone.
-fn forget_clients(reader: &Reader, signal: &Signal, gone: &Gone) -> Result<(), KernelError> {
+fn forget_clients(reader: &Reader, signal: &Signal) -> Result<(), KernelError> {
     let failed =
         |source| KernelError::Map { action: "walking through remembered clients".to_owned(), source };
     let (mut cursor, mut batch) = (Cursor::default(), Batch::default());
@@ -213,8 +217,9 @@ fn forget_clients(reader: &Reader, signal: &Signal, gone: &Gone) -> Result<(), K
         let begin = Instant::now();
         reader.affinity.walk(&mut cursor, BATCH, &mut batch).map_err(failed)?;
         over.clear();
+        let gone = reader.gone.load();
         for (key, value) in typed::<AffinityKey, Affinity>(&batch) {
-            if gone.is_in_affinity(&key, &value) {
+            if gone.as_deref().is_some_and(|gone| gone.is_in_affinity(&key, &value)) {
                 key.put(&mut over);
             }
         }

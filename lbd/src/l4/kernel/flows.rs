@@ -33,11 +33,11 @@ const BATCH: usize = 4096;
 pub(crate) struct Names {
     /// Services by number.
     pub(crate) services: BTreeMap<u16, String>,
-    /// Targets by number: group and id.
+    /// Targets by number: group and id, and the address behind that where the id is another one's by now.
     pub(crate) targets: BTreeMap<u16, (String, String)>,
 }
 
-/// Reads the maps. Its own descriptors: nobody waits for anybody.
+/// Reads the maps, and clears counters. Its own descriptors: nobody waits for anybody.
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(super) flows: Map,
@@ -67,7 +67,8 @@ pub(crate) struct Reader {
     pub(super) next_hops: Counts,
     /// Whether the maps hold the services: before that nobody can say which flows are over.
     pub(super) written: AtomicBool,
-    /// Numbers that have stood for nothing for some time: their flows are deleted with the next walk, which then takes this away.
+    /// Numbers that have stood for nothing for some time: their flows are deleted with the next walk, which then takes this away. There are no others
+    /// before that, only fewer, where some stand for something again.
     pub(super) gone: ArcSwapOption<Gone>,
     /// Who hears of flows in use and of those that are over, while there is replication.
     pub(super) reports: ArcSwapOption<Reports>,
@@ -97,7 +98,7 @@ pub(crate) struct FlowView {
     pub(crate) vip: SocketAddr,
     /// The service; empty if the configuration no longer has it.
     pub(crate) service: String,
-    /// The target, `GROUP/ID`; empty if it is no longer there.
+    /// The target, `GROUP/ID`, or `GROUP/ID ADDRESS` of one whose id is another one's by now; empty if it is no longer there.
     pub(crate) target: String,
     /// The source port towards the target, where the source is the VIP.
     pub(crate) nat_port: Option<u16>,
@@ -163,6 +164,15 @@ impl Reader {
             reports: ArcSwapOption::empty(),
             listing: AtomicBool::new(false),
         })
+    }
+
+    /// Has counters of services and targets that are gone begin anew, for whoever gets their numbers.
+    pub(super) fn clear_counters(&self, gone: &Gone) -> Result<(), KernelError> {
+        for service in gone.services() {
+            self.service_stats.clear(&service)?;
+            self.pushed_out.clear(&service)?;
+        }
+        gone.targets().try_for_each(|target| self.target_stats.clear(&target))
     }
 
     /// Packets that were not forwarded, by the number of the reason.

@@ -80,6 +80,12 @@ impl<K: Abi + Copy + Ord, V: Abi> Table<K, V> {
         self.map.put(&key.to_bytes(), &value.to_bytes()).map_err(|source| self.error("writing", source))
     }
 
+    /// Writes zeros in the place of a value, of every possible processor's where each has one.
+    pub(super) fn clear(&self, key: &K) -> Result<(), KernelError> {
+        let zeros = vec![0; self.map.value_bytes()];
+        self.map.put(&key.to_bytes(), &zeros).map_err(|source| self.error("clearing", source))
+    }
+
     /// Deletes a key, if it is there.
     pub(super) fn delete(&self, key: &K) -> Result<(), KernelError> {
         self.map.delete(&key.to_bytes()).map(drop).map_err(|source| self.error("deleting from", source))
@@ -295,5 +301,28 @@ pub(super) fn slots_shape() -> Shape {
         value_size: u32::try_from(abi::Slot::SIZE).unwrap_or_default(),
         max_entries: abi::NAT_PORTS,
         flags: MAPPABLE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bpf::KIND_PERCPU_ARRAY;
+    use super::*;
+
+    #[test]
+    fn what_is_cleared_is_zero_on_every_processor() {
+        let shape = Shape { kind: KIND_PERCPU_ARRAY, key_size: 4, value_size: 8, max_entries: 2, flags: 0 };
+        let map = Map::new_of("test", shape).unwrap();
+        let ones = vec![1; map.value_bytes()];
+        (0..2_u32).for_each(|key| map.put(&key.to_ne_bytes(), &ones).unwrap());
+        let table: Table<u32, u64> =
+            Table::of(&mut BTreeMap::from([("test".to_owned(), map)]), "test").unwrap();
+        table.clear(&1).unwrap();
+        let all = |key: u32, wanted: u64| {
+            let each = table.get_each(&key).unwrap();
+            !each.is_empty() && each.iter().all(|value| *value == wanted)
+        };
+        assert!(all(0, 0x0101_0101_0101_0101) && all(1, 0));
+        table.clear(&2).unwrap_err();
     }
 }

@@ -50,12 +50,15 @@ pub(super) fn trace(
         load::current_folder(run_dir).context("nothing is forwarded in the kernel with this --run-dir")?;
     let config: Table<u32, Config> = Table::open(&folder, "config")?;
     let mut only = Only::take(run_dir)?;
-    let present = config.get(&0)?.context("the program has no configuration yet")?;
-    let before = only.begin(present.trace_every, every).context("noting what samples are taken")?;
     // Whoever has seen enough must not leave a program behind that takes samples of everything.
     let stop = stopping().context("cannot listen for signals")?;
     let mut samples = Samples::open(&folder)?;
     let passed_over = samples.pass_over();
+    let present = config.get(&0)?.context("the program has no configuration yet")?;
+    let before = only.begin(present.trace_every, every).context("noting what samples are taken")?;
+    // Read again just before it is written, because `lbd` may write another one at any time. What it writes in between nevertheless is undone
+    // by this, until it looks again.
+    let present = config.get(&0)?.unwrap_or(present);
     config.put(&0, &Config { trace_every: every, ..present })?;
     let traced = out
         .write_all(samples.of_before(passed_over).as_bytes())

@@ -482,6 +482,14 @@ impl Config {
     pub fn set_hash_key(&mut self, key: &HashKey) {
         self.hash_key = key.words();
     }
+
+    /// What is to be written again where this was written and another one is found now; none if it is there still. How often samples
+    /// are taken stays as it was found: whoever looks at packets sets that for a while.
+    #[must_use]
+    pub fn instead_of(&self, found: &Self) -> Option<Self> {
+        let wanted = Self { trace_every: found.trace_every, ..*self };
+        (wanted != *found).then_some(wanted)
+    }
 }
 
 impl FlowKey {

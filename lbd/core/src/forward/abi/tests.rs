@@ -299,3 +299,13 @@ fn a_slot_is_its_words() {
     assert_eq!(bytes, slot.to_bytes());
     assert_eq!(Slot::of_words(slot.to_words()), slot);
 }
+
+#[test]
+fn a_configuration_that_another_has_taken_the_place_of_is_written_again_but_for_its_samples() {
+    let written = Config { flags: CONFIG_HAS_NAT, trace_every: 500, node: 1, ..Config::default() };
+    assert_eq!(written.instead_of(&written), None);
+    let traced = Config { trace_every: 1, ..written };
+    assert_eq!(written.instead_of(&traced), None);
+    let before = Config { flags: 0, ..traced };
+    assert_eq!(written.instead_of(&before), Some(traced));
+}

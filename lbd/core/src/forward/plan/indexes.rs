@@ -89,6 +89,20 @@ impl Gone {
         self.entries.is_empty()
     }
 
+    /// The numbers of services.
+    pub fn services(&self) -> impl Iterator<Item = u32> {
+        self.numbers(Kind::Service)
+    }
+
+    /// The numbers of targets.
+    pub fn targets(&self) -> impl Iterator<Item = u32> {
+        self.numbers(Kind::Target)
+    }
+
+    fn numbers(&self, kind: Kind) -> impl Iterator<Item = u32> {
+        self.entries.iter().filter(move |(its, _)| *its == kind).map(|(_, index)| u32::from(*index))
+    }
+
     /// Whether a flow has to be deleted.
     #[must_use]
     pub fn is_in(&self, flow: &Flow) -> bool {
@@ -150,7 +164,8 @@ impl Indexes {
     }
 
     /// Numbers that have not been used for [`LINGER`]. Whoever has then been through all flows and remembered clients, and
-    /// has deleted those that are [in it](Gone::is_in), calls [`Self::release`].
+    /// has deleted those that are [in it](Gone::is_in), calls [`Self::release`]. What is used again meanwhile has its number as before, so
+    /// that from then on only what is [still gone](Self::still_gone) may be deleted.
     pub fn gone(&mut self, now: Instant) -> Gone {
         let mut gone = Gone::default();
         for (&kind, names) in &mut self.by_name {
@@ -161,6 +176,18 @@ impl Indexes {
             }
         }
         gone
+    }
+
+    /// Those of `gone` that are not used again: of the others nothing may be removed any more.
+    #[must_use]
+    pub fn still_gone(&self, gone: &Gone) -> Gone {
+        let mut left = gone.clone();
+        for (&kind, names) in &self.by_name {
+            for entry in names.values().filter(|entry| entry.used) {
+                left.entries.remove(&(kind, entry.index));
+            }
+        }
+        left
     }
 
     /// Makes numbers free for other names, but those that have come to be used again.

@@ -91,7 +91,7 @@ pub struct OtherNode {
 /// A target of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetInput {
-    /// Its name, unique in the group.
+    /// Its name. Of several in a group that have the same one it is the first one's: the others, at other addresses, had it before, and get no new flows.
     pub id: String,
     /// Where it listens; port 0 for the one that the client asked for.
     pub address: SocketAddr,
@@ -166,11 +166,11 @@ pub struct Contents {
     pub instances: BTreeMap<String, u32>,
     /// The service of the file behind each of the program's.
     pub service_names: BTreeMap<u16, String>,
-    /// Group and id of each target.
+    /// Group and id of each target; with its address behind it where the id is another one's by now.
     pub target_names: BTreeMap<u16, (String, String)>,
-    /// The number of a target by its ring's and its id.
+    /// The number of a target by its ring's and its id, as in `target_names`.
     pub ring_targets: BTreeMap<u16, BTreeMap<String, u16>>,
-    /// The targets of those groups of a service that get no new flows, by group and id.
+    /// The targets of those groups of a service that get no new flows, by group and id, as in `target_names`.
     pub former_targets: BTreeMap<u16, BTreeMap<(String, String), u16>>,
     /// What the way to a target in a tunnel takes at least, in bytes ([`least`](super::path_mtu::least)), by the target's number.
     pub least_paths: BTreeMap<u32, u32>,

@@ -25,6 +25,12 @@ pub(super) fn name(key: &RingKey, target: &TargetInput) -> String {
     format!("{group}/{id} {address} {} {}", key.way.name(), key.protocol.name())
 }
 
+/// What a target is called whose id is another one's by now. No id has a space, so that neither people nor the other node take one for the other:
+/// that keeps flows of it with it, as long as it is kept there too, and refuses them where it is not.
+fn former_id(target: &TargetInput) -> String {
+    format!("{} {}", target.id, target.address)
+}
+
 fn endpoint_key(key: &RingKey, target: &TargetInput) -> EndpointKey {
     let (address, port) = (target.address.ip().into(), Be16(target.address.port()));
     EndpointKey { address, port, protocol: key.protocol.number(), spare: 0 }
@@ -47,19 +53,25 @@ impl Builder<'_> {
         let targets = input.groups.get(&key.group).map_or(&[][..], Vec::as_slice);
         let mut used = Vec::new();
         let mut smallest = None;
+        let mut ids: BTreeSet<&str> = BTreeSet::new();
         for target in targets {
-            let what = format!("{}/{}", key.group, target.id);
+            let has_id = ids.insert(&target.id);
+            let id = if has_id { target.id.clone() } else { former_id(target) };
+            let what = format!("{}/{id}", key.group);
             match self.add_target(key, users, target) {
                 Ok((number, mtu, use_now)) => {
                     fitting.insert(what);
                     if let Some(ring) = self.indexes.number(Kind::Ring, &key.name()) {
-                        self.out.ring_targets.entry(ring).or_default().insert(target.id.clone(), number);
+                        self.out.ring_targets.entry(ring).or_default().insert(id.clone(), number);
                     }
                     for service in &users.former {
                         let of_service = self.out.former_targets.entry(*service).or_default();
-                        of_service.insert((key.group.clone(), target.id.clone()), number);
+                        of_service.insert((key.group.clone(), id.clone()), number);
                     }
-                    if let Use::Up(share) = use_now {
+                    self.out.target_names.insert(number, (key.group.clone(), id));
+                    if let Use::Up(share) = use_now
+                        && has_id
+                    {
                         used.push((target, number, share));
                         smallest = Some(smallest.map_or(mtu, |smallest: u32| smallest.min(mtu)));
                     }
@@ -214,7 +226,6 @@ impl Builder<'_> {
             }
         }
         self.out.targets.insert(u32::from(number), made);
-        self.out.target_names.insert(number, (key.group.clone(), target.id.clone()));
         Ok((number, mtu, use_now))
     }
 

@@ -490,6 +490,8 @@ fn numbers_are_kept_until_nothing_names_them() {
     );
     let gone = indexes.gone(at(725));
     assert!(gone.is_in(&flow(s, 0)) && gone.is_in(&flow(t, target)) && !gone.is_in(&flow(t, 0)));
+    assert_eq!(gone.services().collect::<Vec<_>>(), [u32::from(s)]);
+    assert_eq!(gone.targets().collect::<Vec<_>>(), [u32::from(target)]);
     let key = AffinityKey { ring: before.services[&u32::from(s)].ring, ..AffinityKey::default() };
     assert!(gone.is_in_affinity(&key, &Affinity::default()));
     assert!(!gone.is_in_affinity(&AffinityKey::default(), &Affinity::default()));
@@ -500,10 +502,15 @@ fn numbers_are_kept_until_nothing_names_them() {
     assert_eq!(behind(&again, "192.0.2.10", 80, 6).0, s);
     assert_eq!(behind(&net.plan(&two, &mut indexes), "192.0.2.10", 80, 6).0, s);
 
+    // And its flows are no longer deleted, as those of its target are not.
+    let left = indexes.still_gone(&gone);
+    assert!(left.is_empty() && left != gone, "{left:?}");
+
     // It did not: another one can have it.
     net.plan(&one, &mut indexes);
     assert!(indexes.gone(at(1000)).is_empty(), "counted from the second time");
     let gone = indexes.gone(at(1625));
+    assert_eq!(indexes.still_gone(&gone), gone);
     indexes.release(&gone);
     assert!(indexes.gone(at(9000)).is_empty());
     let u = file(&service("u", "nat", "\"192.0.2.10:80\"", ""), &group("u", "10.0.1.3:80", ""));

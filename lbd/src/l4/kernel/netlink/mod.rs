@@ -80,6 +80,9 @@ pub(crate) struct Listed<T> {
     pub(crate) whole: bool,
 }
 
+/// The loopback interface, in every network namespace.
+pub(crate) const LOOPBACK: u32 = 1;
+
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
@@ -100,6 +103,13 @@ pub(crate) struct Link {
     /// Whether nothing is left to do between it and its other end: a veth out of this network namespace without a queue, whose end there takes
     /// checksums and segments as senders leave them to a device. (It takes no long segments if it has a program in its driver: `veth_fix_features`.)
     pub(crate) hands_over: bool,
+}
+
+impl Link {
+    /// Whether its frames begin as those of Ethernet do: of the loopback interface, which has no address, they do as well.
+    pub(crate) fn is_ethernet(&self) -> bool {
+        self.mac.is_some() || self.index == LOOPBACK
+    }
 }
 
 /// The kernel's choice of a way.
@@ -419,6 +429,10 @@ mod tests {
             assert!(!route.unicast && route.local, "{route:?}");
         }
         netlink.neighbours().unwrap();
+        // Its frames are Ethernet's without addresses. What else has none, a tun device or WireGuard's, has packets and no frames.
+        let other = Link { index: 2, ..loopback.clone() };
+        assert!(loopback.mac.is_none() && loopback.is_ethernet() && !other.is_ethernet());
+        assert!(Link { mac: Some([2, 0, 0, 0, 0, 1]), ..other }.is_ethernet());
     }
 
     #[test]

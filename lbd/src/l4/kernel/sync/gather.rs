@@ -1,12 +1,13 @@
 //! What the plan is made from: the groups' targets, the ways to them, and the interfaces that all of it takes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use common::config::{Attach, Config, Dsr, Service, Via};
 use lbd_core::forward::plan::{self, Former, Hop, Hops, Known, Origin, TargetInput, Use};
+use lbd_core::target::TargetKey;
 
 use super::super::attach::Wanted;
 use super::super::view::TroubleView;
@@ -35,7 +36,8 @@ pub(super) fn answers_from_driver(config: &Config) -> bool {
     config.kernel.attach == Attach::Xdp && [false, true].into_iter().any(|ipv6| translates(config, ipv6))
 }
 
-/// The targets of the groups that the kernel forwards to, or has forwarded to, those removed whose flows still go on included.
+/// The targets of the groups that the kernel forwards to, or has forwarded to, those removed whose flows still go on included, behind those
+/// that have their ids now.
 pub(super) fn groups(
     shared: &Shared,
     snapshot: &Snapshot,
@@ -54,18 +56,29 @@ pub(super) fn groups(
             targets.extend(group.targets.iter().filter_map(|target| input(target, false, now_ms)));
         }
     }
-    for target in removed {
-        let group = target.key.group.as_str();
+    // An id that has stood for several addresses since is the last one's.
+    let last: HashMap<(&str, &str), SocketAddr> =
+        removed.iter().map(|target| (name(target), target.key.address)).collect();
+    let is_last = |target: &&Arc<Target>| last.get(&name(target)) == Some(&target.key.address);
+    let (had_it_last, had_it_before): (Vec<_>, Vec<_>) = removed.iter().partition(is_last);
+    for target in had_it_last.into_iter().chain(had_it_before) {
+        let TargetKey { group, id, address } = &target.key;
+        let Some(targets) = groups.get_mut(group) else { continue };
+        if targets.iter().any(|it| it.id == *id && it.address == *address) {
+            continue;
+        }
+        let has_successor = targets.iter().any(|it| it.id == *id);
         // A group that serves until another can be reached may be gone from the file, and its targets with it; those of before are not back.
         let is_gone = snapshot.config.target_group(group).is_none();
-        let is_removed = !(serving.contains(group) && is_gone && target.left_with_group());
-        if let (Some(input), Some(targets)) = (input(target, is_removed, now_ms), groups.get_mut(group))
-            && targets.iter().all(|it: &TargetInput| it.id != target.key.id)
-        {
-            targets.push(input);
-        }
+        let is_back = serving.contains(group.as_str()) && is_gone && target.left_with_group();
+        targets.extend(input(target, has_successor || !is_back, now_ms));
     }
     groups
+}
+
+/// Group and id.
+fn name(target: &Target) -> (&str, &str) {
+    (&target.key.group, &target.key.id)
 }
 
 /// Has services turn to their groups of which a target of each family can be reached; those that they have turned away from get no new flows.
@@ -224,8 +237,14 @@ pub(super) fn interfaces(
 ) -> BTreeMap<u32, (Wanted, bool)> {
     let way = config.kernel.attach;
     let mut wanted: BTreeMap<u32, (Wanted, bool)> = BTreeMap::new();
+    let mut no_ethernet: BTreeMap<&str, String> = BTreeMap::new();
     let mut want = |index: u32, purpose: String, virtual_mac: bool| {
         let Some(link) = ways.link_at(index) else { return };
+        // The program would take for Ethernet's what is none.
+        if !link.is_ethernet() {
+            no_ethernet.insert(&link.name, purpose);
+            return;
+        }
         let fresh = || (Wanted { name: link.name.clone(), way, purpose: String::new() }, false);
         let (interface, virtual_too) = wanted.entry(index).or_insert_with(fresh);
         if !interface.purpose.split(", ").any(|known| known == purpose) {
@@ -268,6 +287,12 @@ pub(super) fn interfaces(
     }
     for hop in hops.values() {
         want(hop.ifindex, "targets".to_owned(), false);
+    }
+    for (name, purpose) in no_ethernet {
+        let why = format!(
+            "it is no Ethernet interface, and kernel forwarding takes no other, for {purpose}; use another interface, or mode tcp or udp there"
+        );
+        trouble(format!("interface {name}"), why);
     }
     wanted
 }

@@ -38,6 +38,7 @@ use super::flows::{Names, Reader};
 use super::instances::{Instances, Offers};
 use super::load::{Loaded, chance_folder};
 use super::maps::Maps;
+use super::netlink::LOOPBACK;
 use super::next_hops::NextHops;
 use super::path_mtu::Errors;
 use super::settings::Settings;
@@ -70,8 +71,8 @@ const UNWRITTEN_MAX: usize = 16;
 /// What is said to fail where flows that came from another layout cannot be given their ports.
 const PORTS: &str = "ports of another layout's flows";
 
-/// The loopback interface, in every network namespace.
-const LOOPBACK: u32 = 1;
+/// The same where what was counted of services and targets that are gone cannot be cleared.
+const COUNTERS: &str = "counters of what is gone";
 
 /// Whom it tells what it has come to.
 #[derive(Clone, Debug, Default)]
@@ -325,12 +326,15 @@ impl Sync {
             contents.config.flags |= CONFIG_PORTS_MISSING;
         }
         self.least_paths.clone_from(&contents.least_paths);
-        self.let_go();
+        self.let_go(troubles);
         self.save_indexes()?;
         let left_out = contents.left_out.iter();
         troubles.extend(left_out.map(|it| TroubleView { what: it.what.clone(), why: it.why.to_owned() }));
         self.instances.offer(&self.outlets.offers, &contents.instances);
         self.name(&contents);
+        if self.written.keep_config(&self.maps)? {
+            tracing::info!("the program's configuration was not as it had been written; written once more");
+        }
         let is_whole = if self.waiting || self.must_wait(&contents) {
             let unwritten = self.written.write_for_checks(&self.maps, &contents);
             self.tell_unwritten(&unwritten, troubles)
@@ -521,13 +525,26 @@ impl Sync {
     }
 
     /// Numbers that have stood for nothing for some time may stand for something else, once no flow has them any more.
-    fn let_go(&mut self) {
-        if let Some(gone) = &self.going {
+    fn let_go(&mut self, troubles: &mut Vec<TroubleView>) {
+        if let Some(gone) = self.going.take() {
+            let left = self.indexes.still_gone(&gone);
             if self.reader.gone.load().is_some() {
+                // What is there again has the number that it had. The walk has to know before there are flows. It takes away even what is empty,
+                // so that nothing else is there when it ends.
+                if left != gone {
+                    self.reader.gone.store(Some(Arc::new(left.clone())));
+                }
+                self.going = Some(left);
                 return;
             }
-            self.indexes.release(gone);
-            self.going = None;
+            if let Err(error) = self.reader.clear_counters(&left) {
+                self.failures += 1;
+                let why = format!("{error}; numbers of what is gone are not used again before; trying again");
+                troubles.push(TroubleView { what: COUNTERS.to_owned(), why });
+                self.going = Some(left);
+                return;
+            }
+            self.indexes.release(&left);
         }
         let gone = self.indexes.gone(self.shared.clock.now().at);
         if !gone.is_empty() {
@@ -592,7 +609,8 @@ impl Sync {
         let mut interfaces = BTreeMap::new();
         let mut places: BTreeMap<Place, Wanted> = BTreeMap::new();
         for (&index, (interface, virtual_mac)) in wanted {
-            let Some(link) = self.ways.link_at(index) else { continue };
+            // Another one may have come to have this index.
+            let Some(link) = self.ways.link_at(index).filter(|link| link.is_ethernet()) else { continue };
             if index >= LINKS_MAX {
                 let why = format!("its index {index} is beyond {}", LINKS_MAX - 1);
                 troubles.push(TroubleView { what: interface.name.clone(), why });

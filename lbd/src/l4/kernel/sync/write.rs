@@ -82,6 +82,15 @@ impl Written {
         Ok(())
     }
 
+    /// Writes the configuration once more where the map has another one than was written: `lbd doctor --trace` puts one back that it has read, and in
+    /// between another may have been written. Answers whether that was so.
+    pub(super) fn keep_config(&self, maps: &Maps) -> Result<bool, KernelError> {
+        let found = maps.config.get(&0)?.unwrap_or_default();
+        let Some(wanted) = self.contents.config.instead_of(&found) else { return Ok(false) };
+        maps.config.put(&0, &wanted)?;
+        Ok(true)
+    }
+
     /// The targets by their numbers.
     pub(super) fn targets(&self) -> impl Iterator<Item = (u32, &Target)> {
         self.contents.targets.iter().map(|(number, target)| (*number, target))

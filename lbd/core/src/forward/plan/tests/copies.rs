@@ -185,3 +185,47 @@ fn a_rate_of_the_pair_is_found_by_name_and_number() {
     }
     assert!(!nodes(&example())[0].has_pair_rates());
 }
+
+#[test]
+fn flows_stay_with_a_target_whose_id_is_another_ones_by_now() {
+    let file =
+        file(&service("n", "nat", "\"192.0.2.10:80\"", ""), &group("n", "10.0.1.1:8080 10.0.1.2:8080", ""));
+    let (mut net, mut indexes) = (Net::of(&file), Indexes::default());
+    let mut plan_of = |targets: &[(&str, Use)]| {
+        let target = |&(address, used): &(&str, Use)| TargetInput {
+            id: "a".to_owned(),
+            address: address.parse().unwrap(),
+            used,
+        };
+        *net.group("n") = targets.iter().map(target).collect();
+        net.plan(&file, &mut indexes)
+    };
+    let up = Use::Up(256);
+    let before = plan_of(&[("10.0.1.1:8080", up)]);
+    let both = plan_of(&[("10.0.1.2:8080", up), ("10.0.1.1:8080", Use::Draining)]);
+    let after = plan_of(&[("10.0.1.2:8080", up)]);
+    assert_whole(&Maps::of(&both));
+    let number = |contents: &Contents, address: &str| {
+        let found = contents.targets.iter().find(|(_, target)| target.address == vip(address));
+        u16::try_from(*found.unwrap().0).unwrap()
+    };
+    let [old, new] = ["10.0.1.1", "10.0.1.2"].map(|address| number(&both, address));
+    assert_eq!((old, both.targets[&u32::from(old)].state), (number(&before, "10.0.1.1"), TARGET_DRAINING));
+    let (_, serving) = behind(&both, "192.0.2.10", 80, 6);
+    assert_eq!(
+        places(&both, &serving).into_keys().collect::<Vec<_>>(),
+        [new],
+        "new flows are not the old one's"
+    );
+
+    // To the other node it is not the one that has the id now, before and after that has heard of the change.
+    let [before, both, after] = [&before, &both, &after].map(Places::of);
+    let key = key(6, "198.51.100.7:5000", "192.0.2.10:80");
+    let target = |node: &Places, told: &Told<'_>| node.place(&key, told, NOW).map(|place| place.flow.target);
+    let flow = before.place(&key, &told("a", 2000), NOW).unwrap().flow;
+    let of_old = both.tell(&flow, NOW).unwrap();
+    assert_eq!((flow.target, of_old), (old, told("a 10.0.1.1:8080", 2000)));
+    assert_eq!(target(&both, &of_old), Ok(old));
+    assert_eq!([&before, &after].map(|node| target(node, &of_old)), [Err(Misfit::NoTarget); 2]);
+    assert_eq!([&both, &after].map(|node| target(node, &told("a", 2000))), [Ok(new); 2]);
+}
