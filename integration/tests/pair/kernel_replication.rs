@@ -290,8 +290,14 @@ fn connections_of_a_former_group_go_on_at_the_other_node() -> Result<()> {
     };
     all_known(20, &[""])?;
     reload(a)?;
-    probes.extend(connections(&lab, 5)?);
-    all_known(25, &["", "next-"])?;
+    let mut count = 20;
+    wait_until("a to turn to the other groups", LIMIT, || {
+        let Ok(more) = connections(&lab, 5) else { return false };
+        probes.extend(more);
+        count += 5;
+        services.iter().all(|service| targets(a, service).values().any(|target| target.starts_with("next-")))
+    })?;
+    all_known(count, &["", "next-"])?;
     dies(a)?;
     b.wait_role("web", "active", LIMIT)?;
     owned_by(&lab, b)?;

@@ -197,7 +197,7 @@ fn what_waits_for_room_waits_for_no_time() {
     driver.replica.changed(told, &Live { entry, remaining: None });
     // By then it is due.
     let later = told + SHOW_EVERY;
-    (driver.show_at, driver.news_at) = (later, None);
+    (driver.show_at, driver.news_at, driver.scanning) = (later, None, false);
     let due = |driver: &Driver| driver.deadline().is_some_and(|deadline| deadline <= later);
     assert!(due(&driver));
     driver.waiting = Some(vec![0]);
