@@ -282,6 +282,10 @@ impl Parts {
         let now_ms = self.shared.clock.now_ms();
         // Those taken back are the snapshot's now.
         removed.retain(|target| !live.contains(&target.key) && !long_gone(target, now_ms));
+        // Where the group is back, those that left with it are not.
+        for target in removed.iter().filter(|target| next.config.target_group(&target.key.group).is_some()) {
+            target.set_left_with_group(false);
+        }
         let kernel = before.config.services.iter().filter(|service| service.mode.in_kernel());
         let kernel: HashSet<&str> = kernel.map(|service| service.forward.as_str()).collect();
         for group in &before.groups {

@@ -10,7 +10,7 @@ use integration::lab::{Lab, Result};
 use crate::kernel_support::{LIMIT, PATIENCE, address, flows, reload_text, start, vips};
 
 /// So long the connections of a group go on that the service has turned away from.
-const DRAIN: Duration = Duration::from_secs(4);
+const DRAIN: Duration = Duration::from_secs(6);
 
 /// So long those of the other one would, which nothing here waits for.
 const LONG_DRAIN: Duration = Duration::from_secs(60);

@@ -69,7 +69,12 @@ impl PeerLink {
                     *state = State::Off(why.to_owned());
                     self.behind.send_replace(false);
                 } else {
-                    tracing::error!("the link to the other node stays as it was: {error}");
+                    let now = if matches!(&*state, State::Off(_)) {
+                        "there is none, so this node counts as behind; mend this and reload lbd"
+                    } else {
+                        "it stays as it was"
+                    };
+                    tracing::error!("the link to the other node: {now}: {error}");
                     if let State::Off(why) = &mut *state {
                         *why = error.to_string();
                         // One is wanted: the other node has what nobody tells this one.

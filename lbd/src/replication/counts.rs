@@ -65,12 +65,13 @@ impl Counts {
             *position = Position::default();
             news.end_walk();
         }
-        replica.changed_all(at, found);
+        // First what has gone: a service whose number is another one now counts on under the same name.
         for SourceKey { address, service, .. } in news.take_gone(STEP) {
             if let Some(service) = names.service(replica, places, service) {
                 replica.deleted(at, &Key::Rate { service, source: address.0 }, Removal::Expired);
             }
         }
+        replica.changed_all(at, found);
         self.step_at = at + STEP_EVERY;
         Ok(())
     }

@@ -140,6 +140,8 @@ pub(super) struct Driver {
     ready_by: Instant,
     /// Why flows are not replicated, if they are not.
     failing: Option<String>,
+    /// The kernel's counts of clients' new flows could not be read, or written.
+    counts_failing: bool,
     /// There is more to be read for a snapshot.
     scanning: bool,
     /// Names are not looked through before.
@@ -179,6 +181,7 @@ impl Driver {
             news_at: Some(now.at),
             ready_by: now.at + READY_MAX,
             failing: None,
+            counts_failing: false,
             scanning: false,
             forget_at: now.at,
             name_refused: None,
@@ -277,10 +280,11 @@ impl Driver {
             self.give_up_heeding();
         }
         if let Some(flows) = &mut self.flows {
-            let mut taken = flows.take_news(&mut self.replica, now);
+            let taken = flows.take_news(&mut self.replica, now);
             // Nobody else wants to know, and the next session begins with all there is.
             if taken.is_ok() && self.session.is_some() {
-                taken = flows.take_counts(&mut self.replica, now);
+                let counted = flows.take_counts(&mut self.replica, now);
+                self.note_counts(counted);
             }
             self.note(taken);
         }
@@ -379,10 +383,13 @@ impl Driver {
             }
         }
         if let Some(flows) = &mut self.flows {
-            let mut applied = flows.apply(&self.replica, &apply.puts, &deletes, &mut refused);
-            if applied.is_ok() {
-                applied = flows.put_counts(&self.replica, &counted, &mut refused);
+            let applied = flows.apply(&self.replica, &apply.puts, &deletes, &mut refused);
+            // What is missing of these counts for no longer than a window.
+            let put = flows.put_counts(&self.replica, &counted, &mut refused);
+            if put.is_err() {
+                refused.extend(counted.iter().map(|live| live.entry.key()));
             }
+            self.note_counts(put);
             let failed = applied.is_err();
             self.note(applied);
             // The peer is to tell everything once more.
@@ -577,6 +584,15 @@ impl Driver {
                 self.failing = Some(error.to_string());
             }
         }
+    }
+
+    fn note_counts(&mut self, result: Result<(), KernelError>) {
+        if let Err(error) = &result
+            && !self.counts_failing
+        {
+            tracing::warn!(%error, "rates of the pair are each node's own for the kernel's services meanwhile");
+        }
+        self.counts_failing = result.is_err();
     }
 
     fn show(&mut self, now: Instant) {

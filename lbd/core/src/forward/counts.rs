@@ -93,9 +93,11 @@ impl News {
         *walk += 1;
     }
 
-    /// Up to `max` of those who have gone, each once.
+    /// Up to `max` of those who have gone, each once, but for those who are there again.
     pub fn take_gone(&mut self, max: usize) -> Vec<SourceKey> {
-        self.gone.split_off(self.gone.len().saturating_sub(max))
+        let mut taken = self.gone.split_off(self.gone.len().saturating_sub(max));
+        taken.retain(|key| !self.known.contains_key(key));
+        taken
     }
 }
 
@@ -161,6 +163,11 @@ mod tests {
         let mut gone = [news.take_gone(1), news.take_gone(1), news.take_gone(1)].concat();
         gone.sort_unstable();
         assert_eq!(gone, [key(1), key(2)], "so many at a time");
+        assert!(news.is_new(key(1), 7, 1) && news.is_new(key(2), 7, 1));
+        news.end_walk();
+        news.end_walk();
+        assert!(news.is_new(key(1), 8, 1), "it has come back before anybody was told that it had gone");
+        assert_eq!(news.take_gone(9), [key(2)]);
     }
 
     #[test]

@@ -323,7 +323,8 @@ impl Replica {
             return;
         }
         let version = Version { generation, owner: Owner::Us };
-        if !self.tombstones.insert(fingerprint, *key, version, now) {
+        // What each node keeps of its own the other one forgets with the next snapshot, if it has not heard of the end.
+        if !key.table().is_per_node() && !self.tombstones.insert(fingerprint, *key, version, now) {
             self.counters.tombstones_full += 1;
         }
         if self.is_established() {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lbd_core::forward::abi::{Abi, Address, Affinity, AffinityKey, Flow, FlowKey, Service, Ticks};
+use lbd_core::forward::abi::{
+    Abi, Address, Affinity, AffinityKey, Flow, FlowKey, OtherSource, Service, Source, SourceKey, Ticks,
+};
 use lbd_core::forward::copies::{Places, Tuple};
 use lbd_core::forward::expiry;
 use lbd_core::forward::next_hops::Clients;
@@ -207,24 +209,39 @@ fn service_of(
     Ok(*service)
 }
 
-/// Deletes what is remembered of clients under numbers that are gone.
+/// Deletes what is remembered of clients under numbers that are gone: their targets, and what they have begun within a rate.
 fn forget_clients(reader: &Reader, signal: &Signal) -> Result<(), KernelError> {
+    forget(reader, signal, &reader.affinity, |gone, key: &AffinityKey, value: &Affinity| {
+        gone.is_in_affinity(key, value)
+    })?;
+    forget(reader, signal, &reader.sources, |gone, key: &SourceKey, _: &Source| gone.is_in_sources(key))?;
+    forget(reader, signal, &reader.other_sources, |gone, key: &SourceKey, _: &OtherSource| {
+        gone.is_in_sources(key)
+    })
+}
+
+fn forget<K: Abi, V: Abi>(
+    reader: &Reader,
+    signal: &Signal,
+    table: &Map,
+    is_over: impl Fn(&Gone, &K, &V) -> bool,
+) -> Result<(), KernelError> {
     let failed =
         |source| KernelError::Map { action: "walking through remembered clients".to_owned(), source };
     let (mut cursor, mut batch) = (Cursor::default(), Batch::default());
     let mut over: Vec<u8> = Vec::new();
     while !cursor.done && !signal.stopped() {
         let begin = Instant::now();
-        reader.affinity.walk(&mut cursor, BATCH, &mut batch).map_err(failed)?;
+        table.walk(&mut cursor, BATCH, &mut batch).map_err(failed)?;
         over.clear();
         let gone = reader.gone.load();
-        for (key, value) in typed::<AffinityKey, Affinity>(&batch) {
-            if gone.as_deref().is_some_and(|gone| gone.is_in_affinity(&key, &value)) {
+        for (key, value) in typed::<K, V>(&batch) {
+            if gone.as_deref().is_some_and(|gone| is_over(gone, &key, &value)) {
                 key.put(&mut over);
             }
         }
         if !over.is_empty() {
-            reader.affinity.delete_all(&over).map_err(failed)?;
+            table.delete_all(&over).map_err(failed)?;
         }
         std::thread::sleep(Pace::Steady.pause(begin.elapsed(), None));
     }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use common::config::Protocol;
 use lbd_core::forward::abi::{
-    Abi, Affinity, AffinityKey, CheckStats, DropReason, Flow, FlowKey, Service, ServiceStats, TargetStats,
+    Abi, Affinity, AffinityKey, CheckStats, DropReason, Flow, FlowKey, OtherSource, Service, ServiceStats,
+    Source, SourceKey, TargetStats,
 };
 use lbd_core::forward::copies::Places;
 use lbd_core::forward::flows::{Filter, FlowState, View};
@@ -42,6 +43,8 @@ pub(crate) struct Names {
 pub(crate) struct Reader {
     pub(super) flows: Map,
     pub(super) affinity: Map,
+    pub(super) sources: Map,
+    pub(super) other_sources: Map,
     pub(super) services: Table<u32, Service>,
     service_stats: Table<u32, ServiceStats>,
     pushed_out: Table<u32, u64>,
@@ -140,6 +143,8 @@ impl Reader {
         Ok(Self {
             flows: Table::<FlowKey, Flow>::open(folder, "flows")?.into_map(),
             affinity: Table::<AffinityKey, Affinity>::open(folder, "affinity")?.into_map(),
+            sources: Table::<SourceKey, Source>::open(folder, "sources")?.into_map(),
+            other_sources: Table::<SourceKey, OtherSource>::open(folder, "other_sources")?.into_map(),
             services: Table::open(folder, "services")?,
             service_stats: Table::open(folder, "service_stats")?,
             pushed_out: Table::open(folder, "pushed_out")?,

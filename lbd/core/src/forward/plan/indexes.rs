@@ -7,7 +7,8 @@ use common::hash::HashKey;
 use common::time::{Duration, Instant};
 
 use super::super::abi::{
-    Affinity, AffinityKey, ENDPOINTS_MAX, Flow, INSTANCES_MAX, RINGS_MAX, SERVICES_MAX, TARGETS_MAX, VIPS_MAX,
+    Affinity, AffinityKey, ENDPOINTS_MAX, Flow, INSTANCES_MAX, RINGS_MAX, SERVICES_MAX, SourceKey,
+    TARGETS_MAX, VIPS_MAX,
 };
 use super::ring::Make;
 
@@ -113,6 +114,12 @@ impl Gone {
     #[must_use]
     pub fn is_in_affinity(&self, key: &AffinityKey, value: &Affinity) -> bool {
         self.has(Kind::Ring, key.ring) || self.has(Kind::Target, value.target)
+    }
+
+    /// Whether what a client has begun has to be forgotten.
+    #[must_use]
+    pub fn is_in_sources(&self, key: &SourceKey) -> bool {
+        self.has(Kind::Service, key.service)
     }
 
     fn has(&self, kind: Kind, index: u16) -> bool {

@@ -26,7 +26,8 @@ pub(super) fn name(key: &RingKey, target: &TargetInput) -> String {
 }
 
 /// What a target is called whose id is another one's by now. No id has a space, so that neither people nor the other node take one for the other:
-/// that keeps flows of it with it, as long as it is kept there too, and refuses them where it is not.
+/// that keeps flows of it with it, as long as it is kept there too, and refuses them where it is not. (While only one of the nodes has another
+/// address for an id, the id alone means one target here and another one there.)
 fn former_id(target: &TargetInput) -> String {
     format!("{} {}", target.id, target.address)
 }

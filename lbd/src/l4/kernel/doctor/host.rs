@@ -117,7 +117,7 @@ impl Facts {
             has_vlans: ways.has_vlans(link.index),
             takes_tags_off: ethtool::takes_tags_off(name),
             completes_checksums: ethtool::completes_checksums(name),
-            hands_over: link.hands_over,
+            hands_over: link.hands_over(),
             forwarding: ["ipv4", "ipv6"]
                 .map(|family| settings::read(&format!("{family}/conf/{name}/forwarding"))),
             filters: filters(name),

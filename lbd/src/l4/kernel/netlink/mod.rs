@@ -100,12 +100,18 @@ pub(crate) struct Link {
     pub(crate) below: Option<u32>,
     /// What kind of device it is: `veth`, `vlan`, `bridge`…; empty for hardware.
     pub(crate) kind: String,
-    /// Whether nothing is left to do between it and its other end: a veth out of this network namespace without a queue, whose end there takes
-    /// checksums and segments as senders leave them to a device. (It takes no long segments if it has a program in its driver: `veth_fix_features`.)
-    pub(crate) hands_over: bool,
+    /// Whether there is no queue between it and its other end: a veth out of this network namespace.
+    pub(crate) is_open: bool,
 }
 
 impl Link {
+    /// Whether nothing is left to do between it and its other end: that takes checksums and segments as senders leave them to a device. (It takes
+    /// no long segments if it has a program in its driver: `veth_fix_features`.)
+    pub(crate) fn hands_over(&self) -> bool {
+        let asks = [ethtool::completes_checksums, ethtool::cuts_segments];
+        self.is_open && asks.into_iter().all(|ask| ask(&self.name) == Some(true))
+    }
+
     /// Whether its frames begin as those of Ethernet do: of the loopback interface, which has no address, they do as well.
     pub(crate) fn is_ethernet(&self) -> bool {
         self.mac.is_some() || self.index == LOOPBACK
@@ -207,12 +213,7 @@ impl Netlink {
 
     /// All interfaces.
     pub(super) fn links(&mut self) -> Result<Listed<Link>, NetlinkError> {
-        let mut listed = self.dump(&wire::get_links(), "listing the interfaces", Answer::link)?;
-        for link in listed.list.iter_mut().filter(|link| link.hands_over) {
-            let asked = [ethtool::completes_checksums(&link.name), ethtool::cuts_segments(&link.name)];
-            link.hands_over = asked == [Some(true); 2];
-        }
-        Ok(listed)
+        self.dump(&wire::get_links(), "listing the interfaces", Answer::link)
     }
 
     /// All neighbours of both families.

@@ -99,7 +99,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         up: header.flags.contains(LinkFlags::Up),
         below: None,
         kind: String::new(),
-        hands_over: false,
+        is_open: false,
     };
     // Of a link to another network namespace the kernel says the number of that one.
     let (mut leads_away, mut has_queue) = (false, true);
@@ -120,7 +120,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
             _ => {}
         }
     }
-    link.hands_over = link.kind == "veth" && leads_away && !has_queue;
+    link.is_open = link.kind == "veth" && leads_away && !has_queue;
     Some(link)
 }
 

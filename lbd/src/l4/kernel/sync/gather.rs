@@ -76,6 +76,16 @@ pub(super) fn groups(
     groups
 }
 
+/// When the next of the removed targets is to end its flows, in the clock's milliseconds.
+pub(super) fn retiring(removed: &[Arc<Target>], now_ms: u64) -> Option<u64> {
+    removed
+        .iter()
+        .filter(|target| target.in_kernel())
+        .map(|it| it.close_at_ms())
+        .filter(|at_ms| *at_ms > now_ms)
+        .min()
+}
+
 /// Group and id.
 fn name(target: &Target) -> (&str, &str) {
     (&target.key.group, &target.key.id)
@@ -242,7 +252,9 @@ pub(super) fn interfaces(
         let Some(link) = ways.link_at(index) else { return };
         // The program would take for Ethernet's what is none.
         if !link.is_ethernet() {
-            no_ethernet.insert(&link.name, purpose);
+            let purposes = no_ethernet.entry(&link.name).or_default();
+            let comma = if purposes.is_empty() { "" } else { ", " };
+            *purposes = format!("{purposes}{comma}{purpose}");
             return;
         }
         let fresh = || (Wanted { name: link.name.clone(), way, purpose: String::new() }, false);

@@ -113,6 +113,8 @@ pub(super) struct Sync {
     /// Numbers whose flows are being deleted.
     going: Option<Gone>,
     former: Former,
+    /// When the next removed target is to end its flows, in the clock's milliseconds.
+    retiring: Option<u64>,
     /// A former life's choices, in this layout or another, stand still.
     waiting: bool,
     /// Flows of another layout that lack their ports.
@@ -213,6 +215,7 @@ impl Sync {
             refill: Refill::new(loaded.ports_lost, written.lacks_ports()),
             going: None,
             former: Former::default(),
+            retiring: None,
             switching: None,
             switch: Switch::default(),
             owners: Owners::default(),
@@ -240,7 +243,9 @@ impl Sync {
             let troubles = self.pass();
             self.publish(troubles);
             let end = self.waiting.then_some(end);
-            self.wait(end.into_iter().chain(self.switching).chain(self.turning()).min());
+            self.wait(
+                end.into_iter().chain(self.switching).chain(self.turning()).chain(self.retires()).min(),
+            );
         }
         let run_dir = self.shared.run_dir.clone();
         drop(self);
@@ -252,6 +257,12 @@ impl Sync {
     /// When a service turns to another group at the latest, or has had a former one for its time.
     fn turning(&self) -> Option<Instant> {
         Some(Instant::now() + (self.former.deadline()? - self.shared.clock.now().at))
+    }
+
+    /// When the time of the next removed target is over that kept its flows.
+    fn retires(&self) -> Option<Instant> {
+        let left_ms = self.retiring?.saturating_sub(self.shared.clock.now_ms());
+        Some(Instant::now() + Duration::from_millis(left_ms))
     }
 
     /// Brings everything up to date; answers what does not work.
@@ -282,6 +293,7 @@ impl Sync {
             let snapshot = self.shared.snapshot.load_full();
             self.former.follow(&snapshot.config, now);
             let groups = gather::groups(&self.shared, &snapshot, &removed, &self.former);
+            self.retiring = gather::retiring(&removed, self.shared.clock.now_ms());
             (snapshot, groups)
         };
         let config = &*snapshot.config;
@@ -537,6 +549,10 @@ impl Sync {
                 self.going = Some(left);
                 return;
             }
+            if self.written.is_partial() {
+                self.going = Some(left);
+                return;
+            }
             if let Err(error) = self.reader.clear_counters(&left) {
                 self.failures += 1;
                 let why = format!("{error}; numbers of what is gone are not used again before; trying again");
@@ -545,6 +561,10 @@ impl Sync {
                 return;
             }
             self.indexes.release(&left);
+        }
+        // A ring that could not be written still leads to targets that are gone from the plan, and flows to them begin.
+        if self.written.is_partial() {
+            return;
         }
         let gone = self.indexes.gone(self.shared.clock.now().at);
         if !gone.is_empty() {
@@ -618,7 +638,7 @@ impl Sync {
             }
             let ours = if self.without.contains(&index) { 0 } else { LINK_OURS };
             let virtual_mac = if *virtual_mac { LINK_VIRTUAL_MAC } else { 0 };
-            let other_end = if link.hands_over { LINK_OTHER_END } else { 0 };
+            let other_end = if link.hands_over() { LINK_OTHER_END } else { 0 };
             let flags = ours | virtual_mac | other_end;
             let entry = Link { mac: link.mac.unwrap_or_default(), flags, mtu: link.mtu, ..Link::default() };
             self.put_link(index, entry)?;

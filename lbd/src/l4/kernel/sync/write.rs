@@ -61,6 +61,11 @@ impl Written {
         Ok(Self { contents, is_partial: false })
     }
 
+    /// Whether something of the last plan could not be written. What is in the maps instead may lead to what that plan does without.
+    pub(super) const fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
     /// Whether a former life has left services.
     pub(super) fn serves(&self) -> bool {
         !self.contents.services.is_empty()

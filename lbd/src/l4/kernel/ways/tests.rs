@@ -80,7 +80,7 @@ impl Host for Fake {
             up: true,
             below: None,
             kind: String::new(),
-            hands_over: false,
+            is_open: false,
         };
         self.list(0, vec![link(3, "eth0"), link(4, "eth1")])
     }
