@@ -4,8 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use aya::maps::{HashMap, Map, MapData};
 
 use super::{PROCESSORS, Subject};
+use crate::bench_l4::expiry::flows_of;
 use crate::bench_tcp::load::stay_on;
 use crate::lab::addresses::vip4;
 use crate::lab::clock::wait_until;
@@ -144,6 +146,14 @@ pub(super) fn process(node: &Node, wanted: &str) -> Result<i32> {
         }
     }
     anyhow::bail!("no {wanted} runs on {}", node.name())
+}
+
+/// A table of flows.
+pub(super) type Flows = HashMap<MapData, [u8; 40], [u8; 16]>;
+
+/// That of an `lbd`.
+pub(super) fn flows(pid: i32) -> Result<Flows> {
+    Ok(Map::HashMap(flows_of(pid)?).try_into()?)
 }
 
 /// What a node says of replication; null while it says nothing.

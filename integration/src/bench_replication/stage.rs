@@ -6,12 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use aya::maps::{HashMap, Map, MapData};
 use serde::{Deserialize, Serialize};
 
-use super::network::{Network, lbd, link, state};
+use super::network::{Network, flows, lbd, link, state};
 use super::source::Source;
-use crate::bench_l4::expiry::flows_of;
 use crate::bench_tcp::usage::{thread_sleeps, thread_time};
 use crate::lab::clock::wait_until;
 use crate::report::statistics::ms;
@@ -30,8 +28,6 @@ const LOST: Duration = Duration::from_secs(2);
 
 /// All of replication is this one's work. (The walks of `lbd-expiry` are there without it, too.)
 pub(super) const THREAD: &str = "lbd-peer";
-
-type Flows = HashMap<MapData, [u8; 40], [u8; 16]>;
 
 /// What came of a rate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -114,8 +110,7 @@ pub(super) fn run(
 ) -> Result<Stage> {
     let (a, b) = (network.a(), network.b());
     let pids = [lbd(a)?, lbd(b)?];
-    let table = |pid| -> Result<Flows> { Ok(Map::HashMap(flows_of(pid)?).try_into()?) };
-    let (here, there) = (table(pids[0])?, table(pids[1])?);
+    let (here, there) = (flows(pids[0])?, flows(pids[1])?);
     let times =
         || -> Result<[Duration; 2]> { Ok([thread_time(pids[0], THREAD)?, thread_time(pids[1], THREAD)?]) };
     let idle_before = times()?;

@@ -8,26 +8,30 @@
 //!   and sending once more, the program, the switch's second frame, and whatever `lbd` does of it. It is not what a network card's driver
 //!   would take, for there is none.
 //! - *Replication* is the time of the thread that does all of it in the `lbd` that forwards, for each connection, without what the thread
-//!   takes while nothing is forwarded. A connection is told when it has proved itself and as it ends, so this is more than for flows that only begin.
-//! - Beside it, what the whole machine spends more with the link than without: the program's telling, the other node's part and the link itself
-//!   in both directions are in it. It is a difference of differences, and as rough as that.
+//!   takes while nothing is forwarded. A connection is told when it has proved itself, as it ends, and once more when its flow is forgotten, which
+//!   is some seconds after its end: the thread is looked at until the last one is forgotten and the other node has heard so. The services have
+//!   the shortest time-outs there are, so that this is soon; how often a flow is told does not depend on them.
+//! - Beside it, what the whole machine spends more with the link than without while connections come and go: the program's telling, the other
+//!   node's part, wake-ups and the link itself in both directions are in it. It is a difference of differences, and as rough as that.
+//!
+//! Whatever the machine does besides is shared by as many connections as there are in that time, so ways can only be compared that have equally
+//! many: the rate is one that all of them hold, and a run in which one does not is no proof of anything.
 
 mod network;
 mod row;
 mod visit;
 
 use std::fmt;
-use std::io;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 pub use row::render;
-pub(super) use row::share;
 #[cfg(test)]
 pub(super) use row::tests;
+pub(super) use row::{Share, share};
 
 use super::Subject;
 use super::network::{lbd, state};
@@ -37,8 +41,8 @@ use crate::bench_tcp::load::crowd::Pace;
 use crate::bench_tcp::usage::thread_time;
 use network::Network;
 
-/// Connections a second.
-const RATE: u32 = 20_000;
+/// Connections a second: so many that two processors do them on every way, and have time left.
+const RATE: u32 = 10_000;
 /// As many are there at once at most, where the machine does not do so many.
 const AT_ONCE: usize = 256;
 /// What is measured of a way.
@@ -47,10 +51,21 @@ const PACE: Pace = Pace {
     at_once: AT_ONCE,
     warm: Duration::from_millis(200),
     time: Duration::from_secs(2),
+    ends_within: ENDS_WITHIN,
 };
 /// What goes a way before anything is measured.
-const PREPARING: Pace =
-    Pace { per_second: 1000, at_once: AT_ONCE, warm: Duration::ZERO, time: Duration::from_millis(200) };
+const PREPARING: Pace = Pace {
+    per_second: 1000,
+    at_once: AT_ONCE,
+    warm: Duration::ZERO,
+    time: Duration::from_millis(200),
+    ends_within: ENDS_WITHIN,
+};
+/// A packet that was lost is sent anew within this, twice.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// After connections without the hop the thread that tells is looked at for so long: about as long as it takes until flows are forgotten, to
+/// know what it takes anyway.
+const QUIET: Duration = Duration::from_secs(9);
 /// The client's processor; the target has the other one.
 const CLIENT_PROCESSOR: usize = 1;
 /// Longer than it takes until the daemons show what they have counted.
@@ -87,18 +102,24 @@ pub struct Stretch {
     pub way: Way,
     /// Whether the nodes had a link.
     pub linked: bool,
-    /// Connections that were answered and ended well.
+    /// Connections that were answered and ended well in the time that counts.
     pub count: u64,
     /// In so long.
     pub wall: Duration,
     /// Processor time of the whole machine.
     pub busy: Duration,
-    /// And of the thread that replicates, in the `lbd` that forwards; none without a link.
+    /// All connections, those before and after that time included.
+    pub all: u64,
+    /// Time of the thread that replicates, in the `lbd` that forwards, for all of them, until the last was forgotten; none without a link.
     pub sender: Option<Duration>,
+    /// From before the first until then.
+    pub until_forgotten: Duration,
     /// Packets that came to the node that forwards, for each connection.
     pub packets_each: f64,
     /// Entries that the other node was told, for each connection.
     pub told_each: f64,
+    /// And deletions of them.
+    pub forgotten_each: f64,
     /// Changes that the program had no room to tell of.
     pub untold: u64,
 }
@@ -131,9 +152,12 @@ impl fmt::Display for Stretch {
         let Some(sender) = self.sender else { return Ok(()) };
         write!(
             f,
-            "; {:.1} ms of the thread that tells, {:.2} entries told each, {} untold",
+            "; {:.1} ms of the thread that tells, in {:.1} s, until the last of {} was forgotten, {:.2} entries and {:.2} deletions told each, {} untold",
             sender.as_secs_f64() * 1e3,
+            self.until_forgotten.as_secs_f64(),
+            self.all,
             self.told_each,
+            self.forgotten_each,
             self.untold
         )
     }
@@ -169,13 +193,25 @@ impl Connections {
         Some(self.beyond_direct_us(subject, true)? - self.beyond_direct_us(subject, false)?)
     }
 
-    /// Nanoseconds of the thread that replicates for a connection, without what it takes while the hop has nothing to do.
+    /// The least rate of the ways that a mode is judged by, directly and by the hop, told and not, as a part of the direct way's.
+    #[must_use]
+    pub fn held(&self, subject: Subject) -> Option<f64> {
+        let rates = |way: Way| {
+            self.stretches.iter().filter(move |stretch| stretch.way == way).map(Stretch::per_second)
+        };
+        let direct = rates(Way::Direct).max_by(f64::total_cmp)?;
+        let least = rates(Way::Direct).chain(rates(Way::Forwarded(subject))).min_by(f64::total_cmp)?;
+        Some(least / direct)
+    }
+
+    /// Nanoseconds of the thread that replicates for a connection until it is forgotten, without what it takes while the hop has nothing to do.
     #[must_use]
     pub fn sender_ns(&self, subject: Subject) -> Option<f64> {
         let way = self.stretch(Way::Forwarded(subject), true)?;
         let direct = self.stretch(Way::Direct, true)?;
-        let anyway = direct.sender?.as_secs_f64() / direct.wall.as_secs_f64() * way.wall.as_secs_f64();
-        Some((way.sender?.as_secs_f64() - anyway) * 1e9 / way.count as f64)
+        let part = direct.sender?.as_secs_f64() / direct.until_forgotten.as_secs_f64();
+        let anyway = part * way.until_forgotten.as_secs_f64();
+        Some((way.sender?.as_secs_f64() - anyway) * 1e9 / way.all as f64)
     }
 }
 
@@ -205,41 +241,46 @@ pub fn run(number: u32, mut progress: impl FnMut(&str)) -> Result<Connections> {
     Ok(Connections { stretches })
 }
 
-/// What is looked at when the time that counts begins, and when it is over.
-struct Look {
-    moment: Moment,
-    sender: Option<Duration>,
-}
-
 fn measure(network: &Network, way: Way, linked: bool) -> Result<Stretch> {
     let (a, b) = (network.a(), network.b());
     let pid = lbd(a)?;
-    let look = || -> io::Result<Look> {
-        let sender = linked.then(|| thread_time(pid, THREAD)).transpose()?;
-        Ok(Look { moment: Moment::now()?, sender })
-    };
+    let sender = || linked.then(|| thread_time(pid, THREAD)).transpose();
     let packets = || a.passed().map(|[come, _]| come.packets);
     let counts = || {
-        let told = state(b)["received"]["flows"].as_u64().unwrap_or(0);
-        (told, state(a)["untold"].as_u64().unwrap_or(0))
+        let (of_a, of_b) = (state(a), state(b));
+        [&of_b["received"]["flows"], &of_a["deletions_sent"], &of_a["untold"]]
+            .map(|count| count.as_u64().unwrap_or(0))
     };
-    let (come, (told, untold)) = (packets()?, counts());
-    let came = network.load(way, PACE, look)?;
+    let (come, counted) = (packets()?, counts());
+    let (begin, sender_before) = (Instant::now(), sender()?);
+    let came = network.load(way, PACE, Moment::now)?;
     // Also for what goes on of the last connections not to be counted as the next way's.
     thread::sleep(SHOWN);
-    let (come_after, (told_after, untold_after)) = (packets()?, counts());
+    let come_after = packets()?;
+    if linked && way == Way::Direct {
+        thread::sleep(QUIET);
+    }
+    // Without a link, too: the next way is not to do what is left of this one.
+    network.wait_forgotten()?;
+    let (until_forgotten, sender_after) = (begin.elapsed(), sender()?);
+    thread::sleep(SHOWN);
+    let counted_after = counts();
+    let [told, forgotten, untold] =
+        [0, 1, 2].map(|place| counted_after[place].saturating_sub(counted[place]));
     let [before, after] = &came.looks;
     let each = |count: u64| count as f64 / came.all as f64;
-    let sender = after.sender.zip(before.sender).map(|(after, before)| after.saturating_sub(before));
     Ok(Stretch {
         way,
         linked,
         count: came.count,
-        wall: after.moment.wall_since(&before.moment),
-        busy: after.moment.busy_since(&before.moment),
-        sender,
+        wall: after.wall_since(before),
+        busy: after.busy_since(before),
+        all: came.all,
+        sender: sender_after.zip(sender_before).map(|(after, before)| after.saturating_sub(before)),
+        until_forgotten,
         packets_each: each(come_after.saturating_sub(come)),
-        told_each: each(told_after.saturating_sub(told)),
-        untold: untold_after.saturating_sub(untold),
+        told_each: each(told),
+        forgotten_each: each(forgotten),
+        untold,
     })
 }

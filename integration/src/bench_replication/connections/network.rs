@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::super::network::{KERNEL, LIMIT, start, take_wire_apart, wait_synced};
+use super::super::network::{Flows, KERNEL, LIMIT, flows, lbd, start, state, take_wire_apart, wait_synced};
 use super::super::{PROCESSORS, Subject};
 use super::visit::visits;
 use super::{CLIENT_PROCESSOR, PREPARING, Way};
@@ -23,10 +24,17 @@ const PORT: u16 = 8080;
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Addresses of the target, each with its ports of `nat`: of one address' ports so many connections would leave none that is free.
 const TARGET_ADDRESSES: u8 = 16;
+/// As short as can be configured: nobody has to wait for long until the flows are forgotten.
+const TIMEOUT: &str = "timeout = { half_open = \"1s\", closing = \"1s\" }";
+/// A flow is given up 2 s after its end, and deleted by the walk that comes next once 5 s more are over; of one that was reset it takes 9 s longer.
+const FORGOTTEN_MAX: Duration = Duration::from_secs(40);
+/// How often it is looked whether that is done: seldom enough for the daemons not to notice.
+const LOOK: Duration = Duration::from_millis(50);
 
 pub(super) struct Network {
     lab: Lab,
     wire_apart: bool,
+    replicates: bool,
 }
 
 impl Network {
@@ -35,12 +43,13 @@ impl Network {
         stay_on(PROCESSORS[0]).context("choosing a processor for the target")?;
         let lab = Lab::builder("bench replication").targets(1).target_servers(false).build()?;
         let wire_apart = take_wire_apart(&lab).is_ok();
-        let network = Self { lab, wire_apart };
+        let network = Self { lab, wire_apart, replicates };
         let targets = network.start_target()?;
         network.start_pair(&targets, replicates)?;
         for way in Way::ALL {
             network.wait_ready(way)?;
         }
+        network.wait_forgotten()?;
         Ok(network)
     }
 
@@ -109,9 +118,9 @@ impl Network {
         let instance = Instance { vips, ..Instance::default() };
         let [nat, dsr] = [0, 1].map(|number| SocketAddr::from((vip4(number), PORT)).to_string());
         let config = PairConfig::new(vec![instance])
-            .service("nat", "nat", &nat, "nat", "")
+            .service("nat", "nat", &nat, "nat", TIMEOUT)
             .target_group("nat", targets, "")
-            .service("dsr", "dsr", &dsr, "dsr", "dsr = \"l2\"")
+            .service("dsr", "dsr", &dsr, "dsr", &format!("dsr = \"l2\"\n{TIMEOUT}"))
             .target_group("dsr", &targets[..1], "")
             .raw(KERNEL);
         let config = if replicates { config } else { config.without_link() };
@@ -141,14 +150,50 @@ impl Network {
         self.load(way, PREPARING, || Ok(()))?;
         Ok(())
     }
+
+    /// Waits until the node that forwards has no flow any more; with a link also until it has told the other one of that, which has said that
+    /// it has heard it, and has no copy left.
+    pub(super) fn wait_forgotten(&self) -> Result<()> {
+        let [here, there] = [flows(lbd(self.a())?)?, flows(lbd(self.b())?)?];
+        let heard = || {
+            let state = state(self.a());
+            let is_none = |count: &serde_json::Value| count.as_u64() == Some(0);
+            is_none(&state["entries"]["flows"]) && is_none(&state["dirty"]) && is_none(&state["tombstones"])
+        };
+        wait_until("the flows to be forgotten", FORGOTTEN_MAX, || {
+            thread::sleep(LOOK);
+            is_empty(&here) && (!self.replicates || heard() && is_empty(&there))
+        })?;
+        Ok(())
+    }
+}
+
+/// Whether there is no flow, by the table itself: what a daemon shows of it is as old as its last walk.
+fn is_empty(table: &Flows) -> bool {
+    table.keys().next().is_none()
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::path::Path;
 
     use super::*;
     use crate::lab::addresses::TARGET_FIRST;
+
+    #[test]
+    fn time_outs_are_as_short_as_can_be() {
+        let accepted = |timeout: &str| {
+            let [listen, target] = [vip4(0), v4(TARGET_FIRST)].map(|host| SocketAddr::from((host, PORT)));
+            let config = PairConfig::default()
+                .service("nat", "nat", &listen.to_string(), "nat", timeout)
+                .target_group("nat", &[target], "")
+                .raw(KERNEL);
+            common::config::parse(&config.render(), Path::new("pair.toml")).is_ok()
+        };
+        assert!(accepted(TIMEOUT));
+        assert!(!accepted(&TIMEOUT.replace("closing = \"1s\"", "closing = \"999ms\"")));
+    }
 
     #[test]
     fn the_targets_addresses_are_nobody_elses() {

@@ -74,7 +74,8 @@ mod tests {
                 }
             }
         });
-        let pace = Pace { per_second: 500, at_once: 1, warm: Duration::ZERO, time: Duration::from_secs(1) };
+        let (warm, second) = (Duration::ZERO, Duration::from_secs(1));
+        let pace = Pace { per_second: 500, at_once: 1, warm, time: second, ends_within: second };
         let sources = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)].map(IpAddr::from);
         visits(address, &sources, pace, || Ok(()))
     }

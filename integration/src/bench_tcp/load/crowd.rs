@@ -149,6 +149,8 @@ pub(crate) struct Pace {
     pub(crate) warm: Duration,
     /// And how long it counts.
     pub(crate) time: Duration,
+    /// Who is there when that is over has to end well within so long.
+    pub(crate) ends_within: Duration,
 }
 
 impl Pace {
@@ -165,22 +167,65 @@ impl Pace {
 pub(crate) struct Came<T> {
     /// Clients that got what they came for in the time that counts.
     pub(crate) count: u64,
-    /// And with those before.
+    /// And with those before and after: all that came.
     pub(crate) all: u64,
     /// What was seen when that time began, and when it was over.
     pub(crate) looks: [T; 2],
 }
 
+/// Clients by their numbers, of which some are free.
+struct Crowd<C> {
+    clients: Vec<Option<C>>,
+    free: Vec<u32>,
+}
+
+impl<C: Client> Crowd<C> {
+    const fn new() -> Self {
+        Self { clients: Vec::new(), free: Vec::new() }
+    }
+
+    /// How many are there.
+    fn count(&self) -> usize {
+        self.clients.len() - self.free.len()
+    }
+
+    /// Has one more come.
+    fn come(&mut self, start: impl FnOnce(u32) -> io::Result<C>) -> io::Result<()> {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                self.clients.push(None);
+                u32::try_from(self.clients.len() - 1).map_err(io::Error::other)?
+            }
+        };
+        self.clients[index as usize] = Some(start(index)?);
+        Ok(())
+    }
+
+    /// Has those go on that may; answers how many have got what they came for by this, and are gone.
+    fn go_on(&mut self, ready: &[usize], buffer: &mut [u8]) -> io::Result<u64> {
+        let mut ended = 0;
+        for &index in ready {
+            let Some(client) = &mut self.clients[index] else { continue };
+            if client.step(buffer)? {
+                self.clients[index] = None;
+                self.free.push(u32::try_from(index).map_err(io::Error::other)?);
+                ended += 1;
+            }
+        }
+        Ok(ended)
+    }
+}
+
 /// Has clients come and go at a pace. Who is late, since the machine or the target is, catches up; where neither does as much, there are
-/// always as many as may be there at once.
+/// always as many as may be there at once. All that came have to end well, those that are there at the end a little later.
 pub(crate) fn come_at_a_pace<C: Client, T>(
     mut scene: Scene<'_>,
     pace: Pace,
     mut start: impl FnMut(&Poller, u32) -> io::Result<C>,
     mut look: impl FnMut() -> io::Result<T>,
 ) -> io::Result<Came<T>> {
-    let (mut clients, mut free): (Vec<Option<C>>, Vec<u32>) = (Vec::new(), Vec::new());
-    let (mut ready, mut buffer) = (Vec::new(), [0; 4096]);
+    let (mut crowd, mut ready, mut buffer) = (Crowd::new(), Vec::new(), [0; 4096]);
     let (mut started, mut ended) = (0_u64, 0_u64);
     let begin = Instant::now();
     let mut before = None;
@@ -192,40 +237,40 @@ pub(crate) fn come_at_a_pace<C: Client, T>(
         if passed >= pace.warm + pace.time {
             break;
         }
-        while started < pace.due(passed) && clients.len() - free.len() < pace.at_once {
-            let index = match free.pop() {
-                Some(index) => index,
-                None => {
-                    clients.push(None);
-                    u32::try_from(clients.len() - 1).map_err(io::Error::other)?
-                }
-            };
-            clients[index as usize] = Some(start(&scene.poller, index)?);
+        while started < pace.due(passed) && crowd.count() < pace.at_once {
+            crowd.come(|index| start(&scene.poller, index))?;
             started += 1;
         }
         scene.wait_for(&mut ready, DUE_EVERY)?;
-        for &index in &ready {
-            let Some(client) = &mut clients[index] else { continue };
-            if client.step(&mut buffer)? {
-                clients[index] = None;
-                free.push(u32::try_from(index).map_err(io::Error::other)?);
-                ended += 1;
-            }
-        }
+        ended += crowd.go_on(&ready, &mut buffer)?;
     }
     let (warm, first) = before.ok_or_else(stuck)?;
     let last = look()?;
+    let count = ended - warm;
     // Nobody waits for longer than this went on.
-    if ended == warm {
-        Err(stuck())
-    } else {
-        Ok(Came { count: ended - warm, all: ended, looks: [first, last] })
+    if count == 0 {
+        return Err(stuck());
     }
+    let over = Instant::now();
+    while crowd.count() > 0 {
+        if over.elapsed() >= pace.ends_within {
+            return Err(hung(crowd.count(), started, pace.ends_within));
+        }
+        scene.wait_for(&mut ready, DUE_EVERY)?;
+        ended += crowd.go_on(&ready, &mut buffer)?;
+    }
+    Ok(Came { count, all: ended, looks: [first, last] })
+}
+
+fn hung(count: usize, of: u64, after: Duration) -> io::Error {
+    let text = format!("{count} of {of} connections had not ended {after:?} after the last of them began");
+    io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::mem;
     use std::net::{Ipv4Addr, TcpStream};
 
     use super::*;
@@ -236,6 +281,7 @@ mod tests {
         at_once: 100,
         warm: Duration::from_millis(100),
         time: Duration::from_secs(1),
+        ends_within: Duration::from_secs(10),
     };
 
     #[test]
@@ -287,5 +333,22 @@ mod tests {
         let pace = Pace { at_once: 1, time: Duration::from_millis(10), ..PACE };
         let error = come_at_a_pace(Scene::new().unwrap(), pace, start, || Ok(())).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn one_that_hangs_is_noticed_beside_others_that_go_on() {
+        let [answering, silent] = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        let [good, bad] = [&answering, &silent].map(|listener| listener.local_addr().unwrap());
+        let scene = Scene::with_target(&answering, Behaviour::AnswerOnce).unwrap();
+        let mut first = true;
+        let start = |poller: &Poller, index: u32| {
+            let address = if mem::take(&mut first) { bad } else { good };
+            Ok::<_, io::Error>(Byte(connect(poller, Token::Client(index), address)?, false))
+        };
+        let moment = Duration::from_millis(200);
+        let pace = Pace { per_second: 1000, at_once: 2, time: moment, ends_within: moment, ..PACE };
+        let error = come_at_a_pace(scene, pace, start, || Ok(())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(error.to_string().starts_with("1 of "), "{error}");
     }
 }
