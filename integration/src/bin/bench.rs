@@ -474,7 +474,7 @@ fn replication(arguments: &Replication) -> Result<ExitCode> {
             arguments.runs
         );
         println!(
-            "more than on one directly; sender: the thread that tells, with what each connection changes until its end; share: of"
+            "more than on one directly; sender: the thread that tells, with what each connection changes until it is forgotten; share: of"
         );
         println!(
             "forwarding's own. More when told: by the whole machine, the other node and the link included, as a difference of differences\n"

@@ -68,19 +68,16 @@ impl PeerLink {
                 if let LinkError::NotConfigured(why) = error {
                     *state = State::Off(why.to_owned());
                     self.behind.send_replace(false);
+                } else if let State::Off(why) = &mut *state {
+                    tracing::error!(
+                        "there is no link to the other node, so this node counts as behind; mend this and reload lbd: {error}"
+                    );
+                    *why = error.to_string();
+                    // One is wanted: the other node has what nobody tells this one.
+                    self.waits.store(waits, Ordering::Relaxed);
+                    self.behind.send_replace(waits);
                 } else {
-                    let now = if matches!(&*state, State::Off(_)) {
-                        "there is none, so this node counts as behind; mend this and reload lbd"
-                    } else {
-                        "it stays as it was"
-                    };
-                    tracing::error!("the link to the other node: {now}: {error}");
-                    if let State::Off(why) = &mut *state {
-                        *why = error.to_string();
-                        // One is wanted: the other node has what nobody tells this one.
-                        self.waits.store(waits, Ordering::Relaxed);
-                        self.behind.send_replace(waits);
-                    }
+                    tracing::error!("the link to the other node stays as it was: {error}");
                 }
                 return;
             }

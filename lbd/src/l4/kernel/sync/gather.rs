@@ -237,6 +237,16 @@ fn wants_link(config: &Config, group: &str) -> bool {
     services(config).any(|service| service.forward == group && service.dsr() == Some(Dsr::L2))
 }
 
+/// Adds what an interface is wanted for, once.
+fn add_purpose(purposes: &mut String, purpose: &str) {
+    if !purposes.split(", ").any(|known| known == purpose) {
+        if !purposes.is_empty() {
+            purposes.push_str(", ");
+        }
+        purposes.push_str(purpose);
+    }
+}
+
 /// The interfaces that the program is to be on, and whether virtual routers' MAC addresses count there.
 pub(super) fn interfaces(
     ways: &Ways,
@@ -252,17 +262,12 @@ pub(super) fn interfaces(
         let Some(link) = ways.link_at(index) else { return };
         // The program would take for Ethernet's what is none.
         if !link.is_ethernet() {
-            let purposes = no_ethernet.entry(&link.name).or_default();
-            let comma = if purposes.is_empty() { "" } else { ", " };
-            *purposes = format!("{purposes}{comma}{purpose}");
+            add_purpose(no_ethernet.entry(&link.name).or_default(), &purpose);
             return;
         }
         let fresh = || (Wanted { name: link.name.clone(), way, purpose: String::new() }, false);
         let (interface, virtual_too) = wanted.entry(index).or_insert_with(fresh);
-        if !interface.purpose.split(", ").any(|known| known == purpose) {
-            let comma = if interface.purpose.is_empty() { "" } else { ", " };
-            interface.purpose = format!("{}{comma}{purpose}", interface.purpose);
-        }
+        add_purpose(&mut interface.purpose, &purpose);
         *virtual_too |= virtual_mac;
     };
     let mut trouble = |what: String, why: String| troubles.push(TroubleView { what, why });
